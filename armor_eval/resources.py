@@ -1,0 +1,13 @@
+"""Where the declared data (`benchmarks/`) lies: inside the package when installed from a wheel, at the top level in a checkout."""
+
+from pathlib import Path
+
+
+def benchmarks_dir() -> Path:
+    """The folder of suites, claims and shapes data.
+
+    A top-level `benchmarks` package would clash in site-packages, so a wheel carries it as `armor_eval/benchmarks`.
+    """
+    package = Path(__file__).resolve().parent
+    installed = package / "benchmarks"
+    return installed if installed.is_dir() else package.parent / "benchmarks"

@@ -1,0 +1,1 @@
+"""ARMOR: an InternVL that answers in text, images, or both."""

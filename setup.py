@@ -1,0 +1,9 @@
+"""Only what pyproject.toml cannot say: the top-level `benchmarks/` travels inside `armor_eval`, where its name clashes with nothing."""
+
+from setuptools import find_packages, setup
+
+setup(
+    packages=[*find_packages(include=["armor_eval*", "armor_model*", "trainer*"]), "armor_eval.benchmarks"],
+    package_dir={"armor_eval.benchmarks": "benchmarks"},
+    package_data={"": ["**/*"]},
+)
