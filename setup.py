@@ -1,4 +1,4 @@
-"""Only what pyproject.toml cannot say: the top-level `benchmarks/` travels inside `armor_eval`, where its name clashes with nothing."""
+"""Only what pyproject.toml cannot say: `benchmarks/` travels inside `armor_eval`, clear of site-packages."""
 
 from setuptools import find_packages, setup
 

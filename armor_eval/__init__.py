@@ -1,3 +1,3 @@
-"""The harness that measures ARMOR: understanding through VLMEvalKit, drawing through GenEval, and what the numbers allow one to say."""
+"""The harness that measures ARMOR: understanding by VLMEvalKit, drawing by GenEval, and what the numbers say."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Where the declared data (`benchmarks/`) lies: inside the package when installed from a wheel, at the top level in a checkout."""
+"""Where the declared data (`benchmarks/`) lies: inside the installed package, or at the top level of a checkout."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """The run bundle's three files as typed records: the one contract between measuring and everything that reads it.
 
-A measuring command writes a directory with `run.json` (Run), `items.jsonl` (one Item a line), `scores.json` (Scores) and,
-for training, `series.jsonl` (Point). Tables, plots, pages and comparisons are pure functions of these records.
+A measuring command writes a directory with `run.json` (Run), `items.jsonl` (one Item a line), `scores.json` (Scores)
+and, for training, `series.jsonl` (Point). Tables, plots, pages and comparisons are pure functions of these records.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ScorerInfo(Record):
     """e.g. `vlmeval.ImageMCQDataset.evaluate`, `geneval-official-rules`."""
     version: str
     settings: dict[str, Any] = Field(default_factory=dict)
-    """Thresholds, detector name and weights hash, colour classifier ... whatever a different value of would change a score."""
+    """Thresholds, detector, weights hash, colour classifier ...: all whose change would change a score."""
 
 
 class JudgeInfo(Record):
