@@ -14,13 +14,14 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from armor_model.compat import greedy_nms, prepare_torchvision
 
 
 @functools.cache
 def prepare_mmcv() -> bool:
-    """Put the stand-in for `mmcv._ext` in place before mmdet is imported. Returns False where a compiled one is there."""
+    """Put the stand-in for `mmcv._ext` in place before mmdet is imported; False where a compiled one is there."""
     prepare_torchvision()
     if "mmcv._ext" in sys.modules or importlib.util.find_spec("mmcv._ext") is not None:
         return False
@@ -65,9 +66,7 @@ def _roi_align_forward(
     output.copy_(roi_align(features_BCHW, rois_N5, size, spatial_scale, sampling_ratio, aligned))
 
 
-def _ms_deform_attn_forward(
-    value, spatial_shapes, level_start_index, sampling_locations, attention_weights, im2col_step: int
-):
+def _ms_deform_attn_forward(value, shapes, level_start_index, locations, weights, im2col_step: int):
     """On CUDA mmcv calls this operator where its CPU path is plain PyTorch already: send it there too."""
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
@@ -92,15 +91,24 @@ def quiet_openmmlab() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def allow_mmengine_checkpoints() -> None:
-    """Allow-list the one mmengine class that its training checkpoints pickle, so that `weights_only` can stay on."""
+def load_checkpoint(path: Path) -> dict:
+    """Read an mmengine/mmdet checkpoint with `weights_only` on: tensors, plain Python, and mmengine's log history.
+
+    A checkpoint written in training pickles `HistoryBuffer`, which names its own methods through `getattr`: that one
+    lookup is allowed, on that one class.
+    """
     import numpy as np
     import torch
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    # What a pickled array names: numpy 1 files say `numpy.core.multiarray`, numpy 2 ones `numpy._core.multiarray`.
+    def history_method(owner, name: str):
+        if owner is not HistoryBuffer or name.startswith("_"):
+            raise ValueError(f"{path} asks for {owner}.{name} while loading: refused")
+        return getattr(owner, name)
+
     rebuild = np.zeros(0).__reduce__()[0]
-    names = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
-    torch.serialization.add_safe_globals(
-        [HistoryBuffer, np.ndarray, np.dtype, np.dtypes.Float64DType, np.dtypes.Int64DType, *names]
-    )
+    # numpy 1 wrote `numpy.core`, numpy 2 writes `numpy._core`
+    arrays = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    arrays += [np.ndarray, np.dtype, np.dtypes.Float64DType, np.dtypes.Int64DType]
+    with torch.serialization.safe_globals([HistoryBuffer, (history_method, "builtins.getattr"), *arrays]):
+        return torch.load(path, map_location="cpu", weights_only=True)
