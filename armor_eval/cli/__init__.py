@@ -1,0 +1,102 @@
+"""The command `armor-eval`: one module a command, imported only when that command runs (`--help` imports none of them).
+
+To add a command, write `armor_eval/cli/<name>.py` with a function (its parameters become options, the Typer way) or a
+`typer.Typer` with sub-commands, and add one line to COMMANDS.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import shlex
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from armor_eval.errors import ArmorEvalError, did_you_mean
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),
+    "understanding": ("armor_eval.cli.understanding:understanding", "Measure understanding through VLMEvalKit."),
+    "vlmeval": ("armor_eval.cli.vlmeval:vlmeval", "VLMEvalKit's own runner, with ARMOR registered in it."),
+    "list": ("armor_eval.cli.listing:listing", "Benchmarks, splits and where their data comes from."),
+    "doctor": ("armor_eval.cli.doctor:doctor", "What this machine has, and what a real run would miss."),
+}
+"""Name -> (module:object, the line that `--help` shows)."""
+
+USES_REST = {"vlmeval"}
+"""Commands that pass everything after their name on, unparsed."""
+
+
+def build_app(selected: str | None) -> typer.Typer:
+    """The Typer app with the selected command imported and every other one known by name and help line only."""
+    app = typer.Typer(
+        name="armor-eval",
+        help="Measure ARMOR: understanding, drawing, and what the numbers allow one to say.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def root() -> None:
+        pass
+
+    for name, (target, line) in COMMANDS.items():
+        if name != selected:
+            app.command(name, help=line)(_not_imported)
+            continue
+        module, attribute = target.split(":")
+        found = getattr(importlib.import_module(module), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name, help=line)
+            continue
+        rest = {"allow_extra_args": True, "ignore_unknown_options": True} if name in USES_REST else None
+        app.command(name, help=line, context_settings=rest)(found)
+    return app
+
+
+def _not_imported() -> None:
+    raise AssertionError("a command that was not selected cannot run")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 the run failed or is partial, 2 wrong input, 130 Ctrl-C."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    selected = next((a for a in argv if not a.startswith("-")), None)
+    if selected is not None and selected not in COMMANDS:
+        return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)
+    try:
+        return build_app(selected)(args=argv, prog_name="armor-eval", standalone_mode=False) or 0
+    except ArmorEvalError as error:
+        return _complain(error.line(), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain(f"interrupted, nothing is lost - continue with: {shlex.join(['armor-eval', *argv])}", 130)
+    except OSError as error:
+        line = _filesystem_line(error, argv)
+        if line is None:
+            raise
+        return _complain(line, 1 if error.errno == errno.ENOSPC else 2)
+    except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
+        if not hasattr(error, "format_message"):
+            raise
+        shown = selected or ""
+        return _complain(f"{' '.join(error.format_message().split())} - see armor-eval {shown} --help", 2)
+
+
+def _filesystem_line(error: OSError, argv: Sequence[str]) -> str | None:
+    """One line for the errors of a disk that a user can mend; None for any other."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        again = shlex.join(["armor-eval", *argv])
+        return f"no space left on the device{where}: free some, then continue with: {again}"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        return f"cannot use{where}: {error.strerror}"
+    return None
+
+
+def _complain(line: str, code: int) -> int:
+    sys.stderr.write(f"armor-eval: {line}\n")
+    return code

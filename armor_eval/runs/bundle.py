@@ -1,0 +1,271 @@
+"""Writes, resumes and reads a run bundle (`run.json`, `items.jsonl`, `scores.json`, `images/`).
+
+    with Bundle.open(folder, run) as bundle:
+        for question in [q for q in questions if q.id not in bundle.items]:
+            bundle.append(Item(...))
+        bundle.finish(list(bundle.items.values()), scores)
+
+Opening a folder that holds the same run resumes it; one that holds another run is refused, naming the field.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import ValidationError
+
+from armor_eval.errors import UserError
+from armor_eval.runs import provenance
+from armor_eval.runs.journal import Journal, read_journal, replace_file, rewrite_journal
+from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunStatus, Scores
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+HEARTBEAT_SECONDS = 10.0
+"""How often run.json's costs are brought up to date: what a kill -9 can take from the accounting."""
+
+_SAME_RUN = {
+    "kind of run": lambda run: run.kind,
+    "benchmark": lambda run: run.benchmark,
+    "profile": lambda run: run.profile,
+    "subset (--limit, --seed)": lambda run: run.subset,
+    "data (sha256)": lambda run: (run.data.name, run.data.sha256),
+    "prompts (hash)": lambda run: run.prompt_sha256,
+    "model (fingerprint)": lambda run: run.model.fingerprint,
+    "decoding": lambda run: run.decoding,
+    "seeds": lambda run: run.seeds,
+}
+"""What must agree for two runs to share a folder."""
+
+_SAME_SCORING = {"scorer": lambda run: run.scorer, "judge": lambda run: run.judge}
+"""What must agree too once scores are written; before that, another judge simply scores the answers there are."""
+
+
+class Bundle:
+    """One run's folder, held by one command at a time."""
+
+    def __init__(self, path: Path, run: Run, items: dict[str, Item], journal: Journal, lock: int | None) -> None:
+        self.path = path
+        self.run = run
+        self.items = items
+        self._journal = journal
+        self._lock = lock
+        self._clock = provenance.Clock()
+        self._base = (run.wall_seconds, run.cpu_seconds, run.peak_memory_bytes)
+        self._beat = time.monotonic()
+
+    @classmethod
+    def open(cls, path: Path, run: Run, *, retry_errors: bool = True) -> Self:
+        """Create the folder, or resume the same run in it; costs add up over resumes.
+
+        Items that ended as `error` are forgotten when `retry_errors`, so that resuming tries them again. Raises
+        UserError when the folder holds another run, a newer schema, something else, or is in use.
+        """
+        _make_folder(path)
+        lock = _take_lock(path)
+        try:
+            earlier = _read_run(path) if (path / "run.json").exists() else None
+            if earlier is None and (path / "items.jsonl").exists():
+                raise UserError(f"{path} holds items.jsonl without run.json", "give another --out or remove it")
+            if earlier is not None:
+                run = _continue(path, earlier, run)
+            items, dropped = read_journal(path / "items.jsonl")
+            kept = items
+            if retry_errors and run.status != "complete":
+                kept = {i: item for i, item in items.items() if item.status != "error"}
+            if dropped or len(kept) != len(items):
+                rewrite_journal(path / "items.jsonl", kept.values())
+            bundle = cls(path, run, kept, Journal(path / "items.jsonl"), lock)
+            if earlier is None:
+                bundle._write_run()
+            return bundle
+        except BaseException:
+            os.close(lock)
+            raise
+
+    @classmethod
+    def join(cls, path: Path) -> Self:
+        """A further process of the same run: it appends to the journal, and leaves everything else to the first."""
+        items, _ = read_journal(path / "items.jsonl")
+        return cls(path, _read_run(path), items, Journal(path / "items.jsonl"), None)
+
+    @property
+    def complete(self) -> bool:
+        return self.run.status == "complete"
+
+    def append(self, item: Item) -> None:
+        """Journal one item. An id that is there already is a bug of the caller and raises ValueError."""
+        if item.id in self.items:
+            raise ValueError(f"item {item.id} is in the journal already")
+        self._journal.append(item)
+        self.items[item.id] = item
+        if self._lock is not None and time.monotonic() - self._beat > HEARTBEAT_SECONDS:
+            self._write_run()
+
+    def adopt(self) -> None:
+        """Read what other processes of this run appended."""
+        self.items, _ = read_journal(self.path / "items.jsonl")
+
+    def add_image(self, image: Image.Image) -> str:
+        """Store a picture under the hash of its PNG and return its path inside the bundle."""
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG")
+        name = f"images/{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.png"
+        target = self.path / name
+        if not target.exists():
+            target.parent.mkdir(exist_ok=True)
+            temporary = target.with_suffix(f".{os.getpid()}.tmp")
+            temporary.write_bytes(buffer.getvalue())
+            temporary.replace(target)
+        return name
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of run.json (extras, training ...), validated, and write it."""
+        self.run = Run.model_validate({**self.run.model_dump(), **fields})
+        self._write_run()
+
+    def finish(self, items: Iterable[Item], scores: Scores, reason: str | None = None) -> RunStatus:
+        """Write the scored items and the scores, then - last - the status that marks the bundle as whole.
+
+        `partial` when items are missing, a headline is withheld, or a reason is given; else `complete`.
+        """
+        items = list(items)
+        missing = scores.expected_items - len(items)
+        reason = (
+            reason or scores.withheld or (f"{missing} of {scores.expected_items} items missing" if missing else None)
+        )
+        self._journal.close()
+        rewrite_journal(self.path / "items.jsonl", items)
+        self._journal = Journal(self.path / "items.jsonl")
+        self.items = {item.id: item for item in items}
+        replace_file(self.path / "scores.json", scores.model_dump_json(indent=1) + "\n")
+        status: RunStatus = "partial" if reason else "complete"
+        self.run = self.run.model_copy(update={"status": status, "status_reason": reason, "finished": provenance.now()})
+        self._write_run()
+        return status
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Leave the folder resumable: an interrupt stays `running`, an error is recorded as `failed`."""
+        try:
+            if kind is not None and self._lock is not None and self.run.status == "running":
+                if issubclass(kind, Exception):
+                    reason = " ".join(f"{kind.__name__}: {error}".split())[:300]
+                    self.run = self.run.model_copy(update={"status": "failed", "status_reason": reason})
+                else:
+                    self.run = self.run.model_copy(update={"status_reason": "interrupted"})
+                self._write_run()
+        except OSError:
+            if kind is None:
+                raise
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        self._journal.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _write_run(self) -> None:
+        wall, cpu, peak = self._base
+        self.run = self.run.model_copy(
+            update={
+                "wall_seconds": round(wall + self._clock.wall(), 3),
+                "cpu_seconds": round(cpu + self._clock.cpu(), 3),
+                "peak_memory_bytes": max(peak, provenance.peak_memory_bytes()),
+            }
+        )
+        replace_file(self.path / "run.json", self.run.model_dump_json(indent=1) + "\n")
+        self._beat = time.monotonic()
+
+
+def read_bundle(path: Path) -> tuple[Run, list[Item], Scores | None]:
+    """Everything a finished or unfinished run wrote; scores are None until it was scored. Raises UserError."""
+    if not (path / "run.json").is_file():
+        raise UserError(f"{path} is not a run bundle: it has no run.json")
+    run = _read_run(path)
+    items, _ = read_journal(path / "items.jsonl")
+    scores_file = path / "scores.json"
+    if not scores_file.exists() or run.status in ("running", "failed"):
+        return run, list(items.values()), None
+    try:
+        scores = Scores.model_validate_json(scores_file.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{scores_file} is damaged: {_first_line(error)}") from error
+    return run, list(items.values()), scores
+
+
+def _read_run(path: Path) -> Run:
+    file = path / "run.json"
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        version = raw.get("schema_version") if isinstance(raw, dict) else None
+        if version != SCHEMA_VERSION:
+            raise UserError(f"{file} has schema version {version}, this program reads {SCHEMA_VERSION}")
+        return Run.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{file} is damaged: {_first_line(error)}", "give another --out") from error
+    except ValueError as error:
+        raise UserError(f"{file} is damaged: {error}", "give another --out") from error
+
+
+def _first_line(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
+def _continue(path: Path, earlier: Run, run: Run) -> Run:
+    """The earlier record, back to `running` unless complete; UserError naming what differs."""
+    fields = _SAME_RUN if earlier.status != "complete" else {**_SAME_RUN, **_SAME_SCORING}
+    for name, get in fields.items():
+        if get(earlier) != get(run):
+            what = f"{_short(get(earlier))} there, {_short(get(run))} now"
+            raise UserError(f"{path} holds another run: {name} differs ({what})", "give another --out or remove it")
+    if earlier.status == "complete":
+        return earlier
+    return earlier.model_copy(
+        update={"status": "running", "status_reason": None, "scorer": run.scorer, "judge": run.judge,
+                "command": run.command, "packages": run.packages, "device": run.device, "git_commit": run.git_commit}
+    )  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(f"cannot write a run to {path}: it is, or lies under, a file", "give another --out") from error
+    except OSError as error:
+        raise UserError(f"cannot write a run to {path}: {error.strerror}", "give another --out") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write a run to {path}: permission denied", "give another --out")
+
+
+def _take_lock(path: Path) -> int:
+    """Hold the folder for this process; the operating system lets go of it however the process ends."""
+    try:
+        descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise UserError(f"cannot write a run to {path}: {error.strerror}", "give another --out") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise UserError(f"another command is writing {path}", "wait for it, or give another --out") from error
+    return descriptor

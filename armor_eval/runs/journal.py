@@ -1,0 +1,95 @@
+"""The append-only journal of a run: a line an item, safe against a kill at any instant and against several writers."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from armor_eval.runs.schema import Item
+
+log = logging.getLogger(__name__)
+
+FSYNC_SECONDS = 1.0
+"""A killed process loses nothing that was written; a machine that loses power loses at most this much."""
+
+
+class Journal:
+    """Appends whole lines with one write call each, so that concurrent processes can share the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+        self._synced = time.monotonic()
+
+    def append(self, item: Item) -> None:
+        """Write one record; on return the operating system has it. A torn line left by a killed writer is closed."""
+        line = (item.model_dump_json() + "\n").encode("utf-8")
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        try:
+            size = os.fstat(self._descriptor).st_size
+            if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+                line = b"\n" + line
+            written = os.write(self._descriptor, line)
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+        finally:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        if time.monotonic() - self._synced > FSYNC_SECONDS:
+            self.sync()
+
+    def sync(self) -> None:
+        os.fsync(self._descriptor)
+        self._synced = time.monotonic()
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            self.sync()
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def read_journal(path: Path) -> tuple[dict[str, Item], int]:
+    """Records by id in the order written, and how many lines were torn or repeated (those items count as not done)."""
+    items: dict[str, Item] = {}
+    dropped = 0
+    if not path.exists():
+        return items, dropped
+    for line in path.read_bytes().split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            item = Item.model_validate(json.loads(line))
+        except (ValueError, ValidationError):
+            dropped += 1
+            continue
+        if item.id in items:
+            dropped += 1
+            continue
+        items[item.id] = item
+    if dropped:
+        log.warning("%s: %d torn or repeated lines were left out", path.name, dropped)
+    return items, dropped
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old or the new content, never a part; survives a kill."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="surrogatepass") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def rewrite_journal(path: Path, items: Iterable[Item]) -> None:
+    replace_file(path, "".join(item.model_dump_json() + "\n" for item in items))
