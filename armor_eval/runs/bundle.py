@@ -193,18 +193,23 @@ class Bundle:
 
 def read_bundle(path: Path) -> tuple[Run, list[Item], Scores | None]:
     """Everything a finished or unfinished run wrote; scores are None until it was scored. Raises UserError."""
+    run, scores = read_head(path)
+    items, _ = read_journal(path / "items.jsonl")
+    return run, list(items.values()), scores
+
+
+def read_head(path: Path) -> tuple[Run, Scores | None]:
+    """The record and the scores without the items, which is all that a table needs. Raises UserError."""
     if not (path / "run.json").is_file():
         raise UserError(f"{path} is not a run bundle: it has no run.json")
     run = _read_run(path)
-    items, _ = read_journal(path / "items.jsonl")
     scores_file = path / "scores.json"
     if not scores_file.exists() or run.status in ("running", "failed"):
-        return run, list(items.values()), None
+        return run, None
     try:
-        scores = Scores.model_validate_json(scores_file.read_bytes())
+        return run, Scores.model_validate_json(scores_file.read_bytes())
     except ValidationError as error:
         raise UserError(f"{scores_file} is damaged: {_first_line(error)}") from error
-    return run, list(items.values()), scores
 
 
 def _read_run(path: Path) -> Run:
