@@ -1,0 +1,107 @@
+"""The stored form of what a detector saw in a picture, and re-scoring it: `armor-eval geneval score --detections FILE`.
+
+One JSON object a line: `{image, metadata, detections: {class: [[x1, y1, x2, y2, score], ...]}, colors: {class: [name,
+...]}}`. Boxes stand by falling score; the thresholds, the limit a class and every rule are applied in the order of the
+file. `colors[class][i]` belongs to `detections[class][i]`; null where nobody asked.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from armor_eval.errors import UserError
+from armor_eval.geneval.prompts import Metadata, check_metadata
+from armor_eval.geneval.verdicts import Rules, Verdict, judge
+
+STORED_ABOVE = 0.05
+"""Every run stores the detections whose score is strictly above."""
+
+
+class Detected(BaseModel):
+    """One picture's record."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    image: str
+    metadata: dict[str, Any]
+    detections: dict[str, list[tuple[float, float, float, float, float]]]
+    colors: dict[str, list[str | None]] = {}
+
+    @field_validator("detections")
+    @classmethod
+    def _finite(cls, value):
+        for name, boxes in value.items():
+            for i, box in enumerate(boxes):
+                if not all(math.isfinite(number) for number in box):
+                    raise ValueError(f"{name}[{i}] holds a number that is not finite")
+        return value
+
+
+class ColorMissingError(Exception):
+    """A verdict needs a colour that the record does not hold."""
+
+
+def read_detections(path: Path) -> Iterator[tuple[str, Detected, Metadata]]:
+    """(where, record, checked metadata) a line; a UserError names file and line. Class names are not held to a list."""
+    try:
+        with path.open() as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}:{number}"
+                record = _parse(line, where)
+                yield where, record, check_metadata(record.metadata, None, where)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read detections {path}: {error}") from None
+
+
+def _parse(line: str, where: str) -> Detected:
+    try:
+        return Detected.model_validate(json.loads(line))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the record"
+        raise UserError(
+            f"{where}: {place}: {first['msg']}",
+            hint="expected {image, metadata, detections: {class: [[x1, y1, x2, y2, score]]}, colors: {class: [name]}}",
+        ) from None
+
+
+def verdict_of(record: Detected, meta: Metadata, rules: Rules) -> Verdict:
+    """Judge a stored record; ColorMissingError if it lacks a colour that the rules ask for."""
+
+    def color_of(name: str, indices: list[int]) -> list[str]:
+        stored = record.colors.get(name, [])
+        found = [stored[i] if i < len(stored) else None for i in indices]
+        if None in found:
+            raise ColorMissingError(f"the colour of {name}[{indices[found.index(None)]}] is not stored")
+        return found
+
+    return judge(meta, record.detections, color_of, rules)
+
+
+def score_file(path: Path, rules: Rules) -> Iterator[dict[str, Any]]:
+    """A line of `geneval score` for each stored picture: image, tag, prompt, correct, reason."""
+    for where, record, meta in read_detections(path):
+        try:
+            verdict = verdict_of(record, meta, rules)
+        except ColorMissingError as error:
+            raise UserError(
+                f"{where}: {error}",
+                hint="these thresholds look at an object that has no colour on file: judge the pictures again",
+            ) from None
+        yield {
+            "image": record.image,
+            "tag": meta.tag,
+            "prompt": meta.prompt,
+            "correct": verdict.correct,
+            "reason": verdict.reason,
+        }
