@@ -1,0 +1,42 @@
+"""Writes tables to a folder, each file replaced as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from armor_eval.report import formats
+from armor_eval.report.tables import Doc
+from armor_eval.runs.journal import replace_file
+
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"><title>Tables</title>
+<style>body{{font:15px/1.5 system-ui,sans-serif;margin:1rem;color-scheme:light dark}}table{{border-collapse:collapse}}
+th,td{{padding:.2rem .5rem;text-align:left;border-bottom:1px solid #8886}}td.num{{text-align:right}}.scroll{{overflow-x:auto}}</style></head>
+<body>{body}</body></html>
+"""
+
+
+def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices: Sequence[str] = ()) -> list[Path]:
+    """tables.md, tables.tex (+ one fragment a table), tables.csv (a record a cell, + a grid a table), tables.html."""
+    out.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
+
+    def write(name: str, text: str) -> None:
+        replace_file(out / name, text)
+        made.append(out / name)
+
+    if "md" in wanted:
+        said = "".join(f"> {formats.escape(n, quote=False)}\n>\n" for n in notices)
+        write("tables.md", "\n".join(["# Paper against measured\n", said, *(formats.markdown(d) for d in docs)]))
+    if "tex" in wanted:
+        write("tables.tex", formats.latex_document(docs))
+        for doc in docs:
+            write(f"{doc.key}.tex", formats.latex(doc))
+    if "csv" in wanted:
+        write("tables.csv", formats.csv_cells(docs))
+        for doc in docs:
+            write(f"{doc.key}.csv", formats.csv_grid(doc))
+    if "html" in wanted:
+        write("tables.html", _PAGE.format(body="".join(formats.html(d) for d in docs)))
+    return made

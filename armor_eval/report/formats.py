@@ -1,0 +1,200 @@
+"""Writes a table (`Doc`) as Markdown, LaTeX booktabs, CSV or HTML. Every cell is escaped: model names and notes are untrusted."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from html import escape
+
+from armor_eval.report.tables import Doc, Line, Shown
+
+_MD = re.compile(r"([\\`*_{}\[\]<>|#])")
+_LATEX = {
+    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
+}  # fmt: skip
+
+CSV_COLUMNS = (
+    "table", "row", "column", "printed", "measured", "ci95_low", "ci95_high", "n", "clusters", "unit", "verdict", "gap", "why",
+    "run_id", "profile", "model", "data", "command",
+)  # fmt: skip
+
+
+def markdown(doc: Doc) -> str:
+    """A GitHub table under a heading; best in bold, second best underlined."""
+    lines = [f"## {_md(doc.title)}", "", _md(doc.caption), ""]
+    lines += [_md_row([_md(h) for h in doc.head]), _md_row(["---"] * len(doc.head))]
+    for line in doc.lines:
+        if line.kind == "group":
+            lines.append(_md_row([f"**{_md(line.cells[0].text)}**", *[""] * (len(doc.head) - 1)]))
+        else:
+            lines.append(_md_row([_md_cell(c) for c in line.cells]))
+    if doc.notes:
+        lines += ["", *(f"- {_md(n)}" for n in doc.notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _md(text: str) -> str:
+    return _MD.sub(r"\\\1", " ".join(text.split()))
+
+
+def _md_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _md_cell(cell: Shown) -> str:
+    text = _md(cell.text)
+    if cell.rank == "best":
+        return f"**{text}**"
+    return f"<u>{text}</u>" if cell.rank == "second" else text
+
+
+def latex(doc: Doc) -> str:
+    """A table environment in booktabs style; needs booktabs and graphicx."""
+    count = len(doc.head)
+    columns = "p{0.17\\linewidth}" * count if doc.wide else "l" * doc.text_columns + "r" * (count - doc.text_columns)
+    body = [
+        f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
+        "\\toprule",
+        _tex_row([_tex(h) for h in doc.head]),
+        "\\midrule",
+    ]
+    first = True
+    for line in doc.lines:
+        if line.kind == "group":
+            if not first:
+                body.append("\\midrule")
+            body.append(f"\\multicolumn{{{count}}}{{@{{}}l@{{}}}}{{\\emph{{{_tex(line.cells[0].text)}}}}} \\\\")
+        else:
+            body.append(_tex_row(_tex_cells(line)))
+        first = False
+    body += ["\\bottomrule", "\\end{tabular}"]
+    if not doc.wide:
+        body = ["\\resizebox{\\linewidth}{!}{%", *body, "}"]
+    notes = [f"\\par\\smallskip\\footnotesize\\raggedright {_tex(n)}" for n in doc.notes]
+    label = re.sub(r"[^a-z0-9]+", "-", doc.key.lower())
+    return "\n".join(
+        ["\\begin{table}[p]", "\\centering\\scriptsize", f"\\caption{{{_tex(doc.title)}. {_tex(doc.caption)}}}",
+         f"\\label{{tab:{label}}}", *body, *notes, "\\end{table}", ""]
+    )  # fmt: skip
+
+
+def latex_document(docs: Sequence[Doc]) -> str:
+    """A document that holds all tables and compiles with pdflatex alone."""
+    head = [
+        "\\documentclass[a4paper,landscape]{article}", "\\usepackage[T1]{fontenc}", "\\usepackage[utf8]{inputenc}",
+        "\\usepackage{textcomp,booktabs,graphicx}", "\\usepackage[margin=1.5cm]{geometry}", "\\begin{document}",
+    ]  # fmt: skip
+    return "\n".join([*head, *(latex(d) + "\\clearpage" for d in docs), "\\end{document}", ""])
+
+
+def _tex(text: str) -> str:
+    """Escaped for pdflatex; a character it has no glyph for is named by its code point."""
+    out = []
+    for ch in " ".join(text.split()):
+        if ch in _LATEX:
+            out.append(_LATEX[ch])
+        elif " " <= ch <= "~" or "\u00c0" <= ch <= "\u00ff":
+            out.append(ch)
+        else:
+            out.append(f"[U+{ord(ch):04X}]")
+    return "".join(out)
+
+
+def _tex_row(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + " \\\\"
+
+
+def _tex_cells(line: Line) -> list[str]:
+    made = []
+    for cell in line.cells:
+        text = _tex(cell.text)
+        if text.startswith("["):
+            text = "{}" + text  # after a row's end LaTeX would read the bracket as an option
+        made.append(
+            f"\\textbf{{{text}}}"
+            if cell.rank == "best"
+            else f"\\underline{{{text}}}"
+            if cell.rank == "second"
+            else text
+        )
+    return made
+
+
+def csv_cells(docs: Sequence[Doc]) -> str:
+    """A record a cell of the paper's tables, with its verdict; the embedded tables as plain rows would lose their intervals, so
+    their values are in scores.json."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for doc in docs:
+        for c in doc.cells:
+            m, run = c.metric, c.run
+            low, high = m.ci95 if m and m.ci95 else ("", "")
+            record = [
+                doc.key, c.row, c.column, c.printed or "", "" if m is None or m.value is None else repr(m.value), low, high,
+                m.n if m else "", m.clusters if m else "", m.unit if m else "", c.verdict, "" if c.gap is None else f"{c.gap:.6g}",
+                c.why, run.run_id if run else "", run.profile if run else "", run.model.name if run else "",
+                run.data.name if run else "", " ".join(run.command) if run else "",
+            ]  # fmt: skip
+            writer.writerow([_inert(v) for v in record])
+    return out.getvalue()
+
+
+def csv_grid(doc: Doc) -> str:
+    """The table as it is displayed."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(doc.head)
+    for line in doc.lines:
+        if line.kind != "group":
+            writer.writerow([_inert(c.text) for c in line.cells])
+    return out.getvalue()
+
+
+def _inert(value: object) -> object:
+    """A text that a spreadsheet would run as a formula gets an apostrophe; signed numbers stay numbers."""
+    if (
+        isinstance(value, str)
+        and value[:1] in "=+-@\t\r"
+        and value != "-"
+        and not re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value)
+    ):
+        return "'" + value
+    return value
+
+
+def html(doc: Doc) -> str:
+    """A table element with its notes, no style of its own."""
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in doc.head)
+    rows = []
+    for line in doc.lines:
+        if line.kind == "group":
+            rows.append(
+                f'<tr class="group"><th colspan="{len(doc.head)}" scope="rowgroup">{escape(line.cells[0].text)}</th></tr>'
+            )
+            continue
+        cells = "".join(_html_cell(c, i, doc) for i, c in enumerate(line.cells))
+        rows.append(f'<tr class="{line.kind}">{cells}</tr>')
+    notes = "".join(f"<li>{escape(n)}</li>" for n in doc.notes)
+    notes = f"<details><summary>{len(doc.notes)} notes and runs</summary><ul>{notes}</ul></details>" if notes else ""
+    wrap = "wide" if doc.wide else "grid"
+    return (
+        f'<section class="table" id="{escape(doc.key)}"><h3>{escape(doc.title)}</h3><p>{escape(doc.caption)}</p>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(doc.title)}"><table class="{wrap}"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>{notes}</section>"
+    )
+
+
+def _html_cell(cell: Shown, index: int, doc: Doc) -> str:
+    text = escape(cell.text)
+    text = f"<strong>{text}</strong>" if cell.rank == "best" else f"<u>{text}</u>" if cell.rank == "second" else text
+    classes = ["num"] if index >= doc.text_columns else []
+    if cell.verdict:
+        classes.append("v-" + re.sub(r"[^a-z]+", "-", cell.verdict))
+    title = f' title="{escape(cell.why)}"' if cell.why else ""
+    tag = 'th scope="row"' if index == 0 else "td"
+    return f'<{tag} class="{" ".join(classes)}"{title}>{text}</{tag.split()[0]}>'

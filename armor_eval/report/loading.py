@@ -1,0 +1,127 @@
+"""Finds and reads the bundles that a table or a page is made of, and says in one line what does not fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from armor_eval.errors import UserError
+from armor_eval.runs.bundle import read_head
+from armor_eval.runs.journal import read_journal
+from armor_eval.runs.schema import Item, Metric, Point, Run, Scores
+
+
+@dataclass(frozen=True)
+class RunView:
+    """A bundle as its readers see it: head in memory, items and series on demand."""
+
+    path: Path
+    run: Run
+    scores: Scores | None
+
+    def items(self) -> list[Item]:
+        """The journal's records, in its order."""
+        found, _ = read_journal(self.path / "items.jsonl")
+        return list(found.values())
+
+    def series(self) -> list[Point]:
+        """Points of series.jsonl, empty where the run has none. A torn last line is left out."""
+        file = self.path / "series.jsonl"
+        return list(_points(file)) if file.is_file() else []
+
+    def metric(self, name: str) -> Metric | None:
+        return next((m for m in self.scores.metrics if m.name == name), None) if self.scores else None
+
+    @property
+    def primary(self) -> Metric | None:
+        return next((m for m in self.scores.metrics if m.primary), None) if self.scores else None
+
+    @property
+    def label(self) -> str:
+        """Benchmark and model, with `shapes` where the embedded profile was measured."""
+        shapes = " (shapes)" if self.run.profile == "shapes" else ""
+        return f"{self.run.benchmark}{shapes}, {self.run.model.name}"
+
+
+def _points(file: Path) -> Iterator[Point]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield Point.model_validate_json(line)
+            except ValidationError as error:
+                raise UserError(f"{file} line {number} is damaged: {error.errors()[0]['msg']}") from error
+
+
+def load_runs(paths: Iterable[Path]) -> list[RunView]:
+    """Bundles at or anywhere below the given folders, in a stable order, each once. Raises UserError when there are none."""
+    paths = list(paths)
+    folders: dict[Path, Path] = {}
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"no such run: {path}", "give the folder that a measuring command wrote (--out)")
+        found = [path] if (path / "run.json").is_file() else sorted(f.parent for f in path.rglob("run.json"))
+        if not found:
+            raise UserError(f"no runs in {path}: no run.json there or below", "measure first, e.g. armor-eval demo")
+        folders.update({f.resolve(): f for f in found})
+    if not folders:
+        raise UserError("no runs given", "give at least one folder that a measuring command wrote")
+    return [RunView(folder, *read_head(folder)) for folder in folders.values()]
+
+
+def notices(views: Iterable[RunView]) -> list[str]:
+    """One line for everything a reader must know before comparing the runs: unfinished, subsets, different questions."""
+    lines: list[str] = []
+    by_bench: dict[tuple[str, str], list[RunView]] = {}
+    for view in views:
+        run = view.run
+        if run.status != "complete":
+            why = f": {run.status_reason}" if run.status_reason else ""
+            lines.append(f"{run.run_id} ({view.label}) is {run.status}{why}; it carries no verdict.")
+        if run.subset is not None:
+            s = run.subset
+            lines.append(
+                f"{run.run_id} ({view.label}) is a subset: {s.items} of {s.of_items} items ({s.limit} x {s.rule}, seed {s.seed}); "
+                "it is not compared with full runs."
+            )
+        by_bench.setdefault((run.profile, run.benchmark), []).append(view)
+    for (_, benchmark), group in by_bench.items():
+        for what, get in _MUST_AGREE.items():
+            values = {get(v.run) for v in group}
+            if len(values) > 1:
+                lines.append(
+                    f"{benchmark}: {len(group)} runs differ in {what} ({_listed(values)}); "
+                    "they stand side by side and are never averaged or ranked together."
+                )
+    return lines
+
+
+_MUST_AGREE = {
+    "data": lambda run: f"{run.data.name} {run.data.sha256[:8]}",
+    "prompts": lambda run: run.prompt_sha256[:8],
+    "scorer": lambda run: f"{run.scorer.name} {run.scorer.version}",
+    "judge": lambda run: run.judge.name,
+}
+
+
+def same_questions(a: Run, b: Run) -> bool:
+    """Whether two runs may be ranked together: same items, words, scorer and judge, both whole."""
+    return (
+        a.benchmark == b.benchmark
+        and a.profile == b.profile
+        and a.subset == b.subset
+        and a.data.sha256 == b.data.sha256
+        and a.prompt_sha256 == b.prompt_sha256
+        and a.scorer == b.scorer
+        and a.judge == b.judge
+        and a.status == b.status == "complete"
+    )
+
+
+def _listed(values: Iterable[str]) -> str:
+    shown = sorted(values)
+    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")

@@ -1,0 +1,291 @@
+"""Builds the tables: the paper's rows with what was measured beside them, and the embedded profile's in tables of their own.
+
+    armor-eval tables runs/ --out tables/
+
+A table is data here (`Doc`); `armor_eval.report.formats` writes it as Markdown, LaTeX, CSV or HTML.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from armor_eval.report.claims import Claims, Column, Row, Table, load_claims, row_of_model
+from armor_eval.report.loading import RunView, same_questions
+from armor_eval.report.prose import Judged, judge_statements
+from armor_eval.report.verdicts import Cell, find, judge_cell
+from armor_eval.runs.schema import Metric, Run
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One cell as it is displayed."""
+
+    text: str
+    rank: Literal["best", "second"] | None = None
+    verdict: str | None = None
+    """A verdict word, for colour and for the reader; already in the text where it matters."""
+    why: str | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    cells: list[Shown]
+    kind: Literal["printed", "measured", "group"] = "printed"
+
+
+@dataclass
+class Doc:
+    """A table ready to be written in any format."""
+
+    key: str
+    title: str
+    caption: str
+    head: list[str]
+    lines: list[Line] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+    """The long form: a record a cell, for the CSV."""
+    text_columns: int = 1
+    """Leading columns that hold words and align left."""
+    wide: bool = False
+    """Holds sentences: wraps instead of shrinking."""
+
+
+class Footnotes:
+    """Numbers the runs that a table quotes and letters the reasons it gives, in order of first use."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, tuple[int, Run]] = {}
+        self._reasons: list[str] = []
+
+    def reason(self, why: str) -> str:
+        """`(a)` for the first reason, and so on; equal reasons share a letter."""
+        if why not in self._reasons:
+            self._reasons.append(why)
+        place = self._reasons.index(why)
+        return f"({'' if place < 26 else place // 26}{chr(ord('a') + place % 26)})"
+
+    def mark(self, run: Run) -> str:
+        number, _ = self._of.setdefault(run.run_id, (len(self._of) + 1, run))
+        return f"[{number}]"
+
+    def lines(self) -> list[str]:
+        return [f"{self.reason(why)} {why}" for why in self._reasons] + [
+            f"[{n}] run {run.run_id}: {run.benchmark}, {run.model.name}, {run.profile} profile, {run.data.name}, {run.status}; "
+            f"{shlex.join(run.command)}"
+            for n, run in self._of.values()
+        ]
+
+
+def number(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    return text[1:] if text.startswith("-") and float(text) == 0 else text
+
+
+def measured_text(metric: Metric, decimals: int) -> str:
+    """`87.1 [86.4, 87.8], n 8910`; a withheld value says so."""
+    if metric.value is None:
+        return f"withheld, n {metric.n}"
+    interval = "[n/a]"
+    if metric.ci95 is not None:
+        interval = f"[{number(metric.ci95[0], decimals)}, {number(metric.ci95[1], decimals)}]"
+    return f"{number(metric.value, decimals)} {interval}, n {metric.n}"
+
+
+def decimals_of(metric: Metric) -> int:
+    return {"score": 3, "share": 3, "points": 1, "%": 1}.get(metric.unit, 3)
+
+
+def rank_printed(table: Table) -> dict[tuple[str, str], Literal["best", "second"]]:
+    """(row, column) -> mark, among the printed values of each rank group; ties share a mark."""
+    marks: dict[tuple[str, str], Literal["best", "second"]] = {}
+    for column in table.columns:
+        for group in {r.rank_group for r in table.rows}:
+            rows = [r for r in table.rows if r.rank_group == group and r.printed[column.key] is not None]
+            values = {r.key: table.value(r.key, column.key) for r in rows}
+            _mark(marks, {(key, column.key): v for key, v in values.items()}, column.direction)
+    return marks
+
+
+def _mark(marks: dict, values: dict, direction: str) -> None:
+    if len(values) < 2:
+        return
+    ordered = sorted(set(values.values()), reverse=direction == "higher")
+    for key, value in values.items():
+        if value == ordered[0]:
+            marks[key] = "best"
+        elif len(ordered) > 2 and value == ordered[1]:
+            marks[key] = "second"
+
+
+def by_model(views: Sequence[RunView]) -> dict[tuple[str, str], list[RunView]]:
+    """Runs of one model together: (name, fingerprint) -> runs, in the order given."""
+    models: dict[tuple[str, str], list[RunView]] = {}
+    for view in views:
+        models.setdefault((view.run.model.name, view.run.model.fingerprint), []).append(view)
+    return models
+
+
+def paper_table(table: Table, views: Sequence[RunView], chosen: dict[str, str] | None = None) -> Doc:
+    """One of the paper's tables with measured rows under the rows that they repeat."""
+    official = [v for v in views if v.run.profile == "official"]
+    notes, marks = Footnotes(), rank_printed(table)
+    doc = Doc(
+        table.key,
+        table.title,
+        table.caption,
+        ["Method", "Params", *(f.title for f in table.facts), *(_title(c) for c in table.columns), "Measured here"],
+        text_columns=2 + len(table.facts),
+    )
+    rows_of: dict[str | None, list[list[RunView]]] = {}
+    for (name, _), group in by_model([v for v in official if any(find([v], c) for c in table.columns)]).items():
+        row = row_of_model(table, [name, group[0].run.model.spec], chosen)
+        rows_of.setdefault(row.key if row else None, []).append(group)
+    measured_marks = _rank_measured(table, official)
+    seen_group = None
+    for row in table.rows:
+        if row.group != seen_group:
+            doc.lines.append(Line([Shown(row.group)], "group"))
+            seen_group = row.group
+        groups = rows_of.get(row.key, [])
+        doc.lines.append(_printed_line(table, row, marks, bool(groups)))
+        if not groups:
+            doc.cells += [judge_cell(row, c, None) for c in table.columns]
+        for group in groups:
+            _measured_lines(doc, table, row, group, notes, measured_marks, official)
+    if None in rows_of:
+        doc.lines.append(Line([Shown("measured, no row of the paper")], "group"))
+        for group in rows_of[None]:
+            run = group[0].run
+            row = Row(
+                key=run.model.name, method=run.model.name, group="measured", rank_group="measured", params="", aliases=[],
+                needs=[], printed={c.key: None for c in table.columns},
+            )  # fmt: skip
+            _measured_lines(doc, table, row, group, notes, measured_marks, official)
+    doc.notes += [f"{c.title}: {c.note}" for c in table.columns if c.note]
+    doc.notes += [f"{r.method}: {r.note}" for r in table.rows if r.note]
+    doc.notes.append(
+        "Bold: best, underlined: second best, among rows that may be compared: printed rows of one kind of model, or runs of the "
+        "same questions in the same words under the same scorer and judge."
+    )
+    doc.notes += notes.lines()
+    return doc
+
+
+def _title(column: Column) -> str:
+    return f"{column.title} ({column.unit})" if column.unit not in ("score",) else column.title
+
+
+def _printed_line(table: Table, row: Row, marks: dict, measured: bool) -> Line:
+    needs = [*row.needs, *sorted({n for c in table.columns for n in c.needs} - set(row.needs))]
+    cells = [Shown(row.method), Shown(row.params), *(Shown(row.facts.get(f.key) or "-") for f in table.facts)]
+    cells += [Shown(row.printed[c.key] or "-", marks.get((row.key, c.key))) for c in table.columns]
+    last = Shown("below") if measured else Shown(f"not run: needs {', '.join(needs)}", verdict="not run")
+    return Line([*cells, last], "printed")
+
+
+def _measured_lines(
+    doc: Doc, table: Table, row: Row, group: list[RunView], notes: Footnotes, marks: dict, all_views: Sequence[RunView]
+) -> None:
+    """A line for the first run of every column, another for the second runs, and so on: repeats are shown, never averaged."""
+    found = {c.key: find(group, c) for c in table.columns}
+    model = group[0].run.model
+    for turn in range(max(len(f) for f in found.values())):
+        cells = [Shown(f"measured: {model.name}"), Shown(_size(model.parameters))]
+        cells += _facts(table, group, all_views)
+        for column in table.columns:
+            hits = found[column.key]
+            cell = judge_cell(row, column, hits[turn] if turn < len(hits) else None)
+            if turn == 0 or cell.metric is not None:
+                doc.cells.append(cell)
+            cells.append(_shown(cell, column, notes, marks))
+        doc.lines.append(Line([*cells, Shown("")], "measured"))
+
+
+def _shown(cell: Cell, column: Column, notes: Footnotes, marks: dict) -> Shown:
+    if cell.metric is None:
+        return Shown("-" if cell.printed is None else "not run", verdict="not run", why=cell.why)
+    text = f"{measured_text(cell.metric, column.decimals)} {notes.mark(cell.run)}"
+    if cell.verdict != "no print":
+        told = {"differs": f", {cell.why}", "not comparable": f" {notes.reason(cell.why)}"}
+        text += f": {cell.verdict}" + told.get(cell.verdict, "")
+    return Shown(text, marks.get((cell.run.run_id, column.key)), cell.verdict, cell.why)
+
+
+def _facts(table: Table, group: list[RunView], views: Sequence[RunView]) -> list[Shown]:
+    """Table 3's cost columns from the training record of the measured model; a dash where there is none."""
+    cost = training_of(group, views)
+    made = []
+    for fact in table.facts:
+        text = "-"
+        if cost is not None and fact.key == "train_images":
+            text = f"{cost.training.images_seen:,}"
+        elif cost is not None and fact.key == "train_cost_gpu_days":
+            text = f"{cost.training.device_days:.3g}/{cost.device.kind}"
+        made.append(Shown(text))
+    return made
+
+
+def training_of(group: Sequence[RunView], views: Sequence[RunView]) -> Run | None:
+    """The run that trained a model: its own record, or a training bundle with the same fingerprint."""
+    fingerprints = {v.run.model.fingerprint for v in group}
+    for view in [*group, *(v for v in views if v.run.kind == "training" and v.run.model.fingerprint in fingerprints)]:
+        if view.run.training is not None:
+            return view.run
+    return None
+
+
+def _rank_measured(table: Table, views: Sequence[RunView]) -> dict[tuple[str, str], Literal["best", "second"]]:
+    """(run id, column) -> mark among different models' complete runs of the same questions."""
+    marks: dict[tuple[str, str], Literal["best", "second"]] = {}
+    for column in table.columns:
+        left = [(v, m) for v, m in find(views, column) if m.value is not None and v.run.status == "complete"]
+        while left:
+            first = left[0][0].run
+            peers = [(v, m) for v, m in left if same_questions(first, v.run)]
+            left = [pair for pair in left if pair not in peers]
+            if len({v.run.model.fingerprint for v, _ in peers}) > 1:
+                _mark(marks, {(v.run.run_id, column.key): m.value for v, m in peers}, column.direction)
+    return marks
+
+
+def _size(parameters: int | None) -> str:
+    if parameters is None:
+        return "-"
+    return f"{parameters / 1e9:.2f}B" if parameters >= 1e8 else f"{parameters / 1e6:.2f}M"
+
+
+def prose_doc(judged: Sequence[Judged]) -> Doc:
+    """The paper's statements with evidence and verdict."""
+    doc = Doc(
+        "claims", "What the paper states, and what speaks for it", "Statements in our words; arithmetic is on the paper's own tables.",
+        ["Statement", "Where", "Verdict", "Evidence", "Scope"], text_columns=5, wide=True,
+    )  # fmt: skip
+    for j in judged:
+        words = [j.statement, j.where, j.verdict, j.evidence, j.scope + (f", run {j.run_id}" if j.run_id else "")]
+        doc.lines.append(Line([Shown(w, verdict=j.verdict if i == 2 else None) for i, w in enumerate(words)]))
+    return doc
+
+
+def build(
+    views: Sequence[RunView],
+    *,
+    only: Sequence[str] = (),
+    chosen: dict[str, str] | None = None,
+    claims: Claims | None = None,
+) -> list[Doc]:
+    """All tables, or those named in `only`, in the paper's order; the embedded profile's follow. Raises UserError for a name."""
+    from armor_eval.errors import unknown_name
+    from armor_eval.report.embedded import embedded_tables
+
+    claims = claims or load_claims()
+    docs = [paper_table(t, views, chosen) for t in claims.tables]
+    docs.append(prose_doc(judge_statements([v.run for v in views])))
+    docs += embedded_tables(views)
+    for name in only:
+        if name not in {d.key for d in docs}:
+            raise unknown_name("table", name, [d.key for d in docs])
+    return [d for d in docs if not only or d.key in only]

@@ -1,0 +1,109 @@
+"""The verdict of one cell: does a measured value agree with the printed one, and may the two be compared at all.
+
+match           the printed value, widened by its rounding, meets our 95 % interval
+differs         it does not; the gap is measured minus printed
+not comparable  measured under other conditions, or without an interval; no number is implied
+not run         nothing was measured; what a run would take
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from armor_eval.report.claims import Column, Row
+from armor_eval.report.loading import RunView
+from armor_eval.runs.schema import Metric, Run
+
+CellVerdict = Literal["match", "differs", "not comparable", "not run", "no print"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A printed value, what was measured for it, and how they stand."""
+
+    row: str
+    column: str
+    printed: str | None
+    verdict: CellVerdict
+    why: str
+    metric: Metric | None = None
+    run: Run | None = None
+
+    @property
+    def gap(self) -> float | None:
+        """Measured minus printed, in the column's unit."""
+        if self.metric is None or self.metric.value is None or self.printed is None:
+            return None
+        return self.metric.value - float(self.printed)
+
+
+def widened(printed: str) -> tuple[float, float]:
+    """The values that round to the printed one: `87.7` -> (87.65, 87.75)."""
+    decimals = len(printed.partition(".")[2])
+    half = 0.5 * 10**-decimals
+    return float(printed) - half, float(printed) + half
+
+
+def incomparable(run: Run, column: Column) -> str | None:
+    """Why a run cannot stand beside the printed column; None where it can."""
+    if run.profile != "official":
+        return "embedded profile: our synthetic world, no official benchmark"
+    if run.status != "complete":
+        return f"run is {run.status}" + (f": {run.status_reason}" if run.status_reason else "")
+    if run.subset is not None:
+        return f"subset of {run.subset.items} of {run.subset.of_items} items"
+    if not column.datasets:
+        return f"measured on {run.data.name}; {column.note}"
+    if run.data.name not in column.datasets:
+        return f"measured on {run.data.name}, the print is {' or '.join(column.datasets)}"
+    if column.judges is not None and not any(run.judge.name.startswith(j) for j in column.judges):
+        return f"judge {run.judge.name}, comparable only with {' or '.join(column.judges)} (our inference)"
+    if column.scorers is not None and not any(run.scorer.name.startswith(s) for s in column.scorers):
+        return f"scorer {run.scorer.name}, expected {' or '.join(column.scorers)}"
+    if column.detectors is not None:
+        detector = str(run.scorer.settings.get("detector", "unknown"))
+        if not any(d in detector.lower() for d in column.detectors):
+            return f"detector {detector}, the benchmark's is {' or '.join(column.detectors)}"
+    return None
+
+
+def find(views: Sequence[RunView], column: Column) -> list[tuple[RunView, Metric]]:
+    """Runs whose bundle holds the column's metric, first source first."""
+    found: list[tuple[RunView, Metric]] = []
+    for source in column.sources:
+        for view in views:
+            metric = view.metric(source.metric) if view.run.benchmark.lower() == source.bench.lower() else None
+            if metric is not None and all(view is not v for v, _ in found):
+                found.append((view, metric))
+    return found
+
+
+def judge_cell(row: Row, column: Column, found: tuple[RunView, Metric] | None) -> Cell:
+    """One printed cell against at most one measurement of it."""
+    printed = row.printed[column.key]
+    if found is None:
+        needs = [*row.needs, *(n for n in column.needs if n not in row.needs)]
+        if printed is None:
+            return Cell(row.key, column.key, None, "no print", "a dash in the paper")
+        return Cell(row.key, column.key, printed, "not run", f"needs {', '.join(needs)}")
+    view, metric = found
+    make = {"row": row.key, "column": column.key, "printed": printed, "metric": metric, "run": view.run}
+    if printed is None:
+        return Cell(**make, verdict="no print", why="a dash in the paper")
+    reason = incomparable(view.run, column)
+    if reason is None and metric.value is None:
+        reason = metric.note or "the value was withheld"
+    if reason is None and metric.ci95 is None:
+        reason = "no interval was made, so agreement cannot be judged"
+    if reason is not None:
+        return Cell(**make, verdict="not comparable", why=reason)
+    low, high = widened(printed)
+    # The last digits of a float must not decide: 0.05 beyond 87.75 is a difference, 1e-12 is arithmetic.
+    slack = 1e-9 * max(1.0, abs(high))
+    if low - slack <= metric.ci95[1] and metric.ci95[0] <= high + slack:
+        return Cell(**make, verdict="match", why=f"{low:g} to {high:g} meets our interval")
+    gap = metric.value - float(printed)
+    unit = "" if column.unit == "score" else " points"
+    return Cell(**make, verdict="differs", why=f"gap {gap:+.{column.decimals + 1}f}{unit}")
