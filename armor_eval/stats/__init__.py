@@ -1,0 +1,1 @@
+"""Scores as formulas over per-cluster sums, their intervals, paired tests and power: numpy, no torch, no vlmeval."""
