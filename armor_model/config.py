@@ -1,0 +1,90 @@
+"""ARMOR's configuration: InternVL's, plus the image tokens, the adapter and the heads.
+
+Token ids, with V the original vocabulary and K the codebook:
+    [0, V) text    V <imgbos>    V+1 <imgend>    V+2 <imgpad>    V+3+k  code k of K
+Source: the paper's Table 1 (which head says which token) and Figure 3.
+"""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers.models.internvl.configuration_internvl import InternVLConfig
+
+from armor_model.errors import ArmorError
+
+HEADS = ("switching", "single")
+
+
+@strict
+class ArmorConfig(InternVLConfig):
+    """Configuration of `ArmorForConditionalGeneration`."""
+
+    model_type = "armor"
+
+    num_adapter_layers: int = 3
+    """Decoder blocks between the text tower's last block and the visual head. The paper prints no number: three blocks
+    give its 0.7 billion new parameters at InternVL2.5-8B's sizes."""
+    codebook_size: int = 8192
+    """K: codes of the image tokenizer."""
+    image_grid: int = 16
+    """Codes per side: a picture is image_grid squared codes (256 for 256x256 pixels under Chameleon's VQGAN)."""
+    heads: str = "switching"
+    """`switching`: a text head and a visual head (Figure 4). `single`: the ablation's "Normal" arm, one head over all
+    V + K + 3 tokens, on the adapter branch at every position."""
+    vq_config: dict | None = None
+    """Image tokenizer: `type` is `chameleon` or `patch`, the rest are its own sizes (see armor_model.vq)."""
+    tie_word_embeddings: bool = False
+    """Must be False: InternVL's default of True silently overwrites the head with the embeddings on loading."""
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        if self.vq_config is None:
+            self.vq_config = {"type": "chameleon"}
+        if self.heads not in HEADS:
+            raise ArmorError(f"heads must be one of {HEADS}, not {self.heads!r}")
+        if self.tie_word_embeddings:
+            raise ArmorError("an ARMOR's head and embeddings are separate: tie_word_embeddings must be false")
+        for name, least in (("num_adapter_layers", 0), ("codebook_size", 1), ("image_grid", 1)):
+            if getattr(self, name) < least:
+                raise ArmorError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        self.text_config.tie_word_embeddings = False
+
+    @property
+    def vocab_size(self) -> int:
+        """V: rows of the original vocabulary."""
+        return self.text_config.vocab_size
+
+    @property
+    def imgbos_id(self) -> int:
+        """The text head's token that switches to visual mode."""
+        return self.vocab_size
+
+    @property
+    def imgend_id(self) -> int:
+        """The visual head's token that switches back."""
+        return self.vocab_size + 1
+
+    @property
+    def imgpad_id(self) -> int:
+        """In the paper's Table 1, never generated here."""
+        return self.vocab_size + 2
+
+    @property
+    def first_code_id(self) -> int:
+        """Token id of code 0; code k is `first_code_id + k`."""
+        return self.vocab_size + 3
+
+    @property
+    def last_id(self) -> int:
+        """The highest token id: that of the last code."""
+        return self.first_code_id + self.codebook_size - 1
+
+    @property
+    def num_new_tokens(self) -> int:
+        """K + 3: rows of the new embeddings (8,195 in the paper)."""
+        return self.codebook_size + 3
+
+    @property
+    def codes_per_image(self) -> int:
+        """Codes between <imgbos> and <imgend>."""
+        return self.image_grid**2

@@ -1,0 +1,96 @@
+"""Pictures in: InternVL's tiles for what the model looks at, and square pixels for the image tokenizer.
+
+Legend: N tiles, H W pixels. Tile rules, sizes and statistics are InternVL2.5's published ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from armor_model.errors import ArmorError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MAX_PIXELS = 100_000_000
+"""Larger pictures are refused: decoding one takes half a gigabyte, and they all end as at most 12 tiles."""
+
+
+def open_image(source: Image.Image | str | Path) -> Image.Image:
+    """A picture or its path, as RGB (transparency over white). Raises ArmorError for no image, 0 pixels, or too many."""
+    if isinstance(source, Image.Image):
+        image = source
+    else:
+        try:
+            image = Image.open(source)
+        except FileNotFoundError as error:
+            raise ArmorError(f"no image at {source}") from error
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            raise ArmorError(f"{source} is not an image that can be read: {error}") from error
+    name = "the image" if isinstance(source, Image.Image) else str(source)
+    width, height = image.size
+    if width * height == 0:
+        raise ArmorError(f"{name} has no pixels ({width}x{height})")
+    if width * height > MAX_PIXELS:
+        raise ArmorError(f"{name} has {width * height / 1e6:.0f} megapixels; the limit is {MAX_PIXELS / 1e6:.0f}")
+    try:
+        return to_rgb(image)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ArmorError(f"{name} is damaged: {error}") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, with transparent parts over white."""
+    if image.mode in ("RGBA", "LA") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+    return image.convert("RGB")
+
+
+def tile_grid(width: int, height: int, max_tiles: int, tile: int, min_tiles: int = 1) -> tuple[int, int]:
+    """Columns and rows of tiles for a picture: the grid whose aspect ratio is nearest; among equals, a larger grid is taken
+    only while the picture has more than half the grid's pixels."""
+    aspect = width / height
+    grids = [
+        (c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1) if min_tiles <= c * r <= max_tiles
+    ]
+    best, best_distance = (1, 1), float("inf")
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        distance = abs(aspect - columns / rows)
+        if distance < best_distance or (
+            distance == best_distance and width * height > 0.5 * tile * tile * columns * rows
+        ):
+            best, best_distance = (columns, rows), distance
+    return best
+
+
+def tiles(image: Image.Image, tile: int, max_tiles: int, thumbnail: bool = True) -> Tensor:
+    """A picture as normalised tiles (N, 3, tile, tile), row by row, and the whole picture as last tile if there are several."""
+    columns, rows = tile_grid(*image.size, max_tiles, tile)
+    resized = image.resize((columns * tile, rows * tile), Image.Resampling.BICUBIC)
+    parts = [
+        resized.crop((c * tile, r * tile, (c + 1) * tile, (r + 1) * tile)) for r in range(rows) for c in range(columns)
+    ]
+    if thumbnail and len(parts) > 1:
+        parts.append(image.resize((tile, tile), Image.Resampling.BICUBIC))
+    pixels_NHWC = torch.from_numpy(np.stack([np.asarray(part) for part in parts])).float() / 255
+    normal = (pixels_NHWC - torch.tensor(IMAGENET_MEAN)) / torch.tensor(IMAGENET_STD)
+    return normal.permute(0, 3, 1, 2).contiguous()
+
+
+def to_pixels(image: Image.Image, size: int) -> Tensor:
+    """A picture for the image tokenizer: shortest side to `size`, centre crop, (3, size, size) in [-1, 1]."""
+    if image.size != (size, size):
+        image = ImageOps.fit(to_rgb(image), (size, size), Image.Resampling.LANCZOS)
+    array = np.asarray(to_rgb(image), dtype=np.float32)
+    return torch.from_numpy(array / 255 * 2 - 1).permute(2, 0, 1).contiguous()
+
+
+def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:
+    """Pixels in [-1, 1] to pictures, truncated to whole values as the published decoder does."""
+    array = ((pixels_BCHW.detach().float().cpu().clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8)
+    return [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in array]

@@ -1,0 +1,112 @@
+"""A checkpoint folder: config.json, model*.safetensors, tokenizer files, processor_config.json, vq/. Read and written here."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from armor_model.errors import ArmorError
+
+if TYPE_CHECKING:
+    import torch
+
+    from armor_model.modeling import ArmorForConditionalGeneration
+    from armor_model.processing import ArmorProcessor
+
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def check_checkpoint(folder: str | Path) -> Path:
+    """The folder, if it looks like an ARMOR checkpoint. Raises ArmorError, in one line, if it does not."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ArmorError(f"no checkpoint folder at {folder}")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise ArmorError(f"{folder} is not a checkpoint: it has no config.json") from error
+    except (ValueError, OSError) as error:
+        raise ArmorError(f"{folder}/config.json cannot be read: {error}") from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind != "armor":
+        raise ArmorError(
+            f"{folder} is not an ARMOR checkpoint: its model_type is {kind!r}", hint="make one with: armor-model build"
+        )
+    if not any(folder.glob("model*.safetensors")):
+        if any(file for pattern in PICKLES for file in folder.glob(pattern)):
+            raise ArmorError(
+                f"{folder} holds pickled weights, which can run code when loaded; only safetensors are read"
+            )
+        raise ArmorError(f"{folder} has no model*.safetensors")
+    return folder
+
+
+def load_model(
+    folder: str | Path, dtype: torch.dtype | str | None = None, device: str | None = None, **kwargs: Any
+) -> ArmorForConditionalGeneration:
+    """Load and check every weight: a missing, unknown or mis-shaped one is an ArmorError that names it.
+
+    Args:
+        folder: the checkpoint.
+        dtype: of the weights; by default as saved.
+        device: where to put the model; `device_map` may be given instead, as to transformers.
+        kwargs: for transformers' `from_pretrained`.
+    """
+    from armor_model.modeling import ArmorForConditionalGeneration
+
+    model = ArmorForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto", **kwargs)
+    return model.to(device) if device else model
+
+
+def load_processor(folder: str | Path) -> ArmorProcessor:
+    """The processor of a checkpoint, with its image tokenizer where there is one."""
+    from armor_model.compat import prepare_torchvision
+
+    prepare_torchvision()
+    from transformers import AutoTokenizer
+
+    from armor_model.processing import FILE, ArmorProcessor, ProcessorSettings
+    from armor_model.vq import ImageTokenizer
+
+    folder = Path(folder)
+    try:
+        settings = ProcessorSettings(**json.loads((folder / FILE).read_text()))
+    except FileNotFoundError as error:
+        raise ArmorError(f"{folder} is not an ARMOR checkpoint: it has no {FILE}") from error
+    except (ValueError, TypeError, OSError) as error:
+        raise ArmorError(f"{folder / FILE} cannot be read: {error}") from error
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # transformers raises many kinds for a damaged tokenizer; the advice is the same
+        raise ArmorError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+    vq = ImageTokenizer.load(folder / "vq") if (folder / "vq").is_dir() else None
+    return ArmorProcessor(tokenizer, settings, vq)
+
+
+def load(
+    folder: str | Path, device: str | None = None, dtype: torch.dtype | str | None = None, **kwargs: Any
+) -> tuple[ArmorForConditionalGeneration, ArmorProcessor]:
+    """Model (in evaluation mode) and processor of a checkpoint folder; see `load_model`."""
+    check_checkpoint(folder)
+    processor = load_processor(folder)
+    model = load_model(folder, dtype=dtype, device=device, **kwargs)
+    if processor.vq is not None:
+        processor.vq.to(model.device)
+    return model, processor
+
+
+def save(model: ArmorForConditionalGeneration, processor: ArmorProcessor, folder: str | Path) -> None:
+    """Write a whole checkpoint folder."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def quiet_transformers() -> None:
+    """Without the progress bars and notices that transformers prints while loading: a command line prints its own."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
