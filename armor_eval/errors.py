@@ -1,4 +1,4 @@
-"""The two ways a command ends badly on purpose: the user can mend it (one line, exit 2), or the run did not hold (one line, exit 1)."""
+"""The two ways a command ends badly on purpose: a mistake the user can mend (exit 2), a run that failed (exit 1)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class UserError(ArmorEvalError):
     exit_code = 2
 
 
-class RunFailed(ArmorEvalError):
+class RunFailed(ArmorEvalError):  # noqa: N818 - the verdict is the name
     """The command was right but the run did not produce its headline. Exit code 1."""
 
     exit_code = 1

@@ -1,0 +1,163 @@
+"""What commands share: consoles, the progress bar, the table of scores."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from armor_eval.runs.schema import Metric
+    from armor_eval.understanding.run import Finished
+
+
+def console() -> Console:
+    """Standard output: results."""
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def notices() -> Console:
+    """Standard error: progress and notices, so that `--json` output stays clean."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def quiet_libraries() -> None:
+    """Our own warnings go to standard error in one line; libraries speak only of errors."""
+    logging.basicConfig(level=logging.WARNING, format="armor-eval: %(message)s", stream=sys.stderr)
+    for name in ("transformers", "diffusers", "accelerate", "matplotlib", "PIL", "httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def progress_bar(label: str, show: bool) -> Iterator[Callable[[int, int], Callable[[int, int], None]]]:
+    """A bar with count, ETA and live failures on a terminal; nothing where `show` is off or it is not a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    screen = notices()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"),
+        TimeRemainingColumn(), TextColumn("{task.fields[failed]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=screen, disable=not (show and screen.is_terminal), transient=True) as bar:
+
+        def start(total: int, done: int) -> Callable[[int, int], None]:
+            task = bar.add_task(label, total=total, completed=done, failed="")
+            lost = 0
+
+            def tick(answered: int, failed: int) -> None:
+                nonlocal lost
+                lost += failed
+                bar.update(task, advance=answered, failed=f"[red]{lost} failed" if lost else "")
+
+            return tick
+
+        yield start
+
+
+def interval(metric: Metric) -> str:
+    """`61.2 to 68.9`, or a dash."""
+    if metric.ci95 is None:
+        return "-"
+    digits = 3 if metric.unit == "score" else 1
+    return f"{metric.ci95[0]:.{digits}f} to {metric.ci95[1]:.{digits}f}"
+
+
+def value(metric: Metric) -> str:
+    if metric.value is None:
+        return "withheld" if metric.note and metric.note.startswith("withheld") else "-"
+    unit = f" {metric.unit}" if metric.unit not in ("%", "score") else (" %" if metric.unit == "%" else "")
+    return f"{metric.value:.{3 if metric.unit == 'score' else 1}f}{unit}"
+
+
+def print_scores(finished: Sequence[Finished]) -> None:
+    """A row a benchmark with its primary number, and under it what a reader must know.
+
+    `groups`: what is resampled together; `not read`: unparsed answers (count as wrong); `lost`: no verdict at all.
+    """
+    from rich.table import Table
+
+    out = console()
+    first = finished[0].run
+    subset = ", a subset" if first.subset is not None else ""
+    table = Table(title=f"understanding - {first.model.name} - profile {first.profile}{subset}", title_justify="left")
+    for name in ("benchmark", "split", "score", "95 % interval"):
+        table.add_column(name, no_wrap=True)
+    for name in ("n", "groups", "not read", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for one in finished:
+        metric = next(m for m in one.scores.metrics if m.primary)
+        counts = one.scores.counts
+        table.add_row(
+            one.run.benchmark, one.run.data.split, value(metric), interval(metric), str(metric.n), str(metric.clusters),
+            str(counts.get("unparsed", 0)), str(counts.get("judge_failed", 0) + counts.get("error", 0)), one.run.status,
+        )  # fmt: skip
+    out.print(table)
+    for one in finished:
+        for line in remarks(one):
+            out.print(f"{one.run.benchmark}: {line}", markup=False)
+        out.print(f"{one.run.benchmark}: {one.path}", markup=False, soft_wrap=True)
+
+
+def remarks(one: Finished) -> list[str]:
+    """What stands under the table: subset, reasons, readings that differ, switches to drawing."""
+    lines = []
+    if one.run.subset is not None:
+        s = one.run.subset
+        lines.append(f"subset of {s.items} of {s.of_items} items ({s.limit} x {s.rule}, seed {s.seed})")
+    if one.run.status_reason:
+        lines.append(f"{one.run.status}: {one.run.status_reason}")
+    if one.run.profile == "official" and not one.run.extras.get("data_is_published", True):
+        lines.append("the data file is not the published one: this is not the official benchmark")
+    if one.run.extras.get("blind"):
+        lines.append("pictures were left out (blind baseline)")
+    for metric in one.scores.metrics:
+        if metric.name.endswith(", our reading") and metric.note and not metric.note.startswith("0 of"):
+            lines.append(f"{metric.name}: {value(metric)} ({metric.note})")
+        if metric.primary and metric.note and metric.value is None:
+            lines.append(metric.note)
+    if switched := one.run.extras.get("items_with_imgbos"):
+        lines.append(f"{switched} answers switched to drawing (<imgbos>)")
+    return lines
+
+
+def as_json(finished: Sequence[Finished]) -> str:
+    return json.dumps(
+        [
+            {
+                "path": str(one.path),
+                "run": one.run.model_dump(mode="json"),
+                "scores": one.scores.model_dump(mode="json"),
+            }
+            for one in finished
+        ],
+        indent=1,
+    )
+
+
+def short_name(text: str) -> str:
+    """A model's or path's name as part of a folder's name."""
+    kept = "".join(c if c.isalnum() or c in "-._" else "-" for c in Path(text).name or text)
+    return kept.strip("-.") or "model"
+
+
+def write(text: str) -> None:
+    """Plain text to standard output."""
+    sys.stdout.write(text + "\n")

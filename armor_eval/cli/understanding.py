@@ -1,0 +1,99 @@
+"""`armor-eval understanding`: the benchmarks of the paper's Table 2, through VLMEvalKit's data formats and scoring."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor_eval.errors import UserError
+
+
+def understanding(
+    bench: Annotated[list[str], typer.Option("--bench", help="Benchmark, several (repeat or commas), or `all`.")],
+    model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N units (groups, pairs ...), seeded.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/understanding/...")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the official TSV files; default $LMUData.")] = None,
+    any_data: Annotated[bool, typer.Option("--any-data", help="Accept a TSV that is not the published one.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions a batch.")] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the subset of --limit.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 4096,
+    mask_imgbos: Annotated[bool, typer.Option("--mask-imgbos", help="Forbid drawing while answering.")] = False,
+    blind: Annotated[bool, typer.Option("--blind", help="Leave the pictures out: a baseline.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
+) -> None:
+    """Measure understanding. The same command again resumes an interrupted run, or shows a finished one."""
+    from armor_eval.cli import common
+    from armor_eval.models import registry
+    from armor_eval.models.base import AnswersQuestions, Decoding
+    from armor_eval.understanding.declare import choose
+    from armor_eval.understanding.run import Settings, run_benchmark
+
+    common.quiet_libraries()
+    benchmarks = choose(bench)
+    if not benchmarks:
+        raise UserError("--bench names nothing", "see armor-eval list")
+    chosen = check_profile(profile, model)
+    settings = Settings(
+        profile=chosen,
+        command=["armor-eval", *sys.argv[1:]],
+        decoding=Decoding(max_new_tokens=max_new_tokens, mask_imgbos=mask_imgbos),
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        data=data,
+        any_data=any_data,
+        blind=blind,
+    )
+    adapter = registry.load(model, chosen)
+    if not isinstance(adapter, AnswersQuestions):
+        raise UserError(f"{adapter.info.name} cannot answer questions", "see armor-eval list")
+    finished = []
+    try:
+        for benchmark in benchmarks:
+            folder = out_folder(out, benchmark.name, len(benchmarks) > 1, adapter.info.name, settings)
+            with common.progress_bar(benchmark.name, not json_output) as progress:
+                finished.append(run_benchmark(benchmark, adapter, folder, settings, progress=progress))
+    finally:
+        adapter.close()
+    if json_output:
+        common.write(common.as_json(finished))
+    else:
+        common.print_scores(finished)
+    if any(one.run.status != "complete" for one in finished):
+        raise typer.Exit(1)
+
+
+def check_profile(profile: str | None, model: str | None) -> str:
+    """The profile by name, or the model's default."""
+    from armor_eval.errors import unknown_name
+    from armor_eval.models.registry import default_profile
+
+    if profile is None:
+        return default_profile(model)
+    if profile not in ("shapes", "official"):
+        raise unknown_name("profile", profile, ["shapes", "official"])
+    return profile
+
+
+def out_folder(out: Path | None, bench: str, several: bool, model: str, settings) -> Path:
+    """The bundle's folder: `--out` itself for one benchmark, a folder under it for each of several.
+
+    The default depends on what is measured alone, so that the same command finds its own run again.
+    """
+    from armor_eval.cli.common import short_name
+
+    if out is not None:
+        return out / bench if several else out
+    name = bench
+    if settings.limit is not None:
+        name += f"-limit{settings.limit}-seed{settings.seed}"
+    if settings.blind:
+        name += "-blind"
+    return Path("runs") / "understanding" / f"{short_name(model)}-{settings.profile}" / name

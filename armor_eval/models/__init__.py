@@ -1,0 +1,1 @@
+"""Adapters: what the harness asks of a model, and the models that can answer."""

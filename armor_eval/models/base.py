@@ -1,0 +1,113 @@
+"""What the harness asks of a model: three small protocols, and the records that go in and out.
+
+A model implements those it can. A row that fails is that row's `error`, never the batch's exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from armor_eval.runs.schema import ModelInfo
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Part = "str | Image.Image | Path"
+"""A piece of a message: text, or a picture (decoded, or a file)."""
+
+
+class Decoding(BaseModel):
+    """How tokens are chosen. The defaults are InternVL's protocol: greedy, up to 4,096 new tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_new_tokens: int = Field(default=4096, ge=1)
+    """Text tokens an answer may have; it ends earlier at the end-of-turn token."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 = greedy."""
+    top_k: int = Field(default=0, ge=0)
+    """0 = no limit."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    seed: int = Field(default=0, ge=0)
+    """Base seed where something is sampled."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Classifier-free guidance of images; 1 = none."""
+    image_temperature: float = Field(default=1.0, ge=0)
+    image_top_k: int = Field(default=0, ge=0)
+    image_top_p: float = Field(default=1.0, gt=0, le=1)
+    mask_imgbos: bool = False
+    """Forbid the switch to drawing while answering. Off: a switch may happen, is counted and shown."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One thing to answer: text and pictures in the order the model is to read them."""
+
+    id: str
+    parts: list[Any]
+    """list of str | PIL.Image | Path."""
+    dataset: str | None = None
+    """Official dataset name: tiling and other protocol details hang on it."""
+    max_tiles: int = 6
+    """448-pixel tiles a picture may be cut into."""
+    upscale_first: bool = False
+    """MMMU: the first picture is doubled in size before it is tiled."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back; `error` set means that nothing did."""
+
+    text: str = ""
+    error: str | None = None
+    """One line; the item is counted as `error`, never scored."""
+    extras: dict[str, Any] = field(default_factory=dict)
+    """`imgbos`: switches to drawing while answering; usage counts of an endpoint ..."""
+
+
+@runtime_checkable
+class Adapter(Protocol):
+    """Common to all models."""
+
+    info: ModelInfo
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class AnswersQuestions(Protocol):
+    info: ModelInfo
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
+        """One answer a question, in order."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class DrawsImages(Protocol):
+    info: ModelInfo
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
+        """One picture a prompt and seed, in order; an exception stands where one failed."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class RespondsFreely(Protocol):
+    info: ModelInfo
+
+    def respond(
+        self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
+    ) -> list[list[str | Image.Image]]:
+        """For each conversation what the model said, text and pictures in order."""
+        ...
+
+    def close(self) -> None: ...

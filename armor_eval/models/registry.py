@@ -1,0 +1,59 @@
+"""From what `--model` says to an adapter. Adding a kind of model is one line in KINDS.
+
+armor-eval list --models
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from armor_eval.errors import UserError, did_you_mean
+from armor_eval.runs.schema import Profile
+
+BUNDLED = "armor-nano"
+"""The checkpoint that comes with the package, and the default model."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    target: str
+    """module:function(rest, profile, **options) -> adapter."""
+    shows: str
+    help: str
+
+
+KINDS: dict[str, Kind] = {
+    "mock": Kind("armor_eval.models.mock:load", "mock[:PATTERN]", "a seeded stand-in, for tests and baselines"),
+}
+"""Prefix before the colon -> how to load it."""
+
+
+def default_profile(spec: str | None) -> Profile:
+    """`shapes` with the bundled model, `official` with any other."""
+    return "shapes" if spec in (None, BUNDLED) else "official"
+
+
+def load(spec: str | None, profile: Profile, **options: Any) -> Any:
+    """The adapter for a model specification; UserError where it names none.
+
+    None and `armor-nano` are the bundled checkpoint, `KIND:...` one of KINDS, anything else a checkpoint's folder.
+    """
+    if spec is None or spec == BUNDLED:
+        from armor_eval.models.armor import load_bundled
+
+        return load_bundled(BUNDLED, **options)
+    kind, _, rest = spec.partition(":")
+    if kind in KINDS:
+        module, function = KINDS[kind].target.split(":")
+        return getattr(importlib.import_module(module), function)(rest, profile, **options)
+    folder = Path(spec).expanduser()
+    if not folder.exists():
+        near = did_you_mean(kind, [BUNDLED, *KINDS])
+        shows = ", ".join([BUNDLED, "FOLDER", *(k.shows for k in KINDS.values())])
+        raise UserError(f"no model {spec!r}: not a folder and not a known kind{near}", f"expected one of: {shows}")
+    from armor_eval.models.armor import load_folder
+
+    return load_folder(folder, spec, **options)

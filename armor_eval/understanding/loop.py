@@ -1,0 +1,162 @@
+"""Asks a model every open question: batches of like length, pictures decoded ahead in threads, each answer journaled.
+
+VLMEvalKit asks one question at a time; the ratio between the two is measured by tests/perf/test_perf_understanding.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from armor_eval.models.base import Answer, AnswersQuestions, Decoding, Question
+from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.provenance import sha256_text
+from armor_eval.runs.schema import Item
+from armor_eval.understanding import images, prompts
+from armor_eval.understanding.declare import Benchmark
+from armor_eval.understanding.table import Row, Table
+
+log = logging.getLogger(__name__)
+
+DECODING_THREADS = 2
+BATCHES_AHEAD = 2
+"""Batches whose pictures are decoded before they are needed: bounds memory to three batches of pictures."""
+
+Progress = Callable[[int, int], None]
+"""Called with (items answered, of them failed) after each batch."""
+
+
+def answer_all(
+    model: AnswersQuestions,
+    table: Table,
+    bundle: Bundle,
+    decoding: Decoding,
+    batch_size: int,
+    *,
+    part: tuple[int, int] = (0, 1),
+    blind: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Answer the rows that the journal does not hold and append them. `part` = (this process, of how many).
+
+    `blind` leaves the pictures out (and says so in the prompt's marks): the baseline of what text alone gives.
+    """
+    rank, world = part
+    open_rows = [row for row in table.rows if row.id not in bundle.items]
+    # Longest first: padding is small inside a batch, and a batch that does not fit in memory shows at once.
+    open_rows.sort(key=lambda row: (-_length(table.benchmark, row), row.id))
+    open_rows = open_rows[rank::world]
+    batches = [open_rows[i : i + batch_size] for i in range(0, len(open_rows), batch_size)]
+    for batch, questions in _prefetched(table.benchmark, batches, blind):
+        began = time.monotonic()
+        asked = [q for q in questions if isinstance(q, Question)]
+        answers = iter(_answer_batch(model, asked, decoding))
+        seconds = (time.monotonic() - began) / max(1, len(asked))
+        failed = 0
+        for row, question in zip(batch, questions, strict=True):
+            answer = next(answers) if isinstance(question, Question) else Answer(error=f"picture: {question}")
+            failed += answer.error is not None
+            bundle.append(_item(table, row, answer, seconds, blind))
+        if progress is not None:
+            progress(len(batch), failed)
+
+
+def marked_prompt(benchmark: Benchmark, row: Row, pictures: int) -> str:
+    """What the model reads, with `<image>` where pictures go: what a bundle records and a snapshot test holds."""
+    return prompts.picture_marks(prompts.question_text(benchmark.prompt, row), pictures)
+
+
+def build_question(benchmark: Benchmark, row: Row, *, blind: bool = False) -> Question | images.BadImageError:
+    """Decode the pictures and fill the prompt; the error itself where a picture cannot be read."""
+    try:
+        cells = [] if blind or row.image is None else images.image_cells(row.image)
+        pictures: list[Any] = [images.decode(cell) for cell in cells]
+    except images.BadImageError as error:
+        return error
+    marked = marked_prompt(benchmark, row, len(pictures))
+    return Question(
+        id=row.id,
+        parts=prompts.parts(marked, pictures),
+        dataset=benchmark.dataset,
+        max_tiles=prompts.tiles_each(benchmark.prompt, len(pictures)),
+        upscale_first=benchmark.prompt.upscale_first,
+    )
+
+
+def _length(benchmark: Benchmark, row: Row) -> int:
+    return len(prompts.question_text(benchmark.prompt, row))
+
+
+def _prefetched(
+    benchmark: Benchmark, batches: Sequence[list[Row]], blind: bool
+) -> Iterator[tuple[list[Row], list[Question | images.BadImageError]]]:
+    """Batches in order, each with its questions, decoded in threads a few batches ahead."""
+    with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode") as pool:
+        ahead: deque[tuple[list[Row], list[Future]]] = deque()
+        waiting = iter(batches)
+        try:
+            while True:
+                while len(ahead) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
+                    ahead.append((batch, [pool.submit(build_question, benchmark, row, blind=blind) for row in batch]))
+                if not ahead:
+                    return
+                batch, futures = ahead.popleft()
+                yield batch, [future.result() for future in futures]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _answer_batch(model: AnswersQuestions, questions: list[Question], decoding: Decoding) -> list[Answer]:
+    """Answers in order. A batch that fails is asked again one by one, so that only the culprit is lost."""
+    if not questions:
+        return []
+    try:
+        answers = model.answer(questions, decoding)
+        if len(answers) != len(questions):
+            raise RuntimeError(f"the model gave {len(answers)} answers to {len(questions)} questions")
+        return answers
+    except Exception as error:
+        if len(questions) == 1:
+            log.warning("item %s failed: %s", questions[0].id, error)
+            return [Answer(error=" ".join(f"{type(error).__name__}: {error}".split())[:500])]
+        log.warning("a batch of %d failed (%s): asking one by one", len(questions), type(error).__name__)
+        return [_answer_batch(model, [question], decoding)[0] for question in questions]
+
+
+def _item(table: Table, row: Row, answer: Answer, seconds: float, blind: bool) -> Item:
+    """The journal's record of an answer, not scored yet."""
+    benchmark = table.benchmark
+    try:
+        pictures = 0 if blind or row.image is None else len(images.image_cells(row.image))
+    except images.BadImageError:
+        pictures = 1
+    prompt = marked_prompt(benchmark, row, pictures)
+    group = row.fields.get(benchmark.group)
+    return Item(
+        id=row.id,
+        cluster=row.cluster,
+        group=None if group is None else str(group),
+        prompt=prompt,
+        prompt_sha256=sha256_text(prompt),
+        images=[f"{table.path.name}#{row.id}"] if pictures else [],
+        gold=plain(row.fields.get("answer")),
+        output=None if answer.error is not None else clean(answer.text),
+        reason=answer.error,
+        extras=dict(answer.extras),
+        status="ok" if answer.error is None else "error",
+        seconds=round(seconds, 6),
+    )
+
+
+def clean(text: str) -> str:
+    """Text that a UTF-8 file and a TSV can hold: lone surrogates and NUL become the replacement character."""
+    return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
+
+
+def plain(value: Any) -> Any:
+    """A numpy scalar as the Python value JSON can hold."""
+    return value.item() if hasattr(value, "item") else value

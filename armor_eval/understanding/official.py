@@ -1,0 +1,262 @@
+"""VLMEvalKit's own scoring, fenced: imported once, in one place, and put back as it was found.
+
+`import vlmeval` turns gradients off, seeds torch, disables TLS verification, reads a `.env` and takes seconds; its
+scoring draws random options, shares files in /tmp between runs and saves a pickle an item. Each is undone or guarded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import io
+import logging
+import os
+import random
+import ssl
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from armor_eval.errors import RunFailed
+from armor_eval.understanding.declare import Benchmark
+from armor_eval.understanding.table import OPTIONS, Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JUDGE_NAME = "judge"
+"""The name that stands in the names of VLMEvalKit's result files."""
+_CLEARED = ("USE_COT", "SPLIT_THINK", "SKIP_ERR", "LOCAL_LLM", "PRINT_VANILLA", "FORCE_LOCAL", "VERBOSE", "EVAL_PROXY")
+"""Switches of VLMEvalKit in the environment that would change prompts or scores."""
+
+
+class Judge(Protocol):
+    """What VLMEvalKit asks of a judge."""
+
+    def generate(self, prompt: str, **settings: Any) -> str: ...
+
+
+@dataclass
+class Verdict:
+    """What the official rule made of one answer."""
+
+    parsed: Any
+    score: float | None
+    unparsed: bool = False
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Scored:
+    """The official result of a set of predictions."""
+
+    headline: float | None
+    verdicts: dict[str, Verdict]
+
+
+@contextlib.contextmanager
+def quiet_vlmeval() -> Iterator[None]:
+    """Import vlmeval if it is not yet, and keep the process as it was: gradients, TLS, random states, logging."""
+    import numpy as np
+    import torch
+
+    from armor_model.compat import prepare_torchvision
+
+    prepare_torchvision()
+    grad, tls = torch.is_grad_enabled(), ssl._create_default_https_context
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    root = logging.getLogger()
+    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
+    environment = dict(os.environ)
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            importlib.import_module("vlmeval")
+            importlib.import_module("vlmeval.dataset")
+            # llavabench.py imports `..smp.log` from one level too low.
+            for name in ("smp", "smp.log"):
+                sys.modules.setdefault(f"vlmeval.dataset.{name}", importlib.import_module(f"vlmeval.{name}"))
+            yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        torch.set_grad_enabled(grad)
+        ssl._create_default_https_context = tls
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def score(table: Table, predictions: dict[str, str], judge: Judge | None = None) -> Scored:
+    """Score predictions (id -> text) by the dataset's own `evaluate`, in a folder of its own that is removed after.
+
+    Without a judge the policy is `exact_matching`. Rows without a prediction are left out. Raises RunFailed where
+    VLMEvalKit's result is not about exactly these rows.
+    """
+    with tempfile.TemporaryDirectory(prefix="armor-eval-") as folder, quiet_vlmeval():
+        work = Path(folder).resolve()
+        os.environ.update({"LMUData": str(work), "PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"})
+        for name in _CLEARED:
+            os.environ.pop(name, None)
+        frame = table.frame[[str(i) in predictions for i in table.frame["index"]]].copy()
+        frame["prediction"] = [predictions[str(i)] for i in frame["index"]]
+        file = work / f"armor_{table.benchmark.dataset}.tsv"
+        write_predictions(frame, file)
+        with _guards(work, judge):
+            dataset = _build(table, work)
+            said = dataset.evaluate(str(file), model=JUDGE_NAME if judge else "exact_matching", nproc=1)
+            return _read(table.benchmark, file, said, {str(i) for i in frame["index"]})
+
+
+def write_predictions(frame: pd.DataFrame, file: Path) -> None:
+    """VLMEvalKit's layout of a prediction file: the dataset's columns without `image`, and `prediction`."""
+    frame.to_csv(file, sep="\t", index=False, encoding="utf-8", quoting=csv.QUOTE_ALL)
+
+
+def judge_prompts(table: Table) -> Any:
+    """VLMEvalKit's module of the prompts a judge is sent for this benchmark (imported; call inside quiet_vlmeval)."""
+    name = {"graded": "mmvet", "ratio": "llavabench", "yes-no": "yorn"}.get(table.benchmark.kind, "multiple_choice")
+    return importlib.import_module(f"vlmeval.dataset.utils.{name}")
+
+
+def _build(table: Table, work: Path) -> Any:
+    """The dataset object over our rows, without pictures (scoring reads none), its md5 check replaced by our sha256."""
+    from vlmeval.dataset import DATASET_CLASSES, build_dataset
+
+    name = table.benchmark.dataset
+    write_predictions(table.frame, work / f"{name}.tsv")
+    owners = [c for c in DATASET_CLASSES if name in getattr(c, "DATASET_MD5", {})]
+    kept = [(c, c.DATASET_MD5.pop(name)) for c in owners if name in c.DATASET_MD5]
+    try:
+        return build_dataset(name)
+    finally:
+        for owner, md5 in kept:
+            owner.DATASET_MD5[name] = md5
+
+
+@contextlib.contextmanager
+def _guards(work: Path, judge: Judge | None) -> Iterator[None]:
+    """Replace, while scoring, what would draw at random, collide with another run, ask the network, or crawl."""
+    modules = [importlib.import_module(f"vlmeval.dataset.{m}") for m in ("image_mcq", "image_yorn", "image_vqa")]
+    choice = importlib.import_module("vlmeval.dataset.utils.multiple_choice")
+    patches: list[tuple[Any, str, Any]] = [(choice, "rd", _NoDice()), (choice, "track_progress_rich", _in_turn)]
+    # Its circular scoring writes /tmp/<time to the second>.tsv: two runs would read each other's rows.
+    patches.append((choice, "timestr", lambda *_, **__: f"../{str(work).lstrip('/')}/circular"))
+    for module in modules:
+        everywhere = {"track_progress_rich": _in_turn, "build_judge": lambda **_: _Working(judge)}
+        patches += [(module, name, value) for name, value in everywhere.items() if hasattr(module, name)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    try:
+        for owner, name, value in patches:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+class _NoDice:
+    """Stands where VLMEvalKit would draw a random option for an answer that its judge could not read."""
+
+    def choice(self, options: Sequence[str]) -> str:
+        raise RunFailed("an answer was left to chance by VLMEvalKit's scoring: nothing is scored at random here")
+
+
+class _Working:
+    def __init__(self, judge: Judge | None) -> None:
+        self._judge = judge
+
+    def working(self) -> bool:
+        return self._judge is not None
+
+    def generate(self, prompt: str, **settings: Any) -> str:
+        if self._judge is None:
+            raise RunFailed("VLMEvalKit asked for a judge that this run does not have")
+        return self._judge.generate(prompt, **settings)
+
+
+def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any = None, **_: Any) -> list[Any]:
+    """track_progress_rich without threads, without a bar, and with one save instead of one an item."""
+    results = [
+        func(**t) if isinstance(t, dict) else func(*t) if isinstance(t, (list, tuple)) else func(t) for t in tasks
+    ]
+    if save is not None:
+        from vlmeval.smp import dump, load
+
+        earlier = load(save) if Path(save).exists() else {}
+        dump({**earlier, **dict(zip(keys or [], results, strict=bool(keys)))}, save)
+    return results
+
+
+def _read(benchmark: Benchmark, file: Path, said: Any, expected: set[str]) -> Scored:
+    """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
+    from vlmeval.smp import load
+
+    stem = str(file)[: -len(".tsv")]
+    if benchmark.kind in ("mcq", "mcq-circular"):
+        frame = load(str(file))
+        verdicts = _mcq_verdicts(benchmark, frame)
+        split = "validation" if benchmark.dataset.startswith("MMMU") else None
+        chosen = said[said["split"] == split] if split and split in set(said["split"]) else said
+        headline = float(chosen["Overall"].iloc[0]) * 100 if len(chosen) == 1 else None
+        if headline is None:  # several splits in one file: the number over all of them
+            name = "exact_matching"
+            headline = float(load(f"{stem}_{name}_result.tsv")["hit"].mean()) * 100
+    elif benchmark.kind == "yes-no":
+        frame = load(f"{stem}_auxmatch.tsv")
+        verdicts = {str(r["index"]): _yes_no_verdict(r) for r in frame.to_dict("records")}
+        headline = _yes_no_headline(benchmark, said)
+    elif benchmark.kind == "graded":
+        frame = load(f"{stem}_{JUDGE_NAME}.tsv")
+        verdicts = {str(r["index"]): Verdict(float(r["score"]), float(r["score"])) for r in frame.to_dict("records")}
+        headline = float(said.loc[said["Category"] == "Overall", "acc"].iloc[0])
+    else:
+        frame = load(f"{stem}_openai_result.tsv")
+        verdicts = {str(r["index"]): _ratio_verdict(r) for r in frame.to_dict("records")}
+        headline = float(said.loc[said["split"] == "overall", "Relative Score (main)"].iloc[0])
+    if set(verdicts) != expected:
+        raise RunFailed(f"VLMEvalKit scored {len(verdicts)} rows of {len(expected)}: the prediction file was misread")
+    return Scored(None if headline != headline else headline, verdicts)
+
+
+def _mcq_verdicts(benchmark: Benchmark, frame: pd.DataFrame) -> dict[str, Verdict]:
+    """Row by row what VLMEvalKit's option matching reads, on the file as it reads it back (empty is `nan`)."""
+    from vlmeval.utils import can_infer
+
+    verdicts = {}
+    for record in frame.to_dict("records"):
+        options = {c: record[c] for c in OPTIONS if c in record and record[c] == record[c]}
+        gold = str(record["answer"])
+        if benchmark.dataset.startswith("MMMU") and "A" not in options:
+            options, gold = {"A": record["answer"], "B": "Other Answers"}, "A"
+        read = can_infer(str(record["prediction"]), dict(options)) or None
+        verdicts[str(record["index"])] = Verdict(read, float(read == gold), unparsed=read not in options)
+    return verdicts
+
+
+def _yes_no_verdict(record: dict[str, Any]) -> Verdict:
+    read = record["extracted"]
+    return Verdict(read, float(bool(record["score"])), unparsed=read not in ("Yes", "No"))
+
+
+def _ratio_verdict(record: dict[str, Any]) -> Verdict:
+    mine, reference = float(record["score"]), float(record["gpt4_score"])
+    return Verdict(mine, mine, extras={"reference_score": reference})
+
+
+def _yes_no_headline(benchmark: Benchmark, said: pd.DataFrame) -> float:
+    if benchmark.dataset == "MME":
+        first = said.iloc[0]
+        return float(first["perception"]) + (float(first["reasoning"]) if benchmark.name == "MME" else 0.0)
+    overall = said[said["split"] == "Overall"].iloc[0]
+    if benchmark.dataset == "POPE":
+        return float(overall["Overall"])
+    return float(overall["aAcc"] + overall["fAcc"] + overall["qAcc"]) / 3

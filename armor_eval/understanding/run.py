@@ -1,0 +1,150 @@
+"""One benchmark from start to finish: read the data, open the bundle, ask, score, close."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from armor_eval.errors import UserError
+from armor_eval.models.base import AnswersQuestions, Decoding
+from armor_eval.runs import provenance
+from armor_eval.runs.bundle import Bundle, read_bundle
+from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores
+from armor_eval.understanding import loop, prompts
+from armor_eval.understanding.data import locate
+from armor_eval.understanding.declare import Benchmark
+from armor_eval.understanding.score import score_run, write_submission
+from armor_eval.understanding.subset import limit_table
+from armor_eval.understanding.table import Table, read_table
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a user chose, common to all benchmarks of a command."""
+
+    profile: Profile
+    command: list[str]
+    decoding: Decoding = field(default_factory=Decoding)
+    limit: int | None = None
+    seed: int = 0
+    batch_size: int = 16
+    data: Path | None = None
+    any_data: bool = False
+    """Accept a file whose md5 is not the published one, and mark the result."""
+    blind: bool = False
+    """Leave the pictures out: a baseline."""
+
+
+@dataclass
+class Finished:
+    """A benchmark's result, whether just measured or found complete."""
+
+    path: Path
+    run: Run
+    scores: Scores
+
+
+def open_table(benchmark: Benchmark, settings: Settings) -> tuple[Table, Any]:
+    """The rows to ask and how `--limit` chose them."""
+    path = locate(benchmark, settings.profile, settings.data)
+    published = settings.profile == "official" and not settings.any_data
+    table = read_table(benchmark, path, need_published=published)
+    return limit_table(table, settings.limit, settings.seed)
+
+
+def describe(
+    benchmark: Benchmark, table: Table, subset: Any, model: AnswersQuestions, settings: Settings, judge: Any
+) -> Run:
+    """run.json as it stands at the start."""
+    name = "vlmeval." + {"mcq": "ImageMCQDataset", "mcq-circular": "ImageMCQDataset", "yes-no": "ImageYORNDataset"}.get(
+        benchmark.kind, benchmark.dataset
+    )
+    mode = "judge" if judge is not None else "exact_matching"
+    prompt = prompts.prompt_hash(benchmark)
+    return Run(
+        run_id=provenance.sha256_json([benchmark.name, model.info.fingerprint, table.sha256, provenance.now()])[:16],
+        kind="understanding",
+        benchmark=benchmark.name,
+        command=settings.command,
+        profile=settings.profile,
+        status="running",
+        subset=subset,
+        model=model.info,
+        data=DataInfo(name=benchmark.dataset, split=benchmark.split, sha256=table.sha256, items=len(table.rows)),
+        prompt_sha256=provenance.sha256_json([prompt, "blind"]) if settings.blind else prompt,
+        scorer=ScorerInfo(
+            name=f"{name}.evaluate",
+            version=provenance.packages().get("ms-vlmeval", "?"),
+            settings={"answer_matching": mode, "number": benchmark.number},
+        ),
+        judge=judge.info if judge is not None else JudgeInfo(name="exact_matching", endpoint="none"),
+        decoding=settings.decoding.model_dump(),
+        seeds={"subset": settings.seed, "decoding": settings.decoding.seed},
+        packages=provenance.packages(),
+        device=provenance.device(),
+        git_commit=provenance.git_commit(),
+        started=provenance.now(),
+        extras={"data_is_published": table.published, "notes": table.notes, "blind": settings.blind},
+    )
+
+
+def run_benchmark(
+    benchmark: Benchmark,
+    model: AnswersQuestions,
+    out: Path,
+    settings: Settings,
+    *,
+    judge: Any = None,
+    progress: Callable[[int, int], Callable[[int, int], None]] | None = None,
+) -> Finished:
+    """Measure one benchmark into the bundle `out`, or finish what is there; a complete bundle is only read.
+
+    `progress(total, done)` is called once and returns what is called after each batch. Raises UserError for what the
+    user can mend and RunFailed where the scoring contradicts itself.
+    """
+    table, subset = open_table(benchmark, settings)
+    if benchmark.judge == "required" and judge is None:
+        raise UserError(
+            f"{benchmark.name} needs a judge", "give --judge-url and --judge-model, or leave it out of --bench"
+        )
+    with Bundle.open(out, describe(benchmark, table, subset, model, settings, judge)) as bundle:
+        if bundle.complete:
+            return _read_finished(out)
+        tick = progress(len(table.rows), len(bundle.items)) if progress is not None else None
+        loop.answer_all(
+            model, table, bundle, settings.decoding, settings.batch_size, blind=settings.blind, progress=tick
+        )
+        return _finish(bundle, table, judge)
+
+
+def _finish(bundle: Bundle, table: Table, judge: Any) -> Finished:
+    if read_again := _changed(table):
+        raise UserError(f"{table.path} changed while the run was going: {read_again}", "give another --out")
+    outcome = score_run(table, bundle.items, judge)
+    switched = Counter(bool(it.extras.get("imgbos")) for it in outcome.items)[True]
+    extras = {**bundle.run.extras, "items_with_imgbos": switched}
+    bundle.run = bundle.run.model_copy(update={"extras": extras})
+    if not table.has_answers:
+        write_submission(table, bundle.items, bundle.path / "submission.xlsx")
+    bundle.finish(outcome.items, outcome.scores, outcome.reason)
+    return Finished(bundle.path, bundle.run, outcome.scores)
+
+
+def _changed(table: Table) -> str | None:
+    """Why the file is not the one that was read; None where it is."""
+    if not table.path.is_file():
+        return "it is gone"
+    return None if provenance.sha256_file(table.path) == table.sha256 else "its sha256 is another"
+
+
+def _read_finished(out: Path) -> Finished:
+    run, _, scores = read_bundle(out)
+    if scores is None:
+        raise UserError(f"{out} says complete but has no scores.json", "remove it and measure again")
+    return Finished(out, run, scores)

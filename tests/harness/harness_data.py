@@ -1,0 +1,150 @@
+"""Small TSVs in VLMEvalKit's layouts, for tests that must not depend on the shapes exporters."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+LETTERS = "ABCD"
+WORDS = ("circle", "square", "cross", "triangle", "red", "green", "blue", "yellow")
+
+
+def png(seed: int, size: int = 16) -> str:
+    """A seeded noisy picture as base64 (longer than the 64 characters that mean a reference)."""
+    pixels = np.random.default_rng(seed).integers(0, 256, size=(size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def write(frame: pd.DataFrame, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame.to_csv(path, sep="\t", index=False, quoting=csv.QUOTE_ALL)
+    return path
+
+
+def mmbench(groups: int = 6, rotations: int = 4, seed: int = 0) -> pd.DataFrame:
+    """Groups of rotated options; every rotation but the first refers to the first one's picture."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for g in range(1, groups + 1):
+        options = list(rng.choice(WORDS, size=4, replace=False))
+        for r in range(rotations):
+            turned = options[-r:] + options[:-r] if r else options
+            rows.append({
+                "index": g + r * 1_000_000, "image": png(g) if r == 0 else str(g), "question": f"What is shape {g}?",
+                "hint": "Look closely." if g % 2 else None, **dict(zip(LETTERS, turned, strict=True)),
+                "answer": LETTERS[turned.index(options[0])], "category": f"cat{g % 2}", "l2-category": "all",
+                "split": "dev",
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def seed_bench(n: int = 12) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    rows = []
+    for i in range(n):
+        options = list(rng.choice(WORDS, size=4, replace=False))
+        rows.append({
+            "index": i, "image": png(i // 2), "question": f"Which word fits {i}?", **dict(zip(LETTERS, options, strict=True)),
+            "answer": LETTERS[i % 4], "category": f"type{i % 3}",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def mmmu(n: int = 12) -> pd.DataFrame:
+    rng = np.random.default_rng(2)
+    rows = []
+    for i in range(n):
+        open_question = i % 4 == 3
+        options = [None] * 4 if open_question else list(rng.choice(WORDS, size=4, replace=False))
+        several = i % 5 == 0
+        rows.append({
+            "index": i, "image": str([png(i), png(i + 100)]) if several else png(i),
+            "image_path": str([f"{i}_1.png", f"{i}_2.png"]) if several else f"{i}.png",
+            "question": f"<image 1> and <image 2>: what is {i}?" if several else f"<image 1> What is {i}?",
+            **dict(zip(LETTERS, options, strict=True)),
+            "answer": "forty two" if open_question else LETTERS[i % 4], "category": f"subject{i % 3}",
+            "l2-category": "field", "split": "validation" if i % 6 else "dev",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def mme(pairs: int = 2) -> pd.DataFrame:
+    categories = ("OCR", "color", "count", "code_reasoning", "text_translation")
+    rows = []
+    for category in categories:
+        for p in range(pairs):
+            for k, answer in enumerate(("Yes", "No")):
+                rows.append({
+                    "index": len(rows), "image": png(len(rows) // 2), "question": f"Is it {category} {p} {k}? Please answer yes or no.",
+                    "answer": answer, "category": category, "image_path": f"{category}/{p}.png",
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def pope(images: int = 4) -> pd.DataFrame:
+    rows = []
+    for i in range(images):
+        for k in range(4):
+            rows.append({
+                "index": len(rows), "image": png(i), "question": f"Is there a {WORDS[k]} in the image?",
+                "answer": "Yes" if k % 2 else "No", "category": "adversarial,popular" if k == 0 else "random",
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def hallusion(sets: int = 3) -> pd.DataFrame:
+    rows = []
+    for s in range(sets):
+        for figure in range(2):
+            for question in range(2):
+                rows.append({
+                    "index": f"VD_figure_1_{s}_{figure}_{question}", "image": png(s * 2 + figure),
+                    "question": f"Is claim {question} right in set {s}?", "answer": "Yes" if (figure + question) % 2 else "No",
+                    "category": "VD", "l2-category": "figure" if s % 2 else "chart",
+                })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def mmvet() -> pd.DataFrame:
+    kinds = ("rec,know", "ocr,math", "gen,spat", "rec", "ocr,spat", "math,gen")
+    rows = [
+        {
+            "index": f"v1_{i}",
+            "image": png(i),
+            "question": f"How many are there, {i}?",
+            "answer": str(i),
+            "category": kind,
+        }
+        for i, kind in enumerate(kinds)
+    ]
+    return pd.DataFrame(rows)
+
+
+def llavabench() -> pd.DataFrame:
+    kinds = ("conv", "detail", "complex")
+    rows = [
+        {"index": i, "image": png(i // 3), "question": f"Describe {i}.", "category": kinds[i % 3], "caption": f"a picture {i}",
+         "gpt4_ans": f"It shows picture {i}.", "answer": "unused"}
+        for i in range(6)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+MAKERS = {
+    "MMBench_DEV_EN": mmbench, "SEEDBench_IMG": seed_bench, "MMMU_DEV_VAL": mmmu, "MME": mme, "POPE": pope,
+    "HallusionBench": hallusion, "MMVet": mmvet, "LLaVABench": llavabench,
+}  # fmt: skip
+
+
+def write_all(folder: Path) -> Path:
+    for name, make in MAKERS.items():
+        write(make(), folder / f"{name}.tsv")
+    return folder
