@@ -6,7 +6,6 @@ Read from `benchmarks/paper/claims.json`; the statements in the paper's text are
 from __future__ import annotations
 
 import functools
-import json
 import re
 from typing import Literal
 

@@ -1,0 +1,32 @@
+"""`armor-eval report`: one self-contained HTML page of any number of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "ARMOR report",
+    row: Annotated[list[str] | None, typer.Option(help="MODEL=ROW: which row of the paper a model is.")] = None,
+) -> None:
+    """Write a page that needs no network: verdict, tables, plots, and every item with its picture, answer and reason."""
+    from armor_eval.errors import UserError
+    from armor_eval.report.claims import load_claims, parse_row_choices
+    from armor_eval.report.loading import load_runs, notices
+    from armor_eval.report.page import render_page
+    from armor_eval.runs.journal import replace_file
+
+    if out.is_dir():
+        raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'report.html'}")
+    views = load_runs(runs)
+    page = render_page(views, title=title, row_choices=parse_row_choices(row or [], load_claims()))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, page)
+    for line in notices(views):
+        typer.echo(f"note: {line}", err=True)
+    typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {len(views)} runs)")
