@@ -1,4 +1,4 @@
-"""The paper's tables as typed records: what is printed, in which unit, and what a measurement must share to be comparable.
+"""The paper's tables as typed records: what is printed, in which unit, and what makes a measurement comparable.
 
 Read from `benchmarks/paper/claims.json`; the statements in the paper's text are in `armor_eval.report.prose`.
 """
@@ -128,7 +128,7 @@ def normal_name(name: str) -> str:
 
 
 def row_of_model(table: Table, names: list[str], chosen: dict[str, str] | None = None) -> Row | None:
-    """The paper's row that a model is: by the caller's choice (`model name -> row key`), else by alias; None if it is none."""
+    """The paper's row that a model is: by choice (`model name -> row key`), else by alias; None if it is none."""
     wanted = {normal_name(n) for n in names}
     for name, key in (chosen or {}).items():
         match = next((r for r in table.rows if r.key == key), None)

@@ -54,7 +54,8 @@ def _by_benchmark(views: Sequence[RunView]) -> Doc | None:
     names = list(dict.fromkeys(v.run.benchmark for v in views))
     heads = {n: next(v.primary for v in views if v.run.benchmark == n) for n in names}
     doc = Doc(
-        "shapes-understanding", "Shapes: understanding", f"{WORLD} Headline number of each benchmark with its 95 % interval.",
+        "shapes-understanding", "Shapes: understanding",
+        f"{WORLD} Headline number of each benchmark with its 95 % interval.",
         ["Model", *(f"{n} ({m.name}, {m.unit})" for n, m in heads.items())],
     )  # fmt: skip
     notes = Footnotes()

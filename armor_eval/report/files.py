@@ -9,10 +9,12 @@ from armor_eval.report import formats
 from armor_eval.report.tables import Doc
 from armor_eval.runs.journal import replace_file
 
-_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"><title>Tables</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:1rem;color-scheme:light dark}}table{{border-collapse:collapse}}
-th,td{{padding:.2rem .5rem;text-align:left;border-bottom:1px solid #8886}}td.num{{text-align:right}}.scroll{{overflow-x:auto}}</style></head>
+th,td{{padding:.2rem .5rem;text-align:left;border-bottom:1px solid #8886}}td.num{{text-align:right}}
+.scroll{{overflow-x:auto}}</style></head>
 <body>{body}</body></html>
 """
 

@@ -1,4 +1,4 @@
-"""Writes a table (`Doc`) as Markdown, LaTeX booktabs, CSV or HTML. Every cell is escaped: model names and notes are untrusted."""
+"""Writes a table (`Doc`) as Markdown, LaTeX booktabs, CSV or HTML; all text is escaped, model names are untrusted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from html import escape
 
 from armor_eval.report.tables import Doc, Line, Shown
 
-_MD = re.compile(r"([\\`*_{}\[\]<>|#])")
+_MD = re.compile(r"([\\`*_{}\[\]|#])")
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}",
     '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
 }  # fmt: skip
 
 CSV_COLUMNS = (
-    "table", "row", "column", "printed", "measured", "ci95_low", "ci95_high", "n", "clusters", "unit", "verdict", "gap", "why",
+    "table", "row", "column", "printed", "measured", "ci95_low", "ci95_high", "n", "clusters", "unit", "verdict",
+    "gap", "why",
     "run_id", "profile", "model", "data", "command",
 )  # fmt: skip
 
@@ -38,7 +40,7 @@ def markdown(doc: Doc) -> str:
 
 
 def _md(text: str) -> str:
-    return _MD.sub(r"\\\1", " ".join(text.split()))
+    return escape(_MD.sub(r"\\\1", " ".join(text.split())), quote=False)
 
 
 def _md_row(cells: Sequence[str]) -> str:
@@ -125,8 +127,7 @@ def _tex_cells(line: Line) -> list[str]:
 
 
 def csv_cells(docs: Sequence[Doc]) -> str:
-    """A record a cell of the paper's tables, with its verdict; the embedded tables as plain rows would lose their intervals, so
-    their values are in scores.json."""
+    """A record a cell of the paper's tables, with its verdict. The embedded tables' numbers are in scores.json."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
@@ -135,8 +136,10 @@ def csv_cells(docs: Sequence[Doc]) -> str:
             m, run = c.metric, c.run
             low, high = m.ci95 if m and m.ci95 else ("", "")
             record = [
-                doc.key, c.row, c.column, c.printed or "", "" if m is None or m.value is None else repr(m.value), low, high,
-                m.n if m else "", m.clusters if m else "", m.unit if m else "", c.verdict, "" if c.gap is None else f"{c.gap:.6g}",
+                doc.key, c.row, c.column, c.printed or "",
+                "" if m is None or m.value is None else repr(m.value), low, high,
+                m.n if m else "", m.clusters if m else "", m.unit if m else "",
+                c.verdict, "" if c.gap is None else f"{c.gap:.6g}",
                 c.why, run.run_id if run else "", run.profile if run else "", run.model.name if run else "",
                 run.data.name if run else "", " ".join(run.command) if run else "",
             ]  # fmt: skip
@@ -159,7 +162,8 @@ def _inert(value: object) -> object:
     """A text that a spreadsheet would run as a formula gets an apostrophe; signed numbers stay numbers."""
     if (
         isinstance(value, str)
-        and value[:1] in "=+-@\t\r"
+        and value
+        and value[0] in "=+-@\t\r"
         and value != "-"
         and not re.fullmatch(r"[+-]?[\d.]+(e[+-]?\d+)?", value)
     ):
@@ -174,7 +178,8 @@ def html(doc: Doc) -> str:
     for line in doc.lines:
         if line.kind == "group":
             rows.append(
-                f'<tr class="group"><th colspan="{len(doc.head)}" scope="rowgroup">{escape(line.cells[0].text)}</th></tr>'
+                f'<tr class="group"><th colspan="{len(doc.head)}" scope="rowgroup">'
+                f"{escape(line.cells[0].text)}</th></tr>"
             )
             continue
         cells = "".join(_html_cell(c, i, doc) for i, c in enumerate(line.cells))
@@ -184,7 +189,8 @@ def html(doc: Doc) -> str:
     wrap = "wide" if doc.wide else "grid"
     return (
         f'<section class="table" id="{escape(doc.key)}"><h3>{escape(doc.title)}</h3><p>{escape(doc.caption)}</p>'
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(doc.title)}"><table class="{wrap}"><thead><tr>{head}</tr></thead>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(doc.title)}">'
+        f'<table class="{wrap}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>{notes}</section>"
     )
 

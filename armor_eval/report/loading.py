@@ -58,7 +58,7 @@ def _points(file: Path) -> Iterator[Point]:
 
 
 def load_runs(paths: Iterable[Path]) -> list[RunView]:
-    """Bundles at or anywhere below the given folders, in a stable order, each once. Raises UserError when there are none."""
+    """Bundles at or below the given folders, in a stable order, each once. Raises UserError when there are none."""
     paths = list(paths)
     folders: dict[Path, Path] = {}
     for path in paths:
@@ -74,7 +74,7 @@ def load_runs(paths: Iterable[Path]) -> list[RunView]:
 
 
 def notices(views: Iterable[RunView]) -> list[str]:
-    """One line for everything a reader must know before comparing the runs: unfinished, subsets, different questions."""
+    """One line for whatever a reader must know before comparing: unfinished, subsets, different questions."""
     lines: list[str] = []
     by_bench: dict[tuple[str, str], list[RunView]] = {}
     for view in views:
@@ -85,8 +85,8 @@ def notices(views: Iterable[RunView]) -> list[str]:
         if run.subset is not None:
             s = run.subset
             lines.append(
-                f"{run.run_id} ({view.label}) is a subset: {s.items} of {s.of_items} items ({s.limit} x {s.rule}, seed {s.seed}); "
-                "it is not compared with full runs."
+                f"{run.run_id} ({view.label}) is a subset: {s.items} of {s.of_items} items "
+                f"({s.limit} x {s.rule}, seed {s.seed}); it is not compared with full runs."
             )
         by_bench.setdefault((run.profile, run.benchmark), []).append(view)
     for (_, benchmark), group in by_bench.items():

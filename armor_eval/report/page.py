@@ -1,9 +1,9 @@
-"""One self-contained HTML page: the verdict first, then tables, plots, and every item with its picture, answer and reason.
+"""One self-contained HTML page: the verdict first, then tables, plots, and every item with its picture and answer.
 
     armor-eval report RUN... --out report.html
 
-`render_page` is also what `armor-eval compare` shows its flips with. The page's policy forbids every request and every script
-but its own (by hash); all text is escaped, since model output is untrusted.
+`render_page` is also what `armor-eval compare` shows its flips with. The page's policy forbids every request and every
+script but its own (by hash); all text is escaped, since model output is untrusted.
 """
 
 from __future__ import annotations
@@ -86,8 +86,8 @@ def render_page(
 ) -> str:
     """The page as text.
 
-    `flips`: the viewer holds only these items, each with both runs' answers. `docs`: tables to show, the paper's and the
-    embedded ones by default. `sections`: (heading, HTML) put before the tables; the HTML must be escaped by the caller.
+    `flips`: the viewer holds only these items, each with both runs' answers. `docs`: tables to show, by default the
+    paper's and the embedded ones. `sections`: (heading, HTML) put before the tables; the caller escapes that HTML.
     Raises UserError for a flip that the bundles do not hold.
     """
     from markupsafe import Markup
@@ -105,14 +105,15 @@ def render_page(
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _environment().get_template("page.html.j2").render(
         title=title,
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'",
+        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+        f"script-src 'sha256-{digest}'",
         style=Markup(style),
         script=Markup(script),
         headline=headline,
         notices=notices(views),
         runs=[_run_row(v) for v in views],
         sections=[(heading, Markup(body)) for heading, body in sections],
-        tables=[(d.key, d.title, Markup(formats.html(d)), bool(d.cells) and not any(c.run for c in d.cells)) for d in docs],
+        tables=[(d.title, Markup(formats.html(d)), bool(d.cells) and not any(c.run for c in d.cells)) for d in docs],
         plots=[(p.title, Markup(p.svg), p.text) for p in drawn],
         payload=payload,
         table=Markup(payload.table),
@@ -130,7 +131,8 @@ def _run_row(view: RunView) -> dict[str, object]:
         "label": view.label,
         "status": " ".join(filter(None, [run.status, subset, f"({run.status_reason})" if run.status_reason else ""])),
         "counts": ", ".join(f"{n} {name}" for name, n in counts.items()) or "-",
-        "cost": f"{run.wall_seconds:,.0f} s wall, {run.cpu_seconds:,.0f} s CPU, {run.peak_memory_bytes / 2**30:.2f} GiB",
+        "cost": f"{run.wall_seconds:,.0f} s wall, {run.cpu_seconds:,.0f} s CPU, "
+        f"{run.peak_memory_bytes / 2**30:.2f} GiB",
         "facts": [
             ("command", " ".join(run.command)),
             (

@@ -39,12 +39,14 @@ class Plot:
 
 
 def draw(size: tuple[float, float], paint: Callable[[Figure], None], salt: str) -> str:
-    """An SVG of a figure, equal for equal data: no date, and ids derived from `salt` so that two plots on a page do not share them."""
+    """An SVG of a figure, equal for equal data: no date, ids derived from `salt` so that no two plots share them."""
     import matplotlib
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "font.family": "sans-serif", "axes.spines.top": False,
-        "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK, "xtick.color": INK,
+        "svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "font.family": "sans-serif",
+        "axes.spines.top": False,
+        "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
+        "xtick.color": INK,
         "ytick.color": INK, "grid.color": INK, "grid.alpha": 0.15, "legend.frameon": False,
     }  # fmt: skip
     with matplotlib.rc_context(style):
@@ -71,7 +73,7 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], salt: str) 
 
 
 def plots(views: Sequence[RunView]) -> list[Plot]:
-    """Everything the runs have to show: headline intervals, GenEval's tasks, the confusion of modalities, training curves."""
+    """Everything the runs have to show: headlines, GenEval's tasks, the confusion of modalities, curves."""
     made = [_headlines(views), _tasks(views)]
     made += [_confusion(v) for v in views if v.run.kind == "modality"]
     made += [c for v in views for c in curves(v)]
@@ -226,7 +228,7 @@ def _curve(view: RunView, name: str, arms: dict[str, dict[str, list[tuple[int, f
             axis.legend()
 
     told = "; ".join(
-        f"{arm or name}: {len(seeds)} run(s), last {list(seeds.values())[0][-1][1]:.4g}" for arm, seeds in drawn
+        f"{arm or name}: {len(seeds)} run(s), last {next(iter(seeds.values()))[-1][1]:.4g}" for arm, seeds in drawn
     )
     seeds = max(len(s) for _, s in drawn)
     band = f" (mean and range of {seeds} seeds)" if seeds > 1 else ""

@@ -1,7 +1,7 @@
 """The paper's statements in words, each with its evidence and a verdict.
 
-Most are arithmetic on the paper's own tables (and say where it disagrees with itself); the others wait for a run, which leaves
-its finding in `run.extras["claims"][KEY] = {"verdict": ..., "evidence": ...}`.
+Most are arithmetic on the paper's own tables (and say where it disagrees with itself); the others wait for a
+run, which leaves its finding in `run.extras["claims"][KEY] = {"verdict": ..., "evidence": ...}`.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ def lowest_cost(claims: Claims, *, table: str, row: str, fact: str) -> Finding:
     days = {key: float(text.split("/")[0]) for key, text in printed.items()}
     holds = all(days[row] < d for key, d in days.items() if key != row)
     told = (
-        f"{printed[row]} is the lowest of the {len(days)} printed costs; {len(source.rows) - len(days)} rows print none, the devices "
-        f"differ, and ARMOR's leaves out what it starts from"
+        f"{printed[row]} is the lowest of the {len(days)} printed costs; {len(source.rows) - len(days)} rows "
+        f"print none, the devices differ, and ARMOR's leaves out what it starts from"
     )
     return _truth(holds), told
 
@@ -117,7 +117,7 @@ def lowest_cost(claims: Claims, *, table: str, row: str, fact: str) -> Finding:
 def added_parameter_count(
     blocks: int, hidden: int = 4096, ffn: int = 14336, kv: int = 1024, codebook: int = 8192
 ) -> int:
-    """Parameters ARMOR adds to InternVL2.5-8B: adapter blocks, new embedding rows, visual head, its norm and the `<imgbos>` row.
+    """Parameters ARMOR adds to InternVL2.5-8B: blocks, embedding rows, visual head and norm, `<imgbos>` row.
 
     A block is q, k, v, o (grouped-query: k and v are `kv` wide), three FFN matrices and two norms.
     """
@@ -174,7 +174,7 @@ def load_statements() -> Statements:
 
 
 def judge_statements(runs: Sequence[Run] = ()) -> list[Judged]:
-    """Every statement of the paper with its verdict; those that need a run take it from the given ones, one entry a run."""
+    """Every statement of the paper with its verdict; those that need a run take it from the given ones."""
     claims = load_claims()
     judged: list[Judged] = []
     for s in load_statements().claims:

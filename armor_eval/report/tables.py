@@ -1,4 +1,4 @@
-"""Builds the tables: the paper's rows with what was measured beside them, and the embedded profile's in tables of their own.
+"""Builds the tables: the paper's rows with what was measured beside them, the embedded profile's apart.
 
     armor-eval tables runs/ --out tables/
 
@@ -74,8 +74,8 @@ class Footnotes:
 
     def lines(self) -> list[str]:
         return [f"{self.reason(why)} {why}" for why in self._reasons] + [
-            f"[{n}] run {run.run_id}: {run.benchmark}, {run.model.name}, {run.profile} profile, {run.data.name}, {run.status}; "
-            f"{shlex.join(run.command)}"
+            f"[{n}] run {run.run_id}: {run.benchmark}, {run.model.name}, {run.profile} profile, "
+            f"{run.data.name}, {run.status}; {shlex.join(run.command)}"
             for n, run in self._of.values()
         ]
 
@@ -161,15 +161,15 @@ def paper_table(table: Table, views: Sequence[RunView], chosen: dict[str, str] |
         for group in rows_of[None]:
             run = group[0].run
             row = Row(
-                key=run.model.name, method=run.model.name, group="measured", rank_group="measured", params="", aliases=[],
-                needs=[], printed={c.key: None for c in table.columns},
+                key=run.model.name, method=run.model.name, group="measured", rank_group="measured", params="",
+                aliases=[], needs=[], printed={c.key: None for c in table.columns},
             )  # fmt: skip
             _measured_lines(doc, table, row, group, notes, measured_marks, official)
     doc.notes += [f"{c.title}: {c.note}" for c in table.columns if c.note]
     doc.notes += [f"{r.method}: {r.note}" for r in table.rows if r.note]
     doc.notes.append(
-        "Bold: best, underlined: second best, among rows that may be compared: printed rows of one kind of model, or runs of the "
-        "same questions in the same words under the same scorer and judge."
+        "Bold: best, underlined: second best, among rows that may be compared: printed rows of one kind of model, or "
+        "runs of the same questions in the same words under the same scorer and judge."
     )
     doc.notes += notes.lines()
     return doc
@@ -190,7 +190,7 @@ def _printed_line(table: Table, row: Row, marks: dict, measured: bool) -> Line:
 def _measured_lines(
     doc: Doc, table: Table, row: Row, group: list[RunView], notes: Footnotes, marks: dict, all_views: Sequence[RunView]
 ) -> None:
-    """A line for the first run of every column, another for the second runs, and so on: repeats are shown, never averaged."""
+    """A line for the first run of every column, another for the second ...: repeats are shown, never averaged."""
     found = {c.key: find(group, c) for c in table.columns}
     model = group[0].run.model
     for turn in range(max(len(f) for f in found.values())):
@@ -261,7 +261,8 @@ def _size(parameters: int | None) -> str:
 def prose_doc(judged: Sequence[Judged]) -> Doc:
     """The paper's statements with evidence and verdict."""
     doc = Doc(
-        "claims", "What the paper states, and what speaks for it", "Statements in our words; arithmetic is on the paper's own tables.",
+        "claims", "What the paper states, and what speaks for it",
+        "Statements in our words; arithmetic is on the paper's own tables.",
         ["Statement", "Where", "Verdict", "Evidence", "Scope"], text_columns=5, wide=True,
     )  # fmt: skip
     for j in judged:
@@ -277,7 +278,7 @@ def build(
     chosen: dict[str, str] | None = None,
     claims: Claims | None = None,
 ) -> list[Doc]:
-    """All tables, or those named in `only`, in the paper's order; the embedded profile's follow. Raises UserError for a name."""
+    """All tables, or those named in `only`; the paper's first. Raises UserError for an unknown name."""
     from armor_eval.errors import unknown_name
     from armor_eval.report.embedded import embedded_tables
 

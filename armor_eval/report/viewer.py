@@ -1,6 +1,6 @@
 """Packs items and thumbnails for the page's per-item viewer, within a budget of bytes.
 
-Failures and flips get their pictures and their whole text first; what does not fit is cut and says so. The item table is
+Failures and flips get their pictures and their whole text first; what does not fit is cut and says so. The table is
 stored by column, repeated prompts once, and compressed: 20,000 items stay a few megabytes.
 """
 
@@ -163,8 +163,8 @@ def _table(records: list[_Record], views: Sequence[RunView], kept: set[str], cap
     short = _Cutter()
     prompts: dict[str, int] = {}
     groups: dict[str, int] = {}
-    names = ("run", "id", "status", "outcome", "score", "group", "prompt", "gold", "output", "parsed", "reason", "seen", "drawn",
-             "boxes", "flip", "other")  # fmt: skip
+    names = ("run", "id", "status", "outcome", "score", "group", "prompt", "gold", "output", "parsed", "reason", "seen",
+             "drawn", "boxes", "flip", "other")  # fmt: skip
     columns: dict[str, list] = {name: [] for name in names}
     for record in records:
         item, limit = record.item, cap[0 if record.urgent else 1]
@@ -175,14 +175,17 @@ def _table(records: list[_Record], views: Sequence[RunView], kept: set[str], cap
             groups.setdefault(item.group or "", len(groups)), prompts.setdefault(prompt, len(prompts)),
             short(item.gold, limit or 40), short(item.output, limit), short(item.parsed, limit and min(limit, 400)),
             short(item.reason, limit), _refs(record, item, item.images, record.run, views, kept),
-            _refs(record, item, item.output_images, record.run, views, kept), boxes(item), record.flip, _other(record, views, kept, short, limit),
+            _refs(record, item, item.output_images, record.run, views, kept), boxes(item), record.flip,
+            _other(record, views, kept, short, limit),
         )  # fmt: skip
         for name, value in zip(names, row, strict=True):
             columns[name].append(value)
     if not any(columns["flip"]):
         columns["flip"], columns["other"] = [], []
     table = {
-        "runs": [{"id": v.run.run_id, "bench": v.run.benchmark, "label": v.label, "model": v.run.model.name} for v in views],
+        "runs": [
+            {"id": v.run.run_id, "bench": v.run.benchmark, "label": v.label, "model": v.run.model.name} for v in views
+        ],
         "groups": list(groups), "prompts": list(prompts), "statuses": STATUSES, "outcomes": OUTCOMES, **columns,
     }  # fmt: skip
     return table, short.cut
@@ -209,7 +212,7 @@ def _refs(
 
 
 def boxes(item: Item) -> list[list] | int:
-    """Detections as [x1, y1, x2, y2, score, label], best first, from GenEval's `{class: [[x1, y1, x2, y2, score], ...]}`."""
+    """[x1, y1, x2, y2, score, label], best first, from GenEval's `{class: [[x1, y1, x2, y2, score], ...]}`."""
     raw = item.extras.get("detections")
     if not isinstance(raw, dict):
         return 0
@@ -269,7 +272,7 @@ def inside(folder: Path, name: str) -> Path | None:
 
 
 def thumbnail(path: Path) -> list | None:
-    """[width, height, mime, base64] of a picture; small PNGs as they are, others reduced. Width and height are the original's."""
+    """[width, height, mime, base64]; small PNGs as they are, others reduced. The size is the original's."""
     from PIL import Image, UnidentifiedImageError
 
     try:

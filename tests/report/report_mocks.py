@@ -1,4 +1,4 @@
-"""Bundles written by the schema, with seeded contents: what the tables and the page are tested on before a model exists."""
+"""Bundles written by the schema, with seeded contents: what tables and page are tested on."""
 
 from __future__ import annotations
 
@@ -99,9 +99,12 @@ def make_items(count: int, seed: int = 0, images: list[str] | None = None, words
         prompt = " ".join(rng.choice(vocabulary, words)) + f" number {i}?"
         made.append(
             Item(
-                id=f"q{i:06d}", cluster=f"c{i // 3}", group="existence" if i % 2 else "colour", prompt=prompt, prompt_sha256=sha(prompt),
-                images=[images[i % len(images)]] if images else [], gold="Yes", output="Yes" if right else "No, there is none.",
-                parsed="Yes" if right else "No", score=score, reason=None if status == "ok" else f"{status} here", status=status, seconds=0.1,
+                id=f"q{i:06d}", cluster=f"c{i // 3}", group="existence" if i % 2 else "colour", prompt=prompt,
+                prompt_sha256=sha(prompt), images=[images[i % len(images)]] if images else [], gold="Yes",
+                output="Yes" if right else "No, there is none.",
+                parsed="Yes" if right else "No", score=score, status=status,
+                reason=None if status == "ok" else f"{status} here",
+                seconds=0.1,
             )
         )  # fmt: skip
     return made

@@ -1,0 +1,220 @@
+"""The page in headless Chromium: filters, keys, hostile answers, no requests, flips, dark and phone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from report_mocks import make_items, make_run, metric, pictures, sha, shapes_run, write_bundle
+
+from armor_eval.report.loading import load_runs
+from armor_eval.report.page import Headline, render_page
+from armor_eval.report.viewer import Flip
+from armor_eval.runs.schema import Item
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = '</script><script>window.hacked=1</script><img src="http://example.com/x.png" onerror="window.hacked=1">'
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator:
+    """A fresh headless Chromium; its absence fails the test, since these run only where it is asked for."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.options import Options
+    from selenium.webdriver.chrome.service import Service
+
+    browser, service = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    assert browser and service, "Chromium is missing: apt-get install chromium chromium-driver"
+    options = Options()
+    options.binary_location = browser
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--window-size=1280,1000",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options=options, service=Service(service))
+    yield made
+    made.quit()
+
+
+def opened(driver, page: Path):
+    """Load a page and wait for its viewer; returns a function that runs JavaScript in it."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver.get_log("performance"), driver.get_log("browser")
+    driver.get(page.as_uri())
+    WebDriverWait(driver, 60).until(
+        lambda d: d.execute_script("return document.documentElement.dataset.ready") == "yes"
+    )
+    return driver.execute_script
+
+
+def requests_of(driver) -> list[str]:
+    """Every address the page asked for since it was opened."""
+    messages = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+
+def choose(js, element: str, value: object) -> float:
+    """Set one filter and return the milliseconds that it took, measured outside the page's own clock too."""
+    return js(
+        "const e=document.getElementById(arguments[0]);const t=performance.now();e.value=arguments[1];"
+        "e.dispatchEvent(new Event('input',{bubbles:true}));document.body.offsetHeight;return performance.now()-t",
+        element,
+        str(value),
+    )
+
+
+def press(driver, keys: str) -> None:
+    from selenium.webdriver.common.action_chains import ActionChains
+
+    ActionChains(driver).send_keys(keys).perform()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    shown = pictures(12)
+    items = make_items(300, images=list(shown))
+    bad = Item(
+        id="hostile", cluster="h", prompt=HOSTILE, prompt_sha256=sha(HOSTILE), gold=HOSTILE, output=HOSTILE,
+        parsed=HOSTILE, score=0.0, reason=HOSTILE, status="ok", output_images=[next(iter(shown)), "../../etc/passwd"],
+        extras={
+            "detections": {"<b>cat": [[2, 2, 20, 20, 0.9], [1, 1, 5, 5, 0.1]]}, "colors": {"<b>cat": ["red", None]},
+        },
+    )  # fmt: skip
+    write_bundle(folder / "a", make_run(model=HOSTILE), [metric("F1", 75.0, (70.0, 80.0))], [bad, *items], shown)
+    write_bundle(
+        folder / "b",
+        shapes_run("s", "understanding", "SEED"),
+        [metric("accuracy", 70.0, (60.0, 80.0))],
+        make_items(50, 1),
+    )
+    out = folder / "page.html"
+    out.write_text(render_page(load_runs([folder / "a", folder / "b"]), title=HOSTILE))
+    return out
+
+
+def test_a_script_in_an_answer_stays_text_and_nothing_is_requested(driver, page: Path) -> None:
+    js = opened(driver, page)
+    choose(js, "f-text", "hacked")
+    assert js("return document.documentElement.dataset.found") == "1"
+    assert js("return document.querySelector('#detail dd').textContent") == HOSTILE
+    assert HOSTILE in js("return document.querySelector('h1').textContent")
+    assert js("return window.hacked") is None
+    assert js("return document.querySelectorAll('#detail script, #detail img[onerror]').length") == 0
+    assert [u for u in requests_of(driver) if not u.startswith(("file://" + str(page), "data:"))] == []
+    assert driver.get_log("browser") == []
+
+
+def test_boxes_are_drawn_over_the_picture_and_foreign_paths_are_not_read(driver, page: Path) -> None:
+    js = opened(driver, page)
+    choose(js, "f-text", "hacked")
+    assert js("return document.querySelectorAll('#detail .pic rect').length") == 1
+    assert js("return document.querySelector('#detail .pic text').textContent") == "red <b>cat"
+    assert js("return document.querySelector('#detail .pic svg').getAttribute('viewBox')") == "0 0 32 32"
+    assert "passwd (not in this page)" in js("return document.getElementById('detail').textContent")
+    assert "root:" not in page.read_text()
+
+
+def test_filters_agree_with_the_records(driver, page: Path) -> None:
+    js = opened(driver, page)
+    found = "return Number(document.documentElement.dataset.found)"
+    assert js(found) == 351
+    items = make_items(300)
+    choose(js, "f-run", 0)
+    assert js(found) == 301
+    choose(js, "f-status", 1)
+    assert js(found) == sum(i.status == "unparsed" for i in items)
+    choose(js, "f-status", "")
+    choose(js, "f-outcome", 2)
+    assert js(found) == 1 + sum(i.score == 0 for i in items)
+    choose(js, "f-outcome", 0)
+    choose(js, "f-text", "q000077 RED")
+    assert js(found) == int(items[77].score == 1 and "red" in items[77].prompt)
+    js("document.getElementById('filters').reset()")
+    driver.implicitly_wait(1)
+    assert js("return new Promise(r=>setTimeout(()=>r(Number(document.documentElement.dataset.found)),50))") == 351
+
+
+def test_the_keyboard_reaches_everything(driver, page: Path) -> None:
+    js = opened(driver, page)
+    chosen = "return Number(document.querySelector('#list [aria-selected=true]').dataset.position)"
+    press(driver, "jjjk")
+    assert js(chosen) == 2
+    press(driver, "n")
+    assert js(chosen) == 50
+    press(driver, "k")
+    assert js(chosen) == 49
+    press(driver, "/")
+    assert js("return document.activeElement.id") == "f-text"
+    press(driver, "j")
+    assert js("return document.getElementById('f-text').value") == "j"
+    assert js("return document.activeElement.id") == "f-text"
+
+
+def test_the_page_fits_a_phone_and_follows_the_dark_scheme(driver, page: Path) -> None:
+    js = opened(driver, page)
+    ground = "return getComputedStyle(document.body).backgroundColor"
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
+    )
+    assert js("return document.documentElement.scrollWidth") <= 360
+    seen = set()
+    for scheme in ("dark", "light"):
+        driver.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        )
+        seen.add(js(ground))
+    driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert len(seen) == 2
+
+
+def test_flips_show_only_what_changed_with_both_answers(driver, tmp_path: Path) -> None:
+    base, candidate = make_items(60), make_items(60, seed=5)
+    write_bundle(tmp_path / "a", make_run("base"), [metric("F1", 75.0, (70.0, 80.0))], base)
+    write_bundle(tmp_path / "b", make_run("cand"), [metric("F1", 70.0, (65.0, 75.0))], candidate)
+    flips = []
+    for one, two in zip(base, candidate, strict=True):
+        if one.score is not None and two.score is not None and one.score != two.score:
+            flips.append(Flip(one.id, "base", "cand", "lost" if two.score < one.score else "gained"))
+    out = tmp_path / "flips.html"
+    views = load_runs([tmp_path / "a", tmp_path / "b"])
+    out.write_text(
+        render_page(
+            views, flips=flips, headline=Headline("REGRESSION", "bad", ["POPE F1 fell"]), docs=[], with_plots=False
+        )
+    )
+    js = opened(driver, out)
+    assert js("return document.querySelector('.verdict .word').textContent") == "REGRESSION"
+    assert js("return Number(document.documentElement.dataset.found)") == len(flips)
+    choose(js, "f-flip", 1)
+    assert js("return Number(document.documentElement.dataset.found)") == sum(f.kind == "lost" for f in flips)
+    assert js("return [...document.querySelectorAll('#detail .sides strong')].map(e=>e.textContent)") == [
+        "base",
+        "candidate",
+    ]
+
+
+def test_twenty_thousand_items_stay_small_and_answer_at_once(driver, tmp_path: Path) -> None:
+    shown = pictures(400, size=256)
+    items = make_items(20_000, images=list(shown), words=40)
+    write_bundle(tmp_path / "big", make_run(items=20_000), [metric("F1", 75.0, (74.0, 76.0))], items, shown)
+    out = tmp_path / "big.html"
+    out.write_text(render_page(load_runs([tmp_path / "big"])))
+    assert out.stat().st_size < 25_000_000
+    js = opened(driver, out)
+    assert js("return Number(document.documentElement.dataset.found)") == 20_000
+    slowest = max(
+        choose(js, f, v)
+        for f, v in (("f-outcome", 2), ("f-text", "green cross 19"), ("f-status", 1), ("f-text", "e"), ("f-text", ""))
+    )
+    assert slowest < 200, f"{slowest:.0f} ms"
