@@ -115,6 +115,13 @@ def _oracle(scene, text):
     shapes = {questions.plural(s): s for s in world.SHAPES}
     only = lambda key: next(t for t in things if key in (t.color, t.shape))  # noqa: E731
     colors = [w for w in ws if w in world.COLORS]
+    if ws[0] == "does":
+        sides = {"circle": "0", "square": "4", "triangle": "3", "cross": "12"}[only(colors[0]).shape]
+        return "yes" if sides == ws[-2] else "no"
+    if "number" in ws:
+        name = " ".join(ws[4:-1])
+        keep = [t for t in things if name in (f"{t.color} shapes", questions.plural(t.shape), "shapes")]
+        return "yes" if ws[-1] == str(4 - len(things) if "empty" in ws else len(keep)) else "no"
     if "sides" in ws:
         return {"circle": "0", "square": "4", "triangle": "3", "cross": "12"}[only(colors[0]).shape]
     if "empty" in ws:

@@ -129,6 +129,15 @@ def long_answer(question: Question) -> str:
             return f"the {words_[-1]} is at the {answer}."
         case "at":
             return f"{'nothing' if answer == 'nothing' else 'a ' + answer} is {' '.join(words_[3:])}."
+        case "number":
+            rest = " ".join(words_[1:-1])
+            return f"yes, {rest} is {words_[-1]}." if answer == "yes" else f"no, {rest} is not {words_[-1]}."
+        case "has_sides":
+            rest = " ".join(words_[1:3])
+            number = words_[-2]
+            if answer == "yes":
+                return f"yes, {rest} shape has {number} sides."
+            return f"no, {rest} shape does not have {number} sides."
         case "more":
             rest = " ".join(words_[2:])
             return f"yes, there are {rest}." if answer == "yes" else f"no, there are not {rest}."

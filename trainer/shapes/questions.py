@@ -241,6 +241,30 @@ def _same(rng: np.random.Generator) -> Made:
     return arrange(rng, contents), Question("same", text, answer, YES_NO)
 
 
+def _number(rng: np.random.Generator) -> Made:
+    """`is the number of circles 2?`: a count to be checked, half of the no's off by one."""
+    made = pick(rng, (_count_shape, _count_color, _count_all, _empty))
+    scene, counted_ = made(rng)
+    shape = next((s for s in SHAPES if plural(s) in counted_.text), None)
+    color = next((c for c in COLOR_NAMES if c in counted_.text), None)
+    name = "empty corners" if made is _empty else plural(shape) if shape else f"{color} shapes" if color else "shapes"
+    answer, true = pick(rng, YES_NO), int(counted_.answer)
+    said = true
+    if answer == "no":
+        wrong = [n for n in map(int, counted_.choices) if n != true]
+        near = [n for n in wrong if abs(n - true) == 1]
+        said = pick(rng, near if rng.random() < 0.5 else wrong)
+    return scene, Question("number", f"is the number of {name} {said}?", answer, YES_NO)
+
+
+def _has_sides(rng: np.random.Generator) -> Made:
+    scene, asked = _sides(rng)
+    color = next(c for c in COLOR_NAMES if c in asked.text)
+    answer = pick(rng, YES_NO)
+    said = asked.answer if answer == "yes" else pick(rng, [n for n in asked.choices if n != asked.answer])
+    return scene, Question("has_sides", f"does the {color} shape have {said} sides?", answer, YES_NO)
+
+
 _MAKERS: dict[str, Callable[[np.random.Generator], Made]] = {
     "color": _color,
     "shape": _shape,
@@ -256,6 +280,8 @@ _MAKERS: dict[str, Callable[[np.random.Generator], Made]] = {
     "sides": _sides,
     "more": _more,
     "same": _same,
+    "number": _number,
+    "has_sides": _has_sides,
 }
 QUESTION_TYPES: tuple[str, ...] = tuple(_MAKERS)
 
