@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import typer
 
 from armor_eval.errors import ArmorEvalError, did_you_mean
+from armor_model.errors import ArmorError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return build_app(selected)(args=argv, prog_name="armor-eval", standalone_mode=False) or 0
     except ArmorEvalError as error:
         return _complain(error.line(), error.exit_code)
+    except ArmorError as error:
+        return _complain(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, typer.Abort):
         return _complain(f"interrupted, nothing is lost - continue with: {shlex.join(['armor-eval', *argv])}", 130)
     except OSError as error:

@@ -91,17 +91,22 @@ def print_scores(finished: Sequence[Finished]) -> None:
 
     `groups`: what is resampled together; `not read`: unparsed answers (count as wrong); `lost`: no verdict at all.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
     out = console()
     first = finished[0].run
     subset = ", a subset" if first.subset is not None else ""
-    table = Table(title=f"understanding - {first.model.name} - profile {first.profile}{subset}", title_justify="left")
+    table = Table(
+        title=f"understanding - {first.model.name} - profile {first.profile}{subset}",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for name in ("benchmark", "split", "score", "95 % interval"):
-        table.add_column(name, no_wrap=True)
+        table.add_column(name)
     for name in ("n", "groups", "not read", "lost"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("status", no_wrap=True)
+        table.add_column(name, justify="right")
+    table.add_column("status")
     for one in finished:
         metric = next(m for m in one.scores.metrics if m.primary)
         counts = one.scores.counts

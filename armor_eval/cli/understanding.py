@@ -10,6 +10,9 @@ import typer
 
 from armor_eval.errors import UserError
 
+LONGEST_ANSWER = {"official": 4096, "shapes": 64}
+"""InternVL's protocol; the shapes world has no answer beyond a few dozen words."""
+
 
 def understanding(
     bench: Annotated[list[str], typer.Option("--bench", help="Benchmark, several (repeat or commas), or `all`.")],
@@ -23,7 +26,7 @@ def understanding(
     any_data: Annotated[bool, typer.Option("--any-data", help="Accept a TSV that is not the published one.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions a batch.")] = 16,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset of --limit.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 4096,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default 4096, shapes 64.")] = None,
     mask_imgbos: Annotated[bool, typer.Option("--mask-imgbos", help="Forbid drawing while answering.")] = False,
     blind: Annotated[bool, typer.Option("--blind", help="Leave the pictures out: a baseline.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
@@ -43,7 +46,7 @@ def understanding(
     settings = Settings(
         profile=chosen,
         command=["armor-eval", *sys.argv[1:]],
-        decoding=Decoding(max_new_tokens=max_new_tokens, mask_imgbos=mask_imgbos),
+        decoding=Decoding(max_new_tokens=max_new_tokens or LONGEST_ANSWER[chosen], mask_imgbos=mask_imgbos),
         limit=limit,
         seed=seed,
         batch_size=batch_size,

@@ -1,0 +1,145 @@
+"""`armor-eval doctor`: what this machine has, and what a real run would miss. Imports no torch and no vlmeval."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib import metadata, util
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def doctor(
+    json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Check environment, versions, shims, accelerator, disk, data; exit 1 where the embedded profile cannot run."""
+    from armor_eval.cli import common
+
+    rows = [*_environment(), *_packages(), *_shims(), *_hardware(), *_data(), *_keys()]
+    broken = [row for row in rows if row["state"] == "broken"]
+    if json_output:
+        common.write(json.dumps(rows, indent=1))
+    else:
+        from rich.table import Table
+
+        table = Table(show_header=True)
+        for name in ("what", "state", "found"):
+            table.add_column(name, overflow="fold")
+        colours = {"ok": "green", "missing": "yellow", "broken": "red", "note": "cyan"}
+        for row in rows:
+            table.add_row(row["what"], f"[{colours[row['state']]}]{row['state']}", row["found"])
+        common.console().print(table)
+    if broken:
+        raise typer.Exit(1)
+
+
+def _row(what: str, state: str, found: str) -> dict[str, str]:
+    return {"what": what, "state": state, "found": found}
+
+
+def _environment() -> list[dict[str, str]]:
+    from armor_eval import __version__
+    from armor_eval.runs.provenance import git_commit
+
+    commit = git_commit()
+    return [
+        _row("armor-eval", "ok", __version__ + (f" at {commit[:12]}" if commit else "")),
+        _row("Python", "ok" if sys.version_info >= (3, 11) else "broken", platform.python_version()),
+    ]
+
+
+def _packages() -> list[dict[str, str]]:
+    from armor_eval.runs.provenance import packages
+
+    found = packages()
+    rows = []
+    needed = ("torch", "torchvision", "transformers", "ms-vlmeval", "mmdet", "diffusers", "open-clip-torch", "pandas")
+    for name in needed:
+        rows.append(_row(name, "ok" if name in found else "broken", found.get(name, "not installed: pip install .")))
+    return rows
+
+
+def _shims() -> list[dict[str, str]]:
+    """Whether the two import shims will act, judged from metadata: the imports themselves take seconds."""
+    torch_version, vision = _version("torch"), _version("torchvision")
+    cpu_only = "+cpu" in torch_version or _cuda_of_torch() is None
+    shim = cpu_only and "+cpu" not in vision
+    compiled = util.find_spec("mmcv") is not None and any(
+        Path(util.find_spec("mmcv").submodule_search_locations[0]).glob("_ext*.so")
+    )
+    return [
+        _row("torchvision beside a CPU torch", "note", "the shim may act" if shim else "no shim needed"),
+        _row("mmcv._ext", "note", "compiled, the shim stays out" if compiled else "the shim acts"),
+    ]
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _cuda_of_torch() -> str | None:
+    """torch.version.cuda, read from its file."""
+    spec = util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    text = (Path(spec.submodule_search_locations[0]) / "version.py").read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if line.startswith("cuda"):
+            value = line.split("=")[-1].strip().strip("'\"")
+            return None if value == "None" else value
+    return None
+
+
+def _hardware() -> list[dict[str, str]]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    rows = [
+        _row("CPU cores, memory", "ok", f"{os.cpu_count()}, {memory:.0f} GiB"),
+        _row("free disk here", "ok" if free > 5 else "missing", f"{free:.0f} GiB"),
+    ]
+    tool = shutil.which("nvidia-smi")
+    query = [tool, "--query-gpu=name,memory.total", "--format=csv,noheader"] if tool else None
+    done = subprocess.run(query, capture_output=True, text=True, check=False) if query else None
+    if done is not None and done.returncode == 0:
+        rows.append(_row("GPU", "ok", "; ".join(done.stdout.strip().splitlines())))
+    else:
+        rows.append(_row("GPU", "missing", "none: armor-nano runs on a CPU, InternVL2.5-8B needs one"))
+    return rows
+
+
+def _data() -> list[dict[str, str]]:
+    from armor_eval.understanding.data import lmu_data
+    from armor_eval.understanding.declare import benchmarks
+
+    folder = lmu_data()
+    rows = [_bundled()]
+    for b in benchmarks().values():
+        if b.in_paper and b.shares is None:
+            there = (folder / b.official.file).is_file()
+            found = str(folder / b.official.file) if there else f"{b.official.file} is not in {folder}"
+            rows.append(_row(f"official {b.name}", "ok" if there else "missing", found))
+    return rows
+
+
+def _bundled() -> dict[str, str]:
+    from armor_model import bundled
+    from armor_model.errors import ArmorError
+
+    try:
+        return _row("armor-nano", "ok", str(bundled("armor-nano")))
+    except ArmorError as error:
+        return _row("armor-nano", "broken", str(error))
+
+
+def _keys() -> list[dict[str, str]]:
+    have = bool(os.environ.get("OPENAI_API_KEY"))
+    return [_row("OPENAI_API_KEY", "ok" if have else "missing", "set" if have else "only a judge endpoint needs it")]

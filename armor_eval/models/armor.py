@@ -1,0 +1,171 @@
+"""ARMOR behind the harness's three protocols: the bundled checkpoint, or any folder that `armor-model` wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.runs.provenance import fingerprint_folder
+from armor_eval.runs.schema import ModelInfo
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger(__name__)
+
+MAX_IMAGES = 1
+"""Pictures one answer to a question may hold: a switch to drawing is recorded, an album is not waited for."""
+
+
+def load_bundled(name: str, **options: Any) -> ArmorAdapter:
+    """The checkpoint that travels with the package. Raises ArmorError where it is not there."""
+    from armor_model import bundled
+
+    return ArmorAdapter(bundled(name), spec=name, name=name, **options)
+
+
+def load_folder(folder: Path, spec: str, **options: Any) -> ArmorAdapter:
+    """A checkpoint folder. Raises ArmorError in one line where it is not one."""
+    return ArmorAdapter(folder, spec=spec, name=folder.resolve().name, **options)
+
+
+class ArmorAdapter:
+    """Loads on first use, so that a finished run is shown without waiting for weights."""
+
+    def __init__(
+        self, folder: Path, spec: str, name: str, device: str | None = None, dtype: str | None = None, **_: Any
+    ) -> None:
+        from armor_model.loading import check_checkpoint
+
+        self._folder = check_checkpoint(folder)
+        self._device, self._dtype = device, dtype
+        self._loaded: tuple[Any, Any] | None = None
+        self.info = ModelInfo(
+            spec=spec, name=name, fingerprint=fingerprint_folder(folder), parameters=_parameters(folder), dtype=dtype
+        )
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            import torch
+
+            from armor_model import load
+            from armor_model.loading import quiet_transformers
+
+            quiet_transformers()
+            device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+            # InternVL's published scores are bf16; a CPU computes a small fp16 checkpoint faster and safer in fp32.
+            dtype = self._dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+            self._loaded = load(self._folder, device=device, dtype=getattr(torch, dtype))
+        return self._loaded
+
+    def _settings(self, decoding: Decoding, **extra: Any) -> Any:
+        from armor_model import GenerationSettings
+
+        context = self._load()[0].config.text_config.max_position_embeddings
+        same = ("temperature", "top_k", "top_p", "image_temperature", "image_top_k", "image_top_p", "guidance")
+        kept = {name: getattr(decoding, name) for name in same}
+        return GenerationSettings(max_new_tokens=min(decoding.max_new_tokens, context), **kept, **extra)
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
+        """Answers in order; questions with an equal tile limit share a batch."""
+        by_tiles: dict[int, list[int]] = defaultdict(list)
+        for at, question in enumerate(questions):
+            by_tiles[question.max_tiles].append(at)
+        answers: list[Answer] = [Answer(error="not asked")] * len(questions)
+        for max_tiles, places in by_tiles.items():
+            for at, answer in zip(
+                places, self._answer([questions[p] for p in places], decoding, max_tiles), strict=True
+            ):
+                answers[at] = answer
+        return answers
+
+    def _answer(self, questions: list[Question], decoding: Decoding, max_tiles: int) -> list[Answer]:
+        from armor_model import generate
+
+        model, processor = self._load()
+        settings = self._settings(decoding, allow_images=not decoding.mask_imgbos, max_images=MAX_IMAGES)
+        conversations = [[{"role": "user", "content": _content(question)}] for question in questions]
+        # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
+        seeds = [seed_of(question.id, decoding.seed) for question in questions]
+        tiles = min(max_tiles, processor.settings.max_tiles)
+        responses = generate(
+            model, processor, conversations, settings, seeds, batch_size=len(questions), max_tiles=tiles,
+            on_error="record",
+        )  # fmt: skip
+        return [
+            Answer(error=r.error)
+            if r.error is not None
+            else Answer(text=r.text, extras={k: r.stats[k] for k in ("imgbos", "imgbos_masked", "finish")})
+            for r in responses
+        ]
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
+        """One picture a prompt; a batch that fails is drawn one by one, so that only the culprit is lost."""
+        from armor_model import draw
+
+        model, processor = self._load()
+        try:
+            return list(draw(model, processor, list(prompts), self._settings(decoding), list(seeds)))
+        except Exception as error:
+            if len(prompts) == 1:
+                return [error]
+            return [self.draw([p], [s], decoding)[0] for p, s in zip(prompts, seeds, strict=True)]
+
+    def respond(
+        self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
+    ) -> list[list[str | Image.Image]]:
+        """Text and pictures of each answer, in order."""
+        from armor_model import generate
+
+        model, processor = self._load()
+        settings = self._settings(decoding, allow_images=not decoding.mask_imgbos)
+        return [list(r.parts) for r in generate(model, processor, list(conversations), settings, list(seeds))]
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self._loaded = None
+
+
+def seed_of(name: str, base: int) -> int:
+    """A seed for one item, equal wherever and whenever it is asked."""
+    return int.from_bytes(hashlib.sha256(f"{base}:{name}".encode()).digest()[:4], "big")
+
+
+def _content(question: Question) -> list[dict[str, Any]]:
+    """The question's parts as the processor's, the first picture doubled where the protocol says so."""
+    content: list[dict[str, Any]] = []
+    upscale = question.upscale_first
+    for part in question.parts:
+        if isinstance(part, str):
+            content.append({"type": "text", "text": part})
+            continue
+        content.append({"type": "image", "image": _doubled(part) if upscale else part})
+        upscale = False
+    return content
+
+
+def _doubled(picture: Any) -> Any:
+    from PIL import Image
+
+    opened = picture if isinstance(picture, Image.Image) else Image.open(picture).convert("RGB")
+    return opened.resize((opened.width * 2, opened.height * 2), Image.Resampling.BILINEAR)
+
+
+def _parameters(folder: Path) -> int | None:
+    """Numbers in the model's safetensors files, read from their headers."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                size = 1
+                for side in file.get_slice(name).get_shape():
+                    size *= side
+                total += size
+    return total or None
