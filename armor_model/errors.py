@@ -1,4 +1,4 @@
-"""The one exception for a mistake that a user can correct: a line that says what was expected, what came, what to do."""
+"""The one exception for a user's mistake: a line that says what was expected, what came, what to do."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ MAX_PIXELS = 100_000_000
 
 
 def open_image(source: Image.Image | str | Path) -> Image.Image:
-    """A picture or its path, as RGB (transparency over white). Raises ArmorError for no image, 0 pixels, or too many."""
+    """A picture or its path, as RGB over white. Raises ArmorError for no image, 0 pixels, or too many."""
     if isinstance(source, Image.Image):
         image = source
     else:
@@ -52,8 +52,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def tile_grid(width: int, height: int, max_tiles: int, tile: int, min_tiles: int = 1) -> tuple[int, int]:
-    """Columns and rows of tiles for a picture: the grid whose aspect ratio is nearest; among equals, a larger grid is taken
-    only while the picture has more than half the grid's pixels."""
+    """Columns and rows of tiles for a picture: the grid whose aspect ratio is nearest; among equals, a larger grid is
+    taken only while the picture has more than half the grid's pixels."""
     aspect = width / height
     grids = [
         (c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1) if min_tiles <= c * r <= max_tiles
@@ -69,7 +69,7 @@ def tile_grid(width: int, height: int, max_tiles: int, tile: int, min_tiles: int
 
 
 def tiles(image: Image.Image, tile: int, max_tiles: int, thumbnail: bool = True) -> Tensor:
-    """A picture as normalised tiles (N, 3, tile, tile), row by row, and the whole picture as last tile if there are several."""
+    """A picture as normalised tiles (N, 3, tile, tile), row by row; of several, the last is the whole picture."""
     columns, rows = tile_grid(*image.size, max_tiles, tile)
     resized = image.resize((columns * tile, rows * tile), Image.Resampling.BICUBIC)
     parts = [

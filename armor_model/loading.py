@@ -1,4 +1,4 @@
-"""A checkpoint folder: config.json, model*.safetensors, tokenizer files, processor_config.json, vq/. Read and written here."""
+"""Read and write a checkpoint folder: config.json, model*.safetensors, tokenizer, processor_config.json, vq/."""
 
 from __future__ import annotations
 

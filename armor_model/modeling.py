@@ -1,7 +1,7 @@
 """ARMOR: transformers' InternVL with an adapter on the visual branch and a second head.
 
-    embeddings -> decoder blocks (untouched) -> hidden -+-> final norm -> text head: V original rows, and <imgbos> on its own
-                                                        +-> adapter blocks -> adapter norm -> visual head: <imgend>, <imgpad>, K codes
+    embeddings -> decoder blocks (untouched) -> hidden -+-> norm -> text head: V original rows, <imgbos> apart
+                                                        +-> adapter -> norm -> visual head: <imgend>, <imgpad>, codes
 
 Text never passes the adapter, so the original vocabulary's logits are InternVL's own. Source: the paper's Figure 3.
 
@@ -59,7 +59,7 @@ class ArmorOutput(ModelOutput):
 
 
 class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
-    """The model of the paper: InternVL, new embeddings, adapter, two heads with forward switching (or the single-head arm)."""
+    """The paper's model: InternVL, new embeddings, adapter, two heads with forward switching (or one)."""
 
     config_class = ArmorConfig
     config: ArmorConfig
@@ -116,11 +116,12 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> ArmorForConditionalGeneration:
-        """transformers' `from_pretrained` (with `dtype`, `device_map`, ...), from safetensors only, and with every weight
+        """transformers' `from_pretrained` (with `dtype`, `device_map`, ...), from safetensors only; each weight is
         accounted for. Raises ArmorError for a folder that is not an ARMOR checkpoint, or a damaged one."""
         check_checkpoint(folder)
         wants_info = kwargs.pop("output_loading_info", False)
-        kwargs.update(use_safetensors=True, output_loading_info=True)
+        # a mis-shaped weight is let through, to be named below
+        kwargs.update(use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True)
         try:
             model, info = super().from_pretrained(str(folder), *args, **kwargs)
         except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
@@ -134,7 +135,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
 
     @torch.no_grad()
     def init_new_parts(self, adapter_init: str = "copy") -> None:
-        """Initialise what InternVL lacks from what it has: the adapter (`copy` of the last blocks, or left `random`), the adapter
+        """Initialise what InternVL lacks from what it has: the adapter (`copy` of the last blocks, or `random`), its
         norm (a copy of the final norm) and, in the single-head arm, the head's original rows."""
         if adapter_init not in ("copy", "random"):
             raise ArmorError(f"adapter_init must be copy or random, not {adapter_init!r}")
@@ -148,7 +149,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         if self.config.heads == "single":
             self.single_head.weight[: self.config.vocab_size] = self.lm_head.weight
 
-    # ---- parts -----------------------------------------------------------------------------------------------------
+    # ---- parts ---------------------------------------------------------------------------------------------
 
     @property
     def part_modules(self) -> dict[str, list[nn.Module | nn.Parameter]]:
@@ -173,7 +174,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
             for name, modules in self.part_modules.items()
         }
 
-    # ---- the forward pass, in the pieces that training and generation share -------------------------------------------
+    # ---- the forward pass, in the pieces that training and generation share --------------------------------
 
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
         """Token ids (B, T) of the whole vocabulary, and tiles for the image placeholders, to embeddings (B, T, D)."""
@@ -242,10 +243,10 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
 
         Args:
             embeds_BTD: from `embed`.
-            attention_mask: (B, T) of real tokens, or ready-made 4-dimensional (as the attention kernel wants it), or None.
+            attention_mask: (B, T) of real tokens, or 4-dimensional as the attention kernel wants it, or None.
             position_ids: (B, T); by default counted from the mask.
-            cache: anything with transformers' `update(keys, values, layer_index)`; then the mask must be 4-dimensional or None,
-                which says that every token may see every cached one before it.
+            cache: anything with transformers' `update(keys, values, layer_index)`; then the mask is 4-dimensional or
+                None, which says that every token may see every cached one before it.
         """
         default_positions = position_ids is None
         if default_positions:
@@ -281,7 +282,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         normed = self.adapter_norm(visual)
         return self.visual_head(normed) if self.config.heads == "switching" else self.single_head(normed)
 
-    # ---- losses --------------------------------------------------------------------------------------------------------
+    # ---- losses --------------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -294,14 +295,14 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         beta: float = 1.0,
         position_ids: Tensor | None = None,
     ) -> ArmorOutput:
-        """Losses (1)-(3) of the paper. A head is computed only at the positions it is asked about, and not at all when its
-        weight is zero or nobody asks; the adapter only runs over rows that the visual head is asked about.
+        """Losses (1)-(3) of the paper. A head is computed only at the positions it is asked about, and not at all when
+        its weight is zero or nobody asks; the adapter only runs over rows that the visual head is asked about.
 
         Args:
             input_ids: (B, T).
             attention_mask: (B, T) of real tokens, or 4-dimensional for packed rows, or None.
             pixel_values: (tiles, 3, H, W) of all rows, in reading order.
-            text_labels: (B, T); at t the token that the text head must say there, i.e. the NEXT one; -100 where not asked.
+            text_labels: (B, T); at t the token that the text head must say there, i.e. the NEXT one; -100: not asked.
             image_labels: (B, T); likewise for the visual head (a code or <imgend>, as token ids).
             alpha: weight of the text loss.
             beta: weight of the image loss.
@@ -335,7 +336,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
     def _visual_rows(
         self, hidden_BTD: Tensor, asked: list[Tensor], attention_mask: Tensor | None, position_ids: Tensor | None
     ) -> Tensor | None:
-        """The adapter's output (B, T, D), computed for the rows that one of the masks asks about; zero in the others."""
+        """The adapter's output (B, T, D), computed for the rows that one of the masks asks about; zero elsewhere."""
         if not asked:
             return None
         rows_B = torch.stack(asked).any(0).any(1)

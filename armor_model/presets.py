@@ -18,7 +18,7 @@ CHAMELEON_VQ = {"type": "chameleon", "image_size": 256}
 
 
 def _vision(size: str) -> dict[str, Any]:
-    """InternViT: `300M` has LayerNorm and qkv biases, `6B` has RMSNorm over the full width and normalised queries and keys."""
+    """InternViT: `300M` has LayerNorm and qkv biases, `6B` has RMSNorm and normalised queries and keys."""
     small = size == "300M"
     return {
         "model_type": "internvl_vision",
@@ -68,9 +68,10 @@ def _internvl(vision: str, kind: str, *sizes: int) -> dict[str, Any]:
 
 
 def _small(
-    vocab: int, width: int, layers: int, heads: int, ffn: int, vit: int, vq: dict[str, Any], codes: int
+    vocab: int, width: int, layers: int, heads: int, ffn: int, vit: int, vq: dict[str, Any], codes: int, patch: int = 4
 ) -> dict[str, Any]:
-    """A model for 32x32 pictures: 8x8 patches of 4 pixels, 16 tokens a picture seen, 4x4 codes a picture drawn."""
+    """A model for 32x32 pictures: patches of 4 pixels give 16 tokens a picture seen, of 8 pixels 4; 4x4 codes a picture
+    drawn."""
     return {
         "vision_config": {
             "model_type": "internvl_vision",
@@ -80,7 +81,7 @@ def _small(
             "intermediate_size": 2 * vit,
             "attention_bias": True,
             "image_size": [32, 32],
-            "patch_size": [4, 4],
+            "patch_size": [patch, patch],
         },
         "text_config": {
             "model_type": "qwen2",
@@ -95,7 +96,7 @@ def _small(
             "tie_word_embeddings": False,
         },
         "image_token_id": 3,
-        "image_seq_length": 16,
+        "image_seq_length": (32 // patch // 2) ** 2,
         "num_adapter_layers": 2,
         "codebook_size": codes,
         "image_grid": 4,
@@ -111,7 +112,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "internvl2_5-26b": _internvl("6B", "llama", 6144, 48, 48, 8, 16384),
     "internvl2_5-38b": _internvl("6B", "qwen2", 5120, 64, 40, 8, 27648),
     "internvl2_5-78b": _internvl("6B", "qwen2", 8192, 80, 64, 8, 29568),
-    "armor-nano": _small(256, 96, 3, 4, 256, 64, {"latent_dim": 24, "encoder_width": 96, "width": 64}, 128),
+    # Patches of 8 pixels: one token a cell of the shapes world, and prompts a quarter shorter.
+    "armor-nano": _small(256, 96, 3, 4, 256, 64, {"latent_dim": 24, "encoder_width": 96, "width": 64}, 128, patch=8),
     "tiny": _small(64, 32, 2, 4, 64, 32, {"latent_dim": 8, "encoder_width": 16, "width": 16}, 16),
 }
 

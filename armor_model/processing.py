@@ -1,7 +1,8 @@
 """Conversations to model inputs and back: InternVL's template and tiles for what is seen, codes for what was drawn.
 
 A conversation is a list of {"role": "system"|"user"|"assistant", "content": str | [part, ...]}; a part is
-{"type": "text", "text": str}, {"type": "image", "image": PIL | path} or, in an assistant turn, {"type": "image", "codes": LongTensor}.
+{"type": "text", "text": str}, {"type": "image", "image": PIL | path} or, in an assistant turn,
+{"type": "image", "codes": LongTensor}.
 
 Legend: B conversations, T tokens, N tiles, h w codes a side.
 """
@@ -29,7 +30,8 @@ Conversation = list[dict[str, Any]]
 IGNORE = -100
 FILE = "processor_config.json"
 SYSTEM_PROMPTS = {
-    "internvl": "你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
+    "internvl": "你是书生·万象，英文名是InternVL，"
+    "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
     "none": None,
 }
 """InternVL2.5's official system prompt (its published scores use it), or none (as transformers' own template)."""
@@ -119,7 +121,7 @@ class ArmorProcessor:
             )
         return processor
 
-    # ---- saving --------------------------------------------------------------------------------------------------------
+    # ---- saving --------------------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer, settings and the image tokenizer (in `vq/`) into a checkpoint's folder."""
@@ -137,7 +139,7 @@ class ArmorProcessor:
 
         return load_processor(folder)
 
-    # ---- token ids -----------------------------------------------------------------------------------------------------
+    # ---- token ids -----------------------------------------------------------------------------------------
 
     @property
     def imgbos_id(self) -> int:
@@ -170,7 +172,7 @@ class ArmorProcessor:
         chosen = self.settings.system_prompt
         return SYSTEM_PROMPTS.get(chosen, chosen)
 
-    # ---- pictures ------------------------------------------------------------------------------------------------------
+    # ---- pictures ------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def image_codes(self, images: list[Image.Image | str | Path]) -> Tensor:
@@ -193,10 +195,10 @@ class ArmorProcessor:
         """Tokens of the original vocabulary to text, without special tokens."""
         return self.tokenizer.decode([i for i in ids if i < self.settings.vocab_size], skip_special_tokens=True).strip()
 
-    # ---- encoding ------------------------------------------------------------------------------------------------------
+    # ---- encoding ------------------------------------------------------------------------------------------
 
     def render(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
-        """The template's text, for people and for prompt snapshots; a picture is `<image>`, a drawn one `<imgbos>...<imgend>`."""
+        """The template's text, for prompt snapshots; a picture is `<image>`, a drawn one `<imgbos>...<imgend>`."""
         out = []
         for text, part, _ in self._segments(conversation, add_generation_prompt):
             out.append(text if part is None else "<imgbos>...<imgend>" if _is_drawn(part) else "<image>")
@@ -282,8 +284,8 @@ class ArmorProcessor:
     def collate(
         self, rows: list[Encoded], supervise: bool = False, padding_side: str = "left"
     ) -> dict[str, Tensor | None]:
-        """Encoded conversations to one batch: input_ids, attention_mask (B, T), pixel_values (N, 3, H, W) or None, and with
-        `supervise` text_labels and image_labels (B, T)."""
+        """Encoded conversations to one batch: input_ids, attention_mask (B, T), pixel_values (N, 3, H, W) or None, and
+        with `supervise` text_labels and image_labels (B, T)."""
         length = max(len(row.ids) for row in rows)
 
         def padded(sequence: list[int], fill: int) -> list[int]:

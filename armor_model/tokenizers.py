@@ -19,8 +19,8 @@ TEMPLATE_WORDS = ["system", "user", "assistant", "\n"]
 def build_word_tokenizer(words: Iterable[str], letters: str = "ABCD") -> PreTrainedTokenizerFast:
     """A fast tokenizer with one token a word: `PreTrainedTokenizerFast` of len(SPECIAL) + 1 + template + words entries.
 
-    Text is lower-cased, split at spaces and punctuation; a line break is a token. A capital of `letters` that stands alone
-    as an option mark (`A.`, `(B)`, or at a line's end) keeps its case, since VLMEvalKit reads answers by capital letters.
+    Text is lower-cased, split at spaces and punctuation; a line break is a token. A capital of `letters` that stands
+    alone as an option mark (`A.`, `(B)`, or at a line's end) keeps its case, since VLMEvalKit reads capitals.
 
     Args:
         words: the word list, lower-case; duplicates are dropped, order is kept.

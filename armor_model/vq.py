@@ -76,7 +76,7 @@ class ImageTokenizer(nn.Module, ABC):
 
 
 class ChameleonVQ(ImageTokenizer):
-    """Chameleon's VQGAN, carried by diffusers' VQModel; the default sizes are the published file's (68.7 M parameters)."""
+    """Chameleon's VQGAN, carried by diffusers' VQModel; its default sizes are the published (68.7 M parameters)."""
 
     type = "chameleon"
 
@@ -149,7 +149,7 @@ class ResidualConv(nn.Module):
 class PatchVQ(ImageTokenizer):
     """A small VQ for armor-nano: each patch is encoded alone, the decoder sees its neighbours (120 K parameters).
 
-    Overlapping encoders lost colours at this size (19 dB); patches that do not overlap keep them (shared facts, trap 3).
+    Overlapping encoders lost colours at this size (19 dB); patches that do not overlap keep them.
     """
 
     type = "patch"
@@ -199,7 +199,7 @@ class PatchVQ(ImageTokenizer):
         return self.encoder(pixels_BCHW)
 
     def quantize(self, latents_BZhw: Tensor) -> tuple[Tensor, Tensor]:
-        """Nearest codebook entries, as latents (B, Z, h, w; gradients reach the codebook, not the input) and codes (B, h, w)."""
+        """Nearest entries: latents (B, Z, h, w), through which only the codebook learns, and codes (B, h, w)."""
         flat_NZ = latents_BZhw.permute(0, 2, 3, 1).flatten(0, 2)
         codes_N = torch.cdist(flat_NZ.detach().float(), self.codebook.weight.detach().float()).argmin(1)
         codes_BHW = codes_N.view(latents_BZhw.shape[0], *latents_BZhw.shape[2:])
@@ -220,7 +220,7 @@ TYPES: dict[str, type[ImageTokenizer]] = {"chameleon": ChameleonVQ, "patch": Pat
 
 
 def build_vq(config: Any) -> ImageTokenizer:
-    """A randomly initialised image tokenizer, from an ArmorConfig (its grid and codebook win) or a plain dict with `type`."""
+    """A randomly initialised image tokenizer, from an ArmorConfig (its grid and codebook win) or a dict with `type`."""
     if isinstance(config, dict):
         settings = dict(config)
     else:

@@ -1,8 +1,8 @@
 """Generation of text, pictures, and both interleaved: `generate`, `draw`, their settings and their result.
 
-from armor_model import load, generate, GenerationSettings
 model, processor = load(folder)
-[answer] = generate(model, processor, [[{"role": "user", "content": "draw a red circle"}]], GenerationSettings(), seeds=[0])
+request = [{"role": "user", "content": "draw a red circle"}]
+[answer] = generate(model, processor, [request], GenerationSettings(), seeds=[0])
 """
 
 from armor_model.generation.api import draw, generate

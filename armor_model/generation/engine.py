@@ -1,7 +1,8 @@
 """The generation loop: rows in text and in image mode advance together, one token a step, over one preallocated cache.
 
-Only the active head of a row is computed. The adapter needs keys and values of every earlier position: hidden states before
-the final norm are kept, and when a row says <imgbos> the adapter catches up on the slots it skipped, for that row only.
+Only the active head of a row is computed. The adapter needs keys and values of every earlier position: hidden states
+before the final norm are kept, and when a row says <imgbos> the adapter catches up on the slots it skipped, for that
+row only.
 A row's tokens lie in slots [start, slot); its position ids count from its start.
 
 Legend: R rows, S slots, D width, n live rows, N some of them, T tokens.
@@ -92,7 +93,7 @@ class Engine:
         self.done: dict[int, Row] = {}
         self.slot = 0
 
-    # ---- driving -------------------------------------------------------------------------------------------------------
+    # ---- driving -------------------------------------------------------------------------------------------
 
     @torch.inference_mode()
     def run(self, requests: list[Request]) -> list[Row]:
@@ -175,7 +176,7 @@ class Engine:
         self._say(list(range(n)))
         self._settle()
 
-    # ---- speaking ------------------------------------------------------------------------------------------------------
+    # ---- speaking ------------------------------------------------------------------------------------------
 
     def _say(self, indices: list[int]) -> None:
         """Let rows say their next token, each through its own head, from the newest hidden state."""
@@ -278,10 +279,10 @@ class Engine:
     def _uniforms(self, rows: list[Row]) -> Tensor:
         return torch.tensor([row.u[len(row.tokens)] for row in rows], dtype=torch.float64, device=self.device)
 
-    # ---- the adapter ---------------------------------------------------------------------------------------------------
+    # ---- the adapter ---------------------------------------------------------------------------------------
 
     def _adapt(self, indices: list[int]) -> dict[int, Tensor]:
-        """The adapter's newest output (D,) for some rows, by row index; rows that skipped slots catch up in one pass."""
+        """The adapter's newest output (D,) for some rows, by row index; rows that lag catch up in one pass."""
         newest = self.slot - 1
         steady = [i for i in indices if self.rows[i].adapted == newest]
         behind = [i for i in indices if self.rows[i].adapted < newest]
@@ -304,7 +305,7 @@ class Engine:
                 self.rows[i].adapted = self.slot
         return out
 
-    # ---- rows coming and going ---------------------------------------------------------------------------------------------
+    # ---- rows coming and going -----------------------------------------------------------------------------
 
     def _settle(self) -> None:
         """Give rows that begin a picture their shadow, take finished rows out."""
@@ -338,7 +339,7 @@ class Engine:
                 self.hidden_RSD[i, moved.start : self.slot] = self.hidden_RSD[last, moved.start : self.slot]
         self.rows.pop()
 
-    # ---- small helpers -----------------------------------------------------------------------------------------------------
+    # ---- small helpers -------------------------------------------------------------------------------------
 
     def _select(self, indices: list[int]) -> int | Tensor:
         """A row selection for the caches: a plain count when the rows are the first ones, which needs no copying."""
@@ -351,8 +352,8 @@ class Engine:
         return all_RD[:rows] if isinstance(rows, int) else all_RD[rows]
 
     def _attention(self, starts: list[int], first: int, stop: int, low: int) -> tuple[Tensor | None, Tensor]:
-        """Mask (N, 1, T, stop - low), or None where every cached slot may be seen, and position ids (N, T), for queries in
-        slots [first, stop) over keys in [low, stop)."""
+        """For queries in slots [first, stop) over keys in [low, stop): mask (N, 1, T, stop - low), or None where every
+        cached slot may be seen, and position ids (N, T)."""
         starts_N1 = torch.tensor(starts, device=self.device)[:, None]
         queries_T = torch.arange(first, stop, device=self.device)
         positions_NT = (queries_T[None] - starts_N1).clamp(min=0)

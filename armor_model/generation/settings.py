@@ -28,7 +28,7 @@ class GenerationSettings:
     image_top_k: int = 0
     image_top_p: float = 1.0
     guidance: float = 1.0
-    """Classifier-free guidance of the visual head: logits = without + guidance * (with - without the prompt); 1 is off."""
+    """Classifier-free guidance of the visual head: without + guidance * (with - without the prompt); 1 is off."""
     allow_images: bool = True
     """False masks <imgbos>, so that the answer is text; how often it would have won is counted."""
     max_images: int = 4
@@ -38,7 +38,7 @@ class GenerationSettings:
     stop_after_image: bool = False
     """End the answer after the first picture."""
     free_imgend: bool = False
-    """Let the visual head end a picture before all codes are out (it is then filled up with its last code, and counted)."""
+    """Let the visual head end a picture early (it is then filled up with its last code, and counted)."""
 
     def __post_init__(self) -> None:
         wrong = {

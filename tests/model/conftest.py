@@ -1,0 +1,58 @@
+"""Small models with weights large enough that logits differ clearly, and conversations of every kind."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def words():
+    line = "what is there ? . , a red circle the image draw picture of and not it"
+    return line.split()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(words):
+    from armor_model import build_word_tokenizer
+
+    return build_word_tokenizer(words)
+
+
+def spread(model, seed=0):
+    """Random weights with a wide spread: greedy choices are clear, so equality tests mean something."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def make_model(tokenizer):
+    """A tiny ARMOR with its own processor; `make_model(heads="single", ...)`."""
+    from armor_model import ArmorForConditionalGeneration, ArmorProcessor, preset
+
+    def make(seed=0, **settings):
+        config = preset("tiny", vocab_size=len(tokenizer), **settings)
+        model = spread(ArmorForConditionalGeneration(config), seed)
+        return model, ArmorProcessor.for_config(tokenizer, config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pair(make_model):
+    return make_model()
+
+
+@pytest.fixture(scope="session")
+def conversations():
+    from PIL import Image
+
+    red = Image.new("RGB", (40, 30), "red")
+    return [
+        [{"role": "user", "content": "draw a red circle"}],
+        [{"role": "user", "content": [{"type": "image", "image": red}, {"type": "text", "text": "what is there ?"}]}],
+        [{"role": "user", "content": "what is it and draw a picture of it . it is not red and not a circle"}],
+    ]

@@ -1,0 +1,287 @@
+"""Checkpoints, image tokenizers, tiles, templates and the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from armor_model import (
+    ArmorError,
+    ArmorProcessor,
+    ChameleonVQ,
+    GenerationSettings,
+    ImageTokenizer,
+    PatchVQ,
+    build_vq,
+    bundled,
+    generate,
+    load,
+    preset,
+    save,
+)
+from armor_model.images import tile_grid, tiles, to_images, to_pixels
+
+
+@pytest.fixture
+def checkpoint(pair, tmp_path):
+    save(*pair, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_round_trip(pair, checkpoint, conversations):
+    model, processor = load(checkpoint)
+    assert all(torch.equal(v, pair[0].state_dict()[k]) for k, v in model.state_dict().items())
+    assert model.config.to_dict().keys() == pair[0].config.to_dict().keys()
+    settings = GenerationSettings(max_new_tokens=8, temperature=1.0, force_image=True, max_images=1)
+    ours, theirs = (generate(m, p, conversations, settings, [1, 2, 3]) for m, p in (pair, (model, processor)))
+    assert [a.tokens for a in ours] == [a.tokens for a in theirs]
+    assert all(torch.equal(v, pair[1].vq.state_dict()[k]) for k, v in processor.vq.state_dict().items())
+    assert not list(checkpoint.rglob("*.bin"))
+
+
+def test_single_head_round_trip(make_model, tmp_path):
+    model, processor = make_model(heads="single")
+    save(model, processor, tmp_path)
+    again, _ = load(tmp_path, dtype=torch.bfloat16)
+    assert again.config.heads == "single" and again.single_head.weight.dtype == torch.bfloat16
+
+
+def damage_config(folder):
+    (folder / "config.json").write_text("{")
+
+
+def truncate(folder):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def drop_a_weight(folder):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state.pop("visual_head.weight")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def reshape_a_weight(folder):
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state["visual_head.weight"] = state["visual_head.weight"][:-1].clone()
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def other_model(folder):
+    (folder / "config.json").write_text(json.dumps({"model_type": "internvl"}))
+
+
+def damage_vq(folder):
+    (folder / "vq" / "model.safetensors").write_bytes(b"nothing")
+
+
+def drop_tokenizer(folder):
+    for file in folder.glob("token*.json"):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (damage_config, "config.json"),
+        (truncate, "cannot be loaded"),
+        (pickled, "pickle"),
+        (drop_a_weight, "visual_head"),
+        (reshape_a_weight, "visual_head"),
+        (other_model, "not an ARMOR checkpoint"),
+        (damage_vq, "image tokenizer"),
+        (drop_tokenizer, "tokenizer"),
+    ],
+)
+def test_a_damaged_checkpoint_is_one_clear_line(checkpoint, harm, says):
+    harm(checkpoint)
+    with pytest.raises(ArmorError, match=says) as caught:
+        load(checkpoint)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_checkpoint_at_all(tmp_path):
+    with pytest.raises(ArmorError, match="no checkpoint folder"):
+        load(tmp_path / "nowhere")
+    with pytest.raises(ArmorError, match="not a checkpoint"):
+        load(tmp_path)
+    with pytest.raises(ArmorError, match="bundled"):
+        bundled("no-such")
+
+
+def test_patch_vq_is_small_and_patchwise():
+    vq = build_vq(preset("armor-nano")).eval()
+    assert sum(p.numel() for p in vq.parameters()) == 121_432
+    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
+    codes = vq.encode(pixels)
+    assert codes.shape == (2, 4, 4) and codes.dtype == torch.long
+    changed = pixels.clone()
+    changed[:, :, 8:16, 8:16] = 1
+    others = torch.ones(4, 4, dtype=torch.bool)
+    others[1, 1] = False
+    assert torch.equal(vq.encode(changed)[:, others], codes[:, others])
+    decoded = vq.decode(codes)
+    assert decoded.shape == (2, 3, 32, 32) and decoded.abs().max() <= 1
+
+
+def test_quantize_takes_the_nearest_entry():
+    vq = PatchVQ(codebook_size=16, latent_dim=8)
+    latents = vq.codebook.weight[[3, 7]].detach().view(2, 8, 1, 1).expand(-1, -1, 4, 4)
+    quantized, codes = vq.quantize(latents + 0.001)
+    assert (codes[0] == 3).all() and (codes[1] == 7).all() and torch.equal(quantized.detach(), latents)
+
+
+def test_chameleon_vq_small():
+    vq = ChameleonVQ(image_size=16, codebook_size=32, block_out_channels=(8, 8, 16), latent_dim=8, norm_num_groups=4)
+    codes = vq.encode(torch.rand(2, 3, 16, 16) * 2 - 1)
+    assert codes.shape == (2, 4, 4) and vq.decode(codes).shape == (2, 3, 16, 16)
+
+
+def test_chameleon_vq_has_the_published_size():
+    with torch.device("meta"):
+        vq = ChameleonVQ()
+    assert (len(vq.state_dict()), sum(p.numel() for p in vq.parameters()), vq.grid) == (293, 68_718_467, 16)
+
+
+def test_codes_out_of_range(pair):
+    vq = pair[1].vq
+    for bad in (16, -1):
+        with pytest.raises(ArmorError, match="out of range"):
+            vq.decode(torch.full((1, 4, 4), bad))
+    talk = [{"role": "assistant", "content": [{"type": "image", "codes": [99] * 16}]}]
+    with pytest.raises(ArmorError, match="codes must lie in"):
+        pair[1].encode([talk])
+
+
+def test_image_tokenizer_round_trip(tmp_path):
+    vq = PatchVQ(codebook_size=16)
+    vq.save(tmp_path)
+    again = ImageTokenizer.load(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(vq.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("size", "grid"),
+    [((448, 448), (1, 1)), ((896, 448), (4, 2)), ((448, 896), (1, 2)), ((1000, 100), (10, 1)), ((2000, 2000), (3, 3))],
+)
+def test_tile_grids(size, grid):
+    """Aspect ratio first; among equal ratios the larger grid while the picture has over half its pixels."""
+    expected = {(896, 448): (2, 1)}.get(size, grid)
+    assert tile_grid(*size, 12, 448) == expected
+
+
+def test_tiles_are_row_by_row_with_a_thumbnail_last():
+    image = Image.new("RGB", (896, 448), "red")
+    image.paste("blue", (448, 0, 896, 448))
+    cut = tiles(image, 448, 12)
+    assert cut.shape == (3, 3, 448, 448)
+    red = (torch.tensor([1.0, 0, 0]) - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    assert torch.allclose(cut[0].mean((1, 2)), red, atol=1e-3)
+    assert cut[1][2].mean() > 2 and tiles(image, 448, 1).shape[0] == 1
+
+
+def test_pixels_and_back():
+    image = Image.new("RGBA", (64, 32), (255, 0, 0, 0))
+    assert to_pixels(image, 32).min() == 1  # transparent is white
+    red = Image.new("RGB", (32, 32), (200, 10, 30))
+    assert abs(to_images(to_pixels(red, 32)[None])[0].getpixel((3, 3))[0] - 200) <= 1
+
+
+def test_prompt_snapshots(pair, conversations):
+    """The exact text that reaches the model."""
+    _, processor = pair
+    assert processor.render(conversations[1], True) == (
+        "<|im_start|>user\n<image>\nwhat is there ?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    talk = [
+        {"role": "system", "content": "a"},
+        {"role": "user", "content": "draw"},
+        {"role": "assistant", "content": [{"type": "text", "text": "it"}, {"type": "image", "codes": [0] * 16}]},
+    ]
+    assert processor.render(talk) == (
+        "<|im_start|>system\na<|im_end|>\n<|im_start|>user\ndraw<|im_end|>\n"
+        "<|im_start|>assistant\nit<imgbos>...<imgend><|im_end|>\n"
+    )
+    official = ArmorProcessor(processor.tokenizer, type(processor.settings)(**{**vars(processor.settings),
+                              "system_prompt": "internvl"}), processor.vq)  # fmt: skip
+    text = official.render(conversations[0])
+    assert (
+        text.startswith("<|im_start|>system\n你是书生·万象，英文名是InternVL")
+        and "。<|im_end|>\n<|im_start|>user" in text
+    )
+
+
+def test_supervision(pair):
+    """Which head says what: Figure 4, as labels of the position before."""
+    model, processor = pair
+    c = model.config
+    talk = [
+        {"role": "user", "content": "draw"},
+        {
+            "role": "assistant",
+            "content": [{"type": "text", "text": "it"}, {"type": "image", "codes": list(range(16))}],
+        },
+    ]
+    batch = processor.encode([talk], supervise=True)
+    ids, text, image = (batch[k][0].tolist() for k in ("input_ids", "text_labels", "image_labels"))
+    begin, end = ids.index(c.imgbos_id), ids.index(c.imgend_id)
+    assert image[begin:end] == [*range(c.first_code_id, c.first_code_id + 16), c.imgend_id]
+    assert text[begin - 2 : begin] == [ids[begin - 1], c.imgbos_id]
+    assert text[end] == processor.tokenizer.convert_tokens_to_ids("<|im_end|>") == ids[end + 1]
+    asked = [t for t, i in zip(text, image, strict=True) if t != -100 and i != -100]
+    assert not asked and sum(t != -100 for t in text) == 3 and sum(i != -100 for i in image) == 17
+    assert model(**batch).loss.isfinite()
+
+
+def test_reserved_token_in_text_is_refused(pair):
+    with pytest.raises(ArmorError, match="reserved"):
+        pair[1].encode([[{"role": "user", "content": "see <IMG_CONTEXT>"}]])
+
+
+def test_word_tokenizer_keeps_option_letters(tokenizer):
+    ids = tokenizer("What is there?\nA. red\n(B) circle\nA picture").input_ids
+    assert tokenizer.decode(ids).startswith("what is there?\nA. red\n")
+    assert tokenizer.decode(tokenizer("A").input_ids) == "A"
+    assert tokenizer.decode(tokenizer("A picture").input_ids) == "a picture"
+
+
+def run(*arguments, cwd):
+    command = [sys.executable, "-m", "armor_model.cli", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_command_line_generates(checkpoint, tmp_path):
+    done = run("generate", "a red circle", "not it", "--model", checkpoint, "--draw", "--out", "o", "--max-new-tokens", 4,
+               "--max-images", 1, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    records = [json.loads(line) for line in (tmp_path / "o" / "answers.jsonl").read_text().splitlines()]
+    assert [r["prompt"] for r in records] == ["a red circle", "not it"]
+    assert records[0]["parts"][0]["type"] == "image"
+    assert Image.open(tmp_path / records[0]["parts"][0]["image"]).size == (32, 32)
+    assert done.stderr == ""
+
+
+def test_command_line_errors_are_one_line(checkpoint, tmp_path):
+    (checkpoint / "config.json").write_text("nothing")
+    for arguments in (["generate", "a", "--model", checkpoint], ["params", "--config", "internvl2_5-8"]):
+        done = run(*arguments, cwd=tmp_path)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "did you mean internvl2_5" in done.stderr
+
+
+def test_params_of_a_checkpoint_folder(checkpoint, pair):
+    done = run("params", "--config", checkpoint, "--json", cwd=Path.cwd())
+    assert json.loads(done.stdout)["total"] == sum(p.numel() for p in pair[0].parameters())

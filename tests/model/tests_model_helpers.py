@@ -1,0 +1,26 @@
+"""Small models that several tests build."""
+
+from __future__ import annotations
+
+import torch
+
+
+def internvl(vocab_size: int, seed: int = 0):
+    """A plain tiny InternVL of transformers, with widely spread random weights."""
+    from armor_model.compat import prepare_torchvision
+    from armor_model.presets import preset_dict
+
+    prepare_torchvision()
+    from transformers import InternVLConfig, InternVLForConditionalGeneration
+
+    settings = preset_dict("tiny")
+    settings["text_config"]["vocab_size"] = vocab_size
+    names = ("text_config", "vision_config", "image_token_id", "image_seq_length")
+    config = InternVLConfig(**{name: settings[name] for name in names}, tie_word_embeddings=False)
+    model = InternVLForConditionalGeneration(config)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
+    return model.eval()
