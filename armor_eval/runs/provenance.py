@@ -111,7 +111,7 @@ class Clock:
     @staticmethod
     def _cpu_now() -> float:
         times = os.times()
-        return times.user + times.system + times.children_user + times.children_system
+        return time.process_time() + times.children_user + times.children_system
 
     def wall(self) -> float:
         return time.monotonic() - self._wall

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from armor_eval.errors import unknown_name
+from armor_eval.errors import UserError, did_you_mean
 from armor_eval.resources import benchmarks_dir
 
 Kind = Literal["mcq-circular", "mcq", "yes-no", "graded", "ratio"]
@@ -115,7 +115,8 @@ def choose(names: list[str]) -> list[Benchmark]:
             chosen |= {b.name: b for b in known.values() if b.in_paper}
             continue
         if word.lower() not in by_lower:
-            raise unknown_name("benchmark", word, [*known, "all"])
+            near = did_you_mean(word, [*known, *(b.dataset for b in known.values())])
+            raise UserError(f"unknown benchmark {word!r}{near}", f"known: {', '.join(known)}, all")
         name = by_lower[word.lower()]
         chosen[name] = known[name]
     # A benchmark that shares another's answers comes after it.

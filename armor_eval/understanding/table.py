@@ -76,6 +76,8 @@ def read_table(benchmark: Benchmark, path: Path, *, need_published: bool) -> Tab
             f" (md5 {md5}, expected {benchmark.official.md5})",
             "get it again, or add --any-data to measure this file and mark the result",
         )
+    if md5 != benchmark.official.md5 and not _ends_with_newline(path):
+        raise UserError(f"{path} does not end with a whole line: truncated", "get it again")
     try:
         frame = pd.read_csv(path, sep="\t")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
@@ -115,6 +117,13 @@ def missing_file(benchmark: Benchmark, path: Path) -> UserError:
         f"{benchmark.name} needs {benchmark.official.file}, which is not at {path}",
         f"download {benchmark.official.url} and give its folder with --data, or use --profile shapes",
     )
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as handle:
+        size = handle.seek(0, 2)
+        handle.seek(max(0, size - 1))
+        return size == 0 or handle.read(1) == b"\n"
 
 
 def _hashes(path: Path) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """VLMEvalKit's own runner with ARMOR registered, in a process of its own (importing vlmeval changes the process).
 
-    python -m armor_eval.understanding.vlmeval_runner CHECKPOINT MAX_NEW_TOKENS published --model ARMOR --data NAME
+python -m armor_eval.understanding.vlmeval_runner CHECKPOINT MAX_NEW_TOKENS published --model ARMOR --data NAME
 """
 
 from __future__ import annotations

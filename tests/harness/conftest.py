@@ -16,7 +16,21 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
 
     from armor_model import ArmorForConditionalGeneration, ArmorProcessor, build_word_tokenizer, preset, save
 
-    words = "what is shape look closely answer with the option s letter from given choices directly yes no".split()
+    words = (
+        "what",
+        "is",
+        "shape",
+        "look",
+        "closely",
+        "answer",
+        "with",
+        "the",
+        "option",
+        "letter",
+        "directly",
+        "yes",
+        "no",
+    )
     tokenizer = build_word_tokenizer([*words, *WORDS, *".,:?'()", *"0123456789"])
     config = preset("tiny", vocab_size=len(tokenizer))
     torch.manual_seed(0)

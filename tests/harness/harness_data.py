@@ -52,7 +52,8 @@ def seed_bench(n: int = 12) -> pd.DataFrame:
     for i in range(n):
         options = list(rng.choice(WORDS, size=4, replace=False))
         rows.append({
-            "index": i, "image": png(i // 2), "question": f"Which word fits {i}?", **dict(zip(LETTERS, options, strict=True)),
+            "index": i, "image": png(i // 2), "question": f"Which word fits {i}?",
+            **dict(zip(LETTERS, options, strict=True)),
             "answer": LETTERS[i % 4], "category": f"type{i % 3}",
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -83,8 +84,8 @@ def mme(pairs: int = 2) -> pd.DataFrame:
         for p in range(pairs):
             for k, answer in enumerate(("Yes", "No")):
                 rows.append({
-                    "index": len(rows), "image": png(len(rows) // 2), "question": f"Is it {category} {p} {k}? Please answer yes or no.",
-                    "answer": answer, "category": category, "image_path": f"{category}/{p}.png",
+                    "index": len(rows), "image": png(len(rows) // 2),
+                    "question": f"Is it {category} {p} {k}? Please answer yes or no.", "answer": answer, "category": category, "image_path": f"{category}/{p}.png",
                 })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -107,7 +108,8 @@ def hallusion(sets: int = 3) -> pd.DataFrame:
             for question in range(2):
                 rows.append({
                     "index": f"VD_figure_1_{s}_{figure}_{question}", "image": png(s * 2 + figure),
-                    "question": f"Is claim {question} right in set {s}?", "answer": "Yes" if (figure + question) % 2 else "No",
+                    "question": f"Is claim {question} right in set {s}?",
+                    "answer": "Yes" if (figure + question) % 2 else "No",
                     "category": "VD", "l2-category": "figure" if s % 2 else "chart",
                 })  # fmt: skip
     return pd.DataFrame(rows)
@@ -131,8 +133,8 @@ def mmvet() -> pd.DataFrame:
 def llavabench() -> pd.DataFrame:
     kinds = ("conv", "detail", "complex")
     rows = [
-        {"index": i, "image": png(i // 3), "question": f"Describe {i}.", "category": kinds[i % 3], "caption": f"a picture {i}",
-         "gpt4_ans": f"It shows picture {i}.", "answer": "unused"}
+        {"index": i, "image": png(i // 3), "question": f"Describe {i}.", "category": kinds[i % 3],
+         "caption": f"a picture {i}", "gpt4_ans": f"It shows picture {i}.", "answer": "unused"}
         for i in range(6)
     ]  # fmt: skip
     return pd.DataFrame(rows)

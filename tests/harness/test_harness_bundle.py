@@ -1,12 +1,11 @@
 """The run bundle loses nothing at a kill, holds no item twice, and never mixes two runs."""
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from harness_data import png  # noqa: F401 - shows that the area's helper is importable
 
 from armor_eval.errors import UserError
 from armor_eval.runs import provenance
@@ -19,7 +18,8 @@ def make_run(**changes) -> Run:
     fields = {
         "run_id": "r", "kind": "understanding", "benchmark": "MMB", "command": ["armor-eval"], "profile": "shapes",
         "status": "running", "model": ModelInfo(spec="mock", name="mock", fingerprint="f"),
-        "data": DataInfo(name="d", sha256="s", items=3), "prompt_sha256": "p", "scorer": ScorerInfo(name="x", version="1"),
+        "data": DataInfo(name="d", sha256="s", items=3), "prompt_sha256": "p",
+        "scorer": ScorerInfo(name="x", version="1"),
         "judge": JudgeInfo(name="none", endpoint="none"), "device": DeviceInfo(kind="cpu"), "started": provenance.now(),
     }  # fmt: skip
     return Run(**{**fields, **changes})
@@ -36,7 +36,7 @@ def make_scores(n: int) -> Scores:
 
 def test_round_trip_and_status_last(tmp_path):
     with Bundle.open(tmp_path / "b", make_run()) as bundle:
-        bundle.append(make_item("1", output="caf\u00e9 \u2603\n\t\"x\""))
+        bundle.append(make_item("1", output='caf\u00e9 \u2603\n\t"x"'))
         assert read_bundle(tmp_path / "b")[0].status == "running"
         assert bundle.finish([make_item("1", score=1.0)], make_scores(1)) == "complete"
     run, items, scores = read_bundle(tmp_path / "b")
@@ -137,7 +137,7 @@ def test_lock_ends_with_its_process(tmp_path):
         "from test_harness_bundle import make_run; from armor_eval.runs.bundle import Bundle\n"
         "bundle = Bundle.open(Path(sys.argv[1]), make_run()); os.kill(os.getpid(), 9)"
     )
-    folder = os.path.dirname(__file__)
+    folder = str(Path(__file__).parent)
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path), folder], capture_output=True, timeout=60)
     assert done.returncode == -9, done.stderr
     Bundle.open(tmp_path, make_run()).close()

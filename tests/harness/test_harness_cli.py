@@ -48,7 +48,8 @@ def test_help_imports_nothing_heavy_and_is_fast():
 def test_small_commands_do_without_torch_and_vlmeval(command):
     code = (
         f"import sys\nfrom armor_eval.cli import main\nmain([{command!r}, '--json'])\n"
-        "print('HEAVY', [m for m in ('torch', 'vlmeval', 'pandas', 'transformers') if m in sys.modules], file=sys.stderr)"
+        "heavy = [m for m in ('torch', 'vlmeval', 'pandas', 'transformers') if m in sys.modules]\n"
+        "print('HEAVY', heavy, file=sys.stderr)"
     )
     assert "HEAVY []" in child(code).stderr
 
