@@ -97,12 +97,9 @@ def print_scores(finished: Sequence[Finished]) -> None:
     out = console()
     first = finished[0].run
     subset = ", a subset" if first.subset is not None else ""
-    table = Table(
-        title=f"understanding - {first.model.name} - profile {first.profile}{subset}",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    for name in ("benchmark", "split", "score", "95 % interval"):
+    title = f"understanding - {first.model.name} - profile {first.profile}{subset}"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("bench", "split", "score", "95 % interval"):
         table.add_column(name)
     for name in ("n", "groups", "not read", "lost"):
         table.add_column(name, justify="right")

@@ -39,6 +39,13 @@ def locate(benchmark: Benchmark, profile: Profile, data: Path | None) -> Path:
     return tsv_path(benchmark.dataset, cache_dir() / "shapes")
 
 
+def shapes_content(benchmark: Benchmark) -> str:
+    """The declared hash of the generated file's content, which `locate` has checked."""
+    from armor_eval.shapes.understanding import declared
+
+    return declared()[benchmark.dataset]["sha256"]
+
+
 def _existing(benchmark: Benchmark, path: Path) -> Path:
     if not path.is_file():
         raise missing_file(benchmark, path)

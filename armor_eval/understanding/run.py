@@ -15,7 +15,7 @@ from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores
 from armor_eval.understanding import loop, prompts
-from armor_eval.understanding.data import locate
+from armor_eval.understanding.data import locate, shapes_content
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.score import score_run, write_submission
 from armor_eval.understanding.subset import limit_table
@@ -54,7 +54,8 @@ def open_table(benchmark: Benchmark, settings: Settings) -> tuple[Table, Any]:
     """The rows to ask and how `--limit` chose them."""
     path = locate(benchmark, settings.profile, settings.data)
     published = settings.profile == "official" and not settings.any_data
-    table = read_table(benchmark, path, need_published=published)
+    content = shapes_content(benchmark) if settings.profile == "shapes" and settings.data is None else None
+    table = read_table(benchmark, path, need_published=published, content=content)
     return limit_table(table, settings.limit, settings.seed)
 
 
@@ -140,7 +141,7 @@ def _changed(table: Table) -> str | None:
     """Why the file is not the one that was read; None where it is."""
     if not table.path.is_file():
         return "it is gone"
-    return None if provenance.sha256_file(table.path) == table.sha256 else "its sha256 is another"
+    return None if provenance.sha256_file(table.path) == table.file_sha256 else "its sha256 is another"
 
 
 def _read_finished(out: Path) -> Finished:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ class Table:
     benchmark: Benchmark
     path: Path
     sha256: str
+    """What names the data: of the bytes, or of the content where it was generated (a PNG's bytes depend on zlib)."""
+    file_sha256: str
     rows: list[Row]
     frame: pd.DataFrame
     has_answers: bool
@@ -57,13 +59,13 @@ class Table:
         """The same table with fewer rows."""
         rows = [row for row in self.rows if row.id in keep]
         frame = self.frame[[str(i) in keep for i in self.frame["index"]]]
-        return Table(self.benchmark, self.path, self.sha256, rows, frame, self.has_answers, self.published, self.notes)
+        return replace(self, rows=rows, frame=frame)
 
 
-def read_table(benchmark: Benchmark, path: Path, *, need_published: bool) -> Table:
+def read_table(benchmark: Benchmark, path: Path, *, need_published: bool, content: str | None = None) -> Table:
     """Read and check a TSV. UserError in one line for anything that would make a number wrong.
 
-    `need_published` refuses a file whose md5 is not the declared one.
+    `need_published` refuses a file whose md5 is not the declared one; `content` is the hash of generated content.
     """
     import pandas as pd
 
@@ -108,7 +110,8 @@ def read_table(benchmark: Benchmark, path: Path, *, need_published: bool) -> Tab
         row.cluster = _cluster(benchmark, row)
     has_answers = "answer" in frame.columns and bool(frame["answer"].notna().any())
     _check_rows(benchmark, path, rows, has_answers)
-    return Table(benchmark, path, sha256, rows, frame, has_answers, md5 == benchmark.official.md5, notes)
+    published = md5 == benchmark.official.md5
+    return Table(benchmark, path, content or sha256, sha256, rows, frame, has_answers, published, notes)
 
 
 def missing_file(benchmark: Benchmark, path: Path) -> UserError:

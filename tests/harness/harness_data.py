@@ -85,7 +85,8 @@ def mme(pairs: int = 2) -> pd.DataFrame:
             for k, answer in enumerate(("Yes", "No")):
                 rows.append({
                     "index": len(rows), "image": png(len(rows) // 2),
-                    "question": f"Is it {category} {p} {k}? Please answer yes or no.", "answer": answer, "category": category, "image_path": f"{category}/{p}.png",
+                    "question": f"Is it {category} {p} {k}? Please answer yes or no.", "answer": answer,
+                    "category": category, "image_path": f"{category}/{p}.png",
                 })  # fmt: skip
     return pd.DataFrame(rows)
 

@@ -1,0 +1,114 @@
+"""`armor-eval demo`: the bundled model answers MMBench of the shapes world and draws; no network, GPU or key."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import DrawsImages
+    from armor_eval.understanding.run import Finished
+
+PROMPTS = (
+    "draw a red circle", "draw a blue square", "draw a green triangle and a yellow cross",
+    "draw a purple circle left of a red square", "draw a blue triangle above a green circle", "draw two yellow squares",
+    "draw three red crosses", "draw a green square and a purple triangle",
+)  # fmt: skip
+"""What the contact sheet asks for: single things, pairs, colours, counts, relations."""
+COLUMNS, SIDE, CAPTION = 4, 128, 30
+"""Layout of the contact sheet, in pictures and pixels."""
+
+
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; default runs/demo/<time>.")] = None,
+    model: Annotated[str | None, typer.Option(help="Another ARMOR checkpoint than the bundled armor-nano.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N groups of questions.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions a batch.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Of the drawings.")] = 0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
+) -> None:
+    """A tour: VLMEvalKit's data set and scoring on the embedded benchmark, then a sheet of drawings."""
+    from armor_eval.cli import common
+    from armor_eval.models import registry
+    from armor_eval.models.base import Decoding
+    from armor_eval.understanding.declare import choose
+    from armor_eval.understanding.run import Settings, run_benchmark
+
+    common.quiet_libraries()
+    folder = out or Path("runs") / "demo" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+    adapter = registry.load(model, "shapes")
+    settings = Settings(
+        profile="shapes",
+        command=["armor-eval", *sys.argv[1:]],
+        decoding=Decoding(max_new_tokens=64),
+        limit=limit,
+        batch_size=batch_size,
+    )
+    benchmark = choose(["MMB"])[0]
+    with common.progress_bar("answering MMBench of the shapes world", not json_output) as progress:
+        finished = run_benchmark(benchmark, adapter, folder / benchmark.name, settings, progress=progress)
+    sheet = folder / "drawings.png"
+    drawn = draw_sheet(adapter, PROMPTS, seed, sheet)
+    adapter.close()
+    if json_output:
+        common.write(
+            json.dumps({"drawings": str(sheet), "drawn": drawn, "runs": json.loads(common.as_json([finished]))})
+        )
+    else:
+        common.print_scores([finished])
+        _print_types(finished)
+        common.console().print(f"{drawn} of {len(PROMPTS)} drawings: {sheet}", markup=False, soft_wrap=True)
+    if finished.run.status != "complete" or drawn < len(PROMPTS):
+        raise typer.Exit(1)
+
+
+def draw_sheet(model: DrawsImages, prompts: tuple[str, ...], seed: int, path: Path) -> int:
+    """Draw each prompt and write one sheet of captioned pictures; returns how many could be drawn."""
+    from PIL import Image, ImageDraw
+
+    from armor_eval.models.base import Decoding
+
+    pictures = model.draw(list(prompts), [seed + i for i in range(len(prompts))], Decoding())
+    rows = -(-len(prompts) // COLUMNS)
+    width = 2 * SIDE
+    sheet = Image.new("RGB", (COLUMNS * width, rows * (SIDE + CAPTION)), "white")
+    pen = ImageDraw.Draw(sheet)
+    drawn = 0
+    for place, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
+        x, y = place % COLUMNS * width, place // COLUMNS * (SIDE + CAPTION)
+        pen.text((x + 6, y + 6), prompt.removeprefix("draw "), fill="black")
+        corner = (x + 6, y + 24)
+        if isinstance(picture, Exception):
+            pen.text(corner, f"failed: {picture}"[:38], fill="red")
+            continue
+        drawn += 1
+        sheet.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), corner)
+        pen.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + SIDE, corner[1] + SIDE), outline="gray")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+    return drawn
+
+
+def _print_types(finished: Finished) -> None:
+    """Accuracy of single questions by type: a good mean can hide a type that is answered by a constant."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from armor_eval.cli import common
+    from armor_eval.runs.bundle import read_bundle
+    from armor_eval.stats.composite import accuracy, measure
+
+    items = read_bundle(finished.path)[1]
+    table = Table(title="accuracy by question type (single questions)", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("type", "score", "95 % interval"):
+        table.add_column(name)
+    table.add_column("n", justify="right")
+    for group in sorted({it.group for it in items if it.group}):
+        metric = measure([it for it in items if it.group == group], accuracy())
+        table.add_row(group, common.value(metric), common.interval(metric), str(metric.n))
+    common.console().print(table)
