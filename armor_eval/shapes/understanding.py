@@ -23,7 +23,7 @@ import numpy as np
 
 from armor_eval.errors import UserError, unknown_name
 from armor_eval.resources import benchmarks_dir
-from armor_eval.shapes import choice
+from armor_eval.shapes import choice, open_answers, yesno
 from trainer.shapes.world import Scene, render_batch
 
 Row = choice.Row
@@ -35,6 +35,11 @@ BUILDERS: dict[str, Callable[[], list[Row]]] = {
     "MMBench_TEST_EN_V11": lambda: choice.mmbench(20_104, "test", answers=False),
     "SEEDBench_IMG": lambda: choice.seedbench(20_201),
     "MMMU_DEV_VAL": lambda: choice.mmmu(20_301),
+    "MME": lambda: yesno.mme(20_401),
+    "HallusionBench": lambda: yesno.hallusionbench(20_501),
+    "POPE": lambda: yesno.pope(20_601),
+    "MMVet": lambda: open_answers.mmvet(20_701),
+    "LLaVABench": lambda: open_answers.llavabench(20_801),
 }
 """VLMEvalKit's dataset name -> rows. Seeds are part of the frozen data."""
 
