@@ -8,6 +8,7 @@ Source: the paper's Table 1 (which head says which token) and Figure 3.
 from __future__ import annotations
 
 from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
 from transformers.models.internvl.configuration_internvl import InternVLConfig
 
 from armor_model.errors import ArmorError
@@ -88,3 +89,6 @@ class ArmorConfig(InternVLConfig):
     def codes_per_image(self) -> int:
         """Codes between <imgbos> and <imgend>."""
         return self.image_grid**2
+
+
+AutoConfig.register("armor", ArmorConfig, exist_ok=True)

@@ -54,9 +54,13 @@ def load_model(
         device: where to put the model; `device_map` may be given instead, as to transformers.
         kwargs: for transformers' `from_pretrained`.
     """
+    import torch
+
     from armor_model.modeling import ArmorForConditionalGeneration
 
     model = ArmorForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto", **kwargs)
+    if dtype is None and model.dtype == torch.float16 and device in (None, "cpu") and "device_map" not in kwargs:
+        model = model.float()  # half precision saves the file's space; a CPU computes in single
     return model.to(device) if device else model
 
 
@@ -67,6 +71,7 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
     prepare_torchvision()
     from transformers import AutoTokenizer
 
+    import armor_model.config  # noqa: F401 - AutoTokenizer asks for the registered configuration
     from armor_model.processing import FILE, ArmorProcessor, ProcessorSettings
     from armor_model.vq import ImageTokenizer
 

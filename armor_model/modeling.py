@@ -25,7 +25,7 @@ from armor_model.compat import prepare_torchvision
 
 prepare_torchvision()  # before transformers' model classes, which import torchvision
 
-from transformers import AutoConfig, AutoModelForImageTextToText  # noqa: E402
+from transformers import AutoModelForImageTextToText  # noqa: E402
 from transformers import initialization as init  # noqa: E402
 from transformers.masking_utils import create_causal_mask  # noqa: E402
 from transformers.models.internvl.modeling_internvl import InternVLForConditionalGeneration  # noqa: E402
@@ -132,6 +132,11 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
                 name = sorted(str(key) for key in info[problem])[0]
                 raise ArmorError(f"the checkpoint in {folder} does not fit: {problem.replace('_', ' ')}, first {name}")
         return (model, info) if wants_info else model
+
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+        """transformers' `save_pretrained`, with tensors under their module names: InternVL's legacy prefixes, which it
+        would restore, fit only half of an ARMOR."""
+        super().save_pretrained(str(folder), **{"save_original_format": False, **kwargs})
 
     @torch.no_grad()
     def init_new_parts(self, adapter_init: str = "copy") -> None:
@@ -372,5 +377,4 @@ def _cross_entropy(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor,
     return loss, (logits_NC.detach().argmax(-1) == labels_N).sum(), len(labels_N)
 
 
-AutoConfig.register("armor", ArmorConfig, exist_ok=True)
 AutoModelForImageTextToText.register(ArmorConfig, ArmorForConditionalGeneration, exist_ok=True)

@@ -66,7 +66,7 @@ class ImageTokenizer(nn.Module, ABC):
         try:
             settings = json.loads((folder / "config.json").read_text())
             vq = build_vq(settings)
-            vq.load_state_dict(load_file(folder / "model.safetensors"))
+            vq.load_state_dict(load_file(folder / "model.safetensors"))  # into fp32, whatever the file's type
         except ArmorError:
             raise
         except Exception as error:  # any damage to either file ends in the same advice

@@ -264,8 +264,8 @@ def run(*arguments, cwd):
 
 
 def test_command_line_generates(checkpoint, tmp_path):
-    done = run("generate", "a red circle", "not it", "--model", checkpoint, "--draw", "--out", "o", "--max-new-tokens", 4,
-               "--max-images", 1, cwd=tmp_path)  # fmt: skip
+    few = ["--max-new-tokens", 4, "--max-images", 1]
+    done = run("generate", "a red circle", "not it", "--model", checkpoint, "--draw", "--out", "o", *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in (tmp_path / "o" / "answers.jsonl").read_text().splitlines()]
     assert [r["prompt"] for r in records] == ["a red circle", "not it"]
