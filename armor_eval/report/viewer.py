@@ -96,7 +96,7 @@ class _Record:
 def pack(views: Sequence[RunView], flips: Sequence[Flip] | None = None) -> Payload:
     """Items of the runs, or - with `flips` - only those that changed, each with both answers."""
     collecting = gc.isenabled()
-    gc.disable()  # nothing here makes cycles, and walking a million live records again and again costs a third of the time
+    gc.disable()  # nothing here makes cycles, and walking a million live records takes a third of the time
     try:
         records = _all_records(views) if flips is None else _flip_records(views, flips)
         pictures, left = _pack_pictures(records, views)
