@@ -103,16 +103,17 @@ def seedbench(seed: int, blocks: int = 11) -> list[Row]:
 
 
 def mmmu(seed: int, blocks: int = 11, dev_blocks: int = 1) -> list[Row]:
-    """Rows in MMMU's layout: a validation split that counts and a dev split that does not, one block in four open.
+    """Rows in MMMU's layout: a validation split, which counts, and a dev split, which does not, with open questions.
 
-    An open question has no options and its answer in words; some wordings name their picture as `<image 1>`.
+    VLMEvalKit scores an open question as "A. the answer, B. Other Answers": a constant "A" is right on all of them. So
+    none stands among those that count. Some wordings name their picture as `<image 1>`.
     """
     rng = np.random.default_rng([seed, 1])
     rows: list[Row] = []
     for split, count, offset in (("validation", blocks, 0), ("dev", dev_blocks, 1)):
         entries = []
         for block in choice_blocks(seed + offset, count):
-            open_ended = rng.random() < 0.25 and block[0][0].question.type != "at"
+            open_ended = split == "dev" and rng.random() < 0.5
             marked = rng.random() < 0.25
             entries += [(asked, options, open_ended, marked) for asked, options in block]
         for i in rng.permutation(len(entries)):

@@ -47,22 +47,19 @@ def test_vocabulary_is_frozen_small_and_closed(sampled):
 
 
 def test_case_folding_keeps_option_letters():
-    assert language.normalize("Answer with A or B. Please draw A photo, I can NOT.").startswith("answer with")
     assert language.words("A. red")[0] == "A" and language.words("A photo")[0] == "a"
-    assert language.words("Can I draw?") == ["can", "i", "draw", "?"]
+    assert language.words("Can I draw?") == ["can", "i", "draw", "?"] and language.words("(B)") == ["(", "B", ")"]
     assert language.words(questions.MCQ_SUFFIX)[:5] == ["answer", "with", "the", "option", "'"]
 
 
-def test_rules_work_in_the_tokenizers_library():
-    from tokenizers import Regex, normalizers
+def test_the_models_tokenizer_splits_alike(sampled):
+    from armor_model.tokenizers import build_word_tokenizer
 
-    chain = normalizers.Sequence([normalizers.Replace(Regex(a), b) for a, b in language.NORMALIZE])
-    for text in (
-        "A. red\nB. blue\nAnswer with the option's letter",
-        "Is A or B a photo? I think so. I'm",
-        "A photo of I",
-    ):
-        assert chain.normalize_str(text) == language.normalize(text)
+    tokenizer = build_word_tokenizer(language.vocabulary())
+    texts = [m["value"].replace("<image>\n", "") for g in sampled.values() for c in g[:60] for m in c["conversations"]]
+    for text in ("A. red\nB. blue\nAnswer with the option's letter", "Is it a photo? I see. C", *texts):
+        pieces = tokenizer.convert_ids_to_tokens(tokenizer(text.replace("<image>", ""))["input_ids"])
+        assert [piece for piece in pieces if piece != "\n"] == language.words(text.replace("<image>", "")), text
 
 
 def test_held_out_wordings_are_not_trained():

@@ -6,7 +6,6 @@ python -m trainer.shapes.language        prints the vocabulary, one word a line
 from __future__ import annotations
 
 import re
-import string
 from functools import lru_cache
 
 import numpy as np
@@ -29,17 +28,14 @@ from trainer.shapes.world import COLOR_NAMES, NUMBERS, SHAPES, Scene, pick, rela
 __all__ = [
     "DETAIL_SUFFIX",
     "MCQ_SUFFIX",
-    "NORMALIZE",
     "OPEN_SUFFIX",
     "REFUSALS",
-    "TOKEN_PATTERN",
     "WORD_SUFFIX",
     "YES_NO_SUFFIX",
     "caption",
     "chat",
     "describe",
     "long_answer",
-    "normalize",
     "vocabulary",
     "words",
 ]
@@ -214,29 +210,18 @@ def chat(rng: np.random.Generator) -> tuple[str, str]:
 
 # --- the vocabulary --------------------------------------------------------------------------------------------------
 
-NORMALIZE: tuple[tuple[str, str], ...] = (
-    *((f"{letter}(?=[A-Za-z'])", letter.lower()) for letter in string.ascii_uppercase),
-    ("A(?= [a-z])", "a"),
-    ("I(?![A-Za-z.:)])", "i"),
-)
-"""Regular expressions and replacements that fold case, in order, for `re` and `tokenizers.normalizers.Replace`.
-
-A capital before another letter becomes small; a lone capital stays, so that the option letter `A` is not the article.
-"""
-TOKEN_PATTERN = r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]"
-"""A word, a number or a single mark; white space separates and is not kept."""
-
-
-def normalize(text: str) -> str:
-    """Fold case as NORMALIZE says: `Answer with A or B` -> `answer with A or B`."""
-    for pattern, replacement in NORMALIZE:
-        text = re.sub(pattern, replacement, text)
-    return text
+_OPTION_LETTER = re.compile(r"\b[A-D]\b(?=\s*(?:[.):,]|$))", re.MULTILINE)
+_TOKEN = re.compile(r"[A-Za-z]+|[0-9]+|[^\sA-Za-z0-9]")
 
 
 def words(text: str) -> list[str]:
-    """Split text into vocabulary words (whatever stands outside of the vocabulary is the tokenizer's unknown)."""
-    return re.findall(TOKEN_PATTERN, normalize(text))
+    """Split text into vocabulary words: lower case, marks apart, white space dropped.
+
+    An option letter keeps its capital (`A.`, `(B)`, `C` at a line's end): VLMEvalKit reads capitals, and `a` is the
+    article. `armor_model.build_word_tokenizer` splits alike; a test holds the two together.
+    """
+    letters = {match.start() for match in _OPTION_LETTER.finditer(text)}
+    return [m.group() if m.start() in letters else m.group().lower() for m in _TOKEN.finditer(text)]
 
 
 _WORDS = """
