@@ -19,11 +19,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.errors import RunFailed
 from armor_eval.understanding.declare import Benchmark
-from armor_eval.understanding.table import OPTIONS, Table
+from armor_eval.understanding.judge import Judged, Request
+from armor_eval.understanding.requests import matched_option, options_of
+from armor_eval.understanding.table import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,12 +34,6 @@ JUDGE_NAME = "judge"
 """The name that stands in the names of VLMEvalKit's result files."""
 _CLEARED = ("USE_COT", "SPLIT_THINK", "SKIP_ERR", "LOCAL_LLM", "PRINT_VANILLA", "FORCE_LOCAL", "VERBOSE", "EVAL_PROXY")
 """Switches of VLMEvalKit in the environment that would change prompts or scores."""
-
-
-class Judge(Protocol):
-    """What VLMEvalKit asks of a judge."""
-
-    def generate(self, prompt: str, **settings: Any) -> str: ...
 
 
 @dataclass
@@ -95,12 +91,51 @@ def quiet_vlmeval() -> Iterator[None]:
         os.environ.update(environment)
 
 
-def score(table: Table, predictions: dict[str, str], judge: Judge | None = None) -> Scored:
+def score(table: Table, predictions: dict[str, str], judged: Judged | None = None) -> Scored:
     """Score predictions (id -> text) by the dataset's own `evaluate`, in a folder of its own that is removed after.
 
-    Without a judge the policy is `exact_matching`. Rows without a prediction are left out. Raises RunFailed where
-    VLMEvalKit's result is not about exactly these rows.
+    Without a judge the policy is `exact_matching`; with one its replies are said again. Rows without a prediction are
+    left out. Raises RunFailed where VLMEvalKit's result is not about exactly these rows.
     """
+    with _workspace(table, predictions) as (work, file):
+        expected = set(predictions)
+        with _guards(work, judged):
+            dataset = _build(table, work)
+            said = dataset.evaluate(str(file), model=JUDGE_NAME if judged else "exact_matching", nproc=1)
+            return _read(table.benchmark, file, said, expected, judged)
+
+
+def read_rows(table: Table, predictions: dict[str, str], judged: Judged | None) -> dict[str, Verdict]:
+    """The verdicts of single rows by the official reading, without a score over them."""
+    if table.benchmark.kind == "graded":
+        marks = {i: float(judged.usable[i]) for i in predictions}
+        return {i: Verdict(mark, mark, extras={"judge_reply": judged.raw[i]}) for i, mark in marks.items()}
+    with _workspace(table, predictions) as (_, file):
+        from vlmeval.smp import load
+
+        frame = load(str(file))
+        if table.benchmark.kind == "yes-no":
+            return _yes_no_rows(frame, judged)
+        return _mcq_verdicts(table.benchmark, frame, judged)
+
+
+def judge_requests(table: Table, predictions: dict[str, str]) -> list[Request]:
+    """What VLMEvalKit would send to a judge for these predictions, in its own words.
+
+    Graded benchmarks: every row. Closed questions: the rows that its rule cannot read (of a circular group only while
+    none of its rows is read as wrong).
+    """
+    from armor_eval.understanding.requests import build_requests
+
+    with _workspace(table, predictions) as (_, file):
+        from vlmeval.smp import load
+
+        return build_requests(table.benchmark, load(str(file)))
+
+
+@contextlib.contextmanager
+def _workspace(table: Table, predictions: dict[str, str]) -> Iterator[tuple[Path, Path]]:
+    """A folder of its own with the prediction file in it, vlmeval imported and its switches in the environment set."""
     with tempfile.TemporaryDirectory(prefix="armor-eval-") as folder, quiet_vlmeval():
         work = Path(folder).resolve()
         os.environ.update({"LMUData": str(work), "PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"})
@@ -110,21 +145,12 @@ def score(table: Table, predictions: dict[str, str], judge: Judge | None = None)
         frame["prediction"] = [predictions[str(i)] for i in frame["index"]]
         file = work / f"armor_{table.benchmark.dataset}.tsv"
         write_predictions(frame, file)
-        with _guards(work, judge):
-            dataset = _build(table, work)
-            said = dataset.evaluate(str(file), model=JUDGE_NAME if judge else "exact_matching", nproc=1)
-            return _read(table.benchmark, file, said, {str(i) for i in frame["index"]})
+        yield work, file
 
 
 def write_predictions(frame: pd.DataFrame, file: Path) -> None:
     """VLMEvalKit's layout of a prediction file: the dataset's columns without `image`, and `prediction`."""
     frame.to_csv(file, sep="\t", index=False, encoding="utf-8", quoting=csv.QUOTE_ALL)
-
-
-def judge_prompts(table: Table) -> Any:
-    """VLMEvalKit's module of the prompts a judge is sent for this benchmark (imported; call inside quiet_vlmeval)."""
-    name = {"graded": "mmvet", "ratio": "llavabench", "yes-no": "yorn"}.get(table.benchmark.kind, "multiple_choice")
-    return importlib.import_module(f"vlmeval.dataset.utils.{name}")
 
 
 def _build(table: Table, work: Path) -> Any:
@@ -143,7 +169,7 @@ def _build(table: Table, work: Path) -> Any:
 
 
 @contextlib.contextmanager
-def _guards(work: Path, judge: Judge | None) -> Iterator[None]:
+def _guards(work: Path, judge: Judged | None) -> Iterator[None]:
     """Replace, while scoring, what would draw at random, collide with another run, ask the network, or crawl."""
     modules = [importlib.import_module(f"vlmeval.dataset.{m}") for m in ("image_mcq", "image_yorn", "image_vqa")]
     choice = importlib.import_module("vlmeval.dataset.utils.multiple_choice")
@@ -171,7 +197,7 @@ class _NoDice:
 
 
 class _Working:
-    def __init__(self, judge: Judge | None) -> None:
+    def __init__(self, judge: Judged | None) -> None:
         self._judge = judge
 
     def working(self) -> bool:
@@ -196,19 +222,19 @@ def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any =
     return results
 
 
-def _read(benchmark: Benchmark, file: Path, said: Any, expected: set[str]) -> Scored:
+def _read(benchmark: Benchmark, file: Path, said: Any, expected: set[str], judged: Judged | None) -> Scored:
     """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
     from vlmeval.smp import load
 
     stem = str(file)[: -len(".tsv")]
     if benchmark.kind in ("mcq", "mcq-circular"):
         frame = load(str(file))
-        verdicts = _mcq_verdicts(benchmark, frame)
+        verdicts = _mcq_verdicts(benchmark, frame, judged)
         split = "validation" if benchmark.dataset.startswith("MMMU") else None
         chosen = said[said["split"] == split] if split and split in set(said["split"]) else said
         headline = float(chosen["Overall"].iloc[0]) * 100 if len(chosen) == 1 else None
         if headline is None:  # several splits in one file: the number over all of them
-            name = "exact_matching"
+            name = JUDGE_NAME if judged else "exact_matching"
             headline = float(load(f"{stem}_{name}_result.tsv")["hit"].mean()) * 100
     elif benchmark.kind == "yes-no":
         frame = load(f"{stem}_auxmatch.tsv")
@@ -222,23 +248,39 @@ def _read(benchmark: Benchmark, file: Path, said: Any, expected: set[str]) -> Sc
         frame = load(f"{stem}_openai_result.tsv")
         verdicts = {str(r["index"]): _ratio_verdict(r) for r in frame.to_dict("records")}
         headline = float(said.loc[said["split"] == "overall", "Relative Score (main)"].iloc[0])
+    if judged is not None:
+        for index, verdict in verdicts.items():
+            if index in judged.raw:
+                verdict.extras["judge_reply"] = judged.raw[index]
     if set(verdicts) != expected:
         raise RunFailed(f"VLMEvalKit scored {len(verdicts)} rows of {len(expected)}: the prediction file was misread")
     return Scored(None if headline != headline else headline, verdicts)
 
 
-def _mcq_verdicts(benchmark: Benchmark, frame: pd.DataFrame) -> dict[str, Verdict]:
+def _mcq_verdicts(benchmark: Benchmark, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
     """Row by row what VLMEvalKit's option matching reads, on the file as it reads it back (empty is `nan`)."""
-    from vlmeval.utils import can_infer
+    verdicts = {}
+    for record in frame.to_dict("records"):
+        index = str(record["index"])
+        options, gold = options_of(benchmark, record)
+        read = matched_option(record["prediction"], options)
+        if read is None and judged is not None and index in judged.usable:
+            read = judged.usable[index]
+        verdicts[index] = Verdict(read, float(read == gold), unparsed=read not in options)
+    return verdicts
+
+
+def _yes_no_rows(frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
+    """Yes/no rows read one by one, by VLMEvalKit's rule and then by what the judge said."""
+    from vlmeval.dataset.utils.yorn import YOrN_Extraction
 
     verdicts = {}
     for record in frame.to_dict("records"):
-        options = {c: record[c] for c in OPTIONS if c in record and record[c] == record[c]}
-        gold = str(record["answer"])
-        if benchmark.dataset.startswith("MMMU") and "A" not in options:
-            options, gold = {"A": record["answer"], "B": "Other Answers"}, "A"
-        read = can_infer(str(record["prediction"]), dict(options)) or None
-        verdicts[str(record["index"])] = Verdict(read, float(read == gold), unparsed=read not in options)
+        index = str(record["index"])
+        read = YOrN_Extraction(str(record["prediction"]))
+        if read == "Unknown" and judged is not None:
+            read = judged.usable.get(index, read)
+        verdicts[index] = _yes_no_verdict({"extracted": read, "score": read == record["answer"]})
     return verdicts
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo
 from armor_eval.understanding import loop, prompts
 from armor_eval.understanding.data import locate, shapes_content
 from armor_eval.understanding.declare import Benchmark
-from armor_eval.understanding.score import score_run, write_submission
+from armor_eval.understanding.judge import Judge
+from armor_eval.understanding.score import Progress, score_run, write_submission
 from armor_eval.understanding.subset import limit_table
 from armor_eval.understanding.table import Table, read_table
 
@@ -101,8 +101,8 @@ def run_benchmark(
     out: Path,
     settings: Settings,
     *,
-    judge: Any = None,
-    progress: Callable[[int, int], Callable[[int, int], None]] | None = None,
+    judge: Judge | None = None,
+    progress: Progress = None,
 ) -> Finished:
     """Measure one benchmark into the bundle `out`, or finish what is there; a complete bundle is only read.
 
@@ -121,13 +121,13 @@ def run_benchmark(
         loop.answer_all(
             model, table, bundle, settings.decoding, settings.batch_size, blind=settings.blind, progress=tick
         )
-        return _finish(bundle, table, judge)
+        return _finish(bundle, table, judge, progress)
 
 
-def _finish(bundle: Bundle, table: Table, judge: Any) -> Finished:
+def _finish(bundle: Bundle, table: Table, judge: Judge | None, progress: Progress = None) -> Finished:
     if read_again := _changed(table):
         raise UserError(f"{table.path} changed while the run was going: {read_again}", "give another --out")
-    outcome = score_run(table, bundle.items, judge)
+    outcome = score_run(table, bundle.items, judge, progress)
     switched = Counter(bool(it.extras.get("imgbos")) for it in outcome.items)[True]
     extras = {**bundle.run.extras, "items_with_imgbos": switched}
     bundle.run = bundle.run.model_copy(update={"extras": extras})

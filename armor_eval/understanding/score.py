@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 from armor_eval.errors import RunFailed
 from armor_eval.runs.schema import Item, Metric, Scores
 from armor_eval.understanding import official, parse
+from armor_eval.understanding.judge import Judge
 from armor_eval.understanding.table import Row, Table
+
+Progress = Callable[[int, int], Callable[[int, int], None]] | None
 
 WITHHOLD_ABOVE = 0.01
 """Share of items without a verdict (judge failed, or no answer) from which on the headline is withheld."""
@@ -26,21 +30,45 @@ class Outcome:
     """Why the run is partial beyond a withheld headline, one line."""
 
 
-def score_run(table: Table, items: dict[str, Item], judge: Any = None) -> Outcome:
-    """Score what was answered. `judge` is None for exact matching, else an armor_eval.understanding.judge session."""
+def score_run(table: Table, items: dict[str, Item], judge: Judge | None = None, progress: Progress = None) -> Outcome:
+    """Score what was answered: by exact matching, or with a judge for what the rule cannot read.
+
+    `progress(total, done)` is called when a judge begins and returns what is called after each reply.
+    """
     present = [items[row.id] for row in table.rows if row.id in items]
     predictions = {it.id: it.output or "" for it in present if it.status != "error"}
-    judged = judge.judge_all(table, predictions) if judge is not None else None
-    failed = dict(judged.failed) if judged is not None else {}
-    usable = {i: text for i, text in predictions.items() if i not in failed}
+    judged, failed = None, {}
+    if judge is not None and predictions and table.has_answers:
+        requests = official.judge_requests(table, predictions)
+        tick = progress(len(requests), 0) if progress is not None else None
+        judged = judge.judge(requests, (lambda n: tick(n, 0)) if tick is not None else None)
+        failed = judged.failed
+    usable = _without_broken_groups(table, predictions, failed)
     verdicts: dict[str, official.Verdict] = {}
     headline = None
     if usable and table.has_answers:
         scored = official.score(table, usable, judged)
         verdicts, headline = scored.verdicts, scored.headline
+    if len(usable) + len(failed) < len(predictions):
+        # Rows of a group that lost one: read one by one.
+        rest = {i: text for i, text in predictions.items() if i not in usable and i not in failed}
+        verdicts |= official.read_rows(table, rest, judged)
     rows = {row.id: row for row in table.rows}
     done = [_scored(table, rows[it.id], it, verdicts.get(it.id), failed.get(it.id)) for it in present]
     return _outcome(table, done, len(table.rows), headline)
+
+
+def _without_broken_groups(table: Table, predictions: dict[str, str], failed: dict[str, str]) -> dict[str, str]:
+    """What VLMEvalKit may score. A circular group that lacks a row would pass as whole there, an MME picture that lacks
+    a question ends its program, an MM-Vet capability without rows too: those groups are left to our own formula."""
+    usable = {i: text for i, text in predictions.items() if i not in failed}
+    whole = len(usable) == len(table.rows)
+    if whole or table.benchmark.kind in ("mcq", "ratio") or table.benchmark.dataset in ("POPE", "HallusionBench"):
+        return usable
+    if table.benchmark.kind == "graded":
+        return {}
+    broken = {row.cluster for row in table.rows if row.id not in usable}
+    return {row.id: usable[row.id] for row in table.rows if row.cluster not in broken}
 
 
 def _scored(table: Table, row: Row, item: Item, verdict: official.Verdict | None, failure: str | None) -> Item:
