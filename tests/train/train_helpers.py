@@ -1,0 +1,56 @@
+"""A tiny model and made-up examples for the training tests."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.batches import Example
+from trainer.losses import IGNORE
+
+
+def tiny_model(heads: str = "switching", seed: int = 0):
+    """The `tiny` preset with random weights."""
+    from armor_model import ArmorForConditionalGeneration, preset
+
+    torch.manual_seed(seed)
+    model = ArmorForConditionalGeneration(preset("tiny", heads=heads))
+    model.init_new_parts("copy")
+    return model
+
+
+def example(config, kind: str, seed: int) -> Example:
+    """A conversation of random tokens in the shape of its type: prompt, then text, picture or both."""
+    g = torch.Generator().manual_seed(seed)
+
+    def draw(low: int, high: int, n: int) -> list[int]:
+        return torch.randint(low, high, (n,), generator=g).tolist()
+
+    prompt = [1, *draw(8, config.vocab_size, int(torch.randint(3, 9, (1,), generator=g))), 2]
+    pixels = None
+    if kind == "ti2t":
+        prompt = [4, *[config.image_token_id] * config.image_seq_length, 5, *prompt]
+        size = config.vision_config.image_size[0]
+        pixels = torch.randn(1, 3, size, size, generator=g)
+    ids, heads = list(prompt), [""] * len(prompt)
+    if kind in ("t2t", "ti2t", "t2ti"):
+        words = draw(8, config.vocab_size, int(torch.randint(1, 6, (1,), generator=g)))
+        ids += words
+        heads += ["t"] * len(words)
+    if kind in ("t2i", "t2ti"):
+        codes = draw(config.first_code_id, config.first_code_id + config.codebook_size, config.codes_per_image)
+        ids += [config.imgbos_id, *codes, config.imgend_id]
+        heads += ["t", *["v"] * (len(codes) + 1)]
+    ids.append(2)
+    heads.append("t")
+
+    def labels(head: str) -> torch.Tensor:
+        said = [token if who == head else IGNORE for token, who in zip(ids, heads, strict=True)]
+        return torch.tensor([*said[1:], IGNORE])
+
+    span = (1, len(prompt) - 1) if kind == "t2i" else None
+    return Example(kind, torch.tensor(ids), labels("t"), labels("v"), pixels, span)
+
+
+def pools(config, each: int = 12) -> dict[str, list[Example]]:
+    kinds = ("t2t", "ti2t", "t2i", "t2ti")
+    return {kind: [example(config, kind, 100 * k + i) for i in range(each)] for k, kind in enumerate(kinds)}

@@ -1,0 +1,163 @@
+"""Tokenised examples, and batches of them: padded rows, or several examples packed into one row.
+
+Shapes: B rows, T positions, C tiles of 3 x H x W. Labels are already shifted: `text_labels[t]` is what the text head
+must say at position t, `image_labels[t]` what the visual head must say, -100 where a head is not asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.losses import IGNORE
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation as the model reads it."""
+
+    kind: str
+    """t2t, ti2t, t2i, t2ti or ti2ti."""
+    input_ids: Tensor
+    """(T,) global token ids."""
+    text_labels: Tensor
+    """(T,) global token ids or -100."""
+    image_labels: Tensor
+    """(T,) global token ids or -100."""
+    pixels: Tensor | None = None
+    """(C, 3, H, W) tiles of the user's images, in order; None without images."""
+    prompt_span: tuple[int, int] | None = None
+    """Positions of the user's words, which condition dropout cuts out; None where the type is never dropped."""
+
+    def __len__(self) -> int:
+        return self.input_ids.shape[0]
+
+    def without_prompt(self) -> Example:
+        """The same answer to an empty request, and only its image supervised: the unconditional branch of guidance.
+
+        An empty request is no reason to draw, so the text head is not asked: it must not learn to answer nothing
+        with a picture.
+        """
+        if self.prompt_span is None or self.pixels is not None:
+            return self
+        start, end = self.prompt_span
+        keep = torch.cat([torch.arange(start), torch.arange(end, len(self))])
+        return Example(
+            self.kind,
+            self.input_ids[keep],
+            torch.full_like(self.text_labels[keep], IGNORE),
+            self.image_labels[keep],
+        )
+
+
+@dataclass
+class Batch:
+    """What one forward pass reads."""
+
+    input_ids: Tensor
+    """(B, T)"""
+    attention_mask: Tensor
+    """(B, T) of 0 and 1, or (B, 1, T, T) bool where rows are packed: True = may look."""
+    text_labels: Tensor
+    """(B, T)"""
+    image_labels: Tensor
+    """(B, T)"""
+    position_ids: Tensor | None
+    """(B, T) restarting at each example of a packed row; None for the plain count."""
+    pixels: Tensor | None
+    """(C, 3, H, W)"""
+    kinds: Tensor
+    """(B, T) index into `kind_names` of the example that a position belongs to, -1 on padding."""
+    kind_names: tuple[str, ...]
+    images: int
+    """Pictures to be drawn in this batch."""
+
+    @property
+    def tokens(self) -> int:
+        """Positions that are no padding."""
+        return int((self.kinds >= 0).sum())
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
+        return Batch(**moved)
+
+
+def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_to: int | None = None) -> Batch:
+    """Stack examples into one batch; with `pack_to`, fill rows of that many positions first.
+
+    `image_start_id` is <imgbos>: pictures to be drawn are counted by it. Padding is on the right, where a causal model
+    cannot see it.
+    """
+    if not examples:
+        raise ValueError("a batch needs at least one example")
+    rows = [[e] for e in examples] if pack_to is None else pack(examples, pack_to)
+    length = max(sum(len(e) for e in row) for row in rows)
+    names = tuple(sorted({e.kind for e in examples}))
+    shape = (len(rows), length)
+    ids = torch.full(shape, pad_id, dtype=torch.long)
+    text, image = torch.full(shape, IGNORE), torch.full(shape, IGNORE)
+    kinds, segments = torch.full(shape, -1), torch.full(shape, -1)
+    positions = torch.zeros(shape, dtype=torch.long)
+    pixels, drawn = [], 0
+    for b, row in enumerate(rows):
+        at = 0
+        for s, e in enumerate(row):
+            span = slice(at, at + len(e))
+            ids[b, span], text[b, span], image[b, span] = e.input_ids, e.text_labels, e.image_labels
+            kinds[b, span], segments[b, span] = names.index(e.kind), s
+            positions[b, span] = torch.arange(len(e))
+            at += len(e)
+            drawn += int((e.input_ids == image_start_id).sum())
+            if e.pixels is not None:
+                pixels.append(e.pixels)
+    packed = any(len(row) > 1 for row in rows)
+    return Batch(
+        input_ids=ids,
+        attention_mask=packed_mask(segments) if packed else (segments >= 0).long(),
+        text_labels=text,
+        image_labels=image,
+        position_ids=positions if packed else None,
+        pixels=torch.cat(pixels) if pixels else None,
+        kinds=kinds,
+        kind_names=names,
+        images=drawn,
+    )
+
+
+def packed_mask(segments_BT: Tensor) -> Tensor:
+    """(B, 1, T, T) bool: a position sees earlier positions of its own example only, padding sees itself.
+
+    A row of the mask without any True would make the softmax 0/0, hence the diagonal.
+    """
+    length = segments_BT.shape[1]
+    same = segments_BT[:, :, None] == segments_BT[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments_BT.device).tril()
+    own = torch.eye(length, dtype=torch.bool, device=segments_BT.device)
+    real = (segments_BT >= 0)[:, :, None]
+    return ((same & causal & real) | own)[:, None]
+
+
+def pack(examples: Sequence[Example], capacity: int) -> list[list[Example]]:
+    """First-fit decreasing: few rows of at most `capacity` positions, the same for the same input.
+
+    An example longer than a row is the caller's error: data is screened for length when it is read.
+    """
+    longest = max(len(e) for e in examples)
+    if longest > capacity:
+        raise ValueError(f"an example of {longest} positions does not fit into a packed row of {capacity}")
+    order = sorted(range(len(examples)), key=lambda i: (-len(examples[i]), i))
+    rows: list[list[Example]] = []
+    room: list[int] = []
+    for i in order:
+        size = len(examples[i])
+        at = next((r for r, left in enumerate(room) if left >= size), None)
+        if at is None:
+            rows.append([])
+            room.append(capacity)
+            at = len(rows) - 1
+        rows[at].append(examples[i])
+        room[at] -= size
+    return rows

@@ -1,0 +1,110 @@
+"""Checkpoints of a running stage: only what is trained, written beside and renamed, with everything a resume needs.
+
+A directory `step-00000120/` holds `trained.safetensors` (the stage's trained parameters), `optimizer.pt` (optimizers
+and
+random states) and `state.json` (counters and what the run is). A directory under its final name is complete: it was
+renamed there after its files were on disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from trainer.errors import TrainingError
+
+_NAME = re.compile(r"^step-(\d{8})$")
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, root: Path, keep: int = 2) -> None:
+        self.root, self.keep = root, keep
+
+    def save(self, step: int, trained: Mapping[str, Tensor], optimizer: Any, state: dict[str, Any]) -> Path:
+        """Write the checkpoint of `step`, then remove those beyond the last `keep`, never the best one."""
+        final = self.root / f"step-{step:08d}"
+        draft = self.root / f".draft-{step:08d}-{os.getpid()}"
+        try:
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            save_file({k: v.detach().cpu().contiguous() for k, v in trained.items()}, draft / "trained.safetensors")
+            torch.save(optimizer, draft / "optimizer.pt")
+            (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n")
+            for path in draft.iterdir():
+                _sync(path)
+            if final.exists():
+                shutil.rmtree(final)
+            draft.rename(final)
+            _sync(self.root)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise TrainingError(
+                    f"no space left for the checkpoint of step {step} in {self.root}; earlier checkpoints are intact"
+                ) from error
+            raise
+        self._prune()
+        return final
+
+    def steps(self) -> list[int]:
+        """Steps with a complete checkpoint, ascending."""
+        if not self.root.is_dir():
+            return []
+        return sorted(int(m[1]) for path in self.root.iterdir() if (m := _NAME.match(path.name)))
+
+    def path(self, step: int) -> Path:
+        return self.root / f"step-{step:08d}"
+
+    def load(self, step: int) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
+        """Trained parameters, optimizer states and counters of a step. Nothing in the files is executed."""
+        path = self.path(step)
+        try:
+            state = json.loads((path / "state.json").read_text())
+            trained = load_file(path / "trained.safetensors")
+            optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
+        except Exception as error:
+            raise TrainingError(f"{path} cannot be read as a checkpoint: {error}") from error
+        return trained, optimizer, state
+
+    def mark_best(self, step: int, score: float) -> None:
+        """Remember a step's score if it beats every earlier one; the best checkpoint is never pruned."""
+        best = self.best()
+        if best is None or score > best[1]:
+            draft = self.root / ".best.json"
+            draft.write_text(json.dumps({"step": step, "score": score}) + "\n")
+            draft.replace(self.root / "best.json")
+
+    def best(self) -> tuple[int, float] | None:
+        path = self.root / "best.json"
+        if not path.is_file():
+            return None
+        record = json.loads(path.read_text())
+        return int(record["step"]), float(record["score"])
+
+    def _prune(self) -> None:
+        best = self.best()
+        for step in self.steps()[: -self.keep]:
+            if best is None or step != best[0]:
+                shutil.rmtree(self.path(step))
+        for path in self.root.glob(".draft-*"):  # left behind by a kill
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

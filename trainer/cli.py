@@ -1,0 +1,94 @@
+"""`armor-train`: one command a step of the training. Nothing heavy is imported before a command runs.
+
+armor-train stages
+armor-train nano --out runs/nano --seed 0
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor_model.errors import ArmorError
+from trainer.errors import DataError, TrainingError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train ARMOR.",
+    rich_markup_mode=None,
+)
+
+
+@app.command()
+def stages() -> None:
+    """Print every stage and scheme: what learns, with which weights, from what."""
+    from trainer.stages import SCHEMES, STAGES
+
+    for stage in STAGES.values():
+        data = ", ".join(f"{k} {n:,}" for k, n in stage.mixture.items())
+        typer.echo(f"stage {stage.name}: trains {', '.join(stage.trains)}")
+        epochs = f" x {stage.epochs} passes" if stage.epochs > 1 else ""
+        typer.echo(f"    text {stage.alpha:g}, image {stage.beta:g}; {data}{epochs} ({stage.source})")
+    for scheme in SCHEMES.values():
+        typer.echo(f"scheme {scheme.name}: {' -> '.join(scheme.stages)}, {scheme.heads} heads ({scheme.source})")
+
+
+@app.command()
+def nano(
+    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
+    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
+    scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
+    work: Annotated[Path | None, typer.Option(help="Keep logs and stage checkpoints here.")] = None,
+) -> None:
+    """Train armor-nano from nothing: image tokenizer, base, stages 1, 2, 3; judge it; write its card."""
+    import logging
+
+    from trainer.nano import default_recipe, scaled, train_nano, twin
+    from trainer.nano_card import measure, save_nano, write_card
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    recipe = default_recipe(seed)
+    if random_backbone:
+        recipe = twin(recipe)
+    if scale != 1.0:
+        recipe = scaled(recipe, scale)
+    out.mkdir(parents=True, exist_ok=True)
+    outcome = train_nano(recipe, work)
+    save_nano(outcome, out)
+    scores = measure(out, {"questions": 80, "modality": 50, "drawings": 60}, seed=1000 + seed)
+    command = f"armor-train nano --out DIR --seed {seed}{' --random-backbone' if random_backbone else ''}"
+    write_card(out, recipe, outcome, scores, command + (f" --scale {scale:g}" if scale != 1.0 else ""))
+    for group, value in scores["mean"].items():
+        typer.echo(f"{group}: mean {value:.3f}, worst {scores['worst'][group]}")
+    typer.echo(f"{out} ({outcome.cpu_seconds:.0f} CPU-seconds)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; 0 done, 1 the run stopped, 2 wrong input, 130 Ctrl-C."""
+    try:
+        return (
+            app(args=list(sys.argv[1:] if argv is None else argv), prog_name="armor-train", standalone_mode=False) or 0
+        )
+    except (ArmorError, DataError) as error:
+        return _complain(str(error), 2)
+    except TrainingError as error:
+        return _complain(str(error), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return _complain("interrupted; go on with --resume", 130)
+    except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
+        if not hasattr(error, "format_message"):
+            raise
+        return _complain(error.format_message(), 2)
+
+
+def _complain(line: str, code: int) -> int:
+    sys.stderr.write(f"armor-train: {' '.join(line.split())}\n")
+    return code

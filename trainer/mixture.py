@@ -1,0 +1,106 @@
+"""Which conversation is read at which step: a pure function of the seed and the step, so a resumed run needs no
+position.
+
+Each pass takes exactly the stage's count from each pool (round and round where a pool is smaller), shuffles, and
+sorts by length inside windows, so that a batch holds examples of like length: less padding, still random order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+
+from trainer.batches import Example
+
+WINDOW = 32
+"""Batches that are sorted by length together."""
+
+DROPPED = ("t2i",)
+"""Types whose request may be emptied: the answer is a picture only, so nothing else loses its condition."""
+
+
+class Pool(Protocol):
+    """Examples of one type, by index: a list, or tokenised shards on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Example: ...
+
+
+class Mixture:
+    """Batches of a stage's mixture."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        counts: Mapping[str, int],
+        batch_size: int,
+        seed: int,
+        condition_dropout: float = 0.0,
+        lengths: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """pools: type -> examples. counts: type -> examples in one pass. lengths: type -> positions of each example,
+        read from the examples when not given."""
+        self.counts = {kind: n for kind, n in counts.items() if n}
+        missing = [kind for kind in self.counts if kind not in pools or not len(pools[kind])]
+        if missing:
+            raise ValueError(f"the mixture asks for {', '.join(missing)}, of which there is no data")
+        if sum(self.counts.values()) < batch_size:
+            raise ValueError(
+                f"one pass holds {sum(self.counts.values())} conversations, fewer than a batch of {batch_size}"
+            )
+        self.pools, self.batch_size, self.seed = pools, batch_size, seed
+        self.condition_dropout = condition_dropout
+        self.kinds = sorted(self.counts)
+        self._lengths = {
+            kind: lengths[kind] if lengths else np.array([len(pools[kind][i]) for i in range(len(pools[kind]))])
+            for kind in self.kinds
+        }
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        """Steps of one pass; a last incomplete batch is left out."""
+        return sum(self.counts.values()) // self.batch_size
+
+    def batch(self, step: int) -> list[Example]:
+        """The examples of optimizer step `step`, from 0."""
+        epoch, at = divmod(step, len(self))
+        rng = np.random.default_rng([self.seed, 2, step])
+        examples = []
+        for kind, index in self._plan(epoch)[at]:
+            example = self.pools[self.kinds[kind]][int(index)]
+            if self.condition_dropout and example.kind in DROPPED and rng.random() < self.condition_dropout:
+                example = example.without_prompt()
+            examples.append(example)
+        return examples
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        """(steps, batch_size, 2): pool number and index of every example of a pass."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = (epoch, self._make_plan(epoch))
+        return self._epoch[1]
+
+    def _make_plan(self, epoch: int) -> np.ndarray:
+        rows, lengths = [], []
+        for number, kind in enumerate(self.kinds):
+            count, size = self.counts[kind], len(self.pools[kind])
+            first = epoch * count  # go on where the last pass stopped, so a pool larger than its count is used in full
+            rounds = range(first // size, (first + count - 1) // size + 1)
+            orders = [np.random.default_rng([self.seed, 0, number, r]).permutation(size) for r in rounds]
+            indices = np.concatenate(orders)[first % size :][:count]
+            rows.append(np.stack([np.full(count, number), indices], axis=1))
+            lengths.append(self._lengths[kind][indices])
+        order = np.concatenate(rows)
+        length = np.concatenate(lengths)
+        rng = np.random.default_rng([self.seed, 1, epoch])
+        shuffled = rng.permutation(len(order))
+        steps = len(self)
+        shuffled = shuffled[: steps * self.batch_size]
+        window = WINDOW * self.batch_size
+        for start in range(0, len(shuffled), window):
+            part = shuffled[start : start + window]
+            shuffled[start : start + window] = part[np.argsort(length[part], kind="stable")]
+        plan = order[shuffled].reshape(steps, self.batch_size, 2)
+        return plan[rng.permutation(steps)]

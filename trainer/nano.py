@@ -1,0 +1,198 @@
+"""armor-nano from nothing: image tokenizer -> understanding model -> WoHG stages 1, 2, 3, in the shapes world.
+
+armor-train nano --out DIR [--seed 0] [--random-backbone]
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.loop import Cost, Loop, LoopOptions, Outcome
+from trainer.mixture import Mixture
+from trainer.nano_data import Codes, make_pool, vq_batches, warm_up_vision
+from trainer.optim import Optimization
+from trainer.stages import STAGES, Stage
+from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NanoStage:
+    """One stage of the recipe: whose declaration, on which mixture, how it walks."""
+
+    stage: str
+    mixture: dict[str, int]
+    """Share of each type; scaled to the steps."""
+    how: Optimization
+    condition_dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class NanoRecipe:
+    """Everything that decides how armor-nano comes out."""
+
+    seed: int = 0
+    preset: str = "armor-nano"
+    adapter_init: str = "copy"
+    """`copy` of the last decoder blocks, or `random`."""
+    vq: VQOptimization = field(default_factory=VQOptimization)
+    vision_steps: int = 150
+    pools: dict[str, int] = field(
+        default_factory=lambda: {"t2t": 4000, "ti2t": 30_000, "refuse": 3000, "t2i": 20_000, "t2ti": 6000}
+    )
+    """Conversations of each type, tokenised once and read again and again."""
+    stages: tuple[NanoStage, ...] = ()
+    random_backbone: bool = False
+    """The twin: neither vision warm-up nor base training, the rest unchanged."""
+
+
+def default_recipe(seed: int = 0) -> NanoRecipe:
+    return NanoRecipe(
+        seed=seed,
+        stages=(
+            NanoStage(
+                "base",
+                {"t2t": 20, "ti2t": 68, "refuse": 12},
+                Optimization(2000, 64, lr=4e-3, muon_lr=4e-3, warmup=50, floor=0.02, weight_decay=0.01),
+            ),
+            NanoStage(
+                "1",
+                {"t2t": 25, "ti2t": 25, "t2i": 25, "t2ti": 25},
+                Optimization(150, 64, lr=2e-3, warmup=10, floor=0.05),
+            ),
+            NanoStage(
+                "2",
+                {"t2i": 80, "t2ti": 20},
+                Optimization(2500, 64, lr=3e-3, muon_lr=None, warmup=50, floor=0.02),
+                condition_dropout=0.1,
+            ),
+            NanoStage(
+                "3",
+                {"t2t": 15, "ti2t": 35, "t2i": 35, "t2ti": 15},
+                Optimization(200, 64, lr=5e-4, warmup=10, floor=0.05),
+                condition_dropout=0.1,
+            ),
+        ),
+    )
+
+
+@dataclass
+class StageReport:
+    name: str
+    steps: int
+    cpu_seconds: float
+    losses: dict[str, float]
+    cost: Cost | None = None
+
+
+@dataclass
+class NanoOutcome:
+    model: Any
+    processor: Any
+    vq: VQOutcome
+    reports: list[StageReport]
+
+    @property
+    def cpu_seconds(self) -> float:
+        return sum(report.cpu_seconds for report in self.reports)
+
+
+def build(recipe: NanoRecipe) -> tuple[Any, Any]:
+    """The untrained model and its processor."""
+    from armor_model import ArmorForConditionalGeneration, build_word_tokenizer, preset
+    from armor_model.processing import ArmorProcessor
+    from trainer.shapes.language import vocabulary
+
+    torch.manual_seed(recipe.seed)
+    tokenizer = build_word_tokenizer(vocabulary())
+    config = preset(recipe.preset, vocab_size=len(tokenizer))
+    model = ArmorForConditionalGeneration(config)
+    return model, ArmorProcessor.for_config(tokenizer, config)
+
+
+def train_nano(
+    recipe: NanoRecipe,
+    out: Path | None = None,
+    after_stage: Callable[[str, Any, Any], None] | None = None,
+    bar: bool = True,
+) -> NanoOutcome:
+    """Run the whole recipe in this process. `after_stage(name, model, processor)` is called between stages (to
+    judge)."""
+    reports: list[StageReport] = []
+    clock = time.process_time()
+
+    def lap(name: str, steps: int, losses: dict[str, float], cost: Cost | None = None) -> None:
+        nonlocal clock
+        reports.append(StageReport(name, steps, time.process_time() - clock, losses, cost))
+        log.info("%s: %d steps, %.0f CPU-seconds, %s", name, steps, reports[-1].cpu_seconds, losses)
+        clock = time.process_time()
+
+    model, processor = build(recipe)
+    vq = processor.vq
+    vq_outcome = train_patch_vq(vq, vq_batches(recipe.seed, 64), recipe.vq, recipe.seed)
+    lap("vqgan", recipe.vq.steps, {"psnr": vq_outcome.psnr})
+    if not recipe.random_backbone:
+        accuracy = warm_up_vision(model, recipe.vision_steps, recipe.seed)
+        lap("vision", recipe.vision_steps, {"accuracy": accuracy})
+    codes = Codes(vq)
+    needed = {kind for stage in _stages(recipe) for kind in stage.mixture}
+    pools = {
+        kind: make_pool(processor, codes, kind, n, recipe.seed) for kind, n in recipe.pools.items() if kind in needed
+    }
+    lap("data", 0, {kind: float(len(pool)) for kind, pool in pools.items()})
+    for nano_stage in _stages(recipe):
+        if nano_stage.stage == "1":
+            model.init_new_parts(recipe.adapter_init)
+        outcome = run_stage(model, nano_stage, pools, recipe.seed, out, bar)
+        lap(nano_stage.stage, outcome.steps, outcome.losses, outcome.cost)
+        if after_stage is not None:
+            after_stage(nano_stage.stage, model, processor)
+            clock = time.process_time()  # judging is no training cost
+    model.eval()
+    return NanoOutcome(model, processor, vq_outcome, reports)
+
+
+def run_stage(
+    model: Any, nano_stage: NanoStage, pools: dict[str, Any], seed: int, out: Path | None, bar: bool = True
+) -> Outcome:
+    how = nano_stage.how
+    total = how.steps * how.batch_size
+    share = sum(nano_stage.mixture.values())
+    counts = {kind: -(-n * total // share) for kind, n in nano_stage.mixture.items()}
+    stage: Stage = replace(STAGES[nano_stage.stage], mixture=counts, condition_dropout=nano_stage.condition_dropout)
+    mixture = Mixture(pools, counts, how.batch_size, seed, nano_stage.condition_dropout)
+    options = LoopOptions(out=None if out is None else out / f"stage-{nano_stage.stage}", bar=bar, log_every=50)
+    return Loop(model, stage, mixture, how, options).run()
+
+
+def _stages(recipe: NanoRecipe) -> list[NanoStage]:
+    return [s for s in recipe.stages if not (recipe.random_backbone and s.stage == "base")]
+
+
+def twin(recipe: NanoRecipe) -> NanoRecipe:
+    """The same training on an untrained backbone: shows what drawing owes to understanding."""
+    return replace(recipe, random_backbone=True)
+
+
+def scaled(recipe: NanoRecipe, share: float) -> NanoRecipe:
+    """Fewer steps and fewer conversations, everything else alike (tests, a quick look)."""
+
+    def shorter(how: Optimization) -> Optimization:
+        steps = max(1, round(how.steps * share))
+        return replace(how, steps=steps, warmup=min(how.warmup, steps // 2))
+
+    return replace(
+        recipe,
+        vq=replace(recipe.vq, steps=max(40, round(recipe.vq.steps * share))),
+        vision_steps=max(1, round(recipe.vision_steps * share)),
+        pools={kind: max(64, round(n * share)) for kind, n in recipe.pools.items()},
+        stages=tuple(replace(s, how=shorter(s.how)) for s in recipe.stages),
+    )
