@@ -1,0 +1,142 @@
+"""The understanding model that every arm starts from, its image tokenizer, and the conversations all arms read."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from armor_eval.ablations.plan import Plan
+from armor_eval.errors import UserError
+from armor_eval.runs.provenance import fingerprint_folder
+
+log = logging.getLogger(__name__)
+
+VALIDATION_SEED = 90_000
+"""Added to the data seed for held-back conversations: no arm is trained on them."""
+
+
+@dataclass
+class Base:
+    """A loaded understanding model and what belongs to it. `model` is never trained: arms take copies."""
+
+    model: Any
+    processor: Any
+    fingerprint: str
+    source: str
+    """Where it comes from, for the record."""
+    cpu_seconds: float = 0.0
+    """What training it cost; 0 where it was there."""
+
+    @cached_property
+    def codes(self) -> Any:
+        from trainer.nano_data import Codes
+
+        return Codes(self.processor.vq)
+
+    def pool(self, kind: str, count: int, seed: int) -> list[Any]:
+        """Tokenised conversations of the shapes world, equal for equal seeds."""
+        from trainer.nano_data import make_pool
+
+        return make_pool(self.processor, self.codes, kind, count, seed)
+
+
+def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:
+    """Load or train the plan's base. A trained one is kept in `work` and found there again. Raises UserError."""
+    import time
+
+    from armor_model import bundled, load
+    from armor_model.errors import ArmorError
+
+    if random_backbone:
+        return _untrained(plan, work)
+    if plan.base == "bundled":
+        try:
+            folder = Path(bundled("armor-nano"))
+            model, processor = load(folder)
+            return Base(model, processor, fingerprint_folder(folder), "bundled armor-nano")
+        except ArmorError as error:
+            log.warning("no bundled checkpoint (%s): a short base is trained instead", error)
+    elif plan.base != "train":
+        try:
+            model, processor = load(Path(plan.base))
+        except ArmorError as error:
+            raise UserError(
+                f"base {plan.base!r}: {error}", "expected `train`, `bundled` or a checkpoint folder"
+            ) from error
+        return Base(model, processor, fingerprint_folder(Path(plan.base)), plan.base)
+    folder = work / "base"
+    cost = 0.0
+    if not (folder / "config.json").is_file():
+        start = time.process_time()
+        _train_base(plan, folder)
+        cost = time.process_time() - start
+    model, processor = load(folder)
+    return Base(model, processor, fingerprint_folder(folder), f"base stage of the recipe x {plan.base_share:g}", cost)
+
+
+def _train_base(plan: Plan, folder: Path) -> None:
+    from armor_model import save
+    from trainer.nano import default_recipe, scaled, train_nano
+
+    recipe = default_recipe(0)
+    recipe = replace(recipe, stages=tuple(s for s in recipe.stages if s.stage == "base"))
+    outcome = train_nano(scaled(recipe, plan.base_share) if plan.base_share < 1 else recipe)
+    draft = folder.with_name("base.draft")
+    save(outcome.model, outcome.processor, draft)
+    draft.replace(folder)
+
+
+def _untrained(plan: Plan, work: Path) -> Base:
+    """The random-backbone twin: the same image tokenizer in front of a model that has learned nothing."""
+    import torch
+
+    from trainer.nano import build, default_recipe
+
+    trained = get_base(plan, work)
+    torch.manual_seed(1)
+    model, _ = build(default_recipe(1))
+    return Base(model, trained.processor, "random-backbone-seed-1", "untrained backbone, trained image tokenizer")
+
+
+def new_arm(base: Base, heads: str, init: str, seed: int) -> Any:
+    """A model to train: the base's weights, new parts drawn from `seed`, equal in both kinds of heads.
+
+    The single head's original rows are the text head's, its further rows the switching arm's <imgbos> and visual rows,
+    and adapter and embeddings are the same tensors: before the first step both arms give every image token the same
+    relative probability, so what differs afterwards is not the draw.
+    """
+    import copy
+
+    import torch
+
+    from armor_model import ArmorConfig, ArmorForConditionalGeneration
+
+    def fresh(kind: str) -> Any:
+        fields = {k: v for k, v in base.model.config.to_dict().items() if k not in ("model_type", "architectures")}
+        fields.pop("transformers_version", None)
+        config = ArmorConfig(**{**fields, "heads": kind})
+        torch.manual_seed(seed)
+        return ArmorForConditionalGeneration(config).to(next(base.model.parameters()).dtype)
+
+    switching = fresh("switching")
+    old = {n: p for n, p in base.model.state_dict().items() if not n.startswith(_NEW_PARTS)}
+    missing = [n for n in switching.load_state_dict(old, strict=False).missing_keys if not n.startswith(_NEW_PARTS)]
+    if missing:
+        raise UserError(f"the base lacks {missing[0]}")
+    switching.init_new_parts(init)
+    if heads == "switching":
+        return switching
+    single = fresh("single")
+    single.load_state_dict(switching.state_dict(), strict=False)
+    with torch.no_grad():
+        V = single.config.vocab_size
+        single.single_head.weight[:V] = switching.lm_head.weight
+        single.single_head.weight[V] = switching.imgbos_head.weight[0]
+        single.single_head.weight[V + 1 :] = switching.visual_head.weight
+    return copy.deepcopy(single)
+
+
+_NEW_PARTS = ("new_embeddings", "adapter", "imgbos_head", "visual_head", "single_head")

@@ -1,0 +1,96 @@
+"""From curves and records to numbers and words: areas, steps to a loss, paired differences over seeds, retention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from armor_eval.stats.intervals import t_quantile
+
+Curve = Sequence[tuple[int, float]]
+"""(step, value), steps rising."""
+
+WORTH = 0.05
+"""Share of a loss's area that a difference must exceed to be called faster: a mere sign is no finding."""
+
+
+def area(curve: Curve) -> float:
+    """Mean value over steps (trapezoid rule): the area under the curve divided by its width."""
+    steps = np.array([s for s, _ in curve], dtype=float)
+    values = np.array([v for _, v in curve], dtype=float)
+    if len(steps) < 2:
+        return float(values[0])
+    return float(((values[1:] + values[:-1]) / 2 * np.diff(steps)).sum() / (steps[-1] - steps[0]))
+
+
+def steps_to(curve: Curve, level: float) -> float | None:
+    """First step, interpolated, from which on the curve has come down to `level`; None where it never does."""
+    before: tuple[int, float] | None = None
+    for step, value in curve:
+        if value <= level:
+            if before is None or before[1] <= level:
+                return float(step)
+            share = (before[1] - level) / (before[1] - value)
+            return before[0] + share * (step - before[0])
+        before = (step, value)
+    return None
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] | None]:
+    """Mean and Student's 95 % interval over seeds; no interval from one seed."""
+    x = np.asarray(values, dtype=float)
+    if len(x) < 2:
+        return float(x.mean()), None
+    half = t_quantile(0.975, len(x) - 1) * float(x.std(ddof=1)) / math.sqrt(len(x))
+    return float(x.mean()), (float(x.mean()) - half, float(x.mean()) + half)
+
+
+def faster(a: Sequence[float], b: Sequence[float], quick: bool = False) -> tuple[str, str]:
+    """Whether areas `a` lie below `b`, paired by seed: (verdict on "a converges much faster", evidence).
+
+    supported: the interval of the paired difference lies below -WORTH x b's mean; contradicted: it lies above that
+    line; undecided otherwise, and always from fewer than three seeds or a quick run.
+    """
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    mean, interval = mean_interval(differences)
+    line = -WORTH * float(np.mean(b))
+    told = f"mean image loss over the run {np.mean(a):.3f} against {np.mean(b):.3f} nats, difference {mean:+.3f}"
+    if interval is None:
+        return "undecided", f"{told}; one seed gives no interval"
+    told += f" [{interval[0]:+.3f}, {interval[1]:+.3f}] over {len(differences)} seeds"
+    if quick or len(differences) < 3:
+        return "undecided", f"{told}; no verdict from {'a quick run' if quick else 'fewer than three seeds'}"
+    verdict = "supported" if interval[1] < line else "contradicted" if interval[0] > line else "undecided"
+    return verdict, f"{told}; called faster from {-line:.3f} on"
+
+
+def share_difference(
+    a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]]
+) -> tuple[float, tuple[float, float] | None]:
+    """Difference of right shares, a - b: seeds x prompts, paired; resampled over prompts, which all seeds share.
+
+    95 % percentile interval of 2,000 resamples, seed 0; None with fewer than two prompts.
+    """
+    gap_P = np.mean(np.asarray(a, dtype=float), axis=0) - np.mean(np.asarray(b, dtype=float), axis=0)
+    if len(gap_P) < 2:
+        return float(gap_P.mean()), None
+    draws = np.random.default_rng(0).integers(0, len(gap_P), (2000, len(gap_P)))
+    low, high = np.quantile(gap_P[draws].mean(axis=1), [0.025, 0.975])
+    return float(gap_P.mean()), (float(low), float(high))
+
+
+def retention(after: Sequence[bool], before: Sequence[bool]) -> tuple[float | None, tuple[float, float] | None]:
+    """Share of right answers after over before, paired by question, with a bootstrap interval over questions.
+
+    None where the base answers nothing right. The numerator and the denominator are resampled together.
+    """
+    a, b = np.asarray(after, dtype=float), np.asarray(before, dtype=float)
+    if not b.sum():
+        return None, None
+    draws = np.random.default_rng(0).integers(0, len(a), (2000, len(a)))
+    tops, bottoms = a[draws].sum(axis=1), b[draws].sum(axis=1)
+    ratios = tops[bottoms > 0] / bottoms[bottoms > 0]
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(a.sum() / b.sum()), (float(low), float(high))

@@ -1,0 +1,153 @@
+"""Judges an arm: validation losses, understanding questions and drawings, each as records that go into the bundle.
+
+A drawn picture is read by matching its cells against the world's own tiles, which is exact in this world and stricter
+than GenEval's rule (anything beyond what was asked is wrong).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from armor_eval.ablations.base import VALIDATION_SEED, Base
+
+DRAW_TEMPERATURE = 0.5
+"""Of the visual head, as on armor-nano's card."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One understanding question, equal in every arm."""
+
+    id: str
+    type: str
+    text: str
+    gold: str
+    scene: Any
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One drawing request, equal in every arm."""
+
+    id: str
+    task: str
+    prompt: str
+    request: Any
+    seed: int
+
+
+def questions(each: int, seed: int) -> list[Asked]:
+    """`each` questions of every type, alternately in words and as multiple choice."""
+    from trainer.shapes.questions import (
+        QUESTION_TYPES,
+        WORD_SUFFIX,
+        YES_NO,
+        YES_NO_SUFFIX,
+        multiple_choice,
+        options_for,
+        sample_question,
+    )
+
+    rng = np.random.default_rng([seed, 71])
+    made = []
+    for type_ in QUESTION_TYPES:
+        for i in range(each):
+            scene, question = sample_question(rng, type_, training=False)
+            if i % 2:
+                options, gold = options_for(rng, question)
+                text = multiple_choice(question.text, options)
+            else:
+                gold = question.answer
+                text = f"{question.text} {YES_NO_SUFFIX if question.choices == YES_NO else WORD_SUFFIX}"
+            made.append(Asked(f"{type_}-{i:02d}", type_, text, gold, scene))
+    return made
+
+
+def wanted(each: int, seed: int) -> list[Wanted]:
+    """`each` requests of GenEval's six tasks, all of combinations that training never shows."""
+    from trainer.nano_eval import held_out_request
+    from trainer.shapes.requests import TASKS
+
+    rng = np.random.default_rng([seed, 72])
+    made = []
+    for task in TASKS:
+        for i in range(each):
+            request = held_out_request(rng, task)
+            made.append(Wanted(f"{task}-{i:02d}", task, f"a photo of {request.phrase}", request, 1000 * seed + i))
+    return made
+
+
+def answer(model: Any, processor: Any, asked: Sequence[Asked]) -> list[str]:
+    """Greedy short answers, drawing masked."""
+    from armor_model.generation import GenerationSettings, generate
+    from trainer.shapes.world import render
+
+    rows = []
+    for a in asked:
+        content = [{"type": "image", "image": render(a.scene)}, {"type": "text", "text": a.text}]
+        rows.append([{"role": "user", "content": content}])
+    settings = GenerationSettings(max_new_tokens=6, allow_images=False)
+    return [r.text for r in generate(model, processor, rows, settings)]
+
+
+def right(said: str, gold: str) -> bool:
+    """Whether an answer is the gold one, apart from case, spaces and a full stop."""
+    return said.strip().strip(".").strip().lower() == gold.strip().strip(".").lower()
+
+
+def draw_all(model: Any, processor: Any, requests: Sequence[Wanted]) -> list[Any]:
+    """A picture a request."""
+    from armor_model.generation import GenerationSettings, draw
+
+    settings = GenerationSettings(image_temperature=DRAW_TEMPERATURE)
+    return draw(model, processor, [r.prompt for r in requests], settings, [r.seed for r in requests])
+
+
+def drawn_right(requests: Sequence[Wanted], pictures: Sequence[Any]) -> list[bool]:
+    """Whether each picture shows what was asked, and nothing else."""
+    from trainer.nano_eval import read_pictures
+    from trainer.shapes.requests import matches
+
+    scenes = read_pictures(pictures)
+    return [
+        s is not None and matches(s, r.request.things, r.request.relation)
+        for r, s in zip(requests, scenes, strict=True)
+    ]
+
+
+class Validation:
+    """Mean losses on held-back conversations: as the loss is printed, and with the softmax over image tokens only."""
+
+    def __init__(self, base: Base, kinds: Sequence[str], count: int, seed: int, batch_size: int = 64) -> None:
+        from trainer.batches import collate
+
+        examples = [e for kind in kinds for e in base.pool(kind, count, VALIDATION_SEED + seed)]
+        examples.sort(key=len)
+        pad = base.model.config.text_config.pad_token_id or 0
+        parts = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]
+        self.batches = [collate(part, pad, base.model.config.imgbos_id) for part in parts]
+
+    def __call__(self, model: Any) -> dict[str, float]:
+        """`image` and `text` as printed, `image_renormalised`: nats a token."""
+        import torch
+
+        sums = dict.fromkeys(("image", "image_renormalised", "text"), 0.0)
+        counts = {"image": 0, "text": 0}
+        device = next(model.parameters()).device
+        with torch.no_grad():
+            for batch in self.batches:
+                batch = batch.to(device)
+                out = model(batch.input_ids, batch.attention_mask, batch.pixels, batch.text_labels, batch.image_labels,
+                            position_ids=batch.position_ids)  # fmt: skip
+                if out.image_loss is not None:
+                    sums["image"] += float(out.image_loss) * out.image_tokens
+                    sums["image_renormalised"] += float(out.image_loss_image_tokens) * out.image_tokens
+                    counts["image"] += out.image_tokens
+                if out.text_loss is not None:
+                    sums["text"] += float(out.text_loss) * out.text_tokens
+                    counts["text"] += out.text_tokens
+        return {name: value / max(1, counts[name.split("_")[0]]) for name, value in sums.items()}

@@ -1,0 +1,108 @@
+"""What an ablation trains, as data: arms, seeds, steps, what is measured. `--config FILE.toml` overrides any field."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from armor_eval.errors import UserError
+
+
+class Plan(BaseModel):
+    """Shared by both ablations. One optimizer step reads `batch_size` conversations; steps are the budget."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    base: str = "train"
+    """The understanding model to start from: `train` (the recipe's own base, kept in the output folder), `bundled`
+    (armor-nano's frozen parts; its text head has been through ARMOR's training), or a checkpoint folder."""
+    base_share: float = Field(default=1.0, gt=0, le=1)
+    """Share of the recipe's base training, for `base = "train"`."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each seed draws new parts' initial weights, and the data order, anew; arms of one seed share both."""
+    batch_size: int = Field(default=64, ge=1)
+    lr: float = Field(default=3e-3, gt=0)
+    warmup: int = Field(default=30, ge=0)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accumulate: int = Field(default=1, ge=1)
+    gradient_checkpointing: bool = False
+    pool: int = Field(default=4000, ge=1)
+    """Conversations of each type that are made and tokenised; steps read them round and round."""
+    evaluate_every: int = Field(default=20, ge=1)
+    """Steps between points of the curves."""
+    validation: int = Field(default=128, ge=1)
+    """Held-back conversations of each type that the curves' losses are means over."""
+    questions: int = Field(default=6, ge=1)
+    """Understanding questions of each type (32 types)."""
+    drawings: int = Field(default=10, ge=1)
+    """Pictures of each of GenEval's six tasks, all of held-out combinations."""
+    quick: bool = False
+    """Stamped: no verdict is drawn from it."""
+
+    @classmethod
+    def read(cls, config: Path | None, **overrides: Any) -> Self:
+        """The plan with a TOML file's fields and the caller's on top. Raises UserError in one line."""
+        fields: dict[str, Any] = {}
+        if config is not None:
+            try:
+                fields = tomllib.loads(config.read_text(encoding="utf-8"))
+            except (OSError, tomllib.TOMLDecodeError) as error:
+                raise UserError(f"cannot read {config}: {error}") from error
+        try:
+            return cls.model_validate({**fields, **{k: v for k, v in overrides.items() if v is not None}})
+        except ValidationError as error:
+            first = error.errors()[0]
+            known = ", ".join(cls.model_fields)
+            where = ".".join(str(p) for p in first["loc"])
+            raise UserError(f"{config or 'plan'}: {where}: {first['msg']}", f"known fields: {known}") from error
+
+    def identity(self) -> str:
+        """Hash of everything that a finished arm depends on: another plan does not take its result over."""
+        fields = self.model_dump(mode="json", exclude={"seeds", "arms", "schemes"})
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class HeadsPlan(Plan):
+    """`ablate-heads`."""
+
+    arms: tuple[str, ...] = ("switching-random", "single-random", "switching-copy")
+    """`heads-init`: switching or single head, adapter initialised at random or as a copy of the last blocks. The
+    first two are the matched pair; the third against the second is the unmatched comparison."""
+    steps: int = Field(default=400, ge=2)
+
+    @classmethod
+    def for_quick(cls) -> dict[str, Any]:
+        return {
+            "base": "bundled", "base_share": 0.05, "seeds": (0,), "arms": ("switching-random", "single-random"),
+            "steps": 48, "evaluate_every": 8, "validation": 32, "questions": 1, "drawings": 2, "pool": 300, "warmup": 6,
+            "quick": True,
+        }  # fmt: skip
+
+
+class StagesPlan(Plan):
+    """`ablate-stages`."""
+
+    seeds: tuple[int, ...] = (0,)
+    schemes: tuple[str, ...] = (
+        "one-stage-no-embeddings", "one-stage", "wohg", "wohg-imgbos", "wohg-no-embeddings", "random-backbone",
+    )  # fmt: skip
+    one_stage_steps: int = Field(default=400, ge=1)
+    """Steps that stand for the paper's 10 epochs; its 20 epochs are twice as many."""
+    stage_steps: tuple[int, int, int] = (100, 600, 100)
+    """Steps of the stages 1, 2, 3."""
+    questions: int = Field(default=12, ge=1)
+    pictures: int = Field(default=6, ge=2)
+    """How often Figure 6's prompts are drawn over stage 2."""
+
+    @classmethod
+    def for_quick(cls) -> dict[str, Any]:
+        return {
+            "base": "bundled", "base_share": 0.05, "schemes": ("one-stage", "wohg"), "one_stage_steps": 20,
+            "stage_steps": (15, 40, 10), "evaluate_every": 10, "validation": 32, "questions": 2, "drawings": 2,
+            "pool": 300, "warmup": 5, "pictures": 2, "quick": True,
+        }  # fmt: skip

@@ -1,0 +1,151 @@
+"""Puts an ablation into a run bundle: items for answers and drawings, curves, metrics, verdicts, figures."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from armor_eval.ablations import judging
+from armor_eval.ablations.arms import ArmResult, Bench
+from armor_eval.ablations.base import Base
+from armor_eval.ablations.plan import Plan
+from armor_eval.runs import provenance
+from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.journal import replace_file
+from armor_eval.runs.schema import (
+    DataInfo,
+    Item,
+    JudgeInfo,
+    Metric,
+    ModelInfo,
+    Point,
+    Run,
+    RunKind,
+    RunStatus,
+    ScorerInfo,
+    Scores,
+    TrainingInfo,
+)
+
+
+class Recorder:
+    """Collects while arms run; the bundle is written at the end, since a finished arm is safe in a file of its own."""
+
+    def __init__(self, out: Path, kind: RunKind, plan: Plan, base: Base, command: list[str]) -> None:
+        self.out, self.plan, self.base = out, plan, base
+        self.metrics: list[Metric] = []
+        self.claims: dict[str, dict[str, str]] = {}
+        self.verdict = ""
+        self._items: list[Item] = []
+        self._points: list[Point] = []
+        self._figures: list[tuple[str, str, Any]] = []
+        self._cost = {"images": 0, "tokens": 0, "cpu": 0.0, "steps": 0}
+        self._pictures: dict[str, Path] = {}
+        self._began = time.monotonic()
+        fields = plan.model_dump(mode="json")
+        parameters = sum(p.numel() for p in base.model.parameters())
+        self.run = Run(
+            run_id=f"{kind}-{int(time.time())}",
+            kind=kind,
+            benchmark=kind,
+            command=command,
+            profile="shapes",
+            status="running",
+            model=ModelInfo(
+                spec=plan.base, name="armor-nano (ablation)", fingerprint=base.fingerprint, parameters=parameters
+            ),
+            data=DataInfo(name="shapes-world", sha256=provenance.sha256_json(fields), items=0),
+            prompt_sha256=provenance.sha256_json([q.text for q in judging.questions(1, 0)]),
+            scorer=ScorerInfo(name="shapes tile reader and exact answers", version="1"),
+            judge=JudgeInfo(name="none", endpoint="none"),
+            decoding={"answers": "greedy, 6 tokens", "image_temperature": judging.DRAW_TEMPERATURE},
+            seeds={f"arm {i}": s for i, s in enumerate(plan.seeds)},
+            packages=provenance.packages(),
+            device=provenance.device(),
+            git_commit=provenance.git_commit(),
+            started=provenance.now(),
+            extras={"plan": fields, "base": base.source},
+        )
+
+    def add_base(self, answers: Sequence[str], bench: Bench) -> None:
+        """The base's own answers: what retention is a share of."""
+        self._answers("base", answers, bench)
+
+    def add_arm(self, result: ArmResult, bench: Bench, folder: Path) -> None:
+        """Items of an arm's last judgement, its curves and its cost."""
+        key = f"{result.name}/seed{result.seed}"
+        seen: set[tuple[int, str]] = set()
+        for step, name, value in result.curves:
+            if (step, name) not in seen:
+                self._points.append(Point(step=step, name=name, value=value, arm=key))
+                seen.add((step, name))
+        for stage in dict.fromkeys(j.stage for j in result.judgements):
+            final = result.last(stage)
+            label = key if len({j.stage for j in result.judgements}) == 1 else f"{key}/stage {stage}"
+            self._answers(label, final.answers, bench)
+            for w, good, name in zip(bench.wanted, final.drawn, final.pictures, strict=True):
+                self._pictures[f"{label}/draw/{w.id}"] = folder / name
+                self._items.append(
+                    Item(id=f"{label}/draw/{w.id}", cluster=w.id, group=label, prompt=w.prompt,
+                         prompt_sha256=provenance.sha256_text(w.prompt), gold=w.request.phrase, score=float(good),
+                         reason=None if good else "the picture does not show exactly that", status="ok")
+                )  # fmt: skip
+        self._cost["images"] += result.images_seen
+        self._cost["tokens"] += result.tokens
+        self._cost["cpu"] += result.cpu_seconds
+        self._cost["steps"] += max(step for step, _, _ in result.curves)
+
+    def _answers(self, label: str, answers: Sequence[str], bench: Bench) -> None:
+        for q, said in zip(bench.questions, answers, strict=True):
+            good = judging.right(said, q.gold)
+            self._items.append(
+                Item(id=f"{label}/ask/{q.id}", cluster=q.id, group=label, prompt=q.text,
+                     prompt_sha256=provenance.sha256_text(q.text), gold=q.gold, output=said,
+                     parsed=said.strip().lower(), score=float(good), status="ok")
+            )  # fmt: skip
+
+    def add_figure(self, name: str, title: str, picture: Any) -> None:
+        self._figures.append((name, title, picture))
+
+    def finish(self) -> RunStatus:
+        """Write everything; an earlier bundle of the same folder is replaced, its arms are not trained again."""
+        from PIL import Image
+
+        for name in ("run.json", "scores.json", "items.jsonl", "series.jsonl"):
+            (self.out / name).unlink(missing_ok=True)
+        items = len(self._items)
+        run = self.run.model_copy(update={"data": self.run.data.model_copy(update={"items": items})})
+        cost = {"cpu_seconds": self._cost["cpu"], "wall_seconds": time.monotonic() - self._began}
+        with Bundle.open(self.out, run.model_copy(update=cost)) as bundle:
+            stored = []
+            for item in self._items:
+                if item.id in self._pictures:
+                    with Image.open(self._pictures[item.id]) as picture:
+                        item = item.model_copy(update={"output_images": [bundle.add_image(picture)]})
+                stored.append(item)
+            figures = [{"path": bundle.add_image(p), "title": title, "name": name} for name, title, p in self._figures]
+            replace_file(self.out / "series.jsonl", "".join(p.model_dump_json() + "\n" for p in self._points))
+            training = TrainingInfo(
+                images_seen=self._cost["images"], tokens=self._cost["tokens"], device_days=self._cost["cpu"] / 86_400,
+                optimizer_steps=self._cost["steps"],
+            )  # fmt: skip
+            bundle.update(
+                training=training,
+                extras={**run.extras, "claims": self.claims, "verdict": self.verdict, "figures": figures},
+            )
+            counts = {"ok": items}
+            return bundle.finish(stored, Scores(metrics=self.metrics, counts=counts, expected_items=items))
+
+
+def accuracy_metric(name: str, right: Sequence[Sequence[bool]], clusters: Sequence[str]) -> Metric:
+    """Share that is right over seeds x prompts; the interval resamples prompts, which all seeds share."""
+    from armor_eval.stats.composite import accuracy, measure
+
+    items = [
+        Item(id=f"{s}/{c}", cluster=c, prompt="", prompt_sha256="", score=float(good), status="ok")
+        for s, row in enumerate(right)
+        for c, good in zip(clusters, row, strict=True)
+    ]
+    return measure(items, accuracy(name, primary=False))

@@ -1,0 +1,28 @@
+"""`armor-eval ablate-heads`: forward switching against one head, the paper's Figures 7 and 8."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def ablate_heads(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command in it goes on where it stopped.")] = Path(
+        "runs/ablate-heads"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, few steps: under 2 minutes, no verdict.")] = False,
+    steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps of every arm.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma list, three at least for a verdict.")] = None,
+    base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan, for any size.")] = None,
+) -> None:
+    """Train both arms from the same start on the same data; compare losses, drawings and text; say what holds."""
+    from armor_eval.ablations.heads import ablate_heads as run
+    from armor_eval.ablations.plan import HeadsPlan
+    from armor_eval.cli.ablate_stages import run_ablation
+
+    fields = {"steps": steps, "base": base, "seeds": seeds}
+    raise typer.Exit(run_ablation(run, HeadsPlan, out, quick, config, fields, ["armor-eval", *sys.argv[1:]]))

@@ -1,0 +1,65 @@
+"""`armor-eval ablate-stages`: what each training scheme keeps, Tables 4 and 5, Figures 6 and 9."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def ablate_stages(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command in it goes on where it stopped.")] = Path(
+        "runs/ablate-stages"
+    ),
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two schemes, few steps: under 2 minutes, no verdict.")
+    ] = False,
+    seeds: Annotated[str | None, typer.Option(help="Comma list.")] = None,
+    base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan, for any size.")] = None,
+) -> None:
+    """Train the paper's schemes and ours from one base; measure what understanding is kept and what is drawn."""
+    from armor_eval.ablations.plan import StagesPlan
+    from armor_eval.ablations.schemes import ablate_stages as run
+
+    fields = {"base": base, "seeds": seeds}
+    raise typer.Exit(run_ablation(run, StagesPlan, out, quick, config, fields, ["armor-eval", *sys.argv[1:]]))
+
+
+def run_ablation(
+    run: Callable[..., str],
+    kind: Any,
+    out: Path,
+    quick: bool,
+    config: Path | None,
+    fields: dict[str, Any],
+    command: list[str],
+) -> int:
+    """Build the plan, run it, say where the bundle is and what it found. Exit code 0 for a complete run, else 1."""
+    from armor_eval.errors import UserError
+    from armor_eval.runs.bundle import read_head
+    from trainer.errors import TrainingError
+
+    if fields.get("seeds") is not None:
+        try:
+            fields["seeds"] = tuple(int(s) for s in fields["seeds"].split(","))
+        except ValueError as error:
+            raise UserError(
+                f"--seeds {fields['seeds']!r} is no comma list of numbers", "for example --seeds 0,1,2"
+            ) from error
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file, expected a folder", "give another --out")
+    plan = kind.read(
+        config, **{**(kind.for_quick() if quick else {}), **{k: v for k, v in fields.items() if v is not None}}
+    )
+    try:
+        status = run(plan, out, command, say=lambda line: typer.echo(line, err=True))
+    except TrainingError as error:
+        raise UserError(str(error), f"{out} keeps every finished arm") from error
+    done, _ = read_head(out)
+    typer.echo(done.extras["verdict"])
+    typer.echo(f"{out}: {status}; see it with: armor-eval report {out}")
+    return 0 if status == "complete" else 1
