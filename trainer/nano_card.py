@@ -103,12 +103,15 @@ def card_text(record: dict[str, Any]) -> str:
     lines = [
         f"# armor-nano{' with a random backbone' if twin else ''}",
         "",
-        f"A real ARMOR of {total:,} parameters for the shapes world v{record['world']} (32x32 pictures, 5 colours, 4 shapes, 4 cells): "
-        "it answers questions about pictures, draws, and chooses between text, picture and both.",
-        "It knows nothing else: its vocabulary is the world's. It exists to prove the pipeline, not to be compared with the paper's 8B.",
+        f"A real ARMOR of {total:,} parameters for the shapes world v{record['world']} (32x32 pictures, 5 colours, "
+        "4 shapes, 4 cells): it answers questions about pictures, draws, and chooses between text, picture and both.",
+        "It knows nothing else: its vocabulary is the world's. It exists to prove the pipeline, and stands in no "
+        "comparison with the paper's 8B.",
         "",
-        f"Reproduce: `{record['command']}` (seed {recipe['seed']}; {record['cpu_seconds']:.0f} CPU-seconds on one thread where it was made).",
-        f"Held-out list: sha256 `{record['held_out_sha256'][:16]}`; no training picture or request holds a listed combination.",
+        f"Reproduce: `{record['command']}` (seed {recipe['seed']}; {record['cpu_seconds']:.0f} CPU-seconds on one "
+        "thread where it was made).",
+        f"Held-out list: sha256 `{record['held_out_sha256'][:16]}`; no training picture or request holds a listed "
+        "combination.",
         "",
         "## Recipe and cost",
         "",
@@ -143,8 +146,10 @@ def card_text(record: dict[str, Any]) -> str:
         "",
         "## Scores",
         "",
-        f"Judged by the trainer's own rule (nearest tile a cell, exact; anything beyond the request is wrong), seed {scores['seed']}, "
-        f"pictures drawn with {', '.join(f'{k} {v:g}' for k, v in scores['settings'].items())}. 95 % Wilson intervals. The harness judges again with a detector.",
+        "Judged by the trainer's own rule (nearest tile a cell, exact; anything beyond the request is wrong), "
+        f"seed {scores['seed']}, pictures drawn with "
+        f"{', '.join(f'{k} {v:g}' for k, v in scores['settings'].items())}. 95 % Wilson intervals. "
+        "The harness judges again with a detector.",
         "",
     ]
     titles = {

@@ -66,10 +66,11 @@ def test_the_objective_is_the_models_own_loss(heads, stage):
 
 def test_switching_starts_at_the_logarithm_of_the_image_tokens():
     """Figure 7's start: ln(K + 2) for the visual head, ln(V + K + 3) for the single one (heads at zero)."""
-    for heads, rows in (("switching", lambda c: c.codebook_size + 2), ("single", lambda c: c.vocab_size +
-    c.num_new_tokens)): model = tiny_model(heads)
-        head = model.visual_head if heads == "switching" else
-        model.single_head torch.nn.init.zeros_(head.weight)
+    rows_of = {"switching": lambda c: c.codebook_size + 2, "single": lambda c: c.vocab_size + c.num_new_tokens}
+    for heads, rows in rows_of.items():
+        model = tiny_model(heads)
+        head = model.visual_head if heads == "switching" else model.single_head
+        torch.nn.init.zeros_(head.weight)
         batch = collate([example(model.config, "t2i", 0)], 0, model.config.imgbos_id)
         count = int((batch.image_labels != -100).sum())
         assert float(Objective(model, STAGES["2"])(batch).image) / count == pytest.approx(
