@@ -32,21 +32,30 @@ def find_model(model: str | None) -> Path:
     return check_checkpoint(armor_model.bundled("armor-nano") if model in (None, "armor-nano") else model)
 
 
+def torch_dtype(name: str | None):
+    """torch's type of that name, None for None."""
+    if name is None:
+        return None
+    import torch
+
+    kind = getattr(torch, name, None)
+    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+        raise ArmorError(f"unknown type {name!r}", hint="e.g. float32, bfloat16, float16")
+    return kind
+
+
 def open_model(model: str | None, device: str | None, dtype: str | None):
     """Load a checkpoint for a command, quietly."""
-    folder = find_model(model)
+    folder, kind = find_model(model), torch_dtype(dtype)
     import torch
 
     import armor_model
     from armor_model.loading import quiet_transformers
 
     quiet_transformers()
-
-    if dtype is not None and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ArmorError(f"unknown type {dtype!r}", hint="e.g. float32, bfloat16, float16")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return armor_model.load(folder, device=device, dtype=getattr(torch, dtype) if dtype else None)
+        return armor_model.load(folder, device=device, dtype=kind)
     except (RuntimeError, AssertionError) as error:
         raise ArmorError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
 
@@ -150,6 +159,57 @@ def params(
     typer.echo(f"{'total':<16} {result['total']:>16,}")
     for stage, number in result["trained"].items():
         typer.echo(f"{'stage ' + stage:<16} {number:>16,}  trained")
+
+
+@app.command()
+def build(
+    base: Annotated[str, typer.Option(help="InternVL2.5 (original layout) or InternVL2.5/3 (-hf): folder or hub id.")],
+    out: Annotated[Path, typer.Option(help="The new checkpoint's folder.")],
+    vqgan: Annotated[
+        str | None, typer.Option(help="Chameleon's vqgan.ckpt; without it no picture can be drawn.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id, where the base's needs code to be run.")
+    ] = None,
+    adapter_layers: Annotated[int, typer.Option(help="Blocks of the adapter.")] = 3,
+    adapter_init: Annotated[str, typer.Option(help="copy (of the last decoder blocks) or random.")] = "copy",
+    heads: Annotated[str, typer.Option(help="switching, or single for the ablation's Normal arm.")] = "switching",
+    dtype: Dtype = None,
+    seed: Annotated[int, typer.Option(help="Of the new parameters.")] = 0,
+    shard_gb: Annotated[float, typer.Option(help="Most gigabytes a file.")] = 4.0,
+    system_prompt: Annotated[str | None, typer.Option(help="internvl, none, or a text.")] = None,
+) -> None:
+    """Build an ARMOR from published weights, streamed: one tensor is in memory at a time."""
+    from armor_model.convert import build as builder
+    from armor_model.loading import quiet_transformers
+
+    quiet_transformers()
+    done = builder.build(
+        base, vqgan, out, tokenizer, adapter_layers, adapter_init, heads, torch_dtype(dtype), seed,
+        int(shard_gb * 1e9), system_prompt,
+    )  # fmt: skip
+    typer.echo(
+        f"{out}: {done['tensors']} tensors in {done['files']} file(s) from the {done['layout']} layout, "
+        f"{done['new']:,} new parameters"
+    )
+    if not vqgan:
+        typer.echo("no --vqgan was given: this checkpoint cannot draw yet")
+
+
+@app.command("export-internvl")
+def export_internvl(
+    out: Annotated[Path, typer.Option(help="The plain InternVL's folder.")],
+    model: Model = None,
+    shard_gb: Annotated[float, typer.Option(help="Most gigabytes a file.")] = 4.0,
+) -> None:
+    """Write the text path as a plain InternVL, for engines that serve one."""
+    folder = find_model(model)
+    from armor_model.convert.export import export
+    from armor_model.loading import quiet_transformers
+
+    quiet_transformers()
+    done = export(folder, out, int(shard_gb * 1e9))
+    typer.echo(f"{out}: {done['tensors']} tensors in {done['files']} file(s)")
 
 
 def main() -> None:

@@ -95,9 +95,22 @@ class ArmorProcessor:
 
     @classmethod
     def for_config(
-        cls, tokenizer: Any, config: ArmorConfig, vq: ImageTokenizer | None = None, **settings: Any
+        cls,
+        tokenizer: Any,
+        config: ArmorConfig,
+        vq: ImageTokenizer | None = None,
+        text_only: bool = False,
+        **settings: Any,
     ) -> ArmorProcessor:
-        """A processor that fits a model's configuration; `settings` override ProcessorSettings' fields."""
+        """A processor that fits a model's configuration.
+
+        Args:
+            tokenizer: of the original vocabulary.
+            config: of the model.
+            vq: the image tokenizer; by default an untrained one of the configuration's sizes.
+            text_only: leave the image tokenizer out.
+            settings: override ProcessorSettings' fields.
+        """
         from armor_model.vq import build_vq
 
         size = config.vision_config.image_size[0]
@@ -111,9 +124,9 @@ class ArmorProcessor:
         }
         if len(tokenizer) > config.vocab_size:
             raise ArmorError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
-        processor = cls(
-            tokenizer, ProcessorSettings(**{**fits, **settings}), vq if vq is not None else build_vq(config)
-        )
+        if vq is None and not text_only:
+            vq = build_vq(config)
+        processor = cls(tokenizer, ProcessorSettings(**{**fits, **settings}), vq)
         if processor.settings.image_token_id != config.image_token_id:
             raise ArmorError(
                 f"{processor.settings.image_token} is token {processor.settings.image_token_id} of the tokenizer, "
@@ -268,7 +281,10 @@ class ArmorProcessor:
         return out
 
     def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+        ids = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
+        if ids and max(ids) >= self.settings.vocab_size:
+            raise ArmorError(f"text must not hold the reserved token {self.tokenizer.convert_ids_to_tokens(max(ids))}")
+        return ids
 
     def _codes_of(self, part: dict[str, Any]) -> list[int]:
         codes = part.get("codes")

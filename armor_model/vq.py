@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from armor_model.compat import prepare_torchvision
 from armor_model.errors import ArmorError
 
 
@@ -94,6 +95,7 @@ class ChameleonVQ(ImageTokenizer):
         super().__init__(image_size, image_size // downsampling, codebook_size)
         if grid is not None and grid != self.grid:
             raise ArmorError(f"a {image_size}-pixel picture has {self.grid} codes a side here, not {grid}")
+        prepare_torchvision()  # diffusers imports transformers' model classes
         from diffusers import VQModel
 
         depth = len(block_out_channels)

@@ -1,0 +1,278 @@
+"""`armor-model build`: a published InternVL and a VQGAN become an ARMOR checkpoint, one tensor at a time.
+
+The whole plan (every new tensor, its shape, and where it comes from) is checked before the first byte is written.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from armor_model.compat import prepare_torchvision
+from armor_model.convert.layouts import Origin, read_config, splitter, targets
+from armor_model.convert.shards import Item, Source, write
+from armor_model.convert.vqgan import open_vqgan
+from armor_model.errors import ArmorError
+
+NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
+
+
+def resolve(path_or_id: str, what: str, patterns: tuple[str, ...]) -> Path:
+    """A local folder, or a model id's files from the hub."""
+    path = Path(path_or_id)
+    if path.exists():
+        return path
+    if path_or_id.count("/") != 1 or path_or_id.startswith((".", "/", "~")):
+        raise ArmorError(f"no {what} at {path_or_id}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(path_or_id, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArmorError(
+            f"{what} {path_or_id} is neither a folder here nor to be had from the hub: {reason}"
+        ) from error
+
+
+def load_base_config(base: Path) -> dict[str, Any]:
+    """A base's config.json."""
+    try:
+        return json.loads((base / "config.json").read_text())
+    except FileNotFoundError as error:
+        raise ArmorError(f"{base} is not a checkpoint: it has no config.json") from error
+    except ValueError as error:
+        raise ArmorError(f"{base}/config.json cannot be read: {error}") from error
+
+
+def build(
+    base: str,
+    vqgan: str | None,
+    out: Path,
+    tokenizer: str | None = None,
+    adapter_layers: int = 3,
+    adapter_init: str = "copy",
+    heads: str = "switching",
+    dtype: torch.dtype | None = None,
+    seed: int = 0,
+    max_shard: int = 4_000_000_000,
+    system_prompt: str | None = None,
+) -> dict[str, Any]:
+    """Write an ARMOR checkpoint.
+
+    Args:
+        base: folder or hub id of an InternVL in its original or in transformers' layout.
+        vqgan: Chameleon's `vqgan.ckpt` (or a converted folder); None leaves the image tokenizer out.
+        out: the new folder.
+        tokenizer: folder or id, where the base's own cannot be read without running its code.
+        adapter_layers: blocks of the adapter.
+        adapter_init: `copy` the last decoder blocks or `random`.
+        heads: `switching` or `single`.
+        dtype: of the weights; by default the base's.
+        seed: of the random parts.
+        max_shard: bytes.
+        system_prompt: `internvl`, `none` or a text; by default what the layout was published with.
+
+    Returns:
+        What was done: layout, tensors, new parameters, whether the tokenizer was extended.
+    """
+    folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
+    raw = load_base_config(folder)
+    layout, settings = read_config(raw)
+    vq = open_vqgan(Path(vqgan)) if vqgan else None
+    text_tokenizer = _tokenizer(tokenizer, folder, layout)
+    settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    if vq is not None:
+        settings |= {
+            "codebook_size": vq.codebook_size,
+            "image_grid": vq.grid,
+            "vq_config": {"type": vq.type, **vq.settings},
+        }
+    from armor_model.config import ArmorConfig
+
+    try:
+        config = ArmorConfig(**settings, num_adapter_layers=adapter_layers, heads=heads)
+    except (TypeError, ValueError) as error:
+        raise ArmorError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
+    items = plan(Source(folder), layout, config, settings["text_config"], adapter_init, dtype, seed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ArmorError(f"cannot write into {out}: {error.strerror}") from error
+    config.architectures = ["ArmorForConditionalGeneration"]
+    config.dtype = items[0].dtype
+    extended = _save_processor(text_tokenizer, config, vq, out, raw, system_prompt or _default_prompt(layout))
+    files = write(items, out, max_shard)
+    config.save_pretrained(out)  # last: without a config.json the folder is no checkpoint
+    new = sum(item.size // item.dtype.itemsize for item in items if not item.name.startswith(("model.", "lm_head.")))
+    return {"layout": layout, "files": len(files), "tensors": len(items), "new": new, "tokenizer_extended": extended}
+
+
+def _default_prompt(layout: str) -> str:
+    return "none" if layout == "native" else "internvl"
+
+
+# ---- the plan --------------------------------------------------------------------------------------------------------
+
+
+def plan(
+    source: Source,
+    layout: str,
+    config: Any,
+    text: dict[str, Any],
+    adapter_init: str,
+    dtype: torch.dtype | None,
+    seed: int,
+) -> list[Item]:
+    """Every tensor of the new checkpoint in the model's order. Raises ArmorError naming a key that is missing,
+    unknown, or of another shape than the configuration says."""
+    prepare_torchvision()
+    from armor_model.modeling import ArmorForConditionalGeneration
+
+    with torch.device("meta"):
+        expected = {k: tuple(v.shape) for k, v in ArmorForConditionalGeneration(config).state_dict().items()}
+    origins = targets(source.tensors, layout)
+    tied = "lm_head.weight" not in origins and layout == "native"
+    if tied and f"{_EMBED}.weight" in origins:
+        origins["lm_head.weight"] = origins[f"{_EMBED}.weight"]
+    for name in origins:
+        if name not in expected:
+            raise ArmorError(f"unknown weight {origins[name].key}: the configuration has no place for it")
+    read = _Reader(source)
+    dtype = dtype or source.tensors[origins["lm_head.weight"].key].dtype if "lm_head.weight" in origins else dtype
+    if adapter_init not in ("copy", "random"):
+        raise ArmorError(f"adapter_init must be copy or random, not {adapter_init!r}")
+    depth = config.text_config.num_hidden_layers
+    if adapter_init == "copy" and config.num_adapter_layers > depth:
+        raise ArmorError(f"cannot copy {config.num_adapter_layers} blocks from a decoder of {depth}")
+    items = []
+    for name, shape in expected.items():
+        if name in origins:
+            items.append(_from_source(name, shape, origins[name], source, read, text, dtype))
+            continue
+        twin = _twin(name, config, adapter_init)
+        if twin in origins:
+            items.append(_from_source(name, shape, origins[twin], source, read, text, dtype))
+        elif name.startswith(("model.", "lm_head.")):
+            raise ArmorError(f"the base lacks a weight: {name} (in transformers' names)")
+        elif name == "single_head.weight":
+            rows = (read, origins["lm_head.weight"])
+            items.append(Item(name, shape, dtype, _random(name, shape, config, seed, rows)))
+        else:
+            items.append(Item(name, shape, dtype, _random(name, shape, config, seed)))
+    return items
+
+
+_EMBED = "model.language_model.embed_tokens"
+
+
+class _Reader:
+    """Reads source tensors, keeping the newest: a fused projection is wanted three times in a row."""
+
+    def __init__(self, source: Source):
+        self.source, self.newest = source, ("", None)
+
+    def __call__(self, key: str) -> Tensor:
+        if self.newest[0] != key:
+            self.newest = ("", None)  # before the next one is read
+            self.newest = (key, self.source.read(key))
+        return self.newest[1]
+
+
+def _from_source(
+    name: str,
+    shape: tuple[int, ...],
+    origin: Origin,
+    source: Source,
+    read: _Reader,
+    text: dict[str, Any],
+    dtype: torch.dtype | None,
+) -> Item:
+    stored = source.tensors[origin.key]
+    take = splitter(origin.part, text)
+    # the shape that splitting will give, without reading the data
+    shaped = tuple(take(torch.empty(stored.shape, device="meta")).shape)
+    if shaped != shape:
+        raise ArmorError(f"{origin.key} is {stored.shape}, which gives {shaped} for {name}; expected {shape}")
+    return Item(name, shape, dtype or stored.dtype, lambda: take(read(origin.key)))
+
+
+def _twin(name: str, config: Any, adapter_init: str) -> str:
+    """The InternVL tensor that a new one starts as a copy of, or an empty string."""
+    if name == "adapter_norm.weight":
+        return "model.language_model.norm.weight"
+    if name.startswith("adapter.") and adapter_init == "copy":
+        _, i, rest = name.split(".", 2)
+        first = config.text_config.num_hidden_layers - config.num_adapter_layers
+        return f"model.language_model.layers.{first + int(i)}.{rest}"
+    return ""
+
+
+def _random(
+    name: str, shape: tuple[int, ...], config: Any, seed: int, original: tuple[_Reader, Origin] | None = None
+) -> Callable[[], Tensor]:
+    """A new tensor: norms are one, biases zero, the rest normal; seeded by name, so order does not matter.
+    With `original`, the first rows are that tensor's (the single head begins as the text head)."""
+
+    def make() -> Tensor:
+        if name.endswith("norm.weight"):
+            return torch.ones(shape)
+        if name.endswith(".bias"):
+            return torch.zeros(shape)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + zlib.crc32(name.encode()))
+        made = torch.empty(shape).normal_(std=config.text_config.initializer_range, generator=generator)
+        if original is not None:
+            rows = original[0](original[1].key)
+            made[: len(rows)] = rows
+        return made
+
+    return make
+
+
+# ---- tokenizer and processor --------------------------------------------------------------------------------
+
+
+def _tokenizer(given: str | None, base: Path, layout: str) -> Any:
+    """The text tokenizer; never runs a checkpoint's own code."""
+    prepare_torchvision()
+    from transformers import AutoTokenizer
+
+    patterns = ("tokenizer*", "*.json", "*.txt", "*.model")
+    where = resolve(given, "tokenizer", patterns) if given else base
+    hint = "give --tokenizer, e.g. OpenGVLab/InternVL2_5-2B-MPO-hf: InternLM2's vocabulary as a tokenizer.json"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # many kinds, from missing files to code that would have to be run
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ArmorError(f"the tokenizer in {where} cannot be read: {reason}", hint=hint) from error
+    known = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    if known is None or known == tokenizer.unk_token_id:
+        raise ArmorError(f"the tokenizer in {where} does not know <IMG_CONTEXT>: it is not InternVL's", hint=hint)
+    return tokenizer
+
+
+def _save_processor(tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[str, Any], prompt: str) -> bool:
+    """Write tokenizer, settings and image tokenizer. The new tokens get names in the tokenizer where its length is V,
+    so that their ids come out right; the processor itself counts ids from V on and needs no names."""
+    from armor_model.processing import ArmorProcessor
+
+    known = {"system_prompt": prompt}
+    if "max_dynamic_patch" in raw:
+        known["max_tiles"] = raw["max_dynamic_patch"]
+    if "use_thumbnail" in raw:
+        known["use_thumbnail"] = raw["use_thumbnail"]
+    extended = len(tokenizer) == config.vocab_size
+    processor = ArmorProcessor.for_config(tokenizer, config, vq, text_only=vq is None, **known)
+    if extended:
+        names = [*NEW_TOKENS, *(f"<code_{k}>" for k in range(config.codebook_size))]
+        tokenizer.add_tokens(names, special_tokens=True)
+        if tokenizer.convert_tokens_to_ids(names[0]) != config.imgbos_id:
+            raise ArmorError("the tokenizer gave the new tokens ids of its own")
+    processor.save_pretrained(out)
+    return extended

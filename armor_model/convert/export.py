@@ -1,0 +1,106 @@
+"""`armor-model export-internvl`: an ARMOR's text path as a plain InternVL checkpoint in transformers' layout.
+
+Text never passes the adapter, so the text path of a trained ARMOR is an InternVL with ARMOR's text head, which serving
+engines that know InternVL can run for large understanding evaluations. Only the <imgbos> row is left behind.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from armor_model.convert.layouts import TEXT
+from armor_model.convert.shards import Item, Source, write
+from armor_model.errors import ArmorError
+from armor_model.images import IMAGENET_MEAN, IMAGENET_STD
+from armor_model.loading import check_checkpoint, load_processor
+
+NEW = ("new_embeddings", "adapter.", "adapter_norm.", "imgbos_head.", "visual_head.", "single_head.")
+ARMOR_ONLY = ("num_adapter_layers", "codebook_size", "image_grid", "heads", "vq_config")
+
+
+def public_name(name: str) -> str:
+    """A tensor's name in the public -hf checkpoints, whose prefixes predate transformers' present ones."""
+    if name == "lm_head.weight":
+        return "language_model.lm_head.weight"
+    if name.startswith(f"{TEXT}."):
+        return name.replace(f"{TEXT}.", "language_model.model.", 1)
+    return name.removeprefix("model.")
+
+
+def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> dict[str, Any]:
+    """Write the plain InternVL; one tensor is in memory at a time. Returns the number of tensors and files."""
+    from armor_model.config import ArmorConfig
+
+    check_checkpoint(checkpoint)
+    config = ArmorConfig.from_pretrained(checkpoint)
+    if config.heads == "single":
+        raise ArmorError("the single-head arm has no text path of its own: its text passes the adapter")
+    processor = load_processor(checkpoint)
+    source = Source(checkpoint)
+
+    def item(name: str) -> Item:
+        stored = source.tensors[name]
+        return Item(public_name(name), stored.shape, stored.dtype, lambda: source.read(name))
+
+    items = [item(name) for name in source.tensors if not name.startswith(NEW)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "chat_template.jinja").write_text(chat_template(processor.system_prompt))
+    except OSError as error:
+        raise ArmorError(f"cannot write into {out}: {error.strerror}") from error
+    files = write(items, out, max_shard)
+    _write_processor(processor, out)
+    settings = {key: value for key, value in config.to_dict().items() if key not in ARMOR_ONLY}
+    settings |= {"model_type": "internvl", "architectures": ["InternVLForConditionalGeneration"]}
+    (out / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    return {"tensors": len(items), "files": len(files)}
+
+
+def _write_processor(processor: Any, out: Path) -> None:
+    """Tokenizer and image settings as transformers' InternVLProcessor reads them: 448 pixels and ImageNet statistics
+    must be said, its defaults are others."""
+    tokenizer, s = processor.tokenizer, processor.settings
+    tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+    # a video is a run of frames, each an image: the same placeholder
+    tokenizer.init_kwargs["extra_special_tokens"] = {**tokens, "video_token": "<IMG_CONTEXT>"}
+    tokenizer.save_pretrained(out)
+    side = {"height": s.image_size, "width": s.image_size}
+    image = {
+        "image_processor_type": "GotOcr2ImageProcessor",
+        "size": side,
+        "do_resize": True,
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+        "do_convert_rgb": True,
+        "crop_to_patches": s.max_tiles > 1,
+        "min_patches": 1,
+        "max_patches": s.max_tiles,
+    }
+    (out / "preprocessor_config.json").write_text(json.dumps(image, indent=2) + "\n")
+    whole = {"processor_class": "InternVLProcessor", "image_seq_length": s.image_seq_length}
+    (out / "processor_config.json").write_text(json.dumps(whole, indent=2) + "\n")
+
+
+def chat_template(system_prompt: str | None) -> str:
+    """The template of armor_model.processing, in Jinja."""
+    system = ""
+    if system_prompt:
+        system = (
+            "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + system_prompt + "<|im_end|>\n{% endif %}"
+        )
+    return (
+        system
+        + "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+        + "{% if message['content'] is string %}{{ message['content'] }}"
+        + "{% else %}{% for part in message['content'] %}"
+        + "{% if part['type'] == 'image' %}<IMG_CONTEXT>\n"
+        + "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
+        + "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )

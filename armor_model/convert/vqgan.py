@@ -1,0 +1,94 @@
+"""Chameleon's VQGAN: its published `vqgan.ckpt` (taming-transformers' names) into an armor_model.ChameleonVQ.
+
+The file is a pickle and is opened with `weights_only`; sizes are read off the tensors, so that small ones work too.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from armor_model.errors import ArmorError
+from armor_model.vq import ChameleonVQ, ImageTokenizer
+
+PREFIXES = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+
+_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The VQGAN's tensors of a .ckpt or .safetensors file, without a training loss's. Raises ArmorError otherwise."""
+    if not path.is_file():
+        raise ArmorError(f"no VQGAN file at {path}")
+    if path.suffix == ".safetensors":
+        from armor_model.convert.shards import Source
+
+        source = Source(path)
+        state = {name: source.read(name) for name in source.tensors}
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ArmorError(f"{path} is not a plain state dict that can be read safely: {reason:.200}") from error
+        state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ArmorError(f"{path} is not a plain state dict")
+    return {key: value for key, value in state.items() if key.startswith(PREFIXES)}
+
+
+def rename(key: str, levels: int) -> tuple[str, bool]:
+    """diffusers' name of a tensor, and whether it is an attention weight stored as a 1x1 convolution."""
+    level = re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.(.+)", key)
+    if level:
+        stack, i, rest = level.groups()
+        # the decoder's index 0 is its highest resolution here, the last block in diffusers
+        i = int(i) if stack == "encoder.down" else levels - 1 - int(i)
+        rest = re.sub(r"^block\.", "resnets.", rest).replace("nin_shortcut", "conv_shortcut")
+        rest = rest.replace("downsample.conv", "downsamplers.0.conv").replace("upsample.conv", "upsamplers.0.conv")
+        return f"{stack.split('.')[0]}.{stack.split('.')[1]}_blocks.{i}.{rest}", False
+    mid = re.fullmatch(r"(encoder|decoder)\.mid\.(.+)", key)
+    if mid:
+        side, rest = mid.groups()
+        attention = re.fullmatch(r"attn_1\.(norm|q|k|v|proj_out)\.(weight|bias)", rest)
+        if attention:
+            layer, kind = attention.groups()
+            return f"{side}.mid_block.attentions.0.{_ATTENTION[layer]}.{kind}", layer != "norm" and kind == "weight"
+        return f"{side}.mid_block." + rest.replace("block_1.", "resnets.0.").replace("block_2.", "resnets.1."), False
+    return key.replace(".norm_out.", ".conv_norm_out."), False
+
+
+def convert(state: dict[str, Tensor], image_size: int = 256) -> ChameleonVQ:
+    """A ChameleonVQ with a taming-style state dict's weights. An unknown, missing or mis-shaped key is named."""
+    try:
+        levels = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.down."))
+        widths = [len(state[f"encoder.down.{i}.block.0.conv1.weight"]) for i in range(levels)]
+        blocks = len([k for k in state if re.fullmatch(r"encoder\.down\.0\.block\.\d+\.conv1\.weight", k)])
+        codes, latent = state["quantize.embedding.weight"].shape
+    except (KeyError, ValueError, IndexError) as error:
+        raise ArmorError(f"not a VQGAN of the taming-transformers kind: {error} is missing") from error
+    vq = ChameleonVQ(image_size, codes, tuple(widths), blocks, latent)
+    expected = vq.model.state_dict()
+    renamed: dict[str, Tensor] = {}
+    for key, value in state.items():
+        name, flatten = rename(key, levels)
+        value = value[:, :, 0, 0] if flatten and value.ndim == 4 else value
+        if name not in expected:
+            raise ArmorError(f"unknown VQGAN weight {key}")
+        if value.shape != expected[name].shape:
+            raise ArmorError(f"VQGAN weight {key} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}")
+        renamed[name] = value.float()
+    missing = sorted(set(expected) - set(renamed))
+    if missing:
+        raise ArmorError(f"the VQGAN lacks {missing[0]} (in diffusers' names)")
+    vq.model.load_state_dict(renamed)
+    return vq.eval()
+
+
+def open_vqgan(path: Path) -> ImageTokenizer:
+    """A VQGAN from its published file, or from a folder that `ImageTokenizer.save` wrote."""
+    return ImageTokenizer.load(path) if path.is_dir() else convert(read_state(path))
