@@ -7,7 +7,6 @@ It replies in the form that VLMEvalKit asks of a judge: for MM-Vet a bare number
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from armor_eval.shapes.truth import answer as true_answer
@@ -75,23 +74,37 @@ def llava_mark(caption: str, question: str, said: str) -> int:
     return 1 + round(9 * short_mark(question, gold, said))
 
 
-def reply(kind: str, fields: Mapping[str, Any]) -> str:
-    """The judge's words on one answer.
+class ShapesRules:
+    """The judge as VLMEvalKit calls one: `generate(prompt)` on its own judge prompts."""
 
-    Args:
-        kind: `graded` (MM-Vet) or `ratio` (LLaVA-Bench), as `benchmarks/understanding` declares it.
-        fields: the row of the benchmark's file with its `prediction`.
+    name = NAME
+    version = VERSION
 
-    Returns: what VLMEvalKit parses; a sentence without a number where the row is not of the shapes world, so that
-        the item ends as judge_failed.
-    """
-    question, said = str(fields["question"]), str(fields["prediction"])
-    try:
-        if kind == "graded":
-            return f"{mmvet_mark(question, str(fields['answer']), said):.1f}"
-        if kind == "ratio":
-            caption = str(fields["caption"])
-            return f"{llava_mark(caption, question, str(fields['gpt4_ans']))} {llava_mark(caption, question, said)}"
-    except ValueError:
-        return "the rules know the shapes world only"
-    return f"no rule judges {kind}"
+    def working(self) -> bool:
+        return True
+
+    def generate(self, prompt: str, **settings: Any) -> str:
+        """The verdict in the form that VLMEvalKit parses. Raises ValueError on what is not of the shapes world."""
+        if prompt.startswith("[Context]\n"):
+            return self._llava(prompt)
+        if "Correctness\n--- | --- | --- | ---" in prompt:
+            return self._mmvet(prompt)
+        raise ValueError(f"{NAME} judges MM-Vet and LLaVA-Bench prompts only, not {prompt[:60]!r}")
+
+    @staticmethod
+    def _mmvet(prompt: str) -> str:
+        # Behind the last example stands `question | gold | prediction | `; a prediction may hold bars itself.
+        _, _, asked = prompt.partition("actual physical characteristics. | 1.0\n")
+        parts = asked.strip("\n").split(" | ", 2)
+        if len(parts) != 3:
+            raise ValueError(f"{NAME} cannot find the question in MM-Vet's prompt")
+        question, gold, said = parts
+        return f"{mmvet_mark(question.strip(), gold, said.removesuffix(' | ')):.1f}"
+
+    @staticmethod
+    def _llava(prompt: str) -> str:
+        caption, rest = prompt.removeprefix("[Context]\n").split("\n\n[Question]\n", 1)
+        question, rest = rest.split("\n\n[Assistant 1]\n", 1)
+        reference, rest = rest.split("\n\n[End of Assistant 1]\n\n[Assistant 2]\n", 1)
+        said = rest.rsplit("\n\n[End of Assistant 2]", 1)[0]
+        return f"{llava_mark(caption, question, reference)} {llava_mark(caption, question, said)}"

@@ -165,12 +165,19 @@ def tsv_path(dataset: str, root: Path) -> Path:
     return path
 
 
+def _clusters(rows: list[Row]) -> set[Any]:
+    """What is resampled together: HallusionBench's sets, MMBench's groups, else pictures as they are asked about."""
+    if isinstance(rows[0]["index"], str):
+        return {row["index"].split("_")[3] for row in rows}
+    return {row.get("image_path") or row["index"] % choice.ROTATION for row in rows}
+
+
 def declaration() -> dict[str, Any]:
     """The declaration, computed afresh: content hash and size of every dataset."""
     datasets = {}
     for name in BUILDERS:
         rows = rows_for(name)
-        datasets[name] = {"sha256": rows_sha256(rows), "rows": len(rows), "pictures": len(_pixels(rows))}
+        datasets[name] = {"sha256": rows_sha256(rows), "rows": len(rows), "clusters": len(_clusters(rows))}
     return {
         "world": 1,
         "about": "Hash of each generated file's content: columns and decoded pixels (armor_eval.shapes).",
