@@ -179,7 +179,11 @@ class RuleJudge:
     def judge(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> Judged:
         judged = Judged()
         for request in requests:
-            reply = self._rules.generate(request.prompt)
+            try:
+                reply = self._rules.generate(request.prompt)
+            except ValueError as error:  # a row that is not of the shapes world
+                judged.failed[request.id] = f"judge: {error}"
+                continue
             judged.replies[request.prompt] = judged.usable[request.id] = judged.raw[request.id] = reply
         return judged
 
