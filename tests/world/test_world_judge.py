@@ -91,7 +91,7 @@ def test_unsettled_and_foreign_questions():
 
 
 def _mmvet_prompt(row):
-    """The frame of VLMEvalKit's prompt: a table with examples, then the row (test_world_vlmeval.py has the real one)."""
+    """The frame of VLMEvalKit's prompt: a table with examples, then the row; the real one: test_world_vlmeval.py."""
     columns = "Question | Ground truth | Prediction | Correctness\n--- | --- | --- | ---\n"
     head = columns + "x | y | ... actual physical characteristics. | 1.0\n"
     gold = row["answer"].replace("<AND>", " <AND> ")
