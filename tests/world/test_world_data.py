@@ -40,13 +40,9 @@ def test_tsv_path_writes_once_mends_and_refuses(tmp_path, monkeypatch):
         understanding.tsv_path("POPE", tmp_path)
     with pytest.raises(UserError, match="did you mean POPE"):
         understanding.tsv_path("POP", tmp_path)
+    (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        understanding.tsv_path("MME", tmp_path / "POPE_is_a_file" / "x" if _file(tmp_path) else tmp_path)
-
-
-def _file(folder):
-    (folder / "POPE_is_a_file").write_text("")
-    return True
+        understanding.tsv_path("MME", tmp_path / "file")
 
 
 def test_a_changed_pixel_changes_the_hash(rows):

@@ -16,7 +16,6 @@ from trainer.shapes.world import (
     CELLS,
     COLOR_NAMES,
     NUMBERS,
-    OPPOSITE,
     RELATIONS,
     SHAPES,
     Scene,
@@ -311,7 +310,3 @@ def multiple_choice(text: str, options: Sequence[str], hint: str | None = None) 
     lines = [hint] if hint else []
     lines += [text, *(f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)), MCQ_SUFFIX]
     return "\n".join(lines)
-
-
-def opposite(relation: str) -> str:
-    return OPPOSITE[relation]
