@@ -135,6 +135,42 @@ def save_parts(parts: list, folder: Path, stem: str) -> list[dict[str, str]]:
 
 
 @app.command()
+def chat(
+    model: Model = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and transcript.jsonl.")] = Path("outputs/chat"),
+    seed: Annotated[int, typer.Option(help="Same seed and same messages: same answers.")] = 0,
+    max_new_tokens: Annotated[int, typer.Option(help="Most text tokens of an answer.")] = 512,
+    temperature: Annotated[float, typer.Option(help="Of the text; 0 takes the most likely token.")] = 0.0,
+    image_temperature: Annotated[float, typer.Option(help="Of the pictures.")] = 1.0,
+    guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the pictures; 1 is off.")] = 1.0,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Talk with a model: /image PATH shows it a picture, /reset starts again, /quit leaves."""
+    find_model(model)
+    from armor_model.chat import HELP, Chat
+    from armor_model.generation import GenerationSettings
+
+    settings = GenerationSettings(
+        max_new_tokens=max_new_tokens, temperature=temperature, image_temperature=image_temperature, guidance=guidance
+    )
+    folder = writable(out)
+    talk = Chat(*open_model(model, device, dtype), settings, folder, seed)
+    asks = sys.stdin.isatty()
+    if asks:
+        typer.echo(HELP)
+
+    def lines():
+        while True:
+            try:
+                yield input("> " if asks else "")
+            except EOFError:
+                return
+
+    talk.run(lines(), typer.echo)
+
+
+@app.command()
 def params(
     config: Annotated[str, typer.Option(help="A named configuration, or a checkpoint folder.")] = "internvl2_5-8b",
     as_json: Json = False,
