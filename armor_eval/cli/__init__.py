@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "vlmeval": ("armor_eval.cli.vlmeval:vlmeval", "VLMEvalKit's own runner, with ARMOR registered in it."),
     "list": ("armor_eval.cli.listing:listing", "Benchmarks, splits and where their data comes from."),
     "doctor": ("armor_eval.cli.doctor:doctor", "What this machine has, and what a real run would miss."),
+    "modality": ("armor_eval.cli.modality:modality", "Does it answer with text, a picture or both, as asked?"),
     "tables": ("armor_eval.cli.tables:tables", "The paper's tables beside what was measured, a verdict a cell."),
     "report": ("armor_eval.cli.report:report", "One self-contained HTML page: verdicts, tables, plots, every item."),
     "ablate-heads": ("armor_eval.cli.ablate_heads:ablate_heads", "Forward switching against one head (Figures 7, 8)."),

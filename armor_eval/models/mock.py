@@ -61,7 +61,8 @@ class MockModel:
     ) -> list[list[str | Image.Image]]:
         replies: list[list[str | Image.Image]] = []
         for conversation, seed in zip(conversations, seeds, strict=True):
-            number = _number(repr([(m["role"], str(m["content"])) for m in conversation]), seed)
+            said = [part for m in conversation for part in (m["role"], *_message_parts(m["content"]))]
+            number = _number(*said, seed)
             forms = ([f"text {number % 97}"], [_picture(number)], [f"text {number % 97}", _picture(number)])
             replies.append(list(forms[number % 3]))
         return replies
@@ -80,6 +81,13 @@ def _content(part: object) -> str:
     if isinstance(part, Image.Image):
         return hashlib.sha256(part.tobytes()).hexdigest()
     return part.name if isinstance(part, Path) else str(part)
+
+
+def _message_parts(content: str | list[dict[str, Any]]) -> list[str]:
+    """A message's texts and pictures by content: a picture's repr holds its address in memory."""
+    if isinstance(content, str):
+        return [content]
+    return [_content(part["text"] if part["type"] == "text" else part["image"]) for part in content]
 
 
 def _number(*parts: object) -> int:

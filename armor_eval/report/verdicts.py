@@ -50,6 +50,10 @@ def incomparable(run: Run, column: Column) -> str | None:
     """Why a run cannot stand beside the printed column; None where it can."""
     if run.profile != "official":
         return "embedded profile: our synthetic world, no official benchmark"
+    if run.extras.get("data_is_published") is False:
+        return "the data file is not the published one"
+    if run.extras.get("blind"):
+        return "pictures were left out (blind baseline)"
     if run.status != "complete":
         return f"run is {run.status}" + (f": {run.status_reason}" if run.status_reason else "")
     if run.subset is not None:

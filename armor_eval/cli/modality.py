@@ -1,0 +1,109 @@
+"""`armor-eval modality`: does it answer with text, a picture or both, as asked; and models side by side."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor_eval.errors import UserError
+
+modality = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
+
+
+@modality.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON lines of requests; needed outside of shapes.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N requests of each kind, seeded.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/modality/...")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the pictures.")] = 0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 512, shapes 64.")] = None,
+    image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one."""
+    if context.invoked_subcommand is not None:
+        return
+    from armor_eval.cli import common
+    from armor_eval.cli.understanding import check_profile
+    from armor_eval.modality.run import Settings, run_modality
+    from armor_eval.models import registry
+    from armor_eval.models.base import Decoding
+
+    common.quiet_libraries()
+    chosen = check_profile(profile, model)
+    if chosen == "official" and prompts is None:
+        raise UserError(
+            "no public benchmark asks for a modality: outside of the shapes world requests are needed",
+            "give --prompts FILE.jsonl, or --profile shapes",
+        )
+    decoding = Decoding(
+        max_new_tokens=max_new_tokens or (64 if chosen == "shapes" else 512),
+        image_temperature=image_temperature,
+        seed=seed,
+    )
+    settings = Settings(chosen, ["armor-eval", *sys.argv[1:]], decoding, prompts, limit, seed, batch_size)
+    adapter = registry.load(model, chosen)
+    name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "")
+    folder = out or Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen}-{name}"
+    try:
+        done = run_modality(adapter, folder, settings)
+    finally:
+        adapter.close()
+    if json_output:
+        common.write(common.as_json([done]))
+    else:
+        _show(done)
+    if done.run.status != "complete":
+        raise typer.Exit(1)
+
+
+@modality.command("side-by-side")
+def side_by_side(
+    model: Annotated[list[str], typer.Option(help="A model; repeat for several.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("side-by-side.html"),
+    profile: Annotated[str | None, typer.Option(help="shapes or official: which prompts are asked.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="The picture of the paper's first prompt (official).")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Ask several models the prompts of the paper's section 6.2 and show the answers side by side."""
+    from armor_eval.cli import common
+    from armor_eval.cli.understanding import check_profile
+    from armor_eval.modality.side import write_side_by_side
+
+    common.quiet_libraries()
+    write_side_by_side(model, check_profile(profile, model[0]), out, picture, seed)
+    common.write(str(out))
+
+
+def _show(done) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from armor_eval.cli import common
+
+    run, out = done.run, common.console()
+    grid = Table(title=f"modality - {run.model.name} - profile {run.profile}", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("what", "score", "95 % interval", "n"):
+        grid.add_column(name)
+    for metric in done.scores.metrics:
+        grid.add_row(metric.name, common.value(metric), common.interval(metric), str(metric.n))
+    out.print(grid)
+    confusion = run.extras["confusion"]
+    table = Table(title="wanted (rows) and given", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("", *confusion["given"]):
+        table.add_column(name, justify="right" if name else "left")
+    for wanted, row in zip(confusion["wanted"], confusion["counts"], strict=True):
+        table.add_row(wanted, *map(str, row))
+    out.print(table)
+    for line in common.remarks(done):
+        out.print(line, markup=False)
+    out.print(str(done.path), markup=False, soft_wrap=True)

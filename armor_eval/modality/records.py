@@ -1,0 +1,161 @@
+"""The requests: the shapes world's own, or a JSON-lines file for any other model.
+
+A line of a file is `{"id", "kind", "messages": [{"role", "content"}], "expect": {"text": bool, "image": bool}}` with
+optional `images` (paths beside the file, one for each `<image>` in the messages), `form`, `cluster` and `turns`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from armor_eval.errors import UserError
+from armor_eval.runs.schema import Subset
+
+IMAGE = "<image>"
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    role: Literal["user", "assistant", "system"]
+    content: str
+
+
+class Expect(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    text: bool
+    image: bool
+
+
+class Record(BaseModel):
+    """One request, the last message being the user's."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: str
+    kind: str
+    """t2t, ti2t, t2i, t2ti, ti2ti, or a name of the file's own."""
+    messages: list[Message] = Field(min_length=1)
+    images: list[str] = Field(default_factory=list)
+    """Shapes: scenes in words. File: paths beside it."""
+    expect: Expect
+    form: str = "plain"
+    """`plain` or `negation`."""
+    turns: int = Field(default=1, ge=1)
+    cluster: str | None = None
+    """What is resampled together (the wording); the record itself by default."""
+    content: dict[str, Any] | None = None
+    """Shapes only: what a picture must show."""
+    held_out: bool = False
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Record:
+        asked = sum(m.content.count(IMAGE) for m in self.messages)
+        if asked != len(self.images):
+            raise ValueError(f"{asked} {IMAGE} in the messages, {len(self.images)} images")
+        if self.messages[-1].role != "user":
+            raise ValueError("the last message must be the user's")
+        if not (self.expect.text or self.expect.image):
+            raise ValueError("a request must want something")
+        return self
+
+    @property
+    def wants(self) -> str:
+        return modality(self.expect.text, self.expect.image)
+
+    @property
+    def prompt(self) -> str:
+        """The whole conversation as one text."""
+        return "\n".join(f"{m.role}: {m.content}" if len(self.messages) > 1 else m.content for m in self.messages)
+
+
+def modality(text: bool, image: bool) -> str:
+    """`text`, `image`, `both` or `none`."""
+    return "both" if text and image else "text" if text else "image" if image else "none"
+
+
+def shapes_records() -> tuple[list[Record], str]:
+    """The embedded benchmark and the sha256 of its JSON lines."""
+    from armor_eval.shapes.modality import jsonl
+
+    text = jsonl()
+    return [Record.model_validate_json(line) for line in text.splitlines()], hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_records(path: Path) -> tuple[list[Record], str]:
+    """Requests of a file. Raises UserError naming the line."""
+    try:
+        raw = path.read_bytes()
+        lines = raw.decode("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read prompts {path}: {error}") from error
+    found: dict[str, Record] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            record = Record.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UserError(
+                f"{path} line {number}: {where} {first['msg']}", "see armor_eval/modality/records.py"
+            ) from error
+        if record.id in found:
+            raise UserError(f"{path} line {number}: id {record.id!r} occurs twice")
+        missing = [name for name in record.images if not (path.parent / name).is_file()]
+        if missing:
+            raise UserError(f"{path} line {number}: no picture {missing[0]} beside the file")
+        found[record.id] = record
+    if not found:
+        raise UserError(f"{path} holds no requests")
+    return list(found.values()), hashlib.sha256(raw).hexdigest()
+
+
+def conversation(record: Record, folder: Path | None) -> list[dict[str, Any]]:
+    """Messages as adapters take them, pictures opened (`folder`) or rendered (shapes)."""
+    from PIL import Image
+
+    pictures = iter(record.images)
+    made = []
+    for message in record.messages:
+        parts: list[dict[str, Any]] = []
+        for i, piece in enumerate(message.content.split(IMAGE)):
+            if i:
+                name = next(pictures)
+                if folder is None:
+                    from trainer.shapes.world import Scene, render
+
+                    picture = render(Scene.parse(name))
+                else:
+                    with Image.open(folder / name) as opened:
+                        picture = opened.convert("RGB")
+                parts.append({"type": "image", "image": picture})
+            if piece.strip():
+                parts.append({"type": "text", "text": piece.strip("\n")})
+        made.append({"role": message.role, "content": parts})
+    return made
+
+
+def choose(records: list[Record], limit: int | None, seed: int) -> tuple[list[Record], Subset | None]:
+    """At most `limit` records of each kind, seeded, in their order; the subset that it makes, if it leaves any out."""
+    if limit is None:
+        return records, None
+    by_kind: dict[str, list[int]] = defaultdict(list)
+    for at, record in enumerate(records):
+        by_kind[record.kind].append(at)
+    kept: set[int] = set()
+    for number, places in enumerate(by_kind.values()):
+        order = np.random.default_rng([seed, number]).permutation(len(places))[:limit]
+        kept.update(places[int(i)] for i in order)
+    if len(kept) == len(records):
+        return records, None
+    subset = Subset(rule="requests of a kind", limit=limit, seed=seed, items=len(kept), of_items=len(records))
+    return [r for at, r in enumerate(records) if at in kept], subset

@@ -1,0 +1,112 @@
+"""The prompts of the paper's section 6.2 for any set of models, answers side by side on one page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from armor_eval.errors import UserError
+from armor_eval.models.base import Decoding, RespondsFreely
+from armor_eval.resources import benchmarks_dir
+from armor_eval.runs.journal import replace_file
+
+SIDE = 256
+
+
+def prompts(profile: str, picture: Path | None) -> list[tuple[str, str, Any]]:
+    """(id, text, picture or None). The paper's cookie picture is not published: official runs bring their own."""
+    from PIL import Image
+
+    declared = json.loads((benchmarks_dir() / "paper" / "side_by_side.json").read_text(encoding="utf-8"))[profile]
+    made = []
+    for entry in declared:
+        shown = None
+        if entry.get("scene"):
+            from trainer.shapes.world import Scene, render
+
+            shown = render(Scene.parse(entry["scene"]))
+        elif entry.get("image"):
+            if picture is None:
+                continue
+            try:
+                with Image.open(picture) as opened:
+                    shown = opened.convert("RGB")
+            except OSError as error:
+                raise UserError(f"cannot read --picture {picture}: {error}") from error
+        made.append((entry["id"], entry["text"], shown))
+    return made
+
+
+def write_side_by_side(specs: Sequence[str], profile: str, out: Path, picture: Path | None, seed: int) -> None:
+    """Ask every model every prompt and write the page. Raises UserError for a model that cannot respond freely."""
+    from armor_eval.models import registry
+
+    asked = prompts(profile, picture)
+    answers: list[tuple[str, list[Any]]] = []
+    for spec in specs:
+        adapter = registry.load(spec, profile)
+        if not isinstance(adapter, RespondsFreely):
+            raise UserError(f"{adapter.info.name} cannot answer with text and pictures", "see armor-eval list")
+        try:
+            rows = [_message(text, shown) for _, text, shown in asked]
+            decoding = Decoding(max_new_tokens=64 if profile == "shapes" else 512, seed=seed)
+            answers.append((adapter.info.name, adapter.respond(rows, [seed + i for i in range(len(rows))], decoding)))
+        finally:
+            adapter.close()
+    left = [] if picture or profile == "shapes" else ["the first prompt needs a picture (--picture) and is left out"]
+    replace_file(out, page(asked, answers, profile, left))
+
+
+def _message(text: str, shown: Any) -> list[dict[str, Any]]:
+    parts: list[dict[str, Any]] = [{"type": "image", "image": shown}] if shown is not None else []
+    return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
+
+
+def page(
+    asked: Sequence[tuple[str, str, Any]],
+    answers: Sequence[tuple[str, list[Any]]],
+    profile: str,
+    left: Sequence[str] = (),
+) -> str:
+    """The HTML: a row a prompt, a column a model; all text escaped, no script, no request."""
+    rows = []
+    for i, (_, text, shown) in enumerate(asked):
+        picture = _img(shown, "given picture") if shown is not None else ""
+        cells = "".join(f"<td data-model='{escape(name)}'>{_parts(parts[i])}</td>" for name, parts in answers)
+        rows.append(f"<tr><th scope='row'>{picture}<p>{escape(text)}</p></th>{cells}</tr>")
+    head = "".join(f"<th scope='col'>{escape(name)}</th>" for name, _ in answers)
+    notes = "".join(f"<p>{escape(line)}</p>" for line in left)
+    return _PAGE.format(profile=escape(profile), head=head, rows="".join(rows), notes=notes)
+
+
+def _parts(parts: Sequence[Any]) -> str:
+    shown = [f"<p>{escape(p)}</p>" if isinstance(p, str) else _img(p, "drawn picture") for p in parts]
+    return "".join(shown) or "<p><em>nothing</em></p>"
+
+
+def _img(picture: Any, label: str) -> str:
+    small = picture.copy()
+    if max(small.size) > SIDE:
+        small.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f"<img alt='{label}' src='data:image/png;base64,{data}'>"
+
+
+_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>Side by side</title><style>
+body{{font:16px/1.5 system-ui,sans-serif;margin:1rem;color-scheme:light dark}}table{{border-collapse:collapse}}
+td,th{{border:1px solid #8886;padding:.5rem;text-align:left;vertical-align:top;font-weight:400;overflow-wrap:anywhere}}
+thead th{{font-weight:700}}img{{width:12rem;max-width:100%;image-rendering:pixelated;background:#fff}}
+@media(max-width:48rem){{tr,th,td{{display:block}}thead{{display:none}}td::before{{content:attr(data-model);font-weight:700}}}}
+</style></head><body><h1>The paper's section 6.2, side by side</h1><p>Profile {profile}.</p>{notes}
+<table><thead><tr><th scope="col">prompt</th>{head}</tr></thead><tbody>{rows}</tbody></table></body></html>
+"""
