@@ -1,0 +1,164 @@
+"""Killed with -9 anywhere and resumed is the uninterrupted run, bit for bit; foreign and damaged checkpoints are refused."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from train_helpers import pools, tiny_model
+from train_worker import run
+
+from trainer.checkpoints import Checkpoints
+from trainer.errors import TrainingError
+from trainer.loop import Loop, LoopOptions
+from trainer.mixture import Mixture
+from trainer.optim import Optimization
+from trainer.stages import STAGES
+
+STEPS, EVERY = 24, 3
+
+
+@pytest.fixture(scope="module")
+def spawn():
+    """Fresh processes that have the heavy imports done already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_worker", "train_helpers", "trainer.loop", "armor_model.modeling"])
+    return context
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("straight")
+    run(str(out), STEPS, EVERY, resume=False)
+    return out
+
+
+def last(out: Path) -> Path:
+    return out / "checkpoints" / f"step-{STEPS:08d}"
+
+
+def steps_logged(out: Path) -> list[int]:
+    path = out / "log.jsonl"
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def kill_at(process, out: Path, step: int, jitter: float) -> None:
+    """Kill -9 once `step` is in the log, at some moment within the next step."""
+    end = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < end:
+        path = out / "log.jsonl"
+        if path.exists() and path.read_text().count("\n") >= step:
+            time.sleep(jitter)
+            os.kill(process.pid, signal.SIGKILL)
+            break
+        time.sleep(0.002)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_ten_kills_leave_no_trace(straight, spawn, tmp_path):
+    rng = random.Random(0)
+    for step in sorted(rng.sample(range(1, STEPS - 1), 10)):
+        process = spawn.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True, 0.02))
+        process.start()
+        kill_at(process, tmp_path, step, rng.uniform(0, 0.06))
+    process = spawn.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True))
+    process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    assert steps_logged(tmp_path) == list(range(1, STEPS + 1))
+    for name in ("trained.safetensors",):
+        assert (last(tmp_path) / name).read_bytes() == (last(straight) / name).read_bytes()
+    ours, theirs = (json.loads((last(d) / "state.json").read_text()) for d in (tmp_path, straight))
+    assert ours["run"] == theirs["run"]
+    assert (ours["cost"]["images_seen"], ours["cost"]["tokens"]) == (
+        theirs["cost"]["images_seen"],
+        theirs["cost"]["tokens"],
+    )
+    losses = [
+        [json.loads(x)["loss/text"] for x in (d / "log.jsonl").read_text().splitlines()] for d in (tmp_path, straight)
+    ]
+    assert losses[0] == losses[1]
+
+
+def loop(out: Path, model=None, stage: str = "3", lr: float = 3e-3, **options) -> Loop:
+    model = model or tiny_model()
+    counts = {kind: 12 for kind in STAGES[stage].mixture}
+    mixture = Mixture(pools(model.config), counts, 4, 5)
+    return Loop(model, STAGES[stage], mixture, Optimization(4, 4, lr=lr), LoopOptions(out, bar=False, **options))
+
+
+def test_only_the_last_checkpoints_and_the_best_are_kept(tmp_path):
+    scores = iter([0.1, 0.9, 0.3, 0.2])
+    loop(tmp_path, save_every=1, keep=1, evaluate_every=1, evaluate=lambda m, s: {"score": next(scores)}).run()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.best() == (2, 0.9)
+    assert checkpoints.steps() == [2, 4]
+
+
+def test_only_trained_parameters_are_saved(tmp_path):
+    one = loop(tmp_path, stage="2")
+    one.run()
+    trained, _, state = Checkpoints(tmp_path / "checkpoints").load(4)
+    assert sorted(trained) == sorted(one.trained)
+    assert {name.split(".")[0] for name in trained} == {"new_embeddings", "adapter", "adapter_norm", "visual_head"}
+    assert state["cost"]["images_seen"] > 0
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    loop(tmp_path).run()
+    with pytest.raises(TrainingError, match="belongs to another run: optimization differ"):
+        loop(tmp_path, lr=1e-3, resume=True).run()
+
+
+def test_an_occupied_directory_is_not_overwritten(tmp_path):
+    loop(tmp_path).run()
+    with pytest.raises(TrainingError, match="already holds a run"):
+        loop(tmp_path).run()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    loop(tmp_path).run()
+    path = tmp_path / "checkpoints" / "step-00000004" / "trained.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TrainingError, match=r"step-00000004 cannot be read"):
+        loop(tmp_path, resume=True).run()
+
+
+def test_a_draft_left_by_a_kill_is_no_checkpoint(tmp_path):
+    (tmp_path / "checkpoints" / ".draft-00000009-1").mkdir(parents=True)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == []
+    loop(tmp_path, resume=True).run()
+    assert not list((tmp_path / "checkpoints").glob(".draft-*"))
+
+
+def test_a_full_disk_stops_the_run_in_one_line(tmp_path, monkeypatch):
+    import errno
+
+    from trainer import checkpoints
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(TrainingError, match="no space left for the checkpoint of step 4"):
+        loop(tmp_path).run()
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path):
+    import torch
+
+    model = tiny_model()
+    with torch.no_grad():
+        model.visual_head.weight[0, 0] = float("nan")
+    before = model.new_embeddings.detach().clone()
+    with pytest.raises(TrainingError, match="image loss of step 0 is nan; there is no checkpoint"):
+        loop(tmp_path, model).run()
+    assert torch.equal(before, model.new_embeddings)

@@ -1,0 +1,30 @@
+"""A small deterministic run in a process of its own, to be killed, resumed, or run twice side by side."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+
+def run(out: str, steps: int, save_every: int, resume: bool, pause: float = 0.0) -> None:
+    """Train stage 3 on the tiny model; `pause` seconds a step leave a killer its time."""
+    import torch
+
+    torch.set_num_threads(1)
+    from train_helpers import pools, tiny_model
+
+    from trainer.loop import Loop, LoopOptions
+    from trainer.mixture import Mixture
+    from trainer.optim import Optimization
+    from trainer.stages import STAGES
+
+    class Slow(Mixture):
+        def batch(self, step):
+            time.sleep(pause)
+            return super().batch(step)
+
+    model = tiny_model()
+    mixture = Slow(pools(model.config), {"t2t": 12, "ti2t": 12, "t2i": 12, "t2ti": 12}, 4, 5, condition_dropout=0.2)
+    options = LoopOptions(Path(out), save_every=save_every, resume=resume, log_every=1, bar=False)
+    how = Optimization(steps, 4, lr=3e-3, muon_lr=1e-3, warmup=3)
+    Loop(model, STAGES["3"], mixture, how, options).run()
