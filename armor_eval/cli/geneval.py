@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from armor_eval.errors import UserError
+from armor_eval.errors import UserError, unknown_name
 
 geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 
@@ -51,6 +51,7 @@ def run(
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
     from armor_eval.geneval import pictures as files
+    from armor_eval.geneval.detectors import DETECTORS
     from armor_eval.geneval.processes import join_processes
     from armor_eval.geneval.prompts import official_prompts, read_prompts
     from armor_eval.geneval.run import Settings, run_geneval
@@ -77,12 +78,14 @@ def run(
         batch_size=batch_size,
         overlays=overlays,
     )
+    kind = detector or ("embedded" if chosen == "shapes" else "mmdet")
+    if kind not in DETECTORS:
+        raise unknown_name("detector", kind, DETECTORS)
     processes = join_processes()
     source = _source(images, model, chosen, vocabulary, given, samples)
     own = source.folder.prompts if source.folder else own
     folder = out or Path("runs") / "geneval" / _folder_name(source.info.name, chosen, limit, seed, prompts)
     where = device or _default_device(processes.index)
-    kind = detector or ("embedded" if chosen == "shapes" else "mmdet")
     with common.progress_bar("geneval", not json_output and processes.first) as progress:
         finished = run_geneval(
             source, own,

@@ -26,7 +26,14 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "hf": Kind("armor_eval.models.hf:load", "hf:ID[@REVISION]", "any transformers image-text-to-text model"),
+    "vlmeval": Kind("armor_eval.models.vlmeval_zoo:load", "vlmeval:NAME", "an entry of VLMEvalKit's zoo"),
+    "openai": Kind(
+        "armor_eval.models.openai:load", "openai:URL#NAME", "an OpenAI-compatible server (vLLM, SGLang ...)"
+    ),
     "mock": Kind("armor_eval.models.mock:load", "mock[:PATTERN]", "a seeded stand-in, for tests and baselines"),
+    "diffusers": Kind("armor_eval.models.diffusers:load", "diffusers:ID", "a diffusers text-to-image pipeline"),
+    "janus": Kind("armor_eval.models.janus:load", "janus:ID", "Janus-Pro through transformers, drawing"),
 }
 """Prefix before the colon -> how to load it."""
 
