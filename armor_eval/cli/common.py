@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,14 +82,15 @@ def interval(metric: Metric) -> str:
 def value(metric: Metric) -> str:
     if metric.value is None:
         return "withheld" if metric.note and metric.note.startswith("withheld") else "-"
-    unit = f" {metric.unit}" if metric.unit not in ("%", "score") else (" %" if metric.unit == "%" else "")
+    unit = {"%": " %", "score": "", "points": " pt"}.get(metric.unit, f" {metric.unit}")
     return f"{metric.value:.{3 if metric.unit == 'score' else 1}f}{unit}"
 
 
-def print_scores(finished: Sequence[Finished]) -> None:
+def print_scores(finished: Sequence[Finished], beside: Mapping[str, Sequence[Finished]] | None = None) -> None:
     """A row a benchmark with its primary number, and under it what a reader must know.
 
-    `groups`: what is resampled together; `not read`: unparsed answers (count as wrong); `lost`: no verdict at all.
+    `groups`: what is resampled together; `unread`: unparsed answers (count as wrong); `lost`: no verdict at all.
+    `beside`: benchmark -> [blind, constant] baselines, each a column.
     """
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
@@ -99,23 +100,29 @@ def print_scores(finished: Sequence[Finished]) -> None:
     subset = ", a subset" if first.subset is not None else ""
     title = f"understanding - {first.model.name} - profile {first.profile}{subset}"
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("bench", "split", "score", "95 % interval"):
-        table.add_column(name)
-    for name in ("n", "groups", "not read", "lost"):
-        table.add_column(name, justify="right")
-    table.add_column("status")
+    for name in ("bench", "score", "95 % interval", *(("blind", "const.") if beside else ())):
+        table.add_column(name, no_wrap=True, justify="left" if name == "bench" else "right")
+    for name in ("n", "groups", "unread", "lost"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in finished:
-        metric = next(m for m in one.scores.metrics if m.primary)
+        metric = primary(one)
         counts = one.scores.counts
+        others = [value(primary(other)) for other in (beside or {}).get(one.run.benchmark, ())]
         table.add_row(
-            one.run.benchmark, one.run.data.split, value(metric), interval(metric), str(metric.n), str(metric.clusters),
-            str(counts.get("unparsed", 0)), str(counts.get("judge_failed", 0) + counts.get("error", 0)), one.run.status,
+            one.run.benchmark, value(metric), interval(metric), *others, str(metric.n), str(metric.clusters),
+            str(counts.get("unparsed", 0)), str(counts.get("judge_failed", 0) + counts.get("error", 0)),
         )  # fmt: skip
     out.print(table)
     for one in finished:
+        split = f"{one.run.data.name}, {one.run.data.split}; {one.run.judge.name}"
+        out.print(f"{one.run.benchmark}: {split}; {one.path}", markup=False, soft_wrap=True)
         for line in remarks(one):
-            out.print(f"{one.run.benchmark}: {line}", markup=False)
-        out.print(f"{one.run.benchmark}: {one.path}", markup=False, soft_wrap=True)
+            out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def primary(one: Finished) -> Metric:
+    """The number reported for the benchmark."""
+    return next(m for m in one.scores.metrics if m.primary)
 
 
 def remarks(one: Finished) -> list[str]:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from armor_eval.errors import UserError
 
 if TYPE_CHECKING:
+    from armor_eval.models.base import AnswersQuestions
     from armor_eval.understanding.declare import Benchmark
     from armor_eval.understanding.judge import Judge
-    from armor_eval.understanding.run import Settings
+    from armor_eval.understanding.run import Finished, Settings
+    from armor_eval.understanding.team import Team
 
+CONSTANT = {
+    "mcq": "A", "mcq-circular": "A", "yes-no": "Yes", "graded": "there is a red circle",
+    "ratio": "there is a red circle",
+}  # fmt: skip
+"""What the constant baseline says, by kind of benchmark."""
 LONGEST_ANSWER = {"official": 4096, "shapes": 64}
 """InternVL's protocol; the shapes world has no answer beyond a few dozen words."""
 
@@ -38,6 +47,15 @@ def understanding(
         str | None, typer.Option(help="OpenAI-compatible endpoint of a judge; its key comes from OPENAI_API_KEY.")
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="The judge's model name.")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Also measure the model without pictures, and a constant answer.")
+    ] = False,
+    retention: Annotated[
+        Path | None, typer.Option(help="Run(s) of the base model: print how much of its score is kept.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that an hf: model brings along.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
 ) -> None:
     """Measure understanding. The same command again resumes an interrupted run, or shows a finished one."""
@@ -45,7 +63,8 @@ def understanding(
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
     from armor_eval.understanding.declare import choose
-    from armor_eval.understanding.run import Settings, run_benchmark
+    from armor_eval.understanding.run import Settings
+    from armor_eval.understanding.team import join_team
 
     common.quiet_libraries()
     benchmarks = choose(bench)
@@ -64,26 +83,115 @@ def understanding(
         blind=blind,
     )
     judges = make_judges(chosen, judge_url, judge_model, benchmarks)
-    adapter = registry.load(model, chosen)
+    team = join_team()
+    adapter = registry.load(model, chosen, trust_remote_code=trust_remote_code, device=team.device)
     if not isinstance(adapter, AnswersQuestions):
         raise UserError(f"{adapter.info.name} cannot answer questions", "see armor-eval list")
-    finished = []
+    task = Task(benchmarks, settings, judges, team, out, show_progress=not json_output and team.first)
     try:
-        for benchmark in benchmarks:
-            folder = out_folder(out, benchmark.name, len(benchmarks) > 1, adapter.info.name, settings)
-            with common.progress_bar(benchmark.name, not json_output) as progress:
-                judge = judges.get(benchmark.name)
-                finished.append(run_benchmark(benchmark, adapter, folder, settings, judge=judge, progress=progress))
+        finished = task.measure(adapter)
+        beside = task.measure_baselines(adapter) if baselines else {}
     finally:
         adapter.close()
         for judge in judges.values():
             judge.close()
+    if not team.first:
+        return
     if json_output:
-        common.write(common.as_json(finished))
+        common.write(common.as_json([*finished, *(one for row in beside.values() for one in row)]))
     else:
-        common.print_scores(finished)
+        common.print_scores(finished, beside)
+    if retention is not None:
+        print_retention(retention, finished, json_output)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
+
+
+@dataclass
+class Task:
+    """The benchmarks of one command, and where their bundles go."""
+
+    benchmarks: list[Benchmark]
+    settings: Settings
+    judges: dict[str, Judge]
+    team: Team
+    out: Path | None
+    show_progress: bool
+
+    def measure(self, adapter: AnswersQuestions, label: str = "", **changes: Any) -> list[Finished]:
+        """Every benchmark with one model; MME's answers serve MME-P. `label` names a baseline's folders."""
+        from armor_eval.cli import common
+        from armor_eval.understanding.run import run_benchmark
+
+        settings = replace(self.settings, **changes)
+        folders: dict[str, Path] = {}
+        finished = []
+        for benchmark in self.benchmarks:
+            folder = self._folder(benchmark.name, adapter.info.name, label)
+            folders[benchmark.name] = folder
+            with common.progress_bar(f"{benchmark.name} {label}".strip(), self.show_progress) as progress:
+                one = run_benchmark(
+                    benchmark, adapter, folder, settings, judge=self.judges.get(benchmark.name), progress=progress,
+                    shared=folders.get(benchmark.shares or ""), team=self.team,
+                )  # fmt: skip
+            if one is not None:
+                finished.append(one)
+        return finished
+
+    def measure_baselines(self, adapter: AnswersQuestions) -> dict[str, list[Finished]]:
+        """Benchmark -> the model without pictures, and a constant answer: what a score must be held against."""
+        from armor_eval.models.mock import MockModel
+
+        blind = self.measure(adapter, "blind", blind=True)
+        constant: list[Finished] = []
+        everything = self.benchmarks
+        for kind, answer in CONSTANT.items():
+            self.benchmarks = [b for b in everything if b.kind == kind]
+            constant += self.measure(MockModel(answer), "constant")
+        self.benchmarks = everything
+        by_name = {one.run.benchmark: one for one in constant}
+        return {one.run.benchmark: [one, by_name[one.run.benchmark]] for one in blind}
+
+    def _folder(self, bench: str, model: str, label: str) -> Path:
+        """`--out` itself for one benchmark, a folder under it for each of several; baselines stand beside.
+
+        The default depends on what is measured alone, so that the same command finds its own run again.
+        """
+        from armor_eval.cli.common import short_name
+
+        settings = self.settings
+        if self.out is not None:
+            base = self.out / bench if len(self.benchmarks) > 1 or label else self.out
+        else:
+            name = bench
+            if settings.limit is not None:
+                name += f"-limit{settings.limit}-seed{settings.seed}"
+            if settings.blind:
+                name += "-blind"
+            base = Path("runs") / "understanding" / f"{short_name(model)}-{settings.profile}" / name
+        return base.with_name(f"{base.name}-{label}") if label else base
+
+
+def print_retention(base: Path, finished: list[Finished], json_output: bool) -> None:
+    """How much of the base run's scores is kept, per benchmark and in the mean."""
+    from armor_eval.cli import common
+    from armor_eval.understanding.retention import retention
+
+    rows, mean = retention(base, [one.path for one in finished])
+    if json_output:
+        common.write(json.dumps([asdict(row) for row in rows] + [{"mean": mean.kept, "ci95": mean.ci95}], indent=1))
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=f"understanding kept, in % of {base}", title_justify="left", box=SIMPLE_HEAD)
+    for name in ("bench", "base", "now", "kept", "95 % interval"):
+        table.add_column(name, justify="right" if name != "bench" else "left")
+    for row in [*rows, mean]:
+        ends = f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}" if row.ci95 else "-"
+        plain = ("", "") if row is mean else (f"{row.base:.1f}", f"{row.score:.1f}")
+        table.add_row(row.benchmark, *plain, f"{row.kept:.1f} %", ends)
+    common.console().print(table)
 
 
 def check_profile(profile: str | None, model: str | None) -> str:
@@ -122,20 +230,3 @@ def make_judges(profile: str, url: str | None, name: str | None, benchmarks: lis
     from armor_eval.understanding.judge import RuleJudge
 
     return {name: RuleJudge() for name in free}
-
-
-def out_folder(out: Path | None, bench: str, several: bool, model: str, settings: Settings) -> Path:
-    """The bundle's folder: `--out` itself for one benchmark, a folder under it for each of several.
-
-    The default depends on what is measured alone, so that the same command finds its own run again.
-    """
-    from armor_eval.cli.common import short_name
-
-    if out is not None:
-        return out / bench if several else out
-    name = bench
-    if settings.limit is not None:
-        name += f"-limit{settings.limit}-seed{settings.seed}"
-    if settings.blind:
-        name += "-blind"
-    return Path("runs") / "understanding" / f"{short_name(model)}-{settings.profile}" / name

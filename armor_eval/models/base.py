@@ -56,6 +56,8 @@ class Question:
     """448-pixel tiles a picture may be cut into."""
     upscale_first: bool = False
     """MMMU: the first picture is doubled in size before it is tiled."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """The data set's row, for models that are asked by another protocol than ours."""
 
 
 @dataclass(frozen=True)

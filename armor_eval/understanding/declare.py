@@ -22,7 +22,7 @@ class Keep(_Declared):
     """Which rows of the file are asked at all."""
 
     column: str
-    equals: str
+    one_of: list[str]
 
 
 class Official(_Declared):

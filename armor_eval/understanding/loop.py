@@ -46,10 +46,9 @@ def answer_all(
     `blind` leaves the pictures out (and says so in the prompt's marks): the baseline of what text alone gives.
     """
     rank, world = part
-    open_rows = [row for row in table.rows if row.id not in bundle.items]
     # Longest first: padding is small inside a batch, and a batch that does not fit in memory shows at once.
-    open_rows.sort(key=lambda row: (-_length(table.benchmark, row), row.id))
-    open_rows = open_rows[rank::world]
+    mine = sorted(table.rows, key=lambda row: (-_length(table.benchmark, row), row.id))[rank::world]
+    open_rows = [row for row in mine if row.id not in bundle.items]
     batches = [open_rows[i : i + batch_size] for i in range(0, len(open_rows), batch_size)]
     for batch, questions in _prefetched(table.benchmark, batches, blind):
         began = time.monotonic()
@@ -84,6 +83,7 @@ def build_question(benchmark: Benchmark, row: Row, *, blind: bool = False) -> Qu
         dataset=benchmark.dataset,
         max_tiles=prompts.tiles_each(benchmark.prompt, len(pictures)),
         upscale_first=benchmark.prompt.upscale_first,
+        fields={**row.fields, "index": row.index},
     )
 
 

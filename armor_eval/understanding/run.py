@@ -20,6 +20,7 @@ from armor_eval.understanding.judge import Judge
 from armor_eval.understanding.score import Progress, score_run, write_submission
 from armor_eval.understanding.subset import limit_table
 from armor_eval.understanding.table import Table, read_table
+from armor_eval.understanding.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,8 @@ def describe(
     )
     mode = "judge" if judge is not None else "exact_matching"
     prompt = prompts.prompt_hash(benchmark)
+    if (protocol := getattr(model, "protocol", None)) is not None:  # asked in other words than ours
+        prompt = provenance.sha256_json([prompt, protocol])
     return Run(
         run_id=provenance.sha256_json([benchmark.name, model.info.fingerprint, table.sha256, provenance.now()])[:16],
         kind="understanding",
@@ -103,25 +106,79 @@ def run_benchmark(
     *,
     judge: Judge | None = None,
     progress: Progress = None,
-) -> Finished:
+    shared: Path | None = None,
+    team: Team | None = None,
+) -> Finished | None:
     """Measure one benchmark into the bundle `out`, or finish what is there; a complete bundle is only read.
+
+    `shared` is a bundle whose answers to the same questions are taken over (MME's serve MME-P).
+
+    `team`: this process among several; only the first gets a result, the others None.
 
     `progress(total, done)` is called once and returns what is called after each batch. Raises UserError for what the
     user can mend and RunFailed where the scoring contradicts itself.
     """
+    team = team or Team()
     table, subset = open_table(benchmark, settings)
     if benchmark.judge == "required" and judge is None:
         raise UserError(
             f"{benchmark.name} needs a judge", "give --judge-url and --judge-model, or leave it out of --bench"
         )
-    with Bundle.open(out, describe(benchmark, table, subset, model, settings, judge)) as bundle:
+    if not team.first:
+        _help(team, table, out, model, settings)
+        return None
+    run = describe(benchmark, table, subset, model, settings, judge)
+    run.device.processes = team.size
+    with Bundle.open(out, run) as bundle:
         if bundle.complete:
+            team.wait()
             return _read_finished(out)
+        if shared is not None:
+            take_over(bundle, table, shared)
         tick = progress(len(table.rows), len(bundle.items)) if progress is not None else None
+        team.wait()
         loop.answer_all(
-            model, table, bundle, settings.decoding, settings.batch_size, blind=settings.blind, progress=tick
-        )
+            model, table, bundle, settings.decoding, settings.batch_size,
+            part=(team.rank, team.size), blind=settings.blind, progress=tick,
+        )  # fmt: skip
+        team.wait()
+        if team.size > 1:
+            bundle.adopt()
         return _finish(bundle, table, judge, progress)
+
+
+def _help(team: Team, table: Table, out: Path, model: AnswersQuestions, settings: Settings) -> None:
+    """What every process but the first does: wait for the bundle, answer its rows, say when done."""
+    team.wait()
+    bundle = Bundle.join(out)
+    try:
+        if bundle.complete:
+            return
+        loop.answer_all(
+            model, table, bundle, settings.decoding, settings.batch_size,
+            part=(team.rank, team.size), blind=settings.blind,
+        )  # fmt: skip
+        team.wait()
+    finally:
+        bundle.close()
+
+
+def take_over(bundle: Bundle, table: Table, shared: Path) -> None:
+    """Journal the other run's answers to this run's open questions. They must be of the same model, words and file."""
+    other, items, _ = read_bundle(shared)
+    mine = bundle.run
+    same = (
+        other.model.fingerprint == mine.model.fingerprint
+        and other.data.sha256 == mine.data.sha256
+        and other.decoding == mine.decoding
+        and other.extras.get("blind") == mine.extras.get("blind")
+    )
+    if not same:
+        return
+    wanted = {row.id for row in table.rows} - set(bundle.items)
+    for item in items:
+        if item.id in wanted and item.status != "error":
+            bundle.append(item.model_copy(update={"parsed": None, "score": None, "status": "ok", "reason": None}))
 
 
 def _finish(bundle: Bundle, table: Table, judge: Judge | None, progress: Progress = None) -> Finished:

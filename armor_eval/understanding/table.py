@@ -99,8 +99,8 @@ def read_table(benchmark: Benchmark, path: Path, *, need_published: bool, conten
     frame = frame[frame["image"].notna()].drop(columns=["image"])
     if benchmark.keep is not None:
         before = len(frame)
-        frame = frame[frame[benchmark.keep.column].astype(str) == benchmark.keep.equals]
-        notes.append(f"{len(frame)} of {before} rows have {benchmark.keep.column} = {benchmark.keep.equals}")
+        frame = frame[frame[benchmark.keep.column].astype(str).isin(benchmark.keep.one_of)]
+        notes.append(f"{len(frame)} of {before} rows belong to {benchmark.split} ({benchmark.keep.column})")
     if not len(frame):
         raise UserError(f"{path} has no row to ask")
     rows = [_row(record, images) for record in frame.to_dict("records")]

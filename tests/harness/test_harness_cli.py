@@ -15,7 +15,8 @@ HERE = {
     "demo": ["--out", "--seed", "--json"],
     "understanding": [
         "--bench", "--model", "--profile", "--limit", "--out", "--data", "--any-data", "--batch-size", "--seed",
-        "--max-new-tokens", "--mask-imgbos", "--blind", "--json",
+        "--max-new-tokens", "--mask-imgbos", "--blind", "--judge-url", "--judge-model", "--baselines", "--retention",
+        "--trust-remote-code", "--json",
     ],
     "vlmeval": ["--checkpoint", "--max-new-tokens", "--any-data"],
     "list": ["--json"],

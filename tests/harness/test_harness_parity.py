@@ -22,9 +22,10 @@ CLOSED = ("MMMU", "MME", "MMB", "SEED", "HallusionBench", "POPE")
 FREE = ("MMVet", "LLaVABench")
 ODD = (
     "", "A" * 5000, "None", "=A", "=1+1", "\u00e9t\u00e9 \u2603 \u65e5\u672c", "A and B", "B.", "(C)", "nan", "NULL",
-    "Yes", "No, it is not", "Yes, no doubt", 'a "quoted"\ttab', "line\nbreak B", "\r\nB", "A dog runs", "Z", "-1", "1.0",
+    "Yes", "No, it is not", "Yes, no doubt", 'a "quoted"\ttab', "line\nbreak B", "\r\nB", "A dog runs", "Z", "-1",
     "TRUE", "Sorry, I can't help with images of people yet.", "circle", "the red one", " yes.", "D D D", "'", "\\",
-    "\u202eB", "Failed to obtain answer via API", "A,B,C,D", "(A) because B is wrong", "y", "[]", "{'A': 1}", "#", "C\x00D",
+    "\u202eB", "Failed to obtain answer via API", "A,B,C,D", "(A) because B is wrong", "y", "[]", "{'A': 1}", "#",
+    "C\x00D", "1.0",
 )  # fmt: skip
 """Answers that trip a reader: spreadsheets, missing-value words, several letters, quotes, breaks, other scripts."""
 
