@@ -42,6 +42,29 @@ class Base:
 
         return make_pool(self.processor, self.codes, kind, count, seed)
 
+    def descriptions(self, count: int, seed: int) -> list[Any]:
+        """ti2t conversations that only describe pictures, as the paper's ShareGPT4V does.
+
+        The world's own ti2t conversations are the base's training data: on them it could not forget.
+        """
+        import numpy as np
+
+        from trainer.encode import encode, to_messages
+        from trainer.shapes.language import DESCRIBE_PICTURE, caption
+        from trainer.shapes.world import pick, render, sample_scene
+
+        rng = np.random.default_rng([seed, 73])
+        made = []
+        for i in range(count):
+            scene = sample_scene(rng)
+            turns = [
+                {"from": "human", "value": f"<image>\n{pick(rng, DESCRIBE_PICTURE)}"},
+                {"from": "gpt", "value": caption(scene, rng)},
+            ]
+            record = {"id": f"describe-{i}", "type": "ti2t", "conversations": turns}
+            made.append(encode(self.processor, "ti2t", to_messages(record, [render(scene)], [])))
+        return made
+
 
 def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:
     """Load or train the plan's base. A trained one is kept in `work` and found there again. Raises UserError."""

@@ -1,0 +1,216 @@
+"""`ablate-stages`: which parts are trained when, and what each scheme keeps (Tables 4, 5, Figures 6, 9).
+
+Schemes: everything in one stage with and without the new embeddings, at two lengths; the three stages; a text head of
+which only the <imgbos> row is trained; stage 2 without embeddings; the three stages on a backbone that learned nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from armor_eval.ablations import judging
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, seconds_a_step
+from armor_eval.ablations.base import Base, get_base
+from armor_eval.ablations.findings import retention, share_difference
+from armor_eval.ablations.plan import StagesPlan
+from armor_eval.ablations.record import Recorder, accuracy_metric
+from armor_eval.ablations.sheets import sheet
+from armor_eval.errors import unknown_name
+from armor_eval.runs.schema import Metric, RunStatus
+
+log = logging.getLogger(__name__)
+
+EQUAL = {"t2t": 25, "ti2t": 25, "t2i": 25, "t2ti": 25}
+DRAWING = {"t2i": 50, "t2ti": 50}
+TWIN = "random-backbone"
+NOTE = "right answers after over the base's before; ti2t training data are picture descriptions, as ShareGPT4V's are"
+
+
+def _one_stage(stage: str) -> Callable[[StagesPlan], tuple[Part, ...]]:
+    def parts(plan: StagesPlan) -> tuple[Part, ...]:
+        # A level learning rate makes the state after half of the steps that of a run of half the length.
+        short = plan.one_stage_steps
+        return (Part(stage, 2 * short, EQUAL, "constant", (short,)),)
+
+    return parts
+
+
+def _three(first: str, second: str, third: str) -> Callable[[StagesPlan], tuple[Part, ...]]:
+    def parts(plan: StagesPlan) -> tuple[Part, ...]:
+        one, two, three = plan.stage_steps
+        moments = tuple(sorted({max(1, two * k // plan.pictures) for k in range(1, plan.pictures + 1)}))
+        return (Part(first, one, EQUAL), Part(second, two, DRAWING, judged_at=moments), Part(third, three, EQUAL))
+
+    return parts
+
+
+SCHEMES: dict[str, Callable[[StagesPlan], tuple[Part, ...]]] = {
+    "one-stage-no-embeddings": _one_stage("one-stage-20-no-embeddings"),
+    "one-stage": _one_stage("one-stage-20"),
+    "wohg": _three("1", "2", "3"),
+    "wohg-imgbos": _three("1-imgbos", "2", "3-imgbos"),
+    "wohg-no-embeddings": _three("1", "2-no-embeddings", "3"),
+    TWIN: _three("1", "2", "3"),
+}
+
+
+def arms_of(plan: StagesPlan) -> list[Arm]:
+    for name in plan.schemes:
+        if name not in SCHEMES:
+            raise unknown_name("scheme", name, SCHEMES)
+    return [Arm(name, seed, "switching", "copy", SCHEMES[name](plan)) for seed in plan.seeds for name in plan.schemes]
+
+
+def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = log.info) -> RunStatus:
+    """Run what is missing and write the bundle; returns its status."""
+    arms = arms_of(plan)
+    base = get_base(plan, out / "work")
+    recorder = Recorder(out, "ablate-stages", plan, base, command)
+    pools = {kind: base.pool(kind, plan.pool, 0) for kind in ("t2t", "t2i", "t2ti")}
+    pools["ti2t"] = base.descriptions(plan.pool, 0)
+    bench = Bench(
+        judging.questions(plan.questions, 0),
+        judging.wanted(plan.drawings, 0),
+        judging.Validation(base, ("t2t", "t2i", "t2ti"), plan.validation, 0),
+    )
+    say(say_budget(arms, plan, seconds_a_step(arms[0], base, pools, plan), base.cpu_seconds / 60))
+    before = judging.answer(base.model.eval(), base.processor, bench.questions)
+    recorder.add_base(before, bench)
+    twin: Base | None = None
+    results = []
+    for i, arm in enumerate(arms):
+        say(f"arm {i + 1} of {len(arms)}: {arm.key}")
+        if arm.name == TWIN and twin is None:
+            twin = get_base(plan, out / "work", random_backbone=True)
+        result = run_arm(arm, twin if arm.name == TWIN else base, pools, bench, plan, out / "work" / arm.key)
+        recorder.add_arm(result, bench, out / "work" / arm.key / result.identity)
+        results.append(result)
+    report(plan, results, before, bench, recorder, out)
+    return recorder.finish()
+
+
+def moments(plan: StagesPlan, name: str) -> list[tuple[str, str, int]]:
+    """(label, stage, step) at which a scheme's understanding is told."""
+    parts = SCHEMES[name](plan)
+    if len(parts) == 1:
+        short = plan.one_stage_steps
+        lengths = ((short, "10 epochs"), (2 * short, "20 epochs"))
+        return [(f"{steps} steps ('{epochs}')", parts[0].stage, steps) for steps, epochs in lengths]
+    return [(f"after stage {p.stage[0]}", p.stage, p.steps) for p in parts]
+
+
+def at(result: ArmResult, stage: str, step: int) -> Any:
+    return next(j for j in result.judgements if (j.stage, j.step) == (stage, step))
+
+
+def report(
+    plan: StagesPlan, results: Sequence[ArmResult], before: Sequence[str], bench: Bench, recorder: Recorder, out: Path
+) -> None:
+    """Metrics, figures and verdicts of finished arms, into the recorder."""
+    knew = [judging.right(s, q.gold) for s, q in zip(before, bench.questions, strict=True)]
+    ids = [q.id for q in bench.questions]
+    recorder.metrics.append(accuracy_metric("understanding/base", [knew], ids))
+    kept: dict[tuple[str, str], tuple[float | None, tuple[float, float] | None]] = {}
+    for name in plan.schemes:
+        runs = [r for r in results if r.name == name]
+        for label, stage, step in moments(plan, name):
+            arm = f"{name}, {label}"
+            found = [at(r, stage, step) for r in runs]
+            right = [[judging.right(s, q.gold) for s, q in zip(j.answers, bench.questions, strict=True)] for j in found]
+            mean = [sum(k) / len(k) for k in zip(*right, strict=True)]
+            kept[name, label] = value, interval = retention(mean, knew)
+            recorder.metrics += [
+                Metric(name=f"kept/{arm}", value=value, unit="share", n=len(ids), clusters=len(ids), ci95=interval,
+                       method="bootstrap over questions, 2000 resamples, seed 0", note=NOTE),
+                accuracy_metric(f"understanding/{arm}", right, ids),
+                accuracy_metric(f"drawing/{arm}", [j.drawn for j in found], [w.id for w in bench.wanted]),
+            ]  # fmt: skip
+    _verdicts(plan, results, kept, bench, recorder)
+    _figures(plan, results, bench, recorder, out)
+
+
+def _verdicts(plan: StagesPlan, results: Sequence[ArmResult], kept: dict, bench: Bench, recorder: Recorder) -> None:
+    """The paper's three statements about stages, each from intervals; none from a quick run."""
+    words = []
+    for key, told, verdict in (*_forgetting(plan, kept), *_drawing(plan, results)):
+        verdict = "undecided" if plan.quick else verdict
+        recorder.claims[key] = {"verdict": verdict, "evidence": told}
+        words.append(f"{key}: {told} -> {verdict}")
+    for (name, label), (value, interval) in kept.items():
+        if name.startswith("wohg") and label.endswith("3") and value is not None:
+            words.append(f"{name} keeps {value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}] of the base's understanding")
+    recorder.verdict = ("QUICK RUN, NO VERDICT. " if plan.quick else "") + ". ".join(words) + "."
+
+
+def _forgetting(plan: StagesPlan, kept: dict) -> list[tuple[str, str, str]]:
+    """Does one stage lose understanding, more with more steps and with embeddings?"""
+    names = [n for n in ("one-stage-no-embeddings", "one-stage") if n in plan.schemes]
+    if not names:
+        return []
+    values = {key: v for key, v in kept.items() if key[0] in names and v[0] is not None}
+    told = ", ".join(f"{n} at {label} {v:.3f} [{i[0]:.3f}, {i[1]:.3f}]" for (n, label), (v, i) in values.items())
+    lost = all(i[1] < 1 for _, i in values.values())
+    labels = [label for label, _, _ in moments(plan, names[0])]
+    longer = len(values) == 2 * len(names) and all(kept[n, labels[1]][0] < kept[n, labels[0]][0] for n in names)
+    none = all(i[0] > 0.95 for _, i in values.values())
+    verdict = "supported" if lost and longer else "contradicted" if none else "undecided"
+    return [("one-stage-forgets", f"kept: {told}", verdict)]
+
+
+def _drawing(plan: StagesPlan, results: Sequence[ArmResult]) -> list[tuple[str, str, str]]:
+    made = []
+    full = [r for r in results if r.name == "wohg"]
+    if full:
+        steps = [j.step for j in full[0].judgements if j.stage == "2"]
+        first, last = steps[0], steps[-1]
+        gap, interval = share_difference(*([at(r, "2", s).drawn for r in full] for s in (last, first)))
+        told = f"drawing from step {first} to {last} of stage 2: {gap:+.3f} {_span(interval)}"
+        made.append(("stage-two-improves-drawing", told, _sign(interval)))
+    without = [r for r in results if r.name == "wohg-no-embeddings"]
+    if full and without:
+        last = full[0].last("2").step
+        gap, interval = share_difference(
+            [at(r, "2", last).drawn for r in full], [at(r, "2-no-embeddings", last).drawn for r in without]
+        )
+        losses = [_end_of_stage_two(runs, plan) for runs in (full, without)]
+        told = (
+            f"after stage 2 with embeddings against without: drawing {gap:+.3f} {_span(interval)}, "
+            f"image loss {losses[0]:.3f} against {losses[1]:.3f} nats"
+        )
+        made.append(("embeddings-needed-in-stage-two", told, _sign(interval)))
+    return made
+
+
+def _end_of_stage_two(runs: Sequence[ArmResult], plan: StagesPlan) -> float:
+    step = sum(plan.stage_steps[:2])
+    values = [next(v for s, n, v in r.curves if (s, n) == (step, "eval/image_renormalised")) for r in runs]
+    return sum(values) / len(values)
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    return "[n/a]" if interval is None else f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
+
+
+def _sign(interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return "undecided"
+    return "supported" if interval[0] > 0 else "contradicted" if interval[1] < 0 else "undecided"
+
+
+def _figures(plan: StagesPlan, results: Sequence[ArmResult], bench: Bench, recorder: Recorder, out: Path) -> None:
+    """Figure 6: the same prompts over stage 2; Figure 9: the same without trained embeddings."""
+    chosen = [i for i, w in enumerate(bench.wanted) if w.id.endswith("-00")]
+    for figure, name, stage in (("figure6", "wohg", "2"), ("figure9", "wohg-no-embeddings", "2-no-embeddings")):
+        result = next((r for r in results if r.name == name), None)
+        if result is None:
+            continue
+        folder = out / "work" / f"{name}/seed{result.seed}" / result.identity
+        found = [j for j in result.judgements if j.stage == stage]
+        rows = [(bench.wanted[i].prompt, [folder / j.pictures[i] for j in found]) for i in chosen]
+        title = f"Figure {figure[-1]}: the same prompts over stage 2" + (
+            ", embeddings frozen" if figure == "figure9" else ""
+        )
+        recorder.add_figure(figure, title, sheet(rows, [f"step {j.step}" for j in found]))
