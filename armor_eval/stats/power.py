@@ -1,0 +1,138 @@
+"""What drop a comparison can see, and how many clusters it takes.
+
+The model is the one of `paired.py`: of C clusters a share changes, each moving the score by `size` / C, up or down.
+Without a true difference wins and losses are equally likely; a drop of D adds losses. "Seen" means that the two-sided
+test at 5 % rejects.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from scipy import special
+
+from .intervals import t_quantile
+from .paired import Flips, Paired, tango
+
+POWER = 0.8
+
+
+@lru_cache(maxsize=4096)
+def rejecting_tail(discordant: int, alpha: float = 0.05) -> int:
+    """Largest smaller count at which exact McNemar still rejects among so many discordant pairs; -1 for never."""
+    k = -1
+    while k + 1 <= discordant // 2 and 2 * special.bdtr(k + 1, discordant, 0.5) <= alpha:
+        k += 1
+    return k
+
+
+def mcnemar_power(n: int, loss: float, win: float, alpha: float = 0.05) -> float:
+    """Chance that exact McNemar rejects in the direction of a loss; `loss`, `win` = rates of discordant pairs."""
+    rate = loss + win
+    if rate <= 0:
+        return 0.0
+    spread = 6 * math.sqrt(n * rate) + 10
+    first, last = max(0, int(n * rate - spread)), min(n, int(n * rate + spread))
+    discordant = np.arange(first, last + 1)
+    weight = special.bdtr(discordant, n, rate) - np.where(discordant > 0, special.bdtr(discordant - 1, n, rate), 0)
+    tail = np.array([rejecting_tail(int(d), alpha) for d in discordant])
+    reject = np.where(tail >= 0, special.bdtr(np.maximum(tail, 0), discordant, win / rate), 0.0)
+    return float((weight * reject).sum())
+
+
+def _t_power(drop: float, se: float, clusters: int) -> float:
+    """Chance that the cluster t test rejects downwards (normal approximation of the alternative, t critical value)."""
+    return float(special.ndtr(drop / se - t_quantile(0.975, clusters - 1))) if se > 0 else float(drop > 0)
+
+
+def power_at(drop: float, clusters: int, changed: float, size: float, binary: bool) -> float:
+    """Power to see a true drop.
+
+    `changed`: share of clusters that differ between the runs when there is no true difference; `size`: see Flips.
+    """
+    extra = drop / size  # losses a cluster that the drop adds
+    if binary:
+        return mcnemar_power(clusters, min(1.0, changed / 2 + extra), changed / 2)
+    variance = size**2 * max(0.0, changed + extra - extra**2)
+    return _t_power(drop, math.sqrt(variance / max(1, clusters - 1)), clusters)
+
+
+def detectable_drop(clusters: int, changed: float, size: float, binary: bool, power: float = POWER) -> float | None:
+    """The smallest true drop that is seen with the given power; None when not even the largest would be."""
+    if clusters < 2:
+        return None
+    low, high = 0.0, size * (1 - changed / 2)
+    if power_at(high, clusters, changed, size, binary) < power:
+        return None
+    for _ in range(50):
+        middle = (low + high) / 2
+        if power_at(middle, clusters, changed, size, binary) < power:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def clusters_needed(drop: float, changed: float, size: float, binary: bool, power: float = POWER) -> int | None:
+    """The smallest number of clusters that sees the drop with the given power; None beyond ten million."""
+    low, high = 1, 2
+    while power_at(drop, high, changed, size, binary) < power:
+        low, high = high, high * 2
+        if high > 10_000_000:
+            return None
+    while high - low > max(1, high // 500):
+        middle = (low + high) // 2
+        if power_at(drop, middle, changed, size, binary) < power:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def minimal_detectable_effect(paired: Paired, power: float = POWER) -> float | None:
+    """The drop that this comparison would have seen, from the changes it has observed.
+
+    The observed difference is taken out first (the smaller of wins and losses, doubled, is what changes without any).
+    """
+    flips = paired.flips
+    if paired.ci95 is None or paired.clusters < 2:
+        return None
+    changed = min(1.0, 2 * max(0.0, min(flips.losses, flips.wins)) / paired.clusters)
+    return detectable_drop(paired.clusters, changed, flips.size, paired.binary, power)
+
+
+def clusters_to_decide(paired: Paired, tolerance: float) -> int | None:
+    """How many clusters would end an INCONCLUSIVE verdict if the difference stayed what it is; None if none would."""
+    if paired.ci95 is None:
+        return None
+    low, high = paired.ci95
+    if paired.delta > -tolerance:
+        ratio = (paired.delta - low) / (paired.delta + tolerance)
+    elif paired.delta < -tolerance:
+        ratio = (high - paired.delta) / -paired.delta
+    else:
+        return None
+    needed = paired.clusters * max(1.0, ratio) ** 2
+    return math.ceil(needed) + (ratio <= 1) if needed < 1e8 else None
+
+
+def passing_clusters(tolerance: float, changed: float, size: float, power: float = POWER) -> int | None:
+    """Clusters at which a candidate without any true difference passes with the given power."""
+
+    def chance(n: int) -> float:
+        flips = Flips(n * changed / 2, n * changed / 2, size, 0)
+        low = size * tango(flips.losses, flips.wins, n)[0]
+        slack = (tolerance + low) / (size * math.sqrt(changed / n)) if changed > 0 else math.inf * (tolerance + low)
+        return float(special.ndtr(slack))
+
+    low, high = 1, 2
+    while chance(high) < power:
+        low, high = high, high * 2
+        if high > 10_000_000:
+            return None
+    while high - low > max(1, high // 500):
+        middle = (low + high) // 2
+        low, high = (middle, high) if chance(middle) < power else (low, middle)
+    return high
