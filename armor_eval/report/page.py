@@ -20,6 +20,8 @@ from armor_eval.report.loading import RunView, notices
 from armor_eval.report.tables import Doc, build, decimals_of, number
 from armor_eval.report.viewer import Flip
 
+MAX_FIGURE = 1_500_000
+"""Bytes of a figure that is put into the page."""
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
@@ -41,6 +43,9 @@ def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
     lines = []
     for view in views:
         metric = view.primary
+        if view.run.extras.get("verdict"):
+            lines.append(f"{view.label}: {view.run.extras['verdict']}")
+            continue
         if metric is None or metric.value is None:
             why = (
                 (metric.note if metric else None)
@@ -114,12 +119,24 @@ def render_page(
         runs=[_run_row(v) for v in views],
         sections=[(heading, Markup(body)) for heading, body in sections],
         tables=[(d.title, Markup(formats.html(d)), bool(d.cells) and not any(c.run for c in d.cells)) for d in docs],
+        figures=[f for v in views for f in _figures(v)],
         plots=[(p.title, Markup(p.svg), p.text) for p in drawn],
         payload=payload,
         table=Markup(payload.table),
         pictures=Markup(payload.pictures),
         flips_only=flips is not None,
     )  # fmt: skip
+
+
+def _figures(view: RunView) -> list[tuple[str, str]]:
+    """(title, data address) of the pictures that a run made of its results: contact sheets of an ablation."""
+    made = []
+    for figure in view.run.extras.get("figures", []):
+        path = viewer.inside(view.path, str(figure.get("path")))
+        if path is not None and path.suffix == ".png" and path.stat().st_size <= MAX_FIGURE:
+            data = base64.b64encode(path.read_bytes()).decode()
+            made.append((f"{view.label}: {figure.get('title', '')}", f"data:image/png;base64,{data}"))
+    return made
 
 
 def _run_row(view: RunView) -> dict[str, object]:
