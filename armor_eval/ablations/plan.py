@@ -31,7 +31,7 @@ class Plan(BaseModel):
     precision: Literal["fp32", "bf16"] = "fp32"
     accumulate: int = Field(default=1, ge=1)
     gradient_checkpointing: bool = False
-    pool: int = Field(default=4000, ge=1)
+    pool: int = Field(default=2500, ge=1)
     """Conversations of each type that are made and tokenised; steps read them round and round."""
     evaluate_every: int = Field(default=20, ge=1)
     """Steps between points of the curves."""
@@ -91,9 +91,9 @@ class StagesPlan(Plan):
     schemes: tuple[str, ...] = (
         "one-stage-no-embeddings", "one-stage", "wohg", "wohg-imgbos", "wohg-no-embeddings", "random-backbone",
     )  # fmt: skip
-    one_stage_steps: int = Field(default=400, ge=1)
+    one_stage_steps: int = Field(default=250, ge=1)
     """Steps that stand for the paper's 10 epochs; its 20 epochs are twice as many."""
-    stage_steps: tuple[int, int, int] = (100, 600, 100)
+    stage_steps: tuple[int, int, int] = (80, 400, 60)
     """Steps of the stages 1, 2, 3."""
     questions: int = Field(default=12, ge=1)
     pictures: int = Field(default=6, ge=2)

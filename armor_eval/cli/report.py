@@ -11,10 +11,13 @@ import typer
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write plots (SVG) and sheets (PNG) to this folder.")
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "ARMOR report",
     row: Annotated[list[str] | None, typer.Option(help="MODEL=ROW: which row of the paper a model is.")] = None,
 ) -> None:
-    """Write a page that needs no network: verdict, tables, plots, and every item with its picture, answer and reason."""
+    """Write a page that needs no network: verdict, tables, plots, every item with picture, answer and reason."""
     from armor_eval.errors import UserError
     from armor_eval.report.claims import load_claims, parse_row_choices
     from armor_eval.report.loading import load_runs, notices
@@ -27,6 +30,10 @@ def report(
     page = render_page(views, title=title, row_choices=parse_row_choices(row or [], load_claims()))
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, page)
+    if figures is not None:
+        from armor_eval.report.files import write_figures
+
+        write_figures(views, figures)
     for line in notices(views):
         typer.echo(f"note: {line}", err=True)
     typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {len(views)} runs)")

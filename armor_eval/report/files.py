@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from armor_eval.report import formats
+from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Doc
 from armor_eval.runs.journal import replace_file
 
@@ -42,3 +45,33 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
     if "html" in wanted:
         write("tables.html", _PAGE.format(body="".join(formats.html(d) for d in docs)))
     return made
+
+
+def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
+    """Every plot as an SVG file of its own, black on white, and every run's contact sheets as PNG."""
+    from armor_eval.report.plots import plots
+    from armor_eval.report.viewer import inside
+
+    out.mkdir(parents=True, exist_ok=True)
+    made: list[Path] = []
+    for plot in plots(views):
+        path = out / f"{_file_name(plot.title)}.svg"
+        box = plot.svg[plot.svg.index('viewBox="') + 9 :].partition('"')[0].split()
+        ground = f'<rect width="{box[2]}" height="{box[3]}" fill="#fff"/>'
+        head, _, rest = plot.svg.partition(">")
+        head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" color="#000"', 1)
+        text = f"<title>{formats.escape(plot.title)}</title><desc>{formats.escape(plot.text)}</desc>"
+        replace_file(path, f"{head}>{text}{ground}{rest}")
+        made.append(path)
+    for view in views:
+        for figure in view.run.extras.get("figures", []):
+            source = inside(view.path, str(figure["path"]))
+            if source is not None and source.suffix == ".png":
+                path = out / f"{_file_name(view.run.kind)}-{_file_name(str(figure['name']))}.png"
+                shutil.copyfile(source, path)
+                made.append(path)
+    return made
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:60].strip("-")

@@ -61,9 +61,10 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], salt: str) 
     svg = out.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    width = round(size[0] * 96)  # CSS pixels: text keeps the size it was drawn in, the page may shrink it
     svg = re.sub(
         r'<svg [^>]*?viewBox="([^"]+)"[^>]*>',
-        r'<svg viewBox="\1" role="img" xmlns:xlink="http://www.w3.org/1999/xlink">',
+        rf'<svg viewBox="\1" role="img" style="max-width:{width}px" xmlns:xlink="http://www.w3.org/1999/xlink">',
         svg,
         count=1,
     )
@@ -202,9 +203,20 @@ def curves(view: RunView) -> list[Plot]:
     return [_curve(view, name, arms) for name, arms in names.items()]
 
 
+SERIES = {
+    "eval/image": ("held-back image loss as printed, each head over its own vocabulary", "nats a token"),
+    "eval/image_renormalised": ("held-back image loss, softmax over the image tokens only", "nats a token"),
+    "eval/text": ("held-back text loss", "nats a token"),
+    "eval/drawing": ("drawings of held-out prompts that are right", "share of pictures"),
+    "loss/image": ("training image loss as printed", "nats a token"),
+    "loss/text": ("training text loss", "nats a token"),
+}
+"""Name of a series -> (title, axis label)."""
+
+
 def _curve(view: RunView, name: str, arms: dict[str, dict[str, list[tuple[int, float]]]]) -> Plot:
     drawn = list(arms.items())[: len(COLORS)]
-    label = {"loss": "loss (nats)", "eval": "score"}.get(name.partition("/")[0], name)
+    title, label = SERIES.get(name, (name, name))
 
     def paint(figure: Figure) -> None:
         axis = figure.subplots()
@@ -233,7 +245,7 @@ def _curve(view: RunView, name: str, arms: dict[str, dict[str, list[tuple[int, f
     seeds = max(len(s) for _, s in drawn)
     band = f" (mean and range of {seeds} seeds)" if seeds > 1 else ""
     return Plot(
-        f"{view.run.benchmark}: {name}{band}", draw((7.5, 3.2), paint, _salt(view.run.run_id + name + told)), told
+        f"{view.run.benchmark}: {title}{band}", draw((7.5, 3.2), paint, _salt(view.run.run_id + name + told)), told
     )
 
 

@@ -99,7 +99,7 @@ def test_curves_are_drawn_over_the_steps_that_all_seeds_share(tmp_path: Path) ->
         [metric("auc/switching", 1.0, None, "nats")],
         series=points[:-1],
     )
-    made = [p for p in plots(load_runs([tmp_path])) if "loss/image" in p.title]
+    made = [p for p in plots(load_runs([tmp_path])) if "training image loss" in p.title]
     assert "mean and range of 3 seeds" in made[0].title
     assert "currentColor" in made[0].svg and "#010203" not in made[0].svg
     steps, values_RS = aligned([[(0, 1.0), (10, 2.0)], [(0, 3.0)]])
