@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
+from armor_eval.errors import UserError
+
 
 @dataclass(frozen=True)
 class Team:
@@ -32,8 +34,11 @@ def join_team() -> Team:
     """The team that accelerate or torchrun started, or a team of one. torch is imported only for a real one."""
     if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
         return Team()
+    import torch
     from accelerate import PartialState
 
     # The slowest process may be hours behind where answers differ in length.
-    state = PartialState(timeout=timedelta(days=14))
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=14))
+    if state.num_processes != int(os.environ["WORLD_SIZE"]):
+        raise UserError("accelerate does not see the processes that were started", "see accelerate test")
     return Team(state.process_index, state.num_processes, state.wait_for_everyone, str(state.device))

@@ -1,0 +1,277 @@
+"""Every kind of `--model`, several processes on one journal, and what is kept of a base model."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fault_server import FaultServer
+from harness_data import mmbench, write
+
+from armor_eval.cli import main
+from armor_eval.errors import UserError
+from armor_eval.models import registry
+from armor_eval.models.armor import seed_of
+from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, Question, RespondsFreely
+from armor_eval.models.mock import MockModel
+from armor_eval.runs.bundle import read_bundle
+from armor_eval.understanding.declare import choose
+from armor_eval.understanding.run import Settings, run_benchmark
+
+
+def run(bench, folder, out, model, **changes):
+    settings = Settings(**{"profile": "official", "command": ["x"], "data": folder, "any_data": True, **changes})
+    return run_benchmark(choose([bench])[0], model, out, settings)
+
+
+def answers(path):
+    return {it.id: (it.output, it.score, it.status) for it in read_bundle(path)[1]}
+
+
+def test_protocols(tiny_checkpoint):
+    for model in (MockModel(), registry.load(str(tiny_checkpoint), "official")):
+        assert isinstance(model, AnswersQuestions) and isinstance(model, DrawsImages)
+        assert isinstance(model, RespondsFreely)
+
+
+def test_mock_is_a_function_of_its_input():
+    one, other = MockModel(), MockModel()
+    questions = [Question("1", ["What?\nA. x\nB. y"]), Question("2", ["Is it?"])]
+    assert one.answer(questions, Decoding()) == other.answer(questions[::-1], Decoding())[::-1]
+    assert one.draw(["a"], [1], Decoding())[0].tobytes() == other.draw(["a"], [1], Decoding())[0].tobytes()
+    assert one.info.fingerprint != MockModel("A").info.fingerprint
+
+
+def test_armor_draws_and_responds(tiny_checkpoint):
+    model = registry.load(str(tiny_checkpoint), "official")
+    short = Decoding(max_new_tokens=4)
+    alone = [model.draw([p], [s], short)[0] for p, s in (("a red circle", 3), ("a cross", 4))]
+    both = model.draw(["a red circle", "a cross"], [3, 4], short)
+    assert [p.tobytes() for p in alone] == [p.tobytes() for p in both]
+    said = model.respond([[{"role": "user", "content": "what is it"}]], [1], short)
+    assert len(said) == 1 and isinstance(said[0], list)
+    mixed = model.draw(["", "a cross"], [1, 4], short)
+    assert isinstance(mixed[0], Exception) and mixed[1].tobytes() == both[1].tobytes()
+    assert seed_of("1", 0) == seed_of("1", 0) != seed_of("2", 0)
+    model.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "needle"),
+    [
+        ("hf:", "lacks a model"), ("hf:/nowhere/at/all", "cannot load"), ("openai:http://x", "lacks the model's name"),
+        ("openai:#m", "lacks"), ("vlmeval:", "lacks a model"), ("vlmeval:InternVL2_5-8", "did you mean InternVL2_5-8B"),
+        ("no/such/folder", "not a folder"), ("mock:slowly", "mock:slowSECONDS"),
+    ],
+)  # fmt: skip
+def test_specs_that_name_nothing(spec, needle, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError) as caught:
+        registry.load(spec, "official")
+    assert needle in caught.value.line()
+
+
+def test_an_endpoint_answers_with_pictures(tsv_folder, tmp_path):
+    with FaultServer() as server:
+        model = registry.load(f"openai:{server.url}#good", "official")
+        done = run("SEED", tsv_folder, tmp_path / "r", model)
+        assert done.run.status == "complete" and server.asked == 12
+        body = server.bodies[0]
+        kinds = [p["type"] for p in body["messages"][0]["content"]]
+        assert kinds == ["image_url", "text"] and body["temperature"] == 0.0 and body["max_tokens"] == 4096
+        assert body["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+def test_an_endpoint_that_fails_costs_its_rows_and_resumes(tsv_folder, tmp_path):
+    from armor_eval.models.endpoint import Endpoint, Patience
+    from armor_eval.models.openai import EndpointModel
+
+    quick = Patience(timeout=5, deadline=2, attempts=2, first_wait=0.01, longest_wait=0.02)
+    with FaultServer() as server:
+        down = EndpointModel("openai:x#y", Endpoint(server.url, "dead", quick))
+        down.info = down.info.model_copy(update={"fingerprint": "same"})
+        done = run("SEED", tsv_folder, tmp_path / "r", down)
+        assert done.scores.counts["error"] == 12 and done.run.status == "partial"
+        assert all(it.score is None for it in read_bundle(tmp_path / "r")[1])
+        up = EndpointModel("openai:x#y", Endpoint(server.url, "good", quick))
+        up.info = up.info.model_copy(update={"fingerprint": "same"})
+        assert run("SEED", tsv_folder, tmp_path / "r", up).run.status == "complete"
+
+
+def test_a_zoo_entry_runs_through_our_loop(tsv_folder, tmp_path):
+    from armor_eval.understanding.official import quiet_vlmeval
+
+    with quiet_vlmeval():
+        from vlmeval.config import supported_VLM
+        from vlmeval.vlm.base import BaseModel
+
+    class Stub(BaseModel):
+        def generate_inner(self, message, dataset=None):
+            assert message[0]["type"] == "image" and Path(message[0]["value"]).is_file()
+            if "Which word fits 3?" in message[1]["value"]:
+                raise RuntimeError("no")
+            if "Which word fits 4?" in message[1]["value"]:
+                return "Failed to obtain answer via API."
+            return "B"
+
+    supported_VLM["stub"] = Stub
+    try:
+        model = registry.load("vlmeval:stub", "official")
+        done = run("SEED", tsv_folder, tmp_path / "r", model)
+    finally:
+        del supported_VLM["stub"]
+    model.close()
+    # VLMEvalKit would have counted the failure message as an answer.
+    assert done.scores.counts["error"] == 2
+    good = next(it for it in read_bundle(tmp_path / "r")[1] if it.status == "ok")
+    assert good.extras["vlmeval_prompt"].startswith("Question: Which word fits")
+    assert done.run.prompt_sha256 != run("SEED", tsv_folder, tmp_path / "m", MockModel()).run.prompt_sha256
+
+
+@pytest.fixture(scope="module")
+def tiny_llava(tmp_path_factory):
+    """An untrained LLaVA with its processor, as transformers saves one."""
+    from armor_model.compat import prepare_torchvision
+
+    prepare_torchvision()
+    import torch
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    from armor_model import build_word_tokenizer
+
+    tokenizer = build_word_tokenizer(["what", "is", "a", "b", "the", "answer", "<image>"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    template = (
+        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>"
+        "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
+    )
+    picture = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = LlavaProcessor(
+        picture, tokenizer, patch_size=8, vision_feature_select_strategy="default", chat_template=template,
+        image_token="<image>", num_additional_image_tokens=1,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
+    )
+    torch.manual_seed(0)
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>")
+    )
+    folder = tmp_path_factory.mktemp("hf") / "llava"
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_transformers_model_answers_alike_in_any_batch(tiny_llava, tsv_folder, tmp_path):
+    model = registry.load(f"hf:{tiny_llava}", "official")
+    short = Decoding(max_new_tokens=4)
+    one = run("SEED", tsv_folder, tmp_path / "one", model, batch_size=1, decoding=short)
+    many = run("SEED", tsv_folder, tmp_path / "many", model, batch_size=6, decoding=short)
+    assert one.scores.counts["error"] == 0
+    assert answers(one.path) == answers(many.path)
+    model.close()
+
+
+def launch(processes: int, argv: list[str], folder: Path) -> subprocess.CompletedProcess:
+    # On a machine without a GPU `accelerate launch` starts several processes only over MPI; torchrun's are the same.
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*words, "-m", "armor_eval", *argv], env=env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_processes_share_one_journal_and_any_number_resumes(tmp_path):
+    write(mmbench(8), tmp_path / "d" / "MMBench_DEV_EN.tsv")
+    argv = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
+    assert main([*argv, "--out", str(tmp_path / "one")]) == 0
+    done = launch(2, [*argv, "--out", str(tmp_path / "two")], tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert answers(tmp_path / "two") == answers(tmp_path / "one")
+    assert read_bundle(tmp_path / "two")[0].device.processes == 2
+    # Three processes' half-done run, finished by one.
+    (tmp_path / "three").mkdir()
+    run_json = json.loads((tmp_path / "two" / "run.json").read_text()) | {"status": "running", "finished": None}
+    (tmp_path / "three" / "run.json").write_text(json.dumps(run_json))
+    lines = (tmp_path / "two" / "items.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "three" / "items.jsonl").write_text("".join(lines[::3]))
+    assert main([*argv, "--out", str(tmp_path / "three")]) == 0
+    assert answers(tmp_path / "three") == answers(tmp_path / "one")
+
+
+def test_every_row_belongs_to_one_process(tmp_path):
+    from armor_eval.runs.bundle import Bundle
+    from armor_eval.understanding.loop import answer_all
+    from armor_eval.understanding.run import describe, open_table
+
+    write(mmbench(5), tmp_path / "d" / "MMBench_DEV_EN.tsv")
+    benchmark = choose(["MMB"])[0]
+    settings = Settings(profile="official", command=["x"], data=tmp_path / "d", any_data=True)
+    table, subset = open_table(benchmark, settings)
+    with Bundle.open(tmp_path / "r", describe(benchmark, table, subset, MockModel(), settings, None)) as first:
+        others = [Bundle.join(tmp_path / "r") for _ in range(2)]
+        for rank, bundle in enumerate([first, *others]):
+            answer_all(MockModel(), table, bundle, Decoding(), 4, part=(rank, 3))
+        first.adopt()
+        assert set(first.items) == {row.id for row in table.rows}
+        assert len((tmp_path / "r" / "items.jsonl").read_text().splitlines()) == 20
+
+
+def test_one_inference_serves_mme_and_mme_p(tsv_folder, tmp_path, capsys):
+    argv = ["understanding", "--bench", "MME-P,MME", "--model", "mock", "--data", str(tsv_folder), "--any-data"]
+    assert main([*argv, "--out", str(tmp_path)]) == 0
+    capsys.readouterr()
+    both, perception = (read_bundle(tmp_path / name) for name in ("MME", "MME-P"))
+    assert len(both[1]) == 20 and len(perception[1]) == 12
+    seconds = {it.id: it.seconds for it in both[1]}
+    assert all(seconds[it.id] == it.seconds for it in perception[1]), "the answers were asked for again"
+    by_name = {m.name: m.value for m in both[2].metrics}
+    assert by_name["perception"] == next(m.value for m in perception[2].metrics if m.primary)
+
+
+def test_baselines_stand_beside(tmp_path, capsys):
+    write(mmbench(6), tmp_path / "d" / "MMBench_DEV_EN.tsv")
+    argv = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
+    assert main([*argv, "--baselines", "--out", str(tmp_path / "r")]) == 0
+    shown = capsys.readouterr().out
+    assert "blind" in shown and "const." in shown
+    blind = next(tmp_path.glob("r/MMB-blind"))
+    assert all("<image>" not in it.prompt and not it.images for it in read_bundle(blind)[1])
+    assert read_bundle(blind)[0].prompt_sha256 != read_bundle(tmp_path / "r")[0].prompt_sha256
+
+
+def test_retention(tmp_path, tsv_folder, capsys):
+    from armor_eval.understanding.retention import retention
+
+    base, now = tmp_path / "base", tmp_path / "now"
+    for bench in ("SEED", "POPE"):
+        run(bench, tsv_folder, base / bench, MockModel())
+        run(bench, tsv_folder, now / bench, MockModel("B" if bench == "SEED" else "Yes"))
+    rows, mean = retention(base, [now / "SEED", now / "POPE"])
+    for row in rows:
+        assert row.kept == pytest.approx(100 * row.score / row.base)
+    assert mean.kept == pytest.approx(sum(r.kept for r in rows) / 2)
+    same, exactly = retention(base, [base / "SEED", base / "POPE"])
+    assert exactly.kept == 100.0 and exactly.ci95 in (None, (100.0, 100.0)) and same[0].kept == 100.0
+    run("SEED", tsv_folder, tmp_path / "part", MockModel(), limit=2)
+    with pytest.raises(UserError, match="differ in"):
+        retention(base, [tmp_path / "part"])
+    with pytest.raises(UserError, match="holds no run"):
+        retention(tmp_path / "d", [now / "SEED"])
+    with pytest.raises(UserError, match="holds no run of POPE"):
+        retention(base / "SEED", [now / "POPE"])
+    argv = ["understanding", "--bench", "SEED", "--model", "mock:B", "--data", str(tsv_folder), "--any-data"]
+    assert main([*argv, "--out", str(tmp_path / "cli"), "--retention", str(base)]) == 0
+    assert "kept" in capsys.readouterr().out
