@@ -1,0 +1,119 @@
+"""Whole ablations on an untrained armor-nano, a few steps long: bundles, resuming by arm, tables and page on top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from armor_eval.ablations import heads, schemes
+from armor_eval.ablations.plan import HeadsPlan, StagesPlan
+from armor_eval.cli import main
+from armor_eval.runs.bundle import read_bundle
+
+pytestmark = pytest.mark.slow
+
+SMALL = {"batch_size": 8, "pool": 40, "validation": 8, "questions": 1, "drawings": 1, "evaluate_every": 3, "warmup": 2}
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> str:
+    from armor_model import save
+    from trainer.nano import build, default_recipe
+
+    folder = tmp_path_factory.mktemp("base") / "nano"
+    model, processor = build(default_recipe(0))
+    model.init_new_parts("copy")
+    save(model, processor, folder)
+    return str(folder)
+
+
+def test_heads_resumed_equals_uninterrupted_and_finished_arms_are_not_trained_again(
+    base, tmp_path: Path, monkeypatch
+) -> None:
+    plan = HeadsPlan(base=base, steps=6, seeds=(0, 1, 2), arms=("switching-random", "single-random"), **SMALL)
+    assert heads.ablate_heads(plan, tmp_path / "whole", ["x"]) == "complete"
+    real, trained = heads.run_arm, []
+
+    def killed_at_the_fourth(arm, *args):
+        trained.append(arm.key)
+        if len(trained) == 4:
+            raise KeyboardInterrupt
+        return real(arm, *args)
+
+    monkeypatch.setattr(heads, "run_arm", killed_at_the_fourth)
+    with pytest.raises(KeyboardInterrupt):
+        heads.ablate_heads(plan, tmp_path / "cut", ["x"])
+    monkeypatch.setattr(heads, "run_arm", real)
+    finished = tmp_path / "cut/work/single-random/seed0/result.json"
+    before = finished.stat().st_mtime_ns
+    assert heads.ablate_heads(plan, tmp_path / "cut", ["x"]) == "complete"
+    assert finished.stat().st_mtime_ns == before
+    whole, cut = (read_bundle(tmp_path / name) for name in ("whole", "cut"))
+    assert whole[2].metrics == cut[2].metrics
+    assert [(i.id, i.score, i.output_images) for i in whole[1]] == [(i.id, i.score, i.output_images) for i in cut[1]]
+    names = {m.name for m in whole[2].metrics}
+    assert {
+        "drawing/single-random",
+        "text kept/switching-random",
+        "image loss, mean over the run/single-random",
+    } <= names
+    assert set(whole[0].extras["claims"]) == {"faster-convergence", "better-pictures-at-equal-epochs"}
+    assert whole[0].training.optimizer_steps == 36
+    assert main(["tables", str(tmp_path / "whole"), "--out", str(tmp_path / "t")]) == 0
+    assert "Shapes: forward switching" in (tmp_path / "t/tables.md").read_text()
+    assert main(["report", str(tmp_path / "whole"), "--out", str(tmp_path / "r.html")]) == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "Figure 8: the same prompts at equal steps" in text and "softmax over the image tokens only" in text
+
+
+def test_stages_run_every_scheme_and_name_every_row_of_tables_four_and_five(base, tmp_path: Path) -> None:
+    plan = StagesPlan(base=base, one_stage_steps=3, stage_steps=(3, 6, 3), pictures=2, **SMALL)
+    assert schemes.ablate_stages(plan, tmp_path / "s", ["x"]) == "complete"
+    run, items, scores = read_bundle(tmp_path / "s")
+    names = {m.name for m in scores.metrics}
+    for scheme in plan.schemes:
+        assert any(n.startswith(f"kept/{scheme}, ") for n in names), scheme
+    assert {
+        "kept/one-stage, 3 steps ('10 epochs')",
+        "kept/one-stage, 6 steps ('20 epochs')",
+        "kept/wohg, after stage 1",
+    } <= names
+    assert {f["name"] for f in run.extras["figures"]} == {"figure6", "figure9"}
+    assert any(i.id.startswith("base/ask/") for i in items)
+
+
+def test_the_imgbos_only_head_keeps_every_original_row_and_stage_one_leaves_the_adapter(base, tmp_path: Path) -> None:
+    import torch
+
+    from armor_eval.ablations.arms import Arm, _run_part
+    from armor_eval.ablations.base import get_base, new_arm
+
+    plan = StagesPlan(base=base, one_stage_steps=3, stage_steps=(3, 3, 3), pictures=2, **SMALL)
+    loaded = get_base(plan, tmp_path)
+    pools = {kind: loaded.pool(kind, 40, 0) for kind in ("t2t", "t2i", "t2ti")} | {"ti2t": loaded.descriptions(40, 0)}
+
+    class Silent:
+        def validation(self, model):
+            return {}
+
+        def judge(self, *_):
+            return type("J", (), {"drawn": [True]})()
+
+    for scheme, moved in (("wohg-imgbos", {"new_embeddings", "imgbos_head.weight"}), ("wohg", None)):
+        parts = schemes.SCHEMES[scheme](plan)
+        model = new_arm(loaded, "switching", "copy", 0)
+        start = {n: p.detach().clone() for n, p in model.named_parameters()}
+        _run_part(
+            parts[0],
+            Arm(scheme, 0, "switching", "copy", parts),
+            model,
+            loaded,
+            pools,
+            Silent(),
+            plan,
+            tmp_path / scheme,
+        )
+        changed = {n for n, p in model.named_parameters() if not torch.equal(p, start[n])}
+        assert not any(n.startswith(("adapter", "visual_head", "model.")) for n in changed), changed
+        assert changed == (moved or {"new_embeddings", "imgbos_head.weight", "lm_head.weight"})
