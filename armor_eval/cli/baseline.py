@@ -1,0 +1,80 @@
+"""armor-eval baseline save|list|show: named baselines that fit in git, for `armor-eval compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ROOT = Path("reports/baselines")
+"""Where baselines lie unless --baselines says otherwise: relative to the folder the command runs in."""
+
+Root = Annotated[Path, typer.Option("--baselines", help="Where saved baselines lie.")]
+
+baseline = typer.Typer(no_args_is_help=True, help="Named baselines that fit in git, for `armor-eval compare`.")
+
+
+@baseline.command()
+def save(
+    name: Annotated[str, typer.Argument(help="Letters, digits, dots, dashes, underscores.")],
+    run: Annotated[Path, typer.Argument(help="Run folder or folder of runs, all complete.")],
+    policy: Annotated[Path | None, typer.Option(help="TOML to keep beside it; default: a commented example.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the baseline of that name.")] = False,
+    baselines: Root = ROOT,
+) -> None:
+    """Save runs as a baseline: scores and per-item results, no pictures."""
+    from armor_eval.cli.common import write
+    from armor_eval.compare import baseline as files
+
+    target, sources = files.save(name, run, baselines, policy, force)
+    size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    write(f"{target}: {len(sources)} runs, {sum(len(s.items) for s in sources):,} items, {size / 1e6:.2f} MB")
+
+
+@baseline.command("list")
+def listing(baselines: Root = ROOT) -> None:
+    """The saved baselines."""
+    from armor_eval.cli.common import write
+    from armor_eval.compare import baseline as files
+    from armor_eval.compare.sources import find
+
+    known = files.names(baselines)
+    if not known:
+        write(f"no baselines in {baselines}")
+    for name in known:
+        sources = find(baselines / name)
+        models = ", ".join(sorted({s.run.model.name for s in sources}))
+        write(f"{name}: {models}; {', '.join(s.run.benchmark for s in sources)}")
+
+
+@baseline.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A saved baseline.")],
+    baselines: Root = ROOT,
+) -> None:
+    """A baseline's numbers, what they were measured with, and its policy."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from armor_eval.cli.common import console, interval, value
+    from armor_eval.compare import baseline as files
+    from armor_eval.compare.policy import load_policy
+    from armor_eval.compare.sources import find
+
+    path, policy = files.resolve(name, baselines)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for head in ("benchmark", "number", "value", "95 % interval", "items", "data", "model", "commit"):
+        table.add_column(head)
+    for source in find(path):
+        run = source.run
+        for metric in source.scores.metrics if source.scores else []:
+            if metric.primary:
+                table.add_row(*(Text(t) for t in (
+                    run.benchmark, metric.name, value(metric), interval(metric), str(metric.n), run.data.sha256[:12],
+                    f"{run.model.name} {run.model.fingerprint[:8]}", (run.git_commit or "-")[:8],
+                )))  # fmt: skip
+    out = console()
+    out.print(table)
+    kept = load_policy(policy)
+    out.print(Text(f"policy {policy or 'defaults'}: {kept.model_dump_json(exclude_defaults=True)}"), soft_wrap=True)

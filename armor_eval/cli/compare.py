@@ -1,0 +1,64 @@
+"""armor-eval compare BASE CANDIDATE: the regression gate. Exit codes: 0 pass, 1 regression, 2 usage, 3 incomplete,
+4 not comparable, 5 inconclusive with --strict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor_eval.cli.baseline import ROOT
+
+
+def compare(
+    base: Annotated[str, typer.Argument(help="Run folder, folder of runs, or the name of a saved baseline.")],
+    candidate: Annotated[str, typer.Argument(help="Run folder or folder of runs.")],
+    policy: Annotated[Path | None, typer.Option(help="TOML; default: policy.toml of the base, else built in.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="INCONCLUSIVE exits 5.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for compare.json, compare.md, junit.xml and compare.html.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the Markdown summary here.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the page of changed items here.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print compare.json instead of the table.")] = False,
+    baselines: Annotated[Path, typer.Option(help="Where saved baselines lie.")] = ROOT,
+) -> int:
+    """Compare two runs of the same items and say whether the candidate is worse.
+
+    Exit code 0 pass (or inconclusive), 1 regression, 2 wrong input, 3 incomplete run, 4 not comparable, 5 inconclusive
+    with --strict.
+    """
+    from armor_eval.cli.common import console, quiet_libraries, write
+    from armor_eval.compare import junit as junit_xml
+    from armor_eval.compare import markdown as summary
+    from armor_eval.compare import page, terminal
+    from armor_eval.compare.baseline import resolve
+    from armor_eval.compare.gate import compare as run_gate
+    from armor_eval.compare.policy import load_policy
+    from armor_eval.runs.journal import replace_file
+
+    quiet_libraries()
+    base_path, beside = resolve(base, baselines)
+    candidate_path, _ = resolve(candidate, baselines)
+    used = policy or beside
+    found = run_gate(base_path, candidate_path, load_policy(used), str(used) if used else "defaults", strict)
+    files = {
+        "compare.json": (None, lambda: found.model_dump_json(indent=1) + "\n"),
+        "compare.md": (markdown, lambda: summary.render(found)),
+        "junit.xml": (junit, lambda: junit_xml.render(found)),
+        "compare.html": (html, lambda: page.render(found)),
+    }
+    for name, (asked, render) in files.items():
+        targets = {p for p in (asked, out / name if out else None) if p is not None}
+        if targets:
+            made = render()
+            for target in targets:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                replace_file(target, made)
+    if json_output:
+        write(found.model_dump_json(indent=1))
+    else:
+        terminal.show(found, console())
+    return found.exit_code

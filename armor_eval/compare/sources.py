@@ -1,0 +1,151 @@
+"""Finds the runs of both sides, pairs them by benchmark, and says whether a pair may be compared at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from armor_eval.compare.policy import COMPARABLE_FIELDS
+from armor_eval.errors import UserError
+from armor_eval.runs.bundle import read_head
+from armor_eval.runs.journal import read_journal
+from armor_eval.runs.schema import Item, Run, Scores
+
+CONTROLS = ("-blind", "-constant")
+"""Folder endings of the control runs that `understanding --baselines` writes beside a benchmark's own."""
+
+
+@dataclass
+class Source:
+    """One run as the gate needs it; items are read on demand, and once."""
+
+    path: Path
+    run: Run
+    scores: Scores | None
+    _items: dict[str, Item] | None = None
+    dropped: int = 0
+    """Torn or repeated lines of the journal."""
+
+    @property
+    def items(self) -> dict[str, Item]:
+        if self._items is None:
+            self._items, self.dropped = read_journal(self.path / "items.jsonl")
+        return self._items
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.run.kind, self.run.profile, self.run.benchmark
+
+
+def find(path: Path) -> list[Source]:
+    """The bundle, or the bundles below a folder, one a benchmark; control runs give way to the real one.
+
+    Raises UserError when there is none, or two of one benchmark.
+    """
+    if not path.exists():
+        raise UserError(
+            f"no such run: {path}", "give a run folder, a folder of run folders, or a saved baseline's name"
+        )
+    folders = [path] if (path / "run.json").is_file() else sorted(p.parent for p in path.rglob("run.json"))
+    if not folders:
+        raise UserError(f"{path} holds no run: no run.json there or below")
+    by_key: dict[tuple[str, str, str], list[Source]] = {}
+    for folder in folders:
+        source = Source(folder, *read_head(folder))
+        by_key.setdefault(source.key, []).append(source)
+    chosen = []
+    for (_, profile, benchmark), group in by_key.items():
+        if len(group) > 1:
+            real = [s for s in group if not s.run.extras.get("blind") and not s.path.name.endswith(CONTROLS)]
+            group = real or group
+        if len(group) > 1:
+            names = ", ".join(str(s.path) for s in group[:3])
+            raise UserError(f"{path} holds {len(group)} runs of {benchmark} ({profile}): {names}", "give one of them")
+        chosen.append(group[0])
+    return chosen
+
+
+def pair(base: list[Source], candidate: list[Source]) -> list[tuple[Source | None, Source | None]]:
+    """Runs of the same benchmark and profile side by side, in the base's order; None where one side has none.
+
+    Two single runs are always a pair: what makes them not comparable is then named.
+    """
+    if len(base) == 1 and len(candidate) == 1:
+        return [(base[0], candidate[0])]
+    theirs = {s.key: s for s in candidate}
+    pairs: list[tuple[Source | None, Source | None]] = [(s, theirs.pop(s.key, None)) for s in base]
+    return pairs + [(None, s) for s in theirs.values()]
+
+
+def field_of(run: Run, name: str) -> Any:
+    """A comparable field's value; `decoding` without its seed."""
+    value: Any = run
+    if name == "extras.blind":
+        return bool(run.extras.get("blind"))
+    for part in name.split("."):
+        value = getattr(value, part)
+    if name == "decoding":
+        return {k: v for k, v in value.items() if k != "seed"}
+    return value
+
+
+def differences(base: Run, candidate: Run, ignore: list[str]) -> tuple[list[str], list[str]]:
+    """Fields that differ, in words: (those that forbid a comparison, those that the policy ignores)."""
+    forbidding, ignored = [], []
+    for name in COMPARABLE_FIELDS:
+        ours, theirs = field_of(base, name), field_of(candidate, name)
+        if ours != theirs:
+            line = f"{name} differs: {_short(ours, theirs)}"
+            (ignored if name in ignore else forbidding).append(line)
+    return forbidding, ignored
+
+
+def _short(ours: Any, theirs: Any) -> str:
+    """Both values, only the keys that differ where they are records."""
+    ours, theirs = (v.model_dump() if hasattr(v, "model_dump") else v for v in (ours, theirs))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
+        return "; ".join(f"{k}: {_text(ours.get(k))} in base, {_text(theirs.get(k))} in candidate" for k in keys[:4])
+    return f"{_text(ours)} in base, {_text(theirs)} in candidate"
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:24] + "..." + text[-8:]
+
+
+def unusable(source: Source, side: str) -> str | None:
+    """Why a run cannot be compared yet, in one line."""
+    run = source.run
+    if run.status == "running":
+        return f"the {side} run is still being written"
+    if run.status != "complete":
+        return f"the {side} run is {run.status}" + (f": {run.status_reason}" if run.status_reason else "")
+    if not source.items:
+        return f"the {side} run holds no items"
+    if source.dropped:
+        return f"the {side} run's journal has {source.dropped} torn or repeated lines"
+    if source.scores is None:
+        return f"the {side} run has no scores"
+    if source.scores.withheld:
+        return f"the {side} run's headline is withheld: {source.scores.withheld}"
+    return None
+
+
+def item_differences(base: dict[str, Item], candidate: dict[str, Item]) -> str | None:
+    """Why the two runs did not ask the same questions, in one line."""
+    for side, ours, theirs in (("base", base, candidate), ("candidate", candidate, base)):
+        odd = [i for i in ours if i not in theirs]
+        if odd:
+            return f"items differ: {len(odd)} are in the {side} only, the first is {odd[0][:60]!r}"
+    for i, item in base.items():
+        other = candidate[i]
+        for name in ("cluster", "group", "gold"):
+            if getattr(item, name) != getattr(other, name):
+                return f"item {i[:60]!r} differs in {name}: {_short(getattr(item, name), getattr(other, name))}"
+        shorter = min(len(item.prompt_sha256), len(other.prompt_sha256))  # a saved baseline keeps 16 characters
+        if item.prompt_sha256[:shorter] != other.prompt_sha256[:shorter]:
+            return f"item {i[:60]!r} was asked in other words (prompt_sha256)"
+    return None
