@@ -1,4 +1,4 @@
-"""Whole runs through the real embedded detector: right pictures are right, bad files counted, nothing lost in a kill."""
+"""Whole runs through the embedded detector: right pictures are right, bad files counted, nothing lost in a kill."""
 
 import json
 

@@ -1,0 +1,175 @@
+"""GenEval's judging part by part against the same part done one picture at a time, in one process on one thread.
+
+CPU-seconds, the best of three rounds after a warm-up: on a shared machine wall time measures the neighbours. Every pair
+must also agree on its results. Drawing beside judging is in the pipeline itself and not counted here.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "geneval"))
+
+pytestmark = pytest.mark.perf
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    from armor_model.compat import prepare_torchvision
+
+    prepare_torchvision()
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def best(work, rounds=3):
+    """(least CPU-seconds, result) of a few rounds."""
+    result, least = work(), float("inf")
+    for _ in range(rounds):
+        start = time.process_time()
+        result = work()
+        least = min(least, time.process_time() - start)
+    return least, result
+
+
+def report(name, slow, fast, unit, per):
+    ratio = slow / fast
+    print(f"\n{name}: one at a time {slow / per * 1e3:.1f} ms, ours {fast / per * 1e3:.1f} ms a {unit}: {ratio:.1f}x")
+    return ratio
+
+
+@pytest.fixture(scope="module")
+def renders():
+    from trainer.shapes.world import render_batch, sample_scene
+
+    rng = np.random.default_rng(5)
+    return list(render_batch([sample_scene(rng) for _ in range(64)]))
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    from armor_eval.geneval.detectors import EmbeddedDetector
+    from armor_eval.geneval.vocabulary import load_vocabulary
+
+    return EmbeddedDetector(load_vocabulary("shapes"))
+
+
+def test_embedded_detector_batched(renders, embedded):
+    slow, alone = best(lambda: [embedded.detect([picture])[0] for picture in renders])
+    fast, batched = best(lambda: embedded.detect(renders))
+    for a, b in zip(alone, batched, strict=True):
+        assert (a.labels == b.labels).all() and np.abs(a.scores - b.scores).max(initial=0) < 1e-4
+    ratio = report("embedded detector", slow, fast, "picture", len(renders))
+    print(f"{len(renders) / fast:.0f} pictures a CPU-second batched")
+    assert ratio >= 3
+
+
+def test_mask2former_post_processing():
+    """A picture as the published model sees it: 100 queries at 200x200, a dozen of them sure of something."""
+    import torch
+    import torch.nn.functional as F
+
+    from armor_eval.compat import prepare_mmcv, quiet_openmmlab
+    from armor_eval.geneval.mask2former import detections_of
+
+    prepare_mmcv()
+    with quiet_openmmlab():
+        from mmdet.models.seg_heads.panoptic_fusion_heads import MaskFormerFusionHead
+        from mmdet.structures import DetDataSample
+    torch.manual_seed(0)
+    config = {"panoptic_on": False, "semantic_on": False, "instance_on": True, "max_per_image": 100}
+    head = MaskFormerFusionHead(num_things_classes=80, num_stuff_classes=0, test_cfg=config)
+    classes = torch.randn(100, 81)
+    classes[:, -1] += 10  # no object
+    classes[torch.arange(12), torch.randint(0, 80, (12,))] += 16
+    masks = F.interpolate(torch.randn(1, 100, 12, 12) * 6, size=(200, 200), mode="bicubic")[0]
+    meta = {"img_shape": (800, 800), "ori_shape": (256, 256), "batch_input_shape": (800, 800)}
+
+    def official():
+        with torch.inference_mode():
+            large = F.interpolate(masks[None], size=(800, 800), mode="bilinear", align_corners=False)
+            (result,) = head.predict(classes[None], large, [DetDataSample(metainfo=meta)], rescale=True)
+        return result["ins_results"].numpy()
+
+    slow, theirs = best(official)
+    fast, ours = best(lambda: detections_of(classes, masks, (800, 800), (800, 800), (256, 256), 0.05))
+    kept = theirs.scores > 0.05
+    order = np.argsort(-theirs.scores[kept], kind="stable")
+    assert len(ours.labels) >= 10
+    for a, b in ((theirs.labels, ours.labels), (theirs.scores, ours.scores), (theirs.bboxes, ours.boxes)):
+        assert (a[kept][order] == b).all()
+    assert (theirs.masks[kept][order] == ours.masks).all()
+    assert report("Mask2Former mask post-processing", slow, fast, "picture", 1) >= 5
+
+
+def test_colour_crops_batched():
+    """CLIP ViT-L/14 with random weights. On a CPU its arithmetic dominates; a batch pays on accelerators."""
+    import open_clip
+    import torch
+    from torch.utils.data import DataLoader
+
+    from armor_eval.geneval.colors import CLIP_MODEL, ClipColors, Crop
+    from armor_eval.geneval.vocabulary import load_vocabulary
+
+    torch.manual_seed(0)
+    model = open_clip.create_model(CLIP_MODEL, pretrained=None)
+    side = model.visual.image_size
+    transform = open_clip.image_transform(side, is_train=False)
+    vocabulary = load_vocabulary("official")
+    judge = ClipColors(vocabulary, model, open_clip.get_tokenizer("ViT-L-14"), transform, {}, "cpu")
+    rng = np.random.default_rng(0)
+    crops = []
+    for _ in range(8):
+        mask = np.zeros((256, 256), bool)
+        mask[40:200, 60:220] = True
+        picture = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        crops.append(Crop(picture, mask, (60, 40, 220, 200, 0.9), "bench"))
+    cold = time.process_time()
+    judge.classifier("bench")
+    cold = time.process_time() - cold
+    slow, alone = best(lambda: [judge.name([crop])[0] for crop in crops], rounds=1)
+    fast, batched = best(lambda: judge.name(crops), rounds=1)
+    assert [a.color for a in alone] == [b.color for b in batched]
+    report("colour crops", slow, fast, "crop", len(crops))
+    print(f"text classifier of a class, made once: {cold:.1f} CPU-s")
+    loader = DataLoader([np.zeros(3)], num_workers=4)
+    start = time.perf_counter()
+    list(loader)
+    print(f"a 4-worker loader's start, which the official script pays a call: {time.perf_counter() - start:.2f} s")
+
+
+def test_whole_judging(renders, embedded):
+    """Detection, colours and rules of renders with prompts from all six tasks."""
+    from geneval_world import RECORDS, scene_for
+
+    from armor_eval.geneval.colors import PixelColors
+    from armor_eval.geneval.judging import judge_pictures
+    from armor_eval.geneval.prompts import Metadata
+    from armor_eval.geneval.verdicts import Rules
+    from armor_eval.geneval.vocabulary import load_vocabulary
+    from trainer.shapes.world import render_batch
+
+    rng = np.random.default_rng(6)
+    records = list(RECORDS.values())[::2]
+    pictures = list(render_batch([scene_for(record, rng) for record in records]))
+    metas = [Metadata.model_validate(record) for record in records]
+    colors = PixelColors(load_vocabulary("shapes"))
+
+    def alone():
+        pairs = zip(pictures, metas, strict=True)
+        return [judge_pictures([p], [m], embedded, colors, Rules())[0].verdict for p, m in pairs]
+
+    slow, one = best(alone)
+    fast, all_ = best(lambda: [j.verdict for j in judge_pictures(pictures, metas, embedded, colors, Rules())])
+    assert one == all_
+    report("whole judging, embedded profile", slow, fast, "picture", len(pictures))
+    print(f"{len(pictures) / fast:.0f} pictures a CPU-second; {np.mean([v.correct for v in all_]):.2f} right")
