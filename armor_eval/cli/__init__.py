@@ -28,6 +28,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tables": ("armor_eval.cli.tables:tables", "The paper's tables beside what was measured, a verdict a cell."),
     "report": ("armor_eval.cli.report:report", "One self-contained HTML page: verdicts, tables, plots, every item."),
     "ablate-heads": ("armor_eval.cli.ablate_heads:ablate_heads", "Forward switching against one head (Figures 7, 8)."),
+    "compare": ("armor_eval.cli.compare:compare", "The regression gate: is the candidate worse than the base?"),
+    "baseline": ("armor_eval.cli.baseline:baseline", "Save, list and show baselines that fit in git."),
+    "power": ("armor_eval.cli.power:power", "How many items show a drop, or what drop can be seen."),
     "ablate-stages": ("armor_eval.cli.ablate_stages:ablate_stages", "What each training scheme keeps (Tables 4, 5)."),
 }
 """Name -> (module:object, the line that `--help` shows)."""

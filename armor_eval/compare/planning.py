@@ -10,7 +10,7 @@ from armor_eval.errors import UserError
 
 OFFICIAL_CLUSTERS = {
     "MMMU": (900, 900), "MMB": (4329, 1164), "SEED": (14232, 14232), "MME": (2374, 1187), "MME-P": (2114, 1057),
-    "HallusionBench": (951, 193), "POPE": (5127, 500), "MMVet": (218, 218), "LLaVABench": (60, 24),
+    "POPE": (5127, 500), "MMVet": (218, 218), "LLaVABench": (60, 24),
     "geneval": (2212, 553),
 }  # fmt: skip
 """Benchmark -> (items, groups that are resampled together), of the published data."""
@@ -78,7 +78,9 @@ def plan(
     span = high - low if high < float("inf") else 100.0
     if drop is not None and not 0 < drop < span:
         raise UserError(f"--drop {drop:g} is not between 0 and {span:g} {composite.unit}")
-    items, groups = OFFICIAL_CLUSTERS.get(benchmark, (1000, 1000))
+    if benchmark not in OFFICIAL_CLUSTERS and clusters is None and runs is None:
+        raise UserError(f"{benchmark} has no published number of groups here", "give --clusters or --runs")
+    items, groups = OFFICIAL_CLUSTERS.get(benchmark, (clusters or 2, clusters or 2))
     flip, binary, per = span, items == groups or benchmark == "MMB", items / groups
     assumed = f"assumed: equal models differ in {changed:.1%} of the groups, each by one item"
     if runs is not None:
