@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench lint setup clean
+.PHONY: demo test test-all bench reports reports-runs lint setup clean
 
 setup: $(VENV)/.installed
 
@@ -26,6 +26,21 @@ test-all: setup
 
 bench: setup
 	$(BIN)/python -m pytest -m perf tests/perf
+
+# Tables and figures of reports/ from the runs kept there (seconds).
+reports: setup
+	$(BIN)/armor-eval tables reports/runs --out reports/tables
+	$(BIN)/armor-eval report reports/runs --out runs/reports/report.html --figures reports/figures
+
+# The runs themselves (about an hour on 2 cores; each resumes where it stopped).
+reports-runs: setup
+	$(BIN)/armor-eval understanding --bench all --out runs/reports/understanding
+	$(BIN)/armor-eval geneval --out runs/reports/geneval
+	$(BIN)/armor-eval modality --out runs/reports/modality
+	$(BIN)/armor-eval ablate-heads --out runs/reports/ablate-heads
+	$(BIN)/armor-eval ablate-stages --out runs/reports/ablate-stages
+	$(BIN)/armor-eval report runs/reports --out runs/reports/report.html --archive reports/runs
+	$(MAKE) reports
 
 lint: setup
 	$(BIN)/ruff check .

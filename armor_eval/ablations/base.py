@@ -70,6 +70,8 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:
     """Load or train the plan's base. A trained one is kept in `work` and found there again. Raises UserError."""
     import time
 
+    from accelerate import PartialState
+
     from armor_model import bundled, load
     from armor_model.errors import ArmorError
 
@@ -93,6 +95,10 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:
     folder = work / "base"
     cost = 0.0
     if not (folder / "config.json").is_file():
+        if PartialState().num_processes > 1:
+            raise UserError(
+                "a base is trained in one process", "run --quick or one process first, or give --base FOLDER"
+            )
         start = time.process_time()
         _train_base(plan, folder)
         cost = time.process_time() - start

@@ -9,6 +9,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from armor_eval.ablations import judging
 from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, seconds_a_step
 from armor_eval.ablations.base import Base, get_base
@@ -60,6 +62,8 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
         say(f"arm {i + 1} of {len(arms)}: {arm.key}")
         results.append(run_arm(arm, base, pools, bench, plan, out / "work" / arm.key))
         recorder.add_arm(results[-1], bench, out / "work" / arm.key / results[-1].identity)
+    if not PartialState().is_main_process:
+        return "complete"  # the first process writes the bundle
     before = judging.answer(base.model.eval(), base.processor, bench.questions)
     recorder.add_base(before, bench)
     report(plan, results, base, before, bench, recorder, out)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from armor_eval.ablations import judging
 from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, seconds_a_step
 from armor_eval.ablations.base import Base, get_base
@@ -88,6 +90,8 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
         result = run_arm(arm, twin if arm.name == TWIN else base, pools, bench, plan, out / "work" / arm.key)
         recorder.add_arm(result, bench, out / "work" / arm.key / result.identity)
         results.append(result)
+    if not PartialState().is_main_process:
+        return "complete"  # the first process writes the bundle
     report(plan, results, before, bench, recorder, out)
     return recorder.finish()
 

@@ -55,6 +55,7 @@ def demo(
     sheet = folder / "drawings.png"
     drawn = draw_sheet(adapter, PROMPTS, seed, sheet)
     adapter.close()
+    page = write_page(folder)
     if json_output:
         common.write(
             json.dumps({"drawings": str(sheet), "drawn": drawn, "runs": json.loads(common.as_json([finished]))})
@@ -63,8 +64,20 @@ def demo(
         common.print_scores([finished])
         _print_types(finished)
         common.console().print(f"{drawn} of {len(PROMPTS)} drawings: {sheet}", markup=False, soft_wrap=True)
+        common.console().print(f"everything on one page: {page}", markup=False, soft_wrap=True)
     if finished.run.status != "complete" or drawn < len(PROMPTS):
         raise typer.Exit(1)
+
+
+def write_page(folder: Path) -> Path:
+    """The report of the tour's runs: verdict, tables, plots and every item."""
+    from armor_eval.report.loading import load_runs
+    from armor_eval.report.page import render_page
+    from armor_eval.runs.journal import replace_file
+
+    page = folder / "report.html"
+    replace_file(page, render_page(load_runs([folder]), title="armor-eval demo"))
+    return page
 
 
 def draw_sheet(model: DrawsImages, prompts: tuple[str, ...], seed: int, path: Path) -> int:

@@ -14,6 +14,7 @@ def report(
     figures: Annotated[
         Path | None, typer.Option(help="Also write plots (SVG) and sheets (PNG) to this folder.")
     ] = None,
+    archive: Annotated[Path | None, typer.Option(help="Also copy records, curves and sheets (no items) here.")] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "ARMOR report",
     row: Annotated[list[str] | None, typer.Option(help="MODEL=ROW: which row of the paper a model is.")] = None,
 ) -> None:
@@ -34,6 +35,10 @@ def report(
         from armor_eval.report.files import write_figures
 
         write_figures(views, figures)
+    if archive is not None:
+        from armor_eval.report.files import archive as copy_heads
+
+        copy_heads(views, archive)
     for line in notices(views):
         typer.echo(f"note: {line}", err=True)
     typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {len(views)} runs)")

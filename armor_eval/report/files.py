@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from armor_eval.errors import UserError
 from armor_eval.report import formats
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Doc
@@ -70,6 +71,31 @@ def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
                 path = out / f"{_file_name(view.run.kind)}-{_file_name(str(figure['name']))}.png"
                 shutil.copyfile(source, path)
                 made.append(path)
+    return made
+
+
+ARCHIVED = ("run.json", "scores.json", "series.jsonl")
+"""What tables and plots read of a bundle; items and their pictures stay behind, so that results fit into git."""
+
+
+def archive(views: Sequence[RunView], out: Path) -> list[Path]:
+    """Copy heads, curves and sheets of bundles to `out/RUN_FOLDER`. Raises UserError for equal folder names."""
+    from armor_eval.report.viewer import inside
+
+    names = [v.path.resolve().name for v in views]
+    twice = next((n for n in names if names.count(n) > 1), None)
+    if twice is not None:
+        raise UserError(f"two of the runs lie in folders named {twice!r}", "archive them to different places")
+    made = []
+    for view, name in zip(views, names, strict=True):
+        target = out / name
+        target.mkdir(parents=True, exist_ok=True)
+        kept = [f for f in ARCHIVED if (view.path / f).is_file()]
+        kept += [str(f["path"]) for f in view.run.extras.get("figures", []) if inside(view.path, str(f["path"]))]
+        for file in kept:
+            (target / file).parent.mkdir(exist_ok=True)
+            shutil.copyfile(view.path / file, target / file)
+        made.append(target)
     return made
 
 
