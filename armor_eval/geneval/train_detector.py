@@ -254,8 +254,8 @@ def save(model, out: Path, card: dict) -> None:
     (out / CARD).write_text(json.dumps({**card, "weights_sha256": digest}, indent=2) + "\n")
 
 
-def train_and_save(out: Path, recipe: Recipe) -> None:
-    """Train, calibrate, measure and write, on one thread."""
+def train_and_save(out: Path, recipe: Recipe, measured: int = 400) -> None:
+    """Train, calibrate, measure on fresh pictures (`measured` of each kind) and write; on one thread."""
     import torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -266,7 +266,7 @@ def train_and_save(out: Path, recipe: Recipe) -> None:
     middle = calibrate(model, recipe)
     seconds = time.process_time() - started
     model.half().float()  # judged as it is stored
-    figures = measure(model)
+    figures = measure(model, n=measured)
     for name, row in figures.items():
         logger.info("%s: %s", name, row)
     parameters = sum(p.numel() for p in model.parameters())
