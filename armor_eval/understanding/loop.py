@@ -59,7 +59,8 @@ def answer_all(
         for row, question in zip(batch, questions, strict=True):
             answer = next(answers) if isinstance(question, Question) else Answer(error=f"picture: {question}")
             failed += answer.error is not None
-            bundle.append(_item(table, row, answer, seconds, blind))
+            pictures = 1 if not isinstance(question, Question) else _pictures(question)
+            bundle.append(_item(table, row, answer, seconds, pictures))
         if progress is not None:
             progress(len(batch), failed)
 
@@ -72,7 +73,7 @@ def marked_prompt(benchmark: Benchmark, row: Row, pictures: int) -> str:
 def build_question(benchmark: Benchmark, row: Row, *, blind: bool = False) -> Question | images.BadImageError:
     """Decode the pictures and fill the prompt; the error itself where a picture cannot be read."""
     try:
-        cells = [] if blind or row.image is None else images.image_cells(row.image)
+        cells = [] if blind or row.picture is None else images.image_cells(row.image)
         pictures: list[Any] = [images.decode(cell) for cell in cells]
     except images.BadImageError as error:
         return error
@@ -127,13 +128,13 @@ def _answer_batch(model: AnswersQuestions, questions: list[Question], decoding: 
         return [_answer_batch(model, [question], decoding)[0] for question in questions]
 
 
-def _item(table: Table, row: Row, answer: Answer, seconds: float, blind: bool) -> Item:
+def _pictures(question: Question) -> int:
+    return sum(not isinstance(part, str) for part in question.parts)
+
+
+def _item(table: Table, row: Row, answer: Answer, seconds: float, pictures: int) -> Item:
     """The journal's record of an answer, not scored yet."""
     benchmark = table.benchmark
-    try:
-        pictures = 0 if blind or row.image is None else len(images.image_cells(row.image))
-    except images.BadImageError:
-        pictures = 1
     prompt = marked_prompt(benchmark, row, pictures)
     group = row.fields.get(benchmark.group)
     return Item(

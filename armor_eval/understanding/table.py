@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.errors import UserError
-from armor_eval.runs.provenance import sha256_text
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.images import REFERENCE_LENGTH
+from armor_eval.understanding.pictures import Picture, read_pictures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,9 +29,13 @@ class Row:
     """As VLMEvalKit holds it: int where every index is one, else str."""
     fields: dict[str, Any]
     """Every column but `image`; missing cells are absent."""
-    image: str | None
-    """The cell with the picture(s), references followed."""
+    picture: Picture | None
+    """The cell with the picture(s), references followed; its text is read from disk when asked for."""
     cluster: str = ""
+
+    @property
+    def image(self) -> str | None:
+        return None if self.picture is None else self.picture.cell()
 
     @property
     def options(self) -> dict[str, Any]:
@@ -81,10 +85,12 @@ def read_table(benchmark: Benchmark, path: Path, *, need_published: bool, conten
     if md5 != benchmark.official.md5 and not _ends_with_newline(path):
         raise UserError(f"{path} does not end with a whole line: truncated", "get it again")
     try:
-        frame = pd.read_csv(path, sep="\t")
+        frame = pd.read_csv(path, sep="\t", usecols=lambda column: column != "image")
+        columns = [*frame.columns, *pd.read_csv(path, sep="\t", nrows=0).columns.intersection(["image"])]
+        pictures = read_pictures(path) if "image" in columns else []
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path} is not a whole TSV file: {' '.join(str(error).split())}", "get it again") from error
-    lacking = [c for c in benchmark.columns if c not in frame.columns]
+    lacking = [c for c in benchmark.columns if c not in columns]
     if lacking:
         raise UserError(
             f"{path} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}",
@@ -92,11 +98,13 @@ def read_table(benchmark: Benchmark, path: Path, *, need_published: bool, conten
         )
     notes: list[str] = []
     frame = _checked_index(benchmark, path, frame)
-    without = int(frame["image"].isna().sum())
+    if len(pictures) != len(frame):
+        raise UserError(f"{path} is not a whole TSV file: {len(frame)} rows, {len(pictures)} pictures", "get it again")
+    without = sum(picture is None for picture in pictures)
     if without:
         notes.append(f"{without} rows have no picture and are not asked (VLMEvalKit drops them too)")
-    images = _follow_references(path, frame)
-    frame = frame[frame["image"].notna()].drop(columns=["image"])
+    images = _follow_references(path, frame, pictures)
+    frame = frame[[picture is not None for picture in pictures]]
     if benchmark.keep is not None:
         before = len(frame)
         frame = frame[frame[benchmark.keep.column].astype(str).isin(benchmark.keep.one_of)]
@@ -159,23 +167,23 @@ def _checked_index(benchmark: Benchmark, path: Path, frame: pd.DataFrame) -> pd.
     return frame.assign(index=[int(i) for i in as_text] if integers else as_text)
 
 
-def _follow_references(path: Path, frame: pd.DataFrame) -> dict[str, str]:
-    """Index -> image cell; a short cell names the row that holds the picture, as in VLMEvalKit."""
-    cells = {str(i): str(c) for i, c in zip(frame["index"], frame["image"], strict=True) if c == c and c is not None}
+def _follow_references(path: Path, frame: pd.DataFrame, pictures: list[Picture | None]) -> dict[str, Picture]:
+    """Index -> picture; a short cell names the row that holds the picture, as in VLMEvalKit."""
+    cells = {str(i): p for i, p in zip(frame["index"], pictures, strict=True) if p is not None}
     images = {}
-    for index, cell in cells.items():
-        if len(cell) <= REFERENCE_LENGTH and cell in cells:
-            cell = cells[cell]
-            if len(cell) <= REFERENCE_LENGTH:
+    for index, picture in cells.items():
+        if picture.length <= REFERENCE_LENGTH and (named := cells.get(picture.cell())) is not None:
+            picture = named
+            if picture.length <= REFERENCE_LENGTH:
                 raise UserError(f"{path}: the picture of index {index} refers to a row that has none itself")
-        images[index] = cell
+        images[index] = picture
     return images
 
 
-def _row(record: dict[str, Any], images: dict[str, str]) -> Row:
+def _row(record: dict[str, Any], images: dict[str, Picture]) -> Row:
     fields = {str(k): v for k, v in record.items() if v is not None and v == v}
     index = str(record["index"])
-    return Row(id=index, index=record["index"], fields=fields, image=images.get(index))
+    return Row(id=index, index=record["index"], fields=fields, picture=images.get(index))
 
 
 def _cluster(benchmark: Benchmark, row: Row) -> str:
@@ -185,7 +193,7 @@ def _cluster(benchmark: Benchmark, row: Row) -> str:
     if benchmark.cluster == "image_path":
         return str(row.fields.get("image_path", row.id))
     if benchmark.cluster == "image":
-        return sha256_text(row.image or row.id)[:16]
+        return row.picture.digest if row.picture is not None else row.id
     if benchmark.cluster == "hallusion-set":
         return f"{row.fields.get('l2-category')}_{row.id.split('_')[3]}"
     return row.id
