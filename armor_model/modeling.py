@@ -243,6 +243,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Any = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """The text tower's blocks, and nothing after them: hidden states (B, T, D) before the final norm.
 
@@ -252,13 +253,15 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
             position_ids: (B, T); by default counted from the mask.
             cache: anything with transformers' `update(keys, values, layer_index)`; then the mask is 4-dimensional or
                 None, which says that every token may see every cached one before it.
+            rotary: cosines and sines of the positions, where the caller has them already.
         """
         default_positions = position_ids is None
         if default_positions:
             position_ids = self.positions(attention_mask, embeds_BTD)
         if cache is None:
             attention_mask = self._mask(attention_mask, embeds_BTD, None if default_positions else position_ids)
-        return self._blocks(self.model.language_model.layers, embeds_BTD, attention_mask, position_ids, cache)
+        layers = self.model.language_model.layers
+        return self._blocks(layers, embeds_BTD, attention_mask, position_ids, cache, rotary)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) before the final norm to logits (..., V + 1); the last column is <imgbos>."""
@@ -271,6 +274,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: Any = None,
+        rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """The adapter: hidden states before the final norm (B, T, D) to the visual branch's (B, T, D), before its norm.
         Arguments as `backbone`'s."""
@@ -279,7 +283,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
             position_ids = self.positions(attention_mask, hidden_BTD)
         if cache is None:
             attention_mask = self._mask(attention_mask, hidden_BTD, None if default_positions else position_ids)
-        return self._blocks(self.adapter, hidden_BTD, attention_mask, position_ids, cache)
+        return self._blocks(self.adapter, hidden_BTD, attention_mask, position_ids, cache, rotary)
 
     def visual_logits(self, visual: Tensor) -> Tensor:
         """The adapter's output (..., D) to logits: (..., K + 2), where column j is token V + 1 + j; of the single head

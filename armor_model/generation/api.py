@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from armor_model.errors import ArmorError
-from armor_model.generation.engine import Engine, Request, Row
+from armor_model.generation.engine import Engine
+from armor_model.generation.rows import Request, Row
 from armor_model.generation.settings import GenerationSettings, Response
 
 if TYPE_CHECKING:

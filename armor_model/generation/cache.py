@@ -1,6 +1,6 @@
-"""The preallocated key-value cache: every row writes the same slot, padding lies on the left.
+"""The preallocated key-value cache, and its masks: every row writes the same slot, padding lies on the left.
 
-Legend: R rows, H key-value heads, S slots, d head width, T new tokens.
+Legend: R rows, N some of them, H key-value heads, S slots, d head width, T new tokens.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ Rows = int | Tensor
 class SlotCache:
     """Keys and values of a stack of decoder layers, (layers, R, H, S, d) each; speaks transformers' `update`.
 
-    Before each pass `window` says which rows and slots are written and from which slot on they are read.
+    Before each pass `window` says which rows and slots are written and from which slot on they are read; `static` says
+    the same with the slot as a tensor, for a captured graph.
     """
 
     def __init__(self, config: Any, layers: int, rows: int, slots: int, dtype: torch.dtype, device: torch.device):
@@ -27,15 +28,25 @@ class SlotCache:
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self._window: tuple[Rows, int, int, int] = (rows, 0, slots, 0)
+        self._static: tuple[int, Tensor, int] | None = None
 
     def window(self, rows: Rows, first: int, stop: int, read_from: int) -> None:
         """The next pass writes slots [first, stop) of `rows` and sees slots [read_from, stop)."""
-        self._window = (rows, first, stop, read_from)
+        self._window, self._static = (rows, first, stop, read_from), None
+
+    def static(self, rows: int, slot_1: Tensor, length: int) -> None:
+        """The next pass writes one slot of the first `rows` and sees slots [0, length): mask the later ones."""
+        self._static = (rows, slot_1, length)
 
     def update(self, keys_RHTd: Tensor, values_RHTd: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        rows, first, stop, read_from = self._window
         out = []
         for store, new in ((self.keys[layer], keys_RHTd), (self.values[layer], values_RHTd)):
+            if self._static is not None:
+                rows, slot_1, length = self._static
+                store[:rows].index_copy_(2, slot_1, new)
+                out.append(store[:rows, :, :length])
+                continue
+            rows, first, stop, read_from = self._window
             if isinstance(rows, int):
                 store[:rows, :, first:stop] = new
                 out.append(store[:rows, :, read_from:stop])
@@ -47,5 +58,34 @@ class SlotCache:
 
     def move_row(self, source: int, target: int, first: int, stop: int) -> None:
         """Copy slots [first, stop) of one row over another."""
-        self.keys[:, target, :, first:stop] = self.keys[:, source, :, first:stop]
-        self.values[:, target, :, first:stop] = self.values[:, source, :, first:stop]
+        for store in (self.keys, self.values):
+            store[:, target, :, first:stop] = store[:, source, :, first:stop]
+
+    def shift(self, rows: int, by: int, stop: int) -> None:
+        """Move slots [by, stop) of the first rows to the beginning."""
+        for store in (self.keys, self.values):
+            for layer in store:  # a layer at a time: the copy through a temporary stays small
+                layer[:rows, :, : stop - by] = layer[:rows, :, by:stop].clone()
+
+
+def attention(model: Any, starts: list[int], first: int, stop: int, low: int) -> tuple[Tensor | None, Tensor]:
+    """For queries in slots [first, stop) over keys in [low, stop): mask (N, 1, T, stop - low), or None where each
+    cached slot may be seen, and position ids (N, T). Row i begins at slot starts[i]."""
+    starts_N1 = torch.tensor(starts, device=model.device)[:, None]
+    queries_T = torch.arange(first, stop, device=model.device)
+    positions_NT = (queries_T[None] - starts_N1).clamp(min=0)
+    if all(start == low for start in starts) and (stop - first == 1 or first == low):
+        return None, positions_NT
+    keys = torch.arange(low, stop, device=model.device)[None, None, None]
+    queries = queries_T[None, None, :, None]
+    begin = starts_N1[:, :, None, None]
+    # a padding query may see itself: a softmax over nothing is NaN
+    return as_mask(model, ((keys >= begin) & (keys <= queries)) | (keys == queries)), positions_NT
+
+
+def as_mask(model: Any, seen: Tensor) -> Tensor:
+    """A boolean mask in the form that the model's attention kernel wants."""
+    if model.config.text_config._attn_implementation != "eager":
+        return seen
+    zeros = torch.zeros(seen.shape, dtype=model.dtype, device=model.device)
+    return zeros.masked_fill(~seen, torch.finfo(model.dtype).min)

@@ -264,14 +264,19 @@ def run(*arguments, cwd):
 
 
 def test_command_line_generates(checkpoint, tmp_path):
-    few = ["--max-new-tokens", 4, "--max-images", 1]
-    done = run("generate", "a red circle", "not it", "--model", checkpoint, "--draw", "--out", "o", *few, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    records = [json.loads(line) for line in (tmp_path / "o" / "answers.jsonl").read_text().splitlines()]
+    from typer.testing import CliRunner
+
+    from armor_model.cli import app
+
+    out = tmp_path / "o"
+    few = ["--max-new-tokens", "4", "--max-images", "1", "--model", str(checkpoint), "--out", str(out), "--draw"]
+    done = CliRunner().invoke(app, ["generate", "a red circle", "not it", *few])
+    assert done.exit_code == 0, done.output
+    records = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
     assert [r["prompt"] for r in records] == ["a red circle", "not it"]
     assert records[0]["parts"][0]["type"] == "image"
-    assert Image.open(tmp_path / records[0]["parts"][0]["image"]).size == (32, 32)
-    assert done.stderr == ""
+    assert Image.open(records[0]["parts"][0]["image"]).size == (32, 32)
+    assert done.output.startswith("> a red circle\n[")
 
 
 def test_command_line_errors_are_one_line(checkpoint, tmp_path):

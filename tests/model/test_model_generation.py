@@ -21,6 +21,20 @@ def talker(make_model):
     return model, processor
 
 
+@pytest.fixture
+def recorded(monkeypatch):
+    """Logits of every choice, in order."""
+    seen = []
+
+    def record(logits, *arguments):
+        seen.append(logits.clone())
+        return choose(logits, *arguments)
+
+    for module in ("engine", "burst"):
+        monkeypatch.setattr(f"armor_model.generation.{module}.choose", record)
+    return seen
+
+
 def step_by_step(model, processor, conversation, settings, seed):
     """The slow reference: no cache, both heads and the whole sequence at every step, one row."""
     config = model.config
@@ -88,13 +102,10 @@ def test_batch_equals_single_and_does_not_depend_on_neighbours(talker, conversat
     assert [a.tokens for a in small] == [a.tokens for a in many]
 
 
-def test_cached_logits_equal_uncached(talker, conversations, monkeypatch):
+def test_cached_logits_equal_uncached(talker, conversations, recorded):
     """fp32 logits of every step within 1e-4 of a pass over the whole sequence."""
     model, processor = talker
-    seen = []
-    monkeypatch.setattr(
-        "armor_model.generation.engine.choose", lambda logits, *a: (seen.append(logits.clone()), choose(logits, *a))[1]
-    )
+    seen = recorded
     settings = GenerationSettings(max_new_tokens=6, temperature=1.0, max_images=1, force_image=True)
     [answer] = generate(model, processor, conversations[:1], settings, [3])
     prompt = processor.encode(conversations[:1], add_generation_prompt=True)["input_ids"]
@@ -169,15 +180,12 @@ def test_single_head_arm_generates(make_model, conversations):
     assert draw(model, processor, ["a red circle"])[0].size == (32, 32)
 
 
-def test_guidance_combines_with_and_without_the_prompt(talker, monkeypatch):
+def test_guidance_combines_with_and_without_the_prompt(talker, recorded):
     """logits = without + g * (with - without), the one without from an empty prompt and the same codes."""
     model, processor = talker
-    seen = []
-    monkeypatch.setattr(
-        "armor_model.generation.engine.choose", lambda logits, *a: (seen.append(logits.clone()), choose(logits, *a))[1]
-    )
+    seen = recorded
     settings = GenerationSettings(guidance=2.5, force_image=True, stop_after_image=True)
-    talks = [[{"role": "user", "content": text}] for text in ("draw a red circle", "not a picture of it")]
+    talks = [[{"role": "user", "content": text}] for text in ("not a picture of it", "draw a red circle")]
     answers = generate(model, processor, talks, settings, [1, 2])
     for r, (talk, answer) in enumerate(zip(talks, answers, strict=True)):
         logits = []
@@ -199,6 +207,75 @@ def test_guided_batch_equals_single_in_mixed_rows(talker, conversations):
     for i in range(9):
         [alone] = generate(model, processor, [conversations[i % 3]], settings, [i])
         assert alone.tokens == many[i].tokens
+
+
+def run_engine(talker, conversations, settings, **options):
+    """Tokens of every row, straight from the engine."""
+    from armor_model.generation.api import UNCONDITIONAL
+    from armor_model.generation.engine import Engine
+    from armor_model.generation.rows import Request
+
+    model, processor = talker
+    encoded = [processor.encode_one(c, add_generation_prompt=True) for c in conversations]
+    requests = [Request(row.ids, row.tiles, seed) for seed, row in enumerate(encoded)]
+    without = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
+    engine = Engine(model, settings, processor.stop_ids, without, **options)
+    return engine, [(row.tokens, row.imgbos_masked, row.adapter_steps) for row in engine.run(requests)]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize("force", [False, True])
+def test_static_steps_equal_sliced_ones(talker, conversations, guidance, force):
+    """The form that CUDA graphs capture, run uncaptured: same tokens, padded row counts included."""
+    settings = GenerationSettings(
+        max_new_tokens=16, temperature=1.0, max_images=1, guidance=guidance, force_image=force
+    )
+    _, plain = run_engine(talker, conversations, settings, static=False)
+    engine, static = run_engine(talker, conversations, settings, static=True)
+    assert static == plain
+    assert {drawing for *_, drawing in engine.steps} == {True, False}
+    if force:  # three rows, or six, begin together, on padded buffers
+        assert {rows for rows, *_ in engine.steps} & {4, 8}
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_an_engine_serves_again(talker, conversations, static):
+    """A second run reuses caches and steps, and is not told anything by what the first left there."""
+    from armor_model.generation.rows import Request
+
+    _, processor = talker
+    engine, first = run_engine(talker, conversations, SAMPLED, static=static)
+    encoded = [processor.encode_one(c, add_generation_prompt=True) for c in conversations[:2]]
+    cache = engine.cache
+    again = engine.run([Request(row.ids, row.tiles, seed) for seed, row in enumerate(encoded)])
+    assert [row.tokens for row in again] == [tokens for tokens, *_ in first[:2]] and engine.cache is cache
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_continuous_refill_changes_no_answer(talker, conversations, static, monkeypatch):
+    """Many requests through few places: rows come and go, slots run out and are shifted."""
+    from armor_model.generation.engine import Engine
+
+    shifts = []
+    shift = Engine._shift
+    for module in ("engine", "burst"):
+        monkeypatch.setattr(f"armor_model.generation.{module}.LENGTH_STEP", 16)
+    monkeypatch.setattr(Engine, "_shift", lambda self: (shifts.append(self.slot), shift(self))[1])
+    settings = GenerationSettings(max_new_tokens=16, temperature=1.0, max_images=1)
+    many = conversations * 10
+    _, few_places = run_engine(talker, many, settings, batch_size=4, static=static)
+    _, all_at_once = run_engine(talker, many, settings, batch_size=64, static=False)
+    assert [tokens for tokens, *_ in few_places] == [tokens for tokens, *_ in all_at_once]
+    assert shifts
+
+
+def test_context_is_never_exceeded(make_model):
+    model, processor = make_model(seed=4, text={"max_position_embeddings": 40})
+    talk = [{"role": "user", "content": "a " * 20}]
+    [answer] = generate(model, processor, [talk], GenerationSettings(temperature=3.0, max_new_tokens=500), [1])
+    assert len(processor.encode_one(talk, True).ids) + len(answer.tokens) <= 41 and not answer.images
+    with pytest.raises(ArmorError, match="context"):
+        draw(model, processor, ["a " * 20])
 
 
 def test_choose():
