@@ -94,7 +94,7 @@ class Bench:
         was = model.training
         model.eval()
         pictures = judging.draw_all(model, processor, self.wanted)
-        found = Judgement(stage, step, judging.answer(model, processor, self.questions))
+        found = Judgement(stage, step, judging.answer(model, processor, self.questions) if self.questions else [])
         model.train(was)
         found.drawn = judging.drawn_right(self.wanted, pictures)
         folder.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,8 @@ def _run_part(
         numbers = bench.validation(trained)
         if step in at:
             found = bench.judge(trained, base.processor, part.stage, step, work)
-            numbers["drawing"] = sum(found.drawn) / len(found.drawn)
+            if found.drawn:
+                numbers["drawing"] = sum(found.drawn) / len(found.drawn)
         return numbers
 
     share = sum(part.mixture.values())
@@ -171,7 +172,9 @@ def _run_part(
         keep=1, evaluate=evaluate,
     )  # fmt: skip
     stage = replace(STAGES[part.stage], mixture=counts)
-    return Loop(model, stage, Mixture(pools, counts, plan.batch_size, arm.seed), how, options).run()
+    lengths = {kind: pool.lengths for kind, pool in pools.items()} if plan.data else None
+    mixture = Mixture(pools, counts, plan.batch_size, arm.seed, lengths=lengths)
+    return Loop(model, stage, mixture, how, options).run()
 
 
 def _divisor(every: int, at: set[int]) -> int:

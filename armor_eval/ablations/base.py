@@ -42,6 +42,27 @@ class Base:
 
         return make_pool(self.processor, self.codes, kind, count, seed)
 
+    def shards(self, plan: Plan, kinds: tuple[str, ...]) -> tuple[dict[str, Any], list[Any]]:
+        """(pools to train on, examples held back) of tokenised folders; the last of each type are held back.
+
+        Raises UserError where a type is missing or too small.
+        """
+        from trainer.data.shards import Shards
+        from trainer.errors import DataError
+
+        try:
+            found, lengths = Shards([Path(folder) for folder in plan.data], self.processor).pools()
+        except DataError as error:
+            raise UserError(str(error), "data = folders that armor-train tokenize wrote for this base") from error
+        pools, held = {}, []
+        for kind in kinds:
+            size = len(found.get(kind, ()))
+            if size <= plan.validation:
+                raise UserError(f"the data holds {size} {kind}, expected more than the {plan.validation} to hold back")
+            pools[kind] = Head(found[kind], size - plan.validation, lengths[kind])
+            held += [found[kind][i] for i in range(size - plan.validation, size)]
+        return pools, held
+
     def descriptions(self, count: int, seed: int) -> list[Any]:
         """ti2t conversations that only describe pictures, as the paper's ShareGPT4V does.
 
@@ -64,6 +85,20 @@ class Base:
             record = {"id": f"describe-{i}", "type": "ti2t", "conversations": turns}
             made.append(encode(self.processor, "ti2t", to_messages(record, [render(scene)], [])))
         return made
+
+
+class Head:
+    """The first `count` examples of a pool, with their lengths."""
+
+    def __init__(self, pool: Any, count: int, lengths: Any) -> None:
+        self._pool, self._count = pool, count
+        self.lengths = lengths[:count]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Any:
+        return self._pool[index]
 
 
 def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:

@@ -15,7 +15,7 @@ from armor_eval.ablations import judging
 from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, seconds_a_step
 from armor_eval.ablations.base import Base, get_base
 from armor_eval.ablations.findings import area, faster, mean_interval, retention, share_difference, steps_to
-from armor_eval.ablations.plan import HeadsPlan
+from armor_eval.ablations.plan import HeadsPlan, Plan
 from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.ablations.sheets import sheet
 from armor_eval.errors import UserError
@@ -50,12 +50,7 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
     arms = arms_of(plan)
     base = get_base(plan, out / "work")
     recorder = Recorder(out, "ablate-heads", plan, base, command)
-    pools = {kind: base.pool(kind, plan.pool, 0) for kind in ("t2i", "t2ti")}
-    bench = Bench(
-        judging.questions(plan.questions, 0),
-        judging.wanted(plan.drawings, 0),
-        judging.Validation(base, ("t2i", "t2ti"), plan.validation, 0),
-    )
+    pools, bench = materials(plan, base, ("t2i", "t2ti"), ("t2i", "t2ti"))
     say(say_budget(arms, plan, seconds_a_step(arms[0], base, pools, plan), base.cpu_seconds / 60))
     results: list[ArmResult] = []
     for i, arm in enumerate(arms):
@@ -64,10 +59,24 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
         recorder.add_arm(results[-1], bench, out / "work" / arm.key / results[-1].identity)
     if not PartialState().is_main_process:
         return "complete"  # the first process writes the bundle
-    before = judging.answer(base.model.eval(), base.processor, bench.questions)
+    before = judging.answer(base.model.eval(), base.processor, bench.questions) if bench.questions else []
     recorder.add_base(before, bench)
     report(plan, results, base, before, bench, recorder, out)
     return recorder.finish()
+
+
+def materials(plan: Plan, base: Base, kinds: tuple[str, ...], judged: tuple[str, ...]) -> tuple[dict[str, Any], Bench]:
+    """What is trained on and what every arm is asked: of the shapes world, or of tokenised data at any size."""
+    if plan.data:
+        pools, held = base.shards(plan, kinds)
+        return pools, Bench(
+            [], judging.own_prompts(plan.prompts, 0), judging.Validation.of(base, held, plan.batch_size)
+        )
+    pools = {kind: base.pool(kind, plan.pool, 0) for kind in kinds if kind != "ti2t"}
+    if "ti2t" in kinds:
+        pools["ti2t"] = base.descriptions(plan.pool, 0)
+    questions, wanted = judging.questions(plan.questions, 0), judging.wanted(plan.drawings, 0)
+    return pools, Bench(questions, wanted, judging.Validation(base, judged, plan.validation, 0))
 
 
 def report(
@@ -84,6 +93,8 @@ def report(
     knew = [judging.right(said, q.gold) for said, q in zip(before, bench.questions, strict=True)]
     for name, runs in by_arm.items():
         recorder.metrics += _convergence(name, runs)
+        if plan.data:
+            continue
         recorder.metrics.append(
             accuracy_metric(f"drawing/{name}", [r.last().drawn for r in runs], [w.id for w in bench.wanted])
         )
@@ -150,6 +161,10 @@ def _verdicts(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], recorder: Rec
             f"vocabulary) and average {printed[0]:.3f} and {printed[1]:.3f}"
         )
         words.append(f"{label} ({a} against {b}): {evidence} -> {verdict}")
+        if label == "matched":
+            recorder.claims["faster-convergence"] = {"verdict": verdict, "evidence": evidence}
+        if plan.data:
+            continue
         drawn = [[r.last().drawn for r in by_arm[name]] for name in (a, b)]
         gap, interval = share_difference(*drawn)
         told = f"drawing {gap:+.3f}" + (f" [{interval[0]:+.3f}, {interval[1]:+.3f}]" if interval else "")
@@ -158,7 +173,6 @@ def _verdicts(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], recorder: Rec
             better = "supported" if interval[0] > 0 else "contradicted" if interval[1] < 0 else "undecided"
         words.append(f"{label}: {told} after {plan.steps} steps -> {better}")
         if label == "matched":
-            recorder.claims["faster-convergence"] = {"verdict": verdict, "evidence": evidence}
             recorder.claims["better-pictures-at-equal-epochs"] = {
                 "verdict": better, "evidence": f"{told} (right shares, {len(by_arm[a])} seeds, interval over prompts)",
             }  # fmt: skip
@@ -168,6 +182,8 @@ def _verdicts(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], recorder: Rec
 
 def _figure8(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], bench: Bench, recorder: Recorder, out: Path) -> None:
     """Pictures of the same prompts at equal steps, arm under arm, first seed."""
+    if not bench.wanted:
+        return
     chosen = [i for i, w in enumerate(bench.wanted) if w.id.endswith("-00")][:SHOWN]
     rows = []
     columns: list[str] = []

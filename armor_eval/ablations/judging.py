@@ -81,6 +81,11 @@ def wanted(each: int, seed: int) -> list[Wanted]:
     return made
 
 
+def own_prompts(prompts: Sequence[str], seed: int) -> list[Wanted]:
+    """Requests that are drawn for the eye only."""
+    return [Wanted(f"prompt-{i:02d}-00", "own", text, None, 1000 * seed + i) for i, text in enumerate(prompts)]
+
+
 def answer(model: Any, processor: Any, asked: Sequence[Asked]) -> list[str]:
     """Greedy short answers, drawing masked."""
     from armor_model.generation import GenerationSettings, generate
@@ -108,7 +113,9 @@ def draw_all(model: Any, processor: Any, requests: Sequence[Wanted]) -> list[Any
 
 
 def drawn_right(requests: Sequence[Wanted], pictures: Sequence[Any]) -> list[bool]:
-    """Whether each picture shows what was asked, and nothing else."""
+    """Whether each picture shows what was asked, and nothing else; empty where nobody here can tell (own prompts)."""
+    if not requests or requests[0].request is None:
+        return []
     from trainer.nano_eval import read_pictures
     from trainer.shapes.requests import matches
 
@@ -123,9 +130,18 @@ class Validation:
     """Mean losses on held-back conversations: as the loss is printed, and with the softmax over image tokens only."""
 
     def __init__(self, base: Base, kinds: Sequence[str], count: int, seed: int, batch_size: int = 64) -> None:
+        self._collate(base, [e for kind in kinds for e in base.pool(kind, count, VALIDATION_SEED + seed)], batch_size)
+
+    @classmethod
+    def of(cls, base: Base, examples: list[Any], batch_size: int) -> Validation:
+        """On given examples, e.g. the held-back end of tokenised shards."""
+        made = cls.__new__(cls)
+        made._collate(base, list(examples), batch_size)
+        return made
+
+    def _collate(self, base: Base, examples: list[Any], batch_size: int) -> None:
         from trainer.batches import collate
 
-        examples = [e for kind in kinds for e in base.pool(kind, count, VALIDATION_SEED + seed)]
         examples.sort(key=len)
         pad = base.model.config.text_config.pad_token_id or 0
         parts = [examples[i : i + batch_size] for i in range(0, len(examples), batch_size)]

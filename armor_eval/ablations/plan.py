@@ -33,6 +33,11 @@ class Plan(BaseModel):
     gradient_checkpointing: bool = False
     pool: int = Field(default=2500, ge=1)
     """Conversations of each type that are made and tokenised; steps read them round and round."""
+    data: tuple[str, ...] = ()
+    """Folders of `armor-train tokenize` to train on, at any size; without any the shapes world is read. Curves and
+    picture pairs come from them too; drawing accuracy and understanding do not (their judges read the shapes world)."""
+    prompts: tuple[str, ...] = ()
+    """What is drawn for the picture pairs where `data` is given."""
     evaluate_every: int = Field(default=20, ge=1)
     """Steps between points of the curves."""
     validation: int = Field(default=128, ge=1)
@@ -64,6 +69,7 @@ class Plan(BaseModel):
     def identity(self) -> str:
         """Hash of everything that a finished arm depends on: another plan does not take its result over."""
         fields = self.model_dump(mode="json", exclude={"seeds", "arms", "schemes"})
+        fields = {k: v for k, v in fields.items() if v or k not in ("data", "prompts")}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 

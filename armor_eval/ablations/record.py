@@ -85,12 +85,13 @@ class Recorder:
             final = result.last(stage)
             label = key if len({j.stage for j in result.judgements}) == 1 else f"{key}/stage {stage}"
             self._answers(label, final.answers, bench)
-            for w, good, name in zip(bench.wanted, final.drawn, final.pictures, strict=True):
+            scores = [float(good) for good in final.drawn] or [None] * len(bench.wanted)
+            for w, good, name in zip(bench.wanted, scores, final.pictures, strict=True):
                 self._pictures[f"{label}/draw/{w.id}"] = folder / name
                 self._items.append(
                     Item(id=f"{label}/draw/{w.id}", cluster=w.id, group=label, prompt=w.prompt,
-                         prompt_sha256=provenance.sha256_text(w.prompt), gold=w.request.phrase, score=float(good),
-                         reason=None if good else "the picture does not show exactly that", status="ok")
+                         prompt_sha256=provenance.sha256_text(w.prompt), gold=w.prompt, score=good,
+                         reason="the picture does not show exactly that" if good == 0 else None, status="ok")
                 )  # fmt: skip
         self._cost["images"] += result.images_seen
         self._cost["tokens"] += result.tokens

@@ -17,10 +17,11 @@ from armor_eval.ablations import judging
 from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, seconds_a_step
 from armor_eval.ablations.base import Base, get_base
 from armor_eval.ablations.findings import retention, share_difference
+from armor_eval.ablations.heads import materials
 from armor_eval.ablations.plan import StagesPlan
 from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.ablations.sheets import sheet
-from armor_eval.errors import unknown_name
+from armor_eval.errors import UserError, unknown_name
 from armor_eval.runs.schema import Metric, RunStatus
 
 log = logging.getLogger(__name__)
@@ -71,13 +72,12 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
     arms = arms_of(plan)
     base = get_base(plan, out / "work")
     recorder = Recorder(out, "ablate-stages", plan, base, command)
-    pools = {kind: base.pool(kind, plan.pool, 0) for kind in ("t2t", "t2i", "t2ti")}
-    pools["ti2t"] = base.descriptions(plan.pool, 0)
-    bench = Bench(
-        judging.questions(plan.questions, 0),
-        judging.wanted(plan.drawings, 0),
-        judging.Validation(base, ("t2t", "t2i", "t2ti"), plan.validation, 0),
-    )
+    if plan.data:
+        raise UserError(
+            "retention is measured by the shapes world's questions: ablate-stages reads no other data",
+            "train with armor-train stage, measure with armor-eval understanding, compare with armor-eval compare",
+        )
+    pools, bench = materials(plan, base, ("t2t", "t2i", "t2ti", "ti2t"), ("t2t", "t2i", "t2ti"))
     say(say_budget(arms, plan, seconds_a_step(arms[0], base, pools, plan), base.cpu_seconds / 60))
     before = judging.answer(base.model.eval(), base.processor, bench.questions)
     recorder.add_base(before, bench)

@@ -117,3 +117,38 @@ def test_the_imgbos_only_head_keeps_every_original_row_and_stage_one_leaves_the_
         changed = {n for n, p in model.named_parameters() if not torch.equal(p, start[n])}
         assert not any(n.startswith(("adapter", "visual_head", "model.")) for n in changed), changed
         assert changed == (moved or {"new_embeddings", "imgbos_head.weight", "lm_head.weight"})
+
+
+def test_the_same_ablation_runs_on_tokenised_data_of_any_model(base, tmp_path: Path) -> None:
+    import json
+
+    import numpy as np
+
+    from armor_model import load
+    from trainer.data.shards import tokenize
+    from trainer.shapes.conversations import sample_conversation
+    from trainer.shapes.world import render
+
+    rng, lines = np.random.default_rng(0), []
+    for i in range(60):
+        record = sample_conversation(rng, ("t2i", "t2ti")[i % 2], i)
+        names = [f"{i}-{k}.png" for k in range(len(record["images"]))]
+        for name, scene in zip(names, record["images"], strict=True):
+            render(scene).save(tmp_path / name)
+        lines.append(json.dumps({**record, "images": names}))
+    (tmp_path / "c.jsonl").write_text("\n".join(lines) + "\n")
+    _, processor = load(base)
+    tokenize(tmp_path / "c.jsonl", tmp_path / "shards", processor, "nano")
+    config = tmp_path / "plan.toml"
+    config.write_text(
+        f'base = "{base}"\ndata = ["{tmp_path / "shards"}"]\nprompts = ["draw a red circle."]\n'
+        'steps = 3\nseeds = [0]\nbatch_size = 8\nvalidation = 4\nevaluate_every = 1\nwarmup = 1\narms = ["switching-random", "single-random"]\n'
+    )
+    assert main(["ablate-heads", "--config", str(config), "--out", str(tmp_path / "o")]) == 0
+    run, items, scores = read_bundle(tmp_path / "o")
+    assert {m.name.partition("/")[0] for m in scores.metrics} >= {"image loss, mean over the run", "image loss, end"}
+    assert not any(m.name.startswith(("drawing", "text kept")) for m in scores.metrics)
+    assert [i.score for i in items] == [None, None]
+    assert run.extras["figures"][0]["name"] == "figure8"
+    config.write_text(config.read_text().replace("validation = 4", "validation = 40"))
+    assert main(["ablate-heads", "--config", str(config), "--out", str(tmp_path / "p")]) == 2
