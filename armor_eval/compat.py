@@ -25,6 +25,9 @@ def prepare_mmcv() -> bool:
     prepare_torchvision()
     if "mmcv._ext" in sys.modules or importlib.util.find_spec("mmcv._ext") is not None:
         return False
+    # two notices of every forward pass, about calls inside mmdet that still work
+    for notice in (r".*torch\.cuda\.amp\.autocast", r".*torch\.meshgrid"):
+        warnings.filterwarnings("ignore", message=notice)
     module = _Extension("mmcv._ext")
     module.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", loader=None)
     module.nms = _nms
@@ -78,7 +81,12 @@ def quiet_openmmlab() -> Iterator[None]:
     """Keep mmengine's and mmcv's import-time and build-time notices out of a command's output; errors still pass."""
     import logging
 
-    loggers = [logging.getLogger(name) for name in ("mmengine", "mmdet", "mmcv")]
+    from mmengine.logging import MMLogger
+
+    MMLogger.get_current_instance()  # made on first use, with a handler of its own
+    loggers = [logging.getLogger(name) for name in ("mmengine", "mmdet", "mmcv")] + list(
+        MMLogger._instance_dict.values()
+    )
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

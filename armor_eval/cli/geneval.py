@@ -226,7 +226,7 @@ def _show(finished, json_output: bool) -> None:
     table.add_column("", no_wrap=True)
     for name in ("score", "95 % interval", "pictures", "prompts"):
         table.add_column(name, justify="right", no_wrap=True)
-    for metric in sorted(scores.metrics, key=lambda m: (m.name.startswith("held-out"), m.primary)):
+    for metric in sorted(scores.metrics, key=lambda m: (m.name.startswith("held-out"), m.name.endswith("overall"))):
         if metric.name == "held-out single_object":
             table.add_section()
         cells = (metric.name, common.value(metric), common.interval(metric), str(metric.n), str(metric.clusters))

@@ -26,11 +26,14 @@ class Found:
         return cls(np.zeros(0, int), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), np.zeros((0, *size), bool))
 
     def by_class(self, classes: Sequence[str], above: float) -> dict[str, list[list[float]]]:
-        """The stored form, `{class: [[x1, y1, x2, y2, score], ...]}`, of the scores strictly above a threshold."""
+        """The stored form, `{class: [[x1, y1, x2, y2, score], ...]}`, of the scores strictly above a threshold.
+
+        Numbers are the shortest decimals that mean the same float32, so that .3 is stored as .3 and not above it.
+        """
         stored: dict[str, list[list[float]]] = {}
         for label, score, box in zip(self.labels, self.scores, self.boxes, strict=True):
             if score > above:
-                stored.setdefault(classes[label], []).append([*map(float, box), float(score)])
+                stored.setdefault(classes[label], []).append([float(str(v)) for v in (*box, score)])
         return stored
 
     def masks_of(self, label: int, above: float) -> np.ndarray:
