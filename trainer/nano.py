@@ -16,12 +16,16 @@ import torch
 
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
 from trainer.mixture import Mixture
-from trainer.nano_data import Codes, make_pool, vq_batches, warm_up_vision
+from trainer.nano_data import DIALOGUE, Codes, make_pool, vq_batches, warm_up_vision
 from trainer.optim import Optimization
-from trainer.stages import STAGES, Stage
+from trainer.stages import KINDS, STAGES
 from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
 
 log = logging.getLogger(__name__)
+
+
+KIND_OF = {DIALOGUE: "ti2t"}
+"""Pools that are not named after the type of their conversations."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +171,8 @@ def run_stage(
     total = how.steps * how.batch_size
     share = sum(nano_stage.mixture.values())
     counts = {kind: -(-n * total // share) for kind, n in nano_stage.mixture.items()}
-    stage: Stage = replace(STAGES[nano_stage.stage], mixture=counts, condition_dropout=nano_stage.condition_dropout)
+    kinds = {kind: sum(n for pool, n in counts.items() if KIND_OF.get(pool, pool) == kind) for kind in KINDS}
+    stage = replace(STAGES[nano_stage.stage], mixture=kinds, condition_dropout=nano_stage.condition_dropout)
     mixture = Mixture(pools, counts, how.batch_size, seed, nano_stage.condition_dropout)
     options = LoopOptions(out=None if out is None else out / f"stage-{nano_stage.stage}", bar=bar, log_every=50)
     return Loop(model, stage, mixture, how, options).run()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from trainer.batches import Example
 from trainer.encode import encode, to_messages
+from trainer.nano_dialogues import sample_dialogue
 from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.world import (
     CELLS,
@@ -27,6 +28,9 @@ from trainer.shapes.world import (
     sample_scene,
     tile_indices,
 )
+
+DIALOGUE, DIALOGUE_TURNS = "dialogue", 5
+"""A pool of its own: ti2t conversations of several questions about one picture."""
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
@@ -66,11 +70,14 @@ class Codes:
 def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int) -> list[Example]:
     """`count` conversations of a kind as examples; equal for equal seeds."""
     rng = np.random.default_rng([seed, 12, sum(map(ord, kind))])
-    records = [sample_conversation(rng, kind, i) for i in range(count)]
+    if kind == DIALOGUE:
+        records = [sample_dialogue(rng, DIALOGUE_TURNS, number=i) for i in range(count)]
+    else:
+        records = [sample_conversation(rng, kind, i) for i in range(count)]
     split = [_split(record) for record in records]
     codes.add(scene for _, drawn in split for scene in drawn)
     return [
-        encode(processor, kind, to_messages(record, [render(s) for s in seen], [codes[s] for s in drawn]))
+        encode(processor, record["type"], to_messages(record, [render(s) for s in seen], [codes[s] for s in drawn]))
         for record, (seen, drawn) in zip(records, split, strict=True)
     ]
 

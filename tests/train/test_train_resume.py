@@ -89,7 +89,7 @@ def test_ten_kills_leave_no_trace(straight, spawn, tmp_path):
 
 def loop(out: Path, model=None, stage: str = "3", lr: float = 3e-3, **options) -> Loop:
     model = model or tiny_model()
-    counts = {kind: 12 for kind in STAGES[stage].mixture}
+    counts = dict.fromkeys(STAGES[stage].mixture, 12)
     mixture = Mixture(pools(model.config), counts, 4, 5)
     return Loop(model, STAGES[stage], mixture, Optimization(4, 4, lr=lr), LoopOptions(out, bar=False, **options))
 

@@ -1,0 +1,135 @@
+"""`armor-train build-data`: captioned pictures to t2i and t2ti conversations, text pairs to t2t, with a report of
+every screen.
+
+Out come `conversations.jsonl`, `images/` (content-addressed) and `report.json`. Everything is seeded by the sample's
+key, so the same input gives the same files whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.records import Tally
+from trainer.data.screens import Pair, ScreenSettings, rules, screen
+from trainer.data.templates import DRAW, DRAW_AND_TELL, QUESTION_AND_DRAW, TELL, choose, fill
+from trainer.encode import IMAGE
+from trainer.errors import DataError
+
+
+def _rng(seed: int, key: str) -> np.random.Generator:
+    return np.random.default_rng([seed, *hashlib.blake2b(key.encode(), digest_size=8).digest()])
+
+
+def drawing_record(pair: Pair, image: str, seed: int, mixed_share: float) -> dict[str, Any]:
+    """A t2i or, with probability `mixed_share`, a t2ti conversation about one captioned picture."""
+    rng = _rng(seed, pair.key)
+    mixed = bool(rng.random() < mixed_share)
+    asked = fill(choose(rng, DRAW_AND_TELL if mixed else DRAW), pair.caption)
+    said = f"{fill(choose(rng, TELL), pair.caption)}\n{IMAGE}" if mixed else IMAGE
+    return _record(pair.key, "t2ti" if mixed else "t2i", asked, said, [image])
+
+
+def text_record(number: int, question: str, answer: str) -> dict[str, Any]:
+    return _record(f"t2t-{number:09d}", "t2t", question, answer, [])
+
+
+def question_record(pair: Pair, image: str, question: str, seed: int) -> dict[str, Any]:
+    """The paper's own t2ti form: a question, answered in the caption's words and with its picture."""
+    asked = choose(_rng(seed, pair.key), QUESTION_AND_DRAW).replace("{q}", question.strip())
+    return _record(pair.key, "t2ti", asked, f"{pair.caption}\n{IMAGE}", [image])
+
+
+def _record(key: str, kind: str, asked: str, said: str, images: list[str]) -> dict[str, Any]:
+    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+    return {"id": key, "type": kind, "conversations": turns, "images": images}
+
+
+def read_text_pairs(path: Path, tally: Tally) -> Iterator[tuple[str, str]]:
+    """(question, answer) of a JSON-lines file with `question`/`answer`, `instruction`/`output` or
+    `prompt`/`response`."""
+    names = (("question", "answer"), ("instruction", "output"), ("prompt", "response"))
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read text pairs from {path}: {error.strerror}") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        tally.read += 1
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        pair = next(((row[a], row[b]) for a, b in names if isinstance(row, dict) and row.get(a) and row.get(b)), None)
+        if pair is None or not all(isinstance(text, str) for text in pair):
+            tally.drop("not_a_pair", f"{path.name}:{number}")
+        elif IMAGE in pair[0] + pair[1]:
+            tally.drop("image_mark_in_text", f"{path.name}:{number}")
+        else:
+            tally.kept += 1
+            yield pair
+
+
+def build(
+    out: Path,
+    pairs: Iterable[Pair],
+    texts: Iterable[tuple[str, str]],
+    tallies: dict[str, Tally],
+    settings: ScreenSettings,
+    seed: int = 0,
+    mixed_share: float = 0.5,
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Write the data set; returns the report. tallies: what the readers count into, by source name; screens count into
+    `screens`. The conversations file is renamed into place last, so a killed build leaves none that looks whole."""
+    if (out / "conversations.jsonl").exists():
+        raise DataError(f"{out} already holds conversations.jsonl; choose another directory")
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    asked, screened = rules(settings), Tally()
+    kinds: dict[str, int] = {}
+    draft = out / ".conversations.draft"
+    with draft.open("w", encoding="utf-8") as file:
+
+        def put(record: dict[str, Any]) -> None:
+            kinds[record["type"]] = kinds.get(record["type"], 0) + 1
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+        for pair in pairs:
+            if limit is not None and screened.kept >= limit:
+                break
+            if screen(pair, asked, screened):
+                put(drawing_record(pair, store_image(out, pair), seed, mixed_share))
+        for number, (question, answer) in enumerate(texts):
+            put(text_record(number, question, answer))
+    draft.replace(out / "conversations.jsonl")
+    report = {
+        "conversations": kinds,
+        "screens": screened.to_json(),
+        "rules": {rule.name: rule.why for rule in asked},
+        "readers": {name: tally.to_json() for name, tally in tallies.items()},
+        "settings": asdict(settings),
+        "seed": seed,
+        "mixed_share": mixed_share,
+        "sha256": hashlib.sha256((out / "conversations.jsonl").read_bytes()).hexdigest(),
+    }
+    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def store_image(out: Path, pair: Pair) -> str:
+    """Keep a picture under the hash of its bytes; returns its path inside `out`."""
+    name = hashlib.sha256(pair.image).hexdigest()
+    path = out / "images" / name[:2] / f"{name}.{pair.extension}"
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_suffix(".draft")
+        draft.write_bytes(pair.image)
+        draft.replace(path)
+    return str(path.relative_to(out))

@@ -1,0 +1,157 @@
+"""Conversation records (the paper's appendix) read from JSON lines: checked, and what is wrong is skipped and counted
+by rule.
+
+    {"id": "...", "type": "ti2t", "conversations": [{"from": "human", "value": "<image>..."}, {"from": "gpt", ...}],
+     "images": ["a.jpg", ...]}
+
+`images` holds one path for each `<image>`, in order of appearance, relative to the file. ShareGPT4V's `image` (one
+path, no type) is read as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainer.encode import IMAGE, ROLES
+from trainer.errors import DataError
+from trainer.stages import KINDS
+
+RULES = {
+    "not_json": "a line that is no JSON object",
+    "no_turns": "no conversation, or one that does not alternate human and gpt, human first",
+    "unknown_role": "a turn from somebody else than human, gpt or system",
+    "too_many_image_marks": "more <image> than pictures",
+    "too_few_image_marks": "more pictures than <image>",
+    "missing_image": "a picture that is not on disk",
+    "unknown_type": "a declared type that does not exist, or that the turns contradict",
+    "too_long": "more positions than the limit",
+    "bad_image": "a picture that cannot be decoded",
+}
+"""Why a record is left out: the names in the counts, and what they mean."""
+
+
+class Rejected(Exception):  # noqa: N818 - a verdict about one record, not an error of the run
+    """One record is left out under a rule."""
+
+    def __init__(self, rule: str, why: str) -> None:
+        super().__init__(why)
+        self.rule = rule
+
+
+@dataclass
+class Tally:
+    """What was read, kept and left out, by rule; the first example of each rule is kept for the report."""
+
+    read: int = 0
+    kept: int = 0
+    dropped: Counter = field(default_factory=Counter)
+    unknown: Counter = field(default_factory=Counter)
+    """Records that a screen could not judge, since the metadata lacks the field; they pass."""
+    examples: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, rule: str, what: str) -> None:
+        self.dropped[rule] += 1
+        self.examples.setdefault(rule, what[:200])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "read": self.read,
+            "kept": self.kept,
+            "dropped": dict(sorted(self.dropped.items())),
+            "passed_unknown": dict(sorted(self.unknown.items())),
+            "examples": self.examples,
+        }
+
+
+def read_conversations(path: Path, tally: Tally, check_files: bool = True) -> Iterator[dict[str, Any]]:
+    """Records of a JSON-lines file (or a JSON array, as ShareGPT4V's), normalised; `images` become absolute paths."""
+    for where, record in _raw_records(path):
+        tally.read += 1
+        try:
+            if isinstance(record, Exception) or not isinstance(record, dict):
+                raise Rejected("not_json", f"{where}: {record}")
+            yield normalise(record, path.parent, check_files, where)
+            tally.kept += 1
+        except Rejected as rejected:
+            tally.drop(rejected.rule, str(rejected))
+
+
+def _raw_records(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            first = file.read(1)
+            file.seek(0)
+            if first == "[":
+                try:
+                    records = json.load(file)
+                except ValueError as error:
+                    raise DataError(f"{path} is not readable JSON: {error}") from error
+                yield from ((f"{path}#{i}", record) for i, record in enumerate(records))
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}:{number}", _parse(line)
+    except OSError as error:
+        raise DataError(f"cannot read conversations from {path}: {error.strerror}") from error
+
+
+def _parse(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        return error
+
+
+def normalise(record: dict[str, Any], root: Path, check_files: bool, where: str = "record") -> dict[str, Any]:
+    """A checked copy with `type` and absolute `images`. Raises Rejected with the rule that it breaks."""
+    turns = record.get("conversations")
+    if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
+        raise Rejected("no_turns", f"{where}: no list of turns with texts")
+    roles = [t.get("from") for t in turns]
+    strange = next((r for r in roles if r not in ROLES), None)
+    if strange is not None:
+        raise Rejected("unknown_role", f"{where}: role {strange!r}")
+    spoken = [r for r in roles if r != "system"]
+    if not spoken or spoken != ["human", "gpt"] * (len(spoken) // 2):
+        raise Rejected("no_turns", f"{where}: turns are {', '.join(roles) or 'missing'}")
+    images = record.get("images", record.get("image", []))
+    images = [images] if isinstance(images, str) else list(images or [])
+    marks = sum(t["value"].count(IMAGE) for t in turns)
+    if marks != len(images):
+        rule = "too_many_image_marks" if marks > len(images) else "too_few_image_marks"
+        raise Rejected(rule, f"{where}: {marks} {IMAGE} for {len(images)} pictures")
+    paths = [(root / i).resolve() if isinstance(i, str) else i for i in images]
+    if check_files:
+        gone = next((p for p in paths if not (isinstance(p, Path) and p.is_file())), None)
+        if gone is not None:
+            raise Rejected("missing_image", f"{where}: {gone}")
+    kind, declared = kind_of(turns), record.get("type")
+    if declared is not None and (declared not in KINDS or (declared != kind and declared != "refuse")):
+        raise Rejected("unknown_type", f"{where}: says {declared!r}, its turns are {kind}")
+    return {"id": str(record.get("id", where)), "type": declared or kind, "conversations": turns, "images": paths}
+
+
+def kind_of(turns: list[dict[str, Any]]) -> str:
+    """t2t, ti2t, t2i, t2ti or ti2ti, by what goes in and what comes out (ti2i counts as ti2ti: no type of its own)."""
+    human = [t["value"] for t in turns if t["from"] == "human"]
+    gpt = [t["value"] for t in turns if t["from"] == "gpt"]
+    sees, draws = any(IMAGE in v for v in human), any(IMAGE in v for v in gpt)
+    drawing = [v for v in gpt if IMAGE in v]
+    says = any(v.replace(IMAGE, "").strip() for v in drawing)
+    if not draws:
+        return "ti2t" if sees else "t2t"
+    return "ti2ti" if sees else "t2ti" if says else "t2i"
+
+
+def sides(record: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    """A record's pictures, split into those of the human turns and those of the gpt turns."""
+    pictures = iter(record["images"])
+    found: dict[str, list[Any]] = {"human": [], "gpt": [], "system": []}
+    for turn in record["conversations"]:
+        found[turn["from"]] += [next(pictures) for _ in range(turn["value"].count(IMAGE))]
+    return found["human"], found["gpt"]

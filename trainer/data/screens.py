@@ -1,0 +1,141 @@
+"""Screens for captioned pictures, as declared rules that report what each one dropped.
+
+The paper says that LAION-nolang-aesthetics and text-to-image-2M were "screened" and prints no rule; these are ours,
+each
+with its reason, each switchable. A picture whose metadata lacks a field passes that rule, and is counted as unjudged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainer.data.records import Tally
+
+
+@dataclass
+class Pair:
+    """One captioned picture on its way in."""
+
+    key: str
+    caption: str
+    image: bytes
+    """The encoded file."""
+    extension: str
+    width: int
+    height: int
+    meta: dict[str, Any] = field(default_factory=dict)
+    """The source's own fields, names in lower case."""
+
+    def number(self, *names: str) -> float | None:
+        """The first of these metadata fields that holds a number."""
+        for name in names:
+            value = self.meta.get(name)
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return float(value)
+        return None
+
+
+Verdict = bool | None
+"""Keep, drop, or None: the metadata cannot tell."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    name: str
+    why: str
+    keep: Callable[[Pair], Verdict]
+
+
+@dataclass(frozen=True)
+class ScreenSettings:
+    min_side: int = 256
+    """Pixels of the shorter side; 0 turns the rule off. 256 is the drawn size: smaller would be blown up."""
+    max_aspect: float = 2.0
+    """Longest to shortest side; the centre crop would cut away more than half of anything longer."""
+    min_aesthetic: float = 5.0
+    """LAION's aesthetic score; 0 off."""
+    min_words: int = 3
+    max_words: int = 77
+    """Caption length in words."""
+    min_latin: float = 0.8
+    """Share of a caption's letters that are Latin: LAION-nolang holds captions of undetected language; 0 off."""
+    max_unsafe: float = 0.1
+    """LAION's punsafe; 1 off."""
+    drop_duplicates: bool = True
+    """Same picture bytes or same caption as one already kept."""
+
+
+def rules(settings: ScreenSettings) -> list[Rule]:
+    """The rules in the order they are asked; the first that says drop is the one counted."""
+    seen_pictures: set[bytes] = set()
+    seen_captions: set[bytes] = set()
+
+    def fresh(pair: Pair) -> Verdict:
+        picture = hashlib.blake2b(pair.image, digest_size=12).digest()
+        caption = hashlib.blake2b(" ".join(pair.caption.lower().split()).encode(), digest_size=12).digest()
+        if picture in seen_pictures or caption in seen_captions:
+            return False
+        seen_pictures.add(picture)
+        seen_captions.add(caption)
+        return True
+
+    s = settings
+    found = [
+        Rule("resolution", f"shorter side under {s.min_side} px", lambda p: min(p.width, p.height) >= s.min_side),
+        Rule(
+            "aspect",
+            f"longer side over {s.max_aspect:g} times the shorter",
+            lambda p: max(p.width, p.height) <= s.max_aspect * min(p.width, p.height),
+        ),
+        Rule("caption_length", f"not {s.min_words} to {s.max_words} words", lambda p: _words(p, s)),
+        Rule("language", f"under {s.min_latin:.0%} Latin letters", lambda p: latin_share(p.caption) >= s.min_latin),
+        Rule("aesthetic", f"aesthetic score under {s.min_aesthetic:g}", lambda p: _at_least(p, s.min_aesthetic)),
+        Rule("unsafe", f"flagged, or unsafe probability over {s.max_unsafe:g}", lambda p: _safe(p, s.max_unsafe)),
+    ]
+    if s.drop_duplicates:
+        found.append(
+            Rule("duplicate", "picture or caption seen before", fresh)
+        )  # last: only what is kept is remembered
+    return found
+
+
+def screen(pair: Pair, asked: list[Rule], tally: Tally) -> bool:
+    """Whether a pair passes; counts the rule that dropped it, and the rules that could not judge it."""
+    tally.read += 1
+    for rule in asked:
+        verdict = rule.keep(pair)
+        if verdict is None:
+            tally.unknown[rule.name] += 1
+        elif not verdict:
+            tally.drop(rule.name, f"{pair.key}: {rule.why}")
+            return False
+    tally.kept += 1
+    return True
+
+
+def _words(pair: Pair, s: ScreenSettings) -> bool:
+    return s.min_words <= len(pair.caption.split()) <= s.max_words
+
+
+def latin_share(text: str) -> float:
+    """Share of Latin letters among all letters; 0 for a text without letters."""
+    letters = [c for c in text if c.isalpha()]
+    return sum(c.isascii() or "\u00c0" <= c <= "\u024f" for c in letters) / len(letters) if letters else 0.0
+
+
+def _at_least(pair: Pair, limit: float) -> Verdict:
+    score = pair.number("aesthetic", "aesthetic_score")
+    return None if score is None else score >= limit
+
+
+def _safe(pair: Pair, limit: float) -> Verdict:
+    flag = pair.meta.get("nsfw")
+    if isinstance(flag, str) and flag.strip():
+        return flag.strip().upper() in ("UNLIKELY", "FALSE", "0", "SAFE")
+    if isinstance(flag, bool):
+        return not flag
+    probability = pair.number("punsafe")
+    return None if probability is None else probability <= limit
