@@ -142,7 +142,8 @@ def test_the_same_ablation_runs_on_tokenised_data_of_any_model(base, tmp_path: P
     config = tmp_path / "plan.toml"
     config.write_text(
         f'base = "{base}"\ndata = ["{tmp_path / "shards"}"]\nprompts = ["draw a red circle."]\n'
-        'steps = 3\nseeds = [0]\nbatch_size = 8\nvalidation = 4\nevaluate_every = 1\nwarmup = 1\narms = ["switching-random", "single-random"]\n'
+        "steps = 3\nseeds = [0]\nbatch_size = 8\nvalidation = 4\nevaluate_every = 1\nwarmup = 1\n"
+        'arms = ["switching-random", "single-random"]\n'
     )
     assert main(["ablate-heads", "--config", str(config), "--out", str(tmp_path / "o")]) == 0
     run, items, scores = read_bundle(tmp_path / "o")
