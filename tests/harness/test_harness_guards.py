@@ -1,0 +1,230 @@
+"""Each way in which VLMEvalKit reports a number that it did not measure (shared facts, 1-10) is closed here."""
+
+import logging
+import os
+import random
+import ssl
+
+import numpy as np
+import pytest
+from harness_data import llavabench, mmbench, mme, mmvet, write
+
+from armor_eval.cli import main
+from armor_eval.errors import RunFailed, UserError
+from armor_eval.models.base import Answer
+from armor_eval.models.mock import MockModel
+from armor_eval.runs.bundle import Bundle, read_bundle
+from armor_eval.understanding import official
+from armor_eval.understanding.declare import benchmarks, choose
+from armor_eval.understanding.run import Settings, describe, open_table, run_benchmark
+
+
+def opened(bench, folder, **changes):
+    settings = Settings(**{"profile": "official", "command": ["x"], "data": folder, "any_data": True, **changes})
+    return open_table(choose([bench])[0], settings)
+
+
+def run(bench, folder, out, model=None, **changes):
+    settings = Settings(**{"profile": "official", "command": ["x"], "data": folder, "any_data": True, **changes})
+    return run_benchmark(choose([bench])[0], model or MockModel(), out, settings)
+
+
+def primary(finished):
+    return next(m for m in finished.scores.metrics if m.primary)
+
+
+def test_importing_vlmeval_leaves_the_process_as_it_was():
+    import torch
+
+    torch.set_grad_enabled(True)
+    random.seed(1), np.random.seed(2), torch.manual_seed(3)
+    before = random.getstate(), torch.get_rng_state(), ssl._create_default_https_context, dict(os.environ)
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    with official.quiet_vlmeval():
+        os.environ["LMUData"] = "elsewhere"  # noqa: SIM112 - VLMEvalKit's spelling
+        torch.set_grad_enabled(False)
+        random.random(), torch.rand(1)
+        ssl._create_default_https_context = ssl._create_unverified_context
+    assert torch.is_grad_enabled() and "LMUData" not in set(os.environ) - set(before[3])
+    assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
+    assert ssl._create_default_https_context is before[2] is not ssl._create_unverified_context
+    assert dict(os.environ) == before[3]
+    assert logging.getLogger().handlers == handlers and logging.getLogger().level == level
+    assert logging.getLogger().manager.disable == 0
+
+
+def test_nothing_is_left_to_chance_and_patches_are_taken_back(tmp_path):
+    with official.quiet_vlmeval():
+        from vlmeval.dataset.utils import multiple_choice
+
+        before = {name: getattr(multiple_choice, name) for name in ("rd", "timestr", "track_progress_rich")}
+        with official._guards(tmp_path, None):
+            with pytest.raises(RunFailed, match="chance"):
+                multiple_choice.rd.choice(["A", "B"])
+            assert str(tmp_path) in multiple_choice.timestr().replace("../", "/")
+        assert before == {name: getattr(multiple_choice, name) for name in before}
+
+
+def test_switches_of_the_environment_change_nothing(tsv_folder, tmp_path, monkeypatch):
+    plain = run("MMB", tsv_folder, tmp_path / "a")
+    for name in ("USE_COT", "SPLIT_THINK", "SKIP_ERR", "PRINT_VANILLA"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PRED_FORMAT", "xlsx")
+    monkeypatch.setenv("LOCAL_LLM", "x")
+    assert run("MMB", tsv_folder, tmp_path / "b").scores == plain.scores
+    assert os.environ["PRED_FORMAT"] == "xlsx"
+
+
+def test_no_result_of_another_model_is_reused(tsv_folder, tmp_path):
+    first = run("SEED", tsv_folder, tmp_path / "a", MockModel("A"))
+    second = run("SEED", tsv_folder, tmp_path / "b", MockModel("B"))
+    assert {it.parsed for it in read_bundle(first.path)[1]} == {"A"}
+    assert {it.parsed for it in read_bundle(second.path)[1]} == {"B"}
+
+
+def test_pictures_are_those_of_the_file_not_of_a_cache(tmp_path):
+    """VLMEvalKit caches pictures by the data set's name; a mock's answer is a function of the pixels it sees."""
+    frame = mmbench(3)
+    write(frame, tmp_path / "one" / "MMBench_DEV_EN.tsv")
+    other = frame.copy()
+    other["image"] = [frame["image"].iloc[4] if len(str(c)) > 64 else c for c in frame["image"]]
+    write(other, tmp_path / "two" / "MMBench_DEV_EN.tsv")
+    one, two = (run("MMB", tmp_path / n, tmp_path / f"r{n}") for n in ("one", "two"))
+    said = [{it.id: it.output for it in read_bundle(r.path)[1]} for r in (one, two)]
+    assert said[0] != said[1] and one.run.data.sha256 != two.run.data.sha256
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+@pytest.mark.parametrize("bench", ["MME", "MME-P", "HallusionBench", "POPE", "SEED", "MMMU", "MMB"])
+def test_limit_breaks_no_unit(bench, limit, tsv_folder):
+    whole, _ = opened(bench, tsv_folder)
+    cut, subset = opened(bench, tsv_folder, limit=limit)
+    kept = {row.cluster for row in cut.rows}
+    assert len(kept) == min(limit, len({row.cluster for row in whole.rows}))
+    assert [row.id for row in cut.rows] == [row.id for row in whole.rows if row.cluster in kept]
+    again, _ = opened(bench, tsv_folder, limit=limit)
+    assert [r.id for r in again.rows] == [r.id for r in cut.rows]
+    if subset is not None:
+        assert subset.items == len(cut.rows) < subset.of_items == len(whole.rows)
+        other = [opened(bench, tsv_folder, limit=limit, seed=s)[0] for s in range(1, 9)]
+        assert any([r.id for r in t.rows] != [r.id for r in cut.rows] for t in other)
+
+
+def test_limited_mme_scores_and_limited_mmvet_holds_every_capability(tsv_folder, tmp_path):
+    done = run("MME", tsv_folder, tmp_path / "mme", limit=3)
+    assert done.run.status == "complete" and done.run.subset.rule == "MME picture with its pair of questions"
+    table, _ = opened("MMVet", tsv_folder, limit=4)
+    text = ",".join(row.fields["category"] for row in table.rows)
+    assert all(capability in text for capability in ("rec", "ocr", "know", "gen", "spat", "math"))
+    with pytest.raises(UserError, match="six capabilities"):
+        opened("MMVet", tsv_folder, limit=1)
+
+
+def test_unparsed_is_wrong_and_counted(tsv_folder, tmp_path):
+    for bench in ("SEED", "POPE", "MMMU", "HallusionBench", "MME"):
+        done = run(bench, tsv_folder, tmp_path / bench, MockModel("hmm"))
+        n = done.scores.expected_items
+        # VLMEvalKit under a failing judge would draw options at random here.
+        assert done.scores.counts["unparsed"] == n and primary(done).value == 0.0
+        assert done.run.status == "complete"
+
+
+def test_one_lost_row_in_a_hundred_is_the_limit(tmp_path):
+    write(mmbench(30), tmp_path / "d" / "MMBench_DEV_EN.tsv")
+
+    class Fails(MockModel):
+        def __init__(self, names):
+            super().__init__("f")
+            self.names = names
+
+        def answer(self, questions, decoding):
+            return [Answer(error="no") if q.id in self.names else Answer(text="A") for q in questions]
+
+    done = run("MMB", tmp_path / "d", tmp_path / "one", Fails({"3"}))
+    assert primary(done).value is not None and done.run.status == "partial"
+    assert "1 of 120 items could not be answered" in done.run.status_reason
+    assert (primary(done).clusters, done.scores.counts["error"]) == (29, 1)
+    done = run("MMB", tmp_path / "d", tmp_path / "two", Fails({"3", "4"}))
+    assert primary(done).value is None and "withheld" in primary(done).note
+
+
+def test_a_lost_row_of_a_pair_ends_nothing(tsv_folder, tmp_path):
+    class Fails(MockModel):
+        def answer(self, questions, decoding):
+            said = super().answer(questions, decoding)
+            return [Answer(error="no") if q.id == "2" else a for q, a in zip(questions, said, strict=True)]
+
+    done = run("MME", tsv_folder, tmp_path / "r", Fails())
+    assert done.scores.counts["error"] == 1 and done.run.status == "partial"
+    assert sum(it.score is not None for it in read_bundle(done.path)[1]) == 19
+
+
+def test_scores_that_contradict_vlmevalkits_are_not_reported(tsv_folder, tmp_path, monkeypatch):
+    real = official._mcq_verdicts
+
+    def flipped(*arguments):
+        verdicts = real(*arguments)
+        for verdict in verdicts.values():
+            verdict.score = 1.0 - verdict.score
+        return verdicts
+
+    monkeypatch.setattr(official, "_mcq_verdicts", flipped)
+    with pytest.raises(RunFailed, match="nothing is reported"):
+        run("SEED", tsv_folder, tmp_path / "r")
+    assert read_bundle(tmp_path / "r")[0].status == "failed"
+
+
+def test_a_file_without_answers_gets_a_submission(tmp_path, capsys):
+    import pandas as pd
+
+    write(mmbench(3).drop(columns=["answer"]), tmp_path / "d" / "MMBench_TEST_EN.tsv")
+    argv = ["understanding", "--bench", "MMB_TEST", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
+    assert main([*argv, "--out", str(tmp_path / "r")]) == 0
+    assert "submission.xlsx" in capsys.readouterr().out
+    frame = pd.read_excel(tmp_path / "r" / "submission.xlsx")
+    assert len(frame) == 12 and set(frame["prediction"]) <= set("ABCD")
+    assert all(it.score is None for it in read_bundle(tmp_path / "r")[1])
+
+
+@pytest.mark.parametrize(
+    ("bench", "frame", "needle"),
+    [
+        ("MME", mme(1).assign(category="colour"), "not one of MME's 14"),
+        ("MME", mme(2).drop(index=[3]), "asks two questions"),
+        ("MME", mme(1).assign(answer="yes"), "expected Yes or No"),
+        ("MMVet", mmvet().drop(columns=["answer"]), "answer"),
+        ("LLaVABench", llavabench().drop(columns=["gpt4_ans"]), "gpt4_ans"),
+    ],
+)
+def test_files_that_would_be_misread_are_refused(bench, frame, needle, tmp_path):
+    write(frame, tmp_path / f"{choose([bench])[0].dataset}.tsv")
+    with pytest.raises(UserError, match=needle):
+        opened(bench, tmp_path)
+
+
+def test_a_folder_in_use_is_refused_by_the_command(tsv_folder, tmp_path, capsys):
+    table, subset = opened("SEED", tsv_folder)
+    settings = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
+    argv = ["understanding", "--bench", "SEED", "--model", "mock", "--data", str(tsv_folder), "--any-data"]
+    with Bundle.open(tmp_path / "r", describe(choose(["SEED"])[0], table, subset, MockModel(), settings, None)):
+        assert main([*argv, "--out", str(tmp_path / "r")]) == 2
+    assert "another command is writing" in capsys.readouterr().err
+
+
+def test_switches_to_drawing_are_counted_and_shown(tsv_folder, tmp_path, capsys):
+    class Draws(MockModel):
+        def answer(self, questions, decoding):
+            return [Answer(text="A", extras={"imgbos": int(q.id) % 2}) for q in questions]
+
+    done = run("SEED", tsv_folder, tmp_path / "r", Draws())
+    assert done.run.extras["items_with_imgbos"] == 6
+    from armor_eval.cli.common import remarks
+
+    assert any("switched to drawing" in line for line in remarks(done))
+
+
+def test_every_declaration_reads_a_file_of_its_layout(tsv_folder):
+    for benchmark in benchmarks().values():
+        if benchmark.in_paper:
+            table, _ = opened(benchmark.name, tsv_folder)
+            assert table.rows and not table.published
