@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,7 @@ import numpy as np
 from armor_eval.errors import RunFailed, UserError, unknown_name
 from armor_eval.geneval import mask2former
 from armor_eval.geneval.found import Found
-from armor_eval.geneval.mmdet_detector import run_batch
+from armor_eval.geneval.rtmdet import detect_batch
 from armor_eval.geneval.verdicts import Rules
 from armor_eval.geneval.vocabulary import Vocabulary
 
@@ -38,6 +38,22 @@ class Detector(Protocol):
         ...
 
 
+def by_size(
+    pictures: Sequence[np.ndarray], batch: int, detect: Callable[[Sequence[np.ndarray]], list[Found]]
+) -> list[Found]:
+    """Batches of pictures of one size each, since padding would change what is seen; results in the given order."""
+    found: list[Found | None] = [None] * len(pictures)
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for index, picture in enumerate(pictures):
+        groups.setdefault(picture.shape[:2], []).append(index)
+    for indices in groups.values():
+        for start in range(0, len(indices), batch):
+            part = indices[start : start + batch]
+            for i, result in zip(part, detect([pictures[i] for i in part]), strict=True):
+                found[i] = result
+    return found
+
+
 class EmbeddedDetector:
     """The bundled RTMDet-Ins: the mmdet path for real on any machine."""
 
@@ -56,10 +72,7 @@ class EmbeddedDetector:
         self._model = load_trained(build_model(), PRETRAINED / WEIGHTS, vocabulary.classes).to(device)
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[Found]:
-        found: list[Found] = []
-        for start in range(0, len(pictures), self.batch):
-            found += run_batch(self._model, pictures[start : start + self.batch])
-        return found
+        return by_size(pictures, self.batch, lambda part: detect_batch(self._model, part))
 
     def self_check(self, rules: Rules) -> None:
         """One thing of each class: exactly those are reported at both thresholds, and nothing in an empty picture."""
@@ -106,20 +119,14 @@ class Mask2FormerDetector:
         }
 
     def detect(self, pictures: Sequence[np.ndarray]) -> list[Found]:
-        """Pictures of one size share a batch; others go by themselves, since padding would change what is seen."""
-        found: list[Found | None] = [None] * len(pictures)
-        by_size: dict[tuple[int, ...], list[int]] = {}
-        for index, picture in enumerate(pictures):
-            by_size.setdefault(picture.shape[:2], []).append(index)
-        for size, indices in by_size.items():
-            for start in range(0, len(indices), self.batch):
-                part = indices[start : start + self.batch]
-                pixels, resized = mask2former.prepare([pictures[i] for i in part], self.device)
-                classes, masks = mask2former.forward(self._network, self.form, pixels)
-                padded = tuple(pixels.shape[-2:])
-                for i, c, m in zip(part, classes, masks, strict=True):
-                    found[i] = mask2former.detections_of(c, m, padded, resized, size, self.above)
-        return found
+        return by_size(pictures, self.batch, self._detect)
+
+    def _detect(self, pictures: Sequence[np.ndarray]) -> list[Found]:
+        pixels, resized = mask2former.prepare(pictures, self.device)
+        classes, masks = mask2former.forward(self._network, self.form, pixels)
+        padded, size = tuple(pixels.shape[-2:]), pictures[0].shape[:2]
+        pairs = zip(classes, masks, strict=True)
+        return [mask2former.detections_of(c, m, padded, resized, size, self.above) for c, m in pairs]
 
     def self_check(self, rules: Rules) -> None:
         """A portrait photograph (matplotlib's sample picture): its best detection must be one person above .9."""
