@@ -29,6 +29,7 @@ _HOME = {
     "preset": "presets",
     "preset_names": "presets",
     "save": "loading",
+    "stream": "generation",
 }
 
 __all__ = [*_HOME, "bundled"]

@@ -13,6 +13,8 @@ from armor_model.generation.rows import Request, Row
 from armor_model.generation.settings import GenerationSettings, Response
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from PIL.Image import Image
 
     from armor_model.modeling import ArmorForConditionalGeneration
@@ -43,39 +45,59 @@ def generate(
         conversations: each ends with the user's message (see armor_model.processing).
         settings: how to decode.
         seeds: one a conversation; by default 0, 1, 2, ... A row's answer depends on its own seed only.
-        batch_size: most conversations under way at once.
+        batch_size: most conversations under way at once; waiting ones take the places of finished ones.
         max_tiles: override the processor's setting.
         on_error: `raise` an ArmorError for a conversation that cannot be encoded, or `record` it in its Response.
+    """
+    found = dict(stream(model, processor, conversations, settings, seeds, batch_size, max_tiles, on_error))
+    return [found[i] for i in range(len(conversations))]
+
+
+def stream(
+    model: ArmorForConditionalGeneration,
+    processor: ArmorProcessor,
+    conversations: list[Conversation],
+    settings: GenerationSettings | None = None,
+    seeds: list[int] | None = None,
+    batch_size: int = 64,
+    max_tiles: int | None = None,
+    on_error: str = "raise",
+) -> Iterator[tuple[int, Response]]:
+    """`generate`, giving each answer with its number as soon as it is finished (not in order): what a journal wants.
+
+    Pictures that are finished together are decoded together, at most DECODE_BATCH at a time.
     """
     settings = settings or GenerationSettings()
     seeds = list(range(len(conversations))) if seeds is None else list(seeds)
     if len(seeds) != len(conversations):
         raise ArmorError(f"{len(conversations)} conversations need as many seeds, not {len(seeds)}")
-    responses = [Response(stats={"seed": seed}) for seed in seeds]
     requests, places = [], []
     for i, conversation in enumerate(conversations):
         try:
-            requests.append(_request(model, processor, conversation, seeds[i], max_tiles))
+            requests.append(_request(model, processor, conversation, settings, seeds[i], max_tiles))
             places.append(i)
         except ArmorError as error:
             if on_error == "raise":
                 where = f"conversation {i + 1} of {len(conversations)}: " if len(conversations) > 1 else ""
                 raise ArmorError(where + error.message, hint=error.hint) from error
-            responses[i].error = str(error)
+            yield i, Response(stats={"seed": seeds[i]}, error=str(error))
     if not requests:
-        return responses
+        return
     unconditional = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
     was_training = model.training
     model.eval()
     try:
         engine = Engine(model, settings, processor.stop_ids, unconditional, batch_size)
-        rows = engine.run(requests)
+        pending: list[tuple[int, Response]] = []
+        for number, row in engine.stream(requests):
+            i = places[number]
+            pending.append((i, _response(row, seeds[i])))
+            if not engine.done or sum(len(r.codes) for _, r in pending) >= DECODE_BATCH:
+                _render([response for _, response in pending], processor)
+                yield from pending
+                pending = []
     finally:
         model.train(was_training)
-    for i, row in zip(places, rows, strict=True):
-        _fill(responses[i], row)
-    _render([responses[i] for i in places], processor)
-    return responses
 
 
 def draw(
@@ -100,6 +122,7 @@ def _request(
     model: ArmorForConditionalGeneration,
     processor: ArmorProcessor,
     conversation: Conversation,
+    settings: GenerationSettings,
     seed: int,
     max_tiles: int | None,
 ) -> Request:
@@ -110,21 +133,23 @@ def _request(
         raise ArmorError("the prompt is empty")
     row = processor.encode_one(conversation, add_generation_prompt=True, max_tiles=max_tiles)
     limit = model.config.text_config.max_position_embeddings
-    if len(row.ids) >= limit:
+    needed = processor.codes_per_image + 2 if settings.force_image else 1
+    if len(row.ids) + needed > limit:
         raise ArmorError(f"the conversation has {len(row.ids)} tokens, this model's context holds {limit}")
     return Request(row.ids, row.tiles, seed)
 
 
-def _fill(response: Response, row: Row) -> None:
-    response.tokens, response.codes = row.tokens, row.pictures
-    response.stats.update(
-        text_tokens=row.text_tokens,
-        imgbos=len(row.pictures),
-        imgbos_masked=row.imgbos_masked,
-        early_ends=row.early_ends,
-        adapter_steps=row.adapter_steps,
-        finish=row.finish,
-    )
+def _response(row: Row, seed: int) -> Response:
+    stats = {
+        "seed": seed,
+        "text_tokens": row.text_tokens,
+        "imgbos": len(row.pictures),
+        "imgbos_masked": row.imgbos_masked,
+        "early_ends": row.early_ends,
+        "adapter_steps": row.adapter_steps,
+        "finish": row.finish,
+    }
+    return Response(codes=row.pictures, tokens=row.tokens, stats=stats)
 
 
 def _render(responses: list[Response], processor: ArmorProcessor) -> None:

@@ -100,6 +100,8 @@ class StaticStep:
         self.masked_n = torch.zeros(rows, dtype=torch.long, device=device)
         self.keys_L = torch.arange(length, device=device)
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.filled: tuple[list[int], int, int] = ([], 0, 0)
+        """Which rows the buffers describe, since which slot, and for how many steps they hold."""
         # dynamic RoPE asks the host how long the text is: its cosines are computed outside of the graph
         rotary = engine.model.model.language_model.rotary_emb
         self.rotary_outside = "dynamic" in rotary.rope_type or rotary.rope_type == "longrope"
@@ -133,7 +135,7 @@ class StaticStep:
             if e.hidden_RSD is not None:
                 e.hidden_RSD[: self.rows].index_copy_(1, self.slot_1, hidden_n1D)
             logits_nK = e.model.text_logits(hidden_n1D[:, 0])
-            self.masked_n += self.barred_n & (logits_nK.argmax(-1) == e.config.imgbos_id)
+            self.masked_n.copy_(self.barred_n & (logits_nK.argmax(-1) == e.config.imgbos_id))
             logits_nK[:, -1].masked_fill_(self.barred_n, float("-inf"))
             said_n = choose(logits_nK, u_n, s.temperature, s.top_k, s.top_p)
         self.said_ns.index_copy_(1, self.turn_1, said_n[:, None])
@@ -155,9 +157,10 @@ class StaticStep:
         fill(self.shadow_n, shadows, 0)
         fill(self.feed_n, feed, 0)
         fill(self.barred_n, [e.barred(row) for row in e.rows], True)
+        self.filled = ([id(row) for row in e.rows], e.slot, steps)
+        self.at = e.slot
         self.slot_1.fill_(e.slot)
         self.turn_1.zero_()
-        self.masked_n.zero_()
         self.u_ns[: len(own), :steps] = e.uniforms([e.rows[i] for i in own], steps)
         if e.device.type == "cuda" and self.graph is None:
             self._capture()
@@ -179,6 +182,12 @@ class StaticStep:
         with torch.cuda.graph(self.graph):
             self._step()
 
+    def stands(self) -> bool:
+        """The buffers go on where the engine is: same rows, no step by anybody else, numbers left to draw."""
+        rows, since, steps = self.filled
+        taken = self.engine.slot - since
+        return taken < steps and self.at == self.engine.slot and rows == [id(row) for row in self.engine.rows]
+
     def advance(self) -> None:
         """One step; what was said stays on the device."""
         if self.rotary_outside:
@@ -188,6 +197,13 @@ class StaticStep:
         else:
             self._step()
         self.engine.slot += 1
+        self.at = self.engine.slot
+
+    def newest(self) -> tuple[list[int], list[int]]:
+        """What each row said in the last step, and whether <imgbos> would have won where it is barred; one transfer."""
+        said_n = self.said_ns[:, self.at - self.filled[1] - 1]
+        said, masked = torch.stack([said_n, self.masked_n]).tolist()
+        return said, masked
 
 
 def padded(count: int) -> int:

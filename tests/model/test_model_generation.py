@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from armor_model import ArmorError, GenerationSettings, draw, generate
+from armor_model import ArmorError, GenerationSettings, draw, generate, stream
 from armor_model.generation.sampling import choose, uniforms
 
 SAMPLED = GenerationSettings(max_new_tokens=16, temperature=1.0, max_images=2)
@@ -258,7 +258,7 @@ def test_continuous_refill_changes_no_answer(talker, conversations, static, monk
 
     shifts = []
     shift = Engine._shift
-    for module in ("engine", "burst"):
+    for module in ("engine", "places"):
         monkeypatch.setattr(f"armor_model.generation.{module}.LENGTH_STEP", 16)
     monkeypatch.setattr(Engine, "_shift", lambda self: (shifts.append(self.slot), shift(self))[1])
     settings = GenerationSettings(max_new_tokens=16, temperature=1.0, max_images=1)
@@ -267,6 +267,19 @@ def test_continuous_refill_changes_no_answer(talker, conversations, static, monk
     _, all_at_once = run_engine(talker, many, settings, batch_size=64, static=False)
     assert [tokens for tokens, *_ in few_places] == [tokens for tokens, *_ in all_at_once]
     assert shifts
+
+
+def test_answers_stream_as_they_finish(talker, conversations):
+    """Every answer once, short ones first, equal to `generate`'s; a bad one does not stop the rest."""
+    model, processor = talker
+    many = [*conversations * 4, [{"role": "user", "content": ""}]]
+    whole = generate(model, processor, many, SAMPLED, on_error="record")
+    order = []
+    for i, answer in stream(model, processor, many, SAMPLED, batch_size=4, on_error="record"):
+        order.append(i)
+        assert (answer.tokens, answer.text, answer.error) == (whole[i].tokens, whole[i].text, whole[i].error)
+    assert sorted(order) == list(range(len(many))) and order != sorted(order)
+    assert order[0] == len(many) - 1 and "empty" in whole[-1].error
 
 
 def test_context_is_never_exceeded(make_model):
