@@ -86,7 +86,7 @@ def draw_sheet(model: DrawsImages, prompts: tuple[str, ...], seed: int, path: Pa
 
     from armor_eval.models.base import Decoding
 
-    pictures = model.draw(list(prompts), [seed + i for i in range(len(prompts))], Decoding())
+    pictures = model.draw(list(prompts), [seed + i for i in range(len(prompts))], Decoding(image_temperature=0.5))
     rows = -(-len(prompts) // COLUMNS)
     width = 2 * SIDE
     sheet = Image.new("RGB", (COLUMNS * width, rows * (SIDE + CAPTION)), "white")
