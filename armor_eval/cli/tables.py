@@ -41,7 +41,7 @@ def tables(
     views = load_runs(paths) if paths else []
     chosen = parse_row_choices(row or [], load_claims())
     docs = build_tables.build(views, only=table or (), chosen=chosen)
-    lines = notices(views)
+    lines = notices(views) if paths else ["no runs given: every cell says what a run would take"]
     if out is None:
         from armor_eval.report.formats import markdown
 

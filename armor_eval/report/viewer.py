@@ -214,7 +214,7 @@ def _refs(
     """Picture keys; a picture without a thumbnail is given by its name, so that the reader knows of it. 0 for none."""
     found = []
     for name in names:
-        key = _key(views[run].path.name, name)
+        key = _key(str(run), name)
         found.append(key if key in kept else f"?{name[-80:]}")
     return found or 0
 
@@ -241,13 +241,13 @@ def boxes(item: Item) -> list[list] | int:
 
 
 @functools.lru_cache(maxsize=1 << 18)
-def _key(folder: str, name: str) -> str:
-    """A content-addressed file name is its own key; anything else is told apart by its folder.
+def _key(run: str, name: str) -> str:
+    """A content-addressed file name is its own key; anything else is told apart by its run.
 
     Cached: ten runs of a benchmark name the same few thousand pictures 280,000 times.
     """
     stem = name.rsplit("/", 1)[-1].partition(".")[0]
-    return stem[:16] if len(stem) >= 32 and not set(stem) - _HEX else f"{folder}/{name}"
+    return stem[:16] if len(stem) >= 32 and not set(stem) - _HEX else f"{run}/{name}"
 
 
 _HEX = frozenset("0123456789abcdef")
@@ -261,7 +261,7 @@ def _pack_pictures(records: list[_Record], views: Sequence[RunView]) -> tuple[di
             if item is None:
                 continue
             for name in (*item.output_images, *item.images):
-                wanted.setdefault(_key(views[run].path.name, name), (views[run].path, name))
+                wanted.setdefault(_key(str(run), name), (views[run].path, name))
     kept: dict[str, list] = {}
     spent = 0
     left = 0
