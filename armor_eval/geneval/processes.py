@@ -1,4 +1,8 @@
-"""Several processes sharing one run through accelerate: `accelerate launch -m armor_eval geneval ...`."""
+"""Several processes sharing one run through accelerate.
+
+accelerate launch --multi_gpu --num_processes 4 -m armor_eval geneval ...
+torchrun --nproc-per-node 2 -m armor_eval geneval ...       (also on CPUs, where accelerate's launcher starts one)
+"""
 
 from __future__ import annotations
 
@@ -32,8 +36,9 @@ def join_processes() -> Processes:
         return Processes()
     from datetime import timedelta
 
+    import torch
     from accelerate import PartialState
 
     # a process that is done waits for the slowest one: days, not the default's ten minutes
-    state = PartialState(timeout=timedelta(days=7))
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))
     return Processes(state.process_index, state.num_processes, state)
