@@ -64,16 +64,15 @@ def show(
 
     path, policy = files.resolve(name, baselines)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for head in ("benchmark", "number", "value", "95 % interval", "items", "data", "model", "commit"):
-        table.add_column(head)
+    for head in ("benchmark", "value", "95 % interval", "items", "data", "commit", "model"):
+        table.add_column(head, no_wrap=True)
     for source in find(path):
         run = source.run
         for metric in source.scores.metrics if source.scores else []:
             if metric.primary:
-                table.add_row(*(Text(t) for t in (
-                    run.benchmark, metric.name, value(metric), interval(metric), str(metric.n), run.data.sha256[:12],
-                    f"{run.model.name} {run.model.fingerprint[:8]}", (run.git_commit or "-")[:8],
-                )))  # fmt: skip
+                cells = (run.benchmark, value(metric), interval(metric), str(metric.n), run.data.sha256[:8],
+                         (run.git_commit or "-")[:8], f"{run.model.name} {run.model.fingerprint[:8]}")  # fmt: skip
+                table.add_row(*(Text(cell) for cell in cells))
     out = console()
     out.print(table)
     kept = load_policy(policy)

@@ -24,22 +24,17 @@ def show(comparison: Comparison, console: Console) -> None:
     style = STYLES[comparison.verdict]
     console.print(Text(comparison.verdict, style=style), Text(f": {text.headline(comparison)}"), sep="")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name, right in (
-        ("benchmark", False), ("base", True), ("candidate", True), ("difference", True), ("95 % interval", True),
-        ("p (Holm)", True), ("tolerance", True), ("would see", True), ("verdict", False),
-    ):  # fmt: skip
-        table.add_column(name, justify="right" if right else "left", no_wrap=name != "benchmark")
+    for name in ("benchmark", "base > candidate", "difference, 95 %", "p (Holm)", "verdict"):
+        table.add_column(name, no_wrap=True, justify="left" if name in ("benchmark", "verdict") else "right")
     for b in comparison.benchmarks:
-        name, verdict = Text(b.benchmark), Text(b.verdict, style=STYLES[b.verdict])
-        m = b.primary
-        if m is None:
-            table.add_row(name, *["-"] * 7, verdict)
-            continue
-        cells = [
-            text.plain(m.base, m.unit, False), text.plain(m.candidate, m.unit, False), text.plain(m.delta, m.unit),
-            text.bounds(m.ci95, m.unit), text.p_value(m.p_holm), text.plain(m.tolerance, m.unit, False), text.mde(m),
-        ]  # fmt: skip
-        table.add_row(name, *cells, verdict)
+        m, verdict = b.primary, Text(b.verdict, style=STYLES[b.verdict])
+        cells = ["-"] * 3
+        if m is not None:
+            low_high = "n/a" if m.ci95 is None else "{:+.{d}f}, {:+.{d}f}".format(*m.ci95, d=text.digits(m.unit))
+            change = "n/a" if m.delta is None else f"{m.delta:+.{text.digits(m.unit)}f} [{low_high}]"
+            values = (text.bare(value, m.unit) for value in (m.base, m.candidate))
+            cells = [" > ".join(values), change, text.p_value(m.p_holm)]
+        table.add_row(Text(b.benchmark), *(Text(c) for c in cells), verdict)
     console.print(table)
     for line in remarks(comparison):
         console.print(Text(line), soft_wrap=True)
@@ -58,7 +53,8 @@ def _of(b: BenchmarkResult) -> list[str]:
     if b.primary is not None:
         lost = sum(f.kind == "lost" for f in b.flips)
         changed = f"{lost} items lost, {len(b.flips) - lost} gained of {b.items}"
-        lines.append(f"{b.primary.name}: {b.primary.reason}; {changed}; {b.primary.test}")
+        m = b.primary
+        lines.append(f"{m.name}: {m.reason}; {changed}; {m.test}; would see a drop of {text.mde(m)} (80 % power)")
     lines += [f"{c.name}: {c.verdict} - {c.reason}" for c in b.checks if c.verdict != "PASS"]
     if b.unmeasured:
         lines.append(f"{b.unmeasured} items without a score in one run are left out of both")

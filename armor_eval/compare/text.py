@@ -17,6 +17,11 @@ def plain(value: float | None, unit: str, sign: bool = True) -> str:
     return shown if unit == "score" else f"{shown} {unit}"
 
 
+def bare(value: float | None, unit: str) -> str:
+    """A number without its unit."""
+    return "n/a" if value is None else f"{value:.{digits(unit)}f}"
+
+
 def bounds(ci: tuple[float, float] | None, unit: str) -> str:
     return "n/a" if ci is None else f"{ci[0]:+.{digits(unit)}f} to {ci[1]:+.{digits(unit)}f}"
 

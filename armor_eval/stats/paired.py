@@ -17,7 +17,7 @@ import numpy as np
 from scipy import special
 
 from .intervals import Z95, bca, t_quantile
-from .resample import Formula, bootstrap_sums, jackknife
+from .resample import Formula, bootstrap_sums, distinct_rows, jackknife
 
 if TYPE_CHECKING:
     from .composite import ClusterSums, Composite
@@ -98,7 +98,7 @@ def tango(losses: float, wins: float, n: float, z: float = Z95) -> tuple[float, 
         return gap / math.sqrt(variance) if variance > 1e-300 else math.copysign(math.inf, gap)
 
     def end(target: float, inside: float, outside: float) -> float:
-        for _ in range(60):
+        for _ in range(45):
             middle = (inside + outside) / 2
             if (excess(middle) < target) == (target > 0):
                 inside = middle
@@ -118,12 +118,12 @@ def flip_effects(joint_C2S: np.ndarray, formula: Formula, sign: float = 1.0) -> 
     """
     C, S = len(joint_C2S), joint_C2S.shape[1] // 2
     base, candidate = joint_C2S[:, :S], joint_C2S[:, S:]
-    rows_US, which_C = np.unique(candidate - base, axis=0, return_inverse=True)
+    rows_US, which_C, _ = distinct_rows(candidate - base)
     total_base, total_candidate = base.sum(axis=0), candidate.sum(axis=0)
     undone = formula(total_candidate) - formula(total_candidate - rows_US)
     made = formula(total_base + rows_US) - formula(total_base)
     effects_U = np.where(np.any(rows_US != 0, axis=1), sign * C * 0.5 * (undone + made), 0.0)
-    return effects_U[which_C.reshape(-1)]
+    return effects_U[which_C]
 
 
 def typical_flip(effects_C: np.ndarray, whole: float) -> Flips:
@@ -184,7 +184,9 @@ def compare_sums(
     difference = difference_formula(composite.formula, sign)
     delta = sign * (values[1] - values[0])
     binary = composite.proportion and bool(
-        np.all(joint[:, 1] == 1) and np.all(joint[:, S + 1] == 1) and np.all(np.isin(joint[:, (0, S)], (0, 1)))
+        np.all(joint[:, 1] == 1)
+        and np.all(joint[:, S + 1] == 1)
+        and np.all(joint[:, (0, S)] * (1 - joint[:, (0, S)]) == 0)
     )
     low, high = composite.bounds
     whole = high - low if math.isfinite(high) else 100.0

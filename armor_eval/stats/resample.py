@@ -17,8 +17,15 @@ CHUNK_CELLS = 4_000_000
 
 def distinct_rows(sums_CS: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct rows [U, S], the row each cluster has [C], and how many clusters have it [U]."""
-    rows, which, counts = np.unique(sums_CS, axis=0, return_inverse=True, return_counts=True)
-    return rows, which.reshape(-1), counts
+    # Sorting one number a row is tens of times faster than sorting rows; the check makes a collision harmless.
+    weights_S = np.random.default_rng(0).random(sums_CS.shape[1])
+    _, first, which_C, counts_U = np.unique(
+        sums_CS @ weights_S, return_index=True, return_inverse=True, return_counts=True
+    )
+    rows_US, which_C = sums_CS[first], which_C.reshape(-1)
+    if not np.array_equal(rows_US[which_C], sums_CS):
+        rows_US, which_C, counts_U = np.unique(sums_CS, axis=0, return_inverse=True, return_counts=True)
+    return rows_US, which_C.reshape(-1), counts_U
 
 
 def bootstrap_sums(sums_CS: np.ndarray, resamples: int, seed: int) -> np.ndarray:

@@ -1,0 +1,66 @@
+"""Speed of the gate: two runs of SEED's size, 10,000 resamples, all numbers, in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.perf
+
+ITEMS = 14_232
+CHILD = """
+import json, resource, sys, time
+start = time.perf_counter()
+from pathlib import Path
+from armor_eval.compare.gate import compare
+from armor_eval.compare.policy import Policy
+found = compare(Path(sys.argv[1]), Path(sys.argv[2]), Policy())
+print(json.dumps({"seconds": time.perf_counter() - start, "cpu": time.process_time(), "verdict": found.verdict,
+                  "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+"""
+
+
+def write(folder, scores, clusters, benchmark, extras):
+    folder.mkdir()
+    run = {
+        "run_id": folder.name, "kind": "understanding", "benchmark": benchmark, "command": [], "profile": "official",
+        "status": "complete", "model": {"spec": "m", "name": "m", "fingerprint": folder.name},
+        "data": {"name": "D", "sha256": "d", "items": ITEMS}, "prompt_sha256": "p",
+        "scorer": {"name": "s", "version": "1"}, "judge": {"name": "n", "endpoint": "none"},
+        "device": {"kind": "cpu"}, "started": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    (folder / "run.json").write_text(json.dumps(run))
+    with (folder / "items.jsonl").open("w") as lines:
+        for i, score in enumerate(scores):
+            lines.write(json.dumps({
+                "id": str(i), "cluster": str(clusters[i]), "group": "random", "prompt": "p" * 200, "gold": "Yes",
+                "prompt_sha256": "0" * 64, "output": "Yes", "score": float(score), "status": "ok",
+                "extras": extras(i, score),
+            }) + "\n")  # fmt: skip
+    scores_file = {"metrics": [], "counts": {"ok": ITEMS}, "expected_items": ITEMS}
+    (folder / "scores.json").write_text(json.dumps(scores_file))
+    return folder
+
+
+@pytest.mark.parametrize("benchmark", ["SEED", "POPE"])
+def test_two_runs_of_14232_items(tmp_path, benchmark):
+    """SEED: one number over 14,232 items; POPE: four ratios over 1,423 clusters of ten."""
+    rng = np.random.default_rng(0)
+    base = rng.random(ITEMS) < 0.7
+    candidate = np.where(rng.random(ITEMS) < 0.2, rng.random(ITEMS) < 0.68, base)
+    clusters = np.arange(ITEMS) // (1 if benchmark == "SEED" else 10)
+
+    def extras(i, score):
+        answer = "Yes" if i % 2 else "No"
+        return {} if benchmark == "SEED" else {"answer": answer, "extracted": answer if score else "Unknown"}
+
+    a = write(tmp_path / "a", base, clusters, benchmark, extras)
+    b = write(tmp_path / "b", candidate, clusters, benchmark, extras)
+    made = subprocess.run([sys.executable, "-c", CHILD, str(a), str(b)], capture_output=True, text=True, check=True)
+    found = json.loads(made.stdout)
+    print(f"\ncompare {benchmark}: {found}")
+    assert found["cpu"] < 3.0 and found["megabytes"] < 500
