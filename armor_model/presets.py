@@ -68,7 +68,16 @@ def _internvl(vision: str, kind: str, *sizes: int) -> dict[str, Any]:
 
 
 def _small(
-    vocab: int, width: int, layers: int, heads: int, ffn: int, vit: int, vq: dict[str, Any], codes: int, patch: int = 4
+    vocab: int,
+    width: int,
+    layers: int,
+    heads: int,
+    ffn: int,
+    vit: int,
+    vq: dict[str, Any],
+    codes: int,
+    patch: int = 4,
+    std: float = 0.02,
 ) -> dict[str, Any]:
     """A model for 32x32 pictures: patches of 4 pixels give 16 tokens a picture seen, of 8 pixels 4; 4x4 codes a picture
     drawn."""
@@ -92,6 +101,7 @@ def _small(
             "num_key_value_heads": heads,
             "intermediate_size": ffn,
             "max_position_embeddings": 1024,
+            "initializer_range": std,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
             "tie_word_embeddings": False,
         },
@@ -112,8 +122,11 @@ PRESETS: dict[str, dict[str, Any]] = {
     "internvl2_5-26b": _internvl("6B", "llama", 6144, 48, 48, 8, 16384),
     "internvl2_5-38b": _internvl("6B", "qwen2", 5120, 64, 40, 8, 27648),
     "internvl2_5-78b": _internvl("6B", "qwen2", 8192, 80, 64, 8, 29568),
-    # Patches of 8 pixels: one token a cell of the shapes world, and prompts a quarter shorter.
-    "armor-nano": _small(256, 96, 3, 4, 256, 64, {"latent_dim": 24, "encoder_width": 96, "width": 64}, 128, patch=8),
+    # Patches of 8 pixels: one token a cell of the shapes world, and prompts a quarter shorter. Initial weights of
+    # 0.1, about # 1 / sqrt(width); the usual 0.02 is made for widths in the thousands.
+    "armor-nano": _small(
+        256, 96, 5, 4, 256, 64, {"latent_dim": 24, "encoder_width": 96, "width": 64}, 128, patch=8, std=0.1
+    ),
     "tiny": _small(64, 32, 2, 4, 64, 32, {"latent_dim": 8, "encoder_width": 16, "width": 16}, 16),
 }
 

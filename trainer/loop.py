@@ -103,7 +103,7 @@ class Loop:
             raise ValueError(f"batch_size {how.batch_size} does not split over {world} processes x {how.accumulate}")
         if how.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.objective = self.accelerator.prepare(Objective(model, stage))
+        self.objective = self.accelerator.prepare(Objective(model, stage, every_part=world > 1))
         self.optimizers = Optimizers(self._named_parameters(), how)
         self.cost, self.step = Cost(), 0
         self.main = self.accelerator.is_main_process

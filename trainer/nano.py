@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from trainer.allocator import keep_freed_memory
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
 from trainer.mixture import Mixture
 from trainer.nano_data import DIALOGUE, Codes, make_pool, vq_batches, warm_up_vision
@@ -50,7 +51,14 @@ class NanoRecipe:
     vq: VQOptimization = field(default_factory=VQOptimization)
     vision_steps: int = 150
     pools: dict[str, int] = field(
-        default_factory=lambda: {"t2t": 4000, "ti2t": 30_000, "refuse": 3000, "t2i": 20_000, "t2ti": 6000}
+        default_factory=lambda: {
+            "t2t": 4000,
+            "ti2t": 20_000,
+            "dialogue": 10_000,
+            "refuse": 3000,
+            "t2i": 20_000,
+            "t2ti": 6000,
+        }
     )
     """Conversations of each type, tokenised once and read again and again."""
     stages: tuple[NanoStage, ...] = ()
@@ -59,29 +67,30 @@ class NanoRecipe:
 
 
 def default_recipe(seed: int = 0) -> NanoRecipe:
+    """The recipe of the bundled checkpoint."""
     return NanoRecipe(
         seed=seed,
         stages=(
             NanoStage(
                 "base",
-                {"t2t": 20, "ti2t": 68, "refuse": 12},
-                Optimization(2000, 64, lr=4e-3, muon_lr=4e-3, warmup=50, floor=0.02, weight_decay=0.01),
+                {"t2t": 15, "ti2t": 32, "dialogue": 40, "refuse": 13},
+                Optimization(1500, 48, lr=4e-3, muon_lr=4e-3, warmup=50, floor=0.02, weight_decay=0.01),
             ),
             NanoStage(
                 "1",
-                {"t2t": 25, "ti2t": 25, "t2i": 25, "t2ti": 25},
-                Optimization(150, 64, lr=2e-3, warmup=10, floor=0.05),
+                {"t2t": 20, "ti2t": 20, "t2i": 25, "t2ti": 35},
+                Optimization(300, 64, lr=3e-3, warmup=10, floor=0.05),
             ),
             NanoStage(
                 "2",
-                {"t2i": 80, "t2ti": 20},
-                Optimization(2500, 64, lr=3e-3, muon_lr=None, warmup=50, floor=0.02),
+                {"t2i": 85, "t2ti": 15},
+                Optimization(1200, 64, lr=3e-3, muon_lr=1e-2, warmup=50, floor=0.02),
                 condition_dropout=0.1,
             ),
             NanoStage(
                 "3",
-                {"t2t": 15, "ti2t": 35, "t2i": 35, "t2ti": 15},
-                Optimization(200, 64, lr=5e-4, warmup=10, floor=0.05),
+                {"t2t": 15, "ti2t": 25, "t2i": 35, "t2ti": 25},
+                Optimization(200, 64, lr=1e-3, warmup=10, floor=0.05),
                 condition_dropout=0.1,
             ),
         ),
@@ -139,6 +148,7 @@ def train_nano(
         log.info("%s: %d steps, %.0f CPU-seconds, %s", name, steps, reports[-1].cpu_seconds, losses)
         clock = time.process_time()
 
+    keep_freed_memory()
     model, processor = build(recipe)
     vq = processor.vq
     vq_outcome = train_patch_vq(vq, vq_batches(recipe.seed, 64), recipe.vq, recipe.seed)
@@ -172,7 +182,11 @@ def run_stage(
     share = sum(nano_stage.mixture.values())
     counts = {kind: -(-n * total // share) for kind, n in nano_stage.mixture.items()}
     kinds = {kind: sum(n for pool, n in counts.items() if KIND_OF.get(pool, pool) == kind) for kind in KINDS}
-    stage = replace(STAGES[nano_stage.stage], mixture=kinds, condition_dropout=nano_stage.condition_dropout)
+    declared = STAGES[nano_stage.stage]
+    # Vision and projector stay as the warm-up left them, which names every cell without error: trained along, the first
+    # noisy steps unlearn it.
+    trains = tuple(part for part in declared.trains if part not in ("vision", "projector"))
+    stage = replace(declared, trains=trains, mixture=kinds, condition_dropout=nano_stage.condition_dropout)
     mixture = Mixture(pools, counts, how.batch_size, seed, nano_stage.condition_dropout)
     options = LoopOptions(out=None if out is None else out / f"stage-{nano_stage.stage}", bar=bar, log_every=50)
     return Loop(model, stage, mixture, how, options).run()

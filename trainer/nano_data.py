@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.batches import Example
@@ -111,7 +112,8 @@ def warm_up_vision(model: Any, steps: int, seed: int, lr: float = 2e-3, batch_si
     It stands in for the contrastive pre-training that InternViT has.
     """
     torch.manual_seed(seed)
-    probe = torch.nn.Linear(model.config.text_config.hidden_size, EMPTY_TILE + 1)
+    contents = EMPTY_TILE + 1
+    probe = torch.nn.Linear(model.config.text_config.hidden_size, contents + CELLS)
     parts = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
     for p in parts:
         p.requires_grad_(True)
@@ -132,12 +134,18 @@ def warm_up_vision(model: Any, steps: int, seed: int, lr: float = 2e-3, batch_si
         cell_T = torch.tensor([(t // side * GRID // side) * GRID + t % side * GRID // side for t in range(side * side)])
         logits_BTS = probe(features_BTD)
         labels_BT = tiles_BC[:, cell_T]
-        loss = torch.nn.functional.cross_entropy(logits_BTS.flatten(0, 1), labels_BT.flatten())
+        # The place too: named by content alone, equal things look equal wherever they are, and the frozen features leave
+        # "where is" and "left of" to the order of the tokens.
+        places_BT = cell_T.expand(batch_size, -1)
+        what_BTS, where_BTS = logits_BTS.split([contents, CELLS], dim=-1)
+        loss = F.cross_entropy(what_BTS.flatten(0, 1), labels_BT.flatten())
+        loss = loss + F.cross_entropy(where_BTS.flatten(0, 1), places_BT.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        accuracy = float((logits_BTS.argmax(-1) == labels_BT).float().mean())
+        right_BT = (what_BTS.argmax(-1) == labels_BT) & (where_BTS.argmax(-1) == places_BT)
+        accuracy = float(right_BT.float().mean())
     return accuracy
 
 

@@ -16,7 +16,9 @@ import numpy as np
 from trainer.shapes.questions import (
     QUESTION_TYPES,
     SIDES,
+    WORD_SUFFIX,
     YES_NO,
+    YES_NO_SUFFIX,
     multiple_choice,
     options_for,
     plural,
@@ -133,16 +135,18 @@ def answer(text: str, scene: Scene) -> str | None:
     return None
 
 
-def sample_dialogue(rng: np.random.Generator, turns: int, choices: float = 0.3, number: int = 0) -> dict[str, Any]:
-    """A ti2t conversation of `turns` questions about one training scene; a share `choices` of them multiple choice.
+def sample_dialogue(rng: np.random.Generator, turns: int, number: int = 0) -> dict[str, Any]:
+    """A ti2t conversation of at least `turns` answers about one training scene.
 
     Types are drawn evenly, and each question up to eight times until it fits the scene and its answer is a new one:
-    else questions that fit every scene (counts, mostly zero) would crowd out the rest.
+    else
+    questions that fit every scene (counts, mostly zero) would crowd out the rest. A multiple choice often repeats the
+    question just answered: matching an answer to its letter is learned apart from finding the answer.
     """
     scene = sample_scene(rng)
     messages: list[dict[str, str]] = []
     given: list[str] = []
-    while len(given) < turns:
+    while len(messages) < 2 * turns:
         kind = pick(rng, QUESTION_TYPES)
         said = None
         for _ in range(8):
@@ -153,12 +157,19 @@ def sample_dialogue(rng: np.random.Generator, turns: int, choices: float = 0.3, 
         if said is None or said not in question.choices:
             continue
         given.append(said)
-        text, gold = question.text, said
-        if rng.random() < choices:
-            options, gold = options_for(rng, question._replace(answer=said))
-            text = multiple_choice(text, options)
-        elif question.choices == YES_NO and rng.random() < 0.3:
-            text += pick(rng, (" Please answer yes or no.", " Answer the question using a single word or phrase."))
-        messages += [{"from": "human", "value": text}, {"from": "gpt", "value": gold}]
+        question = question._replace(answer=said)
+        style = rng.random()
+        if style < 0.7:
+            ending = ""
+            if rng.random() < 0.3:
+                ending = f" {YES_NO_SUFFIX}" if question.choices == YES_NO else f" {WORD_SUFFIX}"
+            messages += _turn(question.text + ending, said)
+        if style > 0.4:
+            options, letter = options_for(rng, question)
+            messages += _turn(multiple_choice(question.text, options), letter)
     messages[0]["value"] = f"<image>\n{messages[0]['value']}"
     return {"id": f"dialogue-{number:08d}", "type": "ti2t", "conversations": messages, "images": [scene]}
+
+
+def _turn(asked: str, said: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]

@@ -45,10 +45,13 @@ def count_labels(batch: Batch) -> tuple[int, int]:
 class Objective(nn.Module):
     """Both summed losses on a model; one whose weight (alpha, beta) is 0 is not computed."""
 
-    def __init__(self, model: nn.Module, stage: Stage) -> None:
+    def __init__(self, model: nn.Module, stage: Stage, every_part: bool = False) -> None:
+        """every_part: run every trained part in every forward, at weight zero where nobody asks. With several processes
+        one may have no picture to draw while another has: DDP and FSDP wait for all of them in each part."""
         super().__init__()
         self.model = model
         self.stage = stage
+        self.every_part = every_part
 
     def forward(self, batch: Batch) -> Sums:
         model = self.model
@@ -64,7 +67,19 @@ class Objective(nn.Module):
         text = head_loss(normed_ND, labels_N, [model.lm_head.weight, model.imgbos_head.weight])
         visual_ND, labels_N = self._visual(hidden_BTD, batch, labels_image)
         image = head_loss(visual_ND, labels_N - model.config.imgend_id, [model.visual_head.weight])
+        if self.every_part:
+            text, image = text + 0 * self._text_part(hidden_BTD), image + 0 * self._visual_part(hidden_BTD, batch)
         return Sums(text, image)
+
+    def _text_part(self, hidden_BTD: Tensor) -> Tensor:
+        return self.model.text_logits(hidden_BTD[:1, :1]).sum() if self.stage.alpha else hidden_BTD.new_zeros(())
+
+    def _visual_part(self, hidden_BTD: Tensor, batch: Batch) -> Tensor:
+        if not self.stage.beta and self.model.config.heads == "switching":
+            return hidden_BTD.new_zeros(())
+        positions = None if batch.position_ids is None else batch.position_ids[:1]
+        visual_BTD = self.model.visual_hidden(hidden_BTD[:1], batch.attention_mask[:1], positions)
+        return self.model.visual_logits(visual_BTD[:, :1]).sum()
 
     def _visual(self, hidden_BTD: Tensor, batch: Batch, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The visual branch's output (N, D) at the supervised positions; rows without any do not pass the adapter."""
@@ -86,7 +101,8 @@ class Objective(nn.Module):
         visual_ND, labels_N = self._visual(hidden_BTD, batch, either_BT)
         is_text_N = (text_BT != IGNORE)[either_BT != IGNORE]
         head = [self.model.single_head.weight]
-        return Sums(
-            head_loss(visual_ND[is_text_N], labels_N[is_text_N], head),
-            head_loss(visual_ND[~is_text_N], labels_N[~is_text_N], head),
-        )
+        text = head_loss(visual_ND[is_text_N], labels_N[is_text_N], head)
+        image = head_loss(visual_ND[~is_text_N], labels_N[~is_text_N], head)
+        if self.every_part:
+            text = text + 0 * self._visual_part(hidden_BTD, batch)
+        return Sums(text, image)

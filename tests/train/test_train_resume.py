@@ -1,4 +1,4 @@
-"""Killed with -9 anywhere and resumed is the uninterrupted run, bit for bit; foreign and damaged checkpoints are refused."""
+"""Killed with -9 anywhere and resumed is the uninterrupted run, bit for bit; foreign checkpoints are refused."""
 
 from __future__ import annotations
 

@@ -1,0 +1,294 @@
+"""Data in: readers, screens, building, tokenising. What is wrong is skipped and counted under a rule, or stops the
+run."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from trainer.data import build as builder
+from trainer.data.readers import SOURCES, read_index, read_tars, share_of, tars
+from trainer.data.records import Tally, kind_of, read_conversations
+from trainer.data.screens import Pair, ScreenSettings, latin_share, rules, screen
+from trainer.data.templates import DRAW, DRAW_AND_TELL, TELL, fill
+from trainer.errors import DataError
+
+
+def picture(color=(200, 30, 30), size=(32, 32), kind="png") -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", size, color).save(out, kind)
+    return out.getvalue()
+
+
+def human(value):
+    return {"from": "human", "value": value}
+
+
+def gpt(value):
+    return {"from": "gpt", "value": value}
+
+
+BAD = {  # the issue's list of bad records, each with the rule that must count it
+    "not_json": "{broken",
+    "no_turns": json.dumps({"id": "a", "conversations": [gpt("hello")]}),
+    "unknown_role": json.dumps({"id": "b", "conversations": [human("hi"), {"from": "narrator", "value": "x"}]}),
+    "too_many_image_marks": json.dumps(
+        {"id": "c", "conversations": [human("<image><image>?"), gpt("x")], "image": "a.png"}
+    ),
+    "too_few_image_marks": json.dumps({"id": "d", "conversations": [human("?"), gpt("x")], "images": ["a.png"]}),
+    "missing_image": json.dumps({"id": "e", "conversations": [human("<image>?"), gpt("x")], "images": ["gone.png"]}),
+    "unknown_type": json.dumps({"id": "f", "type": "t2i", "conversations": [human("hi"), gpt("x")]}),
+}
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Four good conversations and one of every bad kind."""
+    for name, color in (("a", (220, 40, 40)), ("b", (40, 80, 220))):
+        (tmp_path / f"{name}.png").write_bytes(picture(color))
+    good = [
+        {"id": "1", "conversations": [human("hello"), gpt("hello, how can i help you?")]},
+        {"id": "2", "conversations": [human("<image>\nwhat shape is red?"), gpt("circle")], "image": "a.png"},
+        {"id": "3", "conversations": [human("draw a red circle."), gpt("<image>")], "images": ["a.png"]},
+        {"id": "4", "conversations": [human("draw it and say."), gpt("here is it.\n<image>")], "images": ["b.png"]},
+    ]
+    path = tmp_path / "conversations.jsonl"
+    path.write_text("".join(line + "\n" for line in [*map(json.dumps, good), *BAD.values()]))
+    return path
+
+
+def test_bad_records_are_left_out_and_counted_by_rule(corpus):
+    tally = Tally()
+    records = list(read_conversations(corpus, tally))
+    assert [r["type"] for r in records] == ["t2t", "ti2t", "t2i", "t2ti"]
+    assert dict(tally.dropped) == dict.fromkeys(BAD, 1)
+    assert (tally.read, tally.kept) == (4 + len(BAD), 4)
+    assert "gone.png" in tally.examples["missing_image"]
+
+
+def test_sharegpt4v_is_read_as_it_is_published(tmp_path):
+    (tmp_path / "x.png").write_bytes(picture())
+    record = {"id": "0", "image": "x.png", "conversations": [human("What is it?\n<image>"), gpt("A red field.")]}
+    (tmp_path / "sharegpt4v.json").write_text(json.dumps([record, record]))
+    records = list(read_conversations(tmp_path / "sharegpt4v.json", Tally()))
+    assert [(r["type"], r["images"][0].name) for r in records] == [("ti2t", "x.png")] * 2
+
+
+def test_types_follow_from_what_goes_in_and_out():
+    assert kind_of([human("<image>?"), gpt("again:\n<image>")]) == "ti2ti"
+    assert kind_of([human("hi"), gpt("hello"), human("draw"), gpt("<image>")]) == "t2i"
+
+
+def write_tar(path, samples):
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples.items():
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture
+def tar(tmp_path):
+    def meta(**fields):
+        return json.dumps(fields).encode()
+
+    def jpeg(*color, size=(300, 300)):
+        return {"jpg": picture(color, size, "jpeg")}
+
+    big = {"jpg": picture(size=(300, 280), kind="jpeg")}
+    samples = {
+        "000": {**big, "json": meta(caption="a red field under the sun", url="u0", AESTHETIC=6.1, punsafe=0.01)},
+        "001": {**big, "json": meta(caption="the very same picture again", url="u1", aesthetic=6.1)},
+        "002": {**jpeg(1, 2, 3, size=(300, 100)), "json": meta(caption="a thin and long picture")},
+        "003": {**jpeg(9, 9, 9), "json": meta(caption="фото красного поля под солнцем")},
+        "004": {**jpeg(7, 9, 9), "json": meta(caption="short")},
+        "005": {**jpeg(7, 9, 200), "json": meta(caption="an ugly picture of it", url="u5")},
+        "006": {**jpeg(7, 90, 200), "json": meta(caption="not safe to be seen", NSFW="NSFW")},
+        "007": {"jpg": picture(kind="jpeg")[:90], "json": meta(caption="a broken picture of it")},
+        "008": {"json": meta(caption="no picture at all")},
+        "009": {**jpeg(7, 190, 20), "json": b"[1]"},
+        "010": {**jpeg(70, 190, 20), "txt": b"a green field in the evening"},
+    }  # fmt: skip
+    path = tmp_path / "00000.tar"
+    write_tar(path, samples)
+    return path
+
+
+def test_every_screen_says_what_it_dropped(tar, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"URL": ["u5", "u1"], "AESTHETIC_SCORE": [3.2, 7.0]}), tmp_path / "index.parquet")
+    tally, screened = Tally(), Tally()
+    asked = rules(ScreenSettings())
+    pairs = list(read_tars([tar], SOURCES["laion"], tally, read_index(tmp_path / "index.parquet")))
+    kept = [pair for pair in pairs if screen(pair, asked, screened)]
+    assert dict(tally.dropped) == {"bad_image": 1, "missing_image": 1, "bad_metadata": 1}
+    assert dict(screened.dropped) == {
+        "resolution": 1, "language": 1, "caption_length": 1, "aesthetic": 1, "unsafe": 1, "duplicate": 1,
+    }  # fmt: skip
+    assert [p.key for p in kept] == ["00000/000", "00000/010"]
+    assert screened.unknown["aesthetic"] == 2  # the NSFW one and the last carry no score: passed, and said so
+
+
+def test_a_truncated_tar_gives_what_it_held_and_is_counted(tar):
+    data = tar.read_bytes()
+    tar.write_bytes(data[: len(data) // 2])
+    tally = Tally()
+    pairs = list(read_tars([tar], SOURCES["laion"], tally))
+    assert tally.dropped["truncated_tar"] == 1
+    assert 0 < len(pairs) < 8
+
+
+def test_shards_split_without_gap_or_overlap():
+    shards = [f"{i}.tar" for i in range(11)]
+    parts = [share_of(shards, rank, 2, worker, 2) for rank in range(2) for worker in range(2)]
+    assert sorted(shard for part in parts for shard in part) == sorted(shards)
+
+
+def test_no_tar_is_one_line(tmp_path):
+    with pytest.raises(DataError, match="no tar file"):
+        tars([tmp_path / "nothing"])
+
+
+def test_latin_share_tells_scripts_apart():
+    assert latin_share("Café à Zürich, 1920") == 1.0
+    assert latin_share("京都の夜") == 0.0
+    assert latin_share("123") == 0.0
+
+
+def test_templates_fill_in_both_cases():
+    assert fill("Draw {x}.", "A red barn.") == "Draw a red barn."
+    assert fill("{X}. Draw this.", "a red barn") == "A red barn. Draw this."
+    assert fill("Draw {x}.", "NASA rocket") == "Draw NASA rocket."
+    for template in (*DRAW, *DRAW_AND_TELL, *TELL):
+        assert ("{x}" in template) != ("{X}" in template)
+
+
+def build_corpus(tar, out, **settings):
+    pairs = read_tars([tar], SOURCES["laion"], Tally())
+    texts = [("What is beside the Nile?", "Farms and palms.")]
+    return builder.build(out, pairs, texts, {}, ScreenSettings(min_aesthetic=0), seed=3, **settings)
+
+
+def test_build_data_is_the_same_every_time_and_reads_back(tar, tmp_path):
+    reports = [build_corpus(tar, tmp_path / name, mixed_share=0.5) for name in ("one", "two")]
+    assert reports[0]["sha256"] == reports[1]["sha256"]
+    tally = Tally()
+    records = list(read_conversations(tmp_path / "one" / "conversations.jsonl", tally))
+    assert not tally.dropped
+    assert {r["type"] for r in records} <= {"t2t", "t2i", "t2ti"}
+    assert sum(reports[0]["conversations"].values()) == len(records) == 4  # two fields, the ugly one, a text pair
+    with pytest.raises(DataError, match="already holds"):
+        build_corpus(tar, tmp_path / "one")
+
+
+def test_text_pairs_of_three_spellings(tmp_path):
+    rows = [
+        {"question": "a", "answer": "b"},
+        {"instruction": "a", "output": "b"},
+        {"prompt": "a", "response": "b"},
+        {"x": 1},
+    ]
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    tally = Tally()
+    assert list(builder.read_text_pairs(path, tally)) == [("a", "b")] * 3
+    assert tally.dropped["not_a_pair"] == 1
+
+
+@pytest.fixture(scope="module")
+def processor():
+    from trainer.nano import build, default_recipe
+
+    return build(default_recipe())[1]
+
+
+def test_shards_hold_what_direct_encoding_gives(corpus, tmp_path, processor):
+    from trainer.data.records import sides
+    from trainer.data.shards import Shards, tokenize
+    from trainer.encode import encode, to_messages
+
+    manifest = tokenize(corpus, tmp_path / "shards", processor, "nano", shard_size=3)
+    assert [s["rows"] for s in manifest["shards"]] == [3, 1]
+    assert manifest["complete"]
+    pools, lengths = Shards([tmp_path / "shards"], processor).pools()
+    assert {k: len(v) for k, v in pools.items()} == {"t2t": 1, "ti2t": 1, "t2i": 1, "t2ti": 1}
+    for record in read_conversations(corpus, Tally()):
+        seen, drawn = sides(record)
+        codes = [processor.image_codes([p])[0] for p in drawn]
+        want = encode(processor, record["type"], to_messages(record, seen, codes))
+        got = pools[record["type"]][0]
+        assert lengths[record["type"]].tolist() == [len(want)]
+        for name in ("input_ids", "text_labels", "image_labels"):
+            assert torch.equal(getattr(got, name), getattr(want, name)), name
+        assert got.prompt_span == want.prompt_span
+        assert (got.pixels is None) == (want.pixels is None)
+        assert got.pixels is None or torch.equal(got.pixels, want.pixels)
+
+
+def test_tokenize_goes_on_behind_the_finished_shards(corpus, tmp_path, processor):
+    from trainer.data.shards import MANIFEST, tokenize
+
+    out = tmp_path / "shards"
+    whole = tokenize(corpus, out, processor, "nano", shard_size=2)
+    manifest = json.loads((out / MANIFEST).read_text())
+    (out / MANIFEST).write_text(json.dumps({**manifest, "shards": manifest["shards"][:1], "complete": False}))
+    first = (out / "shard-000000.parquet").stat().st_mtime_ns
+    (out / "shard-000001.parquet").unlink()
+    again = tokenize(corpus, out, processor, "nano", shard_size=2)
+    assert [s["sha256"] for s in again["shards"]] == [s["sha256"] for s in whole["shards"]]
+    assert (out / "shard-000000.parquet").stat().st_mtime_ns == first
+
+
+def test_bad_shards_stop_the_run(corpus, tmp_path, processor):
+    from trainer.data.shards import MANIFEST, Shards, tokenize
+
+    out = tmp_path / "shards"
+    tokenize(corpus, out, processor, "nano")
+    shard = out / "shard-000000.parquet"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(DataError, match="sha256 differs"):
+        Shards([out], processor)
+    with pytest.raises(DataError, match=r"other settings \(shard_size differ"):
+        tokenize(corpus, out, processor, "nano", shard_size=7)
+    manifest = json.loads((out / MANIFEST).read_text())
+    manifest["settings"]["codebook_size"] = 9
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="codebook_size 9, this one has 128"):
+        Shards([out], processor)
+
+
+def test_a_code_outside_of_the_codebook_is_refused(corpus, tmp_path, processor):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from trainer.data.shards import MANIFEST, Shards, file_sha256, tokenize
+
+    out = tmp_path / "shards"
+    tokenize(corpus, out, processor, "nano")
+    shard = out / "shard-000000.parquet"
+    rows = pq.read_table(shard).to_pylist()
+    rows[2]["input_ids"][-4] = processor.first_code_id + 128
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(shard)), shard)
+    manifest = json.loads((out / MANIFEST).read_text())
+    manifest["shards"][0]["sha256"] = file_sha256(shard)
+    (out / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match="outside of the vocabulary and the codebook"):
+        Shards([out], processor)
+
+
+def test_a_pair_knows_its_numbers_whatever_they_are_called():
+    pair = Pair("k", "c", b"", "jpg", 1, 1, {"aesthetic_score": 5, "flag": True})
+    assert pair.number("aesthetic", "aesthetic_score") == 5.0
+    assert pair.number("flag") is None
+    assert np.isclose(pair.number("aesthetic_score"), 5)

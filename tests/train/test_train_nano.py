@@ -1,0 +1,113 @@
+"""The nano recipe: dialogues with true answers, pictures read exactly, a quick run through every stage."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.batches import collate
+from trainer.encode import IMAGE
+from trainer.nano_data import Codes, make_pool, to_pixels, vision_pixels
+from trainer.nano_dialogues import answer, sample_dialogue
+from trainer.nano_eval import Rate, held_out_request, read_pictures
+from trainer.shapes.questions import QUESTION_TYPES, sample_question
+from trainer.shapes.requests import TASKS
+from trainer.shapes.world import HELD_OUT, is_held_out, render, sample_scene
+
+
+@pytest.mark.parametrize("kind", QUESTION_TYPES)
+def test_answers_worked_out_anew_are_the_worlds_own(kind):
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        scene, question = sample_question(rng, kind, training=False)
+        assert answer(question.text, scene) == question.answer, (question.text, str(scene))
+
+
+def test_a_question_that_presumes_too_much_has_no_answer():
+    rng = np.random.default_rng(0)
+    scene = sample_scene(rng, 1)
+    absent = next(s for s in ("circle", "square") if s != scene.things[0].shape)
+    assert answer(f"what color is the {absent}?", scene) is None
+    assert answer("why?", scene) is None
+
+
+def test_dialogues_ask_about_one_training_picture():
+    rng = np.random.default_rng(2)
+    for number in range(50):
+        record = sample_dialogue(rng, 5, number)
+        turns = record["conversations"]
+        assert len(turns) >= 10
+        assert sum(t["value"].count(IMAGE) for t in turns) == len(record["images"]) == 1
+        assert not is_held_out(record["images"][0])
+
+
+def test_pictures_are_read_back_exactly():
+    rng = np.random.default_rng(3)
+    scenes = [sample_scene(rng, training=False) for _ in range(100)]
+    assert read_pictures([render(s) for s in scenes]) == scenes
+
+
+def test_noise_and_a_blank_sheet_show_nothing():
+    from PIL import Image
+
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    assert read_pictures([noise, Image.new("RGB", (32, 32), "white")]) == [None, None]
+
+
+def test_fast_pixels_are_what_the_processor_makes():
+    from armor_model.images import tiles
+    from armor_model.images import to_pixels as one_picture
+
+    scene = sample_scene(np.random.default_rng(4))
+    assert torch.allclose(vision_pixels([scene]), tiles(render(scene), 32, 1), atol=1e-6)
+    assert torch.allclose(to_pixels([scene])[0], one_picture(render(scene), 32), atol=1e-6)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_judged_prompts_name_held_out_combinations(task):
+    request = held_out_request(np.random.default_rng(5), task)
+    assert not request.keys.isdisjoint(HELD_OUT)
+
+
+def test_wilson_interval_of_a_perfect_score_is_not_a_point():
+    low, high = Rate(20, 20).interval
+    assert high == pytest.approx(1.0)
+    assert low == pytest.approx(0.839, abs=0.002)  # 20 / (20 + 1.96 squared)
+
+
+def test_condition_dropout_leaves_generations_unconditional_prompt():
+    """What guidance compares with at generation is what dropout trains."""
+    from armor_model.generation.api import UNCONDITIONAL
+    from trainer.nano import build, default_recipe
+
+    model, processor = build(default_recipe())
+    pool = make_pool(processor, Codes(processor.vq), "t2i", 20, 0)
+    bare = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
+    spans = [e for e in pool if e.prompt_span]
+    assert spans
+    for example in spans:
+        emptied = example.without_prompt()
+        assert emptied.input_ids[: len(bare)].tolist() == bare
+        assert int(emptied.input_ids[len(bare)]) == model.config.imgbos_id
+    assert collate(spans, 0, model.config.imgbos_id).images == len(spans)
+
+
+def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path):
+    from armor_model import load
+    from trainer.nano import default_recipe, scaled, train_nano
+    from trainer.nano_card import card_text, measure, save_nano, write_card
+
+    recipe = scaled(default_recipe(), 0.006)
+    outcome = train_nano(recipe, bar=False)
+    assert [r.name for r in outcome.reports] == ["vqgan", "vision", "data", "base", "1", "2", "3"]
+    save_nano(outcome, tmp_path)
+    scores = measure(tmp_path, {"questions": 2, "modality": 2, "drawings": 2}, 0)
+    write_card(tmp_path, recipe, outcome, scores, "armor-train nano")
+    model, _ = load(tmp_path)
+    assert model.dtype == torch.float32
+    record = json.loads((tmp_path / "training.json").read_text())
+    assert (tmp_path / "README.md").read_text() == card_text(record)
+    assert set(scores["drawings"]) == set(TASKS)
