@@ -63,9 +63,12 @@ def _write_processor(processor: Any, out: Path) -> None:
     must be said, its defaults are others."""
     tokenizer, s = processor.tokenizer, processor.settings
     tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-    # a video is a run of frames, each an image: the same placeholder
-    tokenizer.init_kwargs["extra_special_tokens"] = {**tokens, "video_token": "<IMG_CONTEXT>"}
     tokenizer.save_pretrained(out)
+    file = out / "tokenizer_config.json"
+    known = json.loads(file.read_text())
+    # the processor insists on a video placeholder of its own; it gets an id behind the vocabulary and is never used
+    known["extra_special_tokens"] = {**tokens, "video_token": "<video>"}
+    file.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
     side = {"height": s.image_size, "width": s.image_size}
     image = {
         "image_processor_type": "GotOcr2ImageProcessor",

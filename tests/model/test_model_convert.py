@@ -250,6 +250,29 @@ def test_export_is_a_plain_internvl_with_armors_text_head(make_model, tmp_path, 
     assert names == set(load_file(theirs / "model.safetensors"))  # the public -hf checkpoints' own names
 
 
+def test_exported_processor_gives_the_same_batch(make_model, tmp_path):
+    """transformers' InternVLProcessor, from what was exported, builds the tokens and tiles that ours builds."""
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    from armor_model import save
+
+    model, processor = make_model()
+    save(model, processor, tmp_path / "armor")
+    export(tmp_path / "armor", tmp_path / "plain")
+    theirs = AutoProcessor.from_pretrained(tmp_path / "plain")
+    image = Image.effect_noise((70, 33), 80).convert("RGB")
+    text = [{"type": "image", "image": image}, {"type": "text", "text": "what is there ?"}]
+    talk = [{"role": "user", "content": text}]
+    ours = processor.encode([talk], add_generation_prompt=True)
+    kwargs = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    batch = theirs.apply_chat_template(talk, **kwargs)
+    assert batch["input_ids"].tolist() == ours["input_ids"].tolist()
+    # they resize tensors, we resize pictures: the same to within a rounding of the pixels
+    assert batch["pixel_values"].shape == ours["pixel_values"].shape
+    assert (batch["pixel_values"] - ours["pixel_values"]).abs().mean() < 0.05
+
+
 def test_exported_template_equals_ours(make_model, tmp_path, conversations):
     from jinja2 import Environment
 
