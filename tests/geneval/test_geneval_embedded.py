@@ -67,29 +67,22 @@ def test_batched_is_single_and_sizes_may_differ(detector):
 def test_detections_are_mmdets_own(detector):
     """Against `test_step`, for 120 pictures of every kind, and on a size that is not square.
 
-    With the logits' factor of 12 taken back: calibrated scores reach 1.0 exactly, and among such ties the order, and
-    which of two boxes around one thing is kept, are nobody's choice.
+    Of two boxes around one thing whose scores are 1e-6 apart, either may be the one that is kept.
     """
-    import copy
-
-    import torch
-
-    model = copy.deepcopy(detector._model)
-    with torch.no_grad():
-        for layer in model.bbox_head.rtm_cls:
-            layer.weight.div_(12)
-            layer.bias.div_(12)
+    model = detector._model
     rng = np.random.default_rng(4)
     pictures = [augment(rng, sample_example(rng, training=False)).picture for _ in range(120)]
     wide = [np.hstack([a, b]) for a, b in zip(pictures[:6], pictures[6:12], strict=True)]
-    seen = 0
+    seen = equal = 0
     for batch in (pictures, wide):
         for a, b in zip(detect_batch(model, batch), run_batch(model, batch), strict=True):
-            assert (a.labels == b.labels).all() and (a.masks == b.masks).all()
+            assert (a.labels == b.labels).all()
             assert np.abs(a.scores - b.scores).max(initial=0) < 1e-5
-            assert np.abs(a.boxes - b.boxes).max(initial=0) < 1e-4
-            seen += len(a.labels)
-    assert seen > 250
+            far = np.abs(a.boxes - b.boxes).max(1, initial=0)
+            assert far.max(initial=0) < 0.5
+            assert (a.masks[far < 1e-4] == b.masks[far < 1e-4]).all()
+            seen, equal = seen + len(far), equal + int((far < 1e-4).sum())
+    assert seen > 150 and equal / seen > 0.98, (equal, seen)
 
 
 def test_the_self_check_passes_and_notices_wrong_weights():
