@@ -1,0 +1,55 @@
+"""What stands in reports/ is what its runs say: tables are rebuilt from the kept records and compared byte for byte."""
+
+from pathlib import Path
+
+import pytest
+from report_mocks import make_items, make_run, metric, pictures, write_bundle
+
+from armor_eval.report.files import archive, write_tables
+from armor_eval.report.loading import load_runs, notices
+from armor_eval.report.tables import build
+
+REPORTS = Path(__file__).resolve().parents[2] / "reports"
+
+
+def test_committed_tables_match_their_bundles(tmp_path: Path) -> None:
+    views = load_runs([REPORTS / "runs"])
+    made = write_tables(build(views), tmp_path, ["md", "tex", "csv", "html"], notices(views))
+    assert {p.name for p in made} == {p.name for p in (REPORTS / "tables").iterdir()}
+    for path in made:
+        assert path.read_text() == (REPORTS / "tables" / path.name).read_text(), f"{path.name}: run make reports"
+
+
+def test_kept_runs_name_no_machine_and_stay_small() -> None:
+    for file in (REPORTS / "runs").rglob("*.json*"):
+        text = file.read_text()
+        assert not any(mark in text for mark in ("/work/", "/root/", "/home/", "/tmp/")), file
+    assert sum(f.stat().st_size for f in REPORTS.rglob("*") if f.is_file()) < 5_000_000
+
+
+def test_an_archive_holds_heads_and_sheets_and_makes_the_same_tables(tmp_path: Path) -> None:
+    shown = pictures(3)
+    first = next(iter(shown))
+    run = make_run(
+        extras={"figures": [{"path": first, "title": "Figure", "name": "f"}, {"path": "../x.png", "name": "no"}]}
+    )
+    write_bundle(
+        tmp_path / "runs/pope", run, [metric("F1", 88.7, (88.1, 89.3))], make_items(9, images=list(shown)), shown
+    )
+    archive(load_runs([tmp_path / "runs"]), tmp_path / "kept")
+    kept = {str(p.relative_to(tmp_path / "kept")) for p in (tmp_path / "kept").rglob("*") if p.is_file()}
+    assert kept == {"pope/run.json", "pope/scores.json", f"pope/{first}"}
+    texts = []
+    for place in ("runs", "kept"):
+        write_tables(build(load_runs([tmp_path / place])), tmp_path / f"t-{place}", ["md"])
+        texts.append((tmp_path / f"t-{place}/tables.md").read_text())
+    assert texts[0] == texts[1]
+
+
+def test_two_runs_of_one_folder_name_are_refused(tmp_path: Path) -> None:
+    from armor_eval.errors import UserError
+
+    for place in ("a", "b"):
+        write_bundle(tmp_path / place / "pope", make_run(place), [metric("F1", 88.7, None)])
+    with pytest.raises(UserError, match="two of the runs"):
+        archive(load_runs([tmp_path]), tmp_path / "kept")
