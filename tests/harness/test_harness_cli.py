@@ -31,16 +31,16 @@ def child(code: str) -> subprocess.CompletedProcess:
 
 def test_help_imports_nothing_heavy_and_is_fast():
     code = (
-        "import sys, time; began = time.perf_counter()\n"
+        "import sys, time\n"
         "from armor_eval.cli import main\n"
         "assert main(['--help']) == 0\n"
-        "print('SECONDS', time.perf_counter() - began)\n"
+        "print('SECONDS', time.process_time())\n"
         f"print('HEAVY', [m for m in {HEAVY!r} if m in sys.modules])"
     )
     done = child(code)
     assert done.returncode == 0, done.stderr
     assert "HEAVY []" in done.stdout
-    # CPU contention on a shared machine: the best of three tries is the command's own time.
+    # CPU seconds from the interpreter's start on: what the command takes on a machine that does nothing else.
     best = min(float(child(code).stdout.split("SECONDS")[1].split()[0]) for _ in range(3))
     assert best < 0.3
 
