@@ -39,8 +39,10 @@ def run_ablation(
     command: list[str],
 ) -> int:
     """Build the plan, run it, say where the bundle is and what it found. Exit code 0 for a complete run, else 1."""
+    from armor_eval.cli import common
     from armor_eval.errors import UserError
     from armor_eval.runs.bundle import read_head
+    from armor_model.loading import quiet_transformers
     from trainer.errors import TrainingError
 
     if fields.get("seeds") is not None:
@@ -52,6 +54,8 @@ def run_ablation(
             ) from error
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, expected a folder", "give another --out")
+    common.quiet_libraries()
+    quiet_transformers()
     plan = kind.read(
         config, **{**(kind.for_quick() if quick else {}), **{k: v for k, v in fields.items() if v is not None}}
     )
