@@ -58,9 +58,9 @@ def pictures():
 
 @pytest.fixture(scope="module")
 def small_scale():
-    """224 instead of 800 pixels: the same code at a thirteenth of the cost."""
+    """160 instead of 800 pixels: the same code at a twenty-fifth of the cost."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(M, "SCALE", (320, 224))
+        patch.setattr(M, "SCALE", (256, 160))
         yield
 
 
@@ -181,4 +181,4 @@ def test_pixels_reach_the_network_as_mmdet_would_send_them(forms, small_scale):
     data = pseudo_collate([Compose(steps)({"img": picture[..., ::-1].copy(), "img_id": 0})])
     theirs = network.data_preprocessor(data)["inputs"]
     ours, resized = M.prepare([picture], "cpu")
-    assert torch.equal(theirs, ours) and resized == (213, 320)
+    assert torch.equal(theirs, ours) and resized == (160, 240)
