@@ -25,6 +25,9 @@ from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
 log = logging.getLogger(__name__)
 
 
+PACK_TO = 256
+"""Positions of a packed row: conversations have 15 to 250, padding would double the work."""
+
 KIND_OF = {DIALOGUE: "ti2t"}
 """Pools that are not named after the type of their conversations."""
 
@@ -188,7 +191,9 @@ def run_stage(
     trains = tuple(part for part in declared.trains if part not in ("vision", "projector"))
     stage = replace(declared, trains=trains, mixture=kinds, condition_dropout=nano_stage.condition_dropout)
     mixture = Mixture(pools, counts, how.batch_size, seed, nano_stage.condition_dropout)
-    options = LoopOptions(out=None if out is None else out / f"stage-{nano_stage.stage}", bar=bar, log_every=50)
+    options = LoopOptions(
+        out=None if out is None else out / f"stage-{nano_stage.stage}", bar=bar, log_every=50, pack_to=PACK_TO
+    )
     return Loop(model, stage, mixture, how, options).run()
 
 

@@ -134,8 +134,8 @@ def warm_up_vision(model: Any, steps: int, seed: int, lr: float = 2e-3, batch_si
         cell_T = torch.tensor([(t // side * GRID // side) * GRID + t % side * GRID // side for t in range(side * side)])
         logits_BTS = probe(features_BTD)
         labels_BT = tiles_BC[:, cell_T]
-        # The place too: named by content alone, equal things look equal wherever they are, and the frozen features leave
-        # "where is" and "left of" to the order of the tokens.
+        # The place too: named by content alone, equal things look equal wherever they are, and the frozen features
+        # leave # "where is" and "left of" to the order of the tokens.
         places_BT = cell_T.expand(batch_size, -1)
         what_BTS, where_BTS = logits_BTS.split([contents, CELLS], dim=-1)
         loss = F.cross_entropy(what_BTS.flatten(0, 1), labels_BT.flatten())

@@ -68,9 +68,9 @@ def run_stage(asked: StageRequest) -> None:
     quiet_transformers()
     model, processor = load(bundled("armor-nano") if asked.model == "armor-nano" else asked.model)
     model = model.float()  # master weights; bf16 is the arithmetic's type, not the parameters'
-    pools, lengths = Shards(asked.data, processor).pools()
+    pools = Shards(asked.data, processor).pools()
     try:
-        mixture = Mixture(pools, stage.mixture, asked.batch_size, asked.seed, stage.condition_dropout, lengths)
+        mixture = Mixture(pools, stage.mixture, asked.batch_size, asked.seed, stage.condition_dropout)
         how = Optimization(
             steps=asked.steps or len(mixture) * stage.epochs,
             batch_size=asked.batch_size,

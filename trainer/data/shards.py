@@ -219,14 +219,10 @@ class Shards:
             bad = int(ids.max() if ids.max() > last else ids.min())
             raise DataError(f"token {bad} is outside of the vocabulary and the codebook (0 to {last})")
 
-    def pools(self) -> tuple[dict[str, ShardPool], dict[str, np.ndarray]]:
-        """Type -> examples, and type -> their lengths."""
-        import pyarrow.compute as pc
-
+    def pools(self) -> dict[str, ShardPool]:
+        """Type -> examples."""
         kinds = self.table["kind"].to_numpy(zero_copy_only=False)
-        sizes = pc.list_value_length(self.table["input_ids"]).to_numpy()
-        where = {kind: np.flatnonzero(kinds == kind) for kind in sorted(set(kinds))}
-        return {k: ShardPool(self, rows) for k, rows in where.items()}, {k: sizes[rows] for k, rows in where.items()}
+        return {kind: ShardPool(self, np.flatnonzero(kinds == kind)) for kind in sorted(set(kinds))}
 
     def example(self, row: int) -> Example:
         record = {name: self.table[name][row].as_py() for name in ("kind", "input_ids", "heads", "span", "images")}
