@@ -15,10 +15,13 @@ FLIPS_SHOWN = 40
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@$-])")
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+"""A terminal that shows the file would obey these."""
+
 
 def safe(value: object, limit: int = 160) -> str:
     """Untrusted text as one line that neither Markdown nor HTML reads anything into."""
-    line = " ".join(str(value).split())
+    line = " ".join(_CONTROL.sub(" ", str(value)).split())
     line = line if len(line) <= limit else line[:limit] + "\u2026"
     return _SPECIAL.sub(r"\\\1", escape(line, quote=False))
 

@@ -30,7 +30,7 @@ def rejecting_tail(discordant: int, alpha: float = 0.05) -> int:
 
 def mcnemar_power(n: int, loss: float, win: float, alpha: float = 0.05) -> float:
     """Chance that exact McNemar rejects in the direction of a loss; `loss`, `win` = rates of discordant pairs."""
-    rate = loss + win
+    rate = min(1.0, loss + win)
     if rate <= 0:
         return 0.0
     spread = 6 * math.sqrt(n * rate) + 10
@@ -63,7 +63,7 @@ def detectable_drop(clusters: int, changed: float, size: float, binary: bool, po
     """The smallest true drop that is seen with the given power; None when not even the largest would be."""
     if clusters < 2:
         return None
-    low, high = 0.0, size * (1 - changed / 2)
+    low, high = 0.0, size * (1 - changed)  # what changes anyway and what is lost cannot exceed all clusters
     if power_at(high, clusters, changed, size, binary) < power:
         return None
     for _ in range(50):

@@ -150,7 +150,7 @@ def test_error_rates_small(name):
 
 @pytest.mark.slow
 def test_error_rates_of_every_score():
-    """2.5 % and 5 % plus three simulation errors; coverage 93.5-96.5 % plus three; power within three points plus three."""
+    """The issue's bounds, each plus three simulation errors."""
     import stats_simulation as simulation
 
     trials = 2000
