@@ -125,7 +125,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Patches of 8 pixels: one token a cell of the shapes world, and prompts a quarter shorter. Initial weights of
     # 0.1, about # 1 / sqrt(width); the usual 0.02 is made for widths in the thousands.
     "armor-nano": _small(
-        256, 96, 5, 4, 256, 64, {"latent_dim": 24, "encoder_width": 96, "width": 64}, 128, patch=8, std=0.1
+        256, 96, 4, 4, 256, 64, {"latent_dim": 24, "encoder_width": 96, "width": 64}, 128, patch=8, std=0.1
     ),
     "tiny": _small(64, 32, 2, 4, 64, 32, {"latent_dim": 8, "encoder_width": 16, "width": 16}, 16),
 }

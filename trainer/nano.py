@@ -25,8 +25,8 @@ from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
 log = logging.getLogger(__name__)
 
 
-PACK_TO = 256
-"""Positions of a packed row: conversations have 15 to 250, padding would double the work."""
+PACK_TO = 384
+"""Positions of a packed row: conversations have 15 to 350, padding would double the work."""
 
 KIND_OF = {DIALOGUE: "ti2t"}
 """Pools that are not named after the type of their conversations."""
@@ -52,7 +52,7 @@ class NanoRecipe:
     adapter_init: str = "copy"
     """`copy` of the last decoder blocks, or `random`."""
     vq: VQOptimization = field(default_factory=VQOptimization)
-    vision_steps: int = 150
+    vision_steps: int = 250
     pools: dict[str, int] = field(
         default_factory=lambda: {
             "t2t": 4000,
@@ -76,7 +76,7 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
         stages=(
             NanoStage(
                 "base",
-                {"t2t": 15, "ti2t": 32, "dialogue": 40, "refuse": 13},
+                {"t2t": 12, "ti2t": 48, "dialogue": 30, "refuse": 10},
                 Optimization(1500, 48, lr=4e-3, muon_lr=4e-3, warmup=50, floor=0.02, weight_decay=0.01),
             ),
             NanoStage(
@@ -157,7 +157,7 @@ def train_nano(
     vq_outcome = train_patch_vq(vq, vq_batches(recipe.seed, 64), recipe.vq, recipe.seed)
     lap("vqgan", recipe.vq.steps, {"psnr": vq_outcome.psnr})
     if not recipe.random_backbone:
-        accuracy = warm_up_vision(model, recipe.vision_steps, recipe.seed)
+        accuracy = warm_up_vision(model, processor, recipe.vision_steps, recipe.seed)
         lap("vision", recipe.vision_steps, {"accuracy": accuracy})
     codes = Codes(vq)
     needed = {kind for stage in _stages(recipe) for kind in stage.mixture}
