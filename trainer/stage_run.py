@@ -45,8 +45,8 @@ def declared(name: str) -> Stage:
     if name in STAGES:
         return STAGES[name]
     near = difflib.get_close_matches(name, STAGES, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise DataError(f"unknown stage {name!r}{hint} Known: {', '.join(STAGES)}")
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise DataError(f"unknown stage {name!r}{hint}; known: {', '.join(STAGES)}")
 
 
 def run_stage(asked: StageRequest) -> None:
