@@ -17,7 +17,7 @@ import torch
 from trainer.allocator import keep_freed_memory
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
 from trainer.mixture import Mixture
-from trainer.nano_data import DIALOGUE, Codes, make_pool, vq_batches, warm_up_vision
+from trainer.nano_data import CHOICE, SHORT, Codes, make_pool, vq_batches, warm_up_vision
 from trainer.optim import Optimization
 from trainer.stages import KINDS, STAGES
 from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
@@ -25,10 +25,7 @@ from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
 log = logging.getLogger(__name__)
 
 
-PACK_TO = 384
-"""Positions of a packed row: conversations have 15 to 350, padding would double the work."""
-
-KIND_OF = {DIALOGUE: "ti2t"}
+KIND_OF = {SHORT: "ti2t", CHOICE: "ti2t"}
 """Pools that are not named after the type of their conversations."""
 
 
@@ -55,11 +52,12 @@ class NanoRecipe:
     vision_steps: int = 250
     pools: dict[str, int] = field(
         default_factory=lambda: {
+            SHORT: 32_000,
+            CHOICE: 16_000,
+            "ti2t": 16_000,
             "t2t": 4000,
-            "ti2t": 20_000,
-            "dialogue": 10_000,
             "refuse": 3000,
-            "t2i": 20_000,
+            "t2i": 16_000,
             "t2ti": 6000,
         }
     )
@@ -76,18 +74,23 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
         stages=(
             NanoStage(
                 "base",
-                {"t2t": 12, "ti2t": 48, "dialogue": 30, "refuse": 10},
-                Optimization(1500, 48, lr=4e-3, muon_lr=4e-3, warmup=50, floor=0.02, weight_decay=0.01),
+                {SHORT: 100},
+                Optimization(600, 128, lr=4e-3, muon_lr=4e-3, warmup=30, floor=0.25, weight_decay=0.01),
+            ),
+            NanoStage(
+                "base",
+                {"ti2t": 40, CHOICE: 30, SHORT: 10, "t2t": 10, "refuse": 10},
+                Optimization(1000, 64, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01),
             ),
             NanoStage(
                 "1",
                 {"t2t": 20, "ti2t": 20, "t2i": 25, "t2ti": 35},
-                Optimization(300, 64, lr=3e-3, warmup=10, floor=0.05),
+                Optimization(250, 64, lr=3e-3, warmup=10, floor=0.05),
             ),
             NanoStage(
                 "2",
                 {"t2i": 85, "t2ti": 15},
-                Optimization(1200, 64, lr=3e-3, muon_lr=1e-2, warmup=50, floor=0.02),
+                Optimization(1400, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02),
                 condition_dropout=0.1,
             ),
             NanoStage(
@@ -165,10 +168,11 @@ def train_nano(
         kind: make_pool(processor, codes, kind, n, recipe.seed) for kind, n in recipe.pools.items() if kind in needed
     }
     lap("data", 0, {kind: float(len(pool)) for kind, pool in pools.items()})
-    for nano_stage in _stages(recipe):
+    for number, nano_stage in enumerate(_stages(recipe)):
         if nano_stage.stage == "1":
             model.init_new_parts(recipe.adapter_init)
-        outcome = run_stage(model, nano_stage, pools, recipe.seed, out, bar)
+        work = None if out is None else out / f"{number}-{nano_stage.stage}"
+        outcome = run_stage(model, nano_stage, pools, recipe.seed, work, bar)
         lap(nano_stage.stage, outcome.steps, outcome.losses, outcome.cost)
         if after_stage is not None:
             after_stage(nano_stage.stage, model, processor)
@@ -191,10 +195,7 @@ def run_stage(
     trains = tuple(part for part in declared.trains if part not in ("vision", "projector"))
     stage = replace(declared, trains=trains, mixture=kinds, condition_dropout=nano_stage.condition_dropout)
     mixture = Mixture(pools, counts, how.batch_size, seed, nano_stage.condition_dropout)
-    options = LoopOptions(
-        out=None if out is None else out / f"stage-{nano_stage.stage}", bar=bar, log_every=50, pack_to=PACK_TO
-    )
-    return Loop(model, stage, mixture, how, options).run()
+    return Loop(model, stage, mixture, how, LoopOptions(out=out, bar=bar, log_every=50)).run()
 
 
 def _stages(recipe: NanoRecipe) -> list[NanoStage]:

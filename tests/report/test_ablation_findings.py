@@ -95,8 +95,8 @@ def test_the_stages_cover_the_rows_of_tables_four_and_five() -> None:
     plan = StagesPlan()
     arms = {a.name: a for a in stage_arms(plan)}
     assert [label for label, _, _ in moments(plan, "one-stage")] == [
-        "400 steps ('10 epochs')",
-        "800 steps ('20 epochs')",
+        f"{plan.one_stage_steps} steps ('10 epochs')",
+        f"{2 * plan.one_stage_steps} steps ('20 epochs')",
     ]
     assert [p.stage for p in arms["wohg"].parts] == ["1", "2", "3"]
     assert [p.stage for p in arms["wohg-imgbos"].parts] == ["1-imgbos", "2", "3-imgbos"]
