@@ -118,9 +118,11 @@ def card_text(record: dict[str, Any]) -> str:
         "| step | optimizer steps | batch | lr | data | CPU-seconds | last losses |",
         "|---|---|---|---|---|---|---|",
     ]
-    by_stage = {s["stage"]: s for s in recipe["stages"]}
+    remaining = list(recipe["stages"])
     for report in record["cost"]:
-        stage = by_stage.get(report["name"])
+        stage = next((s for s in remaining if s["stage"] == report["name"]), None)
+        if stage:
+            remaining.remove(stage)  # a stage can stand in the recipe more than once
         how = stage["how"] if stage else {}
         data = ", ".join(f"{k} {v}" for k, v in stage["mixture"].items()) if stage else ""
         lr = f"{how['lr']:g}" + (f", Muon {how['muon_lr']:g}" if how.get("muon_lr") else "") if how else ""
