@@ -27,6 +27,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "cpu": time.process_ti
 def write(folder, scores, clusters, benchmark, extras):
     folder.mkdir()
     run = {
+        "schema_version": 1,
         "run_id": folder.name, "kind": "understanding", "benchmark": benchmark, "command": [], "profile": "official",
         "status": "complete", "model": {"spec": "m", "name": "m", "fingerprint": folder.name},
         "data": {"name": "D", "sha256": "d", "items": ITEMS}, "prompt_sha256": "p",
@@ -41,26 +42,27 @@ def write(folder, scores, clusters, benchmark, extras):
                 "prompt_sha256": "0" * 64, "output": "Yes", "score": float(score), "status": "ok",
                 "extras": extras(i, score),
             }) + "\n")  # fmt: skip
-    scores_file = {"metrics": [], "counts": {"ok": ITEMS}, "expected_items": ITEMS}
+    scores_file = {"schema_version": 1, "metrics": [], "counts": {"ok": ITEMS}, "expected_items": ITEMS}
     (folder / "scores.json").write_text(json.dumps(scores_file))
     return folder
 
 
-@pytest.mark.parametrize("benchmark", ["SEED", "POPE"])
-def test_two_runs_of_14232_items(tmp_path, benchmark):
+@pytest.mark.parametrize("bench", ["SEED", "POPE"])
+def test_two_runs_of_14232_items(tmp_path, bench, bench_row):
     """SEED: one number over 14,232 items; POPE: four ratios over 1,423 clusters of ten."""
     rng = np.random.default_rng(0)
     base = rng.random(ITEMS) < 0.7
     candidate = np.where(rng.random(ITEMS) < 0.2, rng.random(ITEMS) < 0.68, base)
-    clusters = np.arange(ITEMS) // (1 if benchmark == "SEED" else 10)
+    clusters = np.arange(ITEMS) // (1 if bench == "SEED" else 10)
 
     def extras(i, score):
         answer = "Yes" if i % 2 else "No"
-        return {} if benchmark == "SEED" else {"answer": answer, "extracted": answer if score else "Unknown"}
+        return {} if bench == "SEED" else {"answer": answer, "extracted": answer if score else "Unknown"}
 
-    a = write(tmp_path / "a", base, clusters, benchmark, extras)
-    b = write(tmp_path / "b", candidate, clusters, benchmark, extras)
+    a = write(tmp_path / "a", base, clusters, bench, extras)
+    b = write(tmp_path / "b", candidate, clusters, bench, extras)
     made = subprocess.run([sys.executable, "-c", CHILD, str(a), str(b)], capture_output=True, text=True, check=True)
     found = json.loads(made.stdout)
-    print(f"\ncompare {benchmark}: {found}")
+    memory = {"mb": found["megabytes"]}
+    bench_row(f"compare, 14,232 items, 10,000 resamples, {bench}", found["cpu"], "CPU-s", "< 3", **memory)
     assert found["cpu"] < 3.0 and found["megabytes"] < 500

@@ -4,11 +4,8 @@ Times are CPU seconds of one thread (the machine may be shared), the best of sev
 On CUDA the floor rows are measured as well; without it they are listed as not measured.
 """
 
-import json
-import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,21 +28,6 @@ def nano():
     config = preset("armor-nano", vocab_size=len(tokenizer))
     yield ArmorForConditionalGeneration(config).eval(), ArmorProcessor.for_config(tokenizer, config)
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def table():
-    rows = []
-    yield rows
-    if not torch.cuda.is_available():
-        rows.append(
-            {"row": "GPU: floor, time per token, images/s at InternVL2.5-8B's sizes", "note": "not measured: no GPU"}
-        )
-    for row in rows:
-        print("  ".join(f"{k}: {v:.3g}" if isinstance(v, float) else f"{k}: {v}" for k, v in row.items()))
-    print(json.dumps({"generation": rows}))
-    if os.environ.get("ARMOR_BENCH_OUT"):
-        Path(os.environ["ARMOR_BENCH_OUT"], "generation.json").write_text(json.dumps(rows, indent=2))
 
 
 def alternate(*functions, runs=RUNS):
@@ -98,21 +80,22 @@ def naive_draw(model, processor, prompts):
     return images
 
 
-def test_drawing_in_batches(nano, table):
+def test_drawing_in_batches(nano, bench_row):
     """At least 8x the naive images/s at batch 16."""
     from armor_model import draw
 
     model, processor = nano
     prompts = [PROMPT] * 16
     ours, naive = alternate(lambda: draw(model, processor, prompts), lambda: naive_draw(model, processor, prompts))
-    table.append({"row": "draw, batch 16", "images/s": 16 / ours, "naive images/s": 16 / naive, "ratio": naive / ours})
+    rates = {"images_per_s": 16 / ours, "naive_images_per_s": 16 / naive}
+    bench_row("draw, batch 16, against one prompt at a time and both heads", naive / ours, "x", ">= 8", **rates)
     for batch in (1, 64):
         [seconds] = alternate(lambda batch=batch: draw(model, processor, [PROMPT] * batch))
-        table.append({"row": f"draw, batch {batch}", "images/s": batch / seconds})
+        bench_row(f"draw, batch {batch}", batch / seconds, "images/s")
     assert naive / ours >= 8
 
 
-def test_guided_drawing(nano, table):
+def test_guided_drawing(nano, bench_row):
     from armor_model import GenerationSettings, draw
 
     model, processor = nano
@@ -121,11 +104,11 @@ def test_guided_drawing(nano, table):
         lambda: draw(model, processor, prompts, settings),
         lambda: draw(model, processor, prompts, replace(settings, guidance=1.0)),
     )
-    table.append({"row": "draw, batch 16, guidance", "images/s": 16 / with_it, "cost over none": with_it / without})
+    bench_row("draw, batch 16, cost of guidance", with_it / without, "x", "< 2.5", images_per_s=16 / with_it)
     assert with_it / without < 2.5
 
 
-def test_text_at_batch_one(nano, table):
+def test_text_at_batch_one(nano, bench_row):
     """Text-only answers within 3 % of plain InternVL's time under transformers' `generate`; the adapter never runs."""
     from armor_model import GenerationSettings, generate
 
@@ -141,12 +124,12 @@ def test_text_at_batch_one(nano, table):
         lambda: generate(model, processor, [talk], settings),
         lambda: base.generate(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], **kwargs),
     )
-    row = {"ms/token": 1e3 * ours / tokens, "transformers ms/token": 1e3 * theirs / tokens, "ratio": ours / theirs}
-    table.append({"row": "text, batch 1", **row})
+    times = {"ms_per_token": 1e3 * ours / tokens, "transformers_ms": 1e3 * theirs / tokens}
+    bench_row("text, batch 1, time against transformers' generate", ours / theirs, "x", "<= 1.03", **times)
     assert ours / theirs <= 1.03
 
 
-def test_picture_at_batch_one(nano, table):
+def test_picture_at_batch_one(nano, bench_row):
     """Per code no slower than 1.05x transformers' `generate` with a plain decoder of backbone and adapter together."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -164,8 +147,8 @@ def test_picture_at_batch_one(nano, table):
         lambda: draw(model, processor, [PROMPT]),
         lambda: plain.generate(input_ids=ids, attention_mask=torch.ones_like(ids), **kwargs),
     )
-    row = {"ms/code": 1e3 * ours / codes, "transformers ms/code": 1e3 * theirs / codes, "ratio": ours / theirs}
-    table.append({"row": "picture, batch 1 (ours with decoding)", **row})
+    times = {"ms_per_code": 1e3 * ours / codes, "transformers_ms": 1e3 * theirs / codes}
+    bench_row("picture, batch 1, time against transformers' generate", ours / theirs, "x", "<= 1.05", **times)
     assert ours / theirs <= 1.05
 
 
@@ -193,8 +176,7 @@ def floor_rates():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_gpu_against_the_floor(table):
+def test_gpu_against_the_floor(bench_row):
     """InternVL2.5-8B's sizes, random bf16 weights: time a code against max(bytes / bandwidth, FLOPs / matrix rate)."""
     from armor_model import ArmorForConditionalGeneration, GenerationSettings, preset
     from armor_model.generation.engine import Engine
@@ -202,6 +184,9 @@ def test_gpu_against_the_floor(table):
     from armor_model.params import block, count
     from armor_model.presets import preset_dict
 
+    if not torch.cuda.is_available():
+        bench_row("GPU: time per code against the floor, at 8B sizes", None, "x", note="no GPU here")
+        pytest.skip("no GPU")
     bandwidth, flops = floor_rates()
     sizes = preset_dict("internvl2_5-8b")
     parts, text = count(sizes), sizes["text_config"]
@@ -231,13 +216,13 @@ def test_gpu_against_the_floor(table):
             rows = batch * (2 if guidance != 1 else 1)
             cached = 2 * 2 * layers * text["num_key_value_heads"] * text["head_dim"] * (prompt + codes / 2) * rows
             floor = max((2 * weights + cached) / bandwidth, 2 * weights * rows / flops)
-            table.append(
-                {
-                    "row": f"GPU 8B sizes, batch {batch}, guidance {guidance}",
-                    "ms/code": 1e3 * seconds / codes,
-                    "floor ms/code": 1e3 * floor,
-                    "over floor": seconds / codes / floor,
-                    "images/s (without VQGAN)": batch / seconds,
-                    "peak GB": torch.cuda.max_memory_allocated() / 1e9,
-                }
+            bench_row(
+                f"GPU, 8B sizes, batch {batch}, guidance {guidance:g}: time over the floor",
+                seconds / codes / floor,
+                "x",
+                "<= 1.25" if batch == 1 else None,
+                ms_per_code=1e3 * seconds / codes,
+                floor_ms=1e3 * floor,
+                images_per_s_without_vqgan=batch / seconds,
+                peak_gb=torch.cuda.max_memory_allocated() / 1e9,
             )

@@ -41,10 +41,16 @@ def best(work, rounds=3):
     return least, result
 
 
-def report(name, slow, fast, unit, per):
-    ratio = slow / fast
-    print(f"\n{name}: one at a time {slow / per * 1e3:.1f} ms, ours {fast / per * 1e3:.1f} ms a {unit}: {ratio:.1f}x")
-    return ratio
+@pytest.fixture
+def report(bench_row):
+    """Ratio of one at a time to ours, handed in as a row; `per` units were judged by each side."""
+
+    def add(name, slow, fast, unit, per, target=None):
+        times = {f"one_at_a_time_ms_per_{unit}": slow / per * 1e3, f"ours_ms_per_{unit}": fast / per * 1e3}
+        bench_row(name, slow / fast, "x", target, **times)
+        return slow / fast
+
+    return add
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def embedded():
     return EmbeddedDetector(load_vocabulary("shapes"))
 
 
-def test_embedded_detector_batched(renders, embedded):
+def test_embedded_detector_batched(renders, embedded, report):
     """Against mmdet's own `test_step`, one picture at a time."""
     from armor_eval.geneval.mmdet_detector import run_batch
 
@@ -71,12 +77,10 @@ def test_embedded_detector_batched(renders, embedded):
     fast, batched = best(lambda: embedded.detect(renders))
     for a, b in zip(alone, batched, strict=True):
         assert (a.labels == b.labels).all() and np.abs(a.scores - b.scores).max(initial=0) < 1e-5
-    ratio = report("embedded detector", slow, fast, "picture", len(renders))
-    print(f"{len(renders) / fast:.0f} pictures a CPU-second batched")
-    assert ratio >= 3
+    assert report("embedded detector, batched", slow, fast, "picture", len(renders), ">= 3") >= 3
 
 
-def test_mask2former_post_processing():
+def test_mask2former_post_processing(report):
     """A picture as the published model sees it: 100 queries at 200x200, a dozen of them sure of something."""
     import torch
     import torch.nn.functional as F
@@ -111,10 +115,10 @@ def test_mask2former_post_processing():
     for a, b in ((theirs.labels, ours.labels), (theirs.scores, ours.scores), (theirs.bboxes, ours.boxes)):
         assert (a[kept][order] == b).all()
     assert (theirs.masks[kept][order] == ours.masks).all()
-    assert report("Mask2Former mask post-processing", slow, fast, "picture", 1) >= 5
+    assert report("Mask2Former mask post-processing", slow, fast, "picture", 1, ">= 5") >= 5
 
 
-def test_colour_crops_batched():
+def test_colour_crops_batched(report, bench_row):
     """CLIP ViT-L/14 with random weights. On a CPU its arithmetic dominates; a batch pays on accelerators."""
     import open_clip
     import torch
@@ -142,15 +146,16 @@ def test_colour_crops_batched():
     slow, alone = best(lambda: [judge.name([crop])[0] for crop in crops], rounds=1)
     fast, batched = best(lambda: judge.name(crops), rounds=1)
     assert [a.color for a in alone] == [b.color for b in batched]
-    report("colour crops", slow, fast, "crop", len(crops))
-    print(f"text classifier of a class, made once: {cold:.1f} CPU-s")
+    report("colour crops, batched, on a CPU", slow, fast, "crop", len(crops))
+    bench_row("text classifier of a class, made once and cached", cold, "CPU-s")
     loader = DataLoader([np.zeros(3)], num_workers=4)
     start = time.perf_counter()
     list(loader)
-    print(f"a 4-worker loader's start, which the official script pays a call: {time.perf_counter() - start:.2f} s")
+    seconds = time.perf_counter() - start
+    bench_row("a 4-worker loader's start, which the official script pays a colour call", seconds, "s")
 
 
-def test_whole_judging(renders, embedded):
+def test_whole_judging(embedded, report, bench_row):
     """Detection, colours and rules of renders with prompts from all six tasks."""
     from geneval_world import RECORDS, scene_for
 
@@ -175,4 +180,4 @@ def test_whole_judging(renders, embedded):
     fast, all_ = best(lambda: [j.verdict for j in judge_pictures(pictures, metas, embedded, colors, Rules())])
     assert one == all_
     report("whole judging, embedded profile", slow, fast, "picture", len(pictures))
-    print(f"{len(pictures) / fast:.0f} pictures a CPU-second; {np.mean([v.correct for v in all_]):.2f} right")
+    bench_row("whole judging, embedded profile", len(pictures) / fast, "pictures/CPU-s")

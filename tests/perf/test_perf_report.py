@@ -47,11 +47,11 @@ def measured(*argv: str) -> dict:
 
 
 @pytest.mark.parametrize("command", ["tables", "report"])
-def test_ten_bundles_of_fourteen_thousand_items(bundles: Path, tmp_path: Path, command: str) -> None:
+def test_ten_bundles_of_fourteen_thousand_items(bundles: Path, tmp_path: Path, command: str, bench_row) -> None:
     out = tmp_path / ("page.html" if command == "report" else "tables")
     cost = measured(command, str(bundles), "--out", str(out))
-    print(command, cost)
     assert cost["code"] == 0
+    bench_row(f"{command} on 10 bundles of 14,000 items", cost["seconds"], "CPU-s", "< 10", mib=cost["mib"])
     assert cost["seconds"] < 10
     assert cost["mib"] < 1024
     if command == "report":

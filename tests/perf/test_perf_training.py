@@ -86,7 +86,7 @@ def peak_bytes(record) -> int:
 
 
 @pytest.mark.parametrize("stage", list(STAGE))
-def test_head_and_loss_where_supervised(stage, capsys):
+def test_head_and_loss_where_supervised(stage, bench_row):
     torch.set_num_threads(1)
     parts = make(stage)
     slow = measured(plain, parts)
@@ -98,10 +98,8 @@ def test_head_and_loss_where_supervised(stage, capsys):
         else:
             assert float((ours_ - theirs).abs().max()) <= 1e-5 * max(1.0, float(theirs.abs().max()))
     time_ratio, memory_ratio = slow[2] / fast[2], slow[1] / max(1, fast[1])
-    with capsys.disabled():
-        print(
-            f"\nstage {stage}: head + loss {slow[2]:.2f} s -> {fast[2]:.2f} s ({time_ratio:.1f}x), "
-            f"peak {slow[1] / 2**20:.0f} -> {fast[1] / 2**20:.0f} MiB ({memory_ratio:.1f}x less)"
-        )
+    bench_row(f"head and loss, stage {stage}: CPU time", time_ratio, "x", ">= 3", plain_s=slow[2], ours_s=fast[2])
+    peaks = {"plain_mib": slow[1] / 2**20, "ours_mib": fast[1] / 2**20}
+    bench_row(f"head and loss, stage {stage}: peak memory", memory_ratio, "x less", ">= 3", **peaks)
     assert time_ratio >= 3
     assert memory_ratio >= 3

@@ -47,7 +47,7 @@ def settings(**changes) -> Settings:
     return Settings(**{"profile": "shapes", "command": ["perf"], "decoding": decoding, "batch_size": 64, **changes})
 
 
-def test_batched_loop_is_at_least_5x_vlmevalkits(checkpoint, tmp_path, capsys):
+def test_batched_loop_is_at_least_5x_vlmevalkits(checkpoint, tmp_path, bench_row):
     from armor_eval.models import registry
     from armor_eval.understanding.official import quiet_vlmeval
 
@@ -83,12 +83,8 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(checkpoint, tmp_path, capsys):
         theirs = time.perf_counter() - began
         frame = load(str(tmp_path / f"ARMOR_{benchmark.dataset}.tsv"))
     said = {str(i): "" if p != p else str(p) for i, p in zip(frame["index"], frame["prediction"], strict=True)}
-    with capsys.disabled():
-        print(
-            f"\nunderstanding, {len(answers)} items of {checkpoint.name}: ours {ours:.2f} s"
-            f" ({len(answers) / ours:.0f} items/s), VLMEvalKit {theirs:.2f} s ({len(said) / theirs:.0f} items/s),"
-            f" ratio {theirs / ours:.1f}"
-        )
+    rates = {"items": len(answers), "items_per_s": len(answers) / ours, "vlmevalkit_items_per_s": len(said) / theirs}
+    bench_row("understanding, against VLMEvalKit's infer_data_job", theirs / ours, "x", ">= 5", **rates)
     assert {i: " ".join(t.split()) for i, t in answers.items()} == {i: " ".join(t.split()) for i, t in said.items()}
     assert theirs / ours >= 5
 
@@ -109,7 +105,7 @@ def lmu(table, tmp_path: Path) -> Path:
     return tmp_path / "lmu"
 
 
-def test_overhead_is_under_5_ms_an_item(tmp_path, capsys):
+def test_overhead_is_under_5_ms_an_item(tmp_path, bench_row):
     """With a model that costs nothing: reading, decoding, journaling, scoring by VLMEvalKit, intervals."""
     model = MockModel()
     run_benchmark(choose(["SEED"])[0], model, tmp_path / "warm", settings())  # imports vlmeval
@@ -117,12 +113,11 @@ def test_overhead_is_under_5_ms_an_item(tmp_path, capsys):
     done = run_benchmark(choose(["MMB"])[0], model, tmp_path / "r", settings())
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     n = len(read_bundle(done.path)[1])
-    with capsys.disabled():
-        print(f"\nharness overhead, {n} items: {1000 * wall / n:.2f} ms an item, {1000 * cpu / n:.2f} ms of it CPU")
+    bench_row("harness overhead an item", 1000 * cpu / n, "ms CPU", "< 5", items=n, wall_ms=1000 * wall / n)
     assert 1000 * cpu / n < 5
 
 
-def test_memory_is_under_a_gigabyte_and_a_half(tmp_path, capsys):
+def test_memory_is_under_a_gigabyte_and_a_half(tmp_path, bench_row):
     """A process of its own without a model, on a file whose pictures alone are 1 GB: vlmeval, torch, pandas and all."""
     import base64
 
@@ -137,6 +132,5 @@ def test_memory_is_under_a_gigabyte_and_a_half(tmp_path, capsys):
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     peak = read_bundle(tmp_path / "r")[0].peak_memory_bytes / 2**30
-    with capsys.disabled():
-        print(f"\nharness memory with a 1 GB data file: {peak:.2f} GiB at the peak, everything imported")
+    bench_row("harness memory with a 1 GB data file, no model", peak, "GiB", "< 1.5")
     assert peak < 1.5
