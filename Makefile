@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench reports reports-runs lint setup clean
+.PHONY: demo test test-all bench regress reports reports-runs lint setup clean
 
 setup: $(VENV)/.installed
 
@@ -24,8 +24,16 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest -m ''
 
+# Ratios side by side; the table is printed last and written to runs/bench.json.
 bench: setup
 	$(BIN)/python -m pytest -m perf tests/perf
+
+# The embedded profile against the committed baseline: a change that harms the model or the scoring is seen here.
+regress: setup
+	rm -rf runs/regress
+	$(BIN)/armor-eval understanding --bench all --out runs/regress
+	$(BIN)/armor-eval geneval --out runs/regress/geneval
+	$(BIN)/armor-eval compare armor-nano runs/regress --out runs/regress/compare
 
 # Tables and figures of reports/ from the runs kept there (seconds).
 reports: setup
