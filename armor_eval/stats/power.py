@@ -8,7 +8,6 @@ test at 5 % rejects.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import numpy as np
 from scipy import special
@@ -19,13 +18,13 @@ from .paired import Flips, Paired, tango
 POWER = 0.8
 
 
-@lru_cache(maxsize=4096)
-def rejecting_tail(discordant: int, alpha: float = 0.05) -> int:
+def rejecting_tail(discordant: np.ndarray, alpha: float = 0.05) -> np.ndarray:
     """Largest smaller count at which exact McNemar still rejects among so many discordant pairs; -1 for never."""
-    k = -1
-    while k + 1 <= discordant // 2 and 2 * special.bdtr(k + 1, discordant, 0.5) <= alpha:
-        k += 1
-    return k
+    guess = np.floor(special.bdtrik(alpha / 2, np.maximum(discordant, 1), 0.5)) + 1
+    k = np.where(np.isfinite(guess), guess, 1)
+    for _ in range(3):  # the inverse is continuous: step down to the first count that truly rejects
+        k = np.where((k >= 0) & (2 * special.bdtr(np.maximum(k, 0), discordant, 0.5) > alpha), k - 1, k)
+    return np.where(discordant > 0, np.maximum(k, -1), -1)
 
 
 def mcnemar_power(n: int, loss: float, win: float, alpha: float = 0.05) -> float:
@@ -37,7 +36,7 @@ def mcnemar_power(n: int, loss: float, win: float, alpha: float = 0.05) -> float
     first, last = max(0, int(n * rate - spread)), min(n, int(n * rate + spread))
     discordant = np.arange(first, last + 1)
     weight = special.bdtr(discordant, n, rate) - np.where(discordant > 0, special.bdtr(discordant - 1, n, rate), 0)
-    tail = np.array([rejecting_tail(int(d), alpha) for d in discordant])
+    tail = rejecting_tail(discordant, alpha)
     reject = np.where(tail >= 0, special.bdtr(np.maximum(tail, 0), discordant, win / rate), 0.0)
     return float((weight * reject).sum())
 
@@ -66,7 +65,7 @@ def detectable_drop(clusters: int, changed: float, size: float, binary: bool, po
     low, high = 0.0, size * (1 - changed)  # what changes anyway and what is lost cannot exceed all clusters
     if power_at(high, clusters, changed, size, binary) < power:
         return None
-    for _ in range(50):
+    for _ in range(30):
         middle = (low + high) / 2
         if power_at(middle, clusters, changed, size, binary) < power:
             low = middle

@@ -9,7 +9,7 @@ import pytest
 
 from armor_eval.stats.composite import ClusterSums, composites_for
 from armor_eval.stats.paired import compare_sums, holm, mcnemar_exact, tango, typical_flip
-from armor_eval.stats.power import clusters_needed, detectable_drop, mcnemar_power, passing_clusters
+from armor_eval.stats.power import clusters_needed, detectable_drop, mcnemar_power, passing_clusters, rejecting_tail
 from armor_eval.stats.resample import bootstrap_sums, distinct_rows, jackknife_se
 
 
@@ -118,6 +118,13 @@ def test_distinct_rows_survive_a_collision_of_their_keys():
     rows = np.array([[weights[1], 0.0], [0.0, weights[0]], [weights[1], 0.0]])  # equal dot products
     found, which, counts = distinct_rows(rows)
     assert np.array_equal(found[which], rows) and sorted(counts) == [1, 2]
+
+
+def test_rejecting_tail_is_the_last_count_that_rejects():
+    sizes = np.arange(0, 400)
+    for n, k in zip(sizes, rejecting_tail(sizes), strict=True):
+        expected = max((j for j in range(n // 2 + 1) if mcnemar_exact(j, n - j) <= 0.05), default=-1)
+        assert k == expected, n
 
 
 def test_power_of_mcnemar_agrees_with_simulation():
