@@ -117,5 +117,5 @@ def _observed(benchmark: str, runs: tuple[Path, Path]) -> tuple[int, float, floa
     composite = next(c for c in composites_for(benchmark) if c.primary)
     sums = [composite.cluster_sums(s.items.values()) for s in sides]
     paired = compare_sums(*sums, composite, resamples=0)
-    changed = 2 * max(0.0, min(paired.flips.losses, paired.flips.wins)) / paired.clusters
-    return paired.clusters, sums[0].items / paired.clusters, changed, paired.flips.size, paired.binary
+    changed = paired.flips.share_without_difference(paired.clusters)
+    return paired.clusters, sums[0].items / paired.clusters, changed, paired.flips.mean_size, paired.binary

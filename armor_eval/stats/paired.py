@@ -36,6 +36,17 @@ class Flips:
     """Change of the score, times C, that one such flip makes (for a plain proportion: the metric's range)."""
     changed: int
     """Clusters whose sums differ between the arms."""
+    mean_size: float
+    """Square-weighted mean change of those clusters, times C: what power is planned with (`size` is cautious)."""
+
+    def share_without_difference(self, clusters: int) -> float:
+        """Share of clusters that would change, by `mean_size` each, without a true difference.
+
+        Wins and losses differ by about the root of their number by chance alone; only what is beyond it is taken out.
+        """
+        scale = self.size / self.mean_size
+        total, net = (self.losses + self.wins) * scale**2, abs(self.wins - self.losses) * scale
+        return min(1.0, (total - max(0.0, net - math.sqrt(total))) / clusters)
 
 
 @dataclass(frozen=True)
@@ -136,14 +147,15 @@ def typical_flip(effects_C: np.ndarray, whole: float) -> Flips:
     magnitude = np.abs(effects_C)
     largest = float(magnitude.max(initial=0.0))
     if largest <= 0:
-        return Flips(0.0, 0.0, whole, 0)
+        return Flips(0.0, 0.0, whole, 0, whole)
     unseen = min(whole, 3 * largest) if whole > largest else largest
     square = float((magnitude**2).sum())
     cube = float((magnitude**3).sum())
     size = (cube + PSEUDO_CLUSTERS * unseen**3) / (square + PSEUDO_CLUSTERS * unseen**2)
     net = float(effects_C.sum()) / size
     total = max(square / size**2, abs(net))
-    return Flips((total - net) / 2, (total + net) / 2, size, int(np.count_nonzero(magnitude)))
+    mean_size = square / float(magnitude.sum())
+    return Flips((total - net) / 2, (total + net) / 2, size, int(np.count_nonzero(magnitude)), mean_size)
 
 
 def difference_interval(
@@ -191,7 +203,7 @@ def compare_sums(
     low, high = composite.bounds
     whole = high - low if math.isfinite(high) else 100.0
     effects_C = flip_effects(joint, composite.formula, sign)
-    flips = typical_flip(effects_C, whole) if np.all(np.isfinite(effects_C)) else Flips(0.0, 0.0, whole, 0)
+    flips = typical_flip(effects_C, whole) if np.all(np.isfinite(effects_C)) else Flips(0.0, 0.0, whole, 0, whole)
     counts = {"losses": int(np.count_nonzero(effects_C < 0)), "wins": int(np.count_nonzero(effects_C > 0))}
     found = {"base": values[0], "candidate": values[1], "delta": delta, "clusters": C, "flips": flips, **counts}
 

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from .intervals import t_quantile
-from .paired import Flips, Paired, tango
+from .paired import Paired, tango
 
 POWER = 0.8
 
@@ -93,13 +93,13 @@ def clusters_needed(drop: float, changed: float, size: float, binary: bool, powe
 def minimal_detectable_effect(paired: Paired, power: float = POWER) -> float | None:
     """The drop that this comparison would have seen, from the changes it has observed.
 
-    The observed difference is taken out first (the smaller of wins and losses, doubled, is what changes without any).
+    The observed difference is taken out first, and the drop is taken to come in flips like the observed ones.
     """
     flips = paired.flips
     if paired.ci95 is None or paired.clusters < 2:
         return None
-    changed = min(1.0, 2 * max(0.0, min(flips.losses, flips.wins)) / paired.clusters)
-    return detectable_drop(paired.clusters, changed, flips.size, paired.binary, power)
+    changed = flips.share_without_difference(paired.clusters)
+    return detectable_drop(paired.clusters, changed, flips.mean_size, paired.binary, power)
 
 
 def clusters_to_decide(paired: Paired, tolerance: float) -> int | None:
@@ -121,8 +121,7 @@ def passing_clusters(tolerance: float, changed: float, size: float, power: float
     """Clusters at which a candidate without any true difference passes with the given power."""
 
     def chance(n: int) -> float:
-        flips = Flips(n * changed / 2, n * changed / 2, size, 0)
-        low = size * tango(flips.losses, flips.wins, n)[0]
+        low = size * tango(n * changed / 2, n * changed / 2, n)[0]
         slack = (tolerance + low) / (size * math.sqrt(changed / n)) if changed > 0 else math.inf * (tolerance + low)
         return float(special.ndtr(slack))
 

@@ -20,7 +20,7 @@ import numpy as np
 from armor_eval.stats.composite import ClusterSums, Composite, composites_for
 from armor_eval.stats.intervals import interval
 from armor_eval.stats.paired import compare_sums
-from armor_eval.stats.power import detectable_drop
+from armor_eval.stats.power import minimal_detectable_effect
 
 
 def difficulties(rate: float, alike: float, clusters: int, rng: np.random.Generator) -> np.ndarray:
@@ -67,10 +67,10 @@ class World:
         p_C = difficulties(rates, self.alike, C, rng)
         return [self.sums(x) for x in two_answers(p_C, self.items, change, rng)]
 
-    def truth(self, change: Change, rng: np.random.Generator) -> tuple[float, float]:
+    def truth(self, change: Change, rng: np.random.Generator, rounds: int = 6) -> tuple[float, float]:
         """The score of both arms over very many clusters."""
         totals = [0.0, 0.0]
-        for _ in range(6):
+        for _ in range(rounds):
             for i, sums in enumerate(self.arms(change, rng, 16_800)):
                 totals[i] = totals[i] + sums.sum(axis=0)
         return tuple(float(self.composite.formula(t)) for t in totals)
@@ -144,7 +144,7 @@ DROPS = (Change(0.2, 0.15, 0.4), Change(0.05, 0.08, 0.6))
 
 def paired_rates(world: World, change: Change, trials: int, rng: np.random.Generator) -> dict[str, float]:
     """Share of trials with upper < truth, lower > truth, and the test's rejections."""
-    before, after = world.truth(change, rng) if change.hit else (0.0, 0.0)
+    before, after = world.truth(change, rng, rounds=20) if change.hit else (0.0, 0.0)
     truth, found = after - before, np.zeros(5)
     names = tuple(map(str, range(world.clusters)))
     for _ in range(trials):
@@ -175,14 +175,19 @@ def power_at_mde(world: World, trials: int, rng: np.random.Generator) -> dict[st
     The printed value is the median over 40 comparisons without a difference; the hit rate that makes this drop is
     solved from two large samples (the drop is linear in it).
     """
-    change, names, printed, binary = Change(0.2), tuple(map(str, range(world.clusters))), [], False
+    change, names, printed = Change(0.2), tuple(map(str, range(world.clusters))), []
     for _ in range(40):
         base, candidate = (ClusterSums(names, s, 0) for s in world.arms(change, rng))
         got = compare_sums(base, candidate, world.composite, resamples=0)
-        share, binary = (got.flips.losses + got.flips.wins) / world.clusters, got.binary
-        printed.append(detectable_drop(world.clusters, share, got.flips.size, binary))
-    drop, lost = float(np.median(printed)), 0.5
-    before, after = world.truth(Change(0.2, 0.2, lost), rng)
+        printed.append(minimal_detectable_effect(got))
+    drop = float(np.median(printed))
+    # The printed value supposes that a drop comes in changes like those seen: as many answers a cluster.
+    rates = world.by_cluster(world.rate, 16_800) if world.by_cluster else world.rate
+    base, candidate = two_answers(difficulties(rates, world.alike, 16_800, rng), world.items, change, rng)
+    moved, right = np.abs(candidate.sum(1) - base.sum(1)), base.sum(1)
+    size, most = (moved**2).sum() / moved.sum(), (right**2).sum() / right.sum()  # weighted by what they do
+    lost = float(np.clip((size - 1) / (most - 1), 0.02, 0.9)) if most > 1 else 0.9
+    before, after = world.truth(Change(0.2, 0.2, lost), rng, rounds=20)
     hit = 0.2 * drop / (before - after)
     got = paired_rates(world, Change(0.2, hit, lost), trials, rng)
     return {"printed": drop, "true_drop": -got["true_difference"], "power": got["rejects_downwards"]}
