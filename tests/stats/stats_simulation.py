@@ -1,6 +1,6 @@
 """Simulated proof of the gate's error rates: writes reports/statistics/ (minutes).
 
-    python tests/stats/stats_simulation.py [--trials 4000] [--out reports/statistics]
+    python tests/stats/stats_simulation.py [--trials 3000] [--out reports/statistics]
 
 Worlds are made of clusters with a difficulty each (beta-distributed: items of a cluster are alike). The candidate
 answers a touched cluster afresh, which is exchangeable, hence no true difference; in a hit cluster it then loses right
@@ -255,7 +255,7 @@ def markdown(found: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=4000)
+    parser.add_argument("--trials", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=20250306)
     parser.add_argument("--out", type=Path, default=Path("reports/statistics"))
     options = parser.parse_args()
