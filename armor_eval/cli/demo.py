@@ -1,4 +1,4 @@
-"""`armor-eval demo`: the bundled model answers MMBench of the shapes world and draws; no network, GPU or key."""
+"""`armor-eval demo`: the bundled model answers two benchmarks of the shapes world and draws; no network, GPU or key."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ PROMPTS = (
     "draw three red crosses", "draw a green square and a purple triangle",
 )  # fmt: skip
 """What the contact sheet asks for: single things, pairs, colours, counts, relations."""
+BENCHMARKS = ("MMB", "POPE")
+"""What the tour measures: MMBench's circular multiple choice, and POPE's yes or no."""
 COLUMNS, SIDE, CAPTION = 4, 128, 30
 """Layout of the contact sheet, in pictures and pixels."""
 
@@ -49,23 +51,22 @@ def demo(
         limit=limit,
         batch_size=batch_size,
     )
-    benchmark = choose(["MMB"])[0]
-    with common.progress_bar("answering MMBench of the shapes world", not json_output) as progress:
-        finished = run_benchmark(benchmark, adapter, folder / benchmark.name, settings, progress=progress)
+    finished = []
+    for benchmark in choose(list(BENCHMARKS)):
+        with common.progress_bar(f"answering {benchmark.name} of the shapes world", not json_output) as progress:
+            finished.append(run_benchmark(benchmark, adapter, folder / benchmark.name, settings, progress=progress))
     sheet = folder / "drawings.png"
     drawn = draw_sheet(adapter, PROMPTS, seed, sheet)
     adapter.close()
     page = write_page(folder)
     if json_output:
-        common.write(
-            json.dumps({"drawings": str(sheet), "drawn": drawn, "runs": json.loads(common.as_json([finished]))})
-        )
+        common.write(json.dumps({"drawings": str(sheet), "drawn": drawn, "runs": json.loads(common.as_json(finished))}))
     else:
-        common.print_scores([finished])
-        _print_types(finished)
+        common.print_scores(finished)
+        _print_types(finished[0])
         common.console().print(f"{drawn} of {len(PROMPTS)} drawings: {sheet}", markup=False, soft_wrap=True)
         common.console().print(f"everything on one page: {page}", markup=False, soft_wrap=True)
-    if finished.run.status != "complete" or drawn < len(PROMPTS):
+    if any(f.run.status != "complete" for f in finished) or drawn < len(PROMPTS):
         raise typer.Exit(1)
 
 
@@ -117,7 +118,11 @@ def _print_types(finished: Finished) -> None:
     from armor_eval.stats.composite import accuracy, measure
 
     items = read_bundle(finished.path)[1]
-    table = Table(title="accuracy by question type (single questions)", title_justify="left", box=SIMPLE_HEAD)
+    table = Table(
+        title=f"{finished.run.benchmark}: accuracy by question type (single questions; chance is 25 %)",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
     for name in ("type", "score", "95 % interval"):
         table.add_column(name)
     table.add_column("n", justify="right")
