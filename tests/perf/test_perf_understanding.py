@@ -58,11 +58,13 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(checkpoint, tmp_path, bench_row
     model.answer([loop.build_question(benchmark, table.rows[0])], chosen.decoding)  # weights and kernels are warm
 
     run = describe(benchmark, table, subset, model, chosen, None)
-    with Bundle.open(tmp_path / "ours", run) as bundle:
-        began = time.perf_counter()
-        loop.answer_all(model, table, bundle, chosen.decoding, chosen.batch_size)
-        ours = time.perf_counter() - began
-        answers = {i: it.output for i, it in bundle.items.items()}
+    ours = theirs = float("inf")  # the best of three: single runs on a shared machine gave ratios from 2 to 9
+    for turn in range(3):
+        with Bundle.open(tmp_path / f"ours{turn}", run) as bundle:
+            began = time.perf_counter()
+            loop.answer_all(model, table, bundle, chosen.decoding, chosen.batch_size)
+            ours = min(ours, time.perf_counter() - began)
+            answers = {i: it.output for i, it in bundle.items.items()}
 
     with quiet_vlmeval():
         from vlmeval.dataset import build_dataset
@@ -78,10 +80,14 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(checkpoint, tmp_path, bench_row
         dataset = build_dataset(benchmark.dataset)
         theirs_model.set_dump_image(dataset.dump_image)
         theirs_model.generate(theirs_model.build_prompt(dataset.data.iloc[0], benchmark.dataset), benchmark.dataset)
-        began = time.perf_counter()
-        infer_data_job(theirs_model, str(tmp_path), "ARMOR", dataset)
-        theirs = time.perf_counter() - began
-        frame = load(str(tmp_path / f"ARMOR_{benchmark.dataset}.tsv"))
+        for turn in range(3):
+            dataset = build_dataset(benchmark.dataset)  # a job strips the pictures from its dataset
+            work = tmp_path / f"theirs{turn}"
+            work.mkdir()
+            began = time.perf_counter()
+            infer_data_job(theirs_model, str(work), "ARMOR", dataset)
+            theirs = min(theirs, time.perf_counter() - began)
+        frame = load(str(work / f"ARMOR_{benchmark.dataset}.tsv"))
     said = {str(i): "" if p != p else str(p) for i, p in zip(frame["index"], frame["prediction"], strict=True)}
     rates = {"items": len(answers), "items_per_s": len(answers) / ours, "vlmevalkit_items_per_s": len(said) / theirs}
     bench_row("understanding, against VLMEvalKit's infer_data_job", theirs / ours, "x", ">= 5", **rates)
