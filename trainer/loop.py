@@ -8,8 +8,8 @@ position.
 from __future__ import annotations
 
 import json
+import logging
 import math
-import resource
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -18,17 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 
+from trainer import devices
 from trainer.batches import Batch, collate
 from trainer.checkpoints import Checkpoints
-from trainer.errors import TrainingError
+from trainer.errors import DataError, TrainingError
 from trainer.logs import RunLog, progress
 from trainer.mixture import Mixture
-from trainer.objective import Objective, count_labels, freeze
+from trainer.objective import Objective, Sums, count_labels, freeze
 from trainer.optim import Optimization, Optimizers
 from trainer.stages import Stage
+from trainer.window import HEADS, Window
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,11 @@ class LoopOptions:
     """Judge the model as it is: returns numbers for the log. The one called `score`, if there, decides which is
     best."""
     sample: Callable[[nn.Module, int], dict[str, Any]] | None = None
-    """Draw samples: name -> PIL image, kept beside the log (the paper's Figure 6). Called with `evaluate`."""
+    """Draw samples: name -> PIL image, kept beside the log (the paper's Figure 6)."""
+    sample_every: int = 0
+    """Steps between calls of `sample`; 0 never, but with `evaluate` where there is one."""
+    shard: bool = False
+    """Shard parameters, gradients and optimizers over the processes (FSDP2) instead of copying them (DDP)."""
 
 
 @dataclass
@@ -95,15 +102,18 @@ class Loop:
         self.model, self.stage, self.mixture, self.how = model, stage, mixture, how
         self.options = options or LoopOptions()
         self.trained = freeze(model, stage)
-        self.accelerator = Accelerator(
-            mixed_precision="bf16" if how.precision == "bf16" else "no", cpu=not torch.cuda.is_available()
-        )
+        self.accelerator = devices.start()
         world = self.accelerator.num_processes
         if how.batch_size % (how.accumulate * world):
-            raise ValueError(f"batch_size {how.batch_size} does not split over {world} processes x {how.accumulate}")
+            raise DataError(f"batch_size {how.batch_size} does not split over {world} processes x {how.accumulate}")
         if how.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self.objective = self.accelerator.prepare(Objective(model, stage, every_part=world > 1))
+        self.shapes = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+        objective = Objective(model, stage, every_part=world > 1, sharded=self.options.shard)
+        if self.options.shard:
+            self.objective = devices.shard(objective, self.accelerator, how.precision)
+        else:
+            self.objective = self.accelerator.prepare(objective)
         self.optimizers = Optimizers(self._named_parameters(), how)
         self.cost, self.step = Cost(), 0
         self.main = self.accelerator.is_main_process
@@ -113,14 +123,14 @@ class Loop:
 
     def run(self) -> Outcome:
         options, how = self.options, self.how
-        log = RunLog(options.out if self.main else None, options.tensorboard)
+        journal = RunLog(options.out if self.main else None, options.tensorboard)
         if options.resume:
-            self._resume(log)
+            self._resume(journal)
         elif self.checkpoints is not None and self.checkpoints.steps():
             raise TrainingError(f"{options.out} already holds a run; resume it or choose another directory")
         bar = progress(how.steps, self.step, f"stage {self.stage.name}", options.bar and self.main)
         outcome = Outcome(self.step, self.cost, {})
-        window = _Window()
+        window = Window()
         self.model.train()
         try:
             while self.step < how.steps:
@@ -130,30 +140,29 @@ class Loop:
                 if self.step % options.log_every == 0 or done:
                     outcome.losses = window.means(self.accelerator)
                     bar.set_postfix(
-                        {k.removeprefix("loss/"): f"{v:.3f}" for k, v in outcome.losses.items() if "loss" in k}
+                        {n: f"{outcome.losses[f'loss/{n}']:.3f}" for n in HEADS if f"loss/{n}" in outcome.losses}
                     )
-                    log.write(self.step, outcome.losses)
-                    window = _Window()
-                if options.evaluate_every and (self.step % options.evaluate_every == 0 or done):
-                    outcome.evaluations.append((self.step, self._evaluate(log)))
+                    journal.write(self.step, outcome.losses)
+                    window = Window()
+                judged = bool(options.evaluate_every) and (self.step % options.evaluate_every == 0 or done)
+                every = options.sample_every or options.evaluate_every
+                drawn = options.sample is not None and bool(every) and (self.step % every == 0 or done)
+                if judged or drawn:
+                    numbers = self._watch(journal, judged, drawn)
+                    if judged:
+                        outcome.evaluations.append((self.step, numbers))
                 if (options.save_every and self.step % options.save_every == 0) or done:
                     self._save()
-                    if (
-                        outcome.evaluations
-                        and outcome.evaluations[-1][0] == self.step
-                        and self.main
-                        and self.checkpoints
-                    ):
-                        score = outcome.evaluations[-1][1].get("score")
-                        if score is not None:
-                            self.checkpoints.mark_best(self.step, score)
+                    score = outcome.evaluations[-1][1].get("score") if judged else None
+                    if score is not None and self.main and self.checkpoints is not None:
+                        self.checkpoints.mark_best(self.step, score)
         finally:
             bar.close()
-            log.close()
+            journal.close()
         outcome.steps = self.step
         return outcome
 
-    def _one_step(self, window: _Window) -> None:
+    def _one_step(self, window: Window) -> None:
         how, world, rank = self.how, self.accelerator.num_processes, self.accelerator.process_index
         started, cpu_started = time.perf_counter(), time.process_time()
         examples = self.mixture.batch(self.step)
@@ -171,14 +180,15 @@ class Loop:
         for i, batch in enumerate(micro):
             batch = batch.to(self.accelerator.device)
             sync = nullcontext() if i == how.accumulate - 1 else self.accelerator.no_sync(self.objective)
-            with sync, self.accelerator.autocast():
-                sums = self.objective(batch)
-                loss = self.stage.alpha * sums.text / max(1.0, totals[0])
-                loss = loss + self.stage.beta * sums.image / max(1.0, totals[1])
+            with sync:
+                with torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=how.precision == "bf16"):
+                    sums = self.objective(batch)
+                    loss = self.stage.alpha * sums.text / max(1.0, totals[0])
+                    loss = loss + self.stage.beta * sums.image / max(1.0, totals[1])
+                self._check_finite(sums)
                 if loss.requires_grad:
                     self.accelerator.backward(loss * world)  # DDP and FSDP average over processes; this is a sum
             window.add(sums, batch, share)
-        self._check_finite(sums)
         if how.clip:
             window.norm = float(self.accelerator.clip_grad_norm_(self._parameters(), how.clip))
             if not math.isfinite(window.norm):
@@ -187,7 +197,7 @@ class Loop:
         self.step += 1
         self._count(micro, time.perf_counter() - started, time.process_time() - cpu_started, window)
 
-    def _count(self, micro: list[Batch], wall: float, cpu: float, window: _Window) -> None:
+    def _count(self, micro: list[Batch], wall: float, cpu: float, window: Window) -> None:
         world = self.accelerator.num_processes
         numbers = torch.tensor(
             [sum(b.images for b in micro), sum(b.tokens for b in micro), cpu],
@@ -202,8 +212,8 @@ class Loop:
         window.tokens += int(tokens)
         window.seconds += wall
 
-    def _check_finite(self, sums: Any) -> None:
-        for name, value in zip(("text", "image"), sums, strict=True):
+    def _check_finite(self, sums: Sums) -> None:
+        for name, value in (("text", sums.text), ("image", sums.image)):
             if not torch.isfinite(value).all():
                 raise TrainingError(
                     f"the {name} loss of step {self.step} is {float(value)}; {self._where_to_go_back()}"
@@ -223,53 +233,60 @@ class Loop:
         pad = self.model.config.text_config.pad_token_id
         return 0 if pad is None else int(pad)
 
-    def _evaluate(self, log: RunLog) -> dict[str, float]:
+    def _watch(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
+        """Let the caller judge the model, and draw samples: in the main process, while the others wait at the next
+        collective. The random numbers of training stay as they were."""
         numbers: dict[str, float] = {}
-        if self.main:  # one process judges; the others wait at the next collective
-            self.model.eval()
-            with torch.no_grad():
-                if self.options.evaluate is not None:
-                    numbers = self.options.evaluate(self.model, self.step)
-                    log.write(self.step, {f"eval/{k}": v for k, v in numbers.items()})
-                if self.options.sample is not None:
-                    for name, picture in self.options.sample(self.model, self.step).items():
-                        log.image(self.step, name, picture)
-            self.model.train()
+        half = torch.bfloat16 if self.how.precision == "bf16" else None
+        model = devices.whole_model(self.model, self.main, half)
+        if model is not None and self.main:
+            was_training = model.training
+            model.eval()
+            with torch.no_grad(), torch.random.fork_rng():
+                if judged and self.options.evaluate is not None:
+                    numbers = self.options.evaluate(model, self.step)
+                    journal.write(self.step, {f"eval/{k}": v for k, v in numbers.items()})
+                if drawn and self.options.sample is not None:
+                    for name, picture in self.options.sample(model, self.step).items():
+                        journal.image(self.step, name, picture)
+            model.train(was_training)
         return numbers
 
     # --- checkpoints
 
     def identity(self) -> dict[str, Any]:
-        """What a resume must find unchanged: a checkpoint of another run is refused, not continued."""
+        """What a resume must find unchanged: a checkpoint of another run is refused, not continued. The number of
+        processes is not part of it: batches are the same, and sums differ in rounding only."""
         return {
             "stage": json.loads(json.dumps(asdict(self.stage))),
             "optimization": json.loads(json.dumps(asdict(self.how))),
             "seed": self.mixture.seed,
             "mixture": dict(self.mixture.counts),
             "trained": self.trained,
-            "shapes": [list(p.shape) for n, p in self.model.named_parameters() if p.requires_grad],
-            "processes": self.accelerator.num_processes,
+            "shapes": [self.shapes[name] for name in self.trained],
         }
 
     def trained_parameters(self) -> dict[str, torch.Tensor]:
-        """The trained parameters in full, under the model's own names (gathered where they are sharded)."""
-        state = self.accelerator.get_state_dict(self.objective)
-        return {name: state[f"model.{name}"] for name in self.trained}
+        """The trained parameters in full, under the model's own names. Where they are sharded, every process has to
+        call this."""
+        parameters = dict(self.model.named_parameters())
+        return {name: devices.whole(parameters[name]) for name in self.trained}
 
     def _save(self) -> None:
         if self.checkpoints is None:
             return
-        trained = self.trained_parameters()
+        trained, optimizers = self.trained_parameters(), self.optimizers.state_dict(keep=self.main)
+        rng = devices.random_states(self.accelerator)
         if self.main:
-            rng = {"torch": torch.get_rng_state()}
-            state = {"step": self.step, "cost": asdict(self.cost), "run": self.identity()}
-            self.checkpoints.save(self.step, trained, {"optimizers": self.optimizers.state_dict(), "rng": rng}, state)
+            processes = {"processes": self.accelerator.num_processes, "sharded": self.options.shard}
+            state = {"step": self.step, "cost": asdict(self.cost), "run": self.identity(), **processes}
+            self.checkpoints.save(self.step, trained, {"optimizers": optimizers, "rng": rng}, state)
         self.accelerator.wait_for_everyone()
 
-    def _resume(self, log: RunLog) -> None:
+    def _resume(self, journal: RunLog) -> None:
         steps = self.checkpoints.steps() if self.checkpoints is not None else []
         if not steps:
-            log.forget_after(-1)
+            journal.forget_after(-1)
             return
         trained, saved, state = self.checkpoints.load(steps[-1])
         here = self.identity()
@@ -279,51 +296,17 @@ class Loop:
                 f"{self.checkpoints.path(steps[-1])} belongs to another run: {', '.join(different)} differ; "
                 "resume with the same settings or choose another directory"
             )
+        if state["processes"] != self.accelerator.num_processes:
+            log.warning(
+                "written by %d processes, resumed by %d: the same run up to rounding",
+                state["processes"],
+                self.accelerator.num_processes,
+            )
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in trained.items():
-                parameters[name].copy_(value)
+                parameters[name].copy_(devices.placed_like(value, parameters[name]))
         self.optimizers.load_state_dict(saved["optimizers"])
-        torch.set_rng_state(saved["rng"]["torch"])
+        devices.restore_random_state(self.accelerator, saved["rng"])
         self.step, self.cost = int(state["step"]), Cost(**state["cost"])
-        log.forget_after(self.step)
-
-
-class _Window:
-    """What one log line averages over."""
-
-    def __init__(self) -> None:
-        self.text = self.image = 0.0
-        self.text_count = self.image_count = 0
-        self.tokens, self.seconds, self.norm, self.share = 0, 0.0, 0.0, 0.0
-
-    def add(self, sums: Any, batch: Batch, share: float) -> None:
-        text, image = count_labels(batch)
-        self.text += float(sums.text.detach())
-        self.image += float(sums.image.detach())
-        self.text_count += text
-        self.image_count += image
-        self.share = share
-
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
-        numbers = torch.tensor(
-            [self.text, self.image, self.text_count, self.image_count], dtype=torch.float64, device=accelerator.device
-        )
-        text, image, text_count, image_count = accelerator.reduce(numbers, "sum").tolist()
-        values = {}
-        if text_count and text:
-            values["loss/text"] = text / text_count
-        if image_count and image:
-            values["loss/image"] = image / image_count
-        values["gradient_norm"] = self.norm
-        values["lr_share"] = self.share
-        values["tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
-        values["memory_bytes"] = peak_memory(accelerator.device)
-        return values
-
-
-def peak_memory(device: torch.device) -> int:
-    """Peak bytes so far: of the accelerator where there is one, else resident memory of the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        journal.forget_after(self.step)

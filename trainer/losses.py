@@ -22,50 +22,56 @@ CHUNK_ELEMENTS = 1 << 24
 
 class _ChunkedHeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND: Tensor, labels_N: Tensor, rows: int, *weights: Tensor) -> Tensor:
+    def forward(ctx, hidden_ND: Tensor, labels_N: Tensor, rows: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
         count, width = hidden_ND.shape[0], sum(w.shape[0] for w in weights)
         need_hidden = ctx.needs_input_grad[0]
         need_weight = [ctx.needs_input_grad[3 + i] for i in range(len(weights))]
         grad_hidden = torch.empty_like(hidden_ND) if need_hidden else None
         grads = [torch.zeros_like(w) if need else None for w, need in zip(weights, need_weight, strict=True)]
         losses_N = hidden_ND.new_empty(count, dtype=torch.float32)
-        for start in range(0, count, rows):
-            part = hidden_ND[start : start + rows]
-            labels = labels_N[start : start + rows]
-            logits = part.new_empty((part.shape[0], width), dtype=torch.float32)
-            at = 0
-            for w in weights:
-                out = logits[:, at : at + w.shape[0]]
-                if part.dtype == torch.float32:
-                    torch.mm(part, w.t(), out=out)
-                else:
-                    out.copy_(part @ w.t())
-                at += w.shape[0]
-            picked = logits.gather(1, labels[:, None]).squeeze(1)
-            normaliser = torch.logsumexp(logits, dim=1)
-            losses_N[start : start + rows] = normaliser - picked
-            if not (need_hidden or any(need_weight)):
-                continue
-            # d loss / d logits = softmax - onehot, in place: the logits are not needed any more.
-            logits.sub_(normaliser[:, None]).exp_()
-            logits.scatter_add_(1, labels[:, None], logits.new_full((part.shape[0], 1), -1.0))
-            logits = logits.to(hidden_ND.dtype)
-            at = 0
-            for i, w in enumerate(weights):
-                slope = logits[:, at : at + w.shape[0]]
-                if grad_hidden is not None:
-                    if i == 0:
-                        grad_hidden[start : start + rows] = slope @ w
+        kind = _compute_type(hidden_ND)
+        with torch.autocast(hidden_ND.device.type, enabled=False):
+            typed = [w.to(kind) for w in weights]
+            for start in range(0, count, rows):
+                part = hidden_ND[start : start + rows].to(kind)
+                labels = labels_N[start : start + rows]
+                logits = part.new_empty((part.shape[0], width), dtype=torch.float32)
+                at = 0
+                for w in typed:
+                    out = logits[:, at : at + w.shape[0]]
+                    if kind == torch.float32:
+                        torch.mm(part, w.t(), out=out)
                     else:
-                        grad_hidden[start : start + rows] += slope @ w
-                if grads[i] is not None:
-                    grads[i].addmm_(slope.t(), part)
-                at += w.shape[0]
+                        out.copy_(part @ w.t())
+                    at += w.shape[0]
+                picked = logits.gather(1, labels[:, None]).squeeze(1)
+                normaliser = torch.logsumexp(logits, dim=1)
+                losses_N[start : start + rows] = normaliser - picked
+                if not (need_hidden or any(need_weight)):
+                    continue
+                # d loss / d logits = softmax - onehot, in place: the logits are not needed any more.
+                logits.sub_(normaliser[:, None]).exp_()
+                logits.scatter_add_(1, labels[:, None], logits.new_full((part.shape[0], 1), -1.0))
+                logits = logits.to(kind)
+                at = 0
+                for i, w in enumerate(typed):
+                    slope = logits[:, at : at + w.shape[0]]
+                    if grad_hidden is not None:
+                        if i == 0:
+                            grad_hidden[start : start + rows] = slope @ w
+                        else:
+                            grad_hidden[start : start + rows] += slope @ w
+                    if grads[i] is not None and grads[i].dtype == kind:
+                        grads[i].addmm_(slope.t(), part)
+                    elif grads[i] is not None:
+                        grads[i] += slope.t() @ part
+                    at += w.shape[0]
         ctx.save_for_backward(grad_hidden, *grads)
-        return losses_N.sum()
+        ctx.mark_non_differentiable(losses_N)
+        return losses_N.sum(), losses_N
 
     @staticmethod
-    def backward(ctx, upstream: Tensor) -> tuple:
+    def backward(ctx, upstream: Tensor, _: Tensor) -> tuple:
         grad_hidden, *grads = ctx.saved_tensors
         # In place: these buffers belong to this node alone, and a copy of a head's gradient would double its memory.
         return (
@@ -76,10 +82,16 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         )
 
 
-def head_loss(
+def _compute_type(hidden: Tensor) -> torch.dtype:
+    """Under autocast its type, as for any other linear layer; a custom function is not cast by itself."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+
+
+def head_losses(
     hidden_ND: Tensor, labels_N: Tensor, weights: list[Tensor], chunk_elements: int = CHUNK_ELEMENTS
-) -> Tensor:
-    """Summed cross-entropy of a bias-free head, in nats.
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of a bias-free head in nats: the sum, to go backward from, and each position's, detached.
 
     hidden_ND: the head's input at the supervised positions. labels_N: row indices into the heads' rows stacked in
     order.
@@ -87,14 +99,22 @@ def head_loss(
     The gradient is computed in the forward pass, once: a second backward through the same node is an error.
     """
     if hidden_ND.shape[0] == 0:
-        return hidden_ND.new_zeros((), dtype=torch.float32)
+        return hidden_ND.new_zeros((), dtype=torch.float32), hidden_ND.new_zeros(0, dtype=torch.float32)
     width = sum(w.shape[0] for w in weights)
     if hidden_ND.shape[0] * width <= chunk_elements // 4:
         # Small enough that one plain matmul is the fastest way (armor-nano).
         stacked = weights[0] if len(weights) == 1 else torch.cat(weights)
-        return F.cross_entropy((hidden_ND @ stacked.t()).float(), labels_N, reduction="sum")
+        scores_NV = F.log_softmax((hidden_ND @ stacked.t()).float(), dim=1)
+        return F.nll_loss(scores_NV, labels_N, reduction="sum"), -scores_NV.detach().gather(1, labels_N[:, None])[:, 0]
     rows = max(1, min(hidden_ND.shape[0], chunk_elements // width))
     return _ChunkedHeadLoss.apply(hidden_ND, labels_N, rows, *weights)
+
+
+def head_loss(
+    hidden_ND: Tensor, labels_N: Tensor, weights: list[Tensor], chunk_elements: int = CHUNK_ELEMENTS
+) -> Tensor:
+    """The sum of `head_losses` alone."""
+    return head_losses(hidden_ND, labels_N, weights, chunk_elements)[0]
 
 
 def supervised(hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from trainer import devices
+from trainer.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,41 @@ class Optimizers:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [part.state_dict() for part in self.parts]
+    def state_dict(self, keep: bool = True) -> list[dict[str, Any]]:
+        """Every optimizer's state with its tensors in full, the same whether they are sharded or not. Where they are,
+        every process has to call this, and only those that `keep` hold what is gathered, on the CPU.
+
+        torch's own gathering by name (torch.distributed.checkpoint.state_dict) is not used: on loading it gives a
+        state to parameters that had none yet, and a head that is first asked after the resume would count its steps
+        differently.
+        """
+        states = []
+        for part in self.parts:
+            state = part.state_dict()
+            if any(isinstance(v, DTensor) for values in state["state"].values() for v in values.values()):
+                full: dict[int, dict[str, Any]] = {}
+                for number, values in state["state"].items():
+                    gathered = {name: devices.whole(v) if isinstance(v, Tensor) else v for name, v in values.items()}
+                    if keep:
+                        full[number] = {n: v.cpu() if isinstance(v, Tensor) else v for n, v in gathered.items()}
+                state = {**state, "state": full}
+            states.append(state)
+        return states
 
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Take what `state_dict` gave; each process keeps its part where parameters are sharded."""
         if len(states) != len(self.parts):
-            raise ValueError(f"the checkpoint has {len(states)} optimizers, this run has {len(self.parts)}")
+            raise TrainingError(f"the checkpoint has {len(states)} optimizers, this run has {len(self.parts)}")
         for part, state in zip(self.parts, states, strict=True):
-            part.load_state_dict(state)
+            order = [p for group in part.param_groups for p in group["params"]]
+            placed = {
+                number: {
+                    name: devices.placed_like(v, order[number]) if isinstance(v, Tensor) and v.ndim else v
+                    for name, v in values.items()
+                }
+                for number, values in state["state"].items()
+            }
+            part.load_state_dict({**state, "state": placed})
 
 
 def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:

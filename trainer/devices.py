@@ -1,0 +1,120 @@
+"""One process or many: accelerate's process group, DDP, or FSDP2 shards; and tensors whole again for a checkpoint.
+
+    torchrun --nproc-per-node 8 -m trainer stage ...                          DDP, on GPUs or (gloo) on CPUs
+    accelerate-launch --multi_gpu --num_processes 8 -m trainer stage ...      the same
+    accelerate-launch --use_fsdp --num_processes 8 -m trainer stage ...       FSDP2, as does --shard
+
+FSDP is torch's own `fully_shard`, not accelerate's wrapper: that one leaves sharding out on a CPU without a word
+(accelerate 1.15, AcceleratorState lists no MULTI_CPU), where two gloo processes can prove it, and wants one optimizer
+handed in, where there may be Muon and AdamW.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from trainer.errors import DataError
+
+
+def asked_to_shard() -> bool:
+    """Whether `accelerate launch --use_fsdp` started this process."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+
+def asked_precision() -> str | None:
+    """What `accelerate launch --mixed_precision` says, None where it says nothing. Raises DataError for fp16 and
+    fp8."""
+    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if asked not in ("no", "bf16"):
+        raise DataError(f"accelerate's mixed precision {asked!r} is not supported here; bf16 is")
+    return "bf16" if asked == "bf16" else None
+
+
+def start() -> Accelerator:
+    """The process group. Precision and sharding are the loop's own: in accelerate both are fixed for the life of a
+    process, and a second run in it could not have others."""
+    before = os.environ.pop("ACCELERATE_USE_FSDP", None)
+    try:
+        return Accelerator(mixed_precision="no", cpu=not torch.cuda.is_available())
+    finally:
+        if before is not None:
+            os.environ["ACCELERATE_USE_FSDP"] = before
+
+
+def shard(objective: nn.Module, accelerator: Accelerator, precision: str) -> nn.Module:
+    """Shard an Objective in place over all processes: every block of ViT, decoder and adapter for itself, the rest
+    together. With bf16, blocks are gathered in bf16 and gradients are summed in fp32."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    if accelerator.num_processes < 2:
+        raise DataError("there is nothing to shard with one process; start more, or leave FSDP out")
+    objective.to(accelerator.device)
+    half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+    how: dict[str, Any] = {
+        "mesh": init_device_mesh(accelerator.device.type, (accelerator.num_processes,)),
+        "mp_policy": half if precision == "bf16" else MixedPrecisionPolicy(),
+    }
+    core = objective.model.model
+    for block in (*core.vision_tower.encoder.layer, *core.language_model.layers, *objective.model.adapter):
+        fully_shard(block, **how)
+    return fully_shard(objective, **how)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in full, detached. Where it is sharded, every process has to call this."""
+    return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def placed_like(value: Tensor, like: Tensor) -> Tensor:
+    """This process's part of a full tensor that every process holds, sharded as `like` is; the tensor itself where
+    `like` is whole."""
+    if not isinstance(like, DTensor):
+        return value
+    value = value.to(like.device, like.dtype)
+    return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
+
+
+def whole_model(model: nn.Module, keep: bool, dtype: torch.dtype | None = None) -> nn.Module | None:
+    """The model itself; of a sharded one a copy in full on its device where `keep`, None elsewhere. Every process has
+    to call this: parameters are gathered one at a time."""
+    if not any(isinstance(p, DTensor) for p in model.parameters()):
+        return model
+    from accelerate import init_empty_weights
+
+    device = next(model.parameters()).device
+    state = {}
+    for name, value in model.state_dict().items():
+        value = whole(value)
+        if keep:
+            state[name] = value.to(dtype) if dtype is not None and value.is_floating_point() else value.clone()
+    if not keep:
+        return None
+    with init_empty_weights(include_buffers=False):
+        copy = type(model)(model.config)
+    copy.load_state_dict(state, assign=True)
+    return copy.to(device).eval()
+
+
+def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:
+    """Every process's generators, by rank."""
+    here = {"torch": torch.get_rng_state()}
+    if accelerator.device.type == "cuda":
+        here["cuda"] = torch.cuda.get_rng_state(accelerator.device)
+    return gather_object([here]) if accelerator.num_processes > 1 else [here]
+
+
+def restore_random_state(accelerator: Accelerator, states: list[dict[str, Tensor]]) -> None:
+    """Set this process's generators; with another number of processes than was saved, rank 0's."""
+    rank = accelerator.process_index
+    here = states[rank if len(states) == accelerator.num_processes else 0]
+    torch.set_rng_state(here["torch"])
+    if "cuda" in here and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(here["cuda"], accelerator.device)
