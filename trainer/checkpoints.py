@@ -1,14 +1,12 @@
 """Checkpoints of a running stage: only what is trained, written beside and renamed, with everything a resume needs.
 
 A directory `step-00000120/` holds `trained.safetensors` (the stage's trained parameters), `optimizer.pt` (optimizers
-and
-random states) and `state.json` (counters and what the run is). A directory under its final name is complete: it was
+and random states) and `state.json` (counters and what the run is). A directory under its final name is complete: it was
 renamed there after its files were on disk.
 """
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -21,7 +19,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.errors import TrainingError
+from trainer.errors import TrainingError, disk_is_full
 
 _NAME = re.compile(r"^step-(\d{8})$")
 
@@ -40,7 +38,8 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             save_file({k: v.detach().cpu().contiguous() for k, v in trained.items()}, draft / "trained.safetensors")
-            torch.save(optimizer, draft / "optimizer.pt")
+            with (draft / "optimizer.pt").open("wb") as file:  # given a path, torch hides why a write failed
+                torch.save(optimizer, file)
             (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n")
             for path in draft.iterdir():
                 _sync(path)
@@ -48,9 +47,9 @@ class Checkpoints:
                 shutil.rmtree(final)
             draft.rename(final)
             _sync(self.root)
-        except OSError as error:
+        except Exception as error:
             shutil.rmtree(draft, ignore_errors=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if disk_is_full(error):
                 raise TrainingError(
                     f"no space left for the checkpoint of step {step} in {self.root}; earlier checkpoints are intact"
                 ) from error

@@ -1,11 +1,14 @@
 """`armor-train`: one command a step of the training. Nothing heavy is imported before a command runs.
 
-armor-train stages
-armor-train nano --out runs/nano --seed 0
+armor-train build-data --tars DIR --texts FILE --out data          captioned pictures, text pairs: conversations
+armor-train tokenize data/conversations.jsonl --out shards         conversations: tokens and image codes, once
+armor-train stage --stage 1 --model M --data shards --out run1     then 2 on run1/model, 3 on run2/model
+armor-train nano --out runs/nano --seed 0                          all of it, in the shapes world
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +17,8 @@ from typing import Annotated
 import typer
 
 from armor_model.errors import ArmorError
-from trainer.errors import DataError, TrainingError
+from trainer import cli_data, cli_stage
+from trainer.errors import DataError, TrainingError, disk_is_full
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,9 +30,16 @@ app = typer.Typer(
 
 
 @app.command()
-def stages() -> None:
+def stages(as_json: cli_stage.Json = False) -> None:
     """Print every stage and scheme: what learns, with which weights, from what."""
+    from dataclasses import asdict
+
     from trainer.stages import SCHEMES, STAGES
+
+    if as_json:
+        declared = {"stages": STAGES, "schemes": SCHEMES}
+        typer.echo(json.dumps({k: [asdict(x) for x in group.values()] for k, group in declared.items()}, indent=1))
+        return
 
     for stage in STAGES.values():
         data = ", ".join(f"{k} {n:,}" for k, n in stage.mixture.items())
@@ -71,99 +82,11 @@ def nano(
     typer.echo(f"{out} ({outcome.cpu_seconds:.0f} CPU-seconds)")
 
 
-@app.command("build-data")
-def build_data(
-    out: Annotated[Path, typer.Option(help="Directory to write: conversations.jsonl, images/, report.json.")],
-    tars: Annotated[list[Path] | None, typer.Option(help="Tars of captioned pictures, or directories of them.")] = None,
-    source: Annotated[
-        str, typer.Option(help="How the tars name their fields: laion, text-to-image-2m, webdataset.")
-    ] = ("webdataset"),
-    index: Annotated[Path | None, typer.Option(help="LAION's parquet index, joined by url.")] = None,
-    texts: Annotated[list[Path] | None, typer.Option(help="JSON lines of question/answer pairs, for t2t.")] = None,
-    mixed_share: Annotated[float, typer.Option(help="Share of pictures asked for together with words (t2ti).")] = 0.5,
-    limit: Annotated[int | None, typer.Option(help="Stop after this many pictures.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the wordings.")] = 0,
-    min_side: Annotated[int, typer.Option(help="Screen: pixels of the shorter side; 0 off.")] = 256,
-    min_aesthetic: Annotated[float, typer.Option(help="Screen: LAION aesthetic score; 0 off.")] = 5.0,
-    min_latin: Annotated[float, typer.Option(help="Screen: share of Latin letters in a caption; 0 off.")] = 0.8,
-) -> None:
-    """Turn captioned pictures into t2i and t2ti conversations, and text pairs into t2t."""
-    from itertools import chain
-
-    from trainer.data import build as builder
-    from trainer.data import readers
-    from trainer.data.records import Tally
-    from trainer.data.screens import ScreenSettings
-
-    if source not in readers.SOURCES:
-        raise DataError(f"unknown source {source!r}; known: {', '.join(readers.SOURCES)}")
-    if not tars and not texts:
-        raise DataError("nothing to build from: give --tars, --texts or both")
-    tallies = {"tars": Tally(), "texts": Tally()}
-    shards = readers.tars(tars) if tars else []
-    found = readers.read_tars(
-        shards, readers.SOURCES[source], tallies["tars"], readers.read_index(index) if index else None
-    )
-    pairs = chain.from_iterable(builder.read_text_pairs(path, tallies["texts"]) for path in texts or [])
-    settings = ScreenSettings(min_side=min_side, min_aesthetic=min_aesthetic, min_latin=min_latin)
-    report = builder.build(out, found, pairs, tallies, settings, seed, mixed_share, limit)
-    for name, part in (("readers", report["readers"]["tars"]), ("screens", report["screens"])):
-        dropped = ", ".join(f"{rule} {n:,}" for rule, n in part["dropped"].items()) or "nothing"
-        typer.echo(f"{name}: dropped {dropped}")
-    typer.echo(f"{out}: " + ", ".join(f"{kind} {n:,}" for kind, n in sorted(report["conversations"].items())))
-
-
-@app.command("tokenize")
-def tokenize_(
-    conversations: Annotated[Path, typer.Argument(help="A conversations file (JSON lines, or ShareGPT4V's JSON).")],
-    out: Annotated[Path, typer.Option(help="Directory of shards to write or to go on with.")],
-    model: Annotated[
-        str | None, typer.Option(help="Checkpoint whose processor reads; the bundled one by default.")
-    ] = None,
-    shard_size: Annotated[int, typer.Option(help="Conversations in a shard.")] = 2048,
-    max_length: Annotated[int, typer.Option(help="Longer conversations are left out, in positions.")] = 4096,
-) -> None:
-    """Turn conversations into token ids and image codes once: resumable, checksummed parquet shards."""
-    from armor_model import bundled, load_processor
-    from trainer.data.shards import tokenize
-
-    folder = bundled("armor-nano") if model in (None, "armor-nano") else Path(model)
-    manifest = tokenize(conversations, out, load_processor(folder), folder.name, shard_size, max_length)
-    kept = sum(entry["rows"] for entry in manifest["shards"])
-    dropped = dict(manifest["read"]["dropped"])
-    for entry in manifest["shards"]:
-        for rule, n in entry["dropped"].items():
-            dropped[rule] = dropped.get(rule, 0) + n
-    typer.echo(f"{out}: {kept:,} conversations in {len(manifest['shards'])} shards; dropped {dropped or 'nothing'}")
-
-
-@app.command()
-def stage(
-    stage: Annotated[str, typer.Option("--stage", help="1, 2, 3 or another declared stage (see: armor-train stages).")],
-    data: Annotated[list[Path], typer.Option(help="Directories of shards (armor-train tokenize).")],
-    model: Annotated[str, typer.Option(help="Checkpoint to start from.")],
-    out: Annotated[Path, typer.Option(help="Run directory: log, checkpoints, and the model at the end.")],
-    batch_size: Annotated[int, typer.Option(help="Conversations in a step, over all processes.")] = 64,
-    steps: Annotated[int | None, typer.Option(help="Steps; by default the stage's passes over its counts.")] = None,
-    share: Annotated[float, typer.Option(help="Share of the stage's counts.")] = 1.0,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-4,
-    schedule: Annotated[str, typer.Option(help="cosine or constant, both after the warm-up.")] = "cosine",
-    warmup: Annotated[int, typer.Option(help="Warm-up steps.")] = 0,
-    accumulate: Annotated[int, typer.Option(help="Micro-batches in a step.")] = 1,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
-    gradient_checkpointing: Annotated[bool, typer.Option(help="Recompute blocks to save memory.")] = False,
-    pack_to: Annotated[int | None, typer.Option(help="Pack examples into rows of this many positions.")] = None,
-    condition_dropout: Annotated[float | None, typer.Option(help="Share of t2i requests that are emptied.")] = None,
-    save_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 500,
-    keep: Annotated[int, typer.Option(help="Checkpoints kept beside the best.")] = 2,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = False,
-    tensorboard: Annotated[bool, typer.Option(help="Write TensorBoard events beside the log.")] = False,
-    seed: Annotated[int, typer.Option(help="Order of the data.")] = 0,
-) -> None:
-    """Train one stage on tokenised data; `accelerate launch -m trainer stage ...` runs it on many devices."""
-    from trainer.stage_run import StageRequest, run_stage
-
-    run_stage(StageRequest(**{k: v for k, v in locals().items() if k not in ("StageRequest", "run_stage")}))
+app.command("build-data")(cli_data.build_data)
+app.command("tokenize")(cli_data.tokenize)
+app.command("vqgan")(cli_stage.vqgan)
+app.command("base")(cli_stage.base)
+app.command("stage")(cli_stage.stage)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -176,6 +99,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 2)
     except TrainingError as error:
         return _complain(str(error), 1)
+    except OSError as error:
+        if not disk_is_full(error):
+            raise
+        return _complain(f"no space left on the disk: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted; go on with --resume", 130)
     except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 
@@ -16,20 +17,26 @@ class RunLog:
     def __init__(self, root: Path | None, tensorboard: bool = False) -> None:
         self.path = None if root is None else root / "log.jsonl"
         self._file = None
-        self._board = None
+        self._board, self._wants_board, self._purge = None, tensorboard and root is not None, None
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a")
-            if tensorboard:
-                from torch.utils.tensorboard import SummaryWriter
 
-                self._board = SummaryWriter(self.path.parent / "tensorboard")
+    @property
+    def board(self) -> Any:
+        """TensorBoard's writer, opened at the first record; None where it was not asked for."""
+        if self._wants_board and self._board is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(self.path.parent / "tensorboard", purge_step=self._purge)
+        return self._board
 
     def forget_after(self, step: int) -> None:
         """Drop records of steps beyond `step`: a resumed run writes them again. A line cut by a kill goes too."""
         if self.path is None:
             return
         self._file.close()
+        self._purge = step + 1  # TensorBoard hides what an interrupted run wrote from there on
         kept = []
         for line in self.path.read_text().splitlines():
             try:
@@ -47,10 +54,10 @@ class RunLog:
         if self._file is not None:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
-        if self._board is not None:
+        if self.board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+                    self.board.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, picture: Any) -> None:
         """Keep a sample (a PIL image) of this step: the paper's Figure 6."""
@@ -59,6 +66,8 @@ class RunLog:
         folder = self.path.parent / "samples"
         folder.mkdir(exist_ok=True)
         picture.save(folder / f"step-{step:08d}-{name}.png")
+        if self.board is not None:
+            self.board.add_image(f"samples/{name}", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         for part in (self._file, self._board):

@@ -7,11 +7,12 @@ position.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,6 +110,7 @@ class Loop:
         if how.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.shapes = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
+        self.frozen = fingerprint({n: p for n, p in model.named_parameters() if not p.requires_grad})
         objective = Objective(model, stage, every_part=world > 1, sharded=self.options.shard)
         if self.options.shard:
             self.objective = devices.shard(objective, self.accelerator, how.precision)
@@ -264,6 +266,7 @@ class Loop:
             "mixture": dict(self.mixture.counts),
             "trained": self.trained,
             "shapes": [self.shapes[name] for name in self.trained],
+            "frozen weights": self.frozen,
         }
 
     def trained_parameters(self) -> dict[str, torch.Tensor]:
@@ -310,3 +313,14 @@ class Loop:
         devices.restore_random_state(self.accelerator, saved["rng"])
         self.step, self.cost = int(state["step"]), Cost(**state["cost"])
         journal.forget_after(self.step)
+
+
+def fingerprint(parameters: Mapping[str, torch.Tensor]) -> str:
+    """Tells models apart by names, shapes and eight values of each tensor: a checkpoint of a stage holds trained parts
+    only, which on another model's frozen ones would be nonsense without an error."""
+    digest = hashlib.sha256()
+    for name, value in parameters.items():
+        flat = value.detach().flatten()
+        some = flat[torch.linspace(0, len(flat) - 1, 8).long().to(flat.device)].float().cpu() if len(flat) else flat
+        digest.update(f"{name} {list(value.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from trainer.data import build as builder
-from trainer.data.readers import SOURCES, read_index, read_tars, share_of, tars
+from trainer.data.index import read_index
+from trainer.data.readers import SOURCES, read_tars, share_of, tars
 from trainer.data.records import Tally, kind_of, read_conversations
 from trainer.data.screens import Pair, ScreenSettings, latin_share, rules, screen
 from trainer.data.templates import DRAW, DRAW_AND_TELL, TELL, fill
@@ -128,7 +129,7 @@ def test_every_screen_says_what_it_dropped(tar, tmp_path):
     pq.write_table(pa.table({"URL": ["u5", "u1"], "AESTHETIC_SCORE": [3.2, 7.0]}), tmp_path / "index.parquet")
     tally, screened = Tally(), Tally()
     asked = rules(ScreenSettings())
-    pairs = list(read_tars([tar], SOURCES["laion"], tally, read_index(tmp_path / "index.parquet")))
+    pairs = list(read_tars([str(tar)], SOURCES["laion"], tally, read_index(tmp_path / "index.parquet")))
     kept = [pair for pair in pairs if screen(pair, asked, screened)]
     assert dict(tally.dropped) == {"bad_image": 1, "missing_image": 1, "bad_metadata": 1}
     assert dict(screened.dropped) == {
@@ -142,20 +143,81 @@ def test_a_truncated_tar_gives_what_it_held_and_is_counted(tar):
     data = tar.read_bytes()
     tar.write_bytes(data[: len(data) // 2])
     tally = Tally()
-    pairs = list(read_tars([tar], SOURCES["laion"], tally))
+    pairs = list(read_tars([str(tar)], SOURCES["laion"], tally))
     assert tally.dropped["truncated_tar"] == 1
     assert 0 < len(pairs) < 8
 
 
-def test_shards_split_without_gap_or_overlap():
+def test_an_index_keeps_what_screens_ask_and_distrusts_a_flag_it_cannot_read(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    first = pa.table({"URL": ["a", "b"], "aesthetic": [6.5, None], "NSFW": ["UNLIKELY", None], "TEXT": ["x", "y"]})
+    second = pa.table({"URL": ["c", "d"], "aesthetic": [1.0, 2.0], "NSFW": ["NSFW", "who knows"], "TEXT": ["x", "y"]})
+    for name, table in (("0.parquet", first), ("1.parquet", second)):
+        pq.write_table(table, tmp_path / name)
+    index = read_index(tmp_path)
+    assert len(index) == 4
+    assert [index.get(u) for u in "abcde"] == [
+        {"aesthetic": 6.5, "nsfw": "UNLIKELY"},
+        {},
+        {"aesthetic": 1.0, "nsfw": "NSFW"},
+        {"aesthetic": 2.0, "nsfw": "NSFW"},
+        {},
+    ]
+    pq.write_table(first.drop(["URL"]), tmp_path / "none.parquet")
+    with pytest.raises(DataError, match="has no URL column"):
+        read_index(tmp_path / "none.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(DataError, match="is not readable parquet"):
+        read_index(tmp_path / "broken.parquet")
+    with pytest.raises(DataError, match="no parquet file"):
+        read_index(tmp_path / "gone.parquet")
+
+
+def test_parts_split_without_gap_or_overlap():
     shards = [f"{i}.tar" for i in range(11)]
-    parts = [share_of(shards, rank, 2, worker, 2) for rank in range(2) for worker in range(2)]
+    parts = [share_of(shards, f"{part}/4") for part in range(4)]
     assert sorted(shard for part in parts for shard in part) == sorted(shards)
+    for wrong in ("4/4", "1", "a/b", "-1/2", "0/0"):
+        with pytest.raises(DataError, match="is not I/N"):
+            share_of(shards, wrong)
+    with pytest.raises(DataError, match="only 1 tars"):
+        share_of(shards[:1], "1/2")
+
+
+def test_tars_are_streamed_from_a_server(tar):
+    import functools
+    import http.server
+    import threading
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Quiet, directory=str(tar.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = tars([f"http://127.0.0.1:{server.server_port}/{{00000..00000}}.tar"])
+        tally = Tally()
+        streamed = [p.key for p in read_tars(found, SOURCES["laion"], tally)]
+        server.shutdown()
+    assert streamed == [p.key for p in read_tars([str(tar)], SOURCES["laion"], Tally())]
+    assert "truncated_tar" not in tally.dropped
+
+
+def test_a_tar_that_is_gone_is_counted_and_the_next_is_read(tar):
+    tally = Tally()
+    pairs = list(read_tars([str(tar.with_name("gone.tar")), str(tar)], SOURCES["laion"], tally))
+    assert tally.dropped["unreadable_tar"] == 1
+    assert len(pairs) == 8
 
 
 def test_no_tar_is_one_line(tmp_path):
     with pytest.raises(DataError, match="no tar file"):
-        tars([tmp_path / "nothing"])
+        tars([str(tmp_path / "nothing")])
+    with pytest.raises(DataError, match="cannot stream"):
+        tars(["ftp://somewhere/0.tar"])
 
 
 def test_latin_share_tells_scripts_apart():
@@ -173,7 +235,7 @@ def test_templates_fill_in_both_cases():
 
 
 def build_corpus(tar, out, **settings):
-    pairs = read_tars([tar], SOURCES["laion"], Tally())
+    pairs = read_tars([str(tar)], SOURCES["laion"], Tally())
     texts = [("What is beside the Nile?", "Farms and palms.")]
     return builder.build(out, pairs, texts, {}, ScreenSettings(min_aesthetic=0), seed=3, **settings)
 

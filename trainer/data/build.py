@@ -86,9 +86,11 @@ def build(
     seed: int = 0,
     mixed_share: float = 0.5,
     limit: int | None = None,
+    part: str = "0/1",
 ) -> dict[str, Any]:
     """Write the data set; returns the report. tallies: what the readers count into, by source name; screens count into
-    `screens`. The conversations file is renamed into place last, so a killed build leaves none that looks whole."""
+    `screens`. Duplicates are found within one call, so not between parts. The conversations file is renamed into place
+    last, so a killed build leaves none that looks whole."""
     if (out / "conversations.jsonl").exists():
         raise DataError(f"{out} already holds conversations.jsonl; choose another directory")
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -117,6 +119,7 @@ def build(
         "settings": asdict(settings),
         "seed": seed,
         "mixed_share": mixed_share,
+        "part": part,
         "sha256": hashlib.sha256((out / "conversations.jsonl").read_bytes()).hexdigest(),
     }
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")

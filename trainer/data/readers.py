@@ -1,8 +1,11 @@
-"""Readers of published image sets as streams of Pairs, split over processes and workers by shard.
+"""Readers of published image sets as streams of Pairs, through webdataset, split over machines and workers by shard.
 
-* LAION-nolang-aesthetics-27M: the parquet index is joined to img2dataset's tars (picture, caption and a JSON of
-metadata). * text-to-image-2M: webdataset tars of `jpg` and `json` with a `prompt`.
-Both are tars of samples that share a key, so one reader does; only the fields' names differ.
+* LAION-nolang-aesthetics-27M: img2dataset's tars (picture, caption and a JSON of metadata), joined by url to the
+  parquet index where the JSON lacks a score.
+* text-to-image-2M: webdataset tars of `jpg` and `json` with a `prompt`.
+Both are tars of samples that share a key, so one reader does; only the fields' names differ. Conversation JSON lines
+are read by trainer.data.records: `datasets` needs one schema for all rows and stops at the first broken line, where a
+bad record has to be left out and counted.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import Any
 
 from PIL import Image
 
+from trainer.data.index import Index
 from trainer.data.records import Tally
 from trainer.data.screens import Pair
 from trainer.errors import DataError
@@ -45,26 +49,45 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def tars(paths: list[Path]) -> list[Path]:
-    """The tar files that paths (files or directories) mean, sorted. Raises DataError when there are none."""
-    found = [p for path in paths for p in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
-    gone = next((p for p in found if not p.is_file()), None)
-    if gone is not None or not found:
-        raise DataError(f"no tar file at {gone or ', '.join(map(str, paths))}")
+def tars(sources: list[str]) -> list[str]:
+    """The shards that sources mean, in order: tar files, directories of them (sorted), or urls, `{000..099}` expanded.
+    Raises DataError when there are none."""
+    from webdataset.shardlists import expand_urls
+
+    found: list[str] = []
+    for source in sources:
+        if "://" in source:
+            if source.split("://")[0] not in ("http", "https", "hf", "s3", "gs"):
+                raise DataError(f"cannot stream {source}: http(s), hf, s3 and gs urls can be")
+            found += expand_urls(source)
+            continue
+        path = Path(source)
+        # In full: webdataset runs a name that begins with "pipe:" as a command.
+        here = [str(p.resolve()) for p in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
+        if not here or not all(Path(p).is_file() for p in here):
+            raise DataError(f"no tar file at {source}")
+        found += here
+    if not found:
+        raise DataError("no tar files were named")
     return found
 
 
-def share_of(items: list[Path], rank: int, world: int, worker: int = 0, workers: int = 1) -> list[Path]:
-    """The shards of one worker of one process: every shard belongs to exactly one."""
-    return items[rank * workers + worker :: world * workers]
+def share_of(items: list[Any], part: str) -> list[Any]:
+    """The shards of part `I/N`, I from 0: every shard belongs to exactly one part. Raises DataError."""
+    first, _, count = part.partition("/")
+    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+        raise DataError(f"--part {part!r} is not I/N with I from 0 to N - 1, e.g. 0/8")
+    share = items[int(first) :: int(count)]
+    if not share:
+        raise DataError(f"--part {part}: there are only {len(items)} tars")
+    return share
 
 
-def read_tars(
-    shards: list[Path], source: Source, tally: Tally, index: dict[str, dict[str, Any]] | None = None
-) -> Iterator[Pair]:
-    """Pairs of tars in order. A truncated tar ends where it breaks, a broken member is left out; both are counted.
+def read_tars(shards: list[str], source: Source, tally: Tally, index: Index | None = None) -> Iterator[Pair]:
+    """Pairs of tars in order. A truncated tar ends where it breaks, one that cannot be opened is left out, as is a
+    broken member; all are counted.
 
-    index: metadata by url, from `read_index`, for fields that the tar's own JSON lacks.
+    index: scores by url, from `read_index`, for fields that the tar's own JSON lacks.
     """
     for shard in shards:
         for sample in _samples(shard, tally):
@@ -73,24 +96,27 @@ def read_tars(
                 yield pair
 
 
-def _samples(shard: Path, tally: Tally) -> Iterator[dict[str, Any]]:
-    """webdataset's own grouping by key, in this process. It reads tars as streams, so a cut one gives what it held."""
+def _samples(shard: str, tally: Tally) -> Iterator[dict[str, Any]]:
+    """webdataset's own streaming and grouping by key. It reads tars as streams, so a cut one gives what it held."""
     import webdataset as wds
 
-    def stop(error: Exception) -> bool:
-        tally.drop("truncated_tar", f"{shard.name}: {error}")
+    name = shard.rsplit("/", 1)[-1]
+
+    def cut(error: Exception) -> bool:
+        tally.drop("truncated_tar", f"{name}: {error}")
         return False
 
-    files = wds.tariterators.tar_file_expander(
-        [{"url": str(shard), "stream": io.BufferedReader(shard.open("rb"))}], handler=stop
-    )
-    yield from wds.tariterators.group_by_keys(files, handler=stop)
+    def gone(error: Exception) -> bool:
+        tally.drop("unreadable_tar", f"{name}: {error}")
+        return False
+
+    streams = wds.tariterators.url_opener([{"url": shard}], handler=gone)
+    files = wds.tariterators.tar_file_expander(streams, handler=cut)
+    yield from wds.tariterators.group_by_keys(files, handler=cut)
 
 
-def _pair(
-    sample: dict[str, Any], shard: Path, source: Source, tally: Tally, index: dict[str, dict[str, Any]] | None
-) -> Pair | None:
-    key = f"{shard.stem}/{sample['__key__']}"
+def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, index: Index | None) -> Pair | None:
+    key = f"{Path(shard).stem}/{sample['__key__']}"
     extension = next((e for e in PICTURES if e in sample), None)
     if extension is None:
         tally.read += 1
@@ -105,7 +131,7 @@ def _pair(
             tally.drop("bad_metadata", f"{key}: its json is no object")
             return None
     if index is not None and isinstance(meta.get("url"), str):
-        meta = {**index.get(meta["url"], {}), **meta}
+        meta = {**index.get(meta["url"]), **meta}
     caption = next((meta[f] for f in source.caption if isinstance(meta.get(f), str)), None)
     if caption is None and "txt" in sample:
         caption = sample["txt"].decode("utf-8", errors="replace")
@@ -129,18 +155,3 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
             return picture.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
-
-
-def read_index(path: Path) -> dict[str, dict[str, Any]]:
-    """A LAION parquet index (file or directory): url -> its other fields in lower case."""
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except Exception as error:
-        raise DataError(f"{path} is not readable parquet: {error}") from error
-    names = {name.lower(): name for name in table.column_names}
-    if "url" not in names:
-        raise DataError(f"{path} has no URL column; its columns are {', '.join(table.column_names)}")
-    rows = table.rename_columns([n.lower() for n in table.column_names]).to_pylist()
-    return {row.pop("url"): row for row in rows}

@@ -1,0 +1,107 @@
+"""`armor-train build-data` and `tokenize`: from published files to what training reads."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trainer.errors import DataError
+
+Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")]
+
+
+def build_data(
+    out: Annotated[Path, typer.Option(help="Directory to write: conversations.jsonl, images/, report.json.")],
+    tars: Annotated[
+        list[str] | None,
+        typer.Option(help="Tar of captioned pictures, directory of them, or url (a {000..099} range too); repeatable."),
+    ] = None,
+    source: Annotated[
+        str, typer.Option(help="How the tars name their fields: laion, text-to-image-2m, webdataset.")
+    ] = "webdataset",
+    index: Annotated[Path | None, typer.Option(help="LAION's parquet index, joined by url.")] = None,
+    texts: Annotated[list[Path] | None, typer.Option(help="JSON lines of question/answer pairs, for t2t.")] = None,
+    part: Annotated[
+        str, typer.Option(help="Only part I of N of the tars, I from 0: for N processes or machines.", metavar="I/N")
+    ] = "0/1",
+    mixed_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of pictures asked for together with words (t2ti).")
+    ] = 0.5,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many pictures.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the wordings.")] = 0,
+    min_side: Annotated[int, typer.Option(help="Screen: pixels of the shorter side; 0 off.")] = 256,
+    min_aesthetic: Annotated[float, typer.Option(help="Screen: LAION aesthetic score; 0 off.")] = 5.0,
+    min_latin: Annotated[float, typer.Option(help="Screen: share of Latin letters in a caption; 0 off.")] = 0.8,
+    as_json: Json = False,
+) -> None:
+    """Turn captioned pictures into t2i and t2ti conversations, and text pairs into t2t.
+
+    Every screen says how many it dropped. With --part, texts belong to part 0, and duplicates are found within a part.
+    """
+    from itertools import chain
+
+    from trainer.data import build as builder
+    from trainer.data import readers
+    from trainer.data.index import read_index
+    from trainer.data.records import Tally
+    from trainer.data.screens import ScreenSettings
+
+    if source not in readers.SOURCES:
+        raise DataError(f"unknown source {source!r}; known: {', '.join(readers.SOURCES)}")
+    if not tars and not texts:
+        raise DataError("nothing to build from: give --tars, --texts or both")
+    tallies = {"tars": Tally(), "texts": Tally()}
+    shards = readers.share_of(readers.tars(tars), part) if tars else []
+    found = readers.read_tars(
+        shards, readers.SOURCES[source], tallies["tars"], read_index(index) if index is not None else None
+    )
+    mine = (texts or []) if part.startswith("0/") else []
+    pairs = chain.from_iterable(builder.read_text_pairs(path, tallies["texts"]) for path in mine)
+    settings = ScreenSettings(min_side=min_side, min_aesthetic=min_aesthetic, min_latin=min_latin)
+    report = builder.build(out, found, pairs, tallies, settings, seed, mixed_share, limit, part)
+    if as_json:
+        typer.echo(json.dumps(report, indent=1))
+        return
+    for name, one in (*report["readers"].items(), ("screens", report["screens"])):
+        dropped = ", ".join(f"{rule} {n:,}" for rule, n in one["dropped"].items()) or "nothing"
+        typer.echo(f"{name}: dropped {dropped}")
+    kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(report["conversations"].items()))
+    typer.echo(f"{out}: {kinds or 'nothing'}")
+
+
+def tokenize(
+    conversations: Annotated[Path, typer.Argument(help="A conversations file (JSON lines, or ShareGPT4V's JSON).")],
+    out: Annotated[Path, typer.Option(help="Directory of shards to write or to go on with.")],
+    model: Annotated[
+        str | None, typer.Option(help="Checkpoint whose processor reads; the bundled one by default.")
+    ] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Conversations in a shard.")] = 2048,
+    max_length: Annotated[int, typer.Option(min=1, help="Longer conversations are left out, in positions.")] = 4096,
+    device: Annotated[str | None, typer.Option(help="Of the image tokenizer; a GPU where there is one.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Turn conversations into token ids and image codes once: resumable, checksummed parquet shards."""
+    import torch
+
+    from armor_model import bundled, load_processor
+    from armor_model.loading import check_checkpoint
+    from trainer.data import shards
+
+    folder = check_checkpoint(bundled("armor-nano") if model in (None, "armor-nano") else model)
+    processor = load_processor(folder)
+    if processor.vq is not None:
+        processor.vq.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    manifest = shards.tokenize(conversations, out, processor, folder.name, shard_size, max_length)
+    if as_json:
+        typer.echo(json.dumps(manifest, indent=1))
+        return
+    kept = sum(entry["rows"] for entry in manifest["shards"])
+    dropped = dict(manifest["read"]["dropped"])
+    for entry in manifest["shards"]:
+        for rule, n in entry["dropped"].items():
+            dropped[rule] = dropped.get(rule, 0) + n
+    said = ", ".join(f"{rule} {n:,}" for rule, n in sorted(dropped.items())) or "nothing"
+    typer.echo(f"{out}: {kept:,} conversations in {len(manifest['shards'])} shards; dropped {said}")
