@@ -172,7 +172,10 @@ class Loop:
         micro = []
         for i in range(how.accumulate):
             mine = examples[i * world + rank :: how.accumulate * world]
-            micro.append(collate(mine, self._pad_id(), config.imgbos_id, self.options.pack_to))
+            try:
+                micro.append(collate(mine, self._pad_id(), config.imgbos_id, self.options.pack_to))
+            except ValueError as error:
+                raise DataError(str(error)) from error
         # The mean is over all supervised positions of the step, wherever they are computed: that makes two processes,
         # or two micro-batches, the same as one with the double batch.
         local = torch.tensor([count_labels(b) for b in micro], dtype=torch.float64, device=self.accelerator.device)

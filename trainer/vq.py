@@ -115,7 +115,7 @@ def train_patch_vq(
         optimizer.step()
         schedule.step()
         if on_step is not None:
-            on_step(step, float(loss))
+            on_step(step, float(loss.detach()))
     vq.eval()
     return measure(vq, pixels(how.steps + 99))
 

@@ -1,0 +1,318 @@
+"""The commands in order, on small generated files in official formats: build-data, tokenize, stages 1, 2, 3, and the
+checkpoint answers; what goes wrong is one line and the right exit code."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.cli import main
+
+
+def run(capsys, *words: object) -> dict:
+    """A command's `--json` document; the command has to succeed."""
+    code = main([*map(str, words), "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0, err
+    return json.loads(out)
+
+
+def refused(capsys, *words: object) -> tuple[int, str]:
+    """Exit code and the one line on stderr of a command that has to fail."""
+    code = main([*map(str, words)])
+    err = capsys.readouterr().err
+    assert code != 0
+    assert err.startswith("armor-train: ") and err.count("\n") == 1, err
+    return code, err
+
+
+def write_tar(path: Path, samples: list[dict[str, bytes]]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for number, members in enumerate(samples):
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{number:09d}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+
+
+@pytest.fixture(scope="module")
+def official(tmp_path_factory) -> Path:
+    """What the paper's sources publish, in small: two LAION tars with their index, a text-to-image-2M tar, a
+    ShareGPT4V file, text pairs. The pictures are of the shapes world, at 256 pixels."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from trainer.shapes.language import caption
+    from trainer.shapes.world import render, sample_scene
+
+    root = tmp_path_factory.mktemp("official")
+    rng, numbers = np.random.default_rng(0), itertools.count()
+
+    def sample() -> tuple[str, bytes]:
+        """A caption and a picture that no other sample has: duplicates are dropped."""
+        number = next(numbers)
+        scene, file = sample_scene(rng), io.BytesIO()
+        picture = Image.fromarray(np.asarray(render(scene))).resize((256, 256), Image.Resampling.NEAREST)
+        picture.putpixel((number, 0), (0, 0, 0))
+        picture.save(file, "png")
+        return f"picture {number} shows {caption(scene, rng)}", file.getvalue()
+
+    (root / "laion").mkdir()
+    for shard in range(2):
+        rows = [sample() for _ in range(16)]
+        write_tar(
+            root / "laion" / f"{shard:05d}.tar",
+            [
+                {"png": p, "json": json.dumps({"caption": c, "url": f"http://{shard}/{i}"}).encode()}
+                for i, (c, p) in enumerate(rows)
+            ],
+        )
+    urls = [f"http://{shard}/{i}" for shard in range(2) for i in range(16)]
+    scores = [4.0 if u.endswith("/0") else 6.0 for u in urls]
+    pq.write_table(pa.table({"URL": urls, "AESTHETIC_SCORE": scores, "punsafe": [0.01] * 32}), root / "index.parquet")
+    rows = [sample() for _ in range(16)]
+    write_tar(root / "t2i.tar", [{"png": p, "json": json.dumps({"prompt": c}).encode()} for c, p in rows])
+    (root / "seen").mkdir()
+    records = []
+    for i in range(16):
+        words, picture = sample()
+        (root / "seen" / f"{i}.png").write_bytes(picture)
+        turns = [{"from": "human", "value": "<image>\nwhat is in the picture?"}, {"from": "gpt", "value": words}]
+        records.append({"id": str(i), "image": f"seen/{i}.png", "conversations": turns})
+    (root / "sharegpt4v.json").write_text(json.dumps(records))
+    pairs = [{"question": f"what is {i}?", "answer": "a number"} for i in range(16)]
+    (root / "texts.jsonl").write_text("".join(json.dumps(p) + "\n" for p in pairs))
+    return root
+
+
+@pytest.fixture(scope="module")
+def shards(official, tmp_path_factory) -> list[Path]:
+    """The official files after build-data and tokenize."""
+    root = tmp_path_factory.mktemp("shards")
+    laion = f"--tars {official}/laion --source laion --index {official}/index.parquet --texts {official}/texts.jsonl"
+    other = f"--tars {official}/t2i.tar --source text-to-image-2m --min-aesthetic 0"
+    for name, words in (("laion", laion), ("t2i", other)):
+        assert main(["build-data", *words.split(), "--out", f"{root}/{name}"]) == 0
+    found = []
+    for name, file in (
+        ("laion", root / "laion" / "conversations.jsonl"),
+        ("t2i", root / "t2i" / "conversations.jsonl"),
+        ("seen", official / "sharegpt4v.json"),
+    ):
+        found.append(root / f"{name}-shards")
+        assert main(["tokenize", str(file), "--out", str(found[-1])]) == 0
+    return found
+
+
+def given(shards: list[Path]) -> list[str]:
+    return [word for folder in shards for word in ("--data", str(folder))]
+
+
+def test_from_official_files_to_a_checkpoint_that_answers(shards, tmp_path, capsys):
+    import torch
+
+    from armor_model import ArmorForConditionalGeneration, bundled, generate, load
+
+    capsys.readouterr()
+    report = json.loads((shards[0].parent / "laion" / "report.json").read_text())
+    assert report["screens"]["dropped"] == {"aesthetic": 2}
+    assert report["conversations"]["t2t"] == 16
+    assert sum(report["conversations"].values()) == 16 + 30
+    model = "armor-nano"
+    quick = [*given(shards), "--batch-size", 8, "--steps", 6, "--lr", 1e-3, "--log-every", 2]
+    sampled = ("--sample-every", 3, "--sample-prompt", "draw a red circle.", "--tensorboard")
+    mixes = {"1": "t2t=8,ti2t=8,t2i=8,t2ti=8", "2": "t2i=16,t2ti=16", "3": "t2t=8,ti2t=8,t2i=8,t2ti=8"}
+    results = {}
+    for stage, mix in mixes.items():
+        out = tmp_path / stage
+        extra = sampled if stage == "2" else ()
+        results[stage] = run(
+            capsys, "stage", "--stage", stage, "--model", model, "--out", out, "--mix", mix, *quick, *extra
+        )
+        model = str(out / "model")
+    assert set(results["2"]["losses"]) >= {"loss/image", "loss/image/t2i", "loss/image/t2ti", "tokens_per_second"}
+    assert results["2"]["cost"]["images_seen"] == 6 * 8 and results["2"]["cost"]["device_days"] > 0
+    drawn = sorted(p.name for p in (tmp_path / "2" / "samples").iterdir())
+    assert drawn == [f"step-{s:08d}-00-draw-a-red-circle.png" for s in (3, 6)]
+    final, processor = load(model)
+    start = ArmorForConditionalGeneration.from_pretrained(bundled("armor-nano")).float()
+    moved = {n.split(".")[0] for (n, a), b in zip(final.named_parameters(), start.parameters(), strict=True)
+             if not torch.equal(a.float(), b)}  # fmt: skip
+    assert moved == {"new_embeddings", "adapter", "adapter_norm", "visual_head", "lm_head", "imgbos_head"}
+    answers = generate(final, processor, [[{"role": "user", "content": "draw a red circle."}]])
+    assert answers[0].parts and not answers[0].error
+
+
+def test_tensorboard_holds_what_the_log_holds(shards, tmp_path, capsys):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    common = ["stage", "--stage", "2", "--model", "armor-nano", *given(shards), "--mix", "t2i=8,t2ti=8", "--batch-size",
+              4, "--steps", 4, "--log-every", 1, "--save-every", 2, "--tensorboard", "--sample-every", 4,
+              "--sample-prompt", "draw a red circle."]  # fmt: skip
+    run(capsys, *common, "--out", tmp_path)
+    board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
+    board.Reload()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    for name in ("loss/image", "loss/image/t2ti", "tokens_per_second", "memory_bytes"):
+        seen = [(e.step, e.value) for e in board.Scalars(name)]
+        assert seen == [(r["step"], pytest.approx(r[name], rel=1e-6)) for r in log if name in r]
+    assert board.Images("samples/00-draw-a-red-circle")[0].step == 4
+
+
+def test_a_tokenizer_is_trained_from_pictures_and_draws(official, tmp_path, capsys):
+    from armor_model import draw, load
+
+    pictures = official / "seen"
+    (pictures / "broken.png").write_bytes(b"no picture")
+    try:
+        result = run(capsys, "vqgan", "--images", pictures, "--out", tmp_path / "vq", "--steps", 120, "--foreground", 5)
+    finally:
+        (pictures / "broken.png").unlink()
+    assert (result["pictures"], result["dropped"]) == (16, 1)
+    assert result["psnr"] > 15 and result["codes_used"] > 8
+    assert result["losses"][-1][1] < result["losses"][0][1] / 2
+    model, processor = load(tmp_path / "vq")
+    assert draw(model, processor, ["draw a red circle."])[0].size == (32, 32)
+    assert refused(capsys, "vqgan", "--images", pictures, "--out", tmp_path / "vq")[0] == 2
+    assert "no pictures" in refused(capsys, "vqgan", "--images", tmp_path / "vq", "--out", tmp_path / "x")[1]
+
+
+def test_the_base_learns_from_questions_and_texts(shards, tmp_path, capsys):
+    where = ["--model", "armor-nano", *given(shards), "--batch-size", 8]
+    code, line = refused(capsys, "base", *where, "--out", tmp_path / "no")
+    assert code == 2 and "asks for refuse, of which there is no data" in line
+    result = run(
+        capsys, "base", *where, "--out", tmp_path / "run", "--mix", "t2t=16,ti2t=16", "--steps", 12, "--lr", 1e-3
+    )
+    assert result["stage"] == "base"
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert log[-1]["loss/text"] < log[0]["loss/text"]
+
+
+BAD = {  # what was typed: exit code, and what the line has to say
+    "--stage 4": (2, "unknown stage '4'"),
+    "--stage one-stag-10": (2, "did you mean one-stage-10"),
+    "--stage 2 --mix t2i=0": (2, "--mix: 't2i=0' is not t2i=COUNT"),
+    "--stage 2 --mix cats=9": (2, "unknown type 'cats'"),
+    "--stage 2 --share 0": (2, "--share 0 is not above 0"),
+    "--stage 2 --precision fp16": (2, "--precision is one of fp32, bf16"),
+    "--stage 2 --sample-every 5": (2, "need both"),
+    "--stage 2 --batch-size 0": (2, "batch-size"),
+    "--stage 2 --mix t2i=4 --batch-size 8": (2, "one pass holds 4 conversations, fewer than a batch of 8"),
+    "--stage 2 --shard --mix t2i=8 --batch-size 4": (2, "nothing to shard with one process"),
+    "--stage 2 --condition-dropout 2": (2, "is not in [0, 1)"),
+    "--stage 2 --accumulate 3 --mix t2i=8 --batch-size 4": (2, "does not split into 3 micro-batches"),
+    "--stage 2 --pack-to 5 --mix t2i=8 --batch-size 4": (2, "does not fit into a packed row of 5"),
+}
+
+
+@pytest.mark.parametrize("typed", BAD)
+def test_a_wrong_option_is_one_line(shards, tmp_path, capsys, typed):
+    code, line = refused(capsys, "stage", *typed.split(), "--model", "armor-nano", "--out", tmp_path, *given(shards))
+    assert (code, BAD[typed][1] in line) == (BAD[typed][0], True), line
+
+
+def test_wrong_data_and_models_are_one_line(shards, tmp_path, capsys):
+    where = ["--model", "armor-nano", "--out", tmp_path / "run"]
+    assert "no directory of shards" in refused(capsys, "stage", "--stage", 2, *where, "--data", tmp_path / "x")[1]
+    assert "has no manifest.json" in refused(capsys, "stage", "--stage", 2, *where, "--data", tmp_path)[1]
+    gone = ["--model", tmp_path / "none", "--out", tmp_path / "run", *given(shards)]
+    assert "no checkpoint folder" in refused(capsys, "stage", "--stage", 2, *gone)[1]
+    assert "cannot read" in refused(capsys, "tokenize", tmp_path / "c.jsonl", "--out", tmp_path / "s")[1]
+    assert "nothing to build from" in refused(capsys, "build-data", "--out", tmp_path / "b")[1]
+
+
+def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
+    """Same shapes, other frozen weights: only the fingerprint can tell."""
+    import torch
+
+    from armor_model import bundled, load, save
+
+    common = ["stage", "--stage", "2", *given(shards), "--mix", "t2i=8", "--batch-size", 4, "--steps", 2]
+    run(capsys, *common, "--model", "armor-nano", "--out", tmp_path / "run")
+    model, processor = load(bundled("armor-nano"))
+    with torch.no_grad():
+        model.lm_head.weight += 0.01
+    save(model, processor, tmp_path / "other")
+    code, line = refused(capsys, *common, "--model", tmp_path / "other", "--out", tmp_path / "run", "--resume")
+    assert code == 1 and "belongs to another run: frozen weights differ" in line
+    run(capsys, *common, "--model", "armor-nano", "--out", tmp_path / "run", "--resume")  # done already: exports again
+
+
+def shell(*words: object, **changes: str) -> subprocess.Popen:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "launcher",
+    ["torch.distributed.run --nproc-per-node 2", "accelerate.commands.launch --use_fsdp --num_processes 2"],
+    ids=["torchrun", "accelerate"],
+)
+def test_two_processes_from_the_shell_killed_and_resumed(launcher, shards, tmp_path, capsys):
+    """torchrun (DDP) and accelerate's launcher (FSDP2), without MPI; the launcher is killed with all it started."""
+    where = ["--stage", 2, "--model", "armor-nano", *given(shards), "--mix", "t2i=16,t2ti=16", "--batch-size", 8]
+    where += ["--steps", 40, "--log-every", 1, "--save-every", 1, "--out", tmp_path / "two", "--resume"]
+    port = ["--master-port" if "torch" in launcher else "--main_process_port", 0 if "torch" not in launcher else 29571]
+    command = ["-m", *launcher.split(), *port, "-m", "trainer", "stage", *where]
+    first = shell(*command)
+    log = tmp_path / "two" / "log.jsonl"
+    end = time.monotonic() + 120
+    while not (log.exists() and log.read_text().count("\n") >= 3):
+        assert first.poll() is None, first.stdout.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    import psutil
+
+    for process in [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]:
+        process.send_signal(signal.SIGKILL)
+    first.wait()
+    second = shell(*command)
+    text = second.communicate(timeout=300)[0]
+    assert second.returncode == 0, text
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert (result["processes"], result["sharded"], result["steps"]) == (2, "fsdp" in launcher, 40)
+    steps = [json.loads(line)["step"] for line in log.read_text().splitlines()]
+    assert steps == list(range(1, 41))
+    one = [*map(str, where)]
+    one[one.index(str(tmp_path / "two"))] = str(tmp_path / "one")
+    run(capsys, "stage", *one)
+    from safetensors.torch import load_file
+
+    two, alone = (load_file(tmp_path / d / "model" / "model.safetensors") for d in ("two", "one"))
+    assert two.keys() == alone.keys()
+    for name, value in alone.items():
+        assert np.allclose(two[name].float(), value.float(), atol=3e-3), name
+
+
+@pytest.mark.slow
+def test_a_really_full_disk_stops_the_run_and_keeps_what_was_saved(shards, tmp_path):
+    """A tmpfs of 12 MB in a mount namespace of its own: one checkpoint fits, the next does not."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    can = subprocess.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "none", str(disk)], capture_output=True)
+    if can.returncode:
+        pytest.skip(f"no mount namespace here: {can.stderr.decode().strip()}")
+    words = f"stage --stage 3 --model armor-nano {' '.join(given(shards))} --mix t2i=8,t2t=8 --batch-size 4 --steps 9"
+    train = f"{sys.executable} -m trainer {words} --save-every 1 --keep 9 --out {disk}/run"
+    script = f"mount -t tmpfs -o size=12m none {disk} && {train}; code=$?; ls -A {disk}/run/checkpoints; exit $code"
+    done = subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    assert "armor-train: no space left for the checkpoint of step" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.split() and all(name.startswith("step-") for name in done.stdout.split())
