@@ -27,7 +27,7 @@ from trainer.checkpoints import Checkpoints
 from trainer.errors import DataError, TrainingError
 from trainer.logs import RunLog, progress
 from trainer.mixture import Mixture
-from trainer.objective import Objective, Sums, count_labels, freeze
+from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
 from trainer.optim import Optimization, Optimizers
 from trainer.stages import Stage
 from trainer.window import HEADS, Window
@@ -108,7 +108,7 @@ class Loop:
         if how.batch_size % (how.accumulate * world):
             raise DataError(f"batch_size {how.batch_size} does not split over {world} processes x {how.accumulate}")
         if how.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_blocks(model)
         self.shapes = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
         self.frozen = fingerprint({n: p for n, p in model.named_parameters() if not p.requires_grad})
         objective = Objective(model, stage, every_part=world > 1, sharded=self.options.shard)
@@ -221,7 +221,7 @@ class Loop:
         for name, value in (("text", sums.text), ("image", sums.image)):
             if not torch.isfinite(value).all():
                 raise TrainingError(
-                    f"the {name} loss of step {self.step} is {float(value)}; {self._where_to_go_back()}"
+                    f"the {name} loss of step {self.step} is {float(value.detach())}; {self._where_to_go_back()}"
                 )
 
     def _where_to_go_back(self) -> str:
@@ -247,7 +247,8 @@ class Loop:
         if model is not None and self.main:
             was_training = model.training
             model.eval()
-            with torch.no_grad(), torch.random.fork_rng():
+            here = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+            with torch.no_grad(), torch.random.fork_rng(devices=here):
                 if judged and self.options.evaluate is not None:
                     numbers = self.options.evaluate(model, self.step)
                     journal.write(self.step, {f"eval/{k}": v for k, v in numbers.items()})

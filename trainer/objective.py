@@ -49,6 +49,17 @@ def freeze(model: nn.Module, stage: Stage) -> list[str]:
     return trained
 
 
+def recompute_blocks(model: nn.Module) -> None:
+    """Gradient checkpointing: blocks that a gradient passes are run again in the backward pass instead of kept.
+
+    transformers also makes the outputs of every embedding require gradients, the ViT's included, for the reentrant
+    kind; here that would only send a backward pass through frozen parts (the whole ViT in stages 1 and 3).
+    """
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    model.disable_input_require_grads()
+
+
 def count_labels(batch: Batch) -> tuple[int, int]:
     """Positions that the text head and the visual head are asked about."""
     return int((batch.text_labels != IGNORE).sum()), int((batch.image_labels != IGNORE).sum())

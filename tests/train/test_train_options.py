@@ -1,0 +1,164 @@
+"""bf16, gradient checkpointing, losses by type, samples: what the loop's options do."""
+
+from __future__ import annotations
+
+import errno
+import json
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from train_helpers import pools, tiny_model
+
+from trainer.batches import collate
+from trainer.errors import TrainingError, disk_is_full
+from trainer.loop import Loop, LoopOptions
+from trainer.losses import IGNORE, head_losses
+from trainer.mixture import Mixture
+from trainer.objective import Objective, freeze, recompute_blocks
+from trainer.optim import Optimization
+from trainer.stages import KINDS, STAGES
+
+
+def train(out=None, model=None, stage="3", steps=12, **how) -> tuple[Loop, list[dict]]:
+    model = model or tiny_model()
+    counts = dict.fromkeys((k for k in STAGES[stage].mixture if k != "refuse"), 12)
+    mixture = Mixture(pools(model.config), counts, 8, 5)
+    options = LoopOptions(out, bar=False, log_every=1, **how.pop("options", {}))
+    loop = Loop(model, STAGES[stage], mixture, Optimization(steps, 8, lr=3e-3, **how), options)
+    loop.run()
+    return loop, [] if out is None else [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", ["1", "2", "2-no-embeddings", "3", "base"])
+def test_gradient_checkpointing_gives_the_same_gradients_and_recomputes(stage):
+    """Every block that a gradient passes runs twice; without checkpointing once."""
+    found = {}
+    for on in (False, True):
+        model = tiny_model()
+        freeze(model, STAGES[stage])
+        model.train()
+        if on:
+            recompute_blocks(model)
+        runs = {"decoder": 0, "adapter": 0, "vision": 0}
+        blocks = {"decoder": model.model.language_model.layers[0], "adapter": model.adapter[0],
+                  "vision": model.model.vision_tower.encoder.layer[0]}  # fmt: skip
+        for name, block in blocks.items():
+            # Counted on the way in: the recomputation ends early, before the block's last operation.
+            block.mlp.register_forward_pre_hook(lambda *_, name=name, runs=runs: runs.update({name: runs[name] + 1}))
+        examples = [p[i] for kind, p in pools(model.config).items() if kind in STAGES[stage].mixture for i in range(3)]
+        sums = Objective(model, STAGES[stage])(collate(examples, 0, model.config.imgbos_id))
+        (sums.text + sums.image).backward()
+        found[on] = ({n: p.grad for n, p in model.named_parameters() if p.requires_grad}, runs)
+    assert found[False][0].keys() == found[True][0].keys()
+    for name, gradient in found[False][0].items():
+        assert torch.equal(gradient, found[True][0][name]), name
+    assert found[False][1]["decoder"] == 1
+    assert found[True][1]["decoder"] == (1 if stage == "2-no-embeddings" else 2)
+    assert found[True][1]["adapter"] == (2 if STAGES[stage].beta else 0)
+    assert found[True][1]["vision"] == (2 if stage == "base" else found[False][1]["vision"])
+
+
+def test_bf16_computes_in_bf16_keeps_fp32_masters_and_learns(tmp_path):
+    model, kinds = tiny_model(), set()
+    model.adapter[0].mlp.down_proj.register_forward_hook(lambda _, __, out: kinds.add(out.dtype))
+    loop, log = train(tmp_path / "bf16", model, precision="bf16", steps=24)
+    assert kinds == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(t.dtype == torch.float32 for s in loop.optimizers.state_dict() for v in s["state"].values()
+               for t in v.values())  # fmt: skip
+    _, exact = train(tmp_path / "fp32", steps=24)
+    falls = [sum(r["loss/image"] for r in part[:4]) - sum(r["loss/image"] for r in part[-4:]) for part in (log, exact)]
+    assert falls[1] > 0.5 and falls[0] == pytest.approx(falls[1], rel=0.2)
+    assert log[0]["loss/image"] == pytest.approx(exact[0]["loss/image"], rel=2e-2)
+    assert log[0]["loss/image"] != exact[0]["loss/image"]
+
+
+def test_frozen_parts_in_bf16_and_trained_ones_in_fp32_learn(tmp_path):
+    """What `armor-train stage --precision bf16` makes of a published bf16 checkpoint."""
+    model = tiny_model().bfloat16()
+    freeze(model, STAGES["2"])
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    before = model.lm_head.weight.clone()
+    _, log = train(tmp_path, model, stage="2", precision="bf16", steps=24)
+    assert log[-1]["loss/image"] < log[0]["loss/image"]
+    assert torch.equal(before, model.lm_head.weight)
+
+
+@pytest.mark.parametrize("rows", [7, 1000])
+def test_the_chunked_head_is_cast_under_autocast_as_a_linear_layer_is(rows):
+    g = torch.Generator().manual_seed(0)
+    weight = torch.randn(300, 16, generator=g, requires_grad=True)
+    labels = torch.randint(0, 300, (50,), generator=g)
+    hidden = torch.randn(50, 16, generator=g, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, each = head_losses(hidden, labels, [weight], chunk_elements=300 * rows)
+        plain = torch.nn.functional.cross_entropy((hidden @ weight.t()).float(), labels, reduction="sum")
+    assert float(loss.detach()) == pytest.approx(float(plain.detach()), rel=1e-5)
+    loss.backward()
+    ours, weight.grad, hidden.grad = (weight.grad, hidden.grad), None, None
+    plain.backward()
+    assert ours[0].dtype == ours[1].dtype == torch.float32
+    for mine, theirs in zip(ours, (weight.grad, hidden.grad), strict=True):
+        assert float((mine - theirs).abs().max()) < 0.03 * float(theirs.abs().max())
+    assert float(each.sum()) == pytest.approx(float(loss.detach()), rel=1e-6)
+
+
+def test_losses_by_type_are_those_of_the_type_alone(tmp_path):
+    """The first step's line against one conversation after another."""
+    model = tiny_model()
+    mixture = Mixture(pools(model.config), dict.fromkeys(STAGES["3"].mixture, 12), 8, 5)
+    objective, want = Objective(model, STAGES["3"]), {}
+    for example in mixture.batch(0):
+        sums = objective(collate([example], 0, model.config.imgbos_id))
+        for head, value, labels in (
+            ("text", sums.text, example.text_labels),
+            ("image", sums.image, example.image_labels),
+        ):
+            if (labels != IGNORE).any():
+                total, count = want.get(f"loss/{head}/{example.kind}", (0.0, 0))
+                want[f"loss/{head}/{example.kind}"] = (
+                    total + float(value.detach()),
+                    count + int((labels != IGNORE).sum()),
+                )
+    for name, changes in (("plain", {}), ("packed", {"options": {"pack_to": 96}}), ("micro", {"accumulate": 4})):
+        _, log = train(tmp_path / name, steps=1, **changes)
+        got = {k: v for k, v in log[0].items() if k.count("/") == 2}
+        assert got == pytest.approx({k: total / count for k, (total, count) in want.items()}, rel=1e-5)
+    assert len(want) >= 5 and {k.split("/")[2] for k in want} <= set(KINDS)
+    assert log[0]["tokens_per_second"] > 0 and log[0]["memory_bytes"] > 1e8
+
+
+def test_watching_leaves_the_run_as_it_was(tmp_path):
+    """Samples and evaluations draw random numbers; the parameters at the end are the same without them."""
+
+    def greedy(model, step):
+        torch.rand(1000)
+        return {"score": 1.0}
+
+    watched, _ = train(tmp_path / "a", options={"evaluate": greedy, "evaluate_every": 2}, steps=6)
+    alone, _ = train(tmp_path / "b", steps=6)
+    for name, value in watched.trained_parameters().items():
+        assert torch.equal(value, alone.trained_parameters()[name]), name
+
+
+def test_a_loss_that_is_no_number_in_an_early_micro_batch_stops_the_run(tmp_path):
+    """Without clipping nothing else would notice: the last micro-batch is fine."""
+    model = tiny_model()
+    data = pools(model.config)
+    with torch.no_grad():
+        model.imgbos_head.weight.fill_(float("nan"))
+    mixture = Mixture({"t2i": data["t2i"], "t2t": data["t2t"]}, {"t2t": 12, "t2i": 12}, 8, 5)
+    how = Optimization(4, 8, clip=0.0, accumulate=4)
+    with pytest.raises(TrainingError, match="the text loss of step 0 is nan"):
+        Loop(model, STAGES["3"], mixture, how, LoopOptions(bar=False)).run()
+
+
+def test_a_full_disk_is_known_in_every_form_it_takes():
+    said = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    behind = RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 704 vs 598")
+    behind.__context__ = OSError(errno.ENOSPC, "No space left on device")
+    assert all(map(disk_is_full, (said, behind, OSError(errno.EDQUOT, "quota"))))
+    assert not any(map(disk_is_full, (OSError(errno.EACCES, "no"), RuntimeError("x"), SafetensorError("bad header"))))
