@@ -92,6 +92,9 @@ def generate(
     image_top_p: float = 1.0,
     guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the pictures; 1 is off.")] = 1.0,
     batch_size: Annotated[int, typer.Option(help="Most answers under way at once.")] = 64,
+    fuse: Annotated[
+        bool | None, typer.Option("--compile/--no-compile", help="Compile the steps; by default where it pays.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -109,7 +112,8 @@ def generate(
     looks = [{"type": "image", "image": path} for path in image or []]
     conversations = [[{"role": "user", "content": [*looks, {"type": "text", "text": text}]}] for text in prompts]
     seeds = [seed + i for i in range(len(prompts))]
-    answers = armor_model.generate(network, processor, conversations, settings, seeds, batch_size)
+    answers = armor_model.generate(network, processor, conversations, settings, seeds, batch_size,
+                                    compile="auto" if fuse is None else fuse)  # fmt: skip
     records = []
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         typer.echo(f"> {prompt}")

@@ -36,6 +36,7 @@ def generate(
     batch_size: int = 64,
     max_tiles: int | None = None,
     on_error: str = "raise",
+    compile: bool | str = "auto",
 ) -> list[Response]:
     """Answer conversations in batches.
 
@@ -48,8 +49,10 @@ def generate(
         batch_size: most conversations under way at once; waiting ones take the places of finished ones.
         max_tiles: override the processor's setting.
         on_error: `raise` an ArmorError for a conversation that cannot be encoded, or `record` it in its Response.
+        compile: True fuses the steps with torch.compile, which takes a minute or so for each process; `auto` does it
+            on CUDA where the requests are many enough to pay for it.
     """
-    found = dict(stream(model, processor, conversations, settings, seeds, batch_size, max_tiles, on_error))
+    found = dict(stream(model, processor, conversations, settings, seeds, batch_size, max_tiles, on_error, compile))
     return [found[i] for i in range(len(conversations))]
 
 
@@ -62,6 +65,7 @@ def stream(
     batch_size: int = 64,
     max_tiles: int | None = None,
     on_error: str = "raise",
+    compile: bool | str = "auto",
 ) -> Iterator[tuple[int, Response]]:
     """`generate`, giving each answer with its number as soon as it is finished (not in order): what a journal wants.
 
@@ -87,7 +91,7 @@ def stream(
     was_training = model.training
     model.eval()
     try:
-        engine = Engine(model, settings, processor.stop_ids, unconditional, batch_size)
+        engine = Engine(model, settings, processor.stop_ids, unconditional, batch_size, compile=compile)
         pending: list[tuple[int, Response]] = []
         for number, row in engine.stream(requests):
             i = places[number]
@@ -107,6 +111,7 @@ def draw(
     settings: GenerationSettings | None = None,
     seeds: list[int] | None = None,
     batch_size: int = 64,
+    compile: bool | str = "auto",
 ) -> list[Image]:
     """One picture a prompt: the answer is made to begin with <imgbos> and ends with the picture."""
     settings = replace(
@@ -114,7 +119,7 @@ def draw(
         max_new_tokens=1,
     )  # fmt: skip
     conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
-    responses = generate(model, processor, conversations, settings, seeds, batch_size)
+    responses = generate(model, processor, conversations, settings, seeds, batch_size, compile=compile)
     return [response.images[0] for response in responses]
 
 

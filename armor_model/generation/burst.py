@@ -1,7 +1,8 @@
 """Steps that need no decision: every row draws (or every row writes), so the tokens stay on the device.
 
-`draw_sliced` is the eager form: it reads only the slots in use. `StaticStep` is the same step on fixed buffers, which a
-CUDA graph can replay; without CUDA it runs uncaptured, which is how the tests hold it against the eager form.
+`draw_sliced` is the eager form: it reads only the slots in use. `StaticStep` is the same step on fixed buffers, which
+torch.compile can fuse and a CUDA graph can replay; without CUDA it runs uncaptured, which is how the tests hold it
+against the eager form.
 
 Legend: n rows, m rows that speak (not shadows), S slots, L slots seen, D width, K choices.
 """
@@ -17,12 +18,19 @@ from armor_model.generation.cache import as_mask, attention
 from armor_model.generation.sampling import choose
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from armor_model.generation.engine import Engine
 
 SIZES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 """Row counts that graphs are captured for; a batch is padded to the next one."""
 LENGTH_STEP = 256
 """Slots seen by a captured step are rounded up to this."""
+COMPILE_PAYS = 20_000
+"""Steps from which on `compile="auto"` compiles. An estimate, never measured on a GPU: about a minute for 35 blocks (46
+CPU-seconds here), against some 3 ms a step for about 30 small kernels a block that fusion takes away."""
+COMPILATIONS = 64
+"""Most versions of the compiled step in a process; one more is an error of torch's."""
 WARM_UP = 3
 """Uncaptured runs before a capture, as CUDA graphs ask for (lazy initialisations must be over)."""
 
@@ -99,6 +107,10 @@ class StaticStep:
         self.barred_n = torch.zeros(rows, dtype=torch.bool, device=device)
         self.masked_n = torch.zeros(rows, dtype=torch.long, device=device)
         self.keys_L = torch.arange(length, device=device)
+        self.views = engine.cache.first(rows)
+        self.adapter_views = engine.adapter_cache.first(rows) if engine.adapter_cache is not None else []
+        self.hidden_nSD = engine.hidden_RSD[:rows] if engine.hidden_RSD is not None else None
+        self.step = fused(self._step, engine.compile) if engine.compile else self._step
         self.graph: torch.cuda.CUDAGraph | None = None
         self.filled: tuple[list[int], int, int] = ([], 0, 0)
         """Which rows the buffers describe, since which slot, and for how many steps they hold."""
@@ -122,18 +134,18 @@ class StaticStep:
         mask = as_mask(e.model, seen_nL[:, None, None])
         if not self.rotary_outside:
             self._update_rotary()
-        e.cache.static(self.rows, self.slot_1, self.length)
+        e.cache.static(self.views, self.slot_1, self.length)
         embeds_n1D = e.model.embed(self.ids_n1)
         hidden_n1D = e.model.backbone(embeds_n1D, mask, positions_n1, e.cache, self.rotary)
         u_n = self.u_ns.index_select(1, self.turn_1)[:, 0]
         if self.drawing:
-            e.adapter_cache.static(self.rows, self.slot_1, self.length)
+            e.adapter_cache.static(self.adapter_views, self.slot_1, self.length)
             visual_n1D = e.model.visual_hidden(hidden_n1D, mask, positions_n1, e.adapter_cache, self.rotary)
             logits_nK = guide(e, code_logits(e, visual_n1D[:, 0]), self.own_n, self.shadow_n)
             said_n = choose(logits_nK, u_n, s.image_temperature, s.image_top_k, s.image_top_p) + e.config.first_code_id
         else:
-            if e.hidden_RSD is not None:
-                e.hidden_RSD[: self.rows].index_copy_(1, self.slot_1, hidden_n1D)
+            if self.hidden_nSD is not None:
+                self.hidden_nSD.index_copy_(1, self.slot_1, hidden_n1D)
             logits_nK = e.model.text_logits(hidden_n1D[:, 0])
             self.masked_n.copy_(self.barred_n & (logits_nK.argmax(-1) == e.config.imgbos_id))
             logits_nK[:, -1].masked_fill_(self.barred_n, float("-inf"))
@@ -175,12 +187,15 @@ class StaticStep:
             for _ in range(WARM_UP):
                 if self.rotary_outside:
                     self._update_rotary()
-                self._step()
+                self.step()
                 self.slot_1 -= 1
         torch.cuda.current_stream().wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self._step()
+        # one pool for an engine's graphs: what a step leaves is in the buffers, so they may overwrite each other's
+        if self.engine.graph_pool is None:
+            self.engine.graph_pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(self.graph, pool=self.engine.graph_pool):
+            self.step()
 
     def stands(self) -> bool:
         """The buffers go on where the engine is: same rows, no step by anybody else, numbers left to draw."""
@@ -195,7 +210,7 @@ class StaticStep:
         if self.graph is not None:
             self.graph.replay()
         else:
-            self._step()
+            self.step()
         self.engine.slot += 1
         self.at = self.engine.slot
 
@@ -204,6 +219,19 @@ class StaticStep:
         said_n = self.said_ns[:, self.at - self.filled[1] - 1]
         said, masked = torch.stack([said_n, self.masked_n]).tolist()
         return said, masked
+
+
+def fused(step: Callable[[], None], backend: str) -> Callable[[], None]:
+    """The step under torch.compile. All steps share one method, whose compilations are kept for the process: after the
+    second shape torch makes sizes symbolic, so that a few serve every number of rows and slots."""
+    compiled = torch.compile(step, backend=backend, fullgraph=True)
+
+    def call() -> None:
+        # torch's own limit of 8 is soon reached: drawing and writing, one row and several, settings that are constants
+        with torch._dynamo.config.patch(recompile_limit=COMPILATIONS):
+            compiled()
+
+    return call
 
 
 def padded(count: int) -> int:

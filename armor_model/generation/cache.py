@@ -15,38 +15,49 @@ Rows = int | Tensor
 
 
 class SlotCache:
-    """Keys and values of a stack of decoder layers, (layers, R, H, S, d) each; speaks transformers' `update`.
+    """Keys and values of a stack of decoder layers, (R, H, S, d) each; speaks transformers' `update`.
 
     Before each pass `window` says which rows and slots are written and from which slot on they are read; `static` says
-    the same with the slot as a tensor, for a captured graph.
+    the same with the slot as a tensor, for a captured or compiled step.
     """
 
     def __init__(self, config: Any, layers: int, rows: int, slots: int, dtype: torch.dtype, device: torch.device):
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        shape = (layers, rows, config.num_key_value_heads, slots, head_dim)
-        # zeros, not empty: a NaN left in memory survives a masked softmax as 0 * NaN
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (rows, config.num_key_value_heads, slots, head_dim)
+        # Zeros, not empty: a NaN left in memory survives a masked softmax as 0 * NaN. A tensor for each layer: of one
+        # for all, a compiled step copied the whole at every layer's write.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.rows = rows
         self._window: tuple[Rows, int, int, int] = (rows, 0, slots, 0)
-        self._static: tuple[int, Tensor, int] | None = None
+        self._static: tuple[list[tuple[Tensor, Tensor]], Tensor, int] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(store.nbytes for store in (*self.keys, *self.values))
+
+    def first(self, rows: int) -> list[tuple[Tensor, Tensor]]:
+        """Keys and values of the first rows, layer by layer: views, for `static`."""
+        return [(keys[:rows], values[:rows]) for keys, values in zip(self.keys, self.values, strict=True)]
 
     def window(self, rows: Rows, first: int, stop: int, read_from: int) -> None:
         """The next pass writes slots [first, stop) of `rows` and sees slots [read_from, stop)."""
         self._window, self._static = (rows, first, stop, read_from), None
 
-    def static(self, rows: int, slot_1: Tensor, length: int) -> None:
-        """The next pass writes one slot of the first `rows` and sees slots [0, length): mask the later ones."""
-        self._static = (rows, slot_1, length)
+    def static(self, views: list[tuple[Tensor, Tensor]], slot_1: Tensor, length: int) -> None:
+        """The next pass writes one slot of the rows in `views` and sees slots [0, length): mask the later ones."""
+        self._static = (views, slot_1, length)
 
     def update(self, keys_RHTd: Tensor, values_RHTd: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        out = []
-        for store, new in ((self.keys[layer], keys_RHTd), (self.values[layer], values_RHTd)):
-            if self._static is not None:
-                rows, slot_1, length = self._static
-                store[:rows].index_copy_(2, slot_1, new)
-                out.append(store[:rows, :, :length])
-                continue
-            rows, first, stop, read_from = self._window
+        out, new_kv = [], (keys_RHTd, values_RHTd)
+        if self._static is not None:
+            views, slot_1, length = self._static
+            for store, new in zip(views[layer], new_kv, strict=True):
+                store.index_copy_(2, slot_1, new)
+                out.append(store[:, :, :length])
+            return out[0], out[1]
+        rows, first, stop, read_from = self._window
+        for store, new in zip((self.keys[layer], self.values[layer]), new_kv, strict=True):
             if isinstance(rows, int):
                 store[:rows, :, first:stop] = new
                 out.append(store[:rows, :, read_from:stop])
@@ -58,14 +69,13 @@ class SlotCache:
 
     def move_row(self, source: int, target: int, first: int, stop: int) -> None:
         """Copy slots [first, stop) of one row over another."""
-        for store in (self.keys, self.values):
-            store[:, target, :, first:stop] = store[:, source, :, first:stop]
+        for store in (*self.keys, *self.values):
+            store[target, :, first:stop] = store[source, :, first:stop]
 
     def shift(self, rows: int, by: int, stop: int) -> None:
         """Move slots [by, stop) of the first rows to the beginning."""
-        for store in (self.keys, self.values):
-            for layer in store:  # a layer at a time: the copy through a temporary stays small
-                layer[:rows, :, : stop - by] = layer[:rows, :, by:stop].clone()
+        for store in (*self.keys, *self.values):  # one at a time: the copy through a temporary stays small
+            store[:rows, :, : stop - by] = store[:rows, :, by:stop].clone()
 
 
 def attention(model: Any, starts: list[int], first: int, stop: int, low: int) -> tuple[Tensor | None, Tensor]:

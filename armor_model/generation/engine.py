@@ -39,7 +39,9 @@ class Engine(Places):
         stop_ids: tokens that end an answer.
         unconditional: the prompt that guidance compares with.
         batch_size: most requests under way at once.
-        static: run uniform stretches on fixed buffers, captured as CUDA graphs; by default on CUDA.
+        static: run uniform stretches on fixed buffers, captured as CUDA graphs; by default on CUDA, or to compile.
+        compile: fuse the static steps with torch.compile. `auto` does so on CUDA where the requests may take
+            COMPILE_PAYS steps or more; a backend of torch.compile by name takes the place of inductor.
     """
 
     # ---- driving -------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from armor_model.generation.burst import LENGTH_STEP, StaticStep, padded
+from armor_model.errors import ArmorError
+from armor_model.generation.burst import COMPILE_PAYS, LENGTH_STEP, StaticStep, padded
 from armor_model.generation.cache import SlotCache, attention
 from armor_model.generation.rows import Request, Row
 from armor_model.generation.sampling import uniforms
@@ -35,6 +36,7 @@ class Places:
         unconditional: list[int],
         batch_size: int = 64,
         static: bool | None = None,
+        compile: bool | str = "auto",
     ):
         self.model, self.settings, self.config = model, settings, model.config
         self.device, self.dtype = model.device, model.dtype
@@ -42,7 +44,13 @@ class Places:
         self.unconditional = unconditional
         self.guided = settings.guidance != 1 and settings.images > 0
         self.batch_size = batch_size
-        self.static = self.device.type == "cuda" if static is None else static
+        asked = compile not in (False, "auto")
+        self.static = (asked or self.device.type == "cuda") if static is None else static
+        if asked and not self.static:
+            raise ArmorError("only static steps can be compiled")
+        self.wants_compile = compile
+        self.compile = ""
+        """torch.compile's backend for the present requests; empty where steps run as they are."""
         self.single = self.config.heads == "single"
         self.per_picture = self.config.codes_per_image
         self.context = self.config.text_config.max_position_embeddings
@@ -51,6 +59,7 @@ class Places:
         self.done: dict[int, Row] = {}
         self.waiting: deque[tuple[int, Request]] = deque()
         self.steps: dict[tuple[int, int, bool], StaticStep] = {}
+        self.graph_pool: tuple[int, int] | None = None
         self.cache: SlotCache | None = None
         self.slot = self.slots = 0
 
@@ -65,7 +74,10 @@ class Places:
             count = padded(count)
             slots = -(-slots // LENGTH_STEP) * LENGTH_STEP
         self.slot = self.prompt
-        if self.cache is not None and self.cache.keys.shape[1] >= count and self.slots >= slots:
+        compile = self._backend(requests)
+        if compile != self.compile:
+            self.compile, self.steps = compile, {}
+        if self.cache is not None and self.cache.rows >= count and self.slots >= slots:
             return  # captured graphs hold on to these caches
         self.steps, self.slots = {}, slots
         text, kind = self.config.text_config, (self.dtype, self.device)
@@ -75,14 +87,20 @@ class Places:
             self.hidden_RSD = torch.zeros(count, self.slots, text.hidden_size, dtype=self.dtype, device=self.device)
             self.adapter_cache = SlotCache(text, self.config.num_adapter_layers, count, self.slots, *kind)
 
+    def _backend(self, requests: int) -> str:
+        steps, wish = -(-requests // self.places) * self.budget, self.wants_compile
+        if wish == "auto":
+            wish = self.static and self.device.type == "cuda" and steps >= COMPILE_PAYS
+        return "inductor" if wish is True else wish or ""
+
     def _refill(self) -> None:
         """Let waiting requests in: all at once into an empty batch, later when enough places are free."""
         if not self.waiting:
             return
         live = sum(row.owner is None for row in self.rows)
         free = self.places - live
-        if live and (free * REFILL < self.places or self.guided):
-            return  # a guided batch is refilled when it is empty: its shadows come and go with their pictures
+        if live and free * REFILL < self.places:
+            return
         if not live:
             self.slot = self.prompt
         elif self.slot + self.budget >= self.slots:

@@ -1,7 +1,7 @@
 """Generation speed, side by side in one run: ours against a plain transformers loop (`make bench`: table and JSON).
 
 Times are CPU seconds of one thread (the machine may be shared), the best of several runs, both sides alternating.
-On CUDA the floor rows are measured as well; without it they are listed as not measured.
+Steps against the machine's floor are in test_perf_floor.py.
 """
 
 import time
@@ -150,79 +150,3 @@ def test_picture_at_batch_one(nano, bench_row):
     times = {"ms_per_code": 1e3 * ours / codes, "transformers_ms": 1e3 * theirs / codes}
     bench_row("picture, batch 1, time against transformers' generate", ours / theirs, "x", "<= 1.05", **times)
     assert ours / theirs <= 1.05
-
-
-# ---- a GPU, where there is one (never run where this was written) ------------------------------------------
-
-
-def floor_rates():
-    """Measured bytes/s of a large device copy (read + write) and FLOP/s of a large bf16 matrix product."""
-    a = torch.empty(2**30, dtype=torch.uint8, device="cuda")
-    b = torch.empty_like(a)
-    m = torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
-
-    def rate(work, amount):
-        for _ in range(3):
-            work()
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        start.record()
-        for _ in range(10):
-            work()
-        end.record()
-        torch.cuda.synchronize()
-        return 10 * amount / (start.elapsed_time(end) / 1e3)
-
-    return rate(lambda: b.copy_(a), 2 * a.numel()), rate(lambda: m @ m, 2 * 8192**3)
-
-
-@pytest.mark.gpu
-def test_gpu_against_the_floor(bench_row):
-    """InternVL2.5-8B's sizes, random bf16 weights: time a code against max(bytes / bandwidth, FLOPs / matrix rate)."""
-    from armor_model import ArmorForConditionalGeneration, GenerationSettings, preset
-    from armor_model.generation.engine import Engine
-    from armor_model.generation.rows import Request
-    from armor_model.params import block, count
-    from armor_model.presets import preset_dict
-
-    if not torch.cuda.is_available():
-        bench_row("GPU: time per code against the floor, at 8B sizes", None, "x", note="no GPU here")
-        pytest.skip("no GPU")
-    bandwidth, flops = floor_rates()
-    sizes = preset_dict("internvl2_5-8b")
-    parts, text = count(sizes), sizes["text_config"]
-    layers = text["num_hidden_layers"] + sizes["num_adapter_layers"]
-    weights = layers * block(text) + parts["visual_head"]
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device("cuda"):
-            model = ArmorForConditionalGeneration(preset("internvl2_5-8b")).eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    codes, prompt = model.config.codes_per_image, 64
-    for guidance in (1.0, 3.0):
-        for batch in (1, 8, 32, 64, 128):
-            settings = GenerationSettings(
-                force_image=True, stop_after_image=True, max_images=1, max_new_tokens=1, guidance=guidance
-            )
-            engine = Engine(model, settings, [1], [5] * 12, batch)
-            requests = [Request([7] * prompt, [], i) for i in range(batch)]
-            engine.run(requests)  # captures
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            start = time.perf_counter()
-            engine.run(requests)
-            torch.cuda.synchronize()
-            seconds = time.perf_counter() - start
-            rows = batch * (2 if guidance != 1 else 1)
-            cached = 2 * 2 * layers * text["num_key_value_heads"] * text["head_dim"] * (prompt + codes / 2) * rows
-            floor = max((2 * weights + cached) / bandwidth, 2 * weights * rows / flops)
-            bench_row(
-                f"GPU, 8B sizes, batch {batch}, guidance {guidance:g}: time over the floor",
-                seconds / codes / floor,
-                "x",
-                "<= 1.25" if batch == 1 else None,
-                ms_per_code=1e3 * seconds / codes,
-                floor_ms=1e3 * floor,
-                images_per_s_without_vqgan=batch / seconds,
-                peak_gb=torch.cuda.max_memory_allocated() / 1e9,
-            )
