@@ -1,8 +1,8 @@
 """Conversations to model inputs and back: InternVL's template and tiles for what is seen, codes for what was drawn.
 
 A conversation is a list of {"role": "system"|"user"|"assistant", "content": str | [part, ...]}; a part is
-{"type": "text", "text": str}, {"type": "image", "image": PIL | path} or, in an assistant turn,
-{"type": "image", "codes": LongTensor}.
+{"type": "text", "text": str}, {"type": "image", "image": PIL | path}, {"type": "image", "tiles": Tensor} for a picture
+that `cut` has cut already, or, in an assistant turn, {"type": "image", "codes": LongTensor}.
 
 Legend: B conversations, T tokens, N tiles, h w codes a side.
 """
@@ -187,6 +187,11 @@ class ArmorProcessor:
 
     # ---- pictures ------------------------------------------------------------------------------------------
 
+    def cut(self, image: Image.Image | str | Path, max_tiles: int | None = None) -> Tensor:
+        """A picture to look at as its tiles (N, 3, H, W). Raises ArmorError where it cannot be read."""
+        s = self.settings
+        return tiles(open_image(image), s.image_size, max_tiles or s.max_tiles, s.use_thumbnail)
+
     @torch.no_grad()
     def image_codes(self, images: list[Image.Image | str | Path]) -> Tensor:
         """Pictures to codes (B, h, w) on the CPU, through the image tokenizer."""
@@ -263,10 +268,7 @@ class ArmorProcessor:
                 pending += text
                 continue
             if part is not None and not _is_drawn(part):
-                cut = tiles(
-                    open_image(part["image"]), self.settings.image_size, max_tiles or self.settings.max_tiles,
-                    self.settings.use_thumbnail,
-                )  # fmt: skip
+                cut = part["tiles"] if "tiles" in part else self.cut(part["image"], max_tiles)
                 out.tiles.append(cut)
                 pending += "<img>" + self.settings.image_token * (len(cut) * self.settings.image_seq_length) + "</img>"
                 continue
@@ -347,7 +349,7 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         ok = (kind == "text" and isinstance(part.get("text"), str)) or (
-            kind == "image" and ("image" in part or (message["role"] == "assistant" and "codes" in part))
+            kind == "image" and ("image" in part or ("codes" if message["role"] == "assistant" else "tiles") in part)
         )
         if not ok:
             raise ArmorError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+SMALL = 100_000_000
+"""Parameters below which page faults, not arithmetic, take much of a CPU's time: a quarter of armor-nano's."""
 MAX_IMAGES = 1
 """Pictures one answer to a question may hold: a switch to drawing is recorded, an album is not waited for."""
 
@@ -55,11 +57,14 @@ class ArmorAdapter:
 
             from armor_model import load
             from armor_model.loading import quiet_transformers
+            from trainer.allocator import keep_freed_memory
 
             quiet_transformers()
             device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
             # InternVL's published scores are bf16; a CPU computes a small fp16 checkpoint faster and safer in fp32.
             dtype = self._dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+            if device == "cpu" and (self.info.parameters or 0) < SMALL:
+                keep_freed_memory()
             self._loaded = load(self._folder, device=device, dtype=getattr(torch, dtype))
         return self._loaded
 
@@ -89,10 +94,10 @@ class ArmorAdapter:
 
         model, processor = self._load()
         settings = self._settings(decoding, allow_images=not decoding.mask_imgbos, max_images=MAX_IMAGES)
-        conversations = [[{"role": "user", "content": _content(question)}] for question in questions]
+        tiles = min(max_tiles, processor.settings.max_tiles)
+        conversations = _conversations(questions, processor, tiles)
         # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
         seeds = [seed_of(question.id, decoding.seed) for question in questions]
-        tiles = min(max_tiles, processor.settings.max_tiles)
         responses = generate(
             model, processor, conversations, settings, seeds, batch_size=len(questions), max_tiles=tiles,
             on_error="record",
@@ -136,16 +141,37 @@ def seed_of(name: str, base: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{base}:{name}".encode()).digest()[:4], "big")
 
 
-def _content(question: Question) -> list[dict[str, Any]]:
-    """The question's parts as the processor's, the first picture doubled where the protocol says so."""
+def _conversations(questions: Sequence[Question], processor: Any, max_tiles: int) -> list[list[dict[str, Any]]]:
+    """The questions as the processor's conversations. A picture that several ask about is cut into tiles once, and they
+    share the tensor; one that cannot be cut is left to fail with its own question."""
+    from armor_model.errors import ArmorError
+
+    cut: dict[tuple[int, bool], dict[str, Any]] = {}
+
+    def picture(part: Any, doubled: bool) -> dict[str, Any]:
+        key = id(part), doubled
+        if key not in cut:
+            image = _doubled(part) if doubled else part
+            try:
+                cut[key] = {"type": "image", "tiles": processor.cut(image, max_tiles)}
+            except ArmorError:
+                cut[key] = {"type": "image", "image": image}
+        return cut[key]
+
+    return [[{"role": "user", "content": _content(question, picture)}] for question in questions]
+
+
+def _content(question: Question, picture: Callable[[Any, bool], dict[str, Any]]) -> list[dict[str, Any]]:
+    """The question's parts as the processor's; `picture(part, doubled)` makes one of a picture, the first one doubled
+    in size where the protocol says so."""
     content: list[dict[str, Any]] = []
-    upscale = question.upscale_first
+    doubled = question.upscale_first
     for part in question.parts:
         if isinstance(part, str):
             content.append({"type": "text", "text": part})
             continue
-        content.append({"type": "image", "image": _doubled(part) if upscale else part})
-        upscale = False
+        content.append(picture(part, doubled))
+        doubled = False
     return content
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -46,8 +46,7 @@ def answer_all(
     `blind` leaves the pictures out (and says so in the prompt's marks): the baseline of what text alone gives.
     """
     rank, world = part
-    # Longest first: padding is small inside a batch, and a batch that does not fit in memory shows at once.
-    mine = sorted(table.rows, key=lambda row: (-_length(table.benchmark, row), row.id))[rank::world]
+    mine = [row for rows in by_picture(table)[rank::world] for row in rows]
     open_rows = [row for row in mine if row.id not in bundle.items]
     batches = [open_rows[i : i + batch_size] for i in range(0, len(open_rows), batch_size)]
     for batch, questions in _prefetched(table.benchmark, batches, blind):
@@ -65,18 +64,32 @@ def answer_all(
             progress(len(batch), failed)
 
 
+def by_picture(table: Table) -> list[list[Row]]:
+    """The rows in the order they are asked: questions about one picture together, so that a batch decodes and encodes
+    it once (POPE asks 18 of each); longest first, so that padding is small and a batch too large for memory shows at
+    once."""
+    shown: dict[tuple[str, int] | str, list[tuple[int, str, Row]]] = defaultdict(list)
+    for row in table.rows:
+        shown[_shown(row)].append((-_length(table.benchmark, row), row.id, row))
+    groups = [sorted(rows, key=lambda entry: entry[:2]) for rows in shown.values()]
+    return [[row for _, _, row in rows] for rows in sorted(groups, key=lambda rows: rows[0][:2])]
+
+
 def marked_prompt(benchmark: Benchmark, row: Row, pictures: int) -> str:
     """What the model reads, with `<image>` where pictures go: what a bundle records and a snapshot test holds."""
     return prompts.picture_marks(prompts.question_text(benchmark.prompt, row), pictures)
 
 
-def build_question(benchmark: Benchmark, row: Row, *, blind: bool = False) -> Question | images.BadImageError:
-    """Decode the pictures and fill the prompt; the error itself where a picture cannot be read."""
+def decoded(row: Row) -> list[Any] | images.BadImageError:
+    """The row's pictures; the error itself where one cannot be read."""
     try:
-        cells = [] if blind or row.picture is None else images.image_cells(row.image)
-        pictures: list[Any] = [images.decode(cell) for cell in cells]
+        return [images.decode(cell) for cell in images.image_cells(row.image)]
     except images.BadImageError as error:
         return error
+
+
+def build_question(benchmark: Benchmark, row: Row, pictures: list[Any]) -> Question:
+    """The row's prompt, filled, with its decoded pictures where they belong."""
     marked = marked_prompt(benchmark, row, len(pictures))
     return Question(
         id=row.id,
@@ -88,6 +101,11 @@ def build_question(benchmark: Benchmark, row: Row, *, blind: bool = False) -> Qu
     )
 
 
+def _shown(row: Row) -> tuple[str, int] | str:
+    """What tells a row's picture from others; the row itself where it has none."""
+    return row.id if row.picture is None else (row.picture.digest, row.picture.length)
+
+
 def _length(benchmark: Benchmark, row: Row) -> int:
     return len(prompts.question_text(benchmark.prompt, row))
 
@@ -95,18 +113,25 @@ def _length(benchmark: Benchmark, row: Row) -> int:
 def _prefetched(
     benchmark: Benchmark, batches: Sequence[list[Row]], blind: bool
 ) -> Iterator[tuple[list[Row], list[Question | images.BadImageError]]]:
-    """Batches in order, each with its questions, decoded in threads a few batches ahead."""
+    """Batches in order, each with its questions; pictures are decoded in threads a few batches ahead, each once a
+    batch: questions about the same one hold the same object."""
+
+    def question(row: Row, pictures: dict[Any, Future]) -> Question | images.BadImageError:
+        found = pictures[_shown(row)].result() if _shown(row) in pictures else []
+        return found if isinstance(found, images.BadImageError) else build_question(benchmark, row, found)
+
     with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode") as pool:
-        ahead: deque[tuple[list[Row], list[Future]]] = deque()
+        ahead: deque[tuple[list[Row], dict[Any, Future]]] = deque()
         waiting = iter(batches)
         try:
             while True:
                 while len(ahead) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
-                    ahead.append((batch, [pool.submit(build_question, benchmark, row, blind=blind) for row in batch]))
+                    shown = {} if blind else {_shown(row): row for row in batch if row.picture is not None}
+                    ahead.append((batch, {key: pool.submit(decoded, row) for key, row in shown.items()}))
                 if not ahead:
                     return
-                batch, futures = ahead.popleft()
-                yield batch, [future.result() for future in futures]
+                batch, pictures = ahead.popleft()
+                yield batch, [question(row, pictures) for row in batch]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

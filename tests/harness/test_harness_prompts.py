@@ -7,7 +7,7 @@ import pytest
 
 from armor_eval.understanding.declare import benchmarks, choose
 from armor_eval.understanding.images import image_cells
-from armor_eval.understanding.loop import build_question, marked_prompt
+from armor_eval.understanding.loop import build_question, decoded, marked_prompt
 from armor_eval.understanding.prompts import parts, picture_marks, prompt_hash, tiles_each
 from armor_eval.understanding.run import Settings, open_table
 
@@ -52,9 +52,12 @@ def test_mmmu_doubles_its_first_picture(tsv_folder):
     benchmark = choose(["MMMU"])[0]
     settings = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
     row = next(r for r in open_table(benchmark, settings)[0].rows if r.image.startswith("["))
-    question = build_question(benchmark, row)
-    sizes = [p["image"].size for p in _content(question) if p["type"] == "image"]
-    assert sizes == [(32, 32), (16, 16)]
+    from armor_eval.models.armor import _doubled
+
+    shown = _content(
+        build_question(benchmark, row, decoded(row)), lambda part, twice: _doubled(part) if twice else part
+    )
+    assert [p.size for p in shown if not isinstance(p, dict)] == [(32, 32), (16, 16)]
 
 
 @pytest.mark.parametrize("name", ["MMB", "MMMU"])

@@ -89,6 +89,23 @@ def test_batches_hold_questions_of_like_length(frame, folder, tmp_path):
     assert [len(b) for b in model.batches] == [8, 8, 8, 8]
 
 
+def test_a_picture_that_several_ask_about_is_decoded_once_a_batch(folder, tmp_path, monkeypatch):
+    from armor_eval.understanding import images
+
+    seen, real, count = [], images.decode, []
+    monkeypatch.setattr(images, "decode", lambda cell: count.append(cell) or real(cell))
+
+    class Looks(MockModel):
+        def answer(self, questions, decoding):
+            seen.append([next(p for p in q.parts if not isinstance(p, str)) for q in questions])
+            return super().answer(questions, decoding)
+
+    shared = run(folder, tmp_path / "r", Looks(), batch_size=8)
+    assert [len({id(p) for p in batch}) for batch in seen] == [2, 2, 2, 2], "each picture has four rotations"
+    assert len(count) == 8
+    assert answers(shared.path) == answers(run(folder, tmp_path / "one", batch_size=1).path)
+
+
 def test_resumed_is_uninterrupted(folder, tmp_path):
     whole = run(folder, tmp_path / "whole", batch_size=4)
 
