@@ -100,7 +100,7 @@ def start():
 
 def finish(pair) -> None:
     for process in pair:
-        process.join(120)
+        process.join(300)
     assert [p.exitcode for p in pair] == [0, 0]
 
 
@@ -138,7 +138,7 @@ def test_two_processes_are_one_with_the_double_batch(one, start, tmp_path, shard
 
 def kill_pair(pair, out: Path, after: int) -> None:
     """Kill -9 both once `after` lines are logged."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         path = out / "log.jsonl"
         if path.exists() and path.read_text().count("\n") >= after:
@@ -216,3 +216,15 @@ def test_one_process_has_nothing_to_shard(tmp_path):
 
     with pytest.raises(DataError, match="nothing to shard with one process"):
         train(str(tmp_path), shard=True)
+
+
+def test_shards_in_bf16_with_recomputation_are_one_process_in_bf16(start, tmp_path):
+    """Blocks are gathered in bf16, run again in the backward pass, and trained on fp32 masters."""
+    options = {"precision": "bf16", "gradient_checkpointing": True}
+    train(str(tmp_path / "one"), **options)
+    finish(start(tmp_path / "two", shard=True, **options))
+    ours, theirs = result(tmp_path / "two"), result(tmp_path / "one")
+    assert {v.dtype for v in ours[1].values()} == {torch.float32}
+    for mine, other in zip(ours[0], theirs[0], strict=True):
+        names = [n for n in other if n in ("loss/text", "loss/image")]
+        assert {n: mine[n] for n in names} == pytest.approx({n: other[n] for n in names}, rel=2e-2), mine["step"]
