@@ -181,8 +181,9 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
 
     # ---- the forward pass, in the pieces that training and generation share --------------------------------
 
-    def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None) -> Tensor:
-        """Token ids (B, T) of the whole vocabulary, and tiles for the image placeholders, to embeddings (B, T, D)."""
+    def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None, tile_order: Tensor | None = None) -> Tensor:
+        """Token ids (B, T) of the whole vocabulary, and tiles for the image placeholders, to embeddings (B, T, D).
+        `tile_order` names the tiles (by row of `pixel_values`) in reading order, where one stands in several places."""
         V = self.config.vocab_size
         is_new = input_ids >= V
         old_BTD = self.model.language_model.embed_tokens(input_ids.clamp(max=V - 1))
@@ -196,6 +197,8 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
             vision_feature_select_strategy=self.config.vision_feature_select_strategy,
             return_dict=True,
         ).pooler_output.to(embeds_BTD.dtype)
+        if tile_order is not None:
+            features = features[tile_order]
         mask = self.model.get_placeholder_mask(input_ids, inputs_embeds=embeds_BTD, image_features=features)
         return embeds_BTD.masked_scatter(mask, features)
 

@@ -6,6 +6,7 @@ Legend: R rows, S slots, D width, N new rows, T tokens.
 from __future__ import annotations
 
 from collections import deque
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -156,8 +157,7 @@ class Places:
         T = max(len(r.ids) for r in requests)
         first = self.slot - T
         ids_NT = torch.tensor([[0] * (T - len(r.ids)) + r.ids for r in requests], device=self.device)
-        cut = [tile for r in requests for tile in r.tiles]
-        embeds_NTD = self.model.embed(ids_NT, torch.cat(cut).to(self.device) if cut else None)
+        embeds_NTD = self.model.embed(ids_NT, *self._pictures(requests))
         self.cache.window(self._select(indices), first, self.slot, first)
         mask, positions = attention(self.model, [self.rows[i].start for i in indices], first, self.slot, first)
         hidden_NTD = self.model.backbone(embeds_NTD, mask, positions, self.cache)
@@ -166,6 +166,18 @@ class Places:
         self.last_RD[indices[0] :] = hidden_NTD[:, -1]
         if self.hidden_RSD is not None:
             self.hidden_RSD[indices[0] : indices[-1] + 1, first : self.slot] = hidden_NTD
+
+    def _pictures(self, requests: list[Request]) -> tuple[Tensor | None, Tensor | None]:
+        """Tiles to look at, and which of them stand where: of requests that hold the same tensor (they ask about one
+        picture) the vision tower sees it once."""
+        shown = {id(tile): tile for request in requests for tile in request.tiles}
+        if not shown:
+            return None, None
+        ends = list(accumulate(len(tile) for tile in shown.values()))
+        places = {key: range(end - len(shown[key]), end) for key, end in zip(shown, ends, strict=True)}
+        order = [place for request in requests for tile in request.tiles for place in places[id(tile)]]
+        pixels = torch.cat(list(shown.values())).to(self.device)
+        return pixels, torch.tensor(order, device=self.device) if len(order) > ends[-1] else None
 
     def _settle(self) -> None:
         """Give rows that begin a picture their shadow, take finished rows out."""

@@ -309,9 +309,7 @@ def test_a_picture_does_not_depend_on_its_batch(talker, guidance):
     assert len(set(alone)) > 6
     for batch_size in (2, 5, 64):
         for order in (list(range(12)), list(range(11, -1, -1)), [(5 * i) % 12 for i in range(12)]):
-            drawn = draw(
-                model, processor, [prompts[i] for i in order], settings, [seeds[i] for i in order], batch_size
-            )
+            drawn = draw(model, processor, [prompts[i] for i in order], settings, [seeds[i] for i in order], batch_size)
             assert [image.tobytes() for image in drawn] == [alone[i] for i in order]
 
 
@@ -389,3 +387,28 @@ def test_image_sizes_at_the_edges(pair):
         processor.encode([[{"role": "user", "content": [{"type": "image", "image": Image.new("RGB", (0, 5))}]}]])
     with pytest.raises(ArmorError, match="megapixels"):
         processor.encode([[{"role": "user", "content": [{"type": "image", "image": Image.new("L", (20000, 10000))}]}]])
+
+
+def test_a_picture_that_several_ask_about_is_seen_once(talker, monkeypatch):
+    model, processor = talker
+    pictures = [Image.new("RGB", size, color) for size, color in (((16, 16), "red"), ((40, 16), "blue"))]
+    words = ("what is it", "draw a red circle", "a cross", "the red circle")
+
+    def ask(cut):
+        parts = [[cut(0), cut(1)], [cut(1)], [cut(0)], [cut(1), cut(0)]]
+        talks = [
+            [{"role": "user", "content": [*shown, {"type": "text", "text": text}]}]
+            for shown, text in zip(parts, words, strict=True)
+        ]
+        return generate(model, processor, talks, SAMPLED, list(range(4)))
+
+    seen, real = [], model.model.get_image_features
+    counting = lambda pixels, **rest: seen.append(len(pixels)) or real(pixels, **rest)  # noqa: E731
+    monkeypatch.setattr(model.model, "get_image_features", counting)
+    apart = ask(lambda i: {"type": "image", "image": pictures[i]})
+    cut = [{"type": "image", "tiles": processor.cut(picture)} for picture in pictures]
+    shared = ask(lambda i: cut[i])
+    assert [r.tokens for r in shared] == [r.tokens for r in apart]
+    assert len({tuple(r.tokens) for r in shared}) > 1
+    one, other = (len(part["tiles"]) for part in cut)
+    assert seen == [3 * one + 3 * other, one + other]
