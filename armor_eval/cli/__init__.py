@@ -64,7 +64,7 @@ def build_app(selected: str | None) -> typer.Typer:
             app.add_typer(found, name=name, help=line)
             continue
         rest = {"allow_extra_args": True, "ignore_unknown_options": True} if name in USES_REST else None
-        app.command(name, help=line, context_settings=rest)(found)
+        app.command(name, context_settings=rest)(found)  # its own help says more than the line
     return app
 
 

@@ -109,7 +109,7 @@ def draw_sheet(model: DrawsImages, prompts: tuple[str, ...], seed: int, path: Pa
 
 
 def _print_types(finished: Finished) -> None:
-    """Accuracy of single questions by type: a good mean can hide a type that is answered by a constant."""
+    """Accuracy of single questions, not of whole groups, by type: a good mean can hide one answered by a constant."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -119,7 +119,7 @@ def _print_types(finished: Finished) -> None:
 
     items = read_bundle(finished.path)[1]
     table = Table(
-        title=f"{finished.run.benchmark}: accuracy by question type (single questions; chance is 25 %)",
+        title=f"{finished.run.benchmark} by type (chance: 25 %)",
         title_justify="left",
         box=SIMPLE_HEAD,
     )

@@ -6,11 +6,19 @@ from typing import Annotated
 
 import typer
 
+BESIDE = (
+    ("geneval", "drawing: 553 prompts of GenEval, official; 144 of the shapes world", "overall, the mean of six tasks"),
+    ("modality", "the choice of text, picture or both: shapes world, or --prompts", "requests answered as asked"),
+    ("ablate-heads", "forward switching against one head: the paper's Figures 7 and 8", "loss curves, text kept"),
+    ("ablate-stages", "which parts are trained: the paper's Tables 4 and 5", "understanding and drawing by scheme"),
+)
+"""Measuring commands beside understanding: name, what is measured, reported number."""
+
 
 def listing(
     json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Benchmarks with their data set, split and reported number; then the kinds of `--model`."""
+    """All that can be measured, with data set, split and reported number; then the kinds of `--model`."""
     import json
 
     from armor_eval.cli import common
@@ -19,8 +27,14 @@ def listing(
 
     declared = benchmarks().values()
     if json_output:
-        common.write(json.dumps([b.model_dump(mode="json") for b in declared], indent=1, ensure_ascii=False))
+        listed = [{**b.model_dump(mode="json"), "command": f"understanding --bench {b.name}"} for b in declared]
+        listed += [
+            {"name": name, "title": what, "number": number, "command": name, "in_paper": False}
+            for name, what, number in BESIDE
+        ]
+        common.write(json.dumps(listed, indent=1, ensure_ascii=False))
         return
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title="understanding --bench ... (all = those of the paper's Table 2)", title_justify="left")
@@ -31,11 +45,17 @@ def listing(
         table.add_row(b.name + star, b.dataset, b.split, b.judge, b.number)
     out = common.console()
     out.print(table)
+    beside = Table(title="armor-eval ... (commands of their own)", title_justify="left")
+    for name in ("command", "what is measured", "reported number"):
+        beside.add_column(name)
+    for row in BESIDE:
+        beside.add_row(*row)
+    out.print(beside)
     models = Table(title="--model ...", title_justify="left")
     for name in ("say", "what it is"):
         models.add_column(name)
     models.add_row(BUNDLED, "the bundled checkpoint (default)")
     models.add_row("FOLDER", "a checkpoint that armor-model or armor-train wrote")
     for kind in KINDS.values():
-        models.add_row(kind.shows, kind.help)
+        models.add_row(escape(kind.shows), kind.help)
     out.print(models)

@@ -61,7 +61,11 @@ def understanding(
     ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
 ) -> None:
-    """Measure understanding. The same command again resumes an interrupted run, or shows a finished one."""
+    """Measure understanding. The same command again resumes an interrupted run, or shows a finished one.
+
+    Several processes share a run: torchrun --nproc-per-node N -m armor_eval understanding ..., or accelerate launch
+    --multi_gpu --num_processes N -m armor_eval understanding ...; both also on CPUs. Any number resumes any other's.
+    """
     from armor_eval.cli import common
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding

@@ -45,6 +45,29 @@ def test_help_imports_nothing_heavy_and_is_fast():
     assert best < 0.3
 
 
+def test_list_names_every_measurement_and_model(capsys):
+    import json
+
+    from armor_eval.cli import COMMANDS
+    from armor_eval.models.registry import KINDS
+    from armor_eval.understanding.declare import benchmarks
+
+    assert main(["list"]) == 0
+    shown = capsys.readouterr().out
+    beside = ("geneval", "modality", "ablate-heads", "ablate-stages")
+    assert set(beside) < set(COMMANDS)
+    assert all(name in shown for name in (*benchmarks(), *beside))
+    assert all(kind.shows in shown for kind in KINDS.values())
+    assert main(["list", "--json"]) == 0
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == [*benchmarks(), *beside]
+
+
+def test_the_help_says_how_to_start_several_processes(capsys):
+    assert main(["understanding", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "torchrun --nproc-per-node N" in shown and "accelerate launch --multi_gpu" in shown
+
+
 @pytest.mark.parametrize("command", ["list", "doctor"])
 def test_small_commands_do_without_torch_and_vlmeval(command):
     code = (
