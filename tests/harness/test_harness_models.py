@@ -185,11 +185,31 @@ def test_a_transformers_model_answers_alike_in_any_batch(tiny_llava, tsv_folder,
     model.close()
 
 
-def launch(processes: int, argv: list[str], folder: Path) -> subprocess.CompletedProcess:
-    # On a machine without a GPU `accelerate launch` starts several processes only over MPI; torchrun's are the same.
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*words, "-m", "armor_eval", *argv], env=env, capture_output=True, text=True, timeout=300)
+# accelerate's own `main`, after the shim that a CPU build of torch needs beside torchvision's CUDA build.
+ACCELERATE = (
+    "from armor_model.compat import prepare_torchvision; prepare_torchvision()\n"
+    "from accelerate.commands.launch import main; main()"
+)
+LAUNCHERS = {
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node"],
+    "accelerate --multi_gpu": ["-c", ACCELERATE, "--multi_gpu", "--main_process_port", "0", "--num_processes"],
+    "accelerate --cpu": ["-c", ACCELERATE, "--cpu", "--num_processes"],
+}
+
+
+def launch(launcher: str, processes: int, argv: list[str], **env: str) -> subprocess.CompletedProcess:
+    words = [sys.executable, *LAUNCHERS[launcher], str(processes), "-m", "armor_eval", *argv]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **env}
+    return subprocess.run(words, env=env, capture_output=True, text=True, timeout=500)
+
+
+def half_of(source: Path, target: Path) -> None:
+    """The run `source` as it would lie there had it been killed after a third of its items."""
+    target.mkdir()
+    run_json = json.loads((source / "run.json").read_text()) | {"status": "running", "finished": None}
+    (target / "run.json").write_text(json.dumps(run_json))
+    lines = (source / "items.jsonl").read_text().splitlines(keepends=True)
+    (target / "items.jsonl").write_text("".join(lines[::3]))
 
 
 @pytest.mark.slow
@@ -197,18 +217,54 @@ def test_processes_share_one_journal_and_any_number_resumes(tmp_path):
     write(mmbench(8), tmp_path / "d" / "MMBench_DEV_EN.tsv")
     argv = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
     assert main([*argv, "--out", str(tmp_path / "one")]) == 0
-    done = launch(2, [*argv, "--out", str(tmp_path / "two")], tmp_path)
+    done = launch("torchrun", 2, [*argv, "--out", str(tmp_path / "two")])
     assert done.returncode == 0, done.stderr[-3000:]
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
     assert read_bundle(tmp_path / "two")[0].device.processes == 2
-    # Three processes' half-done run, finished by one.
-    (tmp_path / "three").mkdir()
-    run_json = json.loads((tmp_path / "two" / "run.json").read_text()) | {"status": "running", "finished": None}
-    (tmp_path / "three" / "run.json").write_text(json.dumps(run_json))
-    lines = (tmp_path / "two" / "items.jsonl").read_text().splitlines(keepends=True)
-    (tmp_path / "three" / "items.jsonl").write_text("".join(lines[::3]))
-    assert main([*argv, "--out", str(tmp_path / "three")]) == 0
-    assert answers(tmp_path / "three") == answers(tmp_path / "one")
+    # What two processes left half done is finished by one, and what one left by two.
+    half_of(tmp_path / "two", tmp_path / "by-one")
+    assert main([*argv, "--out", str(tmp_path / "by-one")]) == 0
+    half_of(tmp_path / "one", tmp_path / "by-two")
+    done = launch("accelerate --multi_gpu", 2, [*argv, "--out", str(tmp_path / "by-two")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_bundle(tmp_path / "by-two")[0].device.processes == 2
+    for name in ("by-one", "by-two"):
+        assert answers(tmp_path / name) == answers(tmp_path / "one")
+        ids = [json.loads(line)["id"] for line in (tmp_path / name / "items.jsonl").read_text().splitlines()]
+        assert len(ids) == len(set(ids)) == 32
+
+
+@pytest.mark.slow
+def test_accelerates_cpu_switch_starts_one_process_and_is_told(tmp_path):
+    write(mmbench(2), tmp_path / "d" / "MMBench_DEV_EN.tsv")
+    argv = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
+    done = launch("accelerate --cpu", 2, [*argv, "--out", str(tmp_path / "r")])
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert read_bundle(tmp_path / "r")[0].device.processes == 1
+    assert "started one process: use torchrun" in " ".join(done.stderr.split())
+
+
+@pytest.mark.slow
+def test_processes_of_an_mpi_are_one_team(tmp_path):
+    """As Open MPI's mpirun starts them: by the names of its variables alone (no MPI is installed here)."""
+    import socket
+
+    write(mmbench(4), tmp_path / "d" / "MMBench_DEV_EN.tsv")
+    words = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    team = []
+    for rank in range(2):
+        named = {"SIZE": 2, "RANK": rank, "LOCAL_SIZE": 2, "LOCAL_RANK": rank}
+        env = {**os.environ, "OMP_NUM_THREADS": "1", **address}
+        env |= {f"OMPI_COMM_WORLD_{name}": str(value) for name, value in named.items()}
+        command = [sys.executable, "-m", "armor_eval", *words, "--out", str(tmp_path / "r")]
+        team.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
+    said = [process.communicate(timeout=500)[1] for process in team]
+    assert [process.returncode for process in team] == [0, 0], said
+    run, items, _ = read_bundle(tmp_path / "r")
+    assert run.device.processes == 2 and len(items) == 16
 
 
 def test_every_row_belongs_to_one_process(tmp_path):
