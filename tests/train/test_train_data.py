@@ -139,13 +139,29 @@ def test_every_screen_says_what_it_dropped(tar, tmp_path):
     assert screened.unknown["aesthetic"] == 2  # the NSFW one and the last carry no score: passed, and said so
 
 
-def test_a_truncated_tar_gives_what_it_held_and_is_counted(tar):
+@pytest.mark.parametrize("where", ["data", "header", "padding", "between members", "end mark"])
+def test_a_truncated_tar_gives_what_it_held_and_is_counted(tar, where):
+    with tarfile.open(tar) as whole:
+        members = whole.getmembers()
+    picture = next(m for m in members if m.name == "005.jpg")
+    last = members[-1]
+    at = {
+        "data": picture.offset_data + picture.size // 2,
+        "header": picture.offset + 100,
+        "padding": picture.offset_data + picture.size + 1,
+        "between members": picture.offset,
+        "end mark": last.offset_data + 512,
+    }[where]
     data = tar.read_bytes()
-    tar.write_bytes(data[: len(data) // 2])
+    assert (
+        list(read_tars([str(tar)], SOURCES["laion"], untouched := Tally())) and not untouched.dropped["truncated_tar"]
+    )
+    tar.write_bytes(data[:at])
     tally = Tally()
     pairs = list(read_tars([str(tar)], SOURCES["laion"], tally))
     assert tally.dropped["truncated_tar"] == 1
-    assert 0 < len(pairs) < 8
+    assert [p.key for p in pairs][:5] == [f"00000/{i:03d}" for i in range(5)]
+    assert len(pairs) == (8 if where == "end mark" else 5)
 
 
 def test_an_index_keeps_what_screens_ask_and_distrusts_a_flag_it_cannot_read(tmp_path):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,9 +110,43 @@ def _samples(shard: str, tally: Tally) -> Iterator[dict[str, Any]]:
         tally.drop("unreadable_tar", f"{name}: {error}")
         return False
 
-    streams = wds.tariterators.url_opener([{"url": shard}], handler=gone)
+    watched: list[_Watched] = []
+
+    def watch(sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        for source in sources:
+            watched.append(_Watched(source["stream"]))
+            yield {**source, "stream": watched[-1]}
+
+    streams = watch(wds.tariterators.url_opener([{"url": shard}], handler=gone))
     files = wds.tariterators.tar_file_expander(streams, handler=cut)
+    before = tally.dropped["truncated_tar"]
     yield from wds.tariterators.group_by_keys(files, handler=cut)
+    if tally.dropped["truncated_tar"] == before and any(stream.is_cut() for stream in watched):
+        tally.drop("truncated_tar", f"{name}: it has no end mark")
+
+
+class _Watched:
+    """A stream that knows whether the tar in it was whole: tarfile takes one that is cut at or in a member's header for
+    a finished one, without a word."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream, self.head, self.tail = stream, b"", b""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self.stream.read(size)
+        if len(self.head) < 512:
+            self.head += data[: 512 - len(self.head)]
+        self.tail = (self.tail + data)[-1024:]
+        return data
+
+    def close(self) -> None:
+        self.stream.close()
+
+    def is_cut(self) -> bool:
+        """Whether an uncompressed tar lacks the two empty blocks at its end. Reads what is left, which is padding."""
+        while self.read(1 << 16):
+            pass
+        return self.head[257:262] == b"ustar" and self.tail != bytes(1024)
 
 
 def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, index: Index | None) -> Pair | None:
