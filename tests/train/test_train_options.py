@@ -149,11 +149,14 @@ def test_a_loss_that_is_no_number_in_an_early_micro_batch_stops_the_run():
     """Without clipping nothing else would notice: the last micro-batch is fine."""
     model = tiny_model()
     data = pools(model.config)
-    broken = replace(data["ti2t"][0], pixels=torch.full_like(data["ti2t"][0].pixels, float("nan")))
+    seen = min(data["ti2t"], key=len)
+    broken = replace(seen, pixels=torch.full_like(seen.pixels, float("nan")))
+    longer = [e for kind in ("t2ti", "t2i", "ti2t") for e in data[kind] if len(e) > len(broken)][:7]
+    assert len(longer) == 7  # so the broken one comes first, sorted by length or not
 
     class First(Mixture):
         def batch(self, step):
-            return [broken, *data["t2t"][:7]]
+            return [broken, *longer]
 
     mixture = First(data, {"t2t": 12}, 8, 5)
     before = model.new_embeddings.detach().clone()
