@@ -167,11 +167,13 @@ class Loop:
     def _one_step(self, window: Window) -> None:
         how, world, rank = self.how, self.accelerator.num_processes, self.accelerator.process_index
         started, cpu_started = time.perf_counter(), time.process_time()
-        examples = self.mixture.batch(self.step)
+        # Micro-batches of like length pad least; their sum is the step's gradient in any order.
+        examples = sorted(self.mixture.batch(self.step), key=len)
         config = self.model.config
+        size = how.batch_size // how.accumulate
         micro = []
         for i in range(how.accumulate):
-            mine = examples[i * world + rank :: how.accumulate * world]
+            mine = examples[i * size + rank : (i + 1) * size : world]
             try:
                 micro.append(collate(mine, self._pad_id(), config.imgbos_id, self.options.pack_to))
             except ValueError as error:

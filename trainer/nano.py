@@ -17,16 +17,13 @@ import torch
 from trainer.allocator import keep_freed_memory
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
 from trainer.mixture import Mixture
-from trainer.nano_data import CHOICE, SHORT, Codes, make_pool, vq_batches, warm_up_vision
+from trainer.nano_curriculum import CHOICE, COMPOSED, LESSONS, LOOKUP, SHORT
+from trainer.nano_data import Codes, make_pool, vq_batches, warm_up_vision
 from trainer.optim import Optimization
 from trainer.stages import KINDS, STAGES
 from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
 
 log = logging.getLogger(__name__)
-
-
-KIND_OF = {SHORT: "ti2t", CHOICE: "ti2t"}
-"""Pools that are not named after the type of their conversations."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class NanoStage:
 
     stage: str
     mixture: dict[str, int]
-    """Share of each type; scaled to the steps."""
+    """Share of each type or lesson (trainer.nano_curriculum); scaled to the steps."""
     how: Optimization
     condition_dropout: float = 0.0
 
@@ -53,11 +50,13 @@ class NanoRecipe:
     pools: dict[str, int] = field(
         default_factory=lambda: {
             SHORT: 32_000,
-            CHOICE: 16_000,
-            "ti2t": 16_000,
-            "t2t": 4000,
-            "refuse": 3000,
+            LOOKUP: 16_000,
+            CHOICE: 48_000,
+            "ti2t": 24_000,
+            "t2t": 6000,
+            "refuse": 6000,
             "t2i": 16_000,
+            COMPOSED: 16_000,
             "t2ti": 6000,
         }
     )
@@ -74,13 +73,13 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
         stages=(
             NanoStage(
                 "base",
-                {SHORT: 100},
-                Optimization(600, 128, lr=4e-3, muon_lr=4e-3, warmup=30, floor=0.25, weight_decay=0.01),
+                {SHORT: 70, LOOKUP: 30},
+                Optimization(900, 128, lr=4e-3, muon_lr=4e-3, warmup=30, floor=0.5, weight_decay=0.01, accumulate=2),
             ),
             NanoStage(
                 "base",
-                {"ti2t": 40, CHOICE: 30, SHORT: 10, "t2t": 10, "refuse": 10},
-                Optimization(1000, 64, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01),
+                {CHOICE: 37, SHORT: 22, "ti2t": 27, "t2t": 8, "refuse": 6},
+                Optimization(1300, 128, lr=4e-3, muon_lr=4e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
             ),
             NanoStage(
                 "1",
@@ -188,7 +187,7 @@ def run_stage(
     total = how.steps * how.batch_size
     share = sum(nano_stage.mixture.values())
     counts = {kind: -(-n * total // share) for kind, n in nano_stage.mixture.items()}
-    kinds = {kind: sum(n for pool, n in counts.items() if KIND_OF.get(pool, pool) == kind) for kind in KINDS}
+    kinds = {kind: sum(n for pool, n in counts.items() if LESSONS.get(pool, pool) == kind) for kind in KINDS}
     declared = STAGES[nano_stage.stage]
     # Vision and projector stay as the warm-up left them, which names every cell without error: trained along, the first
     # noisy steps unlearn it.

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from trainer.batches import Example
 from trainer.encode import encode, to_messages
+from trainer.nano_curriculum import LESSONS, sample_lesson
 from trainer.shapes.conversations import sample_conversation
-from trainer.shapes.questions import QUESTION_TYPES, multiple_choice, options_for, sample_question
 from trainer.shapes.world import (
     CELLS,
     COLOR_NAMES,
@@ -29,11 +29,6 @@ from trainer.shapes.world import (
     sample_scene,
     tile_indices,
 )
-
-SHORT, CHOICE = "short", "choice"
-"""Pools of their own: one bare question about one picture, openly and as a multiple choice. Base training begins with
-the first: 500 steps of them answer 93 %, where the same questions, eight to a picture in one conversation, answered
-57 % after as many CPU-seconds: the turns before give the picture away, and nothing makes the model look at it."""
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
@@ -71,32 +66,16 @@ class Codes:
 
 
 def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int) -> list[Example]:
-    """`count` conversations of a kind as examples; equal for equal seeds."""
+    """`count` conversations of a type or lesson as examples; equal for equal seeds."""
     rng = np.random.default_rng([seed, 12, sum(map(ord, kind))])
-    if kind in (SHORT, CHOICE):
-        records = [_question(rng, kind, i) for i in range(count)]
-    else:
-        records = [sample_conversation(rng, kind, i) for i in range(count)]
+    sample = sample_lesson if kind in LESSONS else sample_conversation
+    records = [sample(rng, kind, i) for i in range(count)]
     split = [_split(record) for record in records]
     codes.add(scene for _, drawn in split for scene in drawn)
     return [
         encode(processor, record["type"], to_messages(record, [render(s) for s in seen], [codes[s] for s in drawn]))
         for record, (seen, drawn) in zip(records, split, strict=True)
     ]
-
-
-def _question(rng: np.random.Generator, kind: str, number: int) -> dict[str, Any]:
-    """A ti2t conversation of one question; types take turns."""
-    while True:
-        scene, question = sample_question(rng, QUESTION_TYPES[number % len(QUESTION_TYPES)])
-        if not is_held_out(scene):
-            break
-    text, answer = question.text, question.answer
-    if kind == CHOICE:
-        options, answer = options_for(rng, question)
-        text = multiple_choice(text, options)
-    turns = [{"from": "human", "value": f"<image>\n{text}"}, {"from": "gpt", "value": answer}]
-    return {"id": f"{kind}-{number:08d}", "type": "ti2t", "conversations": turns, "images": [scene]}
 
 
 def _split(record: dict[str, Any]) -> tuple[list[Scene], list[Scene]]:

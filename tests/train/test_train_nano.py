@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -10,23 +12,53 @@ import torch
 
 from trainer.batches import collate
 from trainer.encode import IMAGE
-from trainer.nano_data import CHOICE, SHORT, Codes, _question, make_pool, to_pixels, vision_pixels
+from trainer.nano_curriculum import CHOICE, LESSONS, LOOKUP, composed, sample_lesson
+from trainer.nano_data import Codes, make_pool, to_pixels, vision_pixels
 from trainer.nano_eval import Rate, held_out_request, read_pictures
-from trainer.shapes.questions import MCQ_SUFFIX
+from trainer.shapes.questions import MCQ_SUFFIX, plural
 from trainer.shapes.requests import TASKS
-from trainer.shapes.world import HELD_OUT, is_held_out, render, sample_scene
+from trainer.shapes.world import HELD_OUT, NUMBERS, RELATIONS, SHAPES, holds, is_held_out, render, sample_scene
 
 
-@pytest.mark.parametrize("kind", [SHORT, CHOICE])
-def test_bare_questions_ask_once_about_a_training_picture(kind):
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_lessons_show_nothing_held_out(lesson):
     rng = np.random.default_rng(2)
-    for number in range(64):
-        record = _question(rng, kind, number)
+    for number in range(200):
+        record = sample_lesson(rng, lesson, number)
         human, gpt = (turn["value"] for turn in record["conversations"])
-        assert human.count(IMAGE) == len(record["images"]) == 1
-        assert (gpt in "ABCD") == (kind == CHOICE)
-        assert (MCQ_SUFFIX in human) == (kind == CHOICE)
-        assert not is_held_out(record["images"][0])
+        assert (human + gpt).count(IMAGE) == len(record["images"]) == (lesson != LOOKUP)
+        assert (gpt in "ABCD") == (MCQ_SUFFIX in human) == (lesson in (CHOICE, LOOKUP))
+        assert not any(is_held_out(scene) for scene in record["images"])
+
+
+def _singular(word: str) -> str:
+    return next(shape for shape in SHAPES if word in (shape, plural(shape)))
+
+
+def test_composed_pictures_fulfil_their_words():
+    """Read the words back independently: shapes with their numbers, colours in order, and the relation."""
+    rng = np.random.default_rng(8)
+    relations_seen = set()
+    for _ in range(300):
+        phrase, scene = composed(rng)
+        relation = next((r for r in RELATIONS if f" {r} " in phrase), None)
+        parts = re.split(rf" {relation} | and |, " if relation else r" and |, ", phrase)
+        wanted: Counter = Counter()
+        for part in parts:
+            number, *color, shape = part.split()
+            wanted[color[0] if color else None, _singular(shape)] += 1 if number == "a" else NUMBERS.index(number)
+        shown = Counter((thing.color, thing.shape) for thing in scene.things)
+        named = Counter({k: n for k, n in wanted.items() if k[0]})
+        assert named <= shown
+        free = shown - named
+        assert Counter(shape for (c, shape), n in wanted.items() for _ in range(n) if c is None) == Counter(
+            shape for (_, shape), n in free.items() for _ in range(n)
+        )
+        if relation:
+            relations_seen.add(relation)
+            first, second = ([t for t in scene.things if t.shape == _singular(p.split()[-1])] for p in parts[:2])
+            assert all(holds(a, relation, b) for a in first for b in second)
+    assert relations_seen == set(RELATIONS)
 
 
 def test_pictures_are_read_back_exactly():
