@@ -15,6 +15,9 @@ from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.runs.provenance import fingerprint_folder, sha256_json
 from armor_eval.runs.schema import ModelInfo, Profile
 
+PROBE = "what follows a picture"
+"""Text by which a chat template's words around a picture are told."""
+
 
 class HubModel:
     """Batched generation, padded on the left; loads on first use."""
@@ -71,7 +74,8 @@ class HubModel:
         import torch
 
         model, processor = self._load()
-        conversations = [[{"role": "user", "content": _content(q)}] for q in questions]
+        breaks = _breaks_after_picture(processor)
+        conversations = [[{"role": "user", "content": _content(q, breaks)}] for q in questions]
         inputs = processor.apply_chat_template(
             conversations,
             add_generation_prompt=True,
@@ -88,7 +92,7 @@ class HubModel:
         with torch.inference_mode():
             out = model.generate(
                 **inputs, **sampling, max_new_tokens=decoding.max_new_tokens,
-                pad_token_id=processor.tokenizer.pad_token_id,
+                pad_token_id=processor.tokenizer.pad_token_id, eos_token_id=_ends(model, processor),
             )  # fmt: skip
         texts = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [Answer(text=text.strip()) for text in texts]
@@ -105,11 +109,29 @@ def load(rest: str, profile: Profile, *, trust_remote_code: bool = False, **_: A
     return HubModel(name, revision or None, trust_remote_code)
 
 
-def _content(question: Question) -> list[dict[str, Any]]:
-    return [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image", "image": part}
-        for part in question.parts
-    ]
+def _ends(model: Any, processor: Any) -> int | list[int] | None:
+    """The tokens that end an answer: the model's own; a checkpoint that names none ends at its tokenizer's."""
+    own = model.generation_config.eos_token_id
+    return own if own is not None else processor.tokenizer.eos_token_id
+
+
+def _breaks_after_picture(processor: Any) -> bool:
+    """The chat template itself ends a picture with a line break, as InternVL's and LLaVA's do and Qwen's does not."""
+    probe = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROBE}]}]
+    return processor.apply_chat_template(probe, tokenize=False).split(PROBE)[0].endswith("\n")
+
+
+def _content(question: Question, template_breaks: bool) -> list[dict[str, Any]]:
+    """The question's parts. Text behind a picture begins with a line break, unless the template has one there."""
+    content: list[dict[str, Any]] = []
+    for part in question.parts:
+        if not isinstance(part, str):
+            content.append({"type": "image", "image": part})
+            continue
+        behind_picture = bool(content) and content[-1]["type"] == "image"
+        text = part.removeprefix("\n") if template_breaks and behind_picture else part
+        content.append({"type": "text", "text": text})
+    return content
 
 
 def _cannot_load(source: dict[str, Any], error: Exception) -> UserError:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from armor_eval.errors import ArmorEvalError
 from armor_eval.models.base import Answer, AnswersQuestions, Decoding, Question
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.provenance import sha256_text
@@ -19,6 +20,7 @@ from armor_eval.runs.schema import Item
 from armor_eval.understanding import images, prompts
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.table import Row, Table
+from armor_model.errors import ArmorError
 
 log = logging.getLogger(__name__)
 
@@ -145,6 +147,8 @@ def _answer_batch(model: AnswersQuestions, questions: list[Question], decoding: 
         if len(answers) != len(questions):
             raise RuntimeError(f"the model gave {len(answers)} answers to {len(questions)} questions")
         return answers
+    except (ArmorEvalError, ArmorError):  # the model itself cannot be had: no question's fault
+        raise
     except Exception as error:
         if len(questions) == 1:
             log.warning("item %s failed: %s", questions[0].id, error)

@@ -130,61 +130,6 @@ def test_a_zoo_entry_runs_through_our_loop(tsv_folder, tmp_path):
     assert done.run.prompt_sha256 != run("SEED", tsv_folder, tmp_path / "m", MockModel()).run.prompt_sha256
 
 
-@pytest.fixture(scope="module")
-def tiny_llava(tmp_path_factory):
-    """An untrained LLaVA with its processor, as transformers saves one."""
-    from armor_model.compat import prepare_torchvision
-
-    prepare_torchvision()
-    import torch
-    from transformers import (
-        CLIPImageProcessor,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
-
-    from armor_model import build_word_tokenizer
-
-    tokenizer = build_word_tokenizer(["what", "is", "a", "b", "the", "answer", "<image>"])
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    template = (
-        "{% for m in messages %}{% for c in m['content'] %}{% if c['type'] == 'image' %}<image>"
-        "{% else %}{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}"
-    )
-    picture = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
-    processor = LlavaProcessor(
-        picture, tokenizer, patch_size=8, vision_feature_select_strategy="default", chat_template=template,
-        image_token="<image>", num_additional_image_tokens=1,
-    )  # fmt: skip
-    vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
-    )
-    text = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2
-    )
-    torch.manual_seed(0)
-    config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=tokenizer.convert_tokens_to_ids("<image>")
-    )
-    folder = tmp_path_factory.mktemp("hf") / "llava"
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder
-
-
-def test_a_transformers_model_answers_alike_in_any_batch(tiny_llava, tsv_folder, tmp_path):
-    model = registry.load(f"hf:{tiny_llava}", "official")
-    short = Decoding(max_new_tokens=4)
-    one = run("SEED", tsv_folder, tmp_path / "one", model, batch_size=1, decoding=short)
-    many = run("SEED", tsv_folder, tmp_path / "many", model, batch_size=6, decoding=short)
-    assert one.scores.counts["error"] == 0
-    assert answers(one.path) == answers(many.path)
-    model.close()
-
-
 # accelerate's own `main`, after the shim that a CPU build of torch needs beside torchvision's CUDA build.
 ACCELERATE = (
     "from armor_model.compat import prepare_torchvision; prepare_torchvision()\n"

@@ -1,0 +1,166 @@
+"""`--model hf:PATH` and `vlmeval:NAME` end to end, on untrained models of published architectures saved to disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from armor_eval.cli import main
+from armor_eval.models import registry
+from armor_eval.models.base import Decoding, Question
+from armor_eval.runs.bundle import read_bundle
+from armor_eval.understanding.declare import choose
+from armor_eval.understanding.run import Settings, run_benchmark
+
+TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+WORDS = ("what", "is", "a", "b", "the", "answer", "which", "word", "fits", "option", "from", "given", "choices")
+
+
+def answers(path):
+    return {it.id: (it.output, it.score, it.status) for it in read_bundle(path)[1]}
+
+
+def llava(folder: Path) -> None:
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    from armor_model import build_word_tokenizer
+
+    tokenizer = build_word_tokenizer(WORDS)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    template = (
+        "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n"
+        "{% else %}{{ c['text'] }}{% endif %}{% endfor %} ASSISTANT:{% endfor %}"
+    )
+    picture = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    processor = LlavaProcessor(
+        picture, tokenizer, patch_size=8, vision_feature_select_strategy="default", chat_template=template,
+        image_token="<image>", num_additional_image_tokens=1,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**TEXT, image_size=16, patch_size=8),
+        text_config=LlamaConfig(**TEXT, vocab_size=len(tokenizer)),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    LlavaForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def qwen2_vl(folder: Path) -> None:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+    from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
+
+    from armor_model import build_word_tokenizer
+
+    tokenizer = build_word_tokenizer(WORDS)
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", *marks]})
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>\n"
+        "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    pixels = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+    size = {"shortest_edge": 64, "longest_edge": 1024}
+    processor = Qwen2VLProcessor(
+        Qwen2VLImageProcessor(**pixels, size=size), tokenizer, Qwen2VLVideoProcessor(**pixels, size=size), template
+    )
+    start, end, image, video = tokenizer.convert_tokens_to_ids(marks)
+    text = {**TEXT, "num_key_value_heads": 1, "vocab_size": len(tokenizer)}
+    rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}
+    config = Qwen2VLConfig(
+        text_config={**text, "rope_parameters": rope, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id},
+        vision_config={
+            "depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4,
+            "spatial_merge_size": 2, "temporal_patch_size": 2,
+        },
+        vision_start_token_id=start, vision_end_token_id=end, image_token_id=image, video_token_id=video,
+    )  # fmt: skip
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=[llava, qwen2_vl], ids=["llava", "qwen2-vl"])
+def saved(request, tmp_path_factory) -> Path:
+    """A published architecture's folder, as transformers writes one: weights, configuration, processor files."""
+    from armor_model.compat import prepare_torchvision
+
+    prepare_torchvision()
+    import torch
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("hf") / request.param.__name__
+    request.param(folder)
+    return folder
+
+
+def test_a_saved_model_is_measured_alike_in_any_batch(saved, tsv_folder, tmp_path, capsys):
+    words = ["understanding", "--bench", "SEED", "--model", f"hf:{saved}", "--data", str(tsv_folder), "--any-data"]
+    for name, size in (("one", "1"), ("many", "6")):
+        argv = [*words, "--max-new-tokens", "4", "--batch-size", size, "--out", str(tmp_path / name)]
+        assert main(argv) == 0
+    assert "SEED" in capsys.readouterr().out
+    run, items, scores = read_bundle(tmp_path / "one")
+    assert answers(tmp_path / "one") == answers(tmp_path / "many")
+    assert run.status == "complete" and scores.counts["error"] == 0 and len(items) == 12
+    assert run.model.spec == f"hf:{saved}" and len(run.model.fingerprint) == 64
+
+
+def test_pictures_and_words_reach_a_saved_model(saved):
+    from PIL import Image
+
+    model = registry.load(f"hf:{saved}", "official")
+    loaded, processor = model._load()
+    seen, pixels = [], []
+    tower = next(m for name, m in loaded.named_modules() if name.split(".")[-1] in ("vision_tower", "visual"))
+    tower.register_forward_pre_hook(lambda _, given: pixels.extend(given))
+    loaded.register_forward_pre_hook(lambda _, __, inputs: seen.append(inputs), with_kwargs=True)
+    shown = [Image.new("RGB", (16, 16), "red"), "\nwhat is the answer"]
+    said = model.answer([Question("1", shown)], Decoding(max_new_tokens=2))
+    assert said[0].error is None
+    text = processor.tokenizer.decode(seen[0]["input_ids"][0])
+    assert "what is the answer" in text and "\n\n" not in text.replace(" ", ""), text
+    assert len(pixels) == 1 and pixels[0].std() > 0.1  # red, by the processor's mean and deviation
+    model.close()
+
+
+def test_an_exported_armor_answers_as_armor_itself(tmp_path):
+    """The bundled armor-nano through transformers' own InternVL and InternVLProcessor: every answer is the same."""
+    from armor_model import bundled
+    from armor_model.convert.export import export
+
+    export(bundled("armor-nano"), tmp_path / "plain")
+    decoding = Decoding(max_new_tokens=16, mask_imgbos=True)  # a plain InternVL knows no <imgbos>
+    settings = Settings(profile="shapes", command=["x"], decoding=decoding, limit=12, batch_size=16)
+    for bench in ("MMB", "POPE", "MMVet"):
+        from armor_eval.understanding.judge import RuleJudge
+
+        done = []
+        for spec in ("armor-nano", f"hf:{tmp_path / 'plain'}"):
+            model = registry.load(spec, "shapes")
+            benchmark = choose([bench])[0]
+            judge = RuleJudge() if benchmark.judge == "required" else None
+            folder = tmp_path / f"{bench}-{len(done)}"
+            done.append(run_benchmark(benchmark, model, folder, settings, judge=judge))
+            model.close()
+        assert answers(done[0].path) == answers(done[1].path)
+        assert len({output for output, _, _ in answers(done[0].path).values()}) > 1
+        assert done[0].scores == done[1].scores
+
+
+def test_what_is_no_model_is_one_line(tmp_path, capsys):
+    words = ["understanding", "--bench", "SEED", "--profile", "shapes", "--limit", "2"]
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    for name in ("empty", "text"):
+        assert main([*words, "--model", f"hf:{tmp_path / name}", "--out", str(tmp_path / "runs" / name)]) == 2
+        assert "cannot load" in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not read_bundle(tmp_path / "runs" / name)[1], "a model that cannot be had is no question's error"
