@@ -39,9 +39,18 @@ class Chat:
     waiting: list[Path] = field(default_factory=list)
     """Pictures for the next message."""
     turn: int = 0
+    earlier: int = 0
+    """Turns that the folder's transcript holds already; file names count on from there."""
+
+    def __post_init__(self) -> None:
+        transcript = self.out / "transcript.jsonl"
+        if transcript.exists():
+            self.earlier = len(transcript.read_text().splitlines())
 
     def show(self, path: str) -> str:
         """Attach a picture to the next message."""
+        if not path.strip():
+            raise ArmorError("/image needs the path of a picture")
         file = Path(path.strip().strip("'\"")).expanduser()
         open_image(file)
         self.waiting.append(file)
@@ -65,7 +74,7 @@ class Chat:
         [answer] = generate(self.model, self.processor, [talk], self.settings, [self.seed + self.turn])
         self.turn += 1
         self.waiting = []
-        parts = save_parts(answer.parts, self.out, f"turn-{self.turn:03d}")
+        parts = save_parts(answer.parts, self.out, f"turn-{self.earlier + self.turn:03d}")
         self.history = [*talk, answer.message()]
         record = {"user": text, "images": [p["image"] for p in pictures], "parts": parts, "stats": answer.stats}
         with (self.out / "transcript.jsonl").open("a") as file:

@@ -164,6 +164,9 @@ def chat(
     if asks:
         typer.echo(HELP)
 
+    if hasattr(sys.stdin, "reconfigure"):
+        sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text cost a message, not the conversation
+
     def lines():
         while True:
             try:
@@ -171,7 +174,7 @@ def chat(
             except EOFError:
                 return
 
-    talk.run(lines(), typer.echo)
+    talk.run(lines(), lambda line: typer.echo(line.encode(errors="replace").decode()))
 
 
 @app.command()

@@ -5,6 +5,7 @@ Legend: N tiles, H W pixels. Tile rules, sizes and statistics are InternVL2.5's 
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,14 @@ def open_image(source: Image.Image | str | Path) -> Image.Image:
         image = source
     else:
         try:
-            image = Image.open(source)
+            with warnings.catch_warnings():  # Pillow warns below our limit's line, which says it once
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(source)
         except FileNotFoundError as error:
             raise ArmorError(f"no image at {source}") from error
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+        except Image.DecompressionBombError as error:  # Pillow's own limit lies above ours
+            raise ArmorError(f"{source} has too many pixels; the limit is {MAX_PIXELS / 1e6:.0f} megapixels") from error
+        except (OSError, ValueError) as error:
             raise ArmorError(f"{source} is not an image that can be read: {error}") from error
     name = "the image" if isinstance(source, Image.Image) else str(source)
     width, height = image.size

@@ -283,6 +283,8 @@ class ArmorProcessor:
         return out
 
     def _tokens(self, text: str) -> list[int]:
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise ArmorError("text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8")
         ids = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
         if ids and max(ids) >= self.settings.vocab_size:
             raise ArmorError(f"text must not hold the reserved token {self.tokenizer.convert_ids_to_tokens(max(ids))}")
@@ -333,6 +335,14 @@ class ArmorProcessor:
         `<imgbos>` and its `<|im_end|>` of the text head, its codes and `<imgend>` of the visual head."""
         rows = [self.encode_one(c, add_generation_prompt, max_tiles) for c in conversations]
         return self.collate(rows, supervise, padding_side or ("right" if supervise else "left"))
+
+
+def is_empty(message: dict[str, Any]) -> bool:
+    """A message without a picture, whose text is blank."""
+    content = message.get("content")
+    if isinstance(content, str | None):
+        return not (content or "").strip()
+    return all(part["type"] == "text" and not part["text"].strip() for part in _parts(message))
 
 
 def _is_drawn(part: dict[str, Any]) -> bool:

@@ -33,11 +33,13 @@ def read_state(path: Path) -> dict[str, Tensor]:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            # torch's first sentence; the rest advises to switch the check off
+            reason = re.split(r"[.\n]", str(error).strip())[0] or type(error).__name__
             raise ArmorError(f"{path} is not a plain state dict that can be read safely: {reason:.200}") from error
         state = state.get("state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ArmorError(f"{path} is not a plain state dict")
+    plain = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not plain:
+        raise ArmorError(f"{path} is not a plain state dict: names with a tensor each")
     return {key: value for key, value in state.items() if key.startswith(PREFIXES)}
 
 
@@ -64,6 +66,8 @@ def rename(key: str, levels: int) -> tuple[str, bool]:
 
 def convert(state: dict[str, Tensor], image_size: int = 256) -> ChameleonVQ:
     """A ChameleonVQ with a taming-style state dict's weights. An unknown, missing or mis-shaped key is named."""
+    if not any(key.startswith("encoder.down.") for key in state):
+        raise ArmorError("not a VQGAN of the taming-transformers kind: it has no encoder.down.*")
     try:
         levels = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.down."))
         widths = [len(state[f"encoder.down.{i}.block.0.conv1.weight"]) for i in range(levels)]

@@ -11,6 +11,7 @@ from armor_model.errors import ArmorError
 from armor_model.generation.engine import Engine
 from armor_model.generation.rows import Request, Row
 from armor_model.generation.settings import GenerationSettings, Response
+from armor_model.processing import is_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,14 +134,17 @@ def _request(
 ) -> Request:
     if not conversation or conversation[-1].get("role") != "user":
         raise ArmorError("a conversation to be answered ends with a user's message")
-    content = conversation[-1].get("content")
-    if not content or (isinstance(content, str) and not content.strip()):
+    if is_empty(conversation[-1]):
         raise ArmorError("the prompt is empty")
     row = processor.encode_one(conversation, add_generation_prompt=True, max_tiles=max_tiles)
     limit = model.config.text_config.max_position_embeddings
     needed = processor.codes_per_image + 2 if settings.force_image else 1
     if len(row.ids) + needed > limit:
-        raise ArmorError(f"the conversation has {len(row.ids)} tokens, this model's context holds {limit}")
+        room = f"{limit} with the {needed} of the answer" if settings.force_image else f"{limit}"
+        raise ArmorError(
+            f"the conversation has {len(row.ids)} tokens, this model's context holds {room}",
+            hint="shorten it, or begin a new conversation",
+        )
     return Request(row.ids, row.tiles, seed)
 
 

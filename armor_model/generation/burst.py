@@ -71,21 +71,24 @@ def draw_sliced(engine: Engine, steps: int) -> Tensor:
     ids_n1 = torch.tensor([[row.token] for row in engine.rows], device=device)
     u_ms = engine.uniforms([engine.rows[i] for i in own], steps)
     starts = [row.start for row in engine.rows]
-    low, out = min(starts), []
+    low, first, out = min(starts), engine.slot, []
+    masks, positions = attention(model, starts, first, first + steps, low)
+    if max(starts) == low:
+        masks = None  # one new token a step, and no row has padding: it may see all
+    rotary = model.model.language_model.rotary_emb(model.new_embeddings, positions)
     for t in range(steps):
-        slot = engine.slot
-        mask, positions = attention(model, starts, slot, slot + 1, low)
-        embeds_n1D = model.embed(ids_n1)
-        rotary = model.model.language_model.rotary_emb(embeds_n1D, positions)
+        slot, now = first + t, slice(t, t + 1)
+        mask = None if masks is None else masks[:, :, now, : slot + 1 - low]
+        turn = (positions[:, now], engine.cache, tuple(part[:, now] for part in rotary))
         for cache in (engine.cache, engine.adapter_cache):
             cache.window(n, slot, slot + 1, low)
-        hidden_n1D = model.backbone(embeds_n1D, mask, positions, engine.cache, rotary)
-        visual_n1D = model.visual_hidden(hidden_n1D, mask, positions, engine.adapter_cache, rotary)
+        hidden_n1D = model.backbone(model.embed(ids_n1), mask, *turn)
+        visual_n1D = model.visual_hidden(hidden_n1D, mask, turn[0], engine.adapter_cache, turn[2])
         logits_mK = guide(engine, code_logits(engine, visual_n1D[:, 0]), own_m, shadow_m)
         codes_m = choose(logits_mK, u_ms[:, t], s.image_temperature, s.image_top_k, s.image_top_p)
         out.append(codes_m)
         ids_n1 = (codes_m + engine.config.first_code_id)[feed_n][:, None]
-        engine.slot += 1
+    engine.slot += steps
     return torch.stack(out, 1)
 
 

@@ -41,6 +41,8 @@ class Places:
     ):
         self.model, self.settings, self.config = model, settings, model.config
         self.device, self.dtype = model.device, model.dtype
+        if len(devices := sorted({str(p.device) for p in model.parameters()})) > 1:
+            raise ArmorError(f"generation needs the whole model on one device; it is on {', '.join(devices)}")
         self.stop_ids = set(stop_ids)
         self.unconditional = unconditional
         self.guided = settings.guidance != 1 and settings.images > 0

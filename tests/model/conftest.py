@@ -56,3 +56,16 @@ def conversations():
         [{"role": "user", "content": [{"type": "image", "image": red}, {"type": "text", "text": "what is there ?"}]}],
         [{"role": "user", "content": "what is it and draw a picture of it . it is not red and not a circle"}],
     ]
+
+
+@pytest.fixture(scope="session")
+def talker(make_model):
+    """A model that often begins pictures: its <imgbos> row points along the mean hidden state."""
+    model, processor = make_model(seed=5)
+    batch = processor.encode([[{"role": "user", "content": "draw a red circle"}]], add_generation_prompt=True)
+    import torch
+
+    with torch.no_grad():
+        hidden = model.model.language_model.norm(model.backbone(model.embed(batch["input_ids"])))
+        model.imgbos_head.weight.copy_(hidden[0, -6:].mean(0, keepdim=True) * 0.12)
+    return model, processor

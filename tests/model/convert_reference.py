@@ -173,11 +173,13 @@ def config(kind: str, big_vision: bool = False, vocab: int = 64, layers: int = 3
     }
 
 
-def checkpoint(config: dict, seed: int = 0, dtype=torch.float64) -> dict:
-    """Random tensors under exactly the published names."""
-    generator = torch.Generator().manual_seed(seed)
+def checkpoint(config: dict, seed: int | None = 0, dtype=torch.float64) -> dict:
+    """Random tensors under exactly the published names; with seed None, empty ones."""
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
 
     def new(*shape):
+        if seed is None:
+            return torch.empty(*shape, dtype=dtype)
         return torch.randn(*shape, generator=generator, dtype=torch.float64).mul(0.3).to(dtype)
 
     c, v = config["llm_config"], config["vision_config"]

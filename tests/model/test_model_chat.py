@@ -64,6 +64,32 @@ def test_mistakes_cost_one_line(start, tmp_path):
     assert not chat.history
 
 
+def test_a_second_session_keeps_the_first_ones_pictures(start, pair):
+    """In the same folder file names count on; seeds begin again."""
+    first = start()
+    run(first, "draw a red circle", "and a picture of it")
+    second = Chat(*pair, SETTINGS, first.out, 3)
+    run(second, "draw a red circle")
+    assert sorted(f.name for f in first.out.glob("*.png")) == [f"turn-00{n}-0.png" for n in (1, 2, 3)]
+    assert second.history[1]["content"][0]["codes"] == first.history[1]["content"][0]["codes"]
+    records = [json.loads(line) for line in (first.out / "transcript.jsonl").read_text().splitlines()]
+    assert len({r["parts"][0]["image"] for r in records}) == 3
+
+
+def test_bytes_that_are_no_text_cost_one_line(pair, tmp_path):
+    from typer.testing import CliRunner
+
+    from armor_model.cli import app
+
+    save(*pair, tmp_path / "m")
+    arguments = ["chat", "--model", str(tmp_path / "m"), "--out", str(tmp_path / "o"), "--max-new-tokens", "3"]
+    done = CliRunner().invoke(app, arguments, input=b"red \xff\n/image \xff.png\n/image\na red circle\n")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert "valid Unicode" in lines[0] and "no image at" in lines[1] and "needs the path" in lines[2]
+    assert len((tmp_path / "o" / "transcript.jsonl").read_text().splitlines()) == 1
+
+
 def test_command_line_chat(pair, tmp_path):
     from typer.testing import CliRunner
 

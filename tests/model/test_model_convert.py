@@ -15,6 +15,7 @@ from armor_model.convert import vqgan
 from armor_model.convert.build import build
 from armor_model.convert.export import export
 from armor_model.convert.layouts import splitter
+from armor_model.params import summary
 
 
 @pytest.fixture
@@ -79,6 +80,40 @@ def test_original_layout_equals_the_original_model(write_base, tmp_path, kind, b
     assert torch.equal(model.adapter_norm.weight, model.model.language_model.norm.weight)
     assert processor.system_prompt.startswith("你是书生")
     assert model.imgbos_head.weight.std() > 0.005
+
+
+@pytest.mark.parametrize("size", ["1b", "2b", "4b", "8b", "26b", "38b", "78b"])
+def test_every_published_size_is_carried_over(size):
+    """Published names and shapes of each size, without data: each tensor finds its place, none is left, sums agree."""
+    from types import SimpleNamespace
+
+    from armor_model.config import ArmorConfig
+    from armor_model.convert.build import plan
+    from armor_model.convert.layouts import read_config
+    from armor_model.presets import preset_dict
+
+    known = preset_dict(f"internvl2_5-{size}")
+    text, eyes = known["text_config"], known["vision_config"]
+    config = reference.config("internlm2" if text["model_type"] == "llama" else "qwen2", eyes["use_qk_norm"])
+    same = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    config["llm_config"] |= {k: text[k] for k in (*same, "num_key_value_heads", "max_position_embeddings")}
+    config["vision_config"] |= {k: eyes[k] for k in same[:4]} | {"image_size": 448, "patch_size": 14}
+    config["force_image_size"] = 448
+    with torch.device("meta"):
+        state = reference.checkpoint(config, seed=None, dtype=torch.bfloat16)
+    tensors = {k: SimpleNamespace(shape=tuple(v.shape), dtype=v.dtype) for k, v in state.items()}
+    vit = 4 + (13 if eyes["use_qk_norm"] else 14) * eyes["num_hidden_layers"]
+    per_block = 7 if text["model_type"] == "llama" else 12
+    assert len(tensors) == vit + 6 + 3 + per_block * text["num_hidden_layers"]  # as published
+    layout, settings = read_config(config)
+    settings["image_token_id"] = known["image_token_id"]
+    items = plan(
+        SimpleNamespace(tensors=tensors), layout, ArmorConfig(**settings), settings["text_config"], "copy", None, 0
+    )
+    ours = sum(item.size // 2 for item in items if item.name.startswith(("model.", "lm_head.")))
+    assert ours == sum(v.numel() for v in state.values()) == summary(known)["internvl"]
+    assert sum(item.size // 2 for item in items) == summary(known)["total"]
+    assert {item.dtype for item in items} == {torch.bfloat16}
 
 
 def test_contiguous_thirds_would_be_wrong(write_base, tmp_path, tokenizer):
@@ -214,6 +249,15 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path, capsys):
     path.write_bytes(b"nothing")
     with pytest.raises(ArmorError):
         vqgan.open_vqgan(path)
+    for content in ([1, 2], {"state_dict": {"encoder.x": 3}}, {1: torch.zeros(2)}):
+        torch.save(content, path)
+        with pytest.raises(ArmorError, match="not a plain state dict"):
+            vqgan.open_vqgan(path)
+    whole = path.read_bytes()
+    for part in (whole[: len(whole) // 2], b""):
+        path.write_bytes(part)
+        with pytest.raises(ArmorError, match="read safely"):
+            vqgan.open_vqgan(path)
     torch.save({"state_dict": {"encoder.conv_in.weight": torch.zeros(1)}}, path)
     with pytest.raises(ArmorError, match="not a VQGAN"):
         vqgan.open_vqgan(path)

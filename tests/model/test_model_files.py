@@ -1,8 +1,10 @@
 """Checkpoints, image tokenizers, tiles, templates and the command line."""
 
 import json
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
@@ -48,6 +50,28 @@ def test_single_head_round_trip(make_model, tmp_path):
     save(model, processor, tmp_path)
     again, _ = load(tmp_path, dtype=torch.bfloat16)
     assert again.config.heads == "single" and again.single_head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
+def test_from_pretrained_takes_device_map_and_type(pair, checkpoint, conversations, device_map):
+    from armor_model import ArmorForConditionalGeneration
+
+    model = ArmorForConditionalGeneration.from_pretrained(
+        checkpoint, device_map=device_map, torch_dtype=torch.bfloat16
+    ).eval()
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16} and model.device.type == "cpu"
+    batch = pair[1].encode(conversations[:1], add_generation_prompt=True)
+    with torch.no_grad():
+        ours, expected = (m.text_logits(m.backbone(m.embed(batch["input_ids"]))).float() for m in (model, pair[0]))
+    assert torch.nn.functional.cosine_similarity(ours, expected, dim=-1).min() > 0.99
+    assert generate(model, pair[1], conversations[:1], GenerationSettings(max_new_tokens=3))[0].tokens
+
+
+def test_a_model_on_several_devices_is_refused(make_model, conversations):
+    model, processor = make_model()
+    model.visual_head.to("meta")
+    with pytest.raises(ArmorError, match="one device; it is on cpu, meta"):
+        generate(model, processor, conversations[:1])
 
 
 def damage_config(folder):
@@ -285,6 +309,45 @@ def test_command_line_errors_are_one_line(checkpoint, tmp_path):
         done = run(*arguments, cwd=tmp_path)
         assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "did you mean internvl2_5" in done.stderr
+
+
+def png(width, height):
+    """A PNG's header alone: what a picture of any size claims to be."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(png(0, 0), "not an image"), (png(20000, 10000), "megapixels"), (png(12000, 10000), "megapixels"),
+     (png(64, 64), "damaged"), (b"", "not an image")],
+    ids=["no pixels", "200 megapixels", "120 megapixels", "truncated", "empty"],
+)  # fmt: skip
+def test_bad_pictures_by_command_line(checkpoint, tmp_path, content, says):
+    from typer.testing import CliRunner
+
+    from armor_model.cli import app
+
+    (tmp_path / "x.png").write_bytes(content)
+    few = ["--model", str(checkpoint), "--out", str(tmp_path / "o")]
+    done = CliRunner().invoke(app, ["generate", "what is there ?", "--image", str(tmp_path / "x.png"), *few])
+    assert isinstance(done.exception, ArmorError) and says in str(done.exception), done.exception
+    assert not (tmp_path / "o" / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(("prompt", "says"), [("", "empty"), ("a " * 2000, "context holds 1024")])
+def test_bad_prompts_by_command_line(checkpoint, tmp_path, prompt, says):
+    from typer.testing import CliRunner
+
+    from armor_model.cli import app
+
+    few = ["--model", str(checkpoint), "--out", str(tmp_path / "o")]
+    done = CliRunner().invoke(app, ["generate", prompt, *few])
+    assert isinstance(done.exception, ArmorError) and says in str(done.exception)
 
 
 def test_params_of_a_checkpoint_folder(checkpoint, pair):

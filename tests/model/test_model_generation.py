@@ -10,17 +10,6 @@ from armor_model.generation.sampling import choose, uniforms
 SAMPLED = GenerationSettings(max_new_tokens=16, temperature=1.0, max_images=2)
 
 
-@pytest.fixture(scope="module")
-def talker(make_model):
-    """A model that often begins pictures: its <imgbos> row points along the mean hidden state."""
-    model, processor = make_model(seed=5)
-    batch = processor.encode([[{"role": "user", "content": "draw a red circle"}]], add_generation_prompt=True)
-    with torch.no_grad():
-        hidden = model.model.language_model.norm(model.backbone(model.embed(batch["input_ids"])))
-        model.imgbos_head.weight.copy_(hidden[0, -6:].mean(0, keepdim=True) * 0.12)
-    return model, processor
-
-
 @pytest.fixture
 def recorded(monkeypatch):
     """Logits of every choice, in order."""
@@ -209,96 +198,6 @@ def test_guided_batch_equals_single_in_mixed_rows(talker, conversations):
         assert alone.tokens == many[i].tokens
 
 
-def run_engine(talker, conversations, settings, **options):
-    """Tokens of every row, straight from the engine."""
-    from armor_model.generation.api import UNCONDITIONAL
-    from armor_model.generation.engine import Engine
-    from armor_model.generation.rows import Request
-
-    model, processor = talker
-    encoded = [processor.encode_one(c, add_generation_prompt=True) for c in conversations]
-    requests = [Request(row.ids, row.tiles, seed) for seed, row in enumerate(encoded)]
-    without = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
-    engine = Engine(model, settings, processor.stop_ids, without, **options)
-    return engine, [(row.tokens, row.imgbos_masked, row.adapter_steps) for row in engine.run(requests)]
-
-
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.parametrize("force", [False, True])
-def test_static_steps_equal_sliced_ones(talker, conversations, guidance, force):
-    """The form that CUDA graphs capture, run uncaptured: same tokens, padded row counts included."""
-    settings = GenerationSettings(
-        max_new_tokens=16, temperature=1.0, max_images=1, guidance=guidance, force_image=force
-    )
-    _, plain = run_engine(talker, conversations, settings, static=False)
-    engine, static = run_engine(talker, conversations, settings, static=True)
-    assert static == plain
-    assert {drawing for *_, drawing in engine.steps} == {True, False}
-    if force:  # three rows, or six, begin together, on padded buffers
-        assert {rows for rows, *_ in engine.steps} & {4, 8}
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_steps_equal_plain_ones(talker, conversations, backend):
-    """One graph a step, text and pictures, with guidance, several row counts: same tokens."""
-    from torch._dynamo.utils import counters
-
-    settings = GenerationSettings(max_new_tokens=12, temperature=1.0, max_images=1, guidance=2.0)
-    before = counters["stats"]["unique_graphs"]
-    engine, compiled = run_engine(talker, conversations * 2, settings, compile=backend)
-    assert compiled == run_engine(talker, conversations * 2, settings, static=False)[1]
-    assert {drawing for *_, drawing in engine.steps} == {True, False}
-    assert counters["stats"]["unique_graphs"] > before and not counters["graph_break"]
-
-
-def test_when_steps_are_compiled(talker, conversations, monkeypatch):
-    """`auto`: on CUDA, for many requests; never for a few."""
-    monkeypatch.setattr("armor_model.generation.places.COMPILE_PAYS", 1000)
-
-    def backend(requests, **options):
-        engine, _ = run_engine(talker, conversations[:1], SAMPLED, batch_size=4, **options)
-        engine.device = torch.device("cuda")
-        return engine._backend(requests)
-
-    assert backend(3, static=True) == "" and backend(400, static=True) == "inductor"
-    assert backend(400, static=True, compile=False) == backend(400, static=False) == ""
-    with pytest.raises(ArmorError, match="static"):
-        run_engine(talker, conversations, SAMPLED, static=False, compile=True)
-
-
-@pytest.mark.parametrize("static", [False, True])
-def test_an_engine_serves_again(talker, conversations, static):
-    """A second run reuses caches and steps, and is not told anything by what the first left there."""
-    from armor_model.generation.rows import Request
-
-    _, processor = talker
-    engine, first = run_engine(talker, conversations, SAMPLED, static=static)
-    encoded = [processor.encode_one(c, add_generation_prompt=True) for c in conversations[:2]]
-    cache = engine.cache
-    again = engine.run([Request(row.ids, row.tiles, seed) for seed, row in enumerate(encoded)])
-    assert [row.tokens for row in again] == [tokens for tokens, *_ in first[:2]] and engine.cache is cache
-
-
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.parametrize("static", [False, True])
-def test_continuous_refill_changes_no_answer(talker, conversations, static, guidance, monkeypatch):
-    """Many requests through few places: rows (and their shadows) come and go, slots run out and are shifted."""
-    from armor_model.generation.engine import Engine
-
-    shifts, joined = [], []
-    shift, admit = Engine._shift, Engine._admit
-    monkeypatch.setattr(Engine, "_admit", lambda self, batch: (joined.append(len(self.rows)), admit(self, batch))[1])
-    for module in ("engine", "places"):
-        monkeypatch.setattr(f"armor_model.generation.{module}.LENGTH_STEP", 16)
-    monkeypatch.setattr(Engine, "_shift", lambda self: (shifts.append(self.slot), shift(self))[1])
-    settings = GenerationSettings(max_new_tokens=16, temperature=1.0, max_images=1, guidance=guidance)
-    many = conversations * 10
-    _, few_places = run_engine(talker, many, settings, batch_size=4, static=static)
-    _, all_at_once = run_engine(talker, many, settings, batch_size=64, static=False)
-    assert [tokens for tokens, *_ in few_places] == [tokens for tokens, *_ in all_at_once]
-    assert shifts and any(joined)  # some came in beside rows under way
-
-
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_a_picture_does_not_depend_on_its_batch(talker, guidance):
     """Same seeds: same pictures for any batch size and order, with prompts of different lengths."""
@@ -353,6 +252,9 @@ def test_choose():
     [
         ([], "ends with a user"),
         ([{"role": "user", "content": "  "}], "empty"),
+        ([{"role": "user", "content": [{"type": "text", "text": " "}]}], "empty"),
+        ([{"role": "user", "content": []}], "empty"),
+        ([{"role": "user", "content": "a \udcff"}], "valid Unicode"),
         ([{"role": "assistant", "content": "a"}], "ends with a user"),
         ([{"role": "user", "content": [{"type": "image"}]}], "a part is"),
         ([{"role": "user", "content": "a " * 2000}], "context"),
