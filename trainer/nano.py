@@ -43,8 +43,9 @@ class NanoRecipe:
 
     seed: int = 0
     preset: str = "armor-nano"
-    adapter_init: str = "copy"
-    """`copy` of the last decoder blocks, or `random`."""
+    adapter_init: str = "random"
+    """`random`, or `copy` of the last decoder blocks: after 400 steps of stage 2 on one base, image loss .409 against
+    .424 (one seed)."""
     vq: VQOptimization = field(default_factory=VQOptimization)
     vision_steps: int = 250
     pools: dict[str, int] = field(
@@ -84,18 +85,18 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
             NanoStage(
                 "1",
                 {"t2t": 20, "ti2t": 20, "t2i": 25, "t2ti": 35},
-                Optimization(250, 64, lr=3e-3, warmup=10, floor=0.05),
+                Optimization(400, 64, lr=3e-3, warmup=10, floor=0.05, accumulate=2),
             ),
             NanoStage(
                 "2",
-                {"t2i": 85, "t2ti": 15},
-                Optimization(1400, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02),
+                {"t2i": 45, COMPOSED: 40, "t2ti": 15},
+                Optimization(2000, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, accumulate=2),
                 condition_dropout=0.1,
             ),
             NanoStage(
                 "3",
-                {"t2t": 15, "ti2t": 25, "t2i": 35, "t2ti": 25},
-                Optimization(200, 64, lr=1e-3, warmup=10, floor=0.05),
+                {"t2t": 15, "ti2t": 25, "t2i": 25, COMPOSED: 10, "t2ti": 25},
+                Optimization(250, 64, lr=1e-3, warmup=10, floor=0.05, accumulate=2),
                 condition_dropout=0.1,
             ),
         ),
