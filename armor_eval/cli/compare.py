@@ -15,6 +15,9 @@ def compare(
     base: Annotated[str, typer.Argument(help="Run folder, folder of runs, or the name of a saved baseline.")],
     candidate: Annotated[str, typer.Argument(help="Run folder or folder of runs.")],
     policy: Annotated[Path | None, typer.Option(help="TOML; default: policy.toml of the base, else built in.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Runs of the model both were made from: judge also what is kept of its scores.")
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="INCONCLUSIVE exits 5.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for compare.json, compare.md, junit.xml and compare.html.")
@@ -42,8 +45,10 @@ def compare(
     quiet_libraries()
     base_path, beside = resolve(base, baselines)
     candidate_path, _ = resolve(candidate, baselines)
+    original = resolve(reference, baselines)[0] if reference else None
     used = policy or beside
-    found = run_gate(base_path, candidate_path, load_policy(used), str(used) if used else "defaults", strict)
+    name = str(used) if used else "defaults"
+    found = run_gate(base_path, candidate_path, load_policy(used), name, strict, original)
     files = {
         "compare.json": (None, lambda: found.model_dump_json(indent=1) + "\n"),
         "compare.md": (markdown, lambda: summary.render(found)),

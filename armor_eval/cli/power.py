@@ -11,7 +11,9 @@ import typer
 def power(
     bench: Annotated[str, typer.Option("--bench", help="Benchmark, e.g. MMB.")],
     drop: Annotated[float | None, typer.Option("--drop", help="True drop to be seen, in the number's unit.")] = None,
-    clusters: Annotated[int | None, typer.Option(min=2, help="Groups to plan for; default: the official size.")] = None,
+    clusters: Annotated[
+        int | None, typer.Option(min=2, help="Groups to plan for; default: the published size.")
+    ] = None,
     changed: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of groups that two equal models answer differently.")
     ] = 0.1,

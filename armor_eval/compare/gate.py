@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from armor_eval.compare.policy import Policy
 from armor_eval.compare.record import (
@@ -33,6 +34,10 @@ from armor_eval.compare.sources import Source, differences, find, item_differenc
 from armor_eval.errors import UserError
 from armor_eval.runs.schema import Item
 
+if TYPE_CHECKING:
+    from armor_eval.stats.composite import ClusterSums
+    from armor_eval.stats.paired import Paired
+
 ALPHA = 0.05
 TEXT = 240
 """Characters kept of a flip's texts."""
@@ -40,9 +45,13 @@ MAX_SLICES = 60
 
 
 def compare(
-    base: Path, candidate: Path, policy: Policy, policy_name: str = "defaults", strict: bool = False
-) -> Comparison:
-    """Compare two runs or two folders of runs. Raises UserError for paths that hold nothing to compare."""
+    base: Path, candidate: Path, policy: Policy, policy_name: str = "defaults", strict: bool = False,
+    reference: Path | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare two runs or two folders of runs, and what they keep of a reference's scores where one is given.
+
+    Raises UserError for paths that hold nothing to compare.
+    """
     pairs = pair(find(base), find(candidate))
     if not any(b and c for b, c in pairs):
         names = [", ".join(sorted({s.run.benchmark for s in side if s})) for side in zip(*pairs, strict=True)]
@@ -56,7 +65,11 @@ def compare(
             results.append(_head(ours, None).model_copy(update={"verdict": "INCOMPLETE", "reasons": [reason]}))
         else:
             results.append(compare_sources(ours, theirs, policy))
-    decide(results, policy)
+    if reference is not None:
+        from armor_eval.compare.retention import compare_retention
+
+        results.append(compare_retention(pairs, results, find(reference), policy))
+    decide(results)
     verdict = worst([r.verdict for r in results])
     code = STRICT_INCONCLUSIVE if strict and verdict == "INCONCLUSIVE" else EXIT_CODES[verdict]
     return Comparison(
@@ -86,6 +99,8 @@ def _side(source: Source) -> Side:
 
 def compare_sources(base: Source, candidate: Source, policy: Policy) -> BenchmarkResult:
     """One benchmark's numbers and checks; verdicts of numbers are set by `decide`, which sees all benchmarks."""
+    from armor_eval.stats.tallies import scored_in_all
+
     result = _head(base, candidate)
     forbidding, ignored = differences(base.run, candidate.run, policy.comparability.ignore)
     result.reasons = [f"ignored by the policy: {line}" for line in ignored]
@@ -102,9 +117,10 @@ def compare_sources(base: Source, candidate: Source, policy: Policy) -> Benchmar
     measured = [i for i in ids if base.items[i].score is not None and candidate.items[i].score is not None]
     result.items, result.unmeasured = len(measured), len(ids) - len(measured)
     result.checks = _checks(base, candidate, policy)
-    ours, theirs = _same_measured(base.items, measured), _same_measured(candidate.items, measured)
+    if not measured:
+        return _stop(result, "INCOMPLETE", ["no item has a score in both runs"])
     try:
-        result.metrics = _metrics(base.run.benchmark, base.run.profile, ours, theirs, policy)
+        result.metrics = _metrics(base.run.benchmark, *scored_in_all(base.items, candidate.items), policy)
     except ValueError as error:
         return _stop(result, "NOT COMPARABLE", [str(error)])
     except KeyError as error:
@@ -121,19 +137,13 @@ def _stop(result: BenchmarkResult, verdict: Verdict, reasons: list[str]) -> Benc
     return result
 
 
-def _same_measured(items: dict[str, Item], measured: list[str]) -> list[Item]:
-    """The items, without the score where the other run has none: a circular group is then left out of both."""
-    keep = set(measured)
-    return [it if i in keep or it.score is None else it.model_copy(update={"score": None}) for i, it in items.items()]
-
-
-def _metrics(benchmark: str, profile: str, ours: list[Item], theirs: list[Item], policy: Policy) -> list[MetricResult]:
+def _metrics(benchmark: str, ours: list[Item], theirs: list[Item], policy: Policy) -> list[MetricResult]:
     from armor_eval.stats.composite import composites_for
     from armor_eval.stats.paired import compare_sums
-    from armor_eval.stats.power import clusters_to_decide, minimal_detectable_effect
+    from armor_eval.stats.resample import stream
 
-    found = []
-    for composite in composites_for(benchmark, profile):
+    found, seed = [], stream(policy.statistics.seed, benchmark)
+    for composite in composites_for(benchmark):
         tolerance = policy.tolerance_of(benchmark, composite.name, composite.unit)
         row = MetricResult(
             name=composite.name, unit=composite.unit, direction=composite.direction, primary=composite.primary,
@@ -142,18 +152,26 @@ def _metrics(benchmark: str, profile: str, ours: list[Item], theirs: list[Item],
         found.append(row)
         a, b = composite.cluster_sums(ours), composite.cluster_sums(theirs)
         try:
-            paired = compare_sums(a, b, composite, policy.statistics.resamples, policy.statistics.seed)
+            paired = compare_sums(a, b, composite, policy.statistics.resamples, seed)
         except ValueError as error:
             if composite.primary:
                 raise
             row.test = f"n/a: {error}"
             continue
-        clusters = clusters_to_decide(paired, tolerance)
-        for name in ("base", "candidate", "delta", "ci95", "bootstrap_ci95", "p", "test", "clusters", "losses", "wins"):
-            setattr(row, name, getattr(paired, name))
-        row.n, row.mde = a.items, minimal_detectable_effect(paired)
-        row.decided_at = round(clusters * a.items / paired.clusters) if clusters else None
+        fill(row, paired, a)
     return found
+
+
+def fill(row: MetricResult, paired: Paired, sums: ClusterSums) -> MetricResult:
+    """The row with the comparison's numbers, the drop it would have seen, and the size that would decide."""
+    from armor_eval.stats.power import clusters_to_decide, minimal_detectable_effect
+
+    for name in ("base", "candidate", "delta", "ci95", "bootstrap_ci95", "p", "test", "clusters", "losses", "wins"):
+        setattr(row, name, getattr(paired, name))
+    row.n, row.mde = sums.items, minimal_detectable_effect(paired)
+    clusters = clusters_to_decide(paired, row.tolerance)
+    row.decided_at = round(clusters * sums.items / paired.clusters) if clusters else None
+    return row
 
 
 def _checks(base: Source, candidate: Source, policy: Policy) -> list[Check]:
@@ -200,7 +218,7 @@ def _cost_checks(base: Source, candidate: Source, policy: Policy) -> list[Check]
     return checks
 
 
-def decide(results: list[BenchmarkResult], policy: Policy) -> None:
+def decide(results: list[BenchmarkResult]) -> None:
     """Set the verdicts: Holm over the primary numbers that have a p-value, then the rule of the module's text."""
     from armor_eval.stats.paired import holm
 
@@ -228,8 +246,12 @@ def judge(row: MetricResult) -> tuple[Verdict, str]:
     low, high = row.ci95
     if low > -row.tolerance:
         return "PASS", f"at worst {plain(low, row.unit)} against a tolerance of {plain(row.tolerance, row.unit, False)}"
-    if high < 0 and -row.delta > row.tolerance and row.p_holm is not None and row.p_holm <= ALPHA:
-        return "REGRESSION", f"a drop of {plain(-row.delta, row.unit, False)}, p = {row.p_holm:.2g} after Holm"
+    if high < 0 and -row.delta > row.tolerance and row.p_holm is not None:
+        drop = f"a drop of {plain(-row.delta, row.unit, False)}"
+        if row.p_holm <= ALPHA:
+            return "REGRESSION", f"{drop}, p = {row.p_holm:.2g} after Holm"
+        row.decided_at = None  # the interval has decided; the test of so many numbers has not
+        return "INCONCLUSIVE", f"{drop}, but p = {row.p_holm:.3g} after Holm over all primary numbers does not show it"
     if row.decided_at:
         return "INCONCLUSIVE", f"{row.decided_at:,} items would decide, if the difference stays as it is"
     return "INCONCLUSIVE", "the difference sits at the tolerance itself: no number of items decides"

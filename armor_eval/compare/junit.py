@@ -54,10 +54,11 @@ def _case(
 
 def _facts(b: BenchmarkResult, m: MetricResult) -> str:
     gate = "primary" if m.primary else "does not gate"
+    changed = f"{len(b.flips)} items changed" if b.base else f"{m.losses + m.wins} clusters changed"
     return (
         f"{m.name} ({gate}): base {text.plain(m.base, m.unit, False)}, candidate "
         f"{text.plain(m.candidate, m.unit, False)}, difference {text.plain(m.delta, m.unit)} "
         f"[{text.bounds(m.ci95, m.unit)}], {m.test}, p {text.p_value(m.p)}, tolerance "
         f"{text.plain(m.tolerance, m.unit, False)}, would see {text.mde(m)}, {m.n} items in {m.clusters} clusters, "
-        f"{len(b.flips)} items changed"
+        + changed
     )

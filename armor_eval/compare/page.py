@@ -9,6 +9,11 @@ from armor_eval.compare import text
 from armor_eval.compare.record import BenchmarkResult, Comparison
 
 TONES = {"PASS": "good", "REGRESSION": "bad"}
+VERDICT_TONES = {
+    "PASS": "v-match", "REGRESSION": "v-differs", "INCONCLUSIVE": "v-undecided", "INCOMPLETE": "v-undecided",
+    "NOT COMPARABLE": "v-undecided",
+}  # fmt: skip
+"""Classes of the report's style sheet."""
 
 
 def render(comparison: Comparison) -> str:
@@ -27,56 +32,75 @@ def render(comparison: Comparison) -> str:
             views.setdefault(side.run_id, RunView(Path(side.path), *read_head(Path(side.path))))
         if b.base.run_id != b.candidate.run_id:
             flips += [Flip(f.id, b.base.run_id, b.candidate.run_id, f.kind) for f in b.flips]
-    lines = [text.headline(comparison), *_lines(comparison)]
     sections = [("Numbers that decide", _numbers(comparison))]
-    sections += [(f"{b.benchmark}: other numbers and groups", _others(b)) for b in comparison.benchmarks if b.metrics]
+    others = "".join(_others(b) for b in comparison.benchmarks if b.metrics)
+    sections += [("Other numbers, groups and checks", others)] if others else []
     return render_page(
         list(views.values()), flips=flips, docs=[], with_plots=False, sections=sections,
-        headline=Headline(comparison.verdict, TONES.get(comparison.verdict, "warn"), lines),
+        headline=Headline(comparison.verdict, TONES.get(comparison.verdict, "warn"), _lines(comparison)),
         title="armor-eval compare",
     )  # fmt: skip
 
 
 def _lines(comparison: Comparison) -> list[str]:
-    from armor_eval.compare.terminal import remarks
+    """What needs an eye; the table below has the rest."""
+    lines = [text.headline(comparison)]
+    for b in comparison.benchmarks:
+        if b.primary is not None and b.primary.verdict != "PASS":
+            lines.append(f"{b.benchmark}, {b.primary.name}: {b.primary.reason}")
+        lines += [f"{b.benchmark}: {reason}" for reason in b.reasons]
+        lines += [f"{b.benchmark}, {c.name}: {c.verdict} - {c.reason}" for c in b.checks if c.verdict != "PASS"]
+        if b.unmeasured:
+            lines.append(f"{b.benchmark}: {b.unmeasured} items without a score in one run are left out of both")
+    return lines + comparison.notes
 
-    return remarks(comparison)
 
+def _table(head: list[str], rows: list[list[str]], words: int = 1) -> str:
+    """Every cell escaped here: nothing of a run reaches the page as markup. The first `words` columns are text."""
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """Every cell escaped here: nothing of a run reaches the page as markup."""
+    def cell(k: int, value: str) -> str:
+        if k == 0:
+            return f'<th scope="row">{escape(value)}</th>'
+        tone = f' class="{VERDICT_TONES[value]}"' if value in VERDICT_TONES else "" if k < words else ' class="num"'
+        return f"<td{tone}>{escape(value)}</td>"
+
     cells = "".join(f"<th>{escape(h)}</th>" for h in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>'
+    body = "".join("<tr>" + "".join(cell(k, c) for k, c in enumerate(row)) + "</tr>" for row in rows)
+    made = f'<table class="grid"><thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(head[0])}">{made}</div>'
 
 
 def _numbers(comparison: Comparison) -> str:
-    head = ["benchmark", "number", "base", "candidate", "difference", "95 % interval", "bootstrap", "p", "p (Holm)",
-            "tolerance", "would see (80 %)", "clusters", "verdict"]  # fmt: skip
+    head = ["benchmark", "verdict", "number", "base", "candidate", "difference", "95 % interval", "p (Holm)",
+            "tolerance", "would see (80 %)", "items", "clusters", "bootstrap", "p"]  # fmt: skip
     rows = []
     for b in comparison.benchmarks:
         m = b.primary
         if m is None:
-            rows.append([b.benchmark, *["-"] * 11, b.verdict])
+            rows.append([b.benchmark, b.verdict, *["-"] * 12])
             continue
         rows.append([
-            b.benchmark, m.name, text.plain(m.base, m.unit, False), text.plain(m.candidate, m.unit, False),
-            text.plain(m.delta, m.unit), text.bounds(m.ci95, m.unit), text.bounds(m.bootstrap_ci95, m.unit),
-            text.p_value(m.p), text.p_value(m.p_holm), text.plain(m.tolerance, m.unit, False), text.mde(m),
-            str(m.clusters), m.verdict or "",
+            b.benchmark, m.verdict or "", m.name, text.plain(m.base, m.unit, False),
+            text.plain(m.candidate, m.unit, False), text.plain(m.delta, m.unit), text.bounds(m.ci95, m.unit),
+            text.p_value(m.p_holm), text.plain(m.tolerance, m.unit, False), text.mde(m), f"{m.n:,}", f"{m.clusters:,}",
+            text.bounds(m.bootstrap_ci95, m.unit), text.p_value(m.p),
         ])  # fmt: skip
-    return _table(head, rows)
+    return _table(head, rows, words=3)
 
 
 def _others(b: BenchmarkResult) -> str:
+    """Folded: numbers that do not gate, groups, and the policy's checks."""
     numbers = [
         [m.name, text.plain(m.base, m.unit, False), text.plain(m.candidate, m.unit, False),
          text.plain(m.delta, m.unit), text.bounds(m.ci95, m.unit), text.p_value(m.p)]
         for m in b.metrics if not m.primary
     ]  # fmt: skip
-    made = _table(["number", "base", "candidate", "difference", "95 % interval", "p"], numbers) if numbers else ""
     groups = [[s.group or "-", str(s.n), f"{s.base:.3f}", f"{s.candidate:.3f}"] for s in b.slices]
-    if groups:
-        made += _table(["group", "items", "base", "candidate"], groups)
     checks = [[c.name, c.verdict, c.reason] for c in b.checks]
-    return made + (_table(["check", "verdict", "why"], checks) if checks else "")
+    made = [
+        _table(["number", "base", "candidate", "difference", "95 % interval", "p"], numbers) if numbers else "",
+        _table(["group", "items", "base", "candidate"], groups) if groups else "",
+        _table(["check", "verdict", "why"], checks, words=3) if checks else "",
+    ]
+    shown = "<p></p>".join(part for part in made if part)
+    return f"<details><summary>{escape(b.benchmark)}</summary>{shown}</details>" if shown else ""

@@ -8,12 +8,33 @@ from pathlib import Path
 from armor_eval.compare import text
 from armor_eval.errors import UserError
 
-OFFICIAL_CLUSTERS = {
-    "MMMU": (900, 900), "MMB": (4329, 1164), "SEED": (14232, 14232), "MME": (2374, 1187), "MME-P": (2114, 1057),
-    "POPE": (5127, 500), "MMVet": (218, 218), "LLaVABench": (60, 24),
-    "geneval": (2212, 553),
+SIZES: dict[str, tuple[int, int, str]] = {
+    "MME-P": (2114, 1057, ""), "POPE": (5127, 500, ""), "MMVet": (218, 200, ""), "LLaVABench": (60, 24, ""),
+    "geneval": (2212, 553, ""), "modality": (400, 48, ""), "MMB_TEST": (6666, 1784, ""),
+    "MMB_V11": (4329, 1164, "size assumed: that of MMBench's first version"),
+    "MMB_TEST_V11": (6666, 1784, "size assumed: that of MMBench's first version"),
+    "SEED": (14232, 14232, "size assumed: one question a picture"),
+    "HallusionBench": (951, 165, "size assumed: one set for each of its 165 original pictures"),
 }  # fmt: skip
-"""Benchmark -> (items, groups that are resampled together), of the published data."""
+"""Benchmark -> (items, groups that are resampled together, what of it is a guess), where `benchmarks/` does not say."""
+
+ONE_ITEM = {"MME": 0.75, "MME-P": 0.75, "HallusionBench": 0.34}
+"""Share of its group's weight that one item carries where all-or-nothing parts count too: acc and acc+ of a picture's
+two questions; aAcc, fAcc and qAcc of a set of 5.8 items, 2.1 figures and 2.75 questions. Else 1 / items a group."""
+
+
+def size_of(benchmark: str) -> tuple[int, int, str]:
+    """Items and groups of the published data, and what of it is assumed (empty: nothing)."""
+    from armor_eval.understanding.declare import benchmarks
+
+    if benchmark in SIZES:
+        return SIZES[benchmark]
+    declared = benchmarks()[benchmark]
+    rows = declared.official.rows
+    groups = declared.official.clusters or (rows if declared.cluster == "item" else None)
+    if rows is None or groups is None:
+        raise UserError(f"{benchmark} declares no number of groups", "give --clusters or --runs")
+    return rows, groups, ""
 
 
 @dataclass(frozen=True)
@@ -66,28 +87,30 @@ def plan(
     benchmark: str, drop: float | None, clusters: int | None, changed: float, runs: tuple[Path, Path] | None
 ) -> Plan:
     """Raises UserError for an unknown benchmark, a drop out of range, or runs that cannot be compared."""
-    from armor_eval.stats.composite import REGISTRY, composites_for
+    from armor_eval.stats.composite import composites_for, formula_names
     from armor_eval.stats.power import clusters_needed, detectable_drop, passing_clusters
 
+    known = formula_names()
     try:
         composite = next(c for c in composites_for(benchmark) if c.primary)
     except KeyError as error:
         raise UserError(str(error.args[0])) from None
-    benchmark = next(name for name in REGISTRY if name.lower() == benchmark.lower())
+    benchmark = next(name for name in known if name.lower() == benchmark.lower())
     low, high = composite.bounds
     span = high - low if high < float("inf") else 100.0
     if drop is not None and not 0 < drop < span:
         raise UserError(f"--drop {drop:g} is not between 0 and {span:g} {composite.unit}")
-    if benchmark not in OFFICIAL_CLUSTERS and clusters is None and runs is None:
-        raise UserError(f"{benchmark} has no published number of groups here", "give --clusters or --runs")
-    items, groups = OFFICIAL_CLUSTERS.get(benchmark, (clusters or 2, clusters or 2))
-    flip, binary, per = span, items == groups or benchmark == "MMB", items / groups
     assumed = f"assumed: equal models differ in {changed:.1%} of the groups, each by one item"
     if runs is not None:
         groups, per, changed, flip, binary = _observed(benchmark, runs)
         assumed = f"as in {runs[0]} against {runs[1]}: {changed:.1%} of the groups would differ between equal models"
-    elif not binary:
-        flip = span / per
+    else:
+        items, groups, guess = size_of(benchmark)
+        flip, binary, per = span, items == groups or known[benchmark] == "MMB", items / groups
+        if not binary:
+            flip = span * ONE_ITEM.get(benchmark, 1 / per)
+        if guess and clusters is None:
+            assumed += f"; {guess}"
     size = clusters or groups
     return Plan(
         benchmark, composite.name, composite.unit, size, per, changed, flip, assumed,

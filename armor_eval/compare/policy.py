@@ -108,17 +108,19 @@ def _fields_of(section: str) -> list[str]:
 
 def _check_tolerance_keys(path: Path, policy: Policy) -> None:
     """A tolerance for a benchmark or metric that does not exist would silently leave the default in force."""
-    from armor_eval.stats.composite import REGISTRY, composites_for
+    from armor_eval.stats.composite import composites_for, formula_names
+    from armor_eval.stats.retention import METRIC, NAME
 
+    benchmarks = [*formula_names(), NAME]
     for key in policy.tolerance:
         benchmark, _, metric = key.partition("/")
         if key in DEFAULT_TOLERANCE:
             continue
-        if benchmark not in REGISTRY:
-            known = [*DEFAULT_TOLERANCE, *REGISTRY]
+        if benchmark not in benchmarks:
+            known = [*DEFAULT_TOLERANCE, *benchmarks]
             near = did_you_mean(benchmark, known)
             raise UserError(f"{path}: tolerance for unknown {benchmark!r}{near}", f"known: {', '.join(known)}")
-        names = [c.name for c in composites_for(benchmark)]
+        names = [METRIC] if benchmark == NAME else [c.name for c in composites_for(benchmark)]
         if metric and metric not in names:
             near = did_you_mean(metric, names)
             raise UserError(f"{path}: {benchmark} has no metric {metric!r}{near}", f"known: {', '.join(names)}")
@@ -132,6 +134,7 @@ points = 20.0        # MME
 score = 0.01         # GenEval
 # MMB = 0.5          # one benchmark's numbers
 # "POPE/F1" = 0.5    # one number
+# retention = 2.0    # what is kept of --reference, in points of percent
 
 [limits]
 errors = 0.0

@@ -26,7 +26,7 @@ class Source:
     scores: Scores | None
     _items: dict[str, Item] | None = None
     dropped: int = 0
-    """Torn or repeated lines of the journal."""
+    """Lines of the journal that are torn, repeated or no valid item."""
 
     @property
     def items(self) -> dict[str, Item]:
@@ -91,24 +91,24 @@ def field_of(run: Run, name: str) -> Any:
     return value
 
 
-def differences(base: Run, candidate: Run, ignore: list[str]) -> tuple[list[str], list[str]]:
+def differences(base: Run, other: Run, ignore: list[str], name: str = "candidate") -> tuple[list[str], list[str]]:
     """Fields that differ, in words: (those that forbid a comparison, those that the policy ignores)."""
     forbidding, ignored = [], []
-    for name in COMPARABLE_FIELDS:
-        ours, theirs = field_of(base, name), field_of(candidate, name)
+    for one in COMPARABLE_FIELDS:
+        ours, theirs = field_of(base, one), field_of(other, one)
         if ours != theirs:
-            line = f"{name} differs: {_short(ours, theirs)}"
-            (ignored if name in ignore else forbidding).append(line)
+            line = f"{one} differs: {_short(ours, theirs, name)}"
+            (ignored if one in ignore else forbidding).append(line)
     return forbidding, ignored
 
 
-def _short(ours: Any, theirs: Any) -> str:
+def _short(ours: Any, theirs: Any, other: str) -> str:
     """Both values, only the keys that differ where they are records."""
     ours, theirs = (v.model_dump() if hasattr(v, "model_dump") else v for v in (ours, theirs))
     if isinstance(ours, dict) and isinstance(theirs, dict):
         keys = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
-        return "; ".join(f"{k}: {_text(ours.get(k))} in base, {_text(theirs.get(k))} in candidate" for k in keys[:4])
-    return f"{_text(ours)} in base, {_text(theirs)} in candidate"
+        return "; ".join(f"{k}: {_text(ours.get(k))} in base, {_text(theirs.get(k))} in {other}" for k in keys[:4])
+    return f"{_text(ours)} in base, {_text(theirs)} in {other}"
 
 
 def _text(value: Any) -> str:
@@ -126,7 +126,7 @@ def unusable(source: Source, side: str) -> str | None:
     if not source.items:
         return f"the {side} run holds no items"
     if source.dropped:
-        return f"the {side} run's journal has {source.dropped} torn or repeated lines"
+        return f"the {side} run's journal has {source.dropped} lines that are torn, repeated or no valid item (NaN)"
     if source.scores is None:
         return f"the {side} run has no scores"
     if source.scores.withheld:
@@ -134,18 +134,18 @@ def unusable(source: Source, side: str) -> str | None:
     return None
 
 
-def item_differences(base: dict[str, Item], candidate: dict[str, Item]) -> str | None:
+def item_differences(base: dict[str, Item], other: dict[str, Item], name: str = "candidate") -> str | None:
     """Why the two runs did not ask the same questions, in one line."""
-    for side, ours, theirs in (("base", base, candidate), ("candidate", candidate, base)):
+    for side, ours, theirs in (("base", base, other), (name, other, base)):
         odd = [i for i in ours if i not in theirs]
         if odd:
             return f"items differ: {len(odd)} are in the {side} only, the first is {odd[0][:60]!r}"
     for i, item in base.items():
-        other = candidate[i]
-        for name in ("cluster", "group", "gold"):
-            if getattr(item, name) != getattr(other, name):
-                return f"item {i[:60]!r} differs in {name}: {_short(getattr(item, name), getattr(other, name))}"
-        shorter = min(len(item.prompt_sha256), len(other.prompt_sha256))  # a saved baseline keeps 16 characters
-        if item.prompt_sha256[:shorter] != other.prompt_sha256[:shorter]:
+        theirs = other[i]
+        for one in ("cluster", "group", "gold"):
+            if getattr(item, one) != getattr(theirs, one):
+                return f"item {i[:60]!r} differs in {one}: {_short(getattr(item, one), getattr(theirs, one), name)}"
+        shorter = min(len(item.prompt_sha256), len(theirs.prompt_sha256))  # a saved baseline keeps 16 characters
+        if item.prompt_sha256[:shorter] != theirs.prompt_sha256[:shorter]:
             return f"item {i[:60]!r} was asked in other words (prompt_sha256)"
     return None

@@ -22,7 +22,7 @@ def show(comparison: Comparison, console: Console) -> None:
     from rich.text import Text
 
     style = STYLES[comparison.verdict]
-    console.print(Text(comparison.verdict, style=style), Text(f": {text.headline(comparison)}"), sep="")
+    console.print(Text(comparison.verdict, style=style), Text(f": {text.headline(comparison)}"), sep="", soft_wrap=True)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("benchmark", "base > candidate", "difference, 95 %", "p (Holm)", "verdict"):
         table.add_column(name, no_wrap=True, justify="left" if name in ("benchmark", "verdict") else "right")
@@ -51,10 +51,13 @@ def remarks(comparison: Comparison) -> list[str]:
 def _of(b: BenchmarkResult) -> list[str]:
     lines = list(b.reasons)
     if b.primary is not None:
-        lost = sum(f.kind == "lost" for f in b.flips)
+        m, lost = b.primary, sum(f.kind == "lost" for f in b.flips)
         changed = f"{lost} items lost, {len(b.flips) - lost} gained of {b.items}"
-        m = b.primary
-        lines.append(f"{m.name}: {m.reason}; {changed}; {m.test}; would see a drop of {text.mde(m)} (80 % power)")
+        if b.base is None:  # retention: made of several runs
+            changed = f"{m.losses} groups lost, {m.wins} gained of {m.clusters}"
+        seen = f"would see a drop of {text.mde(m)} (80 % power)" if m.mde is not None else ""
+        parts = [m.reason, changed, *(part for part in (m.test, seen) if part and part != m.reason)]
+        lines.append(f"{m.name}: {'; '.join(parts)}")
     lines += [f"{c.name}: {c.verdict} - {c.reason}" for c in b.checks if c.verdict != "PASS"]
     if b.unmeasured:
         lines.append(f"{b.unmeasured} items without a score in one run are left out of both")

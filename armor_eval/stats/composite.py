@@ -24,7 +24,6 @@ Formulas are those of VLMEvalKit (vlmeval/dataset/utils: `report_acc`, `mcq_circ
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +31,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from armor_eval.errors import did_you_mean
 
 from .tallies import (
     tally_all_right,
@@ -289,17 +290,23 @@ REGISTRY: dict[str, Callable[[], list[Composite]]] = {
 }
 
 
+def formula_names() -> dict[str, str]:
+    """Every benchmark that has a score -> the name of its formula here: MMBench's other splits are scored as MMB is."""
+    from armor_eval.understanding.declare import benchmarks
+
+    return {name: name for name in REGISTRY} | {name: b.composite for name, b in benchmarks().items()}
+
+
 def composites_for(benchmark: str, profile: str = "official") -> list[Composite]:
     """The numbers of a benchmark, exactly one of them primary. The formulas are the same in both profiles.
 
     Raises KeyError with the known names when the benchmark has no declared score.
     """
-    by_lower = {name.lower(): name for name in REGISTRY}
-    name = by_lower.get(benchmark.lower())
+    known = formula_names()
+    name = {k.lower(): v for k, v in known.items()}.get(benchmark.lower())
     if name is None:
-        near = difflib.get_close_matches(benchmark.lower(), by_lower, n=1)
-        hint = f"; did you mean {by_lower[near[0]]}?" if near else ""
-        raise KeyError(f"no score is declared for benchmark {benchmark!r}{hint} (known: {', '.join(REGISTRY)})")
+        hint = did_you_mean(benchmark, known)
+        raise KeyError(f"no score is declared for benchmark {benchmark!r}{hint} - known: {', '.join(known)}")
     made = REGISTRY[name]()
     names = Counter(c.name for c in made)
     if sum(c.primary for c in made) != 1 or max(names.values()) > 1:

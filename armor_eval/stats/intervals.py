@@ -1,11 +1,11 @@
 """95 % intervals of a single run's numbers, and how well they cover.
 
 * A plain proportion (one 0/1 outcome a cluster): Wilson's interval.
-* Any other number with two ends: the standard error of the delete-one-cluster jackknife on the real formula is turned
-  into the sample size that it is worth, then Wilson's interval at that size with Student's t (clusters - 1). It stays
-  in the range and leans inwards near the ends. It was chosen by simulated coverage (reports/statistics/): percentile
-  bootstrap, BCa bootstrap and a plain t interval leave 93.5-96.5 % sooner near the ends of the range.
-* A ratio without an upper end (LLaVABench): Student's t on the logarithm.
+* Any other number with two ends: the standard error of the cluster jackknife on the real formula (resample.py) is
+  turned into the sample size that it is worth, then Wilson's interval at that size with Student's t (clusters - 1). It
+  stays in the range and leans inwards near the ends. It was chosen by simulated coverage (reports/statistics/):
+  percentile bootstrap, BCa bootstrap and a plain t interval leave 93.5-96.5 % sooner near the ends of the range.
+* A ratio without an upper end (LLaVABench, retention): Student's t on the logarithm.
 * Undefined (fewer than two clusters, an empty denominator, a ratio without spread): no interval, never one of width 0.
   A number without any spread between clusters (all right, all wrong) gets Wilson's with one observation a cluster.
 """
@@ -21,12 +21,14 @@ from scipy import special
 
 from armor_eval.runs.schema import Item, Metric
 
-from .resample import bootstrap_sums, jackknife
+from .resample import bootstrap_sums, cluster_error
 
 if TYPE_CHECKING:
     from .composite import Composite
 
 Z95 = 1.959963984540054
+NO_SPREAD = 1e-10
+"""Standard error, as a share of the range or value, that is only rounding."""
 
 
 def t_quantile(p: float, df: float) -> float:
@@ -57,7 +59,7 @@ def effective_wilson(value: float, se: float, clusters: int, bounds: tuple[float
     """Wilson's interval at the sample size that the cluster-robust standard error implies, with Student's t (C - 1)."""
     lo, hi = bounds
     p, s = min(1.0, max(0.0, (value - lo) / (hi - lo))), se / (hi - lo)
-    n = p * (1 - p) / (s * s) if s > 1e-12 and 0 < p < 1 else float(clusters)
+    n = p * (1 - p) / (s * s) if s > NO_SPREAD and 0 < p < 1 else float(clusters)
     a, b = wilson(p, n, t_quantile(0.975, clusters - 1))
     return lo + a * (hi - lo), lo + b * (hi - lo)
 
@@ -80,8 +82,7 @@ def interval(
         lo, hi = composite.bounds
         a, b = wilson((value - lo) / (hi - lo), C)
         return (lo + a * (hi - lo), lo + b * (hi - lo)), "Wilson"
-    psi_C = jackknife(sums_CS, composite.formula)
-    se = float(np.sqrt((psi_C**2).sum() / (C * (C - 1))))
+    se, psi_C = cluster_error(sums_CS, composite.formula)
     if not math.isfinite(se):
         return None, "n/a: one cluster carries a whole term of the score"
     if method == "bootstrap" and se > 0:
@@ -91,7 +92,9 @@ def interval(
         return bca(values_R, value, psi_C), f"cluster bootstrap (BCa), {resamples} resamples, seed {seed}"
     if math.isfinite(composite.bounds[1]):
         return effective_wilson(value, se, C, composite.bounds), "Wilson at the effective size of the cluster jackknife"
-    if se <= 0 or value <= 0:
+    if value <= 0:
+        return None, "n/a: a ratio of 0 has no logarithm"
+    if se <= NO_SPREAD * value:
         return None, "n/a: no spread between clusters"
     return log_t(value, se, C), "Student's t on the log ratio, cluster jackknife"
 

@@ -10,6 +10,7 @@ Legend: C clusters, S columns, U distinct rows, R resamples.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ import numpy as np
 from scipy import special
 
 from .intervals import Z95, bca, t_quantile
-from .resample import Formula, bootstrap_sums, distinct_rows, jackknife
+from .resample import Formula, bootstrap_sums, cluster_error, distinct_rows
 
 if TYPE_CHECKING:
     from .composite import ClusterSums, Composite
@@ -184,9 +185,13 @@ def joint_sums(base: ClusterSums, candidate: ClusterSums) -> np.ndarray:
 
 
 def compare_sums(
-    base: ClusterSums, candidate: ClusterSums, composite: Composite, resamples: int = 10_000, seed: int = 0
-) -> Paired:
-    """Compare one score of two runs. Raises ValueError when the clusters differ or a score is undefined."""
+    base: ClusterSums, candidate: ClusterSums, composite: Composite, resamples: int = 10_000,
+    seed: int | Sequence[int] = 0,
+) -> Paired:  # fmt: skip
+    """Compare one score of two runs. Raises ValueError when the clusters differ or a score is undefined.
+
+    `seed` is of the bootstrap that stands beside the deciding interval; `resample.stream` gives each benchmark its own.
+    """
     joint = joint_sums(base, candidate)
     C, S = len(joint), base.sums_CS.shape[1]
     sign = 1.0 if composite.direction == "higher" else -1.0
@@ -207,8 +212,7 @@ def compare_sums(
     counts = {"losses": int(np.count_nonzero(effects_C < 0)), "wins": int(np.count_nonzero(effects_C > 0))}
     found = {"base": values[0], "candidate": values[1], "delta": delta, "clusters": C, "flips": flips, **counts}
 
-    psi_C = jackknife(joint, difference) if C > 1 else np.array([np.nan])
-    se = float(np.sqrt((psi_C**2).sum() / (C * (C - 1)))) if C > 1 else math.nan
+    se, psi_C = cluster_error(joint, difference)
     if not math.isfinite(se) or not np.all(np.isfinite(effects_C)):
         why = "n/a: fewer than two clusters" if C < 2 else "n/a: one cluster carries a whole term of the score"
         return Paired(**found, ci95=None, p=None, test=why, se=None, bootstrap_ci95=None, binary=binary)

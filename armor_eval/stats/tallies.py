@@ -7,7 +7,7 @@ nowhere.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +19,15 @@ def _extra(item: Item, key: str) -> Any:
         return item.extras[key]
     except KeyError:
         raise ValueError(f"item {item.id}: extras has no {key!r}, which its benchmark's score needs") from None
+
+
+def scored_in_all(*runs: Mapping[str, Item]) -> list[list[Item]]:
+    """Each run's items, without the score where another run has none: a circular group is then left out of all."""
+    scored = set.intersection(*({i for i, it in run.items() if it.score is not None} for run in runs))
+    return [
+        [it if i in scored or it.score is None else it.model_copy(update={"score": None}) for i, it in run.items()]
+        for run in runs
+    ]
 
 
 def tally_mean(items: Sequence[Item]) -> dict[str, list[float]]:

@@ -12,10 +12,12 @@ import pytest
 from armor_eval.cli import main
 from armor_eval.compare import junit, markdown
 from armor_eval.compare.gate import compare
+from armor_eval.compare.planning import SIZES
 from armor_eval.compare.policy import EXAMPLE, Policy, load_policy
 from armor_eval.errors import UserError
 from armor_eval.runs.schema import DataInfo, DeviceInfo, Item, JudgeInfo, ModelInfo, Run, ScorerInfo, Scores
-from armor_eval.stats.composite import composites_for, measure
+from armor_eval.stats.composite import composites_for, formula_names, measure
+from armor_eval.understanding.declare import benchmarks
 
 
 def write_bundle(
@@ -35,7 +37,7 @@ def write_bundle(
         run_id=f"{folder.parent.name}-{folder.name}", kind="understanding", benchmark=benchmark, command=["x"],
         profile="shapes", status=fields.pop("status", "complete"),
         model=ModelInfo(spec="m", name="<b>model</b>", fingerprint=fingerprint),
-        data=DataInfo(name="D", sha256=fields.pop("data_sha256", "d"), items=len(items)),
+        data=DataInfo(name=f"D-{benchmark}", sha256=fields.pop("data_sha256", "d"), items=len(items)),
         prompt_sha256=fields.pop("prompt_sha256", "p"), scorer=ScorerInfo(name="s", version="1"),
         judge=JudgeInfo(name="none", endpoint="none"), device=DeviceInfo(kind="cpu"), started="2026-01-01T00:00:00Z",
         decoding=fields.pop("decoding", {"temperature": 0.0, "seed": 0}), wall_seconds=fields.pop("wall_seconds", 1.0),
@@ -168,17 +170,10 @@ def test_repeated_lines_and_an_empty_side_are_incomplete(pair):
     a, b = pair(*answers(n=50))
     lines = (b / "items.jsonl").read_text()
     (b / "items.jsonl").write_text(lines + lines.split("\n")[0] + "\n")
-    assert "1 torn or repeated lines" in compare(a, b, Policy()).benchmarks[0].reasons[0]
+    assert "1 lines that are torn, repeated" in compare(a, b, Policy()).benchmarks[0].reasons[0]
     (b / "items.jsonl").write_text("")
     found = compare(a, b, Policy())
     assert found.exit_code == 3 and "holds no items" in found.benchmarks[0].reasons[0]
-
-
-def test_nan_in_the_journal_is_a_dropped_line_not_a_number(pair):
-    a, b = pair(*answers(n=50))
-    text = (b / "items.jsonl").read_text().replace('"score":1.0', '"score":NaN', 1)
-    (b / "items.jsonl").write_text(text)
-    assert compare(a, b, Policy()).exit_code == 3
 
 
 def test_all_ties_and_a_single_cluster(tmp_path):
@@ -229,6 +224,82 @@ def test_control_runs_beside_the_real_one_are_left_out(tmp_path):
         write_bundle(tmp_path / side / "SEED", base)
         write_bundle(tmp_path / side / "SEED-constant", base[::-1])
     assert len(compare(tmp_path / "base", tmp_path / "cand", Policy()).benchmarks) == 1
+
+
+def test_a_split_that_shares_a_formula_is_compared_by_it(tmp_path):
+    base, candidate = answers(n=400, lost=0.05)
+    runs = [write_bundle(tmp_path / str(k), x, "MMB_TEST", fingerprint=str(k)) for k, x in enumerate((base, candidate))]
+    found = compare(*runs, Policy(tolerance={"MMB_TEST": 1.0})).benchmarks[0]
+    assert found.primary.name == "circular accuracy" and found.verdict == "REGRESSION"
+
+
+def test_a_significant_drop_that_holm_takes_back_says_so(tmp_path):
+    base, candidate = answers(n=400, lost=0.015)
+    for bench in ("SEED", "MMMU", "MMVet", "MMB"):
+        write_bundle(tmp_path / "base" / bench, base, bench)
+        write_bundle(tmp_path / "cand" / bench, candidate if bench == "SEED" else base, bench, fingerprint="g")
+    found = compare(tmp_path / "base", tmp_path / "cand", Policy())
+    row = next(b for b in found.benchmarks if b.benchmark == "SEED").primary
+    assert row.ci95[1] < 0 and row.verdict == "INCONCLUSIVE"
+    assert row.decided_at is None and "after Holm" in row.reason
+
+
+# --- retention ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Folders of SEED and MMMU runs: a reference, a base that keeps most of it, a candidate that keeps less."""
+
+    def make(**fields):
+        wanted = {"reference": (0.0, 1), "base": (0.02, 2), "candidate": (0.06, 3)}
+        for side, (lost, seed) in wanted.items():
+            for bench in ("SEED", "MMMU"):
+                kept = np.array(answers(n=2000)[0])
+                right = np.flatnonzero(kept)
+                rng = np.random.default_rng([seed, len(bench)])
+                kept[rng.choice(right, round(lost * len(right)), replace=False)] = 0
+                write_bundle(tmp_path / side / bench, kept.tolist(), bench, fingerprint=side, **fields.get(side, {}))
+        return [tmp_path / side for side in ("base", "candidate", "reference")]
+
+    return make
+
+
+def test_retention_gates_with_the_others(three):
+    base, candidate, reference = three()
+    found = compare(base, candidate, Policy(), reference=reference)
+    result = found.benchmarks[-1]
+    row = result.primary
+    assert result.benchmark == "retention" and (round(row.base, 6), round(row.candidate, 6)) == (98.0, 94.0)
+    assert row.delta == pytest.approx(-4.0) and row.ci95[0] < -4 < row.ci95[1] < 0
+    assert result.verdict == "REGRESSION" and row.p_holm >= row.p and row.clusters == 4000
+    assert [m.name for m in result.metrics] == ["mean kept", "MMMU kept", "SEED kept"]
+    assert all(m.verdict is None for m in result.metrics[1:])
+    assert compare(base, candidate, Policy(tolerance={"retention": 9.0}), reference=reference).benchmarks[
+        -1
+    ].verdict == "PASS"  # fmt: skip
+
+
+def test_retention_of_the_base_itself_is_what_the_candidate_keeps(three):
+    base, candidate, _ = three()
+    row = compare(base, candidate, Policy(), reference=base).benchmarks[-1].primary
+    assert row.base == pytest.approx(100.0) and row.candidate < 100
+
+
+def test_retention_needs_every_benchmark_asked_alike(three, tmp_path, capsys):
+    base, candidate, reference = three(reference={"prompt_sha256": "other"})
+    odd = compare(base, candidate, Policy(), reference=reference).benchmarks[-1]
+    assert odd.verdict == "NOT COMPARABLE" and "in reference" in odd.reasons[0]
+    part = compare(base, candidate, Policy(), reference=base / "SEED").benchmarks[-1]
+    assert part.verdict == "INCOMPLETE" and part.reasons == ["the reference has no run of MMMU (shapes)"]
+    nothing = write_bundle(tmp_path / "zero" / "SEED", [0.0] * 2000, fingerprint="z")
+    zero = compare(base / "SEED", candidate / "SEED", Policy(), reference=nothing).benchmarks[-1]
+    assert zero.verdict == "NOT COMPARABLE" and "nothing can be kept of it" in zero.reasons[0]
+    out = tmp_path / "out"
+    assert main(["compare", str(base), str(candidate), "--reference", str(base), "--out", str(out)]) == 1
+    assert "retention: mean kept" in capsys.readouterr().out
+    assert 'classname="retention (shapes)"' in (out / "junit.xml").read_text()
+    assert main(["compare", str(base), str(candidate), "--reference", "nowhere"]) == 2
 
 
 # --- outputs ---------------------------------------------------------------------------------------------------------
@@ -309,6 +380,50 @@ def test_the_example_policy_is_the_default(tmp_path):
     assert load_policy(path).tolerance_of("MME", "perception", "points") == Policy().tolerance_of("x", "y", "points")
 
 
+def _edit(folder: Path, change) -> None:
+    """Rewrite the items of a bundle, as JSON that may hold NaN."""
+    path = folder / "items.jsonl"
+    items = change([json.loads(line) for line in path.read_text().splitlines()])
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
+
+
+def _one_cluster(items):
+    return [{**item, "cluster": "same"} for item in items]
+
+
+@pytest.mark.parametrize(
+    ("name", "on_base", "on_candidate", "code", "words"),
+    [
+        ("different items", None, lambda x: [*x[:-1], {**x[-1], "id": "other"}], 4, "items differ: 1 are in the base"),
+        ("duplicates", None, lambda x: [*x, x[0]], 3, "1 lines that are torn, repeated or no valid item"),
+        ("one side empty", None, lambda x: [], 3, "the candidate run holds no items"),
+        ("all ties", None, lambda x: x, 0, "0 items lost, 0 gained of 600; no cluster changed|McNemar, exact"),
+        ("a single cluster", _one_cluster, _one_cluster, 0, "n/a: fewer than two clusters"),
+        ("NaN", None, lambda x: [{**x[0], "score": float("nan")}, *x[1:]], 3, "1 lines that are torn, repeated"),
+        ("no score at all", None, lambda x: [{**i, "score": None, "status": "error"} for i in x], 3, "no item has a"),
+        ("other groups", None, lambda x: [{**x[0], "group": "odd"}, *x[1:]], 4, "item 'q0' differs in group"),
+    ],
+)
+def test_bad_input_has_its_line_and_exit_code(pair, capsys, name, on_base, on_candidate, code, words):
+    base, _ = answers(n=600)
+    a, b = pair(base, base)
+    if on_base:
+        _edit(a, on_base)
+    _edit(b, on_candidate)
+    assert main(["compare", str(a), str(b)]) == code, name
+    shown = capsys.readouterr()
+    assert any(word in line for line in shown.out.splitlines() for word in words.split("|")), shown.out
+    assert "Traceback" not in shown.out + shown.err
+
+
+def test_a_bundle_still_being_written_is_told_from_its_head_alone(pair, capsys):
+    a, b = pair(*answers(n=50), right={"status": "running"})
+    (b / "items.jsonl").unlink()
+    (b / "scores.json").unlink()
+    assert main(["compare", str(a), str(b)]) == 3
+    assert "the candidate run is still being written" in capsys.readouterr().out
+
+
 def test_usage_errors(pair, tmp_path, capsys):
     a, b = pair([1.0] * 5, [1.0] * 5)
     (tmp_path / "empty").mkdir()
@@ -353,8 +468,21 @@ def test_power_speaks_in_items(pair, capsys):
     a, b = pair(*answers(lost=0.05, gained=0.04))
     assert main(["power", "--bench", "SEED", "--drop", "1", "--runs", str(a), str(b), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["changed"] == pytest.approx(0.0867, abs=1e-3)  # 180 less 20 - sqrt(180)
-    for bad in (["--bench", "MBM"], ["--bench", "MMB", "--drop", "500"], ["--bench", "HallusionBench"]):
+    for bad in (["--bench", "MBM"], ["--bench", "MMB", "--drop", "500"]):
         assert main(["power", *bad]) == 2
+
+
+@pytest.mark.parametrize("name", [*formula_names()])
+def test_power_has_a_size_for_every_benchmark(name, capsys):
+    assert main(["power", "--bench", name, "--drop", "2" if name != "geneval" else ".02", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["clusters"] >= 24 and plan["needed"] > 1 and plan["detectable"] > 0
+
+
+def test_sizes_repeat_nothing_that_benchmarks_declares():
+    for name, declared in benchmarks().items():
+        if name in SIZES and declared.shares is None and declared.official.rows is not None:
+            assert SIZES[name][0] == declared.official.rows, name
 
 
 def test_a_foreign_folder_is_refused():
