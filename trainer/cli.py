@@ -56,7 +56,9 @@ def nano(
     seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
     random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
     scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
-    work: Annotated[Path | None, typer.Option(help="Keep logs and stage checkpoints here.")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Keep logs and checkpoints here; the same command then goes on after a kill.")
+    ] = None,
 ) -> None:
     """Train armor-nano from nothing: image tokenizer, base, stages 1, 2, 3; judge it; write its card."""
     import logging

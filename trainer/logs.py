@@ -31,13 +31,16 @@ class RunLog:
             self._board = SummaryWriter(self.path.parent / "tensorboard", purge_step=self._purge)
         return self._board
 
-    def forget_after(self, step: int) -> None:
-        """Drop records of steps beyond `step`: a resumed run writes them again. A line cut by a kill goes too."""
+    def forget_after(self, step: int) -> dict[str, float]:
+        """Drop records of steps beyond `step`: a resumed run writes them again. A line cut by a kill goes too.
+
+        Returns the last means that are kept: what a run that is done already has to report.
+        """
         if self.path is None:
-            return
+            return {}
         self._file.close()
         self._purge = step + 1  # TensorBoard hides what an interrupted run wrote from there on
-        kept = []
+        kept, last = [], {}
         for line in self.path.read_text().splitlines():
             try:
                 record = json.loads(line)
@@ -45,10 +48,12 @@ class RunLog:
                 continue
             if record["step"] <= step:
                 kept.append(line)
+                last = record if "lr_share" in record else last
         draft = self.path.with_suffix(".draft")
         draft.write_text("".join(line + "\n" for line in kept))
         draft.replace(self.path)
         self._file = self.path.open("a")
+        return {name: value for name, value in last.items() if name != "step"}
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         if self._file is not None:

@@ -126,12 +126,13 @@ class Loop:
     def run(self) -> Outcome:
         options, how = self.options, self.how
         journal = RunLog(options.out if self.main else None, options.tensorboard)
+        losses: dict[str, float] = {}
         if options.resume:
-            self._resume(journal)
+            losses = self._resume(journal)
         elif self.checkpoints is not None and self.checkpoints.steps():
             raise TrainingError(f"{options.out} already holds a run; resume it or choose another directory")
         bar = progress(how.steps, self.step, f"stage {self.stage.name}", options.bar and self.main)
-        outcome = Outcome(self.step, self.cost, {})
+        outcome = Outcome(self.step, self.cost, losses)
         window = Window()
         self.model.train()
         try:
@@ -292,11 +293,10 @@ class Loop:
             self.checkpoints.save(self.step, trained, {"optimizers": optimizers, "rng": rng}, state)
         self.accelerator.wait_for_everyone()
 
-    def _resume(self, journal: RunLog) -> None:
+    def _resume(self, journal: RunLog) -> dict[str, float]:
         steps = self.checkpoints.steps() if self.checkpoints is not None else []
         if not steps:
-            journal.forget_after(-1)
-            return
+            return journal.forget_after(-1)
         trained, saved, state = self.checkpoints.load(steps[-1])
         here = self.identity()
         different = [key for key in here if state["run"].get(key) != here[key]]
@@ -318,7 +318,7 @@ class Loop:
         self.optimizers.load_state_dict(saved["optimizers"])
         devices.restore_random_state(self.accelerator, saved["rng"])
         self.step, self.cost = int(state["step"]), Cost(**state["cost"])
-        journal.forget_after(self.step)
+        return journal.forget_after(self.step)
 
 
 def fingerprint(parameters: Mapping[str, torch.Tensor]) -> str:

@@ -143,14 +143,17 @@ def train_nano(
     after_stage: Callable[[str, Any, Any], None] | None = None,
     bar: bool = True,
 ) -> NanoOutcome:
-    """Run the whole recipe in this process. `after_stage(name, model, processor)` is called between stages (to
-    judge)."""
+    """Run the whole recipe in this process. `after_stage(name, model, processor)` is called between stages (to judge).
+
+    With `out`, stages keep logs and checkpoints there, and a run that was killed goes on from them, bit for bit.
+    """
     reports: list[StageReport] = []
     clock = time.process_time()
 
     def lap(name: str, steps: int, losses: dict[str, float], cost: Cost | None = None) -> None:
         nonlocal clock
-        reports.append(StageReport(name, steps, time.process_time() - clock, losses, cost))
+        used = time.process_time() - clock if cost is None else cost.cpu_seconds
+        reports.append(StageReport(name, steps, used, losses, cost))
         log.info("%s: %d steps, %.0f CPU-seconds, %s", name, steps, reports[-1].cpu_seconds, losses)
         clock = time.process_time()
 
@@ -195,7 +198,8 @@ def run_stage(
     trains = tuple(part for part in declared.trains if part not in ("vision", "projector"))
     stage = replace(declared, trains=trains, mixture=kinds, condition_dropout=nano_stage.condition_dropout)
     mixture = Mixture(pools, counts, how.batch_size, seed, nano_stage.condition_dropout)
-    return Loop(model, stage, mixture, how, LoopOptions(out=out, bar=bar, log_every=50)).run()
+    options = LoopOptions(out=out, bar=bar, log_every=50, save_every=100 if out else 0, keep=1, resume=out is not None)
+    return Loop(model, stage, mixture, how, options).run()
 
 
 def _stages(recipe: NanoRecipe) -> list[NanoStage]:

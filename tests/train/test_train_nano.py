@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -118,8 +119,14 @@ def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path):
     from trainer.nano_card import card_text, measure, save_nano, write_card
 
     recipe = scaled(default_recipe(), 0.006)
-    outcome = train_nano(recipe, bar=False)
+    work = tmp_path / "work"
+    outcome = train_nano(recipe, work, bar=False)
     assert [r.name for r in outcome.reports] == ["vqgan", "vision", "data", "base", "base", "1", "2", "3"]
+    shutil.rmtree(work / "4-3")  # as if killed before the last stage
+    again = train_nano(recipe, work, bar=False)
+    for name, value in outcome.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value), name
+    assert [r.losses.get("loss/text") for r in again.reports] == [r.losses.get("loss/text") for r in outcome.reports]
     save_nano(outcome, tmp_path)
     scores = measure(tmp_path, {"questions": 2, "modality": 2, "drawings": 2}, 0)
     write_card(tmp_path, recipe, outcome, scores, "armor-train nano")
