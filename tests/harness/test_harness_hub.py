@@ -1,6 +1,7 @@
 """`--model hf:PATH` and `vlmeval:NAME` end to end, on untrained models of published architectures saved to disk."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,84 @@ def test_what_is_no_model_is_one_line(tmp_path, capsys):
         assert main([*words, "--model", f"hf:{tmp_path / name}", "--out", str(tmp_path / "runs" / name)]) == 2
         assert "cannot load" in capsys.readouterr().err.strip().splitlines()[-1]
         assert not read_bundle(tmp_path / "runs" / name)[1], "a model that cannot be had is no question's error"
+
+
+def llava_onevision(folder: Path) -> None:
+    from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, LlavaOnevisionProcessor
+    from transformers.models.llava_onevision.image_processing_llava_onevision import LlavaOnevisionImageProcessor
+    from transformers.models.llava_onevision.video_processing_llava_onevision import LlavaOnevisionVideoProcessor
+
+    from armor_model import build_word_tokenizer
+
+    tokenizer = build_word_tokenizer(WORDS)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", "<video>"]})
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% for c in m['content'] %}{% if c['type'] == 'text' %}"
+        "{{ c['text'] }}{% endif %}{% endfor %}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    shape = {"size": {"height": 16, "width": 16}, "image_grid_pinpoints": [[16, 16], [16, 32]]}
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessor(**shape), tokenizer, LlavaOnevisionVideoProcessor(size=shape["size"]),
+        num_image_tokens=4, vision_feature_select_strategy="full", chat_template=template,
+    )  # fmt: skip
+    image, video = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
+    config = LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", **TEXT, "image_size": 16, "patch_size": 8},
+        text_config={"model_type": "qwen2", **TEXT, "num_key_value_heads": 1, "vocab_size": len(tokenizer)},
+        image_token_index=image, video_token_index=video, vision_feature_layer=-1,
+        image_grid_pinpoints=shape["image_grid_pinpoints"],
+    )  # fmt: skip
+    model = LlavaOnevisionForConditionalGeneration(config)
+    # an untrained model goes on for ever, and this zoo entry asks for 2,048 tokens: any other token ends it
+    model.generation_config.eos_token_id = list(range(0, len(tokenizer), 2))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def test_a_zoo_entrys_own_class_and_weights(tsv_folder, tmp_path, monkeypatch):
+    """VLMEvalKit's LLaVA_OneVision_HF as it stands, which asks for a GPU: only its `.to("cuda")` is led to the CPU."""
+    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_model.compat import prepare_torchvision
+
+    prepare_torchvision()
+    import torch
+    from transformers import BatchFeature
+
+    for owner in (torch.nn.Module, BatchFeature):
+        real = owner.to
+        monkeypatch.setattr(owner, "to", lambda self, where, *rest, real=real: real(self, "cpu", *rest))
+    torch.manual_seed(0)
+    llava_onevision(tmp_path / "weights")
+    with quiet_vlmeval():
+        from vlmeval.config import supported_VLM
+    name = "llava_onevision_qwen2_0.5b_ov"
+    made = supported_VLM["llava-onevision-qwen2-0.5b-ov-hf"]
+    entry = partial(made.func, **{**made.keywords, "model_path": str(tmp_path / "weights")})
+    monkeypatch.setitem(supported_VLM, name, entry)
+    words = ["understanding", "--bench", "SEED", "--model", f"vlmeval:{name}", "--data", str(tsv_folder), "--any-data"]
+    assert main([*words, "--out", str(tmp_path / "r")]) == 0
+    run, items, scores = read_bundle(tmp_path / "r")
+    assert scores.counts["error"] == 0 and len(items) == 12 and all(it.output in WORDS for it in items)
+    assert all(it.extras["vlmeval_prompt"].startswith("Question: Which word fits") for it in items)
+    assert run.model.name == name and run.status == "complete"
+
+
+def test_armor_as_a_zoo_entry_answers_as_armor(tmp_path, monkeypatch):
+    """Its own prompt, pictures as files and no batches: the same words go in and the same answers come out."""
+    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_model import bundled
+
+    with quiet_vlmeval():
+        from vlmeval.config import supported_VLM
+
+        from armor_eval.understanding.vlmeval_model import ArmorVLM
+    monkeypatch.setitem(supported_VLM, "ARMOR", partial(ArmorVLM, str(bundled("armor-nano")), max_new_tokens=16))
+    settings = Settings(profile="shapes", command=["x"], decoding=Decoding(max_new_tokens=16), limit=8, batch_size=16)
+    found = []
+    for spec in ("armor-nano", "vlmeval:ARMOR"):
+        model = registry.load(spec, "shapes")
+        done = run_benchmark(choose(["POPE"])[0], model, tmp_path / spec.replace(":", "-"), settings)
+        found.append(answers(done.path))
+        model.close()
+    assert found[0] == found[1] and len(found[0]) >= 8

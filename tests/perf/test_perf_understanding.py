@@ -20,8 +20,13 @@ from armor_eval.understanding.run import Settings, describe, open_table, run_ben
 
 pytestmark = pytest.mark.perf
 
-GROUPS = 60
+TURNS = 5
 LONGEST = 8
+ONE, ALL = (
+    {"MMB": 60},
+    dict.fromkeys(("MMMU", "MME", "MMVet", "MMB", "SEED", "HallusionBench", "POPE"), 20) | {"LLaVABench": 20},
+)
+"""Benchmarks and how many units of each (groups, pictures ...); MME's items serve MME-P."""
 
 
 @pytest.fixture(scope="module")
@@ -47,26 +52,23 @@ def settings(**changes) -> Settings:
     return Settings(**{"profile": "shapes", "command": ["perf"], "decoding": decoding, "batch_size": 64, **changes})
 
 
-def test_batched_loop_is_at_least_5x_vlmevalkits(checkpoint, tmp_path, bench_row):
+@pytest.mark.parametrize(("name", "units"), [("MMB", ONE), ("all nine", ALL)])
+def test_batched_loop_is_at_least_5x_vlmevalkits(name, units, checkpoint, tmp_path, bench_row):
+    """Both sides in turn, in one process, on one thread. CPU-seconds and the best of some turns: what other programs
+    take from this one lengthens a turn's wall time, not its CPU time, and both sides' alike.
+    """
+    import torch
+
     from armor_eval.models import registry
     from armor_eval.understanding.official import quiet_vlmeval
 
-    benchmark = choose(["MMB"])[0]
-    chosen = settings(limit=GROUPS)
-    table, subset = open_table(benchmark, chosen)
+    chosen = settings()
     model = registry.load(str(checkpoint), "shapes")
-    first = table.rows[0]  # weights and kernels are warm:
-    model.answer([loop.build_question(benchmark, first, loop.decoded(first))], chosen.decoding)
-
-    run = describe(benchmark, table, subset, model, chosen, None)
-    ours = theirs = float("inf")  # the best of three: single runs on a shared machine gave ratios from 2 to 9
-    for turn in range(3):
-        with Bundle.open(tmp_path / f"ours{turn}", run) as bundle:
-            began = time.perf_counter()
-            loop.answer_all(model, table, bundle, chosen.decoding, chosen.batch_size)
-            ours = min(ours, time.perf_counter() - began)
-            answers = {i: it.output for i, it in bundle.items.items()}
-
+    tables = [open_table(choose([bench])[0], settings(limit=limit))[0] for bench, limit in units.items()]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    cost = {who: {"cpu": [0.0] * TURNS, "wall": [0.0] * TURNS} for who in ("ours", "theirs")}
+    answers: dict[tuple[str, str], str] = {}
     with quiet_vlmeval():
         from vlmeval.dataset import build_dataset
         from vlmeval.inference import infer_data_job
@@ -76,27 +78,53 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(checkpoint, tmp_path, bench_row
         from armor_eval.understanding.vlmeval_runner import accept_any_data
 
         accept_any_data()
-        os.environ.update({"LMUData": str(lmu(table, tmp_path)), "PRED_FORMAT": "tsv"})
-        theirs_model = ArmorVLM(model_path=str(checkpoint), max_new_tokens=LONGEST)
-        dataset = build_dataset(benchmark.dataset)
-        theirs_model.set_dump_image(dataset.dump_image)
-        theirs_model.generate(theirs_model.build_prompt(dataset.data.iloc[0], benchmark.dataset), benchmark.dataset)
-        for turn in range(3):
-            dataset = build_dataset(benchmark.dataset)  # a job strips the pictures from its dataset
-            work = tmp_path / f"theirs{turn}"
-            work.mkdir()
-            began = time.perf_counter()
-            infer_data_job(theirs_model, str(work), "ARMOR", dataset)
-            theirs = min(theirs, time.perf_counter() - began)
-        frame = load(str(work / f"ARMOR_{benchmark.dataset}.tsv"))
-    said = {str(i): "" if p != p else str(p) for i, p in zip(frame["index"], frame["prediction"], strict=True)}
-    rates = {"items": len(answers), "items_per_s": len(answers) / ours, "vlmevalkit_items_per_s": len(said) / theirs}
-    bench_row("understanding, against VLMEvalKit's infer_data_job", theirs / ours, "x", ">= 5", **rates)
-    assert {i: " ".join(t.split()) for i, t in answers.items()} == {i: " ".join(t.split()) for i, t in said.items()}
-    assert theirs / ours >= 5
+        their_model = ArmorVLM(model_path=str(checkpoint), max_new_tokens=LONGEST)
+        their_model._adapter = model  # the same weights in the same memory
+        for table in tables:
+            bench, dataset = table.benchmark.name, table.benchmark.dataset
+            os.environ.update({"LMUData": str(lmu(table, tmp_path / bench)), "PRED_FORMAT": "tsv"})
+            for turn in range(-1, TURNS):  # the first one warms up
+                run = describe(table.benchmark, table, None, model, chosen, None)
+                with Bundle.open(tmp_path / bench / f"ours{turn}", run) as bundle:
+                    took = stopwatch()
+                    loop.answer_all(model, table, bundle, chosen.decoding, chosen.batch_size)
+                    ours = took()
+                    said = {i: " ".join(it.output.split()) for i, it in bundle.items.items()}
+                data = build_dataset(dataset)  # a job strips the pictures from its dataset
+                their_model.set_dump_image(data.dump_image)
+                work = tmp_path / bench / f"theirs{turn}"
+                work.mkdir()
+                took = stopwatch()
+                infer_data_job(their_model, str(work), "ARMOR", data)
+                theirs = took()
+                if turn >= 0:
+                    for who, (cpu, wall) in (("ours", ours), ("theirs", theirs)):
+                        cost[who]["cpu"][turn] += cpu
+                        cost[who]["wall"][turn] += wall
+            frame = load(str(work / f"ARMOR_{dataset}.tsv"))
+            found = {str(i): "" if p != p else str(p) for i, p in zip(frame["index"], frame["prediction"], strict=True)}
+            assert said == {i: " ".join(text.split()) for i, text in found.items()}, bench
+            answers |= {(bench, i): text for i, text in said.items()}
+    torch.set_num_threads(threads)
+    n = len(answers)
+    ratio = {kind: min(cost["theirs"][kind]) / min(cost["ours"][kind]) for kind in ("cpu", "wall")}
+    pairs = sorted(t / o for o, t in zip(cost["ours"]["cpu"], cost["theirs"]["cpu"], strict=True))
+    ms = {f"{who}_cpu_ms": 1000 * min(cost[who]["cpu"]) / n for who in cost}
+    bench_row(
+        f"understanding ({name}), against VLMEvalKit's infer_data_job, CPU-seconds", ratio["cpu"], "x", ">= 5", items=n,
+        turns=TURNS, lowest=pairs[0], highest=pairs[-1], wall=ratio["wall"], **ms,
+    )  # fmt: skip
+    assert len(set(answers.values())) > 1
+    assert ratio["cpu"] >= 5
 
 
-def lmu(table, tmp_path: Path) -> Path:
+def stopwatch():
+    """Call what it gives for (CPU-seconds of this process, wall seconds) since."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    return lambda: (time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def lmu(table, folder: Path) -> Path:
     """The same rows, with pictures, as a data folder of VLMEvalKit's."""
     import pandas as pd
 
@@ -107,9 +135,9 @@ def lmu(table, tmp_path: Path) -> Path:
     images = {str(i): c for i, c in zip(frame["index"], frame["image"], strict=True)}
     frame = frame[[str(i) in wanted for i in frame["index"]]]
     frame["image"] = [images.get(str(c), c) for c in frame["image"]]
-    (tmp_path / "lmu").mkdir()
-    write_predictions(frame, tmp_path / "lmu" / f"{table.benchmark.dataset}.tsv")
-    return tmp_path / "lmu"
+    (folder / "lmu").mkdir(parents=True)
+    write_predictions(frame, folder / "lmu" / f"{table.benchmark.dataset}.tsv")
+    return folder / "lmu"
 
 
 def test_overhead_is_under_5_ms_an_item(tmp_path, bench_row):
