@@ -193,3 +193,31 @@ def test_any_answers_are_scored_or_counted(texts, tsv_folder, tmp_path_factory):
         for item in items:
             assert (item.score is None) == (item.status in ("error", "judge_failed"))
             assert item.status != "unparsed" or item.score == 0.0
+
+
+def test_odd_pictures_are_answered_or_counted_by_a_real_model(tiny_checkpoint, tmp_path):
+    from armor_eval.models import registry
+    from armor_eval.models.base import Decoding
+
+    rgb = Image.new("RGB", (16, 16), "red")
+    fine = {
+        "16-bit": encoded(Image.new("I;16", (16, 16), 40_000), "PNG"), "1x1": encoded(Image.new("L", (1, 1)), "BMP"),
+        "cmyk": encoded(rgb.convert("CMYK"), "JPEG"), "wide": encoded(Image.new("RGB", (4000, 1)), "PNG"),
+        "animated": encoded(rgb, "GIF", save_all=True, append_images=[Image.new("RGB", (16, 16), "blue")]),
+    }  # fmt: skip
+    huge = encoded(Image.new("1", (12_000, 9_000)), "PNG")
+    bad = {"truncated": png(1)[:80], "text": "no picture at all " * 8, "108 megapixels": huge}
+    pictures = [*fine.values(), *bad.values()]
+    frame = seed_bench(len(pictures)).assign(image=pictures)
+    write(frame, tmp_path / "SEEDBench_IMG.tsv")
+    chosen = Settings(
+        profile="official", command=["x"], data=tmp_path, any_data=True, decoding=Decoding(max_new_tokens=4)
+    )
+    model = registry.load(str(tiny_checkpoint), "official")
+    done = run_benchmark(choose(["SEED"])[0], model, tmp_path / "r", chosen)
+    model.close()
+    items = {it.id: it for it in read_bundle(tmp_path / "r")[1]}
+    assert len(items) == len(pictures) and done.run.status == "partial"
+    status = {name: items[str(i)].status for i, name in enumerate([*fine, *bad])}
+    assert {name for name, said in status.items() if said == "error"} == set(bad)
+    assert all(items[str(len(fine) + i)].reason for i in range(len(bad)))

@@ -228,3 +228,23 @@ def test_every_declaration_reads_a_file_of_its_layout(tsv_folder):
         if benchmark.in_paper:
             table, _ = opened(benchmark.name, tsv_folder)
             assert table.rows and not table.published
+
+
+@pytest.mark.parametrize("bench", [name for name, b in benchmarks().items() if b.in_paper])
+def test_every_missing_column_is_named(bench, tsv_folder, tmp_path):
+    import pandas as pd
+
+    benchmark = choose([bench])[0]
+    whole = pd.read_csv(tsv_folder / benchmark.official.file, sep="\t")
+    path = tmp_path / benchmark.official.file
+    for column in benchmark.columns:
+        write(whole.drop(columns=[column]), path)
+        with pytest.raises(UserError, match=f"lacks the column {column}\\b") as caught:
+            opened(bench, tmp_path)
+        assert "\n" not in caught.value.line()
+    for value, needle in ((whole["index"].iloc[0], "occurs twice"), (None, "has no index")):
+        odd = whole.astype({"index": object})
+        odd.loc[1, "index"] = value
+        write(odd, path)
+        with pytest.raises(UserError, match=needle):
+            opened(bench, tmp_path)
