@@ -111,7 +111,8 @@ def card_text(record: dict[str, Any]) -> str:
         f"Reproduce: `{record['command']}` (seed {recipe['seed']}; {record['cpu_seconds']:.0f} CPU-seconds on one "
         "thread where it was made).",
         f"Held-out list: sha256 `{record['held_out_sha256'][:16]}`; no training picture or request holds a listed "
-        "combination.",
+        "combination. Held out are whole contents of one or two things or of one shape: composed requests of three and "
+        "four things do show, say, a circle left of a square beside a third thing.",
         "",
         "## Recipe and cost",
         "",
