@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -58,6 +58,9 @@ class Judgement:
     """Of the stage."""
     answers: list[str] = field(default_factory=list)
     drawn: list[bool] = field(default_factory=list)
+    """Whether the detector finds what was asked for; empty where nobody here can tell."""
+    reasons: list[str] = field(default_factory=list)
+    """What it missed, empty where a drawing is right."""
     pictures: list[str] = field(default_factory=list)
     """File names in the arm's folder, one a request."""
 
@@ -75,6 +78,7 @@ class ArmResult:
     cpu_seconds: float
     images_seen: int
     tokens: int
+    device_seconds: float
 
     def last(self, stage: str | None = None) -> Judgement:
         """The last judgement, of a stage if one is named."""
@@ -88,6 +92,8 @@ class Bench:
     questions: Sequence[judging.Asked]
     wanted: Sequence[judging.Wanted]
     validation: Callable[[Any], dict[str, float]]
+    reader: judging.DrawingReader | None = None
+    """Judges drawings of the shapes world; None leaves them to the eye."""
 
     def judge(self, model: Any, processor: Any, stage: str, step: int, folder: Path) -> Judgement:
         """Answers and drawings of a model as it is; pictures are written to the folder."""
@@ -96,7 +102,8 @@ class Bench:
         pictures = judging.draw_all(model, processor, self.wanted)
         found = Judgement(stage, step, judging.answer(model, processor, self.questions) if self.questions else [])
         model.train(was)
-        found.drawn = judging.drawn_right(self.wanted, pictures)
+        if self.reader is not None:
+            found.drawn, found.reasons = self.reader.read(self.wanted, pictures)
         folder.mkdir(parents=True, exist_ok=True)
         for request, picture in zip(self.wanted, pictures, strict=True):
             name = f"{stage}-{step:06d}-{request.id}.png"
@@ -106,48 +113,62 @@ class Bench:
         return found
 
 
-def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Plan, folder: Path) -> ArmResult:
-    """Train and judge, or read what was finished under the same plan."""
-    identity = f"{plan.identity()}-{base.fingerprint[:16]}"
+def identity_of(plan: Plan, base: Base) -> str:
+    """Names the work of an arm: another plan or base starts afresh beside it."""
+    return f"{plan.identity()}-{base.fingerprint[:16]}"
+
+
+def finished(arm: Arm, base: Base, plan: Plan, folder: Path) -> ArmResult | None:
+    """What was finished under the same plan, or None."""
     done = folder / "result.json"
-    if done.is_file():
-        stored = json.loads(done.read_text(encoding="utf-8"))
-        if stored["identity"] == identity:
-            stored["judgements"] = [Judgement(**j) for j in stored["judgements"]]
-            stored["curves"] = [tuple(c) for c in stored["curves"]]
-            return ArmResult(**stored)
+    if not done.is_file():
+        return None
+    stored = json.loads(done.read_text(encoding="utf-8"))
+    if stored["identity"] != identity_of(plan, base):
         log.info("%s was trained under another plan: trained again", arm.key)
-    clock = time.process_time()
-    work = folder / identity
-    model = new_arm(base, arm.heads, arm.init, arm.seed)
+        return None
+    stored["judgements"] = [Judgement(**j) for j in stored["judgements"]]
+    stored["curves"] = [tuple(c) for c in stored["curves"]]
+    return ArmResult(**stored)
+
+
+def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Plan, folder: Path) -> ArmResult:
+    """Train and judge, or read what was finished under the same plan. Every process returns the same result."""
+    from trainer import devices
+
+    known = finished(arm, base, plan, folder)
+    if known is not None:
+        return known
+    state = devices.start()
+    work = folder / identity_of(plan, base)
+    model = new_arm(base, arm.heads, arm.init, arm.seed).to(state.device)
     curves = [(0, f"eval/{k}", v) for k, v in bench.validation(model.eval()).items()]
-    images = tokens = before = 0
+    before, costs = 0, []
     judgements: list[Judgement] = []
-    cpu = 0.0
     for part in arm.parts:
-        outcome = _run_part(part, arm, model, base, pools, bench, plan, work)
+        costs.append(_run_part(part, arm, model, base, pools, bench, plan, work).cost)
+        state.wait_for_everyone()  # the first process has closed the log that all read now
         curves += [(before + step, name, value) for step, name, value in _logged(work / part.stage / "log.jsonl")]
         judgements += _judged(work, part.stage)
         before += part.steps
-        images, tokens, cpu = (
-            images + outcome.cost.images_seen,
-            tokens + outcome.cost.tokens,
-            cpu + outcome.cost.cpu_seconds,
-        )
-    result = ArmResult(identity, arm.name, arm.seed, curves, judgements, cpu, images, tokens)
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_file(done, json.dumps(asdict(result)))
-    log.info("%s: %d steps, %.0f CPU-seconds", arm.key, arm.steps, time.process_time() - clock)
+    result = ArmResult(
+        work.name, arm.name, arm.seed, curves, judgements,
+        cpu_seconds=sum(c.cpu_seconds for c in costs), images_seen=sum(c.images_seen for c in costs),
+        tokens=sum(c.tokens for c in costs), device_seconds=sum(c.device_seconds for c in costs),
+    )  # fmt: skip
+    if state.is_main_process:
+        replace_file(folder / "result.json", json.dumps(asdict(result)))
+        for part in arm.parts:  # with the result written nobody resumes from them, and at 8B they are large
+            shutil.rmtree(work / part.stage / "checkpoints", ignore_errors=True)
+    state.wait_for_everyone()
+    log.info("%s: %d steps, %.0f CPU-seconds", arm.key, arm.steps, result.cpu_seconds)
     return result
 
 
 def _run_part(
     part: Part, arm: Arm, model: Any, base: Base, pools: dict[str, Any], bench: Bench, plan: Plan, work: Path
 ) -> Any:
-    from trainer.loop import Loop, LoopOptions
-    from trainer.mixture import Mixture
-    from trainer.optim import Optimization
-    from trainer.stages import STAGES
+    from trainer.loop import LoopOptions
 
     at = {*part.judged_at, part.steps}
 
@@ -159,22 +180,33 @@ def _run_part(
                 numbers["drawing"] = sum(found.drawn) / len(found.drawn)
         return numbers
 
-    share = sum(part.mixture.values())
-    counts = {kind: -(-n * part.steps * plan.batch_size // share) for kind, n in part.mixture.items()}
-    how = Optimization(
-        part.steps, plan.batch_size, lr=plan.lr, warmup=min(plan.warmup, part.steps // 2), schedule=part.schedule,
-        floor=0.02,
-        accumulate=plan.accumulate, precision=plan.precision, gradient_checkpointing=plan.gradient_checkpointing,
-    )  # fmt: skip
+    how = _optimization(part, part.steps, plan)
     every = _divisor(plan.evaluate_every, at)
     options = LoopOptions(
         out=work / part.stage, resume=True, log_every=every, evaluate_every=every, save_every=max(1, part.steps // 3),
         keep=1, evaluate=evaluate,
     )  # fmt: skip
+    return _loop(model, part, arm.seed, pools, how, options).run()
+
+
+def _optimization(part: Part, steps: int, plan: Plan) -> Any:
+    from trainer.optim import Optimization
+
+    return Optimization(
+        steps, plan.batch_size, lr=plan.lr, warmup=min(plan.warmup, steps // 2), schedule=part.schedule, floor=0.02,
+        accumulate=plan.accumulate, precision=plan.precision, gradient_checkpointing=plan.gradient_checkpointing,
+    )  # fmt: skip
+
+
+def _loop(model: Any, part: Part, seed: int, pools: dict[str, Any], how: Any, options: Any) -> Any:
+    from trainer.loop import Loop
+    from trainer.mixture import Mixture
+    from trainer.stages import STAGES
+
+    share = sum(part.mixture.values())
+    counts = {kind: -(-n * how.steps * how.batch_size // share) for kind, n in part.mixture.items()}
     stage = replace(STAGES[part.stage], mixture=counts)
-    lengths = {kind: pool.lengths for kind, pool in pools.items()} if plan.data else None
-    mixture = Mixture(pools, counts, plan.batch_size, arm.seed, lengths=lengths)
-    return Loop(model, stage, mixture, how, options).run()
+    return Loop(model, stage, Mixture(pools, counts, how.batch_size, seed), how, options)
 
 
 def _divisor(every: int, at: set[int]) -> int:
@@ -200,33 +232,34 @@ def _judged(work: Path, stage: str) -> list[Judgement]:
     return [Judgement(**json.loads(f.read_text(encoding="utf-8"))) for f in files]
 
 
-def say_budget(arms: Sequence[Arm], plan: Plan, seconds_a_step: float, base_minutes: float) -> str:
-    """What the run will cost, in a line, before it starts."""
-    steps = sum(a.steps for a in arms)
-    by_arm = ", ".join(f"{name} {n}" for name, n in {a.name: a.steps for a in arms}.items())
-    minutes = steps * seconds_a_step / 60 + base_minutes
+def say_budget(arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any], plan: Plan, work: Path) -> str:
+    """What is left to do and what it costs, in a line, before it starts. A step's cost is measured on two of them.
+
+    `bases`: arm key -> what it starts from.
+    """
+    left = [a for a in arms if finished(a, bases[a.key], plan, work / a.key) is None]
+    told = ", ".join(f"{name} {n}" for name, n in {a.name: a.steps for a in arms}.items())
+    seeds = len({a.seed for a in arms})
+    told = f"budget: {len(arms)} arms ({seeds} seed{'s' if seeds > 1 else ''}), steps per arm: {told}"
+    if not left:
+        return f"{told}; every arm is finished, nothing is trained"
+    each, unit = _seconds_a_step(left[0], bases[left[0].key], pools, plan)
+    minutes = sum(a.steps for a in left) * each / 60
+    done = f"; {len(arms) - len(left)} arms are finished" if len(left) < len(arms) else ""
     return (
-        f"budget: {len(arms)} arms ({len({a.seed for a in arms})} seed(s)), steps per arm: {by_arm}; "
-        f"about {minutes:.0f} CPU-minutes in all ({seconds_a_step:.2f} s a step measured, base {base_minutes:.0f}); "
-        "interrupt at any time, the same command goes on"
+        f"{told}{done}; about {minutes:.1f} {unit}-minutes of training left ({each:.2f} s a step measured), judging "
+        "apart; interrupt at any time, the same command goes on"
     )
 
 
-def seconds_a_step(arm: Arm, base: Base, pools: dict[str, Any], plan: Plan) -> float:
-    """CPU-seconds of one training step, measured on two of them."""
-    import copy
+def _seconds_a_step(arm: Arm, base: Base, pools: dict[str, Any], plan: Plan) -> tuple[float, str]:
+    """(seconds of one training step, `CPU` or `device`), over all processes."""
+    from trainer.loop import LoopOptions
 
-    from trainer.loop import Loop, LoopOptions
-    from trainer.mixture import Mixture
-    from trainer.optim import Optimization
-    from trainer.stages import STAGES
-
-    model = copy.deepcopy(new_arm(base, arm.heads, arm.init, arm.seed))
-    part = arm.parts[0]
-    counts = dict.fromkeys(part.mixture, 4 * plan.batch_size)
-    loop = Loop(
-        model, replace(STAGES[part.stage], mixture=counts), Mixture(pools, counts, plan.batch_size, 0),
-        Optimization(3, plan.batch_size, lr=plan.lr), LoopOptions(bar=False),
-    )  # fmt: skip
+    model = new_arm(base, arm.heads, arm.init, arm.seed)
+    steps = 2
+    loop = _loop(model, arm.parts[0], 0, pools, _optimization(arm.parts[0], steps, plan), LoopOptions(bar=False))
     loop.run()
-    return loop.cost.cpu_seconds / 3
+    on_cpu = loop.accelerator.device.type == "cpu"
+    used = loop.cost.cpu_seconds if on_cpu else loop.cost.device_seconds
+    return used / steps, "CPU" if on_cpu else "device"

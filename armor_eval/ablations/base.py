@@ -47,11 +47,13 @@ class Base:
 
         Raises UserError where a type is missing or too small.
         """
+        from torch.utils.data import Subset
+
         from trainer.data.shards import Shards
         from trainer.errors import DataError
 
         try:
-            found, lengths = Shards([Path(folder) for folder in plan.data], self.processor).pools()
+            found = Shards([Path(folder) for folder in plan.data], self.processor).pools()
         except DataError as error:
             raise UserError(str(error), "data = folders that armor-train tokenize wrote for this base") from error
         pools, held = {}, []
@@ -59,7 +61,7 @@ class Base:
             size = len(found.get(kind, ()))
             if size <= plan.validation:
                 raise UserError(f"the data holds {size} {kind}, expected more than the {plan.validation} to hold back")
-            pools[kind] = Head(found[kind], size - plan.validation, lengths[kind])
+            pools[kind] = Subset(found[kind], range(size - plan.validation))
             held += [found[kind][i] for i in range(size - plan.validation, size)]
         return pools, held
 
@@ -87,28 +89,13 @@ class Base:
         return made
 
 
-class Head:
-    """The first `count` examples of a pool, with their lengths."""
-
-    def __init__(self, pool: Any, count: int, lengths: Any) -> None:
-        self._pool, self._count = pool, count
-        self.lengths = lengths[:count]
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> Any:
-        return self._pool[index]
-
-
 def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:
     """Load or train the plan's base. A trained one is kept in `work` and found there again. Raises UserError."""
     import time
 
-    from accelerate import PartialState
-
     from armor_model import bundled, load
     from armor_model.errors import ArmorError
+    from trainer import devices
 
     if random_backbone:
         return _untrained(plan, work)
@@ -130,10 +117,8 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:
     folder = work / "base"
     cost = 0.0
     if not (folder / "config.json").is_file():
-        if PartialState().num_processes > 1:
-            raise UserError(
-                "a base is trained in one process", "run --quick or one process first, or give --base FOLDER"
-            )
+        if devices.start().num_processes > 1:
+            raise UserError("a base is trained in one process", "start one process first, or give --base FOLDER")
         start = time.process_time()
         _train_base(plan, folder)
         cost = time.process_time() - start
@@ -172,8 +157,6 @@ def new_arm(base: Base, heads: str, init: str, seed: int) -> Any:
     and adapter and embeddings are the same tensors: before the first step both arms give every image token the same
     relative probability, so what differs afterwards is not the draw.
     """
-    import copy
-
     import torch
 
     from armor_model import ArmorConfig, ArmorForConditionalGeneration
@@ -200,7 +183,7 @@ def new_arm(base: Base, heads: str, init: str, seed: int) -> Any:
         single.single_head.weight[:V] = switching.lm_head.weight
         single.single_head.weight[V] = switching.imgbos_head.weight[0]
         single.single_head.weight[V + 1 :] = switching.visual_head.weight
-    return copy.deepcopy(single)
+    return single
 
 
 _NEW_PARTS = ("new_embeddings", "adapter", "imgbos_head", "visual_head", "single_head")

@@ -47,6 +47,26 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
     return float(x.mean()), (float(x.mean()) - half, float(x.mean()) + half)
 
 
+HOLDS = {
+    "supported": "holds here",
+    "contradicted": "does NOT hold here",
+    "undecided": "is undecided here",
+}
+"""A verdict as the end of a sentence about a claim."""
+
+
+def span(interval: tuple[float, float] | None, form: str = "+.3f") -> str:
+    """` [low, high]`, or nothing where there is no interval."""
+    return "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def sign(interval: tuple[float, float] | None) -> str:
+    """The verdict on "a is more than b" from the interval of a - b."""
+    if interval is None:
+        return "undecided"
+    return "supported" if interval[0] > 0 else "contradicted" if interval[1] < 0 else "undecided"
+
+
 def faster(a: Sequence[float], b: Sequence[float], quick: bool = False) -> tuple[str, str]:
     """Whether areas `a` lie below `b`, paired by seed: (verdict on "a converges much faster", evidence).
 
@@ -56,29 +76,34 @@ def faster(a: Sequence[float], b: Sequence[float], quick: bool = False) -> tuple
     differences = [x - y for x, y in zip(a, b, strict=True)]
     mean, interval = mean_interval(differences)
     line = -WORTH * float(np.mean(b))
-    told = f"mean image loss over the run {np.mean(a):.3f} against {np.mean(b):.3f} nats, difference {mean:+.3f}"
+    told = (
+        f"held-back image loss over image tokens, mean over the run: {np.mean(a):.3f} against {np.mean(b):.3f} nats, "
+        f"difference {mean:+.3f}{span(interval)}"
+    )
     if interval is None:
         return "undecided", f"{told}; one seed gives no interval"
-    told += f" [{interval[0]:+.3f}, {interval[1]:+.3f}] over {len(differences)} seeds"
+    told += f" over {len(differences)} seeds"
     if quick or len(differences) < 3:
         return "undecided", f"{told}; no verdict from {'a quick run' if quick else 'fewer than three seeds'}"
     verdict = "supported" if interval[1] < line else "contradicted" if interval[0] > line else "undecided"
-    return verdict, f"{told}; called faster from {-line:.3f} on"
+    return verdict, f"{told}; called faster below {line:+.3f} ({WORTH:.0%})"
 
 
 def share_difference(
-    a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]]
+    a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], clusters: Sequence[str]
 ) -> tuple[float, tuple[float, float] | None]:
-    """Difference of right shares, a - b: seeds x prompts, paired; resampled over prompts, which all seeds share.
+    """Difference of right shares, a - b: seeds x pictures, paired; prompts (`clusters`) are resampled with all theirs.
 
     95 % percentile interval of 2,000 resamples, seed 0; None with fewer than two prompts.
     """
-    gap_P = np.mean(np.asarray(a, dtype=float), axis=0) - np.mean(np.asarray(b, dtype=float), axis=0)
-    if len(gap_P) < 2:
-        return float(gap_P.mean()), None
-    draws = np.random.default_rng(0).integers(0, len(gap_P), (2000, len(gap_P)))
-    low, high = np.quantile(gap_P[draws].mean(axis=1), [0.025, 0.975])
-    return float(gap_P.mean()), (float(low), float(high))
+    gap = np.mean(np.asarray(a, dtype=float), axis=0) - np.mean(np.asarray(b, dtype=float), axis=0)
+    _, place = np.unique(list(clusters), return_inverse=True)
+    counts, sums = np.bincount(place), np.bincount(place, weights=gap)
+    if len(counts) < 2:
+        return float(gap.mean()), None
+    draws = np.random.default_rng(0).integers(0, len(counts), (2000, len(counts)))
+    low, high = np.quantile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), [0.025, 0.975])
+    return float(gap.mean()), (float(low), float(high))
 
 
 def retention(after: Sequence[bool], before: Sequence[bool]) -> tuple[float | None, tuple[float, float] | None]:

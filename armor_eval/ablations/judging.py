@@ -1,7 +1,6 @@
 """Judges an arm: validation losses, understanding questions and drawings, each as records that go into the bundle.
 
-A drawn picture is read by matching its cells against the world's own tiles, which is exact in this world and stricter
-than GenEval's rule (anything beyond what was asked is wrong).
+Drawings are judged as `armor-eval geneval` judges them: the embedded prompts, the bundled detector, GenEval's rules.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from armor_eval.ablations.base import VALIDATION_SEED, Base
+from armor_eval.runs import provenance
 
 DRAW_TEMPERATURE = 0.5
 """Of the visual head, as on armor-nano's card."""
@@ -34,10 +34,15 @@ class Wanted:
     """One drawing request, equal in every arm."""
 
     id: str
-    task: str
     prompt: str
-    request: Any
     seed: int
+    record: dict[str, Any] | None = None
+    """GenEval's metadata; None for a prompt of one's own, which nobody here can judge."""
+
+    @property
+    def cluster(self) -> str:
+        """Pictures of one prompt are resampled together."""
+        return provenance.sha256_text(self.prompt)[:12]
 
 
 def questions(each: int, seed: int) -> list[Asked]:
@@ -68,22 +73,25 @@ def questions(each: int, seed: int) -> list[Asked]:
 
 
 def wanted(each: int, seed: int) -> list[Wanted]:
-    """`each` requests of GenEval's six tasks, all of combinations that training never shows."""
-    from trainer.nano_eval import held_out_request
-    from trainer.shapes.requests import TASKS
+    """`each` pictures of each of GenEval's six tasks, over the prompts whose combinations training never shows."""
+    from armor_eval.geneval.pictures import shapes_prompts
 
-    rng = np.random.default_rng([seed, 72])
+    held_out: dict[str, list[dict[str, Any]]] = {}
+    for record in shapes_prompts().records:
+        if record["held_out"]:
+            held_out.setdefault(record["tag"], []).append(record)
     made = []
-    for task in TASKS:
+    for number, (task, records) in enumerate(held_out.items()):
+        order = np.random.default_rng([seed, 72, number]).permutation(len(records))
         for i in range(each):
-            request = held_out_request(rng, task)
-            made.append(Wanted(f"{task}-{i:02d}", task, f"a photo of {request.phrase}", request, 1000 * seed + i))
+            record = records[order[i % len(records)]]
+            made.append(Wanted(f"{task}-{i:02d}", record["prompt"], 1000 * seed + i, record))
     return made
 
 
 def own_prompts(prompts: Sequence[str], seed: int) -> list[Wanted]:
     """Requests that are drawn for the eye only."""
-    return [Wanted(f"prompt-{i:02d}-00", "own", text, None, 1000 * seed + i) for i, text in enumerate(prompts)]
+    return [Wanted(f"prompt-{i:02d}-00", text, 1000 * seed + i) for i, text in enumerate(prompts)]
 
 
 def answer(model: Any, processor: Any, asked: Sequence[Asked]) -> list[str]:
@@ -112,18 +120,30 @@ def draw_all(model: Any, processor: Any, requests: Sequence[Wanted]) -> list[Any
     return draw(model, processor, [r.prompt for r in requests], settings, [r.seed for r in requests])
 
 
-def drawn_right(requests: Sequence[Wanted], pictures: Sequence[Any]) -> list[bool]:
-    """Whether each picture shows what was asked, and nothing else; empty where nobody here can tell (own prompts)."""
-    if not requests or requests[0].request is None:
-        return []
-    from trainer.nano_eval import read_pictures
-    from trainer.shapes.requests import matches
+class DrawingReader:
+    """The embedded detector, checked on a picture with a known answer, and GenEval's rules over what it finds."""
 
-    scenes = read_pictures(pictures)
-    return [
-        s is not None and matches(s, r.request.things, r.request.relation)
-        for r, s in zip(requests, scenes, strict=True)
-    ]
+    def __init__(self) -> None:
+        from armor_eval.geneval.colors import PixelColors
+        from armor_eval.geneval.detectors import load_detector
+        from armor_eval.geneval.verdicts import Rules
+        from armor_eval.geneval.vocabulary import load_vocabulary
+
+        vocabulary = load_vocabulary("shapes")
+        self._rules, self._colors = Rules(), PixelColors(vocabulary)
+        self._detector = load_detector("embedded", vocabulary, weights=None, download=False, device="cpu", batch=None)
+        self._detector.self_check(self._rules)
+        self.settings = {**self._detector.settings, **self._colors.settings}
+
+    def read(self, requests: Sequence[Wanted], pictures: Sequence[Any]) -> tuple[list[bool], list[str]]:
+        """(whether each picture shows what was asked for, what is missing), in order."""
+        from armor_eval.geneval.judging import judge_pictures
+        from armor_eval.geneval.pictures import as_array
+        from armor_eval.geneval.prompts import Metadata
+
+        metas = [Metadata.model_validate(r.record) for r in requests]
+        found = judge_pictures([as_array(p) for p in pictures], metas, self._detector, self._colors, self._rules)
+        return [f.verdict.correct for f in found], [f.verdict.reason for f in found]
 
 
 class Validation:

@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from armor_eval.errors import UserError
 
@@ -29,7 +29,9 @@ class Plan(BaseModel):
     lr: float = Field(default=3e-3, gt=0)
     warmup: int = Field(default=30, ge=0)
     precision: Literal["fp32", "bf16"] = "fp32"
-    accumulate: int = Field(default=1, ge=1)
+    accumulate: int = Field(default=2, ge=1)
+    """Micro-batches of a step. A step's conversations are sorted by length first, so each pads least; the gradient is
+    the same up to rounding, in every arm."""
     gradient_checkpointing: bool = False
     pool: int = Field(default=2500, ge=1)
     """Conversations of each type that are made and tokenised; steps read them round and round."""
@@ -45,9 +47,17 @@ class Plan(BaseModel):
     questions: int = Field(default=6, ge=1)
     """Understanding questions of each type (32 types)."""
     drawings: int = Field(default=10, ge=1)
-    """Pictures of each of GenEval's six tasks, all of held-out combinations."""
+    """Pictures of each of GenEval's six tasks, over its held-out prompts (1 to 24 a task)."""
     quick: bool = False
     """Stamped: no verdict is drawn from it."""
+
+    @model_validator(mode="after")
+    def _splits(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} does not split into accumulate = {self.accumulate}")
+        if len(set(self.seeds)) < max(1, len(self.seeds)):
+            raise ValueError("seeds must be different numbers, one at least")
+        return self
 
     @classmethod
     def read(cls, config: Path | None, **overrides: Any) -> Self:

@@ -33,7 +33,9 @@ from armor_eval.runs.schema import (
 class Recorder:
     """Collects while arms run; the bundle is written at the end, since a finished arm is safe in a file of its own."""
 
-    def __init__(self, out: Path, kind: RunKind, plan: Plan, base: Base, command: list[str]) -> None:
+    def __init__(self, out: Path, kind: RunKind, plan: Plan, base: Base, bench: Bench, command: list[str]) -> None:
+        from trainer import devices
+
         self.out, self.plan, self.base = out, plan, base
         self.metrics: list[Metric] = []
         self.claims: dict[str, dict[str, str]] = {}
@@ -57,13 +59,17 @@ class Recorder:
                 spec=plan.base, name="armor-nano (ablation)", fingerprint=base.fingerprint, parameters=parameters
             ),
             data=DataInfo(name="shapes-world", sha256=provenance.sha256_json(fields), items=0),
-            prompt_sha256=provenance.sha256_json([q.text for q in judging.questions(1, 0)]),
-            scorer=ScorerInfo(name="shapes tile reader and exact answers", version="1"),
+            prompt_sha256=provenance.sha256_json([q.text for q in bench.questions] + [w.prompt for w in bench.wanted]),
+            scorer=ScorerInfo(
+                name="GenEval's rules and exact answers" if bench.reader else "losses only",
+                version="2",
+                settings=bench.reader.settings if bench.reader else {},
+            ),
             judge=JudgeInfo(name="none", endpoint="none"),
             decoding={"answers": "greedy, 6 tokens", "image_temperature": judging.DRAW_TEMPERATURE},
             seeds={f"arm {i}": s for i, s in enumerate(plan.seeds)},
             packages=provenance.packages(),
-            device=provenance.device(),
+            device=provenance.device(devices.start().num_processes),
             git_commit=provenance.git_commit(),
             started=provenance.now(),
             extras={"plan": fields, "base": base.source},
@@ -86,12 +92,13 @@ class Recorder:
             label = key if len({j.stage for j in result.judgements}) == 1 else f"{key}/stage {stage}"
             self._answers(label, final.answers, bench)
             scores = [float(good) for good in final.drawn] or [None] * len(bench.wanted)
-            for w, good, name in zip(bench.wanted, scores, final.pictures, strict=True):
+            reasons = final.reasons or [""] * len(bench.wanted)
+            for w, good, why, name in zip(bench.wanted, scores, reasons, final.pictures, strict=True):
                 self._pictures[f"{label}/draw/{w.id}"] = folder / name
                 self._items.append(
-                    Item(id=f"{label}/draw/{w.id}", cluster=w.id, group=label, prompt=w.prompt,
+                    Item(id=f"{label}/draw/{w.id}", cluster=w.cluster, group=label, prompt=w.prompt,
                          prompt_sha256=provenance.sha256_text(w.prompt), gold=w.prompt, score=good,
-                         reason="the picture does not show exactly that" if good == 0 else None, status="ok")
+                         reason=why or None, status="ok")
                 )  # fmt: skip
         self._cost["images"] += result.images_seen
         self._cost["tokens"] += result.tokens

@@ -11,17 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from armor_eval.ablations import judging
-from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, seconds_a_step
-from armor_eval.ablations.base import Base, get_base
-from armor_eval.ablations.findings import retention, share_difference
-from armor_eval.ablations.heads import materials
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget
+from armor_eval.ablations.base import get_base
+from armor_eval.ablations.findings import HOLDS, retention, share_difference, sign, span
+from armor_eval.ablations.heads import in_first_process, materials
 from armor_eval.ablations.plan import StagesPlan
 from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.ablations.sheets import sheet
 from armor_eval.errors import UserError, unknown_name
+from armor_eval.report.prose import load_statements
 from armor_eval.runs.schema import Metric, RunStatus
 
 log = logging.getLogger(__name__)
@@ -70,30 +69,31 @@ def arms_of(plan: StagesPlan) -> list[Arm]:
 def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = log.info) -> RunStatus:
     """Run what is missing and write the bundle; returns its status."""
     arms = arms_of(plan)
-    base = get_base(plan, out / "work")
-    recorder = Recorder(out, "ablate-stages", plan, base, command)
     if plan.data:
         raise UserError(
             "retention is measured by the shapes world's questions: ablate-stages reads no other data",
             "train with armor-train stage, measure with armor-eval understanding, compare with armor-eval compare",
         )
+    base = get_base(plan, out / "work")
     pools, bench = materials(plan, base, ("t2t", "t2i", "t2ti", "ti2t"), ("t2t", "t2i", "t2ti"))
-    say(say_budget(arms, plan, seconds_a_step(arms[0], base, pools, plan), base.cpu_seconds / 60))
+    recorder = Recorder(out, "ablate-stages", plan, base, bench, command)
+    twin = get_base(plan, out / "work", random_backbone=True) if TWIN in plan.schemes else base
+    bases = {arm.key: twin if arm.name == TWIN else base for arm in arms}
+    say(say_budget(arms, bases, pools, plan, out / "work"))
     before = judging.answer(base.model.eval(), base.processor, bench.questions)
     recorder.add_base(before, bench)
-    twin: Base | None = None
     results = []
     for i, arm in enumerate(arms):
         say(f"arm {i + 1} of {len(arms)}: {arm.key}")
-        if arm.name == TWIN and twin is None:
-            twin = get_base(plan, out / "work", random_backbone=True)
-        result = run_arm(arm, twin if arm.name == TWIN else base, pools, bench, plan, out / "work" / arm.key)
+        result = run_arm(arm, bases[arm.key], pools, bench, plan, out / "work" / arm.key)
         recorder.add_arm(result, bench, out / "work" / arm.key / result.identity)
         results.append(result)
-    if not PartialState().is_main_process:
-        return "complete"  # the first process writes the bundle
-    report(plan, results, before, bench, recorder, out)
-    return recorder.finish()
+
+    def write() -> RunStatus:
+        report(plan, results, before, bench, recorder, out)
+        return recorder.finish()
+
+    return in_first_process(write)
 
 
 def moments(plan: StagesPlan, name: str) -> list[tuple[str, str, int]]:
@@ -130,7 +130,7 @@ def report(
                 Metric(name=f"kept/{arm}", value=value, unit="share", n=len(ids), clusters=len(ids), ci95=interval,
                        method="bootstrap over questions, 2000 resamples, seed 0", note=NOTE),
                 accuracy_metric(f"understanding/{arm}", right, ids),
-                accuracy_metric(f"drawing/{arm}", [j.drawn for j in found], [w.id for w in bench.wanted]),
+                accuracy_metric(f"drawing/{arm}", [j.drawn for j in found], [w.cluster for w in bench.wanted]),
             ]  # fmt: skip
     _verdicts(plan, results, kept, bench, recorder)
     _figures(plan, results, bench, recorder, out)
@@ -138,14 +138,17 @@ def report(
 
 def _verdicts(plan: StagesPlan, results: Sequence[ArmResult], kept: dict, bench: Bench, recorder: Recorder) -> None:
     """The paper's three statements about stages, each from intervals; none from a quick run."""
+    stated = {s.key: s.statement.rstrip(".") for s in load_statements().claims}
     words = []
-    for key, told, verdict in (*_forgetting(plan, kept), *_drawing(plan, results)):
+    for key, told, verdict in (*_forgetting(plan, kept), *_drawing(plan, results, [w.cluster for w in bench.wanted])):
         verdict = "undecided" if plan.quick else verdict
         recorder.claims[key] = {"verdict": verdict, "evidence": told}
-        words.append(f"{key}: {told} -> {verdict}")
+        words.append(f"The paper: {stated[key]}. Here, {told}; the claim {HOLDS[verdict]}")
     for (name, label), (value, interval) in kept.items():
         if name.startswith("wohg") and label.endswith("3") and value is not None:
-            words.append(f"{name} keeps {value:.3f} [{interval[0]:.3f}, {interval[1]:.3f}] of the base's understanding")
+            words.append(f"{name} keeps {value:.3f}{span(interval, '.3f')} of the base's right answers in the end")
+    seeds = f"{len(plan.seeds)} seed{'s' if len(plan.seeds) > 1 else ''}, intervals over questions or prompts"
+    words.append(f"{seeds}: what another training would give is not in them")
     recorder.verdict = ("QUICK RUN, NO VERDICT. " if plan.quick else "") + ". ".join(words) + "."
 
 
@@ -155,36 +158,47 @@ def _forgetting(plan: StagesPlan, kept: dict) -> list[tuple[str, str, str]]:
     if not names:
         return []
     values = {key: v for key, v in kept.items() if key[0] in names and v[0] is not None}
-    told = ", ".join(f"{n} at {label} {v:.3f} [{i[0]:.3f}, {i[1]:.3f}]" for (n, label), (v, i) in values.items())
-    lost = all(i[1] < 1 for _, i in values.values())
-    labels = [label for label, _, _ in moments(plan, names[0])]
-    longer = len(values) == 2 * len(names) and all(kept[n, labels[1]][0] < kept[n, labels[0]][0] for n in names)
-    none = all(i[0] > 0.95 for _, i in values.values())
-    verdict = "supported" if lost and longer else "contradicted" if none else "undecided"
-    return [("one-stage-forgets", f"kept: {told}", verdict)]
+    if len(values) < 2 * len(names):
+        return [("one-stage-forgets", "the base answers nothing right, so nothing can be kept", "undecided")]
+    told = ", ".join(f"{n} at {label} {v:.3f}{span(i, '.3f')}" for (n, label), (v, i) in values.items())
+    short, long = (label for label, _, _ in moments(plan, names[0]))
+    parts = {
+        "loses understanding": all(i[1] < 1 for _, i in values.values()),
+        "loses more with more steps": all(values[n, long][0] < values[n, short][0] for n in names),
+    }
+    if len(names) == 2:
+        parts["loses more with embeddings trained"] = values[names[1], long][0] < values[names[0], long][0]
+    nothing = all(i[0] > 0.95 for _, i in values.values())
+    verdict = "supported" if all(parts.values()) else "contradicted" if nothing else "undecided"
+    said = ", ".join(f"{part}: {'yes' if holds else 'no'}" for part, holds in parts.items())
+    return [("one-stage-forgets", f"kept are {told} ({said})", verdict)]
 
 
-def _drawing(plan: StagesPlan, results: Sequence[ArmResult]) -> list[tuple[str, str, str]]:
+def _drawing(plan: StagesPlan, results: Sequence[ArmResult], clusters: Sequence[str]) -> list[tuple[str, str, str]]:
     made = []
     full = [r for r in results if r.name == "wohg"]
     if full:
         steps = [j.step for j in full[0].judgements if j.stage == "2"]
         first, last = steps[0], steps[-1]
-        gap, interval = share_difference(*([at(r, "2", s).drawn for r in full] for s in (last, first)))
-        told = f"drawing from step {first} to {last} of stage 2: {gap:+.3f} {_span(interval)}"
-        made.append(("stage-two-improves-drawing", told, _sign(interval)))
+        gap, interval = share_difference(*([at(r, "2", s).drawn for r in full] for s in (last, first)), clusters)
+        told = (
+            f"the share of right drawings changes by {gap:+.3f}{span(interval)} from step {first} to {last} of stage 2"
+        )
+        made.append(("stage-two-improves-drawing", told, sign(interval)))
     without = [r for r in results if r.name == "wohg-no-embeddings"]
     if full and without:
         last = full[0].last("2").step
         gap, interval = share_difference(
-            [at(r, "2", last).drawn for r in full], [at(r, "2-no-embeddings", last).drawn for r in without]
+            [at(r, "2", last).drawn for r in full],
+            [at(r, "2-no-embeddings", last).drawn for r in without],
+            clusters,
         )
         losses = [_end_of_stage_two(runs, plan) for runs in (full, without)]
         told = (
-            f"after stage 2 with embeddings against without: drawing {gap:+.3f} {_span(interval)}, "
-            f"image loss {losses[0]:.3f} against {losses[1]:.3f} nats"
+            f"after stage 2 the share of right drawings is {gap:+.3f}{span(interval)} with the embeddings trained, the "
+            f"held-back image loss {losses[0]:.3f} with them against {losses[1]:.3f} nats without"
         )
-        made.append(("embeddings-needed-in-stage-two", told, _sign(interval)))
+        made.append(("embeddings-needed-in-stage-two", told, sign(interval)))
     return made
 
 
@@ -192,16 +206,6 @@ def _end_of_stage_two(runs: Sequence[ArmResult], plan: StagesPlan) -> float:
     step = sum(plan.stage_steps[:2])
     values = [next(v for s, n, v in r.curves if (s, n) == (step, "eval/image_renormalised")) for r in runs]
     return sum(values) / len(values)
-
-
-def _span(interval: tuple[float, float] | None) -> str:
-    return "[n/a]" if interval is None else f"[{interval[0]:+.3f}, {interval[1]:+.3f}]"
-
-
-def _sign(interval: tuple[float, float] | None) -> str:
-    if interval is None:
-        return "undecided"
-    return "supported" if interval[0] > 0 else "contradicted" if interval[1] < 0 else "undecided"
 
 
 def _figures(plan: StagesPlan, results: Sequence[ArmResult], bench: Bench, recorder: Recorder, out: Path) -> None:

@@ -19,7 +19,10 @@ def ablate_heads(
     base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan, for any size.")] = None,
 ) -> None:
-    """Train both arms from the same start on the same data; compare losses, drawings and text; say what holds."""
+    """Train both arms from the same start on the same data; compare losses, drawings and text; say what holds.
+
+    Several processes share an arm: torchrun --nproc-per-node N -m armor_eval ablate-heads ..., or accelerate launch.
+    """
     from armor_eval.ablations.heads import ablate_heads as run
     from armor_eval.ablations.plan import HeadsPlan
     from armor_eval.cli.ablate_stages import run_ablation

@@ -43,7 +43,8 @@ def run_ablation(
     from armor_eval.errors import UserError
     from armor_eval.runs.bundle import read_head
     from armor_model.loading import quiet_transformers
-    from trainer.errors import TrainingError
+    from trainer import devices
+    from trainer.errors import DataError, TrainingError
 
     if fields.get("seeds") is not None:
         try:
@@ -59,11 +60,13 @@ def run_ablation(
     plan = kind.read(
         config, **{**(kind.for_quick() if quick else {}), **{k: v for k, v in fields.items() if v is not None}}
     )
+    first = devices.start().is_main_process
     try:
-        status = run(plan, out, command, say=lambda line: typer.echo(line, err=True))
-    except TrainingError as error:
+        status = run(plan, out, command, say=lambda line: typer.echo(line, err=True) if first else None)
+    except (DataError, TrainingError) as error:
         raise UserError(str(error), f"{out} keeps every finished arm") from error
-    done, _ = read_head(out)
-    typer.echo(done.extras["verdict"])
-    typer.echo(f"{out}: {status}; see it with: armor-eval report {out}")
+    if first:
+        done, _ = read_head(out)
+        typer.echo(done.extras["verdict"])
+        typer.echo(f"{out}: {status}; see it with: armor-eval report {out}")
     return 0 if status == "complete" else 1

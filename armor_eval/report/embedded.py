@@ -103,7 +103,7 @@ def _by_metric(
     notes = Footnotes()
     for view in views:
         state = f" ({view.run.status})" if view.run.status != "complete" else " (subset)" if view.run.subset else ""
-        cells = [Shown(f"{view.run.model.name} {notes.mark(view.run)}{state}")]
+        cells = [Shown(f"{view.who} {notes.mark(view.run)}{state}")]
         if with_cost:
             run = training_of([view], everything)
             cells += [

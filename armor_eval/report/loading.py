@@ -40,10 +40,15 @@ class RunView:
         return next((m for m in self.scores.metrics if m.primary), None) if self.scores else None
 
     @property
+    def who(self) -> str:
+        """The model, and whether its eyes were shut: a blind run must never read as the model's own."""
+        return f"{self.run.model.name}, blind" if self.run.extras.get("blind") else self.run.model.name
+
+    @property
     def label(self) -> str:
         """Benchmark and model, with `shapes` where the embedded profile was measured."""
         shapes = " (shapes)" if self.run.profile == "shapes" else ""
-        return f"{self.run.benchmark}{shapes}, {self.run.model.name}"
+        return f"{self.run.benchmark}{shapes}, {self.who}"
 
 
 def _points(file: Path) -> Iterator[Point]:
@@ -89,14 +94,17 @@ def notices(views: Iterable[RunView]) -> list[str]:
                 f"({s.limit} x {s.rule}, seed {s.seed}); it is not compared with full runs."
             )
         by_bench.setdefault((run.profile, run.benchmark), []).append(view)
-    for (_, benchmark), group in by_bench.items():
-        for what, get in _MUST_AGREE.items():
+    for what, get in _MUST_AGREE.items():
+        differ = []
+        for (_, benchmark), group in by_bench.items():
             values = {get(v.run) for v in group}
             if len(values) > 1:
-                lines.append(
-                    f"{benchmark}: {len(group)} runs differ in {what} ({_listed(values)}); "
-                    "they stand side by side and are never averaged or ranked together."
-                )
+                differ.append(f"{benchmark} ({len(group)} runs: {_listed(values)})")
+        if differ:
+            lines.append(
+                f"Runs differ in {what}: {', '.join(differ)}; "
+                "they stand side by side and are never averaged or ranked together."
+            )
     return lines
 
 

@@ -35,12 +35,14 @@ class Headline:
     """good, bad, warn or neutral: colour only, the word says it too."""
     lines: list[str] = field(default_factory=list)
     """One sentence each."""
+    numbers: list[str] = field(default_factory=list)
+    """A line a run; folded where they are many."""
 
 
 def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
     """The verdict of a plain report: which runs hold, what they measured, how they stand to the paper."""
     whole = [v for v in views if v.run.status == "complete"]
-    lines = []
+    lines, numbers = [], []
     for view in views:
         metric = view.primary
         if view.run.extras.get("verdict"):
@@ -52,7 +54,7 @@ def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
                 or (view.scores.withheld if view.scores else None)
                 or view.run.status_reason
             )
-            lines.append(f"{view.label}: no headline ({why or view.run.status})")
+            numbers.append(f"{view.label}: no headline ({why or view.run.status})")
             continue
         places = decimals_of(metric)
         interval = (
@@ -63,7 +65,8 @@ def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
         state = "" if view.run.status == "complete" else f" ({view.run.status})"
         state += f" (subset: {view.run.subset.items} of {view.run.subset.of_items} items)" if view.run.subset else ""
         unit = "" if metric.unit == "score" else f" {metric.unit}"
-        lines.append(f"{view.label}: {metric.name} {number(metric.value, places)}{unit}{interval}, n {metric.n}{state}")
+        value = number(metric.value, places)
+        numbers.append(f"{view.label}: {metric.name} {value}{unit}{interval}, n {metric.n}{state}")
     counts: dict[str, int] = {}
     for doc in docs:
         for cell in doc.cells:
@@ -71,11 +74,15 @@ def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
     words = ", ".join(f"{counts[k]} {k}" for k in ("match", "differs", "not comparable", "not run") if counts.get(k))
     if words:
         lines.append(f"The paper's printed cells: {words}.")
+    told = [c.verdict for d in docs if d.key == "claims" for line in d.lines for c in line.cells if c.verdict]
+    if told:
+        order = ("supported", "contradicted", "undecided", "not run")
+        lines.append(f"The paper's statements: {', '.join(f'{told.count(w)} {w}' for w in order if w in told)}.")
     broken = len(views) - len(whole)
     word = f"{len(views)} run{'s' if len(views) != 1 else ''}, " + (
         f"{broken} not complete" if broken else "all complete"
     )
-    return Headline(word, "warn" if broken else "good", lines)
+    return Headline(word, "warn" if broken else "good", lines, numbers)
 
 
 def render_page(

@@ -74,7 +74,8 @@ class Footnotes:
 
     def lines(self) -> list[str]:
         return [f"{self.reason(why)} {why}" for why in self._reasons] + [
-            f"[{n}] run {run.run_id}: {run.benchmark}, {run.model.name}, {run.profile} profile, "
+            f"[{n}] run {run.run_id}: {run.benchmark}, {run.model.name}"
+            f"{', pictures left out (blind)' if run.extras.get('blind') else ''}, {run.profile} profile, "
             f"{run.data.name}, {run.status}; {shlex.join(run.command)}"
             for n, run in self._of.values()
         ]
@@ -122,10 +123,10 @@ def _mark(marks: dict, values: dict, direction: str) -> None:
 
 
 def by_model(views: Sequence[RunView]) -> dict[tuple[str, str], list[RunView]]:
-    """Runs of one model together: (name, fingerprint) -> runs, in the order given."""
+    """Runs of one model together, blind ones apart: (name, fingerprint) -> runs, in the order given."""
     models: dict[tuple[str, str], list[RunView]] = {}
     for view in views:
-        models.setdefault((view.run.model.name, view.run.model.fingerprint), []).append(view)
+        models.setdefault((view.who, view.run.model.fingerprint), []).append(view)
     return models
 
 
@@ -141,8 +142,8 @@ def paper_table(table: Table, views: Sequence[RunView], chosen: dict[str, str] |
         text_columns=2 + len(table.facts),
     )
     rows_of: dict[str | None, list[list[RunView]]] = {}
-    for (name, _), group in by_model([v for v in official if any(find([v], c) for c in table.columns)]).items():
-        row = row_of_model(table, [name, group[0].run.model.spec], chosen)
+    for group in by_model([v for v in official if any(find([v], c) for c in table.columns)]).values():
+        row = row_of_model(table, [group[0].run.model.name, group[0].run.model.spec], chosen)
         rows_of.setdefault(row.key if row else None, []).append(group)
     measured_marks = _rank_measured(table, official)
     seen_group = None
@@ -194,7 +195,7 @@ def _measured_lines(
     found = {c.key: find(group, c) for c in table.columns}
     model = group[0].run.model
     for turn in range(max(len(f) for f in found.values())):
-        cells = [Shown(f"measured: {model.name}"), Shown(_size(model.parameters))]
+        cells = [Shown(f"measured: {group[0].who}"), Shown(_size(model.parameters))]
         cells += _facts(table, group, all_views)
         for column in table.columns:
             hits = found[column.key]

@@ -52,13 +52,95 @@ def test_faster_wants_more_than_a_sign(a: list[float], verdict: str) -> None:
 
 def test_shares_are_compared_prompt_by_prompt() -> None:
     one = [[True] * 40, [True] * 40]
-    gap, interval = share_difference(one, [[False] * 40, [False] * 40])
+    prompts = [str(i) for i in range(40)]
+    gap, interval = share_difference(one, [[False] * 40, [False] * 40], prompts)
     assert (gap, interval) == (1.0, (1.0, 1.0))
     rng = np.random.default_rng(0)
     a, b = rng.random((3, 60)) < 0.6, rng.random((3, 60)) < 0.6
-    gap, interval = share_difference(a.tolist(), b.tolist())
+    gap, interval = share_difference(a.tolist(), b.tolist(), [str(i) for i in range(60)])
     assert interval[0] < gap < interval[1]
-    assert share_difference([[True]], [[False]])[1] is None
+    assert share_difference([[True, True]], [[False, False]], ["one prompt", "one prompt"])[1] is None
+
+
+def test_pictures_of_one_prompt_are_no_further_evidence() -> None:
+    """Ten pictures of each of four prompts, all alike: the interval is that of four, not of forty."""
+    gap_by_prompt = [True, False, False, False]
+    a = [[g for g in gap_by_prompt for _ in range(10)]]
+    b = [[False] * 40]
+    clusters = [str(i) for i in range(4) for _ in range(10)]
+    wide = share_difference(a, b, clusters)[1]
+    assert wide == share_difference([gap_by_prompt], [[False] * 4], ["0", "1", "2", "3"])[1]
+    narrow = share_difference(a, b, [str(i) for i in range(40)])[1]
+    assert wide[1] - wide[0] > 2 * (narrow[1] - narrow[0])
+
+
+def trained(name: str, seed: int, renormalised: float, printed: float, right: int):
+    """A finished arm whose losses fall from a start of 3 (or `printed`) by seed, and `right` of 10 drawings."""
+    from armor_eval.ablations.arms import ArmResult, Judgement
+
+    curves = [(0, "eval/image_renormalised", 3.0), (0, "eval/image", printed)]
+    curves += [(100, "eval/image_renormalised", renormalised + seed / 100), (100, "eval/image", renormalised)]
+    last = Judgement("figure7", 100, [], [i < right for i in range(10)], [""] * 10, [])
+    return ArmResult("x", name, seed, curves, [last], 60.0, 1, 1, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("switching", "single", "drawn", "verdicts", "words"),
+    [
+        (1.0, 2.5, (9, 4), ("supported", "supported"), "holds here"),
+        (1.0, 1.0, (5, 5), ("contradicted", "undecided"), "does NOT hold here"),
+        (2.5, 1.0, (2, 6), ("contradicted", "contradicted"), "does NOT hold here"),
+    ],
+)
+def test_the_verdict_says_in_words_whether_the_papers_claim_holds(switching, single, drawn, verdicts, words) -> None:
+    from types import SimpleNamespace
+
+    from armor_eval.ablations.heads import _verdicts
+
+    def told(seeds: tuple[int, ...], **changes):
+        plan = HeadsPlan(steps=100, arms=("switching-random", "single-random"), seeds=seeds, **changes)
+        by_arm = {
+            "switching-random": [trained("switching-random", s, switching, 3.0, drawn[0] - (s == 1)) for s in seeds],
+            "single-random": [trained("single-random", s, single, 9.0, drawn[1] - (s == 1)) for s in seeds],
+        }
+        found = SimpleNamespace(metrics=[], claims={}, verdict="")
+        _verdicts(plan, by_arm, found)
+        return found
+
+    found = told((0, 1, 2))
+    assert tuple(c["verdict"] for c in found.claims.values()) == verdicts
+    assert f"Figure 7's claim {words}" in found.verdict
+    assert "100 steps of 64 conversations (6,400), 3 seeds" in found.verdict and "1.0 CPU-minutes" in found.verdict
+    assert f"difference {(switching - single) / 2:+.3f} [" in found.verdict, "difference of areas, with interval"
+    assert f"the difference is {(switching - single) / 2 - 3:+.3f}" in found.verdict, "as printed: 6 nats of arithmetic"
+    assert "start at 3.00 and 9.00 before anything is learned" in found.verdict
+    assert f"{(drawn[0] - 1 / 3) / 10:.3f} against {(drawn[1] - 1 / 3) / 10:.3f}" in found.verdict
+    for fewer in (told((0,)), told((0, 1)), told((0, 1, 2), quick=True)):
+        assert {c["verdict"] for c in fewer.claims.values()} == {"undecided"}
+        assert "holds here" not in fewer.verdict and "does NOT" not in fewer.verdict
+    assert told((0,), quick=True).verdict.startswith("QUICK RUN, NO VERDICT. ")
+
+
+def test_drawings_are_judged_by_the_detector_with_genevals_rules() -> None:
+    from armor_eval.ablations.judging import DrawingReader, own_prompts, wanted
+    from trainer.shapes.world import Scene, render
+
+    asked = wanted(3, 0)
+    assert len(asked) == 18 and len({w.id for w in asked}) == 18
+    assert all(w.record["held_out"] for w in asked)
+    assert len({w.cluster for w in asked if w.record["tag"] == "single_object"}) == 1, (
+        "one held-out prompt, three seeds"
+    )
+    assert {w.seed for w in asked if w.record["tag"] == "single_object"} == {0, 1, 2}
+    color = next(w for w in asked if w.record["tag"] == "colors")
+    thing = color.record["include"][0]
+    other = "red" if thing["color"] != "red" else "blue"
+    right, reasons = DrawingReader().read(
+        [color, color], [render(Scene.parse(f"{c} {thing['class']}@0")) for c in (thing["color"], other)]
+    )
+    assert right == [True, False]
+    assert reasons[0] == "" and thing["color"] in reasons[1]
+    assert own_prompts(["draw."], 0)[0].record is None
 
 
 def test_retention_is_a_paired_ratio() -> None:
@@ -85,6 +167,10 @@ def test_plans_come_from_data_and_mistakes_are_one_line(tmp_path) -> None:
         HeadsPlan.read(file)
     with pytest.raises(UserError, match="cannot read"):
         HeadsPlan.read(tmp_path / "none.toml")
+    with pytest.raises(UserError, match="batch_size 6 does not split into accumulate = 4"):
+        HeadsPlan.read(None, batch_size=6, accumulate=4)
+    with pytest.raises(UserError, match="seeds must be different"):
+        HeadsPlan.read(None, seeds=(1, 1))
     with pytest.raises(UserError, match="unknown arm"):
         arms_of(HeadsPlan(arms=("double-random",)))
     with pytest.raises(UserError, match="did you mean wohg"):

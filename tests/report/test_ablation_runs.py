@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,11 +14,18 @@ import pytest
 from armor_eval.ablations import heads, schemes
 from armor_eval.ablations.plan import HeadsPlan, StagesPlan
 from armor_eval.cli import main
+from armor_eval.report.loading import load_runs
 from armor_eval.runs.bundle import read_bundle
 
 pytestmark = pytest.mark.slow
 
 SMALL = {"batch_size": 8, "pool": 40, "validation": 8, "questions": 1, "drawings": 1, "evaluate_every": 3, "warmup": 2}
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +77,43 @@ def test_heads_resumed_equals_uninterrupted_and_finished_arms_are_not_trained_ag
     assert main(["report", str(tmp_path / "whole"), "--out", str(tmp_path / "r.html")]) == 0
     text = (tmp_path / "r.html").read_text()
     assert "Figure 8: the same prompts at equal steps" in text and "softmax over the image tokens only" in text
+
+
+@pytest.mark.parametrize(
+    "launch",
+    [
+        ("torch.distributed.run", "--nproc-per-node", "2"),
+        ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"),
+    ],
+    ids=["torchrun", "accelerate-launch"],
+)
+def test_two_processes_give_the_curves_of_one(base, tmp_path: Path, launch: tuple[str, ...]) -> None:
+    """The command line as it is typed at any size: two gloo processes here, GPUs elsewhere."""
+    module, *options = launch
+    if module == "torch.distributed.run":
+        options += ["--master-port", str(free_port())]
+    else:
+        options += ["--main_process_port", str(free_port())]
+    config = tmp_path / "plan.toml"
+    fields = {**SMALL, "steps": 4, "evaluate_every": 2, "seeds": [0], "arms": ["switching-random", "single-random"]}
+    config.write_text("\n".join([f'base = "{base}"', *(f"{k} = {json.dumps(v)}" for k, v in fields.items())]))
+    command = ["ablate-heads", "--config", str(config), "--out"]
+    assert main([*command, str(tmp_path / "one")]) == 0
+    done = subprocess.run(
+        [sys.executable, "-m", module, *options, "-m", "armor_eval", *command, str(tmp_path / "two")],
+        capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("budget:") == 1 and done.stdout.count("see it with") == 1, "both processes spoke"
+    one, two = (read_bundle(tmp_path / name) for name in ("one", "two"))
+    assert two[0].device.processes == 2
+    assert [i.id for i in one[1]] == [i.id for i in two[1]]
+    curves = [
+        {(p.arm, p.name, p.step): p.value for p in load_runs([tmp_path / name])[0].series()} for name in ("one", "two")
+    ]
+    assert curves[0].keys() == curves[1].keys() and len(curves[0]) > 20
+    losses = [k for k in curves[0] if "drawing" not in k[1]]
+    assert {k: curves[1][k] for k in losses} == pytest.approx({k: curves[0][k] for k in losses}, rel=2e-3)
 
 
 def test_stages_run_every_scheme_and_name_every_row_of_tables_four_and_five(base, tmp_path: Path) -> None:
@@ -120,8 +169,6 @@ def test_the_imgbos_only_head_keeps_every_original_row_and_stage_one_leaves_the_
 
 
 def test_the_same_ablation_runs_on_tokenised_data_of_any_model(base, tmp_path: Path) -> None:
-    import json
-
     import numpy as np
 
     from armor_model import load

@@ -141,7 +141,7 @@ def test_differences_between_runs_are_one_line_each() -> None:
     a, b = make_run("a"), make_run("b", prompt_sha256="0" * 64, status="failed", status_reason="out of memory")
     said = notices([view(a), view(b), view(make_run("c", subset=a_subset()))])
     assert any("b (POPE" in s and "failed: out of memory" in s for s in said)
-    assert any("differ in prompts" in s and "never averaged" in s for s in said)
+    assert any("differ in prompts: POPE (3 runs" in s and "never averaged" in s for s in said)
     assert any("c (POPE" in s and "subset: 30 of 9000" in s for s in said)
 
 
