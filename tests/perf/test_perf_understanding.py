@@ -20,12 +20,10 @@ from armor_eval.understanding.run import Settings, describe, open_table, run_ben
 
 pytestmark = pytest.mark.perf
 
-TURNS = 5
+TURNS = 4
 LONGEST = 8
-ONE, ALL = (
-    {"MMB": 60},
-    dict.fromkeys(("MMMU", "MME", "MMVet", "MMB", "SEED", "HallusionBench", "POPE"), 20) | {"LLaVABench": 20},
-)
+ONE = {"MMB": 60}
+ALL = dict.fromkeys(("MMMU", "MME", "MMVet", "MMB", "SEED", "HallusionBench", "POPE", "LLaVABench"), 12)
 """Benchmarks and how many units of each (groups, pictures ...); MME's items serve MME-P."""
 
 
