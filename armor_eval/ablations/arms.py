@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -217,19 +217,31 @@ def _divisor(every: int, at: set[int]) -> int:
     return next(n for n in range(min(every, common), 0, -1) if common % n == 0)
 
 
+LOSSES = ("loss/image", "loss/text")
+
+
 def _logged(file: Path) -> list[tuple[int, str, float]]:
-    """Curve points of a stage's log: validation losses, drawing accuracy and the training losses."""
+    """Curve points of a stage's log: validation losses, drawing accuracy and the training losses, not split by type."""
     kept = []
     for line in file.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
         step = record.pop("step")
-        kept += [(step, name, float(v)) for name, v in record.items() if name.startswith(("eval/", "loss/"))]
+        kept += [(step, name, float(v)) for name, v in record.items() if name in LOSSES or name.startswith("eval/")]
     return kept
 
 
 def _judged(work: Path, stage: str) -> list[Judgement]:
     files = sorted(work.glob(f"judged-{stage}-*.json"))
     return [Judgement(**json.loads(f.read_text(encoding="utf-8"))) for f in files]
+
+
+def told_cost(results: Iterable[ArmResult]) -> str:
+    """What an arm's training took, a mean over seeds: CPU-minutes of all processes."""
+    by_name: dict[str, list[float]] = {}
+    for r in results:
+        by_name.setdefault(r.name, []).append(r.cpu_seconds / 60)
+    means = ", ".join(f"{name} {sum(m) / len(m):.2g}" for name, m in by_name.items())
+    return f"trained in CPU-minutes: {means}"
 
 
 def say_budget(arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any], plan: Plan, work: Path) -> str:

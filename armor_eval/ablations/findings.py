@@ -47,6 +47,10 @@ def mean_interval(values: Sequence[float]) -> tuple[float, tuple[float, float] |
     return float(x.mean()), (float(x.mean()) - half, float(x.mean()) + half)
 
 
+NONE_SEEN = 3.0
+"""Where every pair agrees, resampling shows no spread at all; n cases without a change still allow a share of 3 / n
+(the rule of three, 95 %)."""
+
 HOLDS = {
     "supported": "holds here",
     "contradicted": "does NOT hold here",
@@ -103,6 +107,8 @@ def share_difference(
         return float(gap.mean()), None
     draws = np.random.default_rng(0).integers(0, len(counts), (2000, len(counts)))
     low, high = np.quantile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), [0.025, 0.975])
+    if low == high:
+        low, high = max(-1.0, low - NONE_SEEN / len(counts)), min(1.0, high + NONE_SEEN / len(counts))
     return float(gap.mean()), (float(low), float(high))
 
 
@@ -118,4 +124,6 @@ def retention(after: Sequence[bool], before: Sequence[bool]) -> tuple[float | No
     tops, bottoms = a[draws].sum(axis=1), b[draws].sum(axis=1)
     ratios = tops[bottoms > 0] / bottoms[bottoms > 0]
     low, high = np.quantile(ratios, [0.025, 0.975])
+    if low == high:
+        low, high = max(0.0, low - NONE_SEEN / b.sum()), high + NONE_SEEN / b.sum()
     return float(a.sum() / b.sum()), (float(low), float(high))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.ablations import judging
-from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, told_cost
 from armor_eval.ablations.base import Base, get_base
 from armor_eval.ablations.findings import HOLDS, area, faster, mean_interval, retention, sign, span, steps_to
 from armor_eval.ablations.plan import HeadsPlan, Plan
@@ -134,6 +134,8 @@ def _convergence(name: str, runs: list[ArmResult]) -> list[Metric]:
         value, interval = mean_interval(areas)
         label = what if series.endswith("renormalised") else f"image loss {what}, mean over the run"
         made.append(_seed_metric(f"{label}/{name}", value, interval, len(runs)))
+    value, interval = mean_interval([area(curve(r, "eval/text")) for r in runs])
+    made.append(_seed_metric(f"text loss, mean over the run/{name}", value, interval, len(runs)))
     last, interval = mean_interval([curve(r, "eval/image_renormalised")[-1][1] for r in runs])
     made.append(_seed_metric(f"image loss, end/{name}", last, interval, len(runs)))
     for level in LEVELS:
@@ -170,33 +172,29 @@ def _verdicts(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], recorder: Rec
     stamp = "QUICK RUN, NO VERDICT. " if plan.quick else ""
     size = f"{plan.steps} steps of {plan.batch_size} conversations ({plan.steps * plan.batch_size:,})"
     seeds = f"{len(plan.seeds)} seed{'s' if len(plan.seeds) > 1 else ''}"
+    cost = told_cost(r for runs in by_arm.values() for r in runs)
     told = [
         f"{stamp}The paper: with forward switching the loss converges much faster than with one head (Figure 7), and "
-        f"pictures are better at equal epochs (Figure 8). Here every arm had {size}, {seeds}, {_cost(by_arm)}"
+        f"pictures are better at equal epochs (Figure 8). Here every arm had {size}, {seeds}, {cost}"
     ]
     for label, (a, b) in PAIRS.items():
         if a not in by_arm or b not in by_arm:
             continue
         verdict, evidence = _faster(plan, by_arm[a], by_arm[b])
-        told.append(f"{label}, {a} against {b}: {evidence}; Figure 7's claim {HOLDS[verdict]}")
+        pair = f"{label} ({a} against {b})"
+        told.append(f"Figure 7's claim {HOLDS[verdict]}, {pair}: {evidence}")
         if label == "matched start":
             recorder.claims["faster-convergence"] = {"verdict": verdict, "evidence": evidence}
         if plan.data:
             continue
         better, evidence = _better(plan, by_arm[a], by_arm[b])
-        told.append(f"{evidence}; Figure 8's claim {HOLDS[better]}")
+        told.append(f"Figure 8's claim {HOLDS[better]}, {pair}: {evidence}")
         if label == "matched start":
             recorder.claims["better-pictures-at-equal-epochs"] = {"verdict": better, "evidence": evidence}
     kept = {m.name.partition("/")[2]: m for m in recorder.metrics if m.name.startswith("text kept/")}
     if kept:
-        told.append("right text answers after over before: " + ", ".join(_kept(name, m) for name, m in kept.items()))
-    recorder.verdict = ". ".join(told) + "."
-
-
-def _cost(by_arm: dict[str, list[ArmResult]]) -> str:
-    """Per arm, from the training records: CPU-minutes, or device-minutes where a GPU trained."""
-    costs = {name: sum(r.cpu_seconds for r in runs) / len(runs) / 60 for name, runs in by_arm.items()}
-    return "on average " + ", ".join(f"{name} {minutes:.1f}" for name, minutes in costs.items()) + " CPU-minutes an arm"
+        told.append("Right text answers after over before: " + ", ".join(_kept(name, m) for name, m in kept.items()))
+    recorder.verdict = "\n".join(f"{line}." for line in told)
 
 
 def _faster(plan: HeadsPlan, a: list[ArmResult], b: list[ArmResult]) -> tuple[str, str]:
@@ -210,6 +208,11 @@ def _faster(plan: HeadsPlan, a: list[ArmResult], b: list[ArmResult]) -> tuple[st
         f"; as printed, each head over its own vocabulary, the difference is {gap:+.3f}{span(interval)}, because the "
         f"losses start at {start[0]:.2f} and {start[1]:.2f} before anything is learned (over image tokens both at "
         f"{even[0]:.2f} and {even[1]:.2f})"
+    )
+    text = [[area(curve(r, "eval/text")) for r in runs] for runs in (a, b)]
+    gap, interval = mean_interval([x - y for x, y in zip(*text, strict=True)])
+    evidence += (
+        f"; text loss {sum(text[0]) / len(a):.3f} against {sum(text[1]) / len(b):.3f}, {gap:+.3f}{span(interval)}"
     )
     return verdict, evidence
 

@@ -73,8 +73,9 @@ class Plan(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             known = ", ".join(cls.model_fields)
-            where = ".".join(str(p) for p in first["loc"])
-            raise UserError(f"{config or 'plan'}: {where}: {first['msg']}", f"known fields: {known}") from error
+            where = "".join(f"{p}: " for p in first["loc"])
+            said = first["msg"].removeprefix("Value error, ")
+            raise UserError(f"{config or 'plan'}: {where}{said}", f"known fields: {known}") from error
 
     def identity(self) -> str:
         """Hash of everything that a finished arm depends on: another plan does not take its result over."""

@@ -40,6 +40,7 @@ class Recorder:
         self.metrics: list[Metric] = []
         self.claims: dict[str, dict[str, str]] = {}
         self.verdict = ""
+        """Sentences, a line each; the first says what was done."""
         self._items: list[Item] = []
         self._points: list[Point] = []
         self._figures: list[tuple[str, str, Any]] = []

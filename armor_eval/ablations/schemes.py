@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.ablations import judging
-from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, told_cost
 from armor_eval.ablations.base import get_base
 from armor_eval.ablations.findings import HOLDS, retention, share_difference, sign, span
 from armor_eval.ablations.heads import in_first_process, materials
@@ -139,17 +139,20 @@ def report(
 def _verdicts(plan: StagesPlan, results: Sequence[ArmResult], kept: dict, bench: Bench, recorder: Recorder) -> None:
     """The paper's three statements about stages, each from intervals; none from a quick run."""
     stated = {s.key: s.statement.rstrip(".") for s in load_statements().claims}
-    words = []
+    words = [
+        f"Schemes of one stage had {2 * plan.one_stage_steps} steps of {plan.batch_size} conversations, those of three "
+        f"{' + '.join(map(str, plan.stage_steps))}; {told_cost(results)}"
+    ]
     for key, told, verdict in (*_forgetting(plan, kept), *_drawing(plan, results, [w.cluster for w in bench.wanted])):
         verdict = "undecided" if plan.quick else verdict
         recorder.claims[key] = {"verdict": verdict, "evidence": told}
-        words.append(f"The paper: {stated[key]}. Here, {told}; the claim {HOLDS[verdict]}")
+        words.append(f"The paper: {stated[key]}. The claim {HOLDS[verdict]}: {told}")
     for (name, label), (value, interval) in kept.items():
         if name.startswith("wohg") and label.endswith("3") and value is not None:
             words.append(f"{name} keeps {value:.3f}{span(interval, '.3f')} of the base's right answers in the end")
     seeds = f"{len(plan.seeds)} seed{'s' if len(plan.seeds) > 1 else ''}, intervals over questions or prompts"
     words.append(f"{seeds}: what another training would give is not in them")
-    recorder.verdict = ("QUICK RUN, NO VERDICT. " if plan.quick else "") + ". ".join(words) + "."
+    recorder.verdict = ("QUICK RUN, NO VERDICT. " if plan.quick else "") + "\n".join(f"{line}." for line in words)
 
 
 def _forgetting(plan: StagesPlan, kept: dict) -> list[tuple[str, str, str]]:
@@ -181,8 +184,10 @@ def _drawing(plan: StagesPlan, results: Sequence[ArmResult], clusters: Sequence[
         steps = [j.step for j in full[0].judgements if j.stage == "2"]
         first, last = steps[0], steps[-1]
         gap, interval = share_difference(*([at(r, "2", s).drawn for r in full] for s in (last, first)), clusters)
+        was, now = (_right(full, "2", step) for step in (first, last))
         told = (
-            f"the share of right drawings changes by {gap:+.3f}{span(interval)} from step {first} to {last} of stage 2"
+            f"right drawings go from {was:.3f} at step {first} to {now:.3f} at step {last} of stage 2, "
+            f"{gap:+.3f}{span(interval)}"
         )
         made.append(("stage-two-improves-drawing", told, sign(interval)))
     without = [r for r in results if r.name == "wohg-no-embeddings"]
@@ -195,11 +200,18 @@ def _drawing(plan: StagesPlan, results: Sequence[ArmResult], clusters: Sequence[
         )
         losses = [_end_of_stage_two(runs, plan) for runs in (full, without)]
         told = (
-            f"after stage 2 the share of right drawings is {gap:+.3f}{span(interval)} with the embeddings trained, the "
-            f"held-back image loss {losses[0]:.3f} with them against {losses[1]:.3f} nats without"
+            f"after stage 2 with the embeddings trained against without: right drawings {_right(full, '2', last):.3f} "
+            f"against {_right(without, '2-no-embeddings', last):.3f}, {gap:+.3f}{span(interval)}; held-back image loss "
+            f"{losses[0]:.3f} against {losses[1]:.3f} nats"
         )
         made.append(("embeddings-needed-in-stage-two", told, sign(interval)))
     return made
+
+
+def _right(runs: Sequence[ArmResult], stage: str, step: int) -> float:
+    """Share of right drawings over seeds."""
+    drawn = [good for r in runs for good in at(r, stage, step).drawn]
+    return sum(drawn) / len(drawn)
 
 
 def _end_of_stage_two(runs: Sequence[ArmResult], plan: StagesPlan) -> float:

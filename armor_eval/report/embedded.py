@@ -135,7 +135,7 @@ def _ablation(view: RunView, title: str) -> Doc:
         doc.lines.append(Line(cells, "measured"))
     doc.notes = [f"{w}: {m.note}" for w, m in columns.items() if m.note]
     if view.run.extras.get("verdict"):
-        doc.notes.insert(0, str(view.run.extras["verdict"]))
+        doc.notes[:0] = str(view.run.extras["verdict"]).splitlines()
     notes = Footnotes()
     notes.mark(view.run)
     doc.notes += notes.lines()

@@ -46,7 +46,8 @@ def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
     for view in views:
         metric = view.primary
         if view.run.extras.get("verdict"):
-            lines.append(f"{view.label}: {view.run.extras['verdict']}")
+            first, *rest = str(view.run.extras["verdict"]).splitlines()
+            lines += [f"{view.label}: {first}", *rest]
             continue
         if metric is None or metric.value is None:
             why = (

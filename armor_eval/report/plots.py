@@ -217,6 +217,8 @@ SERIES = {
 def _curve(view: RunView, name: str, arms: dict[str, dict[str, list[tuple[int, float]]]]) -> Plot:
     drawn = list(arms.items())[: len(COLORS)]
     title, label = SERIES.get(name, (name, name))
+    if view.run.kind == "ablate-heads" and name != "eval/drawing":
+        title = f"Figure 7, {title}"
 
     def paint(figure: Figure) -> None:
         axis = figure.subplots()
@@ -234,7 +236,10 @@ def _curve(view: RunView, name: str, arms: dict[str, dict[str, list[tuple[int, f
             if len(values_RS) > 1:
                 axis.fill_between(steps, values_RS.min(axis=0), values_RS.max(axis=0), color=COLORS[k], alpha=0.2, lw=0)
         axis.set_xlabel("optimizer step")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.set_ylabel(label)
+        if label.startswith("share"):
+            axis.set_ylim(-0.02, 1.02)
         axis.grid()
         if any(arm for arm, _ in drawn):
             axis.legend()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from armor_eval.report.claims import Claims, Column, Row, Table, load_claims, row_of_model
+from armor_eval.report.claims import Claims, Column, Row, Table, load_claims, normal_name, row_of_model
 from armor_eval.report.loading import RunView, same_questions
 from armor_eval.report.prose import Judged, judge_statements
 from armor_eval.report.verdicts import Cell, find, judge_cell
@@ -284,6 +284,10 @@ def build(
     from armor_eval.report.embedded import embedded_tables
 
     claims = claims or load_claims()
+    models = [n for v in views for n in (v.run.model.name, v.run.model.spec)]
+    for name in chosen or ():
+        if normal_name(name) not in map(normal_name, models):
+            raise unknown_name("model in --row", name, dict.fromkeys(models))
     docs = [paper_table(t, views, chosen) for t in claims.tables]
     docs.append(prose_doc(judge_statements([v.run for v in views])))
     docs += embedded_tables(views)

@@ -54,7 +54,7 @@ def test_shares_are_compared_prompt_by_prompt() -> None:
     one = [[True] * 40, [True] * 40]
     prompts = [str(i) for i in range(40)]
     gap, interval = share_difference(one, [[False] * 40, [False] * 40], prompts)
-    assert (gap, interval) == (1.0, (1.0, 1.0))
+    assert (gap, interval) == (1.0, (1 - 3 / 40, 1.0)), "no spread is no certainty: the rule of three"
     rng = np.random.default_rng(0)
     a, b = rng.random((3, 60)) < 0.6, rng.random((3, 60)) < 0.6
     gap, interval = share_difference(a.tolist(), b.tolist(), [str(i) for i in range(60)])
@@ -79,6 +79,7 @@ def trained(name: str, seed: int, renormalised: float, printed: float, right: in
     from armor_eval.ablations.arms import ArmResult, Judgement
 
     curves = [(0, "eval/image_renormalised", 3.0), (0, "eval/image", printed)]
+    curves += [(0, "eval/text", 1.0), (100, "eval/text", 0.5)]
     curves += [(100, "eval/image_renormalised", renormalised + seed / 100), (100, "eval/image", renormalised)]
     last = Judgement("figure7", 100, [], [i < right for i in range(10)], [""] * 10, [])
     return ArmResult("x", name, seed, curves, [last], 60.0, 1, 1, 60.0)
@@ -110,10 +111,14 @@ def test_the_verdict_says_in_words_whether_the_papers_claim_holds(switching, sin
     found = told((0, 1, 2))
     assert tuple(c["verdict"] for c in found.claims.values()) == verdicts
     assert f"Figure 7's claim {words}" in found.verdict
-    assert "100 steps of 64 conversations (6,400), 3 seeds" in found.verdict and "1.0 CPU-minutes" in found.verdict
+    assert (
+        "100 steps of 64 conversations (6,400), 3 seeds" in found.verdict
+        and "CPU-minutes: switching-random 1, single-random 1." in found.verdict
+    )
     assert f"difference {(switching - single) / 2:+.3f} [" in found.verdict, "difference of areas, with interval"
     assert f"the difference is {(switching - single) / 2 - 3:+.3f}" in found.verdict, "as printed: 6 nats of arithmetic"
     assert "start at 3.00 and 9.00 before anything is learned" in found.verdict
+    assert "text loss 0.750 against 0.750, +0.000" in found.verdict
     assert f"{(drawn[0] - 1 / 3) / 10:.3f} against {(drawn[1] - 1 / 3) / 10:.3f}" in found.verdict
     for fewer in (told((0,)), told((0, 1)), told((0, 1, 2), quick=True)):
         assert {c["verdict"] for c in fewer.claims.values()} == {"undecided"}
@@ -148,7 +153,7 @@ def test_retention_is_a_paired_ratio() -> None:
     after = [True] * 72 + [False] * 28
     value, interval = retention(after, before)
     assert value == 0.9 and interval[0] < 0.9 < interval[1] <= 1.0
-    assert retention(before, before) == (1.0, (1.0, 1.0))
+    assert retention(before, before) == (1.0, (1 - 3 / 80, 1 + 3 / 80)), "no change seen in 80 is not no change"
     assert retention(after, [False] * 100) == (None, None)
 
 
@@ -167,7 +172,7 @@ def test_plans_come_from_data_and_mistakes_are_one_line(tmp_path) -> None:
         HeadsPlan.read(file)
     with pytest.raises(UserError, match="cannot read"):
         HeadsPlan.read(tmp_path / "none.toml")
-    with pytest.raises(UserError, match="batch_size 6 does not split into accumulate = 4"):
+    with pytest.raises(UserError, match="plan: batch_size 6 does not split into accumulate = 4"):
         HeadsPlan.read(None, batch_size=6, accumulate=4)
     with pytest.raises(UserError, match="seeds must be different"):
         HeadsPlan.read(None, seeds=(1, 1))
@@ -190,16 +195,36 @@ def test_the_stages_cover_the_rows_of_tables_four_and_five() -> None:
     assert len(arms["wohg"].parts[1].judged_at) == plan.pictures
 
 
-def test_both_arms_start_from_the_same_weights() -> None:
-    """Matched initialisation: before the first step both lose the same over image tokens."""
-    import torch
-
-    from armor_eval.ablations.base import Base, new_arm
-    from armor_eval.ablations.judging import Validation
+@pytest.fixture(scope="module")
+def untrained():
+    from armor_eval.ablations.base import Base
     from trainer.nano import build, default_recipe
 
     model, processor = build(default_recipe(0))
-    base = Base(model.eval(), processor, "untrained", "test")
+    return Base(model.eval(), processor, "untrained", "test")
+
+
+def test_the_budget_is_measured_and_said_before_anything_is_trained(untrained, tmp_path) -> None:
+    """Runs two real steps, so a trainer that changed under the ablations is seen here and not in an hour's run."""
+    from armor_eval.ablations.arms import say_budget
+
+    plan = HeadsPlan(steps=30, batch_size=4, seeds=(0, 1))
+    arms = arms_of(plan)
+    pools = {kind: untrained.pool(kind, 8, 0) for kind in ("t2i", "t2ti")}
+    told = say_budget(arms, dict.fromkeys([a.key for a in arms], untrained), pools, plan, tmp_path)
+    assert told.startswith("budget: 6 arms (2 seeds), steps per arm: switching-random 30, single-random 30")
+    assert "CPU-minutes of training left" in told and "the same command goes on" in told
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_arms_start_from_the_same_weights(untrained) -> None:
+    """Matched initialisation: before the first step both lose the same over image tokens."""
+    import torch
+
+    from armor_eval.ablations.base import new_arm
+    from armor_eval.ablations.judging import Validation
+
+    base, model = untrained, untrained.model
     two, one = (new_arm(base, heads, "random", 3).eval() for heads in ("switching", "single"))
     for (name, p), (other, q) in zip(two.adapter.named_parameters(), one.adapter.named_parameters(), strict=True):
         assert name == other and torch.equal(p, q)

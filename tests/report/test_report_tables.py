@@ -162,6 +162,34 @@ def test_bad_input_is_one_line(tmp_path: Path, capsys) -> None:
         (folder / "run.json").read_text().replace('"schema_version":1', '"schema_version":0')
     )
     assert "schema version 0" in said("tables", str(folder))
+    fresh = write_bundle(tmp_path / "new", make_run(model="mine"), [metric("F1", 1.0, None)])
+    assert "did you mean mine" in said("tables", str(fresh), "--row", "mina=internvl-2-5")
+    assert "did you mean mine" in said(
+        "report", str(fresh), "--row", "mina=internvl-2-5", "--out", str(tmp_path / "r.html")
+    )
+    (fresh / "run.json").write_text((fresh / "run.json").read_text()[:80])
+    assert "run.json is damaged" in said("tables", str(fresh))
+
+
+def test_partial_and_failed_runs_are_shown_as_such_and_carry_no_verdict() -> None:
+    runs = [
+        view(make_run("p", status="partial", status_reason="2 items missing"), metric("F1", 88.7, (88.0, 89.0))),
+        view(make_run("f", status="failed", status_reason="out of memory"), metric("F1", 88.7, (88.0, 89.0))),
+    ]
+    (doc,) = build(runs, only=["table2"])
+    cells = [c for c in doc.cells if c.run is not None]
+    assert [c.verdict for c in cells] == ["not comparable"] * 2
+    assert ["2 items missing" in cells[0].why, "out of memory" in cells[1].why] == [True, True]
+
+
+def test_a_blind_run_never_reads_as_the_models_own() -> None:
+    """Same model, same benchmark: the run without pictures has a row, a label and a footnote of its own."""
+    seen = view(shapes_run("s", "understanding", "POPE"), metric("F1", 82.3, (77.8, 86.1)))
+    blind = view(shapes_run("b", "understanding", "POPE", extras={"blind": True}), metric("F1", 23.1, (15.5, 32.9)))
+    (doc,) = build([seen, blind], only=["shapes-understanding"])
+    first, second = (line.cells[0].text for line in doc.lines)
+    assert second == f"{first}, blind" and blind.label == f"{seen.label}, blind"
+    assert "pictures left out (blind)" in doc.notes[-1] and "blind" not in doc.notes[-2]
     with pytest.raises(UserError, match="no runs given"):
         load_runs([])
 
