@@ -4,6 +4,7 @@ armor-train build-data --tars DIR --texts FILE --out data          captioned pic
 armor-train tokenize data/conversations.jsonl --out shards         conversations: tokens and image codes, once
 armor-train stage --stage 1 --model M --data shards --out run1     then 2 on run1/model, 3 on run2/model
 armor-train nano --out runs/nano --seed 0                          all of it, in the shapes world
+armor-train nano-seeds runs/nano-0 runs/nano-1 runs/nano-2         several of them side by side
 """
 
 from __future__ import annotations
@@ -82,6 +83,24 @@ def nano(
     for group, value in scores["mean"].items():
         typer.echo(f"{group}: mean {value:.3f}, worst {scores['worst'][group]}")
     typer.echo(f"{out} ({outcome.cpu_seconds:.0f} CPU-seconds)")
+
+
+@app.command("nano-seeds")
+def nano_seeds(
+    checkpoints: Annotated[list[Path], typer.Argument(help="Folders that `nano` wrote, or their training.json.")],
+) -> None:
+    """Print several armor-nanos side by side, by task, with intervals; names the median."""
+    from trainer.nano_card import seeds_text
+
+    records = []
+    for path in checkpoints:
+        file = path / "training.json" if path.is_dir() else path
+        try:
+            records.append(json.loads(file.read_text(encoding="utf-8")))
+            records[-1]["scores"]["mean"]["drawings"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{file} is no record of `armor-train nano`: {error}") from error
+    typer.echo(seeds_text(records))
 
 
 app.command("build-data")(cli_data.build_data)

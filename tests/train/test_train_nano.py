@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,3 +136,28 @@ def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path):
     record = json.loads((tmp_path / "training.json").read_text())
     assert (tmp_path / "README.md").read_text() == card_text(record)
     assert set(scores["drawings"]) == set(TASKS)
+
+
+def test_the_reported_seeds_are_what_their_records_say(capsys):
+    """reports/armor-nano: the table, and that the bundled checkpoint is the median seed's."""
+    from armor_model import bundled
+    from trainer.cli import main
+    from trainer.nano_card import card_text, overall
+
+    folder = Path(__file__).parents[2] / "reports" / "armor-nano"
+    files = sorted(folder.glob("seed-*.json"))
+    assert main(["nano-seeds", *map(str, files)]) == 0
+    assert capsys.readouterr().out.strip() in (folder / "README.md").read_text()
+    records = [json.loads(f.read_text()) for f in files]
+    middle = sorted(records, key=overall)[1]
+    checkpoint = Path(bundled("armor-nano"))
+    assert json.loads((checkpoint / "training.json").read_text()) == middle
+    assert (checkpoint / "README.md").read_text() == card_text(middle)
+
+
+def test_no_record_of_a_training_is_named(tmp_path, capsys):
+    from trainer.cli import main
+
+    (tmp_path / "training.json").write_text("{}")
+    assert main(["nano-seeds", str(tmp_path)]) == 2
+    assert "is no record of" in capsys.readouterr().err
