@@ -44,9 +44,9 @@ class Plan(BaseModel):
     """Steps between points of the curves."""
     validation: int = Field(default=128, ge=1)
     """Held-back conversations of each type that the curves' losses are means over."""
-    questions: int = Field(default=6, ge=1)
-    """Understanding questions of each type (32 types)."""
-    drawings: int = Field(default=10, ge=1)
+    questions: int = Field(default=12, ge=1)
+    """Understanding questions of each of the world's 16 types, half of them as multiple choice."""
+    drawings: int = Field(default=20, ge=1)
     """Pictures of each of GenEval's six tasks, over its held-out prompts (1 to 24 a task)."""
     quick: bool = False
     """Stamped: no verdict is drawn from it."""
@@ -112,7 +112,6 @@ class StagesPlan(Plan):
     """Steps that stand for the paper's 10 epochs; its 20 epochs are twice as many."""
     stage_steps: tuple[int, int, int] = (80, 400, 60)
     """Steps of the stages 1, 2, 3."""
-    questions: int = Field(default=12, ge=1)
     pictures: int = Field(default=6, ge=2)
     """How often Figure 6's prompts are drawn over stage 2."""
 

@@ -133,7 +133,10 @@ def _ablation(view: RunView, title: str) -> Doc:
             metric = metrics.get(what)
             cells.append(Shown(_short(metric) if metric else "-"))
         doc.lines.append(Line(cells, "measured"))
-    doc.notes = [f"{w}: {m.note}" for w, m in columns.items() if m.note]
+    for what in columns:
+        told = next((m[what] for m in grid.values() if what in m and m[what].value is not None), None)
+        if told is not None:  # a value that is missing says why in its own cell
+            doc.notes.append(f"{what}: {'; '.join(filter(None, [f'n {told.n}', told.method, told.note]))}")
     if view.run.extras.get("verdict"):
         doc.notes[:0] = str(view.run.extras["verdict"]).splitlines()
     notes = Footnotes()
