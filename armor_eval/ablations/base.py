@@ -89,8 +89,9 @@ class Base:
         return made
 
 
-def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:
-    """Load or train the plan's base. A trained one is kept in `work` and found there again. Raises UserError."""
+def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any = log.info) -> Base:
+    """Load or train the plan's base. A trained one is kept in `work` and found there again; what it will cost is said
+    before, and a training that was killed goes on. Raises UserError."""
     import time
 
     from armor_model import bundled, load
@@ -119,11 +120,25 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False) -> Base:
     if not (folder / "config.json").is_file():
         if devices.start().num_processes > 1:
             raise UserError("a base is trained in one process", "start one process first, or give --base FOLDER")
+        say(_base_budget(plan))
         start = time.process_time()
         _train_base(plan, folder)
         cost = time.process_time() - start
     model, processor = load(folder)
     return Base(model, processor, fingerprint_folder(folder), f"base stage of the recipe x {plan.base_share:g}", cost)
+
+
+def _base_budget(plan: Plan) -> str:
+    import json
+
+    from armor_model import bundled
+
+    costs = json.loads((Path(bundled("armor-nano")) / "training.json").read_text(encoding="utf-8"))["cost"]
+    seconds = sum(c["cpu_seconds"] for c in costs if c["name"] in ("vqgan", "vision", "data", "base"))
+    return (
+        f"the base is trained first: about {seconds * plan.base_share / 60:.1f} CPU-minutes, as the bundled one took; "
+        "--base bundled or --base FOLDER starts from one that is there"
+    )
 
 
 def _train_base(plan: Plan, folder: Path) -> None:
@@ -132,7 +147,9 @@ def _train_base(plan: Plan, folder: Path) -> None:
 
     recipe = default_recipe(0)
     recipe = replace(recipe, stages=tuple(s for s in recipe.stages if s.stage == "base"))
-    outcome = train_nano(scaled(recipe, plan.base_share) if plan.base_share < 1 else recipe)
+    if plan.base_share < 1:
+        recipe = scaled(recipe, plan.base_share)
+    outcome = train_nano(recipe, folder.with_name("base-training"))
     draft = folder.with_name("base.draft")
     save(outcome.model, outcome.processor, draft)
     draft.replace(folder)

@@ -47,7 +47,7 @@ def arms_of(plan: HeadsPlan) -> list[Arm]:
 def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.info) -> RunStatus:
     """Run what is missing and write the bundle; returns its status, in every process."""
     arms = arms_of(plan)
-    base = get_base(plan, out / "work")
+    base = get_base(plan, out / "work", say=say)
     pools, bench = materials(plan, base, ("t2i", "t2ti"), ("t2i", "t2ti"))
     recorder = Recorder(out, "ablate-heads", plan, base, bench, command)
     say(say_budget(arms, dict.fromkeys([a.key for a in arms], base), pools, plan, out / "work"))

@@ -74,7 +74,7 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
             "retention is measured by the shapes world's questions: ablate-stages reads no other data",
             "train with armor-train stage, measure with armor-eval understanding, compare with armor-eval compare",
         )
-    base = get_base(plan, out / "work")
+    base = get_base(plan, out / "work", say=say)
     pools, bench = materials(plan, base, ("t2t", "t2i", "t2ti", "ti2t"), ("t2t", "t2i", "t2ti"))
     recorder = Recorder(out, "ablate-stages", plan, base, bench, command)
     twin = get_base(plan, out / "work", random_backbone=True) if TWIN in plan.schemes else base

@@ -200,3 +200,14 @@ def test_the_same_ablation_runs_on_tokenised_data_of_any_model(base, tmp_path: P
     assert run.extras["figures"][0]["name"] == "figure8"
     config.write_text(config.read_text().replace("validation = 4", "validation = 40"))
     assert main(["ablate-heads", "--config", str(config), "--out", str(tmp_path / "p")]) == 2
+
+
+def test_a_base_is_announced_trained_and_found_again(tmp_path):
+    from armor_eval.ablations.base import get_base
+
+    plan, said = HeadsPlan(base="train", base_share=0.002), []
+    first = get_base(plan, tmp_path, say=said.append)
+    assert len(said) == 1
+    assert "the base is trained first: about" in said[0]
+    assert get_base(plan, tmp_path, say=said.append).fingerprint == first.fingerprint
+    assert len(said) == 1
