@@ -1,6 +1,6 @@
 """A/A comparisons of real models: the same weights sampled twice, with another seed. Writes reports/statistics/aa.*.
 
-    python tests/stats/stats_aa.py [--trials 500] [--runs FOLDER] [--out reports/statistics]
+    python tests/stats/stats_aa.py [--trials 1000] [--runs FOLDER] [--out reports/statistics]
 
 armor-nano (temperature 1) and the mock answer every question of the embedded profile with two seeds. Two things are
 read off: the verdict of `compare` on the two runs, and that of many pairs of runs drawn from them. Such a pair draws
@@ -112,7 +112,8 @@ def markdown(found: dict) -> str:
     lines = [
         "# A/A: the same model, another seed", "",
         f"Made by `python tests/stats/stats_aa.py`: {found['trials']:,} drawn pairs a row, shares in percent with the "
-        "simulation's own 95 % interval. Temperature 1, seeds 1 and 2, embedded profile; default policy.", "",
+        "simulation's own 95 % interval. Temperature 1, seeds 1 and 2, embedded profile; default policy; armor-nano "
+        f"{found['fingerprint'][:8]}.", "",
         "## The two runs themselves", "",
     ]  # fmt: skip
     lines += table(
@@ -133,7 +134,7 @@ def markdown(found: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=500)
+    parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--bench", default="all")
     parser.add_argument("--runs", type=Path, default=Path(tempfile.gettempdir()) / "armor-aa")
     parser.add_argument("--out", type=Path, default=Path("reports/statistics"))
@@ -141,6 +142,7 @@ def main() -> None:
     found: dict = {"trials": options.trials, "seeds": SEEDS, "real": [], "drawn": []}
     for model, benches in (("armor-nano", options.bench), ("mock", "POPE,SEED")):
         runs = [measure(model, benches, options.runs / f"{model}-{seed}", seed) for seed in SEEDS]
+        found.setdefault("fingerprint", find(runs[0])[0].run.model.fingerprint)  # of the first: armor-nano
         found["real"] += real_verdicts(runs)
         found["drawn"] += drawn_verdicts(runs, options.trials)
     options.out.mkdir(parents=True, exist_ok=True)

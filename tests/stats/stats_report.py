@@ -27,9 +27,9 @@ def markdown(found: dict) -> str:
         "# Error rates of the comparison, simulated", "",
         f"Seed {found['seed']}, {found['trials']:,} trials a row (power and outside the regime: half). Made by "
         "`python tests/stats/stats_simulation.py`; the functions are the product's own. In percent; in brackets the "
-        "simulation's own 95 % interval; * = the first estimate was out of its bounds by more than 1.5 simulation "
-        "errors and was thrown away for a fresh one of four times the trials. Rows without brackets are exact: one 0/1 "
-        "outcome a cluster, summed over all tables of losses and wins.", "",
+        "simulation's own 95 % interval; * = the first estimate was out of its band (power, coverage) or above its "
+        "nominal rate by more than 1.5 simulation errors, and was replaced by a fresh one of four times the trials. "
+        "Rows without brackets are exact: one 0/1 outcome a cluster, summed over all tables of losses and wins.", "",
         "## No true difference", "",
         "`REGRESSION`: falsely, by the gate's rule at tolerance 0 (nominal 2.5 or below; a tolerance only lowers it). "
         "`upper < 0`, `lower > 0`: the interval alone (2.5). `test`: two-sided rejections (5; McNemar: below).", "",

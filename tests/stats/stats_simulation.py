@@ -147,10 +147,16 @@ BOUNDS = {
 """What each share should lie within. A true drop's `upper_below_truth` and `rejects` decide nothing."""
 
 
+BANDS = ("covered", "power")
+"""Bounds with room around the nominal value; the others are the nominal rate itself."""
+
+
 def doubtful(row: dict, names: tuple[str, ...]) -> bool:
-    """Whether a simulated share is out of its bounds by more than 1.5 simulation errors."""
-    slack = [1.5 * math.sqrt(row[n] * (1 - row[n]) / row["trials"]) for n in names] if row["trials"] else []
-    return any(not BOUNDS[n][0] - s <= row[n] <= BOUNDS[n][1] + s for n, s in zip(names, slack, strict=False))
+    """Whether a simulated share is out of its band, or above its nominal rate by more than 1.5 simulation errors."""
+    if row["trials"] is None:
+        return False
+    slack = {n: 0.0 if n in BANDS else 1.5 * math.sqrt(row[n] * (1 - row[n]) / row["trials"]) for n in names}
+    return any(not BOUNDS[n][0] - slack[n] <= row[n] <= BOUNDS[n][1] + slack[n] for n in names)
 
 
 def settled(measure: Callable, names: tuple[str, ...], *world: object, trials: int, rng: np.random.Generator) -> dict:

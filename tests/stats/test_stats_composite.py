@@ -240,3 +240,22 @@ def test_geneval_overall_is_the_mean_of_the_task_means():
     assert got["colors"] == 6 / 16 and got["counting"] == 1.0 and got["single_object"] is None
     assert got["overall"] == pytest.approx((6 / 16 + 6 / 16 + 1) / 3)
     assert got["images"] == pytest.approx(20 / 40) and got["prompts"] == pytest.approx(8 / 10)
+
+
+@pytest.mark.parametrize(("official", "fits"), [(84.7, True), (84.8, True), (84.6, False), (84.9, False)])
+def test_a_ratio_that_is_half_a_decimal_fits_both_roundings(official, fits):
+    """LLaVABench's evaluate prints one decimal: 84.75 is 84.7 there, and armor-nano once had it."""
+    from armor_eval.errors import RunFailed
+    from armor_eval.understanding.declare import benchmarks
+    from armor_eval.understanding.score import _check_against_official
+
+    class Table:
+        benchmark = benchmarks()["LLaVABench"]
+
+    items = [item(i, i, 8.475, "conv", reference_score=10.0) for i in range(4)]
+    try:
+        _check_against_official(Table, items, primary("LLaVABench"), official)
+    except RunFailed:
+        assert not fits
+    else:
+        assert fits
