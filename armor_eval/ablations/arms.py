@@ -113,9 +113,9 @@ class Bench:
         return found
 
 
-def identity_of(plan: Plan, base: Base) -> str:
-    """Names the work of an arm: another plan or base starts afresh beside it."""
-    return f"{plan.identity()}-{base.fingerprint[:16]}"
+def identity_of(arm: Arm, plan: Plan, base: Base) -> str:
+    """Names the work of an arm: another plan, base or start begins afresh beside it."""
+    return f"{plan.identity()}-{base.fingerprint[:16]}-{arm.init}"
 
 
 def finished(arm: Arm, base: Base, plan: Plan, folder: Path) -> ArmResult | None:
@@ -124,7 +124,7 @@ def finished(arm: Arm, base: Base, plan: Plan, folder: Path) -> ArmResult | None
     if not done.is_file():
         return None
     stored = json.loads(done.read_text(encoding="utf-8"))
-    if stored["identity"] != identity_of(plan, base):
+    if stored["identity"] != identity_of(arm, plan, base):
         log.info("%s was trained under another plan: trained again", arm.key)
         return None
     stored["judgements"] = [Judgement(**j) for j in stored["judgements"]]
@@ -140,7 +140,7 @@ def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Pla
     if known is not None:
         return known
     state = devices.start()
-    work = folder / identity_of(plan, base)
+    work = folder / identity_of(arm, plan, base)
     model = new_arm(base, arm.heads, arm.init, arm.seed).to(state.device)
     curves = [(0, f"eval/{k}", v) for k, v in bench.validation(model.eval()).items()]
     before, costs = 0, []

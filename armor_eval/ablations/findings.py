@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from armor_eval.stats.intervals import t_quantile
+from armor_eval.stats.composite import fraction
+from armor_eval.stats.intervals import log_t, t_quantile
+from armor_eval.stats.resample import cluster_error
 
 Curve = Sequence[tuple[int, float]]
 """(step, value), steps rising."""
@@ -112,18 +114,18 @@ def share_difference(
     return float(gap.mean()), (float(low), float(high))
 
 
-def retention(after: Sequence[bool], before: Sequence[bool]) -> tuple[float | None, tuple[float, float] | None]:
-    """Share of right answers after over before, paired by question, with a bootstrap interval over questions.
+def retention(after: Sequence[float], before: Sequence[bool]) -> tuple[float | None, tuple[float, float] | None]:
+    """Share of right answers after over before, paired by question: the interval that `understanding --retention` has
+    (Student's t on the log ratio, armor_eval/stats), and the rule of three where nothing changed or nothing is kept.
 
-    None where the base answers nothing right. The numerator and the denominator are resampled together.
+    None where the base answers nothing right. `after` may be a mean over seeds.
     """
-    a, b = np.asarray(after, dtype=float), np.asarray(before, dtype=float)
-    if not b.sum():
+    sums_C2 = np.column_stack([after, before]).astype(float)
+    kept, known = sums_C2.sum(axis=0)
+    if not known:
         return None, None
-    draws = np.random.default_rng(0).integers(0, len(a), (2000, len(a)))
-    tops, bottoms = a[draws].sum(axis=1), b[draws].sum(axis=1)
-    ratios = tops[bottoms > 0] / bottoms[bottoms > 0]
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    if low == high:
-        low, high = max(0.0, low - NONE_SEEN / b.sum()), high + NONE_SEEN / b.sum()
-    return float(a.sum() / b.sum()), (float(low), float(high))
+    value = kept / known
+    error, _ = cluster_error(sums_C2, fraction)
+    if not kept or not error > 0:
+        return value, (max(0.0, value - NONE_SEEN / known), value + NONE_SEEN / known)
+    return value, log_t(value, error, len(sums_C2))

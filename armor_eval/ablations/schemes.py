@@ -63,7 +63,9 @@ def arms_of(plan: StagesPlan) -> list[Arm]:
     for name in plan.schemes:
         if name not in SCHEMES:
             raise unknown_name("scheme", name, SCHEMES)
-    return [Arm(name, seed, "switching", "copy", SCHEMES[name](plan)) for seed in plan.seeds for name in plan.schemes]
+    # The adapter is drawn at random, alike in all: copied, the twin's would be a copy of random blocks and the others'
+    # of trained ones, and the twin would differ in two things.
+    return [Arm(name, seed, "switching", "random", SCHEMES[name](plan)) for seed in plan.seeds for name in plan.schemes]
 
 
 def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = log.info) -> RunStatus:
