@@ -8,7 +8,6 @@ renamed there after its files were on disk.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -19,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.errors import TrainingError, disk_is_full
+from trainer.errors import TrainingError
+from trainer.folders import DRAFT, whole_folder
 
 _NAME = re.compile(r"^step-(\d{8})$")
 
@@ -32,28 +32,13 @@ class Checkpoints:
 
     def save(self, step: int, trained: Mapping[str, Tensor], optimizer: Any, state: dict[str, Any]) -> Path:
         """Write the checkpoint of `step`, then remove those beyond the last `keep`, never the best one."""
-        final = self.root / f"step-{step:08d}"
-        draft = self.root / f".draft-{step:08d}-{os.getpid()}"
-        try:
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
+        final = self.path(step)
+        no_space = f"no space left for the checkpoint of step {step} in {self.root}; earlier checkpoints are intact"
+        with whole_folder(final, no_space) as draft:
             save_file({k: v.detach().cpu().contiguous() for k, v in trained.items()}, draft / "trained.safetensors")
             with (draft / "optimizer.pt").open("wb") as file:  # given a path, torch hides why a write failed
                 torch.save(optimizer, file)
             (draft / "state.json").write_text(json.dumps(state, indent=1) + "\n")
-            for path in draft.iterdir():
-                _sync(path)
-            if final.exists():
-                shutil.rmtree(final)
-            draft.rename(final)
-            _sync(self.root)
-        except Exception as error:
-            shutil.rmtree(draft, ignore_errors=True)
-            if disk_is_full(error):
-                raise TrainingError(
-                    f"no space left for the checkpoint of step {step} in {self.root}; earlier checkpoints are intact"
-                ) from error
-            raise
         self._prune()
         return final
 
@@ -97,13 +82,5 @@ class Checkpoints:
         for step in self.steps()[: -self.keep]:
             if best is None or step != best[0]:
                 shutil.rmtree(self.path(step))
-        for path in self.root.glob(".draft-*"):  # left behind by a kill
+        for path in self.root.glob(f"{DRAFT}*"):  # left behind by a kill
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,9 +2,8 @@
 
 Shapes: N supervised positions, D model width, V rows of a head. A plain cross-entropy over (B*T, V) keeps logits, their
 log-softmax and their gradient: at V = 92,553 and 4,096 positions 4.5 GB in fp32, three quarters of them for positions
-that
-no loss asks about. Here positions are gathered first, and logits are made, used and dropped in chunks; both gradients
-are finished in the forward pass, so nothing of size N x V is kept.
+that no loss asks about. Here positions are gathered first, and logits are made, used and dropped in chunks; both
+gradients are finished in the forward pass, so nothing of size N x V is kept.
 """
 
 from __future__ import annotations
@@ -93,8 +92,8 @@ def head_losses(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of a bias-free head in nats: the sum, to go backward from, and each position's, detached.
 
-    hidden_ND: the head's input at the supervised positions. labels_N: row indices into the heads' rows stacked in
-    order.
+    hidden_ND: the head's input at the supervised positions. labels_N: row indices into the heads' rows,
+    stacked in order.
     weights: the head's matrices (rows, D), several where one head is kept in pieces (InternVL's rows and <imgbos>).
     The gradient is computed in the forward pass, once: a second backward through the same node is an error.
     """
@@ -108,13 +107,6 @@ def head_losses(
         return F.nll_loss(scores_NV, labels_N, reduction="sum"), -scores_NV.detach().gather(1, labels_N[:, None])[:, 0]
     rows = max(1, min(hidden_ND.shape[0], chunk_elements // width))
     return _ChunkedHeadLoss.apply(hidden_ND, labels_N, rows, *weights)
-
-
-def head_loss(
-    hidden_ND: Tensor, labels_N: Tensor, weights: list[Tensor], chunk_elements: int = CHUNK_ELEMENTS
-) -> Tensor:
-    """The sum of `head_losses` alone."""
-    return head_losses(hidden_ND, labels_N, weights, chunk_elements)[0]
 
 
 def supervised(hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:

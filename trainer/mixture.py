@@ -1,12 +1,10 @@
 """Which conversation is read at which step: a pure function of the seed and the step, so a resumed run needs no
 position.
 
-Each pass takes exactly the stage's count from each pool (round and round where a pool is smaller) and shuffles.
-Batches are
-not sorted by length: where length goes with the kind of question, that makes every batch one kind, and the answers
-swing
-from one constant to another (armor-nano's base after 190 CPU-seconds: .49 of the questions right, sorted .42 to .46).
-Padding is saved by packing instead.
+Each pass takes exactly the stage's count from each pool (round and round where a pool is smaller) and shuffles. Batches
+are not sorted by length: where length goes with the kind of question, that makes every batch one kind, and the answers
+swing from one constant to another (armor-nano's base after 190 CPU-seconds: .49 of the questions right, sorted .42 to
+.46). Padding is saved inside a step: by micro-batches of like length (trainer/loop.py), or by packing.
 """
 
 from __future__ import annotations

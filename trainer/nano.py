@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from trainer.allocator import keep_freed_memory
+from armor_model.allocator import keep_freed_memory
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
 from trainer.mixture import Mixture
 from trainer.nano_curriculum import CHOICE, COMPOSED, LESSONS, LOOKUP, SHORT

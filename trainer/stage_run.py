@@ -119,7 +119,7 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
     from armor_model.loading import quiet_transformers
     from trainer import devices
     from trainer.data.shards import Shards
-    from trainer.export import save_whole
+    from trainer.folders import save_model
     from trainer.loop import Loop, LoopOptions
     from trainer.mixture import Mixture
     from trainer.objective import freeze
@@ -171,7 +171,7 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
     trained = devices.whole_model(model, loop.main, save_as)
     if not loop.main:
         return None
-    save_whole(trained.to(save_as), processor, asked.out / "model")
+    save_model(trained.to(save_as), processor, asked.out / "model")
     result = {
         "stage": stage.name,
         "steps": outcome.steps,

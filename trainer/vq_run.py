@@ -62,7 +62,7 @@ def run_vqgan(asked: VQRequest) -> dict[str, Any]:
     from armor_model.images import open_image, to_pixels
     from armor_model.loading import quiet_transformers
     from armor_model.vq import PatchVQ, build_vq
-    from trainer.export import save_whole
+    from trainer.folders import save_model
     from trainer.vq import VQOptimization, train_patch_vq
 
     quiet_transformers()
@@ -100,7 +100,7 @@ def run_vqgan(asked: VQRequest) -> dict[str, Any]:
     how = VQOptimization(asked.steps, asked.lr, foreground=asked.foreground)
     outcome = train_patch_vq(vq, batch, how, asked.seed, heard)
     processor.vq = vq
-    save_whole(model, processor, asked.out)
+    save_model(model, processor, asked.out)
     report = {
         **asdict(outcome),
         "codebook_size": vq.codebook_size,

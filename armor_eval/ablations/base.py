@@ -142,7 +142,7 @@ def _base_budget(plan: Plan) -> str:
 
 
 def _train_base(plan: Plan, folder: Path) -> None:
-    from armor_model import save
+    from trainer.folders import save_model
     from trainer.nano import default_recipe, scaled, train_nano
 
     recipe = default_recipe(0)
@@ -150,9 +150,7 @@ def _train_base(plan: Plan, folder: Path) -> None:
     if plan.base_share < 1:
         recipe = scaled(recipe, plan.base_share)
     outcome = train_nano(recipe, folder.with_name("base-training"))
-    draft = folder.with_name("base.draft")
-    save(outcome.model, outcome.processor, draft)
-    draft.replace(folder)
+    save_model(outcome.model, outcome.processor, folder)
 
 
 def _untrained(plan: Plan, work: Path) -> Base:

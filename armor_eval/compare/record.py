@@ -16,10 +16,6 @@ STRICT_INCONCLUSIVE = 5
 SEVERITY: tuple[Verdict, ...] = ("REGRESSION", "NOT COMPARABLE", "INCOMPLETE", "INCONCLUSIVE", "PASS")
 """The whole comparison has the first of these that any benchmark has: what was shown goes before what is not known."""
 
-MARKS: dict[Verdict, str] = {
-    "PASS": "ok", "REGRESSION": "drop", "INCONCLUSIVE": "?", "INCOMPLETE": "!", "NOT COMPARABLE": "x",
-}  # fmt: skip
-
 
 def worst(verdicts: list[Verdict]) -> Verdict:
     return next((v for v in SEVERITY if v in verdicts), "PASS")

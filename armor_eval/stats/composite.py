@@ -46,8 +46,6 @@ from .tallies import (
 )
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from armor_eval.runs.schema import Item, Metric
 
 Tally = Callable[[Sequence["Item"]], dict[str, list[float]]]
@@ -102,15 +100,6 @@ class Composite:
         clusters = tuple(sorted(table))
         sums_CS = np.array([table[c] for c in clusters], dtype=np.float64).reshape(len(clusters), len(self.columns))
         return ClusterSums(clusters, sums_CS, sum(it.score is not None for it in kept))
-
-    def contributions(self, items: Iterable[Item]) -> pd.DataFrame:
-        """The same as a DataFrame [cluster, *columns]."""
-        import pandas as pd
-
-        sums = self.cluster_sums(items)
-        frame = pd.DataFrame(sums.sums_CS, columns=list(self.columns))
-        frame.insert(0, "cluster", sums.clusters)
-        return frame
 
     def value(self, items: Iterable[Item]) -> float | None:
         """The score of the items; None where it is undefined (no items, an empty denominator)."""

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from train_helpers import example, pools, tiny_model
 
 from trainer.batches import collate
-from trainer.losses import head_loss
+from trainer.losses import head_losses
 from trainer.objective import Objective
 from trainer.stages import STAGES
 
@@ -28,7 +28,7 @@ def test_chunks_give_the_plain_loss_and_gradients(rows, frozen):
     expected = [None if t.grad is None else t.grad.clone() for t in (hidden, big, row)]
     for t in (hidden, big, row):
         t.grad = None
-    loss = head_loss(hidden, labels, [big, row], chunk_elements=202 * rows) * 0.3
+    loss = head_losses(hidden, labels, [big, row], chunk_elements=202 * rows)[0] * 0.3
     loss.backward()
     assert torch.allclose(loss, plain, rtol=1e-6)
     for t, want in zip((hidden, big, row), expected, strict=True):
@@ -38,11 +38,11 @@ def test_chunks_give_the_plain_loss_and_gradients(rows, frozen):
 
 
 def test_no_position_asked_is_a_loss_of_zero():
-    assert float(head_loss(torch.randn(0, 8), torch.zeros(0, dtype=torch.long), [torch.randn(5, 8)])) == 0.0
+    assert float(head_losses(torch.randn(0, 8), torch.zeros(0, dtype=torch.long), [torch.randn(5, 8)])[0]) == 0.0
 
 
 def test_a_uniform_head_costs_the_logarithm_of_its_rows():
-    loss = head_loss(torch.zeros(3, 4), torch.tensor([0, 1, 2]), [torch.randn(10, 4)])
+    loss, _ = head_losses(torch.zeros(3, 4), torch.tensor([0, 1, 2]), [torch.randn(10, 4)])
     assert float(loss) == pytest.approx(3 * math.log(10), rel=1e-6)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from trainer.data.records import Tally
 from trainer.data.screens import Pair, ScreenSettings, rules, screen
-from trainer.data.templates import DRAW, DRAW_AND_TELL, QUESTION_AND_DRAW, TELL, choose, fill
+from trainer.data.templates import DRAW, DRAW_AND_TELL, TELL, choose, fill
 from trainer.encode import IMAGE
 from trainer.errors import DataError
 
@@ -38,12 +38,6 @@ def drawing_record(pair: Pair, image: str, seed: int, mixed_share: float) -> dic
 
 def text_record(number: int, question: str, answer: str) -> dict[str, Any]:
     return _record(f"t2t-{number:09d}", "t2t", question, answer, [])
-
-
-def question_record(pair: Pair, image: str, question: str, seed: int) -> dict[str, Any]:
-    """The paper's own t2ti form: a question, answered in the caption's words and with its picture."""
-    asked = choose(_rng(seed, pair.key), QUESTION_AND_DRAW).replace("{q}", question.strip())
-    return _record(pair.key, "t2ti", asked, f"{pair.caption}\n{IMAGE}", [image])
 
 
 def _record(key: str, kind: str, asked: str, said: str, images: list[str]) -> dict[str, Any]:

@@ -48,14 +48,6 @@ DRAW_AND_TELL = (
 TELL = ("{X}.", "Here is the picture: {x}.", "This image shows {x}.", "The picture depicts {x}.", "You can see {x}.")
 """The words of an answer that also draws; the picture follows."""
 
-QUESTION_AND_DRAW = (
-    "{q} Can you draw an image to depict it for me?",
-    "{q} Please draw a picture as well.",
-    "{q} Answer and show me an image.",
-    "{q} Could you illustrate the answer?",
-)
-"""Turns a text question into a mixed request, as in the paper's Nile example."""
-
 
 def fill(template: str, caption: str) -> str:
     """Put a caption into a template: `{x}` inside a sentence, `{X}` at its start."""
