@@ -5,7 +5,7 @@ SHORT   one bare question about one picture. 500 steps of them answer 93 %, wher
         in one conversation, answered 57 % after as many CPU-seconds: the turns before give the picture away.
 LOOKUP  an answer and four options, no picture: which letter is it? Multiple choice is two steps, to find the answer and
         to find its letter; read together from the start, the second is learned late (250 steps after 500 of SHORT: .35
-        of the multiple-choice questions right; after 500 of SHORT and LOOKUP: .76; 16 questions a type, one seed).
+        of the multiple-choice questions right; after 500 of SHORT and LOOKUP: .76; 8 of each of 16 types, one seed).
 CHOICE  a multiple choice about one picture.
 COMPOSED  drawing requests of three and four things: numbers, relations and colours beside each other. No hold-out names
         them: it lists whole contents of one and two things and of one shape. Learned from two things only, every number
