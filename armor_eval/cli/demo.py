@@ -64,7 +64,9 @@ def demo(
     else:
         common.print_scores(finished)
         _print_types(finished[0])
-        common.console().print(f"{drawn} of {len(PROMPTS)} pictures drawn, not judged: {sheet}", markup=False, soft_wrap=True)
+        common.console().print(
+            f"{drawn} of {len(PROMPTS)} pictures drawn, not judged: {sheet}", markup=False, soft_wrap=True
+        )
         common.console().print(f"everything on one page: {page}", markup=False, soft_wrap=True)
     if any(f.run.status != "complete" for f in finished) or drawn < len(PROMPTS):
         raise typer.Exit(1)
