@@ -17,7 +17,7 @@ import torch
 from armor_model.allocator import keep_freed_memory
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
 from trainer.mixture import Mixture
-from trainer.nano_curriculum import CHOICE, COMPOSED, LESSONS, LOOKUP, SHORT
+from trainer.nano_curriculum import CHOICE, COMPOSED, DECLINE, LESSONS, LOOKUP, PLAN, SHORT, TOLD
 from trainer.nano_data import Codes, make_pool, vq_batches, warm_up_vision
 from trainer.optim import Optimization
 from trainer.stages import KINDS, STAGES
@@ -53,11 +53,13 @@ class NanoRecipe:
             SHORT: 32_000,
             LOOKUP: 16_000,
             CHOICE: 48_000,
+            PLAN: 32_000,
+            TOLD: 16_000,
+            DECLINE: 8000,
             "ti2t": 24_000,
             "t2t": 6000,
-            "refuse": 6000,
             "t2i": 16_000,
-            COMPOSED: 16_000,
+            COMPOSED: 24_000,
             "t2ti": 6000,
         }
     )
@@ -74,13 +76,13 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
         stages=(
             NanoStage(
                 "base",
-                {SHORT: 70, LOOKUP: 30},
+                {SHORT: 62, LOOKUP: 25, TOLD: 13},
                 Optimization(900, 128, lr=4e-3, muon_lr=4e-3, warmup=30, floor=0.5, weight_decay=0.01, accumulate=2),
             ),
             NanoStage(
                 "base",
-                {CHOICE: 37, SHORT: 22, "ti2t": 27, "t2t": 8, "refuse": 6},
-                Optimization(1300, 128, lr=4e-3, muon_lr=4e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
+                {CHOICE: 26, SHORT: 12, "ti2t": 17, "t2t": 6, DECLINE: 7, PLAN: 22, TOLD: 10},
+                Optimization(2200, 128, lr=4e-3, muon_lr=4e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
             ),
             NanoStage(
                 "1",
@@ -89,8 +91,8 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
             ),
             NanoStage(
                 "2",
-                {"t2i": 45, COMPOSED: 40, "t2ti": 15},
-                Optimization(2000, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, accumulate=2),
+                {"t2i": 35, COMPOSED: 50, "t2ti": 15},
+                Optimization(2400, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, accumulate=2),
                 condition_dropout=0.1,
             ),
             NanoStage(

@@ -14,12 +14,33 @@ COMPOSED  drawing requests of three and four things: numbers, relations and colo
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from trainer.shapes.questions import QUESTION_TYPES, Question, multiple_choice, options_for, sample_question
-from trainer.shapes.requests import DRAW, fulfil, phrase_for, place
+from trainer.shapes.language import REFUSALS
+from trainer.shapes.questions import (
+    QUESTION_TYPES,
+    YES_NO,
+    Question,
+    describe,
+    multiple_choice,
+    options_for,
+    plural,
+    sample_question,
+)
+from trainer.shapes.requests import (
+    DRAW,
+    SHOW_AND_SAY,
+    TELL_AND_DRAW,
+    Request,
+    about,
+    fulfil,
+    phrase_for,
+    place,
+    sample_request,
+)
 from trainer.shapes.world import (
     CELLS,
     COLOR_NAMES,
@@ -33,17 +54,48 @@ from trainer.shapes.world import (
 )
 
 SHORT, LOOKUP, CHOICE, COMPOSED = "short", "lookup", "choice", "composed"
-LESSONS: dict[str, str] = {SHORT: "ti2t", LOOKUP: "t2t", CHOICE: "ti2t", COMPOSED: "t2i"}
+PLAN, TOLD, DECLINE = "plan", "told", "decline"
+LESSONS: dict[str, str] = {
+    SHORT: "ti2t",
+    LOOKUP: "t2t",
+    CHOICE: "ti2t",
+    COMPOSED: "t2i",
+    PLAN: "t2t",
+    TOLD: "t2t",
+    DECLINE: "refuse",
+}
 """Lesson -> the type of its conversations."""
+
+DRILLED: tuple[str, ...] = (
+    *QUESTION_TYPES,
+    *("location", "location", "location", "number", "number", "relation", "relation", "at"),
+)
+"""Question types as SHORT, LOOKUP and CHOICE take turns with them. Those that stayed below .9 come more often: a place
+has two words, which options share; a number or a relation has to be checked, not only read."""
+
+PLANNED = (
+    "describe a picture of {x}.",
+    "what can you see in a picture of {x}?",
+    "tell me what is in an image of {x}.",
+)
 
 
 def sample_lesson(rng: np.random.Generator, lesson: str, number: int) -> dict[str, Any]:
-    """A conversation in the paper's form; question types take turns with `number`. Nothing held out is shown."""
+    """A conversation in the paper's form; question types take turns with `number`. Nothing held out is shown or
+    named."""
+    images: list[Scene] = []
     if lesson == COMPOSED:
         phrase, scene = composed(rng)
         human, gpt, images = pick(rng, DRAW).format(x=phrase), "<image>", [scene]
+    elif lesson == PLAN:
+        phrase, scene = _content(rng)
+        human, gpt = pick(rng, PLANNED).format(x=phrase), describe(scene) + "."
+    elif lesson == TOLD:
+        human, gpt = _told(rng, *_content(rng))
+    elif lesson == DECLINE:
+        human, gpt = _declined(rng)
     else:
-        scene, question = sample_question(rng, QUESTION_TYPES[number % len(QUESTION_TYPES)])
+        scene, question = sample_question(rng, DRILLED[number % len(DRILLED)])
         human, gpt = _asked(rng, lesson, question)
         images = [] if lesson == LOOKUP else [scene]
     turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
@@ -59,6 +111,56 @@ def _asked(rng: np.random.Generator, lesson: str, question: Question) -> tuple[s
     return f"<image>\n{multiple_choice(question.text, options)}", letter
 
 
+def _content(rng: np.random.Generator) -> tuple[str, Scene]:
+    """Words and a scene that fulfils them: of a drawing request, or of a composed one."""
+    if rng.random() < 0.5:
+        return composed(rng)
+    request = orderly_request(rng)
+    return request.phrase, request.scene
+
+
+def _told(rng: np.random.Generator, phrase: str, scene: Scene) -> tuple[str, str]:
+    """`there is a red circle and a blue cross. what color is the cross?` Only what the words say is asked about."""
+    shapes = [thing.shape for thing in scene.things]
+    named = [thing for thing in scene.things if f"{thing.color} {thing.shape}" in phrase]
+    colors = [thing.color for thing in named]
+    shape = pick(rng, SHAPES)
+    asked = [(f"how many {plural(shape)} are there?", str(shapes.count(shape)))]
+    unique = [thing for thing in named if shapes.count(thing.shape) == 1]
+    if unique:
+        thing = pick(rng, unique)
+        asked.append((f"what color is the {thing.shape}?", thing.color))
+    if len(named) == len(scene.things):
+        thing = pick(rng, named)
+        if colors.count(thing.color) == 1:
+            asked.append((f"which shape is {thing.color}?", thing.shape))
+        color, shape = pick(rng, colors), pick(rng, shapes)  # both are there; together only perhaps
+        there = any((it.color, it.shape) == (color, shape) for it in named)
+        asked.append((f"is there a {color} {shape} in the picture?", YES_NO[not there]))
+    relation = next((r for r in RELATIONS if f" {r} " in phrase), None)
+    if relation and len(set(shapes)) == len(shapes):
+        before, after = phrase.split(f" {relation} ")
+        first = next(word for word in before.split() if word in SHAPES)
+        second = next(word for word in after.split() if word in SHAPES)
+        swapped, turned = bool(rng.integers(2)), bool(rng.integers(2))
+        a, b = (second, first) if swapped else (first, second)
+        said = OPPOSITE[relation] if turned else relation
+        asked += [(f"is the {a} {said} the {b}?", YES_NO[swapped != turned])] * 2
+    question, answer = pick(rng, asked)
+    return f"there is {phrase}. {question}", answer
+
+
+def _declined(rng: np.random.Generator) -> tuple[str, str]:
+    """Half of the requests want a picture only."""
+    request, style, sorry = sample_request(rng), rng.random(), pick(rng, REFUSALS)
+    if style < 0.5:
+        return pick(rng, DRAW).format(x=request.phrase), sorry
+    if style < 0.75:
+        verb = "are" if request.things[0][2] > 1 else "is"
+        return pick(rng, SHOW_AND_SAY).format(x=request.phrase), f"here {verb} {request.phrase}. {sorry}"
+    return pick(rng, TELL_AND_DRAW).format(x=request.phrase), f"{about(request.things)} {sorry}"
+
+
 def composed(rng: np.random.Generator) -> tuple[str, Scene]:
     """A request's words and a scene that fulfils it exactly; never a held-out one."""
     while True:
@@ -68,12 +170,37 @@ def composed(rng: np.random.Generator) -> tuple[str, Scene]:
             return phrase, scene
 
 
+def orderly_request(rng: np.random.Generator) -> Request:
+    """A drawing request of the world's, its things laid out in reading order as they are named (where no relation
+    says otherwise): the next thing to draw is then the next one in the words, and no order has to be guessed."""
+    while True:
+        request = sample_request(rng)
+        if request.relation or len(request.scene.things) == 1:
+            return request
+        for _ in range(20):  # some pairs have a held-out relation in all but a few places
+            scene = in_order(rng, request.things)
+            if not is_held_out(scene):
+                return request._replace(scene=scene)
+
+
+def in_order(rng: np.random.Generator, things: tuple[tuple[str | None, str, int], ...]) -> Scene:
+    """As the world's `fulfil`, but the k-th thing named is the k-th in reading order; numbers fill the corners from the
+    first, so that `three` leaves the last one empty whatever the shape."""
+    found = fulfil(rng, things).things
+    cells = range(CELLS) if any(count > 1 for _, _, count in things) else [it.cell for it in found]
+    taken: list[Thing] = []
+    for color, shape, count in things:
+        fits = (it for it in found if it not in taken and it.shape == shape and color in (None, it.color))
+        taken += list(islice(fits, count))
+    return Scene(tuple(it._replace(cell=cell) for it, cell in zip(taken, cells, strict=False)))
+
+
 def _two_numbers(rng: np.random.Generator, a: str, b: str) -> tuple[str, Scene]:
     """`two circles and a cross`"""
     first = int(rng.integers(1, CELLS))
     second = int(rng.integers(2 if first == 1 else 1, CELLS - first + 1))
     things = ((None, a, first), (None, b, second))
-    return phrase_for(things), fulfil(rng, things)
+    return phrase_for(things), in_order(rng, things)
 
 
 def _rows_or_columns(rng: np.random.Generator, a: str, b: str) -> tuple[str, Scene]:
@@ -108,4 +235,4 @@ def _several_colors(rng: np.random.Generator, a: str, b: str) -> tuple[str, Scen
     shapes = [a, b, *(pick(rng, SHAPES) for _ in range(int(rng.integers(1, 3))))]
     order = rng.permutation(len(shapes))
     things = tuple((pick(rng, COLOR_NAMES), shapes[int(i)], 1) for i in order)
-    return phrase_for(things), fulfil(rng, things)
+    return phrase_for(things), in_order(rng, things)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from trainer.batches import Example
 from trainer.encode import encode, to_messages
-from trainer.nano_curriculum import LESSONS, sample_lesson
+from trainer.nano_curriculum import LESSONS, orderly_request, sample_lesson
 from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.world import (
     CELLS,
@@ -68,8 +68,10 @@ class Codes:
 def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int) -> list[Example]:
     """`count` conversations of a type or lesson as examples; equal for equal seeds."""
     rng = np.random.default_rng([seed, 12, sum(map(ord, kind))])
-    sample = sample_lesson if kind in LESSONS else sample_conversation
-    records = [sample(rng, kind, i) for i in range(count)]
+    if kind in LESSONS:
+        records = [sample_lesson(rng, kind, i) for i in range(count)]
+    else:
+        records = [sample_conversation(rng, kind, i, orderly_request) for i in range(count)]
     split = [_split(record) for record in records]
     codes.add(scene for _, drawn in split for scene in drawn)
     return [

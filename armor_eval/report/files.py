@@ -44,7 +44,9 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
         for doc in docs:
             write(f"{doc.key}.csv", formats.csv_grid(doc))
     if "html" in wanted:
-        write("tables.html", _PAGE.format(body="".join(formats.html(d) for d in docs)))
+        said = "".join(f"<li>{formats.escape(n)}</li>" for n in notices)
+        listed = f"<ul>{said}</ul>" if said else ""
+        write("tables.html", _PAGE.format(body=listed + "".join(formats.html(d) for d in docs)))
     return made
 
 

@@ -221,9 +221,9 @@ def _read_run(path: Path) -> Run:
             raise UserError(f"{file} has schema version {version}, this program reads {SCHEMA_VERSION}")
         return Run.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{file} is damaged: {_first_line(error)}", "give another --out") from error
+        raise UserError(f"{file} is damaged: {_first_line(error)}", "measure that run again, elsewhere") from error
     except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}", "give another --out") from error
+        raise UserError(f"{file} is damaged: {error}", "measure that run again, elsewhere") from error
 
 
 def _first_line(error: ValidationError) -> str:

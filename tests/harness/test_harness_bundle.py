@@ -120,6 +120,7 @@ def test_another_run_in_the_folder_is_refused_by_name(tmp_path, changes, named):
 def test_costs_add_up_over_resumes(tmp_path):
     Bundle.open(tmp_path, make_run(wall_seconds=100.0, cpu_seconds=50.0)).close()
     with Bundle.open(tmp_path, make_run()) as bundle:
+        sum(range(1_000_000))  # some milliseconds: costs are kept to one
         bundle.finish([], make_scores(0))
     run, _, _ = read_bundle(tmp_path)
     assert 100 < run.wall_seconds < 200 and 50 < run.cpu_seconds < 100

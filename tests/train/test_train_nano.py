@@ -14,12 +14,38 @@ import torch
 
 from trainer.batches import collate
 from trainer.encode import IMAGE
-from trainer.nano_curriculum import CHOICE, LESSONS, LOOKUP, composed, sample_lesson
+from trainer.nano_curriculum import (
+    CHOICE,
+    COMPOSED,
+    DECLINE,
+    LESSONS,
+    LOOKUP,
+    PLAN,
+    SHORT,
+    TOLD,
+    composed,
+    orderly_request,
+    sample_lesson,
+)
 from trainer.nano_data import Codes, make_pool, to_pixels, vision_pixels
 from trainer.nano_eval import Rate, held_out_request, read_pictures
 from trainer.shapes.questions import MCQ_SUFFIX, plural
-from trainer.shapes.requests import TASKS
-from trainer.shapes.world import HELD_OUT, NUMBERS, RELATIONS, SHAPES, holds, is_held_out, render, sample_scene
+from trainer.shapes.requests import DRAW, SHOW_AND_SAY, TASKS, matches
+from trainer.shapes.world import (
+    CELL_NAMES,
+    COLOR_NAMES,
+    HELD_OUT,
+    NUMBERS,
+    OPPOSITE,
+    RELATIONS,
+    SHAPES,
+    Scene,
+    Thing,
+    holds,
+    is_held_out,
+    render,
+    sample_scene,
+)
 
 
 @pytest.mark.parametrize("lesson", LESSONS)
@@ -28,7 +54,7 @@ def test_lessons_show_nothing_held_out(lesson):
     for number in range(200):
         record = sample_lesson(rng, lesson, number)
         human, gpt = (turn["value"] for turn in record["conversations"])
-        assert (human + gpt).count(IMAGE) == len(record["images"]) == (lesson != LOOKUP)
+        assert (human + gpt).count(IMAGE) == len(record["images"]) == (lesson in (SHORT, CHOICE, COMPOSED))
         assert (gpt in "ABCD") == (MCQ_SUFFIX in human) == (lesson in (CHOICE, LOOKUP))
         assert not any(is_held_out(scene) for scene in record["images"])
 
@@ -61,6 +87,84 @@ def test_composed_pictures_fulfil_their_words():
             first, second = ([t for t in scene.things if t.shape == _singular(p.split()[-1])] for p in parts[:2])
             assert all(holds(a, relation, b) for a in first for b in second)
     assert relations_seen == set(RELATIONS)
+
+
+def _read_plan(text: str) -> Scene:
+    things = re.findall(r"a (\w+) (\w+) at the (\w+ \w+)", text)
+    return Scene(tuple(Thing(color, shape, CELL_NAMES.index(cell)) for color, shape, cell in things))
+
+
+def test_plans_put_what_is_asked_for_where_it_is_asked_for_and_nothing_held_out():
+    rng = np.random.default_rng(9)
+    words = (*SHAPES, *map(plural, SHAPES))
+    for number in range(300):
+        human, gpt = (t["value"] for t in sample_lesson(rng, PLAN, number)["conversations"])
+        scene = _read_plan(gpt)
+        assert not is_held_out(scene)
+        relation = next((r for r in RELATIONS if f" {r} " in human), None)
+        if relation:
+            before, after = human.split(f" {relation} ")
+            a, b = (next(_singular(w) for w in re.findall(r"\w+", side) if w in words) for side in (before, after))
+            first, second = ([t for t in scene.things if t.shape == s] for s in (a, b))
+            assert first and all(holds(x, relation, y) for x in first for y in second)
+        numbers = re.findall(r"(two|three|four) (\w+)", human)
+        for word, shape in numbers:
+            assert sum(t.shape == _singular(shape) for t in scene.things) == NUMBERS.index(word)
+
+
+def test_what_is_told_is_answered_rightly():
+    """Every answer follows from the words, read back here by another way than the lesson's."""
+    rng = np.random.default_rng(10)
+    kinds = Counter()
+    for number in range(600):
+        human, gpt = (t["value"] for t in sample_lesson(rng, TOLD, number)["conversations"])
+        told, question = human.removeprefix("there is ").split(". ")
+        pairs = re.findall(rf"a ({'|'.join(COLOR_NAMES)}) (\w+)", told)
+        if match := re.match(r"how many (\w+) are there", question):
+            named = re.findall(rf"\b(a|two|three|four) (?:(?:{'|'.join(COLOR_NAMES)}) )?(\w+)", told)
+            of_shape = [number for number, word in named if _singular(word) == _singular(match[1])]
+            assert int(gpt) == sum(1 if number == "a" else NUMBERS.index(number) for number in of_shape)
+        elif match := re.match(r"what color is the (\w+)", question):
+            assert [c for c, s in pairs if s == match[1]] == [gpt]
+        elif match := re.match(r"which shape is (\w+)", question):
+            assert [s for c, s in pairs if c == match[1]] == [gpt]
+        elif match := re.match(r"is there a (\w+) (\w+) in", question):
+            assert gpt == ("yes" if match.groups() in pairs else "no")
+        else:
+            a, said, b = re.match(r"is the (\w+) (left of|right of|above|below) the (\w+)", question).groups()
+            relation = next(r for r in RELATIONS if f" {r} " in told)
+            ahead = told.index(a) < told.index(b)
+            assert gpt == ("yes" if (said == relation) == ahead and said in (relation, OPPOSITE[relation]) else "no")
+        kinds[question.split()[1]] += 1
+    assert set(kinds) == {"many", "color", "shape", "there", "the"}
+
+
+def test_a_declined_request_is_answered_as_far_as_words_go():
+    rng = np.random.default_rng(11)
+    silent, said = 0, 0
+    for number in range(200):
+        human, gpt = (t["value"] for t in sample_lesson(rng, DECLINE, number)["conversations"])
+        assert "sorry, i can not draw" in gpt
+        alone = gpt.startswith("sorry")
+        silent += alone
+        if any(re.fullmatch(re.escape(w).replace(r"\{x\}", ".*"), human) for w in SHOW_AND_SAY):
+            said += 1
+            phrase = re.match(r"here (?:is|are) (.*?)\.", gpt)[1]
+            assert phrase in human
+        elif alone:
+            assert any(re.fullmatch(re.escape(w).replace(r"\{x\}", ".*"), human) for w in DRAW)
+    assert 70 < silent < 130 and said > 20
+
+
+def test_orderly_pictures_follow_the_words():
+    rng = np.random.default_rng(12)
+    for _ in range(400):
+        request = orderly_request(rng)
+        assert matches(request.scene, request.things, request.relation) and not is_held_out(request.scene)
+        if request.relation is None:
+            named = [(color, shape) for color, shape, count in request.things for _ in range(count)]
+            drawn = [(t.color, t.shape) for t in request.scene.things]
+            assert all(a[1] == b[1] and a[0] in (None, b[0]) for a, b in zip(named, drawn, strict=True))
 
 
 def test_pictures_are_read_back_exactly():

@@ -179,11 +179,11 @@ class Shards:
     """Tokenised conversations of one or more directories; `pools()` gives what a Mixture reads."""
 
     def __init__(self, folders: list[Path], processor: Any, verify: bool = True) -> None:
-        """Reads every shard into memory (five bytes a position). With `verify`, every checksum is compared first."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        """Maps every shard into memory: `datasets` unpacks them once into its cache (five bytes a position on disk,
+        shared by all processes of a machine). With `verify`, every checksum is compared first."""
+        import datasets
 
-        tables = []
+        files, sums = [], []
         for folder in folders:
             manifest = self._manifest(folder, processor)
             for entry in manifest["shards"]:
@@ -192,10 +192,13 @@ class Shards:
                     raise DataError(
                         f"{path} is not what was written: its sha256 differs from the manifest's; tokenize again"
                     )
-                tables.append(pq.read_table(path))
-        if not tables:
+                files.append(str(path))
+                sums.append(entry["sha256"])
+        if not files:
             raise DataError(f"no shards in {', '.join(map(str, folders))}")
-        self.table = pa.concat_tables(tables).combine_chunks()
+        contents = hashlib.sha256("".join(sums).encode()).hexdigest()[:16]  # by content: datasets compares times only
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / f"armor-shards-{contents}"
+        self.table = datasets.Dataset.from_parquet(files, cache_dir=str(cache)).data.table
         self.processor = processor
         self._check_ids(processor)
 
@@ -213,16 +216,21 @@ class Shards:
         return manifest
 
     def _check_ids(self, processor: Any) -> None:
-        ids = self.table["input_ids"].combine_chunks().flatten().to_numpy()
         last = processor.first_code_id + processor.settings.codebook_size - 1
-        if len(ids) and (ids.max() > last or ids.min() < 0):
-            bad = int(ids.max() if ids.max() > last else ids.min())
-            raise DataError(f"token {bad} is outside of the vocabulary and the codebook (0 to {last})")
+        for chunk in self.table["input_ids"].chunks:
+            ids = chunk.flatten().to_numpy()
+            if len(ids) and (ids.max() > last or ids.min() < 0):
+                bad = int(ids.max() if ids.max() > last else ids.min())
+                raise DataError(f"token {bad} is outside of the vocabulary and the codebook (0 to {last})")
 
     def pools(self) -> dict[str, ShardPool]:
         """Type -> examples."""
-        kinds = self.table["kind"].to_numpy(zero_copy_only=False)
-        return {kind: ShardPool(self, np.flatnonzero(kinds == kind)) for kind in sorted(set(kinds))}
+        kinds = self.table["kind"].combine_chunks().dictionary_encode()
+        numbers = kinds.indices.to_numpy()
+        return {
+            kind: ShardPool(self, np.flatnonzero(numbers == number))
+            for number, kind in sorted(enumerate(kinds.dictionary.to_pylist()), key=lambda it: it[1])
+        }
 
     def example(self, row: int) -> Example:
         record = {name: self.table[name][row].as_py() for name in ("kind", "input_ids", "heads", "span", "images")}

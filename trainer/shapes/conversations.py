@@ -10,7 +10,7 @@ before it has a visual head, declines).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,8 @@ IMAGE = "<image>"
 
 Turns = list[tuple[str, str]]
 """(human, gpt) pairs."""
+Requests = Callable[[np.random.Generator], Request]
+"""Where drawing requests come from, each with a picture that fulfils it."""
 
 
 def _shown(request: Request) -> str:
@@ -84,18 +86,18 @@ def chat_hint(rng: np.random.Generator) -> str:
     )
 
 
-def _t2t(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+def _t2t(rng: np.random.Generator, requests: Requests) -> tuple[Turns, list[Scene]]:
     turns = []
     for _ in range(1 if rng.random() < 0.85 else 2):
         if rng.random() < 0.4:
-            request = sample_request(rng)
+            request = requests(rng)
             turns.append((pick(rng, TELL_ONLY).format(x=request.phrase), about(request.things)))
         else:
             turns.append(chat(rng))
     return turns, []
 
 
-def _ti2t(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+def _ti2t(rng: np.random.Generator, _: Requests) -> tuple[Turns, list[Scene]]:
     if rng.random() < 0.15:
         scene = sample_scene(rng)
         if rng.random() < 0.4:
@@ -108,20 +110,20 @@ def _ti2t(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
     return turns, [scene]
 
 
-def _t2i(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
-    request = sample_request(rng)
+def _t2i(rng: np.random.Generator, requests: Requests) -> tuple[Turns, list[Scene]]:
+    request = requests(rng)
     before = [chat(rng)] if rng.random() < 0.1 else []
     return [*before, (pick(rng, DRAW).format(x=request.phrase), IMAGE)], [request.scene]
 
 
-def _t2ti(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+def _t2ti(rng: np.random.Generator, requests: Requests) -> tuple[Turns, list[Scene]]:
     style = rng.random()
     before = [chat(rng)] if rng.random() < 0.1 else []
     if style < 0.15:
         scene = sample_scene(rng, int(rng.integers(1, 3)))
         told = join([f"a {thing.color} {thing.shape}" for thing in scene.things])
         return [*before, (pick(rng, OPEN_MIXED), f"here is {told}.\n{IMAGE}")], [scene]
-    request = sample_request(rng)
+    request = requests(rng)
     if style < 0.55:
         asked, said = pick(rng, SHOW_AND_SAY), _shown(request)
     else:
@@ -129,14 +131,14 @@ def _t2ti(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
     return [*before, (asked.format(x=request.phrase), f"{said}\n{IMAGE}")], [request.scene]
 
 
-def _ti2ti(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+def _ti2ti(rng: np.random.Generator, _: Requests) -> tuple[Turns, list[Scene]]:
     scene = sample_scene(rng)
     asked = f"{IMAGE}\n{pick(rng, DESCRIBE_AND_REDRAW)}"
     return [(asked, f"{describe(scene)}.\n{IMAGE}")], [scene, scene]
 
 
-def _refuse(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
-    request, style = sample_request(rng), rng.random()
+def _refuse(rng: np.random.Generator, requests: Requests) -> tuple[Turns, list[Scene]]:
+    request, style = requests(rng), rng.random()
     if style < 0.6:
         return [(pick(rng, DRAW).format(x=request.phrase), pick(rng, REFUSALS))], []
     if style < 0.8:
@@ -147,11 +149,13 @@ def _refuse(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
 _SAMPLERS = {"t2t": _t2t, "ti2t": _ti2t, "t2i": _t2i, "t2ti": _t2ti, "ti2ti": _ti2ti, "refuse": _refuse}
 
 
-def sample_conversation(rng: np.random.Generator, kind: str, number: int = 0) -> dict[str, Any]:
+def sample_conversation(
+    rng: np.random.Generator, kind: str, number: int = 0, requests: Requests = sample_request
+) -> dict[str, Any]:
     """One training conversation of a kind; `number` goes into its id."""
     if kind not in _SAMPLERS:
         raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
-    turns, scenes = _SAMPLERS[kind](rng)
+    turns, scenes = _SAMPLERS[kind](rng, requests)
     messages = []
     for human, gpt in turns:
         messages += [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
