@@ -76,13 +76,18 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
         stages=(
             NanoStage(
                 "base",
-                {SHORT: 62, LOOKUP: 25, TOLD: 13},
+                {SHORT: 70, LOOKUP: 30},
                 Optimization(900, 128, lr=4e-3, muon_lr=4e-3, warmup=30, floor=0.5, weight_decay=0.01, accumulate=2),
             ),
             NanoStage(
                 "base",
-                {CHOICE: 26, SHORT: 12, "ti2t": 17, "t2t": 6, DECLINE: 7, PLAN: 22, TOLD: 10},
-                Optimization(2200, 128, lr=4e-3, muon_lr=4e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
+                {CHOICE: 37, SHORT: 21, "ti2t": 26, "t2t": 8, DECLINE: 8},
+                Optimization(1300, 128, lr=4e-3, muon_lr=4e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
+            ),
+            NanoStage(
+                "base",
+                {PLAN: 40, TOLD: 16, CHOICE: 14, SHORT: 12, "ti2t": 10, DECLINE: 8},
+                Optimization(800, 128, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
             ),
             NanoStage(
                 "1",
@@ -91,13 +96,13 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
             ),
             NanoStage(
                 "2",
-                {"t2i": 35, COMPOSED: 50, "t2ti": 15},
-                Optimization(2400, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, accumulate=2),
+                {"t2i": 20, COMPOSED: 65, "t2ti": 15},
+                Optimization(1400, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, weight_decay=0.3, accumulate=2),
                 condition_dropout=0.1,
             ),
             NanoStage(
                 "3",
-                {"t2t": 15, "ti2t": 25, "t2i": 25, COMPOSED: 10, "t2ti": 25},
+                {"t2t": 15, "ti2t": 25, "t2i": 13, COMPOSED: 22, "t2ti": 25},
                 Optimization(250, 64, lr=1e-3, warmup=10, floor=0.05, accumulate=2),
                 condition_dropout=0.1,
             ),

@@ -68,7 +68,7 @@ LESSONS: dict[str, str] = {
 
 DRILLED: tuple[str, ...] = (
     *QUESTION_TYPES,
-    *("location", "location", "location", "number", "number", "relation", "relation", "at"),
+    *("location", "location", "number", "relation"),
 )
 """Question types as SHORT, LOOKUP and CHOICE take turns with them. Those that stayed below .9 come more often: a place
 has two words, which options share; a number or a relation has to be checked, not only read."""
@@ -184,15 +184,13 @@ def orderly_request(rng: np.random.Generator) -> Request:
 
 
 def in_order(rng: np.random.Generator, things: tuple[tuple[str | None, str, int], ...]) -> Scene:
-    """As the world's `fulfil`, but the k-th thing named is the k-th in reading order; numbers fill the corners from the
-    first, so that `three` leaves the last one empty whatever the shape."""
+    """As the world's `fulfil`, but the k-th thing named is the k-th in reading order."""
     found = fulfil(rng, things).things
-    cells = range(CELLS) if any(count > 1 for _, _, count in things) else [it.cell for it in found]
     taken: list[Thing] = []
     for color, shape, count in things:
         fits = (it for it in found if it not in taken and it.shape == shape and color in (None, it.color))
         taken += list(islice(fits, count))
-    return Scene(tuple(it._replace(cell=cell) for it, cell in zip(taken, cells, strict=False)))
+    return Scene(tuple(it._replace(cell=at.cell) for it, at in zip(taken, found, strict=True)))
 
 
 def _two_numbers(rng: np.random.Generator, a: str, b: str) -> tuple[str, Scene]:
