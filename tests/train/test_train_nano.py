@@ -226,8 +226,8 @@ def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path):
     recipe = scaled(default_recipe(), 0.006)
     work = tmp_path / "work"
     outcome = train_nano(recipe, work, bar=False)
-    assert [r.name for r in outcome.reports] == ["vqgan", "vision", "data", "base", "base", "1", "2", "3"]
-    shutil.rmtree(work / "4-3")  # as if killed before the last stage
+    assert [r.name for r in outcome.reports] == ["vqgan", "vision", "data", "base", "base", "base", "1", "2", "3"]
+    shutil.rmtree(work / "5-3")  # as if killed before the last stage
     again = train_nano(recipe, work, bar=False)
     for name, value in outcome.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
