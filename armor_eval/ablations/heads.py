@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.ablations import judging
-from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, told_cost
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, evenly, run_arm, say_budget, told_cost
 from armor_eval.ablations.base import Base, get_base
 from armor_eval.ablations.findings import HOLDS, area, faster, mean_interval, retention, sign, span, steps_to
 from armor_eval.ablations.plan import HeadsPlan, Plan
@@ -30,7 +30,7 @@ SHOWN = 4
 
 def arms_of(plan: HeadsPlan) -> list[Arm]:
     """Every arm of every seed; seeds outermost, so that an interrupted run holds whole pairs."""
-    moments = tuple(sorted({max(1, plan.steps // 3), max(1, 2 * plan.steps // 3), plan.steps}))
+    moments = evenly(plan.steps, 3, plan.evaluate_every)
     made = []
     for seed in plan.seeds:
         for name in plan.arms:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.ablations import judging
-from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, run_arm, say_budget, told_cost
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, evenly, run_arm, say_budget, told_cost
 from armor_eval.ablations.base import get_base
 from armor_eval.ablations.findings import HOLDS, retention, share_difference, sign, span
 from armor_eval.ablations.heads import in_first_process, materials
@@ -43,8 +43,8 @@ def _one_stage(stage: str) -> Callable[[StagesPlan], tuple[Part, ...]]:
 def _three(first: str, second: str, third: str) -> Callable[[StagesPlan], tuple[Part, ...]]:
     def parts(plan: StagesPlan) -> tuple[Part, ...]:
         one, two, three = plan.stage_steps
-        moments = tuple(sorted({max(1, two * k // plan.pictures) for k in range(1, plan.pictures + 1)}))
-        return (Part(first, one, EQUAL), Part(second, two, DRAWING, judged_at=moments), Part(third, three, EQUAL))
+        shown = evenly(two, plan.pictures, plan.evaluate_every)
+        return (Part(first, one, EQUAL), Part(second, two, DRAWING, judged_at=shown), Part(third, three, EQUAL))
 
     return parts
 

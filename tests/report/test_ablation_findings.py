@@ -238,3 +238,13 @@ def test_both_arms_start_from_the_same_weights(untrained) -> None:
     for name, parameter in two.named_parameters():
         if name.startswith(("model.", "lm_head")):
             assert torch.equal(parameter, dict(model.named_parameters())[name]), name
+
+
+def test_moments_lie_on_the_curves_grid():
+    """133, 266 and 400 have no common divisor: every step would be evaluated."""
+    from armor_eval.ablations.arms import _divisor, evenly
+
+    assert evenly(400, 3, 20) == (140, 260, 400)
+    assert evenly(48, 3, 8) == (16, 32, 48)
+    assert _divisor(20, set(evenly(400, 6, 20))) == 20
+    assert evenly(2, 3, 20) == (1, 2)
