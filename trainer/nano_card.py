@@ -114,6 +114,8 @@ def card_text(record: dict[str, Any]) -> str:
         f"Held-out list: sha256 `{record['held_out_sha256'][:16]}`; no training picture or request holds a listed "
         "combination. Held out are whole contents of one or two things or of one shape: composed requests of three and "
         "four things do show, say, a circle left of a square beside a third thing.",
+        "Requests are shown in one layout only where no relation decides: things stand in reading order as they are "
+        "named, so drawings vary less than the world does.",
         "",
         "## Recipe and cost",
         "",

@@ -210,8 +210,8 @@ def _loop(model: Any, part: Part, seed: int, pools: dict[str, Any], how: Any, op
 
 
 def evenly(steps: int, count: int, every: int) -> tuple[int, ...]:
-    """About `count` moments up to the last step, on the curves' grid: a moment beside it makes the grid as fine as their
-    greatest common divisor (133, 266 and 400 had every step evaluated, which doubled an arm's cost)."""
+    """About `count` moments up to the last step, on the curves' grid: a moment beside it makes the grid as fine as
+    their greatest common divisor (133, 266 and 400 had every step evaluated, which doubled an arm's cost)."""
     return tuple(
         sorted({max(1, min(steps, round(steps * k / count / every) * every)) for k in range(1, count)} | {steps})
     )
