@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.shapes.conversations import shown
 from trainer.shapes.language import REFUSALS
 from trainer.shapes.questions import (
     QUESTION_TYPES,
@@ -156,8 +157,7 @@ def _declined(rng: np.random.Generator) -> tuple[str, str]:
     if style < 0.5:
         return pick(rng, DRAW).format(x=request.phrase), sorry
     if style < 0.75:
-        verb = "are" if request.things[0][2] > 1 else "is"
-        return pick(rng, SHOW_AND_SAY).format(x=request.phrase), f"here {verb} {request.phrase}. {sorry}"
+        return pick(rng, SHOW_AND_SAY).format(x=request.phrase), f"{shown(request)} {sorry}"
     return pick(rng, TELL_AND_DRAW).format(x=request.phrase), f"{about(request.things)} {sorry}"
 
 

@@ -56,7 +56,8 @@ Requests = Callable[[np.random.Generator], Request]
 """Where drawing requests come from, each with a picture that fulfils it."""
 
 
-def _shown(request: Request) -> str:
+def shown(request: Request) -> str:
+    """What is said before a drawing: `here is a red circle.`"""
     plural_first = request.things[0][2] > 1
     return f"here {'are' if plural_first else 'is'} {request.phrase}."
 
@@ -125,7 +126,7 @@ def _t2ti(rng: np.random.Generator, requests: Requests) -> tuple[Turns, list[Sce
         return [*before, (pick(rng, OPEN_MIXED), f"here is {told}.\n{IMAGE}")], [scene]
     request = requests(rng)
     if style < 0.55:
-        asked, said = pick(rng, SHOW_AND_SAY), _shown(request)
+        asked, said = pick(rng, SHOW_AND_SAY), shown(request)
     else:
         asked, said = pick(rng, TELL_AND_DRAW), about(request.things)
     return [*before, (asked.format(x=request.phrase), f"{said}\n{IMAGE}")], [request.scene]
