@@ -17,7 +17,7 @@ import torch
 from armor_model.allocator import keep_freed_memory
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
 from trainer.mixture import Mixture
-from trainer.nano_curriculum import CHOICE, COMPOSED, DECLINE, LESSONS, LOOKUP, PLAN, SHORT, TOLD
+from trainer.nano_curriculum import CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
 from trainer.nano_data import Codes, make_pool, vq_batches, warm_up_vision
 from trainer.optim import Optimization
 from trainer.stages import KINDS, STAGES
@@ -53,6 +53,7 @@ class NanoRecipe:
             SHORT: 32_000,
             LOOKUP: 16_000,
             CHOICE: 48_000,
+            HARD: 32_000,
             PLAN: 32_000,
             TOLD: 16_000,
             DECLINE: 8000,
@@ -86,8 +87,8 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
             ),
             NanoStage(
                 "base",
-                {PLAN: 40, TOLD: 16, CHOICE: 14, SHORT: 12, "ti2t": 10, DECLINE: 8},
-                Optimization(800, 128, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
+                {PLAN: 28, TOLD: 10, CHOICE: 20, HARD: 17, SHORT: 10, "ti2t": 8, DECLINE: 7},
+                Optimization(2000, 128, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
             ),
             NanoStage(
                 "1",

@@ -7,18 +7,21 @@ LOOKUP  an answer and four options, no picture: which letter is it? Multiple cho
         to find its letter; read together from the start, the second is learned late (250 steps after 500 of SHORT: .35
         of the multiple-choice questions right; after 500 of SHORT and LOOKUP: .76; 8 of each of 16 types, one seed).
 CHOICE  a multiple choice about one picture.
-COMPOSED  drawing requests of three and four things: numbers, relations and colours beside each other. No hold-out names
-        them: it lists whole contents of one and two things and of one shape. Learned from two things only, every number
-        and every relation is tied to the shapes it was seen with.
+HARD    a question or a multiple choice of the types learned last. Beside the other lessons in 1,800 steps: .893
+        of all questions right before, .976 after, the worst type .50 before, .85 after (n = 40 a type, one seed).
+COMPOSED  drawing requests beyond the world's own (trainer.nano_requests).
+PLAN    the content of a picture in words, put into its corners: arranging is learned before drawing.
+TOLD    a content in words and a question about it.
+DECLINE a drawing request that the base, which cannot draw, answers as far as words go.
 """
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from trainer.nano_requests import ANY, composed, orderly_request
 from trainer.shapes.conversations import shown
 from trainer.shapes.language import REFUSALS
 from trainer.shapes.questions import (
@@ -35,31 +38,24 @@ from trainer.shapes.requests import (
     DRAW,
     SHOW_AND_SAY,
     TELL_AND_DRAW,
-    Request,
     about,
-    fulfil,
-    phrase_for,
-    place,
     sample_request,
 )
 from trainer.shapes.world import (
-    CELLS,
-    COLOR_NAMES,
     OPPOSITE,
     RELATIONS,
     SHAPES,
     Scene,
-    Thing,
-    is_held_out,
     pick,
 )
 
-SHORT, LOOKUP, CHOICE, COMPOSED = "short", "lookup", "choice", "composed"
+SHORT, LOOKUP, CHOICE, HARD, COMPOSED = "short", "lookup", "choice", "hard", "composed"
 PLAN, TOLD, DECLINE = "plan", "told", "decline"
 LESSONS: dict[str, str] = {
     SHORT: "ti2t",
     LOOKUP: "t2t",
     CHOICE: "ti2t",
+    HARD: "ti2t",
     COMPOSED: "t2i",
     PLAN: "t2t",
     TOLD: "t2t",
@@ -73,6 +69,7 @@ DRILLED: tuple[str, ...] = (
 )
 """Question types as SHORT, LOOKUP and CHOICE take turns with them. Those that stayed below .9 come more often: a place
 has two words, which options share; a number or a relation has to be checked, not only read."""
+HARD_TYPES = ("location", "number", "count_color", "location", "relation", "count_shape", "number", "color")
 
 PLANNED = (
     "describe a picture of {x}.",
@@ -96,7 +93,8 @@ def sample_lesson(rng: np.random.Generator, lesson: str, number: int) -> dict[st
     elif lesson == DECLINE:
         human, gpt = _declined(rng)
     else:
-        scene, question = sample_question(rng, DRILLED[number % len(DRILLED)])
+        types = HARD_TYPES if lesson == HARD else DRILLED
+        scene, question = sample_question(rng, types[number % len(types)])
         human, gpt = _asked(rng, lesson, question)
         images = [] if lesson == LOOKUP else [scene]
     turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
@@ -104,7 +102,7 @@ def sample_lesson(rng: np.random.Generator, lesson: str, number: int) -> dict[st
 
 
 def _asked(rng: np.random.Generator, lesson: str, question: Question) -> tuple[str, str]:
-    if lesson == SHORT:
+    if lesson == SHORT or (lesson == HARD and rng.random() < 0.35):
         return f"<image>\n{question.text}", question.answer
     options, letter = options_for(rng, question)
     if lesson == LOOKUP:
@@ -127,6 +125,8 @@ def _told(rng: np.random.Generator, phrase: str, scene: Scene) -> tuple[str, str
     colors = [thing.color for thing in named]
     shape = pick(rng, SHAPES)
     asked = [(f"how many {plural(shape)} are there?", str(shapes.count(shape)))]
+    if ANY in phrase:
+        asked = [("how many shapes are there?", str(len(shapes)))]
     unique = [thing for thing in named if shapes.count(thing.shape) == 1]
     if unique:
         thing = pick(rng, unique)
@@ -139,7 +139,7 @@ def _told(rng: np.random.Generator, phrase: str, scene: Scene) -> tuple[str, str
         there = any((it.color, it.shape) == (color, shape) for it in named)
         asked.append((f"is there a {color} {shape} in the picture?", YES_NO[not there]))
     relation = next((r for r in RELATIONS if f" {r} " in phrase), None)
-    if relation and len(set(shapes)) == len(shapes):
+    if relation and ANY not in phrase and len(set(shapes)) == len(shapes):
         before, after = phrase.split(f" {relation} ")
         first = next(word for word in before.split() if word in SHAPES)
         second = next(word for word in after.split() if word in SHAPES)
@@ -159,78 +159,3 @@ def _declined(rng: np.random.Generator) -> tuple[str, str]:
     if style < 0.75:
         return pick(rng, SHOW_AND_SAY).format(x=request.phrase), f"{shown(request)} {sorry}"
     return pick(rng, TELL_AND_DRAW).format(x=request.phrase), f"{about(request.things)} {sorry}"
-
-
-def composed(rng: np.random.Generator) -> tuple[str, Scene]:
-    """A request's words and a scene that fulfils it exactly; never a held-out one."""
-    while True:
-        a, b = (SHAPES[int(i)] for i in rng.permutation(len(SHAPES))[:2])
-        phrase, scene = pick(rng, (_two_numbers, _rows_or_columns, _relation_and_more, _several_colors))(rng, a, b)
-        if not is_held_out(scene):
-            return phrase, scene
-
-
-def orderly_request(rng: np.random.Generator) -> Request:
-    """A drawing request of the world's, its things laid out in reading order as they are named (where no relation
-    says otherwise): the next thing to draw is then the next one in the words, and no order has to be guessed."""
-    while True:
-        request = sample_request(rng)
-        if request.relation or len(request.scene.things) == 1:
-            return request
-        for _ in range(20):  # some pairs have a held-out relation in all but a few places
-            scene = in_order(rng, request.things)
-            if not is_held_out(scene):
-                return request._replace(scene=scene)
-
-
-def in_order(rng: np.random.Generator, things: tuple[tuple[str | None, str, int], ...]) -> Scene:
-    """As the world's `fulfil`, but the k-th thing named is the k-th in reading order."""
-    found = fulfil(rng, things).things
-    taken: list[Thing] = []
-    for color, shape, count in things:
-        fits = (it for it in found if it not in taken and it.shape == shape and color in (None, it.color))
-        taken += list(islice(fits, count))
-    return Scene(tuple(it._replace(cell=at.cell) for it, at in zip(taken, found, strict=True)))
-
-
-def _two_numbers(rng: np.random.Generator, a: str, b: str) -> tuple[str, Scene]:
-    """`two circles and a cross`"""
-    first = int(rng.integers(1, CELLS))
-    second = int(rng.integers(2 if first == 1 else 1, CELLS - first + 1))
-    things = ((None, a, first), (None, b, second))
-    return phrase_for(things), in_order(rng, things)
-
-
-def _rows_or_columns(rng: np.random.Generator, a: str, b: str) -> tuple[str, Scene]:
-    """`two circles above a cross`: each side has a row or a column to itself."""
-    relation = pick(rng, RELATIONS)
-    counts = pick(rng, ((1, 2), (2, 1), (2, 2)))
-    sides = [(a, counts[0]), (b, counts[1])]
-    reverse = relation in ("right of", "below")
-    axis = OPPOSITE[relation] if reverse else relation
-    cells = [[0, 2], [1, 3]] if axis == "left of" else [[0, 1], [2, 3]]
-    things = []
-    for (shape, count), line in zip(sides[::-1] if reverse else sides, cells, strict=True):
-        taken = line if count == 2 else [pick(rng, line)]
-        things += [Thing(pick(rng, COLOR_NAMES), shape, cell) for cell in taken]
-    return phrase_for(((None, a, counts[0]), (None, b, counts[1])), relation), Scene(tuple(things))
-
-
-def _relation_and_more(rng: np.random.Generator, a: str, b: str) -> tuple[str, Scene]:
-    """`a red circle left of a blue square and a green cross`; the first two with or without their colours."""
-    relation, named = pick(rng, RELATIONS), rng.random() < 0.6
-    colors = [pick(rng, COLOR_NAMES) for _ in range(3)]
-    third = pick(rng, [shape for shape in SHAPES if shape not in (a, b)])
-    two = place(rng, (colors[0], a), relation, (colors[1], b))
-    cell = pick(rng, [cell for cell in range(CELLS) if two.at(cell) is None])
-    asked = ((colors[0] if named else None, a, 1), (colors[1] if named else None, b, 1))
-    phrase = f"{phrase_for(asked, relation)} and a {colors[2]} {third}"
-    return phrase, Scene((*two.things, Thing(colors[2], third, cell)))
-
-
-def _several_colors(rng: np.random.Generator, a: str, b: str) -> tuple[str, Scene]:
-    """`a red circle, a blue cross and a green cross`: three or four things of at least two shapes."""
-    shapes = [a, b, *(pick(rng, SHAPES) for _ in range(int(rng.integers(1, 3))))]
-    order = rng.permutation(len(shapes))
-    things = tuple((pick(rng, COLOR_NAMES), shapes[int(i)], 1) for i in order)
-    return phrase_for(things), in_order(rng, things)

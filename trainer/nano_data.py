@@ -13,7 +13,8 @@ from torch import Tensor
 
 from trainer.batches import Example
 from trainer.encode import encode, to_messages
-from trainer.nano_curriculum import LESSONS, orderly_request, sample_lesson
+from trainer.nano_curriculum import LESSONS, sample_lesson
+from trainer.nano_requests import orderly_request
 from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.world import (
     CELLS,
@@ -72,7 +73,7 @@ def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int) ->
         records = [sample_lesson(rng, kind, i) for i in range(count)]
     else:
         records = [sample_conversation(rng, kind, i, orderly_request) for i in range(count)]
-    split = [_split(record) for record in records]
+    split = [split_pictures(record) for record in records]
     codes.add(scene for _, drawn in split for scene in drawn)
     return [
         encode(processor, record["type"], to_messages(record, [render(s) for s in seen], [codes[s] for s in drawn]))
@@ -80,7 +81,7 @@ def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int) ->
     ]
 
 
-def _split(record: dict[str, Any]) -> tuple[list[Scene], list[Scene]]:
+def split_pictures(record: dict[str, Any]) -> tuple[list[Scene], list[Scene]]:
     """The scenes of the human turns and of the gpt turns."""
     scenes = iter(record["images"])
     sides: dict[str, list[Scene]] = {"human": [], "gpt": []}

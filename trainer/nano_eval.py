@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainer.encode import to_messages
+from trainer.nano_data import split_pictures
 from trainer.shapes.conversations import IMAGE, sample_conversation
 from trainer.shapes.language import CHAT_HELD_OUT, DESCRIBE_PICTURE_HELD_OUT
 from trainer.shapes.questions import (
@@ -139,17 +141,23 @@ class Judge:
         answers = self._respond(prompts, max_new_tokens=6, images=False, seed=seed)
         return rates((n, clean(a.text) == clean(g)) for n, a, g in zip(names, answers, golds, strict=True))
 
-    def modality(self, each: int, seed: int, held_out: bool = False) -> dict[str, Rate]:
+    def modality(self, each: int, seed: int, asked: str = "first") -> dict[str, Rate]:
         """Whether the answer has the parts it was asked for: text only, image only, or both.
 
-        `held_out` asks in wordings that training never used.
+        `first` asks the first turn of a conversation of each kind. One in ten drawing requests comes after small talk,
+        whose answer in text alone, which is right, counts as wrong: .90 on t2i and t2ti is what a perfect model gets on
+        average. Kept as it is for comparison with earlier releases. `last` asks the same conversations up to their last
+        turn. `new` asks in wordings that training never used.
         """
         rng = np.random.default_rng([seed, 2])
+        ask = {"first": first_request, "last": last_request}
         kinds, prompts = [], []
         for kind in ("t2t", "ti2t", "t2i", "t2ti"):
             for _ in range(each):
                 kinds.append(kind)
-                prompts.append([new_wording(rng, kind) if held_out else first_request(sample_conversation(rng, kind))])
+                prompts.append(
+                    [new_wording(rng, kind)] if asked == "new" else ask[asked](sample_conversation(rng, kind))
+                )
         answers = self._respond(prompts, max_new_tokens=48, images=True, seed=seed)
         return rates((k, modality_of(a) == _WANTED[k]) for k, a in zip(kinds, answers, strict=True))
 
@@ -211,8 +219,15 @@ def new_wording(rng: np.random.Generator, kind: str) -> dict[str, Any]:
     return _user([pick(rng, wordings).format(x=sample_request(rng, training=False).phrase)])
 
 
-def first_request(conversation: dict[str, Any]) -> dict[str, Any]:
-    """The first human turn as a message; its pictures rendered."""
+def last_request(conversation: dict[str, Any]) -> list[dict[str, Any]]:
+    """A conversation up to its last human turn; pictures rendered."""
+    seen, _ = split_pictures(conversation)
+    turns = conversation["conversations"][:-1]
+    return to_messages({**conversation, "conversations": turns}, [render(scene) for scene in seen], [])
+
+
+def first_request(conversation: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first human turn alone; its pictures rendered."""
     value = conversation["conversations"][0]["value"]
     scenes = iter(conversation["images"])
     content: list[Any] = []
@@ -221,7 +236,7 @@ def first_request(conversation: dict[str, Any]) -> dict[str, Any]:
             content.append(_picture(next(scenes)))
         if piece.strip("\n"):
             content.append(piece.strip("\n"))
-    return _user(content)
+    return [_user(content)]
 
 
 def _picture(scene: Scene) -> Image.Image:
