@@ -89,15 +89,15 @@ def nano(
 def nano_seeds(
     checkpoints: Annotated[list[Path], typer.Argument(help="Folders that `nano` wrote, or their training.json.")],
 ) -> None:
-    """Print several armor-nanos side by side, by task, with intervals; names the median."""
-    from trainer.nano_card import seeds_text
+    """Print several armor-nanos side by side, by task, with intervals; name the median; compare random-backbone twins."""
+    from trainer.nano_seeds import GROUPS, seeds_text
 
     records = []
     for path in checkpoints:
         file = path / "training.json" if path.is_dir() else path
         try:
             records.append(json.loads(file.read_text(encoding="utf-8")))
-            records[-1]["scores"]["mean"]["drawings"]
+            _ = [records[-1]["scores"]["mean"][group] for group in GROUPS]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file} is no record of `armor-train nano`: {error}") from error
     typer.echo(seeds_text(records))

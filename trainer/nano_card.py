@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -113,8 +112,8 @@ def card_text(record: dict[str, Any]) -> str:
         f"Reproduce: `{record['command']}` (seed {recipe['seed']}; {record['cpu_seconds']:.0f} CPU-seconds on one "
         "thread where it was made).",
         f"Held-out list: sha256 `{record['held_out_sha256'][:16]}`; no training picture or request holds a listed "
-        "combination. Held out are whole contents of one or two things or of one shape: composed requests do show, say, "
-        "a circle left of a square beside a third thing, or two red crosses beside a blue one.",
+        "combination. Held out are whole contents of one or two things or of one shape: composed requests do show, "
+        "say, a circle left of a square beside a third thing, or two red crosses beside a blue one.",
         "Requests are shown in one layout only where no relation decides: things stand in reading order as they are "
         "named, so drawings vary less than the world does.",
         "",
@@ -181,39 +180,3 @@ def card_text(record: dict[str, Any]) -> str:
         ]
     lines += ["Drawn for this card: `drawings.png`.", ""]
     return "\n".join(lines)
-
-
-def seeds_text(records: Sequence[dict[str, Any]]) -> str:
-    """Several trainings side by side, each cell with its 95 % Wilson interval; a pure function of their training.json.
-
-    The one to bundle is the median by the mean of understanding, modality choice and held-out drawing, not the best.
-    """
-    groups = ("questions", "modality", "modality_last_turn", "modality_new_wordings", "drawings")
-    middle = sorted(records, key=overall)[(len(records) - 1) // 2]
-    names = [
-        f"seed {r['recipe']['seed']}{', random backbone' if r['recipe']['random_backbone'] else ''}" for r in records
-    ]
-    lines = [f"| | {' | '.join(names)} |", "|---|" + "---|" * len(records)]
-    lines.append("| CPU-seconds | " + " | ".join(f"{r['cpu_seconds']:.0f}" for r in records) + " |")
-    for group in groups:
-        means = (f"{r['scores']['mean'][group]:.3f}" for r in records)
-        lines.append(f"| **{group.replace('_', ' ')}**, mean | " + " | ".join(means) + " |")
-        for task in sorted(records[0]["scores"][group]):
-            cells = []
-            for record in records:
-                rate = record["scores"][group][task]
-                cells.append(f"{rate['value']:.2f} [{rate['ci95'][0]:.2f}, {rate['ci95'][1]:.2f}]")
-            lines.append(f"| {task} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        f"Mean of understanding, modality and drawing: {', '.join(f'{overall(r):.3f}' for r in records)}; "
-        f"the median is seed {middle['recipe']['seed']}.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def overall(record: dict[str, Any]) -> float:
-    """What seeds are ordered by."""
-    mean = record["scores"]["mean"]
-    return float(np.mean([mean["questions"], mean["modality"], mean["drawings"]]))

@@ -278,17 +278,36 @@ def test_the_reported_seeds_are_what_their_records_say(capsys):
     """reports/armor-nano: the table, and that the bundled checkpoint is the median seed's."""
     from armor_model import bundled
     from trainer.cli import main
-    from trainer.nano_card import card_text, overall
+    from trainer.nano_card import card_text
+    from trainer.nano_seeds import overall
 
     folder = Path(__file__).parents[2] / "reports" / "armor-nano"
-    files = sorted(folder.glob("seed-*.json"))
-    assert main(["nano-seeds", *map(str, files)]) == 0
-    assert capsys.readouterr().out.strip() in (folder / "README.md").read_text()
+    files, twins = sorted(folder.glob("seed-*.json")), sorted(folder.glob("twin-*.json"))
+    assert main(["nano-seeds", *map(str, files + twins)]) == 0
+    said = (folder / "README.md").read_text()
+    assert all(table.strip() in said for table in capsys.readouterr().out.split("\n\n"))
     records = [json.loads(f.read_text()) for f in files]
     middle = sorted(records, key=overall)[1]
     checkpoint = Path(bundled("armor-nano"))
     assert json.loads((checkpoint / "training.json").read_text()) == middle
     assert (checkpoint / "README.md").read_text() == card_text(middle)
+
+
+def test_twins_are_compared_by_seed():
+    from trainer.nano_seeds import GROUPS, seeds_text
+
+    def record(seed, twin, drawn):
+        rate = {"value": drawn, "n": 60, "ci95": [0.0, 1.0]}
+        scores = {group: {"a": rate} for group in GROUPS} | {"mean": dict.fromkeys(GROUPS, drawn)}
+        return {"recipe": {"seed": seed, "random_backbone": twin}, "cpu_seconds": 1.0, "scores": scores}
+
+    trained = [record(0, False, 0.9), record(1, False, 0.8), record(2, False, 0.7)]
+    text = seeds_text([*trained, record(1, True, 0.5), record(0, True, 0.4), record(7, True, 0.0)])
+    # differences .5 and .3: mean .4, half width 12.706 * .1
+    assert "| mean over seeds 0, 1 | trained base | random backbone | difference, 95 % over seeds |" in text
+    assert "| a | 0.85 | 0.45 | +0.40 [-0.87, +1.67] |" in text
+    assert "the median is seed 1" in text and "seed 7" not in text
+    assert "| seed 7, random backbone |" in seeds_text([record(7, True, 0.0)])
 
 
 def test_no_record_of_a_training_is_named(tmp_path, capsys):
