@@ -3,6 +3,7 @@
 armor-train build-data --tars DIR --texts FILE --out data          captioned pictures, text pairs: conversations
 armor-train tokenize data/conversations.jsonl --out shards         conversations: tokens and image codes, once
 armor-train stage --stage 1 --model M --data shards --out run1     then 2 on run1/model, 3 on run2/model
+armor-train curves run1 run2 --out losses.svg                      their loss curves
 armor-train nano --out runs/nano --seed 0                          all of it, in the shapes world
 armor-train nano-seeds runs/nano-0 runs/nano-1 runs/nano-2         several of them side by side
 """
@@ -89,7 +90,7 @@ def nano(
 def nano_seeds(
     checkpoints: Annotated[list[Path], typer.Argument(help="Folders that `nano` wrote, or their training.json.")],
 ) -> None:
-    """Print several armor-nanos side by side, by task, with intervals; name the median; compare random-backbone twins."""
+    """Print several armor-nanos side by side, with intervals; name the median; compare random-backbone twins."""
     from trainer.nano_seeds import GROUPS, seeds_text
 
     records = []
@@ -101,6 +102,18 @@ def nano_seeds(
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{file} is no record of `armor-train nano`: {error}") from error
     typer.echo(seeds_text(records))
+
+
+@app.command()
+def curves(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders of `stage` or `base`, or --work of `nano`.")],
+    out: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf.")] = Path("losses.svg"),
+) -> None:
+    """Draw loss curves of one run or several: a panel for each stage, a colour for each loss, a line for each run."""
+    from trainer.curves import draw_curves
+
+    shown = draw_curves(runs, out)
+    typer.echo(f"{out}: {len(shown)} stage{'s' * (len(shown) != 1)} of {len(runs)} run{'s' * (len(runs) != 1)}")
 
 
 app.command("build-data")(cli_data.build_data)

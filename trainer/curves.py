@@ -1,0 +1,69 @@
+"""Loss curves of training runs from their `log.jsonl`: one panel a stage, one colour a loss, one line a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import DataError
+
+LOSS = "loss/"
+
+
+def find_logs(run: Path) -> dict[str, Path]:
+    """Stage -> log of a run's folder: its own, or those of the stages in it (`armor-train nano --work`)."""
+    if (run / "log.jsonl").is_file():
+        return {"": run / "log.jsonl"}
+    logs = {path.parent.name: path for path in sorted(run.glob("*/log.jsonl"))}
+    if not logs:
+        raise DataError(f"{run} holds no log.jsonl, nor does a folder in it")
+    return logs
+
+
+def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
+    """Loss -> its (step, mean since the last point); a line cut by a kill is left out."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+            losses = {k: float(v) for k, v in record.items() if k.startswith(LOSS)}
+            step = int(record["step"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        for name, value in losses.items():
+            found.setdefault(name.removeprefix(LOSS), []).append((step, value))
+    return found
+
+
+def draw_curves(runs: Sequence[Path], out: Path) -> list[str]:
+    """Write the picture; the stages it shows. The format is the file name's (svg, png, pdf).
+
+    Raises DataError where a run has no log, or the format is unknown.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    logs = [find_logs(run) for run in runs]
+    stages = list(dict.fromkeys(stage for found in logs for stage in found))
+    columns, rows = min(3, len(stages)), -(-len(stages) // 3)
+    figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    if out.suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
+        raise DataError(f"{out.name}: no format for a picture; name it .svg, .png or .pdf")
+    colors: dict[str, str] = {}
+    panels = figure.subplots(rows, columns, squeeze=False).flat
+    for axes, stage in zip(panels, stages, strict=False):
+        for found in logs:
+            for name, points in read_losses(found[stage]).items() if stage in found else ():
+                color = colors.setdefault(name, f"C{len(colors) % 10}")
+                axes.plot(*zip(*points, strict=True), color=color, linewidth=1, alpha=0.8)
+        axes.set(title=stage, xlabel="step", ylabel="loss, nats a token", yscale="log")
+        axes.grid(alpha=0.3)
+    for axes in figure.axes[len(stages) :]:
+        axes.remove()
+    handles = [figure.axes[0].plot([], [], color=color, label=name)[0] for name, color in colors.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(6, max(1, len(colors))), frameon=False)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None)
+    return stages
