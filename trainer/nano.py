@@ -17,7 +17,7 @@ import torch
 from armor_model.allocator import keep_freed_memory
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
 from trainer.mixture import Mixture
-from trainer.nano_curriculum import CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
+from trainer.nano_curriculum import AFTER, CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
 from trainer.nano_data import Codes, make_pool, vq_batches, warm_up_vision
 from trainer.optim import Optimization
 from trainer.stages import KINDS, STAGES
@@ -57,6 +57,7 @@ class NanoRecipe:
             PLAN: 32_000,
             TOLD: 16_000,
             DECLINE: 8000,
+            AFTER: 8000,
             "ti2t": 24_000,
             "t2t": 6000,
             "t2i": 16_000,
@@ -87,7 +88,7 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
             ),
             NanoStage(
                 "base",
-                {PLAN: 28, TOLD: 10, CHOICE: 20, HARD: 17, SHORT: 10, "ti2t": 8, DECLINE: 7},
+                {PLAN: 26, TOLD: 8, CHOICE: 20, HARD: 17, SHORT: 9, "ti2t": 6, "t2t": 5, DECLINE: 5, AFTER: 4},
                 Optimization(2000, 128, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
             ),
             NanoStage(

@@ -13,6 +13,7 @@ COMPOSED  drawing requests beyond the world's own (trainer.nano_requests).
 PLAN    the content of a picture in words, put into its corners: arranging is learned before drawing.
 TOLD    a content in words and a question about it.
 DECLINE a drawing request that the base, which cannot draw, answers as far as words go.
+AFTER   the same after small talk, or a content that is only told about: what came before decides nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy as np
 
 from trainer.nano_requests import ANY, composed, orderly_request
 from trainer.shapes.conversations import shown
-from trainer.shapes.language import REFUSALS
+from trainer.shapes.language import REFUSALS, chat
 from trainer.shapes.questions import (
     QUESTION_TYPES,
     YES_NO,
@@ -38,6 +39,7 @@ from trainer.shapes.requests import (
     DRAW,
     SHOW_AND_SAY,
     TELL_AND_DRAW,
+    TELL_ONLY,
     about,
     sample_request,
 )
@@ -50,7 +52,7 @@ from trainer.shapes.world import (
 )
 
 SHORT, LOOKUP, CHOICE, HARD, COMPOSED = "short", "lookup", "choice", "hard", "composed"
-PLAN, TOLD, DECLINE = "plan", "told", "decline"
+PLAN, TOLD, DECLINE, AFTER = "plan", "told", "decline", "after"
 LESSONS: dict[str, str] = {
     SHORT: "ti2t",
     LOOKUP: "t2t",
@@ -60,6 +62,7 @@ LESSONS: dict[str, str] = {
     PLAN: "t2t",
     TOLD: "t2t",
     DECLINE: "refuse",
+    AFTER: "refuse",
 }
 """Lesson -> the type of its conversations."""
 
@@ -82,6 +85,7 @@ def sample_lesson(rng: np.random.Generator, lesson: str, number: int) -> dict[st
     """A conversation in the paper's form; question types take turns with `number`. Nothing held out is shown or
     named."""
     images: list[Scene] = []
+    before: list[tuple[str, str]] = []
     if lesson == COMPOSED:
         phrase, scene = composed(rng)
         human, gpt, images = pick(rng, DRAW).format(x=phrase), "<image>", [scene]
@@ -92,12 +96,19 @@ def sample_lesson(rng: np.random.Generator, lesson: str, number: int) -> dict[st
         human, gpt = _told(rng, *_content(rng))
     elif lesson == DECLINE:
         human, gpt = _declined(rng)
+    elif lesson == AFTER:
+        before = [chat(rng)]
+        human, gpt = _declined(rng) if rng.random() < 0.7 else _only_told(rng)
     else:
         types = HARD_TYPES if lesson == HARD else DRILLED
         scene, question = sample_question(rng, types[number % len(types)])
         human, gpt = _asked(rng, lesson, question)
         images = [] if lesson == LOOKUP else [scene]
-    turns = [{"from": "human", "value": human}, {"from": "gpt", "value": gpt}]
+    turns = [
+        {"from": side, "value": said}
+        for turn in (*before, (human, gpt))
+        for side, said in zip(("human", "gpt"), turn, strict=True)
+    ]
     return {"id": f"{lesson}-{number:08d}", "type": LESSONS[lesson], "conversations": turns, "images": images}
 
 
@@ -159,3 +170,8 @@ def _declined(rng: np.random.Generator) -> tuple[str, str]:
     if style < 0.75:
         return pick(rng, SHOW_AND_SAY).format(x=request.phrase), f"{shown(request)} {sorry}"
     return pick(rng, TELL_AND_DRAW).format(x=request.phrase), f"{about(request.things)} {sorry}"
+
+
+def _only_told(rng: np.random.Generator) -> tuple[str, str]:
+    request = sample_request(rng)
+    return pick(rng, TELL_ONLY).format(x=request.phrase), about(request.things)

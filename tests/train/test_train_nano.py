@@ -16,6 +16,7 @@ import torch
 from trainer.batches import collate
 from trainer.encode import IMAGE
 from trainer.nano_curriculum import (
+    AFTER,
     CHOICE,
     COMPOSED,
     DECLINE,
@@ -55,7 +56,8 @@ def test_lessons_show_nothing_held_out(lesson):
     rng = np.random.default_rng(2)
     for number in range(200):
         record = sample_lesson(rng, lesson, number)
-        human, gpt = (turn["value"] for turn in record["conversations"])
+        human, gpt = (turn["value"] for turn in record["conversations"][-2:])
+        assert len(record["conversations"]) == (4 if lesson == AFTER else 2)
         assert (human + gpt).count(IMAGE) == len(record["images"]) == (lesson in (SHORT, CHOICE, HARD, COMPOSED))
         assert (gpt in "ABCD") == (MCQ_SUFFIX in human)
         assert lesson == HARD or (gpt in "ABCD") == (lesson in (CHOICE, LOOKUP))
