@@ -6,7 +6,7 @@ must say at position t, `image_labels[t]` what the visual head must say, -100 wh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,8 +27,9 @@ class Example:
     """(T,) global token ids or -100."""
     image_labels: Tensor
     """(T,) global token ids or -100."""
-    pixels: Tensor | None = None
-    """(C, 3, H, W) tiles of the user's images, in order; None without images."""
+    pixels: Tensor | Callable[[], Tensor] | None = None
+    """(C, 3, H, W) tiles of the user's images, in order, or what opens them when a batch is made; None without
+    images."""
     prompt_span: tuple[int, int] | None = None
     """Positions of the user's words, which condition dropout cuts out; None where the type is never dropped."""
 
@@ -112,7 +113,7 @@ def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_
             at += len(e)
             drawn += int((e.input_ids == image_start_id).sum())
             if e.pixels is not None:
-                pixels.append(e.pixels)
+                pixels.append(e.pixels() if callable(e.pixels) else e.pixels)
     packed = any(len(row) > 1 for row in rows)
     return Batch(
         input_ids=ids,

@@ -1,13 +1,14 @@
 """Checkpoints of a running stage: only what is trained, written beside and renamed, with everything a resume needs.
 
 A directory `step-00000120/` holds `trained.safetensors` (the stage's trained parameters), `optimizer.pt` (optimizers
-and random states) and `state.json` (counters and what the run is). A directory under its final name is complete: it was
-renamed there after its files were on disk.
+and random states) and `state.json` (counters, the score if it was judged, and what the run is). A directory under its
+final name is complete: it was renamed there after its files were on disk.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from collections.abc import Mapping
@@ -62,20 +63,18 @@ class Checkpoints:
             raise TrainingError(f"{path} cannot be read as a checkpoint: {error}") from error
         return trained, optimizer, state
 
-    def mark_best(self, step: int, score: float) -> None:
-        """Remember a step's score if it beats every earlier one; the best checkpoint is never pruned."""
-        best = self.best()
-        if best is None or score > best[1]:
-            draft = self.root / ".best.json"
-            draft.write_text(json.dumps({"step": step, "score": score}) + "\n")
-            draft.replace(self.root / "best.json")
-
     def best(self) -> tuple[int, float] | None:
-        path = self.root / "best.json"
-        if not path.is_file():
+        """Step and score of the best checkpoint there is, the earlier of equal ones; None where none was judged."""
+        scores = [(self._score(step), -step) for step in self.steps()]
+        judged = [(score, step) for score, step in scores if score is not None and math.isfinite(score)]
+        return (-max(judged)[1], max(judged)[0]) if judged else None
+
+    def _score(self, step: int) -> float | None:
+        try:
+            score = json.loads((self.path(step) / "state.json").read_text()).get("score")
+            return None if score is None else float(score)
+        except (OSError, ValueError, TypeError, AttributeError):  # a damaged checkpoint is nobody's best
             return None
-        record = json.loads(path.read_text())
-        return int(record["step"]), float(record["score"])
 
     def _prune(self) -> None:
         best = self.best()

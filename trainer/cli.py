@@ -68,6 +68,9 @@ def nano(
     from trainer.nano import default_recipe, scaled, train_nano, twin
     from trainer.nano_card import measure, save_nano, write_card
 
+    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if "training.json" in held or (held and "config.json" not in held):  # a model without a record was being judged
+        raise DataError(f"{out} is not empty; choose another folder")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     recipe = default_recipe(seed)
@@ -133,13 +136,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(str(error), 2)
     except TrainingError as error:
         return _complain(str(error), 1)
-    except OSError as error:
-        if not disk_is_full(error):
-            raise
-        return _complain(f"no space left on the disk: {error}", 1)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; go on with --resume", 130)
+        return _complain("interrupted; `stage` and `base` go on with --resume, `tokenize` by itself", 130)
     except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
+        if disk_is_full(error):
+            return _complain(f"no space left on the disk: {error}", 1)
         if not hasattr(error, "format_message"):
             raise
         return _complain(error.format_message(), 2)

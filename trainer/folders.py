@@ -19,11 +19,12 @@ DRAFT = ".draft-"
 def whole_folder(final: Path, no_space: str) -> Iterator[Path]:
     """A draft to write into, which takes `final`'s place (an older folder's too) when the block ends without an error.
 
-    Raises TrainingError(no_space) where the disk is full; whatever the error, the draft is gone.
+    Raises TrainingError(no_space) where the disk is full; whatever the error, Ctrl-C too, the draft is gone.
     """
     draft = final.with_name(f"{DRAFT}{final.name}-{os.getpid()}")
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        for left in final.parent.glob(f"{DRAFT}{final.name}-*"):  # behind by a kill
+            shutil.rmtree(left, ignore_errors=True)
         draft.mkdir(parents=True)
         yield draft
         for path in draft.rglob("*"):
@@ -32,7 +33,7 @@ def whole_folder(final: Path, no_space: str) -> Iterator[Path]:
             shutil.rmtree(final)
         draft.rename(final)
         _sync(final.parent)
-    except Exception as error:
+    except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if disk_is_full(error):
             raise TrainingError(no_space) from error

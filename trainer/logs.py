@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+COST = "cost/"
+"""Before the names of what a run has used so far (trainer.loop.Cost)."""
+
 
 class RunLog:
     """`log.jsonl` in the run's directory; the records are flat: step, name -> number."""
@@ -53,7 +56,7 @@ class RunLog:
         draft.write_text("".join(line + "\n" for line in kept))
         draft.replace(self.path)
         self._file = self.path.open("a")
-        return {name: value for name, value in last.items() if name != "step"}
+        return {name: value for name, value in last.items() if name != "step" and not name.startswith(COST)}
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         if self._file is not None:

@@ -22,10 +22,11 @@ import torch
 from torch import nn
 
 from trainer import devices
-from trainer.batches import Batch, collate
+from trainer.batches import Batch
 from trainer.checkpoints import Checkpoints
 from trainer.errors import DataError, TrainingError
-from trainer.logs import RunLog, progress
+from trainer.feed import Feed
+from trainer.logs import COST, RunLog, progress
 from trainer.mixture import Mixture
 from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
 from trainer.optim import Optimization, Optimizers
@@ -117,6 +118,7 @@ class Loop:
         else:
             self.objective = self.accelerator.prepare(objective)
         self.optimizers = Optimizers(self._named_parameters(), how)
+        self.data = mixture.contents()
         self.cost, self.step = Cost(), 0
         self.main = self.accelerator.is_main_process
         self.checkpoints = None
@@ -131,13 +133,15 @@ class Loop:
             losses = self._resume(journal)
         elif self.checkpoints is not None and self.checkpoints.steps():
             raise TrainingError(f"{options.out} already holds a run; resume it or choose another directory")
+        else:
+            journal.forget_after(-1)  # of a run that was killed before its first checkpoint
         bar = progress(how.steps, self.step, f"stage {self.stage.name}", options.bar and self.main)
         outcome = Outcome(self.step, self.cost, losses)
-        window = Window()
+        window, feed = Window(), self._feed()
         self.model.train()
         try:
             while self.step < how.steps:
-                self._one_step(window)
+                self._one_step(feed, window)
                 bar.update(1)
                 done = self.step == how.steps
                 if self.step % options.log_every == 0 or done:
@@ -145,7 +149,8 @@ class Loop:
                     bar.set_postfix(
                         {n: f"{outcome.losses[f'loss/{n}']:.3f}" for n in HEADS if f"loss/{n}" in outcome.losses}
                     )
-                    journal.write(self.step, outcome.losses)
+                    cost = {**asdict(self.cost), "device_days": self.cost.device_days}
+                    journal.write(self.step, outcome.losses | {f"{COST}{k}": v for k, v in cost.items()})
                     window = Window()
                 judged = bool(options.evaluate_every) and (self.step % options.evaluate_every == 0 or done)
                 every = options.sample_every or options.evaluate_every
@@ -155,30 +160,23 @@ class Loop:
                     if judged:
                         outcome.evaluations.append((self.step, numbers))
                 if (options.save_every and self.step % options.save_every == 0) or done:
-                    self._save()
-                    score = outcome.evaluations[-1][1].get("score") if judged else None
-                    if score is not None and self.main and self.checkpoints is not None:
-                        self.checkpoints.mark_best(self.step, score)
+                    self._save(outcome.evaluations[-1][1].get("score") if judged else None)
         finally:
+            feed.close()
             bar.close()
             journal.close()
         outcome.steps = self.step
         return outcome
 
-    def _one_step(self, window: Window) -> None:
-        how, world, rank = self.how, self.accelerator.num_processes, self.accelerator.process_index
+    def _feed(self) -> Feed:
+        place = self.accelerator.process_index, self.accelerator.num_processes
+        ids = self._pad_id(), self.model.config.imgbos_id
+        return Feed(self.mixture, self.how, place, ids, self.options.pack_to)
+
+    def _one_step(self, feed: Feed, window: Window) -> None:
+        how, world = self.how, self.accelerator.num_processes
         started, cpu_started = time.perf_counter(), time.process_time()
-        # Micro-batches of like length pad least; their sum is the step's gradient in any order.
-        examples = sorted(self.mixture.batch(self.step), key=len)
-        config = self.model.config
-        size = how.batch_size // how.accumulate
-        micro = []
-        for i in range(how.accumulate):
-            mine = examples[i * size + rank : (i + 1) * size : world]
-            try:
-                micro.append(collate(mine, self._pad_id(), config.imgbos_id, self.options.pack_to))
-            except ValueError as error:
-                raise DataError(str(error)) from error
+        micro = feed[self.step]
         # The mean is over all supervised positions of the step, wherever they are computed: that makes two processes,
         # or two micro-batches, the same as one with the double batch.
         local = torch.tensor([count_labels(b) for b in micro], dtype=torch.float64, device=self.accelerator.device)
@@ -197,10 +195,9 @@ class Loop:
                 if loss.requires_grad:
                     self.accelerator.backward(loss * world)  # DDP and FSDP average over processes; this is a sum
             window.add(sums, batch, share)
-        if how.clip:
-            window.norm = float(self.accelerator.clip_grad_norm_(self._parameters(), how.clip))
-            if not math.isfinite(window.norm):
-                raise TrainingError(f"the gradient of step {self.step} is {window.norm}; {self._where_to_go_back()}")
+        window.norm = float(self.accelerator.clip_grad_norm_(self._parameters(), how.clip or math.inf))
+        if not math.isfinite(window.norm):
+            raise TrainingError(f"the gradient of step {self.step} is {window.norm}; {self._where_to_go_back()}")
         self.optimizers.step()
         self.step += 1
         self._count(micro, time.perf_counter() - started, time.process_time() - cpu_started, window)
@@ -271,6 +268,7 @@ class Loop:
             "optimization": json.loads(json.dumps(asdict(self.how))),
             "seed": self.mixture.seed,
             "mixture": dict(self.mixture.counts),
+            "data": self.data,
             "trained": self.trained,
             "shapes": [self.shapes[name] for name in self.trained],
             "frozen weights": self.frozen,
@@ -282,14 +280,14 @@ class Loop:
         parameters = dict(self.model.named_parameters())
         return {name: devices.whole(parameters[name]) for name in self.trained}
 
-    def _save(self) -> None:
+    def _save(self, score: float | None) -> None:
         if self.checkpoints is None:
             return
         trained, optimizers = self.trained_parameters(), self.optimizers.state_dict(keep=self.main)
         rng = devices.random_states(self.accelerator)
         if self.main:
             processes = {"processes": self.accelerator.num_processes, "sharded": self.options.shard}
-            state = {"step": self.step, "cost": asdict(self.cost), "run": self.identity(), **processes}
+            state = {"step": self.step, "score": score, "cost": asdict(self.cost), "run": self.identity(), **processes}
             self.checkpoints.save(self.step, trained, {"optimizers": optimizers, "rng": rng}, state)
         self.accelerator.wait_for_everyone()
 
@@ -327,6 +325,8 @@ def fingerprint(parameters: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in parameters.items():
         flat = value.detach().flatten()
-        some = flat[torch.linspace(0, len(flat) - 1, 8).long().to(flat.device)].float().cpu() if len(flat) else flat
+        # Whole numbers: at over 2^24 values torch.linspace's last index, rounded in float32, is past the end.
+        at = [(len(flat) - 1) * i // 7 for i in range(8)] if len(flat) else []
+        some = flat[torch.tensor(at, dtype=torch.long, device=flat.device)].float().cpu()
         digest.update(f"{name} {list(value.shape)}".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:16]

@@ -9,6 +9,7 @@ swing from one constant to another (armor-nano's base after 190 CPU-seconds: .49
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -68,6 +69,16 @@ class Mixture:
                 example = example.without_prompt()
             examples.append(example)
         return examples
+
+    def contents(self) -> dict[str, str]:
+        """Size and digest of each pool, over eight of its examples: a resumed run has to read the same data."""
+        found = {}
+        for kind in self.kinds:
+            pool, digest = self.pools[kind], hashlib.sha256()
+            for i in range(8):
+                digest.update(pool[(len(pool) - 1) * i // 7].input_ids.numpy().tobytes())
+            found[kind] = f"{len(pool)} {digest.hexdigest()[:16]}"
+        return found
 
     def _plan(self, epoch: int) -> np.ndarray:
         """(steps, batch_size, 2): pool number and index of every example of a pass."""

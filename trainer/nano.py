@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -149,10 +148,9 @@ def build(recipe: NanoRecipe) -> tuple[Any, Any]:
 def train_nano(
     recipe: NanoRecipe,
     out: Path | None = None,
-    after_stage: Callable[[str, Any, Any], None] | None = None,
     bar: bool = True,
 ) -> NanoOutcome:
-    """Run the whole recipe in this process. `after_stage(name, model, processor)` is called between stages (to judge).
+    """Run the whole recipe in this process.
 
     With `out`, stages keep logs and checkpoints there, and a run that was killed goes on from them, bit for bit.
     """
@@ -186,9 +184,6 @@ def train_nano(
         work = None if out is None else out / f"{number}-{nano_stage.stage}"
         outcome = run_stage(model, nano_stage, pools, recipe.seed, work, bar)
         lap(nano_stage.stage, outcome.steps, outcome.losses, outcome.cost)
-        if after_stage is not None:
-            after_stage(nano_stage.stage, model, processor)
-            clock = time.process_time()  # judging is no training cost
     model.eval()
     return NanoOutcome(model, processor, vq_outcome, reports)
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.folders import whole_folder
 from trainer.nano import NanoOutcome, NanoRecipe
 from trainer.nano_eval import Judge, Rate
 from trainer.shapes.world import WORLD_VERSION, held_out_sha256
@@ -18,7 +19,10 @@ DRAWING = {"image_temperature": 0.5, "guidance": 1.0}
 
 
 def save_nano(outcome: NanoOutcome, folder: Path) -> None:
-    """Model, processor and image tokenizer, weights in fp16 on disk; read back as fp32, which is faster on a CPU."""
+    """Model, processor and image tokenizer, weights in fp16 on disk; read back as fp32, which is faster on a CPU.
+
+    Takes the place of what is in the folder. Raises TrainingError where the disk is full.
+    """
     import copy
 
     from armor_model import save
@@ -27,13 +31,14 @@ def save_nano(outcome: NanoOutcome, folder: Path) -> None:
     quiet_transformers()
     processor = copy.deepcopy(outcome.processor)
     processor.vq = processor.vq.half()
-    save(copy.deepcopy(outcome.model).half(), processor, folder)
-    path = folder / "config.json"
-    config = json.loads(path.read_text())
-    config["dtype"] = "float32"
-    for tower in ("text_config", "vision_config"):
-        config[tower]["dtype"] = "float32"
-    path.write_text(json.dumps(config, indent=2) + "\n")
+    with whole_folder(folder, f"no space left for the model in {folder.parent}") as draft:
+        save(copy.deepcopy(outcome.model).half(), processor, draft)
+        path = draft / "config.json"
+        config = json.loads(path.read_text())
+        config["dtype"] = "float32"
+        for tower in ("text_config", "vision_config"):
+            config[tower]["dtype"] = "float32"
+        path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def measure(folder: Path, each: dict[str, int], seed: int, settings: dict[str, Any] | None = None) -> dict[str, Any]:

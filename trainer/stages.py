@@ -94,8 +94,8 @@ STAGES: dict[str, Stage] = {
             "2", (EMBEDDINGS, ADAPTER, VISUAL), 0, 1, {"t2i": 2_500_000, "t2ti": 2_500_000}, source="3.4b, Figure 5b"
         ),
         Stage("3", (EMBEDDINGS, ADAPTER, *TEXT, VISUAL), 1, 1, _each(50_000), source="section 3.4c, Figure 5c"),
-        # Table 5 ticks all four parts; with beta = 0 the adapter and the visual head get no gradient, so this equals
-        # stage 1 unless weight decay moves them. It is kept because the table says so.
+        # Table 5 ticks all four parts; with beta = 0 the adapter and the visual head get no gradient and stay frozen
+        # (trainer.objective.freeze), so this equals stage 1. It is kept because the table says so.
         Stage("1-table5", (EMBEDDINGS, ADAPTER, *TEXT, VISUAL), 1, 0, _each(100_000), source="Table 5"),
         Stage("1-imgbos", (EMBEDDINGS, IMGBOS), 1, 0, _each(100_000), source="ours: no original logit can change"),
         Stage("3-imgbos", (EMBEDDINGS, ADAPTER, IMGBOS, VISUAL), 1, 1, _each(50_000), source="ours, as 1-imgbos"),

@@ -33,10 +33,8 @@ def test_a_neighbour_in_the_row_changes_nothing():
     for other in (a, b):
         batch = collate([other, first], 0, model.config.imgbos_id, pack_to=len(first) + len(other))
         out = model.backbone(model.embed(batch.input_ids), batch.attention_mask, batch.position_ids)
-        at = int((batch.input_ids[0] == int(first.input_ids[-3])).nonzero()[-1])
         row = batch.input_ids[0].tolist()
         start = next(i for i in range(len(row)) if row[i : i + len(first)] == first.input_ids.tolist())
-        assert at >= 0
         hidden.append(out[0, start : start + len(first)])
     assert torch.allclose(hidden[0], hidden[1], atol=1e-5)
 

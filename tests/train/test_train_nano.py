@@ -266,13 +266,14 @@ def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path):
     for name, value in outcome.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
     assert [r.losses.get("loss/text") for r in again.reports] == [r.losses.get("loss/text") for r in outcome.reports]
-    save_nano(outcome, tmp_path)
-    scores = measure(tmp_path, {"questions": 2, "modality": 2, "drawings": 2}, 0)
-    write_card(tmp_path, recipe, outcome, scores, "armor-train nano")
-    model, _ = load(tmp_path)
+    folder = tmp_path / "model"
+    save_nano(outcome, folder)
+    scores = measure(folder, {"questions": 2, "modality": 2, "drawings": 2}, 0)
+    write_card(folder, recipe, outcome, scores, "armor-train nano")
+    model, _ = load(folder)
     assert model.dtype == torch.float32
-    record = json.loads((tmp_path / "training.json").read_text())
-    assert (tmp_path / "README.md").read_text() == card_text(record)
+    record = json.loads((folder / "training.json").read_text())
+    assert (folder / "README.md").read_text() == card_text(record)
     assert set(scores["drawings"]) == set(TASKS)
 
 
@@ -310,6 +311,31 @@ def test_twins_are_compared_by_seed():
     assert "| a | 0.85 | 0.45 | +0.40 [-0.87, +1.67] |" in text
     assert "the median is seed 1" in text and "seed 7" not in text
     assert "| seed 7, random backbone |" in seeds_text([record(7, True, 0.0)])
+
+
+@pytest.mark.parametrize("held", ["training.json", "thesis.tex"])
+def test_a_folder_with_something_in_it_is_refused_before_training(tmp_path, capsys, held):
+    from trainer.cli import main
+
+    (tmp_path / held).write_text("")
+    assert main(["nano", "--out", str(tmp_path)]) == 2
+    assert "is not empty" in capsys.readouterr().err and (tmp_path / held).exists()
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path, capsys, monkeypatch):
+    """safetensors has an error of its own for it, which is no OSError."""
+    from trainer import cli, nano
+
+    class SafetensorError(Exception):
+        pass
+
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(nano, "train_nano", full)
+    assert cli.main(["nano", "--out", str(tmp_path / "new")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("armor-train: no space left") and said.count("\n") == 1
 
 
 def test_no_record_of_a_training_is_named(tmp_path, capsys):

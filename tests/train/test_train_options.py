@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import errno
 import json
-from dataclasses import replace
+import math
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from train_helpers import pools, tiny_model
 
 from trainer.batches import collate
 from trainer.errors import TrainingError, disk_is_full
-from trainer.loop import Loop, LoopOptions
+from trainer.feed import Feed
+from trainer.loop import Loop, LoopOptions, fingerprint
 from trainer.losses import IGNORE, head_losses
 from trainer.mixture import Mixture
 from trainer.objective import Objective, freeze, recompute_blocks
@@ -139,7 +142,12 @@ def test_watching_leaves_the_run_as_it_was(tmp_path):
         torch.rand(1000)
         return {"score": 1.0}
 
-    watched, _ = train(tmp_path / "a", options={"evaluate": greedy, "evaluate_every": 2}, steps=6)
+    def drawn(model, step):
+        torch.rand(1000)
+        return {"a": Image.new("L", (1, 1))}
+
+    watching = {"evaluate": greedy, "evaluate_every": 2, "sample": drawn, "sample_every": 3}
+    watched, _ = train(tmp_path / "a", options=watching, steps=6)
     alone, _ = train(tmp_path / "b", steps=6)
     for name, value in watched.trained_parameters().items():
         assert torch.equal(value, alone.trained_parameters()[name]), name
@@ -163,6 +171,59 @@ def test_a_loss_that_is_no_number_in_an_early_micro_batch_stops_the_run():
     with pytest.raises(TrainingError, match="the text loss of step 0 is nan"):
         Loop(model, STAGES["1"], mixture, Optimization(4, 8, clip=0.0, accumulate=4), LoopOptions(bar=False)).run()
     assert torch.equal(before, model.new_embeddings)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_without_clipping(tmp_path):
+    model = tiny_model()
+    model.adapter[0].mlp.down_proj.weight.register_hook(lambda g: g * float("inf"))
+    before = model.new_embeddings.detach().clone()
+    with pytest.raises(TrainingError, match="the gradient of step 0 is"):
+        train(tmp_path, model, clip=0.0)
+    assert torch.equal(before, model.new_embeddings)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0.0}, {"lr": -1.0}, {"lr": math.nan}, {"muon_lr": -1.0}, {"clip": -1.0}, {"weight_decay": -0.1}]
+)
+def test_rates_that_would_train_uphill_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"above 0|0 or more"):
+        Optimization(4, 4, **wrong)
+
+
+def test_a_table_of_a_published_size_has_a_fingerprint():
+    """Over 2**24 values float32 can not count: the last index was past the end, and every real model failed."""
+    table = torch.zeros(4097, 4096, dtype=torch.bfloat16)
+    found = fingerprint({"embed_tokens": table})
+    table[-1, -1] = 1
+    assert fingerprint({"embed_tokens": table}) != found
+    fingerprint({"empty": torch.zeros(0)})
+
+
+def test_what_was_used_stands_in_the_log(tmp_path):
+    loop, log = train(tmp_path, steps=3)
+    last = {k.removeprefix("cost/"): v for k, v in log[-1].items() if k.startswith("cost/")}
+    assert last == {**asdict(loop.cost), "device_days": loop.cost.device_days} and last["images_seen"] > 0
+    assert [line["cost/tokens"] for line in log] == sorted({line["cost/tokens"] for line in log})
+
+
+def test_pictures_are_opened_for_ones_own_examples_only():
+    """What another process computes is not decoded here; pictures may be given as what opens them."""
+    model, opened = tiny_model(), []
+    data = pools(model.config)
+
+    def lazily(e):
+        return replace(e, pixels=lambda: opened.append(id(e)) or e.pixels) if e.pixels is not None else e
+
+    lazy = {kind: [lazily(e) for e in pool] for kind, pool in data.items()}
+    counts, how, ids = dict.fromkeys(data, 12), Optimization(2, 8, accumulate=2), (0, model.config.imgbos_id)
+    for rank in range(2):
+        ours, plain = (Feed(Mixture(d, counts, 8, 5), how, (rank, 2), ids) for d in (lazy, data))
+        for step in range(how.steps):
+            for a, b in zip(ours[step], plain[step], strict=True):
+                assert torch.equal(a.input_ids, b.input_ids)
+                assert (a.pixels is None and b.pixels is None) or torch.equal(a.pixels, b.pixels)
+        ours.close(), plain.close()
+    assert len(opened) == len(set(opened)) > 0  # both ranks together opened each picture once
 
 
 def test_a_full_disk_is_known_in_every_form_it_takes():

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from train_helpers import pools, tiny_model
 from train_worker import run
 
@@ -37,6 +38,20 @@ def straight(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("straight")
     run(str(out), STEPS, EVERY, resume=False)
     return out
+
+
+def assert_equal_trees(a, b) -> None:
+    """Nested dicts and lists of tensors and numbers, bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+    if isinstance(a, dict | list | tuple):
+        for x, y in zip(*((t.values() if isinstance(t, dict) else t) for t in (a, b)), strict=True):
+            assert_equal_trees(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
 
 
 def last(out: Path) -> Path:
@@ -73,8 +88,9 @@ def test_ten_kills_leave_no_trace(straight, spawn, tmp_path):
     process.join(120)
     assert process.exitcode == 0
     assert steps_logged(tmp_path) == list(range(1, STEPS + 1))
-    for name in ("trained.safetensors",):
-        assert (last(tmp_path) / name).read_bytes() == (last(straight) / name).read_bytes()
+    saved = [(last(d) / "trained.safetensors").read_bytes() for d in (tmp_path, straight)]
+    assert saved[0] == saved[1]
+    assert_equal_trees(*(torch.load(last(d) / "optimizer.pt", weights_only=True) for d in (tmp_path, straight)))
     ours, theirs = (json.loads((last(d) / "state.json").read_text()) for d in (tmp_path, straight))
     assert ours["run"] == theirs["run"]
     assert (ours["cost"]["images_seen"], ours["cost"]["tokens"]) == (
@@ -82,9 +98,13 @@ def test_ten_kills_leave_no_trace(straight, spawn, tmp_path):
         theirs["cost"]["tokens"],
     )
     losses = [
-        [json.loads(x)["loss/text"] for x in (d / "log.jsonl").read_text().splitlines()] for d in (tmp_path, straight)
+        [
+            {k: v for k, v in json.loads(line).items() if k.startswith("loss/")}
+            for line in (d / "log.jsonl").read_text().splitlines()
+        ]
+        for d in (tmp_path, straight)
     ]
-    assert losses[0] == losses[1]
+    assert losses[0] == losses[1] and any("loss/image" in line for line in losses[0])
 
 
 def loop(out: Path, model=None, stage: str = "3", lr: float = 3e-3, **options) -> Loop:
@@ -100,6 +120,50 @@ def test_only_the_last_checkpoints_and_the_best_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     assert checkpoints.best() == (2, 0.9)
     assert checkpoints.steps() == [2, 4]
+
+
+def test_a_score_that_is_no_number_is_never_the_best(tmp_path):
+    scores = iter([float("nan"), 0.2, 0.9, 0.9])
+    loop(tmp_path, save_every=1, keep=1, evaluate_every=1, evaluate=lambda m, s: {"score": next(scores)}).run()
+    assert Checkpoints(tmp_path / "checkpoints").best() == (3, 0.9)
+
+
+def test_a_kill_right_after_the_best_checkpoint_does_not_lose_it(tmp_path, monkeypatch):
+    """The score is in the checkpoint itself: nothing has to be written after it."""
+    scores = iter([0.1, 0.9, 0.3, 0.2])
+    options = {"save_every": 1, "keep": 1, "evaluate_every": 1, "evaluate": lambda m, s: {"score": next(scores)}}
+    prune = Checkpoints._prune
+
+    def killed(self):
+        if self.steps()[-1] == 2:
+            raise KeyboardInterrupt
+        prune(self)
+
+    monkeypatch.setattr(Checkpoints, "_prune", killed)
+    with pytest.raises(KeyboardInterrupt):
+        loop(tmp_path, **options).run()
+    monkeypatch.undo()
+    loop(tmp_path, resume=True, **options).run()
+    assert Checkpoints(tmp_path / "checkpoints").best() == (2, 0.9)
+    assert Checkpoints(tmp_path / "checkpoints").steps() == [2, 4]
+
+
+def test_other_data_is_another_run(tmp_path):
+    loop(tmp_path, save_every=2).run()
+    model = tiny_model()
+    more = {kind: [*pool, pool[0]] for kind, pool in pools(model.config).items()}
+    swapped = {kind: pool[::-1] for kind, pool in pools(model.config).items()}
+    for data in (more, swapped):
+        mixture = Mixture(data, dict.fromkeys(STAGES["3"].mixture, 12), 4, 5)
+        other = Loop(model, STAGES["3"], mixture, Optimization(4, 4, lr=3e-3), LoopOptions(tmp_path, resume=True))
+        with pytest.raises(TrainingError, match="belongs to another run: data differ"):
+            other.run()
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_its_log_anew(tmp_path):
+    (tmp_path / "log.jsonl").write_text('{"step": 1, "loss/text": 9.0}\n{"step": 2, "lo')
+    loop(tmp_path, log_every=1).run()
+    assert steps_logged(tmp_path) == [1, 2, 3, 4]
 
 
 def test_only_trained_parameters_are_saved(tmp_path):
@@ -153,8 +217,6 @@ def test_a_full_disk_stops_the_run_in_one_line(tmp_path, monkeypatch):
 
 
 def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path):
-    import torch
-
     model = tiny_model()
     with torch.no_grad():
         model.visual_head.weight[0, 0] = float("nan")
