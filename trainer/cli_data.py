@@ -89,6 +89,7 @@ def tokenize(
     from armor_model import bundled, load_processor
     from armor_model.loading import check_checkpoint
     from trainer.data import shards
+    from trainer.data.records import RULES
 
     folder = check_checkpoint(bundled("armor-nano") if model in (None, "armor-nano") else model)
     processor = load_processor(folder)
@@ -98,10 +99,7 @@ def tokenize(
     if as_json:
         typer.echo(json.dumps(manifest, indent=1))
         return
-    kept = sum(entry["rows"] for entry in manifest["shards"])
-    dropped = dict(manifest["read"]["dropped"])
-    for entry in manifest["shards"]:
-        for rule, n in entry["dropped"].items():
-            dropped[rule] = dropped.get(rule, 0) + n
-    said = ", ".join(f"{rule} {n:,}" for rule, n in sorted(dropped.items())) or "nothing"
-    typer.echo(f"{out}: {kept:,} conversations in {len(manifest['shards'])} shards; dropped {said}")
+    total = manifest["read"]
+    typer.echo(f"{out}: {total['kept']:,} of {total['read']:,} conversations in {len(manifest['shards'])} shards")
+    for rule, n in total["dropped"].items():
+        typer.echo(f"    dropped {n:,} {rule}: {RULES[rule]}")

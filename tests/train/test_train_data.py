@@ -9,8 +9,7 @@ import tarfile
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
+from data_helpers import BAD, gpt, human, picture, write_corpus
 
 from trainer.data import build as builder
 from trainer.data.index import read_index
@@ -21,47 +20,9 @@ from trainer.data.templates import DRAW, DRAW_AND_TELL, TELL, fill
 from trainer.errors import DataError
 
 
-def picture(color=(200, 30, 30), size=(32, 32), kind="png") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", size, color).save(out, kind)
-    return out.getvalue()
-
-
-def human(value):
-    return {"from": "human", "value": value}
-
-
-def gpt(value):
-    return {"from": "gpt", "value": value}
-
-
-BAD = {  # the issue's list of bad records, each with the rule that must count it
-    "not_json": "{broken",
-    "no_turns": json.dumps({"id": "a", "conversations": [gpt("hello")]}),
-    "unknown_role": json.dumps({"id": "b", "conversations": [human("hi"), {"from": "narrator", "value": "x"}]}),
-    "too_many_image_marks": json.dumps(
-        {"id": "c", "conversations": [human("<image><image>?"), gpt("x")], "image": "a.png"}
-    ),
-    "too_few_image_marks": json.dumps({"id": "d", "conversations": [human("?"), gpt("x")], "images": ["a.png"]}),
-    "missing_image": json.dumps({"id": "e", "conversations": [human("<image>?"), gpt("x")], "images": ["gone.png"]}),
-    "unknown_type": json.dumps({"id": "f", "type": "t2i", "conversations": [human("hi"), gpt("x")]}),
-}
-
-
 @pytest.fixture
 def corpus(tmp_path):
-    """Four good conversations and one of every bad kind."""
-    for name, color in (("a", (220, 40, 40)), ("b", (40, 80, 220))):
-        (tmp_path / f"{name}.png").write_bytes(picture(color))
-    good = [
-        {"id": "1", "conversations": [human("hello"), gpt("hello, how can i help you?")]},
-        {"id": "2", "conversations": [human("<image>\nwhat shape is red?"), gpt("circle")], "image": "a.png"},
-        {"id": "3", "conversations": [human("draw a red circle."), gpt("<image>")], "images": ["a.png"]},
-        {"id": "4", "conversations": [human("draw it and say."), gpt("here is it.\n<image>")], "images": ["b.png"]},
-    ]
-    path = tmp_path / "conversations.jsonl"
-    path.write_text("".join(line + "\n" for line in [*map(json.dumps, good), *BAD.values()]))
-    return path
+    return write_corpus(tmp_path)
 
 
 def test_bad_records_are_left_out_and_counted_by_rule(corpus):
@@ -280,88 +241,6 @@ def test_text_pairs_of_three_spellings(tmp_path):
     tally = Tally()
     assert list(builder.read_text_pairs(path, tally)) == [("a", "b")] * 3
     assert tally.dropped["not_a_pair"] == 1
-
-
-@pytest.fixture(scope="module")
-def processor():
-    from trainer.nano import build, default_recipe
-
-    return build(default_recipe())[1]
-
-
-def test_shards_hold_what_direct_encoding_gives(corpus, tmp_path, processor):
-    from trainer.data.records import sides
-    from trainer.data.shards import Shards, tokenize
-    from trainer.encode import encode, to_messages
-
-    manifest = tokenize(corpus, tmp_path / "shards", processor, "nano", shard_size=3)
-    assert [s["rows"] for s in manifest["shards"]] == [3, 1]
-    assert manifest["complete"]
-    pools = Shards([tmp_path / "shards"], processor).pools()
-    assert {k: len(v) for k, v in pools.items()} == {"t2t": 1, "ti2t": 1, "t2i": 1, "t2ti": 1}
-    for record in read_conversations(corpus, Tally()):
-        seen, drawn = sides(record)
-        codes = [processor.image_codes([p])[0] for p in drawn]
-        want = encode(processor, record["type"], to_messages(record, seen, codes))
-        got = pools[record["type"]][0]
-        for name in ("input_ids", "text_labels", "image_labels"):
-            assert torch.equal(getattr(got, name), getattr(want, name)), name
-        assert got.prompt_span == want.prompt_span
-        assert (got.pixels is None) == (want.pixels is None)
-        assert got.pixels is None or torch.equal(got.pixels, want.pixels)
-
-
-def test_tokenize_goes_on_behind_the_finished_shards(corpus, tmp_path, processor):
-    from trainer.data.shards import MANIFEST, tokenize
-
-    out = tmp_path / "shards"
-    whole = tokenize(corpus, out, processor, "nano", shard_size=2)
-    manifest = json.loads((out / MANIFEST).read_text())
-    (out / MANIFEST).write_text(json.dumps({**manifest, "shards": manifest["shards"][:1], "complete": False}))
-    first = (out / "shard-000000.parquet").stat().st_mtime_ns
-    (out / "shard-000001.parquet").unlink()
-    again = tokenize(corpus, out, processor, "nano", shard_size=2)
-    assert [s["sha256"] for s in again["shards"]] == [s["sha256"] for s in whole["shards"]]
-    assert (out / "shard-000000.parquet").stat().st_mtime_ns == first
-
-
-def test_bad_shards_stop_the_run(corpus, tmp_path, processor):
-    from trainer.data.shards import MANIFEST, Shards, tokenize
-
-    out = tmp_path / "shards"
-    tokenize(corpus, out, processor, "nano")
-    shard = out / "shard-000000.parquet"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 1
-    shard.write_bytes(data)
-    with pytest.raises(DataError, match="sha256 differs"):
-        Shards([out], processor)
-    with pytest.raises(DataError, match=r"other settings \(shard_size differ"):
-        tokenize(corpus, out, processor, "nano", shard_size=7)
-    manifest = json.loads((out / MANIFEST).read_text())
-    manifest["settings"]["codebook_size"] = 9
-    (out / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="codebook_size 9, this one has 128"):
-        Shards([out], processor)
-
-
-def test_a_code_outside_of_the_codebook_is_refused(corpus, tmp_path, processor):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from trainer.data.shards import MANIFEST, Shards, file_sha256, tokenize
-
-    out = tmp_path / "shards"
-    tokenize(corpus, out, processor, "nano")
-    shard = out / "shard-000000.parquet"
-    rows = pq.read_table(shard).to_pylist()
-    rows[2]["input_ids"][-4] = processor.first_code_id + 128
-    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(shard)), shard)
-    manifest = json.loads((out / MANIFEST).read_text())
-    manifest["shards"][0]["sha256"] = file_sha256(shard)
-    (out / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match="outside of the vocabulary and the codebook"):
-        Shards([out], processor)
 
 
 def test_a_pair_knows_its_numbers_whatever_they_are_called():

@@ -1,5 +1,4 @@
-"""Conversation records (the paper's appendix) read from JSON lines: checked, and what is wrong is skipped and counted
-by rule.
+"""Conversation records (the paper's appendix) read from JSON lines; a bad one is skipped and counted by rule.
 
     {"id": "...", "type": "ti2t", "conversations": [{"from": "human", "value": "<image>..."}, {"from": "gpt", ...}],
      "images": ["a.jpg", ...]}
@@ -12,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,15 @@ RULES = {
     "not_json": "a line that is no JSON object",
     "no_turns": "no conversation, or one that does not alternate human and gpt, human first",
     "unknown_role": "a turn from somebody else than human, gpt or system",
-    "too_many_image_marks": "more <image> than pictures",
+    "too_many_image_marks": "more <image> than pictures, or one in a system turn, which can show none",
     "too_few_image_marks": "more pictures than <image>",
-    "missing_image": "a picture that is not on disk",
+    "missing_image": "a picture that is not on disk, or whose name is no path",
     "unknown_type": "a declared type that does not exist, or that the turns contradict",
     "too_long": "more positions than the limit",
     "bad_image": "a picture that cannot be decoded",
+    "bad_text": "text that is no valid Unicode or holds a reserved token",
 }
-"""Why a record is left out: the names in the counts, and what they mean."""
+"""Why a record is left out: the names in the counts, and what they mean to whoever reads the report."""
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict about one record, not an error of the run
@@ -68,20 +68,34 @@ class Tally:
         }
 
 
-def read_conversations(path: Path, tally: Tally, check_files: bool = True) -> Iterator[dict[str, Any]]:
+def losses(dropped: Mapping[str, int]) -> str:
+    """Counts by rule, for a line of text."""
+    return ", ".join(f"{rule} {n:,}" for rule, n in sorted(dropped.items())) or "nothing"
+
+
+def read_conversations(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:
     """Records of a JSON-lines file (or a JSON array, as ShareGPT4V's), normalised; `images` become absolute paths."""
-    for where, record in _raw_records(path):
-        tally.read += 1
-        try:
-            if isinstance(record, Exception) or not isinstance(record, dict):
-                raise Rejected("not_json", f"{where}: {record}")
-            yield normalise(record, path.parent, check_files, where)
+    for where, raw in raw_records(path):
+        record = checked(raw, where, path.parent, tally)
+        if record is not None:
             tally.kept += 1
-        except Rejected as rejected:
-            tally.drop(rejected.rule, str(rejected))
+            yield record
 
 
-def _raw_records(path: Path) -> Iterator[tuple[str, Any]]:
+def checked(raw: Any, where: str, root: Path, tally: Tally) -> dict[str, Any] | None:
+    """The normalised record, or None for a bad one; counts it as read, and why it is left out."""
+    tally.read += 1
+    try:
+        if isinstance(raw, Exception) or not isinstance(raw, dict):
+            raise Rejected("not_json", f"{where}: {raw if isinstance(raw, Exception) else type(raw).__name__}")
+        return normalise(raw, root, where)
+    except Rejected as rejected:
+        tally.drop(rejected.rule, str(rejected))
+        return None
+
+
+def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """(where, value) of every line, or of every item of a JSON array; the value of a broken line is its exception."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             first = file.read(1)
@@ -89,7 +103,7 @@ def _raw_records(path: Path) -> Iterator[tuple[str, Any]]:
             if first == "[":
                 try:
                     records = json.load(file)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise DataError(f"{path} is not readable JSON: {error}") from error
                 yield from ((f"{path}#{i}", record) for i, record in enumerate(records))
                 return
@@ -97,43 +111,68 @@ def _raw_records(path: Path) -> Iterator[tuple[str, Any]]:
                 if line.strip():
                     yield f"{path}:{number}", _parse(line)
     except OSError as error:
-        raise DataError(f"cannot read conversations from {path}: {error.strerror}") from error
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _parse(line: str) -> Any:
     try:
         return json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter for a line of very many brackets
         return error
 
 
-def normalise(record: dict[str, Any], root: Path, check_files: bool, where: str = "record") -> dict[str, Any]:
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON can spell half a surrogate pair, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict[str, Any]:
     """A checked copy with `type` and absolute `images`. Raises Rejected with the rule that it breaks."""
     turns = record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
         raise Rejected("no_turns", f"{where}: no list of turns with texts")
     roles = [t.get("from") for t in turns]
-    strange = next((r for r in roles if r not in ROLES), None)
-    if strange is not None:
-        raise Rejected("unknown_role", f"{where}: role {strange!r}")
+    strange = [r if isinstance(r, str) else type(r).__name__ for r in roles if not isinstance(r, str) or r not in ROLES]
+    if strange:
+        raise Rejected("unknown_role", f"{where}: role {strange[0]}")
     spoken = [r for r in roles if r != "system"]
     if not spoken or spoken != ["human", "gpt"] * (len(spoken) // 2):
         raise Rejected("no_turns", f"{where}: turns are {', '.join(roles) or 'missing'}")
-    images = record.get("images", record.get("image", []))
-    images = [images] if isinstance(images, str) else list(images or [])
+    name = record.get("id")
+    name = str(name) if isinstance(name, str | int) else where
+    if not all(map(is_unicode, (name, *(t["value"] for t in turns)))):
+        raise Rejected("bad_text", f"{where}: half a surrogate pair")
+    if any(IMAGE in t["value"] for t in turns if t["from"] == "system"):
+        raise Rejected("too_many_image_marks", f"{where}: {IMAGE} in a system turn")
+    images = record.get("images", record.get("image"))
+    images = [] if images is None else [images] if isinstance(images, str) else images
+    if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+        raise Rejected("missing_image", f"{where}: its pictures are no list of paths")
     marks = sum(t["value"].count(IMAGE) for t in turns)
     if marks != len(images):
         rule = "too_many_image_marks" if marks > len(images) else "too_few_image_marks"
         raise Rejected(rule, f"{where}: {marks} {IMAGE} for {len(images)} pictures")
-    paths = [(root / i).resolve() if isinstance(i, str) else i for i in images]
-    if check_files:
-        gone = next((p for p in paths if not (isinstance(p, Path) and p.is_file())), None)
-        if gone is not None:
-            raise Rejected("missing_image", f"{where}: {gone}")
+    paths = [_on_disk(root, image, where) for image in images]
     kind, declared = kind_of(turns), record.get("type")
     if declared is not None and (declared not in KINDS or (declared != kind and declared != "refuse")):
-        raise Rejected("unknown_type", f"{where}: says {declared!r}, its turns are {kind}")
-    return {"id": str(record.get("id", where)), "type": declared or kind, "conversations": turns, "images": paths}
+        says = declared if isinstance(declared, str) else type(declared).__name__
+        raise Rejected("unknown_type", f"{where}: says {says}, its turns are {kind}")
+    return {"id": name, "type": declared or kind, "conversations": turns, "images": paths}
+
+
+def _on_disk(root: Path, image: str, where: str) -> Path:
+    try:
+        path = (root / image).resolve()
+        found = path.is_file() and is_unicode(str(path))
+    except (OSError, ValueError, RuntimeError):  # too long or not to be reached; a NUL byte; a loop of links
+        found = False
+    if not found:
+        raise Rejected("missing_image", f"{where}: {image}")
+    return path
 
 
 def kind_of(turns: list[dict[str, Any]]) -> str:

@@ -1,11 +1,9 @@
-"""`armor-train tokenize`: conversations to token ids and image codes once, in checksummed parquet shards that
-training reads.
+"""`armor-train tokenize`: conversations to token ids and image codes once, in checksummed parquet shards to train on.
 
-A shard holds, for each conversation, its type, token ids (codes included), which head has to say each token (0
-nobody, 1 text,
-2 visual), where the request's words stand, and the paths of the pictures that the ViT will look at. So stage 2 never
-runs the image tokenizer's encoder. `manifest.json` lists finished shards with their sha256; a killed run goes on
-behind them.
+A shard holds, for each conversation, its type, token ids (codes included), which head has to say each token (0 nobody,
+1 text, 2 visual), where the request's words stand, and the paths of the pictures that the ViT will look at. So stage 2
+never runs the image tokenizer's encoder. `manifest.json` lists finished shards with their sha256, and what made them: a
+killed run goes on behind them, and a model that reads pictures or text in another way is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,15 @@ import numpy as np
 import torch
 
 from trainer.batches import Example
-from trainer.data.records import Rejected, Tally, read_conversations, sides
+from trainer.data.records import Rejected, Tally, checked, losses, raw_records, sides
 from trainer.encode import encode, to_messages
 from trainer.errors import DataError
 from trainer.losses import IGNORE
 
 MANIFEST = "manifest.json"
-VERSION = 1
+VERSION = 2
+ENTRY = ("name", "sha256", "rows", "read", "dropped", "examples")
+"""What the manifest says of a shard; the last three are the tally of its own records."""
 
 
 def tokenize(
@@ -39,59 +41,124 @@ def tokenize(
     shard_size: int = 2048,
     max_length: int = 4096,
     batch_size: int = 32,
-    check_files: bool = True,
 ) -> dict[str, Any]:
-    """Write shards for a conversations file; returns the manifest. Called again after a kill, it goes on where it
-    was."""
+    """Write shards for a conversations file; returns the manifest.
+
+    Called again, it goes on where it was killed, and replaces shards that are missing or damaged. Raises DataError.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     settings = {
-        "version": VERSION,
+        **_reading(processor),
         "conversations_sha256": file_sha256(conversations),
         "model": model_name,
-        "vocab_size": processor.settings.vocab_size,
-        "codebook_size": processor.settings.codebook_size,
-        "codes_per_image": processor.codes_per_image,
-        "image_seq_length": processor.settings.image_seq_length,
         "shard_size": shard_size,
         "max_length": max_length,
     }
     out.mkdir(parents=True, exist_ok=True)
     manifest = _start(out, settings)
-    tally = Tally()
-    records = read_conversations(conversations, tally, check_files)
+    raw = raw_records(conversations)
     for number in itertools.count():
-        chunk = list(itertools.islice(records, shard_size))
+        # Records of the file, good or bad: a picture that is gone since the last call must not shift the others.
+        chunk = list(itertools.islice(raw, shard_size))
         if not chunk:
             break
         if number < len(manifest["shards"]):
             continue
-        here = Tally()
-        rows = list(_rows(chunk, processor, max_length, batch_size, here))
+        tally = Tally()
+        records = [r for where, one in chunk if (r := checked(one, where, conversations.parent, tally)) is not None]
+        rows = list(_rows(records, processor, max_length, batch_size, tally))
         name = f"shard-{number:06d}.parquet"
         draft = out / f".{name}.draft"
         pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), draft, compression="zstd")
         digest = file_sha256(draft)
         draft.replace(out / name)
-        entry = {"name": name, "sha256": digest, "rows": len(rows), "dropped": dict(here.dropped)}
-        manifest["shards"].append(entry)
+        parts = (name, digest, len(rows), tally.read, dict(tally.dropped), tally.examples)
+        manifest["shards"].append(dict(zip(ENTRY, parts, strict=True)))
         _write_manifest(out, manifest)
-    manifest["complete"], manifest["read"] = True, tally.to_json()
+    total = _total(manifest["shards"])
+    manifest["complete"], manifest["read"] = True, total.to_json()
     _write_manifest(out, manifest)
+    if not total.kept:
+        raise DataError(
+            f"nothing of {conversations} was kept: of {total.read:,} records, dropped {losses(total.dropped)}"
+        )
     return manifest
 
 
+def _total(shards: list[dict[str, Any]]) -> Tally:
+    """The tally of the whole file, also where earlier calls made some of its shards."""
+    total = Tally()
+    for entry in shards:
+        total.read += entry["read"]
+        total.kept += entry["rows"]
+        total.dropped.update(entry["dropped"])
+        total.examples = {**entry["examples"], **total.examples}
+    return total
+
+
+def _reading(processor: Any) -> dict[str, Any]:
+    """What decides how a processor turns conversations into tokens, codes and tiles."""
+    settings = asdict(processor.settings)
+    del settings["processor_class"]
+    return {
+        "version": VERSION,
+        **settings,
+        "tokenizer_sha256": _tokenizer_sha256(processor.tokenizer),
+        "vq_sha256": None if processor.vq is None else _vq_sha256(processor.vq),
+    }
+
+
+def _tokenizer_sha256(tokenizer: Any) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        known = tokenizer.get_vocab()
+    else:  # padding and truncation are the last call's, not the tokenizer's
+        known = {**json.loads(backend.to_str()), "padding": None, "truncation": None}
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
+
+def _vq_sha256(vq: Any) -> str:
+    """In float32, as `ImageTokenizer.load` reads any file: the same for every load of a folder, on any device."""
+    digest = hashlib.sha256(json.dumps([vq.type, vq.settings], sort_keys=True).encode())
+    for name, value in sorted(vq.state_dict().items()):
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def _start(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
-    path = out / MANIFEST
-    if not path.exists():
+    """The manifest to go on with: its leading shards that are whole, as the rest is made again."""
+    if not (out / MANIFEST).exists():
         return {"settings": settings, "shards": [], "complete": False}
-    manifest = json.loads(path.read_text())
+    manifest = _read_manifest(out)
     different = [k for k in settings if manifest["settings"].get(k) != settings[k]]
     if different:
         raise DataError(
             f"{out} holds shards of other settings ({', '.join(different)} differ); choose another directory"
         )
+    whole = list(itertools.takewhile(lambda entry: _is_whole(out, entry), manifest["shards"]))
+    return {**manifest, "shards": whole, "complete": manifest["complete"] and whole == manifest["shards"]}
+
+
+def _is_whole(folder: Path, entry: dict[str, Any]) -> bool:
+    path = folder / entry["name"]
+    return path.is_file() and file_sha256(path) == entry["sha256"]
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    """A manifest of this version, with all its parts. Raises DataError."""
+    path = folder / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["settings"]["version"] < VERSION:
+            raise DataError(f"{folder} was tokenised by an earlier version; tokenize again into another directory")
+        _ = manifest["complete"], [[e[part] for part in ENTRY] for e in manifest["shards"]]
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is damaged: delete it and run armor-train tokenize again") from error
     return manifest
 
 
@@ -120,6 +187,7 @@ def _rows(
     chunk: list[dict[str, Any]], processor: Any, max_length: int, batch_size: int, tally: Tally
 ) -> Iterator[dict[str, Any]]:
     from armor_model.errors import ArmorError
+    from armor_model.images import open_image
 
     drawn = [path for record in chunk for path in sides(record)[1]]
     codes: dict[Path, Any] = {}
@@ -131,15 +199,19 @@ def _rows(
             broken = next((p for p in to_draw if codes[p] is None), None)
             if broken is not None:
                 raise Rejected("bad_image", f"{record['id']}: {broken}")
-            example = encode(processor, record["type"], to_messages(record, seen, [codes[p] for p in to_draw]))
+            rule = "bad_image"
+            pictures = [open_image(p) for p in seen]
+            rule = "bad_text"
+            example = encode(processor, record["type"], to_messages(record, pictures, [codes[p] for p in to_draw]))
             if len(example) > max_length:
                 raise Rejected("too_long", f"{record['id']}: {len(example)} positions")
         except Rejected as rejected:
             tally.drop(rejected.rule, str(rejected))
             continue
         except ArmorError as error:
-            tally.drop("bad_image", f"{record['id']}: {error}")
+            tally.drop(rule, f"{record['id']}: {error}")
             continue
+        tally.kept += 1
         heads = np.zeros(len(example), dtype=np.int8)
         heads[1:][example.text_labels[:-1].numpy() != IGNORE] = 1
         heads[1:][example.image_labels[:-1].numpy() != IGNORE] = 2
@@ -162,6 +234,8 @@ def _codes(processor: Any, paths: list[Path]) -> dict[Path, Any]:
     try:
         return dict(zip(paths, processor.image_codes(paths), strict=True))
     except ArmorError:
+        if processor.vq is None:
+            raise
         if len(paths) == 1:
             return {paths[0]: None}
         return {k: v for path in paths for k, v in _codes(processor, [path]).items()}
@@ -178,50 +252,75 @@ def file_sha256(path: Path) -> str:
 class Shards:
     """Tokenised conversations of one or more directories; `pools()` gives what a Mixture reads."""
 
-    def __init__(self, folders: list[Path], processor: Any, verify: bool = True) -> None:
+    def __init__(self, folders: list[Path], processor: Any) -> None:
         """Maps every shard into memory: `datasets` unpacks them once into its cache (five bytes a position on disk,
-        shared by all processes of a machine). With `verify`, every checksum is compared first."""
+        shared by all processes of a machine). Raises DataError for shards that this processor would read otherwise."""
         import datasets
 
-        files, sums = [], []
+        files, sums, ours = [], [], _reading(processor)
         for folder in folders:
-            manifest = self._manifest(folder, processor)
-            for entry in manifest["shards"]:
+            for entry in self._manifest(folder, ours)["shards"]:
                 path = folder / entry["name"]
-                if verify and file_sha256(path) != entry["sha256"]:
+                if not _is_whole(folder, entry):
                     raise DataError(
-                        f"{path} is not what was written: its sha256 differs from the manifest's; tokenize again"
+                        f"{path} is missing, or its sha256 differs from the manifest's; "
+                        "run the same armor-train tokenize again: it makes it anew"
                     )
-                files.append(str(path))
-                sums.append(entry["sha256"])
+                if entry["rows"]:  # a stretch of bad records leaves an empty shard
+                    files.append(str(path))
+                    sums.append(entry["sha256"])
         if not files:
-            raise DataError(f"no shards in {', '.join(map(str, folders))}")
+            raise DataError(f"no conversations in {', '.join(map(str, folders))}")
         contents = hashlib.sha256("".join(sums).encode()).hexdigest()[:16]  # by content: datasets compares times only
         cache = Path(datasets.config.HF_DATASETS_CACHE) / f"armor-shards-{contents}"
         self.table = datasets.Dataset.from_parquet(files, cache_dir=str(cache)).data.table
         self.processor = processor
-        self._check_ids(processor)
+        self._check_ids()
+        self._check_pictures()
 
-    def _manifest(self, folder: Path, processor: Any) -> dict[str, Any]:
-        path = folder / MANIFEST
-        if not path.is_file():
+    def _manifest(self, folder: Path, ours: dict[str, Any]) -> dict[str, Any]:
+        if not (folder / MANIFEST).is_file():
             raise DataError(f"{folder} has no {MANIFEST}: make it with armor-train tokenize")
-        manifest = json.loads(path.read_text())
+        manifest = _read_manifest(folder)
         if not manifest["complete"]:
             raise DataError(f"{folder} is not complete: run armor-train tokenize again, it goes on")
-        for name in ("vocab_size", "codebook_size", "image_seq_length"):
-            theirs, ours = manifest["settings"][name], getattr(processor.settings, name)
-            if theirs != ours:
-                raise DataError(f"{folder} was tokenised for a model with {name} {theirs}, this one has {ours}")
+        theirs = manifest["settings"]
+        different = [name for name in ours if theirs.get(name) != ours[name]]
+        if None in (theirs.get("vq_sha256"), ours["vq_sha256"]) and "vq_sha256" in different:
+            different.remove("vq_sha256")  # one of them cannot draw: _check_ids refuses codes then
+        if different:
+            told = "; ".join(f"{n} {theirs.get(n)!s:.16}, this one has {ours[n]!s:.16}" for n in different)
+            raise DataError(f"{folder} was tokenised for a model with {told}")
         return manifest
 
-    def _check_ids(self, processor: Any) -> None:
-        last = processor.first_code_id + processor.settings.codebook_size - 1
-        for chunk in self.table["input_ids"].chunks:
-            ids = chunk.flatten().to_numpy()
-            if len(ids) and (ids.max() > last or ids.min() < 0):
-                bad = int(ids.max() if ids.max() > last else ids.min())
-                raise DataError(f"token {bad} is outside of the vocabulary and the codebook (0 to {last})")
+    def _check_ids(self) -> None:
+        """Every id is one that its head can say, so that no label lies outside of the logits."""
+        p = self.processor
+        last = p.first_code_id + p.settings.codebook_size - 1
+        for batch in self.table.select(["input_ids", "heads"]).to_batches():
+            ids, heads = (batch.column(i).flatten().to_numpy() for i in (0, 1))
+            fits = {
+                0: ("the vocabulary and the codebook", (ids >= 0) & (ids <= last)),
+                1: ("the text head's tokens", (ids >= 0) & (ids <= p.imgbos_id)),
+                2: ("the visual head's tokens", (ids == p.imgend_id) | (ids >= p.first_code_id) & (ids <= last)),
+            }
+            if p.vq is None and (heads == 2).any():
+                raise DataError("the shards hold drawn pictures, and this model has no image tokenizer")
+            for head, (where, fit) in fits.items():
+                wrong = np.flatnonzero((heads == head) & ~fit)
+                if len(wrong):
+                    raise DataError(f"token {ids[wrong[0]]} is outside of {where}")
+            if not np.isin(heads, list(fits)).all():
+                raise DataError("the shards give a token to a head that does not exist")
+
+    def _check_pictures(self) -> None:
+        """The pictures to look at are read during training, maybe days later; that they exist is seen now."""
+        import pyarrow.compute as pc
+
+        paths = pc.unique(pc.list_flatten(self.table["images"])).to_pylist()
+        gone = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 - Path.is_file takes twice as long
+        if gone:
+            raise DataError(f"{len(gone):,} of {len(paths):,} pictures to look at are missing, the first is {gone[0]}")
 
     def pools(self) -> dict[str, ShardPool]:
         """Type -> examples."""
