@@ -17,7 +17,7 @@ def build_data(
     out: Annotated[Path, typer.Option(help="Directory to write: conversations.jsonl, images/, report.json.")],
     tars: Annotated[
         list[str] | None,
-        typer.Option(help="Tar of captioned pictures, directory of them, or url (a {000..099} range too); repeatable."),
+        typer.Option(help="Tar of captioned pictures, directory of them, or http(s), hf or gs url; repeatable."),
     ] = None,
     source: Annotated[
         str, typer.Option(help="How the tars name their fields: laion, text-to-image-2m, webdataset.")
@@ -46,30 +46,32 @@ def build_data(
     from trainer.data import build as builder
     from trainer.data import readers
     from trainer.data.index import read_index
-    from trainer.data.records import Tally
+    from trainer.data.records import Tally, losses
     from trainer.data.screens import ScreenSettings
 
     if source not in readers.SOURCES:
         raise DataError(f"unknown source {source!r}; known: {', '.join(readers.SOURCES)}")
     if not tars and not texts:
         raise DataError("nothing to build from: give --tars, --texts or both")
+    number, count = readers.parse_part(part)
+    if number and not tars:
+        raise DataError(f"--part {part}: texts belong to part 0, and there are no --tars to share out")
     tallies = {"tars": Tally(), "texts": Tally()}
-    shards = readers.share_of(readers.tars(tars), part) if tars else []
+    shards = readers.share_of(readers.tars(tars), (number, count)) if tars else []
     found = readers.read_tars(
         shards, readers.SOURCES[source], tallies["tars"], read_index(index) if index is not None else None
     )
-    mine = (texts or []) if part.startswith("0/") else []
+    mine = (texts or []) if number == 0 else []
     pairs = chain.from_iterable(builder.read_text_pairs(path, tallies["texts"]) for path in mine)
     settings = ScreenSettings(min_side=min_side, min_aesthetic=min_aesthetic, min_latin=min_latin)
-    report = builder.build(out, found, pairs, tallies, settings, seed, mixed_share, limit, part)
+    report = builder.build(out, found, pairs, tallies, settings, seed, mixed_share, limit, f"{number}/{count}")
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
     for name, one in (*report["readers"].items(), ("screens", report["screens"])):
-        dropped = ", ".join(f"{rule} {n:,}" for rule, n in one["dropped"].items()) or "nothing"
-        typer.echo(f"{name}: dropped {dropped}")
+        typer.echo(f"{name}: read {one['read']:,}, kept {one['kept']:,}, dropped {losses(one['dropped'])}")
     kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(report["conversations"].items()))
-    typer.echo(f"{out}: {kinds or 'nothing'}")
+    typer.echo(f"{out}: {kinds}")
 
 
 def tokenize(

@@ -6,16 +6,18 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from data_helpers import BAD, gpt, human, picture, write_corpus
 
 from trainer.data import build as builder
-from trainer.data.index import read_index
-from trainer.data.readers import SOURCES, read_tars, share_of, tars
+from trainer.data.index import Index, read_index
+from trainer.data.readers import SCHEMES, SOURCES, parse_part, read_tars, share_of, tars
 from trainer.data.records import Tally, kind_of, read_conversations
 from trainer.data.screens import Pair, ScreenSettings, latin_share, rules, screen
+from trainer.data.shards import file_sha256
 from trainer.data.templates import DRAW, DRAW_AND_TELL, TELL, fill
 from trainer.errors import DataError
 
@@ -93,11 +95,49 @@ def test_every_screen_says_what_it_dropped(tar, tmp_path):
     pairs = list(read_tars([str(tar)], SOURCES["laion"], tally, read_index(tmp_path / "index.parquet")))
     kept = [pair for pair in pairs if screen(pair, asked, screened)]
     assert dict(tally.dropped) == {"bad_image": 1, "missing_image": 1, "bad_metadata": 1}
+    assert (tally.read, tally.kept) == (11, 8)
     assert dict(screened.dropped) == {
         "resolution": 1, "language": 1, "caption_length": 1, "aesthetic": 1, "unsafe": 1, "duplicate": 1,
     }  # fmt: skip
     assert [p.key for p in kept] == ["00000/000", "00000/010"]
     assert screened.unknown["aesthetic"] == 2  # the NSFW one and the last carry no score: passed, and said so
+
+
+def test_a_field_without_a_value_does_not_hide_the_index(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    meta = {"caption": "a red field under the sun", "url": "u", "aesthetic": None, "punsafe": None, "NSFW": None}
+    write_tar(tmp_path / "0.tar", {"0": {"png": picture(), "json": json.dumps(meta).encode()}})
+    table = pa.table({"URL": ["u"], "AESTHETIC": [3.0], "punsafe": [0.9], "NSFW": ["UNLIKELY"]})
+    pq.write_table(table, tmp_path / "index.parquet")
+    index = read_index(tmp_path / "index.parquet")
+    (pair,) = read_tars([str(tmp_path / "0.tar")], SOURCES["laion"], Tally(), index)
+    assert (pair.number("aesthetic"), pair.meta["nsfw"]) == (3.0, "UNLIKELY")
+    assert pair.number("punsafe") == pytest.approx(0.9)
+
+
+SAFETY = [  # metadata, and whether the rule "flagged, or unsafe probability over 0.1" keeps it
+    ({}, None),
+    ({"nsfw": " "}, None),
+    ({"nsfw": "UNLIKELY"}, True),
+    ({"nsfw": "UNLIKELY", "punsafe": 0.99}, False),
+    ({"nsfw": "UNLIKELY", "punsafe": 0.1}, True),
+    ({"nsfw": "NSFW", "punsafe": 0.0}, False),
+    ({"nsfw": "who knows"}, False),
+    ({"nsfw": True}, False),
+    ({"nsfw": 1}, False),
+    ({"nsfw": False}, True),
+    ({"punsafe": 0.05}, True),
+    ({"punsafe": float("nan")}, None),
+    ({"punsafe": 10**400}, None),
+]
+
+
+@pytest.mark.parametrize(("meta", "verdict"), SAFETY)
+def test_unsafe_is_a_flag_or_a_probability(meta, verdict):
+    rule = next(rule for rule in rules(ScreenSettings()) if rule.name == "unsafe")
+    assert rule.keep(Pair("k", "c", b"", "jpg", 1, 1, meta)) is verdict
 
 
 @pytest.mark.parametrize("where", ["data", "header", "padding", "between members", "end mark"])
@@ -154,13 +194,13 @@ def test_an_index_keeps_what_screens_ask_and_distrusts_a_flag_it_cannot_read(tmp
 
 def test_parts_split_without_gap_or_overlap():
     shards = [f"{i}.tar" for i in range(11)]
-    parts = [share_of(shards, f"{part}/4") for part in range(4)]
+    parts = [share_of(shards, parse_part(f"{part}/4")) for part in range(4)]
     assert sorted(shard for part in parts for shard in part) == sorted(shards)
-    for wrong in ("4/4", "1", "a/b", "-1/2", "0/0"):
+    for wrong in ("4/4", "1", "a/b", "-1/2", "0/0", "foo", "0/2/3", "²/3", " 0/1", ""):
         with pytest.raises(DataError, match="is not I/N"):
-            share_of(shards, wrong)
-    with pytest.raises(DataError, match="only 1 tars"):
-        share_of(shards[:1], "1/2")
+            parse_part(wrong)
+    with pytest.raises(DataError, match=r"--part 1/2: there are only 1 tars"):
+        share_of(shards[:1], (1, 2))
 
 
 def test_tars_are_streamed_from_a_server(tar):
@@ -195,6 +235,16 @@ def test_no_tar_is_one_line(tmp_path):
         tars([str(tmp_path / "nothing")])
     with pytest.raises(DataError, match="cannot stream"):
         tars(["ftp://somewhere/0.tar"])
+    with pytest.raises(DataError, match=r"cannot stream s3://bucket/0\.tar: only http, https, hf, gs urls"):
+        tars(["s3://bucket/0.tar"])
+
+
+def test_webdataset_opens_every_kind_of_url_that_is_accepted():
+    import sys
+
+    import webdataset  # noqa: F401 - whose attribute `gopen` is a function of the same name
+
+    assert set(SCHEMES) <= set(sys.modules["webdataset.gopen"].gopen_schemes)
 
 
 def test_latin_share_tells_scripts_apart():
@@ -227,6 +277,56 @@ def test_build_data_is_the_same_every_time_and_reads_back(tar, tmp_path):
     assert sum(reports[0]["conversations"].values()) == len(records) == 4  # two fields, the ugly one, a text pair
     with pytest.raises(DataError, match="already holds"):
         build_corpus(tar, tmp_path / "one")
+
+
+def test_what_cannot_be_written_is_counted(tmp_path):
+    meta = {"caption": "half a \ud800 pair", "url": "\ud800"}
+    samples = {"0": {"png": picture(), "json": json.dumps(meta).encode()}}
+    samples["1"] = {"png": picture(), "json": b"[" * 100_000}
+    samples["2"] = {"png": picture(), "json": json.dumps({**meta, "caption": "a whole one"}).encode()}
+    write_tar(tmp_path / "0.tar", samples)
+    tally = Tally()
+    index = Index(np.zeros(1, dtype=np.uint64), np.zeros((1, 3)), np.zeros(1, dtype=np.int8))
+    assert [p.key for p in read_tars([str(tmp_path / "0.tar")], SOURCES["laion"], tally, index)] == ["0/2"]
+    assert dict(tally.dropped) == {"bad_text": 1, "bad_metadata": 1}
+    (tmp_path / "t.jsonl").write_text(json.dumps({"question": "half a \ud800", "answer": "b"}) + "\n" + "[" * 100_000)
+    assert not list(builder.read_text_pairs(tmp_path / "t.jsonl", tally := Tally()))
+    assert dict(tally.dropped) == {"bad_text": 1, "not_a_pair": 1}
+
+
+def test_a_limit_leaves_readers_and_screens_of_one_mind(tar, tmp_path):
+    tally = Tally()
+    pairs = read_tars([str(tar)], SOURCES["laion"], tally)
+    report = builder.build(tmp_path / "out", pairs, [], {}, ScreenSettings(min_aesthetic=0), limit=2)
+    assert report["screens"]["kept"] == 2
+    assert report["screens"]["read"] == tally.kept
+
+
+def test_a_killed_build_has_no_conversations_without_a_report(tar, tmp_path, monkeypatch):
+    def killed(path, target):
+        if target.name == "conversations.jsonl":
+            raise KeyboardInterrupt
+        return replace(path, target)
+
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus(tar, tmp_path / "out")
+    monkeypatch.undo()
+    out = tmp_path / "out"
+    assert not (out / "conversations.jsonl").exists()
+    report = json.loads((out / "report.json").read_text())
+    assert build_corpus(tar, out) == report
+    assert report["sha256"] == file_sha256(out / "conversations.jsonl")
+
+
+def test_a_text_pair_may_hold_any_letter(tmp_path):
+    pair = {"question": "next\x85line\u2028and paragraph\u2029?", "answer": "form\x0bfeed\x1c."}
+    path = tmp_path / "texts.jsonl"
+    path.write_text(json.dumps(pair, ensure_ascii=False) + "\n", encoding="utf-8")
+    tally = Tally()
+    assert list(builder.read_text_pairs(path, tally)) == [tuple(pair.values())]
+    assert (tally.read, tally.kept) == (1, 1)
 
 
 def test_text_pairs_of_three_spellings(tmp_path):

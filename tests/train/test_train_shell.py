@@ -234,6 +234,41 @@ def test_wrong_data_and_models_are_one_line(shards, tmp_path, capsys):
     assert "nothing to build from" in refused(capsys, "build-data", "--out", tmp_path / "b")[1]
 
 
+NOTHING = {  # what was typed to build-data, what the line has to say
+    "--texts T --part foo": "--part 'foo' is not I/N",
+    "--texts T --part 2/2": "--part '2/2' is not I/N",
+    "--texts T --part 1/2": "texts belong to part 0",
+    "--tars s3://bucket/{000..009}.tar": "cannot stream s3://bucket",
+    "--texts E": "texts dropped not_a_pair 2",
+    "--tars O/t2i.tar --min-side 5000": "screens dropped resolution 16",
+}
+
+
+@pytest.mark.parametrize("typed", NOTHING)
+def test_build_data_that_builds_nothing_is_one_line(official, tmp_path, capsys, typed):
+    (tmp_path / "empty.jsonl").write_text("{}\n{broken\n")
+    places = {"T": official / "texts.jsonl", "E": tmp_path / "empty.jsonl", "O/t2i.tar": official / "t2i.tar"}
+    words = [places.get(word, word) for word in typed.split()]
+    code, line = refused(capsys, "build-data", *words, "--out", tmp_path / "b")
+    assert code == 2 and NOTHING[typed] in line
+    assert not (tmp_path / "b" / "conversations.jsonl").exists()
+
+
+def test_build_data_and_tokenize_say_what_they_read_and_why_they_dropped(official, tmp_path, capsys):
+    words = ["--texts", official / "texts.jsonl", "--part", "00/2"]
+    report = run(capsys, "build-data", *words, "--out", tmp_path / "b")
+    assert (report["part"], report["readers"]["texts"]["read"], report["readers"]["texts"]["kept"]) == ("0/2", 16, 16)
+    report = run(capsys, "build-data", "--tars", official / "t2i.tar", "--min-aesthetic", 0, "--out", tmp_path / "t")
+    assert (report["readers"]["tars"]["read"], report["readers"]["tars"]["kept"]) == (16, 16)
+    with (tmp_path / "b" / "conversations.jsonl").open("a") as file:
+        file.write("{broken\n")
+    capsys.readouterr()
+    assert main(["tokenize", str(tmp_path / "b" / "conversations.jsonl"), "--out", str(tmp_path / "s")]) == 0
+    out = capsys.readouterr().out
+    assert "16 of 17 conversations in 1 shards" in out
+    assert "dropped 1 not_json: a line that is no JSON object" in out
+
+
 def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
     """Same shapes, other frozen weights: only the fingerprint can tell."""
     import torch

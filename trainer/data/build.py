@@ -1,5 +1,4 @@
-"""`armor-train build-data`: captioned pictures to t2i and t2ti conversations, text pairs to t2t, with a report of
-every screen.
+"""`armor-train build-data`: captioned pictures to t2i and t2ti conversations, text pairs to t2t; every screen reports.
 
 Out come `conversations.jsonl`, `images/` (content-addressed) and `report.json`. Everything is seeded by the sample's
 key, so the same input gives the same files whatever the number of workers.
@@ -16,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from trainer.data.records import Tally
+from trainer.data.records import Tally, is_unicode, losses, raw_records
 from trainer.data.screens import Pair, ScreenSettings, rules, screen
+from trainer.data.shards import file_sha256
 from trainer.data.templates import DRAW, DRAW_AND_TELL, TELL, choose, fill
 from trainer.encode import IMAGE
 from trainer.errors import DataError
@@ -49,23 +49,15 @@ def read_text_pairs(path: Path, tally: Tally) -> Iterator[tuple[str, str]]:
     """(question, answer) of a JSON-lines file with `question`/`answer`, `instruction`/`output` or
     `prompt`/`response`."""
     names = (("question", "answer"), ("instruction", "output"), ("prompt", "response"))
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read text pairs from {path}: {error.strerror}") from error
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for where, row in raw_records(path):
         tally.read += 1
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
         pair = next(((row[a], row[b]) for a, b in names if isinstance(row, dict) and row.get(a) and row.get(b)), None)
         if pair is None or not all(isinstance(text, str) for text in pair):
-            tally.drop("not_a_pair", f"{path.name}:{number}")
+            tally.drop("not_a_pair", where)
+        elif not all(map(is_unicode, pair)):
+            tally.drop("bad_text", f"{where}: half a surrogate pair")
         elif IMAGE in pair[0] + pair[1]:
-            tally.drop("image_mark_in_text", f"{path.name}:{number}")
+            tally.drop("image_mark_in_text", where)
         else:
             tally.kept += 1
             yield pair
@@ -82,9 +74,11 @@ def build(
     limit: int | None = None,
     part: str = "0/1",
 ) -> dict[str, Any]:
-    """Write the data set; returns the report. tallies: what the readers count into, by source name; screens count into
-    `screens`. Duplicates are found within one call, so not between parts. The conversations file is renamed into place
-    last, so a killed build leaves none that looks whole."""
+    """Write the data set; returns the report. tallies: what the readers count into, by source name.
+
+    Duplicates are found within one call, so not between parts. The conversations file is renamed into place last, so a
+    killed build leaves none that looks whole. Raises DataError, also where nothing is kept.
+    """
     if (out / "conversations.jsonl").exists():
         raise DataError(f"{out} already holds conversations.jsonl; choose another directory")
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -98,13 +92,16 @@ def build(
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
         for pair in pairs:
-            if limit is not None and screened.kept >= limit:
-                break
             if screen(pair, asked, screened):
                 put(drawing_record(pair, store_image(out, pair), seed, mixed_share))
+            if screened.kept == limit:
+                break
         for number, (question, answer) in enumerate(texts):
             put(text_record(number, question, answer))
-    draft.replace(out / "conversations.jsonl")
+    if not kinds:
+        draft.unlink()
+        each = (f"{name} dropped {losses(tally.dropped)}" for name, tally in {**tallies, "screens": screened}.items())
+        raise DataError(f"nothing was kept for {out}: {'; '.join(each)}")
     report = {
         "conversations": kinds,
         "screens": screened.to_json(),
@@ -114,9 +111,10 @@ def build(
         "seed": seed,
         "mixed_share": mixed_share,
         "part": part,
-        "sha256": hashlib.sha256((out / "conversations.jsonl").read_bytes()).hexdigest(),
+        "sha256": file_sha256(draft),
     }
     (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    draft.replace(out / "conversations.jsonl")
     return report
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,13 @@ from typing import Any
 from PIL import Image
 
 from trainer.data.index import Index
-from trainer.data.records import Tally
+from trainer.data.records import Tally, is_unicode
 from trainer.data.screens import Pair
 from trainer.errors import DataError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
+SCHEMES = ("http", "https", "hf", "gs")
+"""Urls that webdataset opens; it knows no s3."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,8 @@ def tars(sources: list[str]) -> list[str]:
     found: list[str] = []
     for source in sources:
         if "://" in source:
-            if source.split("://")[0] not in ("http", "https", "hf", "s3", "gs"):
-                raise DataError(f"cannot stream {source}: http(s), hf, s3 and gs urls can be")
+            if source.split("://")[0] not in SCHEMES:
+                raise DataError(f"cannot stream {source}: only {', '.join(SCHEMES)} urls can be")
             found += expand_urls(source)
             continue
         path = Path(source)
@@ -72,14 +75,19 @@ def tars(sources: list[str]) -> list[str]:
     return found
 
 
-def share_of(items: list[Any], part: str) -> list[Any]:
-    """The shards of part `I/N`, I from 0: every shard belongs to exactly one part. Raises DataError."""
-    first, _, count = part.partition("/")
-    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+def parse_part(part: str) -> tuple[int, int]:
+    """`I/N` as (I, N), I from 0 to N - 1. Raises DataError."""
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
+    if not found or int(found[1]) >= int(found[2]):
         raise DataError(f"--part {part!r} is not I/N with I from 0 to N - 1, e.g. 0/8")
-    share = items[int(first) :: int(count)]
+    return int(found[1]), int(found[2])
+
+
+def share_of(items: list[Any], part: tuple[int, int]) -> list[Any]:
+    """The shards of part (I, N): every shard belongs to exactly one part. Raises DataError for an empty share."""
+    share = items[part[0] :: part[1]]
     if not share:
-        raise DataError(f"--part {part}: there are only {len(items)} tars")
+        raise DataError(f"--part {part[0]}/{part[1]}: there are only {len(items)} tars")
     return share
 
 
@@ -151,33 +159,35 @@ class _Watched:
 
 def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, index: Index | None) -> Pair | None:
     key = f"{Path(shard).stem}/{sample['__key__']}"
+    tally.read += 1
     extension = next((e for e in PICTURES if e in sample), None)
     if extension is None:
-        tally.read += 1
         tally.drop("missing_image", f"{key}: a caption without a picture")
         return None
     meta: dict[str, Any] = {}
     if "json" in sample:
-        try:
-            meta = {str(k).lower(): v for k, v in json.loads(sample["json"]).items()}
-        except (ValueError, AttributeError):
-            tally.read += 1
+        try:  # a field without a value must not hide the index's
+            meta = {str(k).lower(): v for k, v in json.loads(sample["json"]).items() if v is not None}
+        except (ValueError, AttributeError, RecursionError):
             tally.drop("bad_metadata", f"{key}: its json is no object")
             return None
-    if index is not None and isinstance(meta.get("url"), str):
-        meta = {**index.get(meta["url"]), **meta}
+    url = meta.get("url")
+    if index is not None and isinstance(url, str) and is_unicode(url):
+        meta = {**index.get(url), **meta}
     caption = next((meta[f] for f in source.caption if isinstance(meta.get(f), str)), None)
     if caption is None and "txt" in sample:
         caption = sample["txt"].decode("utf-8", errors="replace")
     if caption is None:
-        tally.read += 1
         tally.drop("no_caption", f"{key}: neither {', '.join(source.caption)} nor a txt")
+        return None
+    if not is_unicode(key + caption):
+        tally.drop("bad_text", f"{key}: its name or its caption is no valid Unicode")
         return None
     size = picture_size(sample[extension])
     if size is None:
-        tally.read += 1
         tally.drop("bad_image", f"{key}: not a picture")
         return None
+    tally.kept += 1
     return Pair(key, caption.strip(), sample[extension], extension, *size, meta)
 
 

@@ -1,13 +1,14 @@
 """Screens for captioned pictures, as declared rules that report what each one dropped.
 
 The paper says that LAION-nolang-aesthetics and text-to-image-2M were "screened" and prints no rule; these are ours,
-each
-with its reason, each switchable. A picture whose metadata lacks a field passes that rule, and is counted as unjudged.
+each with its reason, each switchable. A picture whose metadata lacks a field passes that rule, and is counted as
+unjudged.
 """
 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,8 @@ class Pair:
         """The first of these metadata fields that holds a number."""
         for name in names:
             value = self.meta.get(name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
+            # JSON can spell NaN, infinity and numbers that no float holds: none of them is a score.
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
                 return float(value)
         return None
 
@@ -63,7 +65,7 @@ class ScreenSettings:
     min_latin: float = 0.8
     """Share of a caption's letters that are Latin: LAION-nolang holds captions of undetected language; 0 off."""
     max_unsafe: float = 0.1
-    """LAION's punsafe; 1 off."""
+    """LAION's punsafe; 1 leaves its flag alone to judge."""
     drop_duplicates: bool = True
     """Same picture bytes or same caption as one already kept."""
 
@@ -96,9 +98,8 @@ def rules(settings: ScreenSettings) -> list[Rule]:
         Rule("unsafe", f"flagged, or unsafe probability over {s.max_unsafe:g}", lambda p: _safe(p, s.max_unsafe)),
     ]
     if s.drop_duplicates:
-        found.append(
-            Rule("duplicate", "picture or caption seen before", fresh)
-        )  # last: only what is kept is remembered
+        # Last: only what is kept is remembered.
+        found.append(Rule("duplicate", "picture or caption seen before", fresh))
     return found
 
 
@@ -132,10 +133,10 @@ def _at_least(pair: Pair, limit: float) -> Verdict:
 
 
 def _safe(pair: Pair, limit: float) -> Verdict:
-    flag = pair.meta.get("nsfw")
-    if isinstance(flag, str) and flag.strip():
-        return flag.strip().upper() in ("UNLIKELY", "FALSE", "0", "SAFE")
-    if isinstance(flag, bool):
-        return not flag
-    probability = pair.number("punsafe")
-    return None if probability is None else probability <= limit
+    flag, probability = pair.meta.get("nsfw"), pair.number("punsafe")
+    word = "" if flag is None else str(flag).strip().upper()
+    if probability is not None and probability > limit:
+        return False
+    if word:  # one that is not known counts as unsafe
+        return word in ("UNLIKELY", "FALSE", "0", "SAFE")
+    return None if probability is None else True
