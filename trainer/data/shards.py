@@ -14,7 +14,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -339,7 +339,7 @@ class Shards:
             said = torch.where(heads == head, ids, torch.full_like(ids, IGNORE))
             return torch.cat([said[1:], said.new_full((1,), IGNORE)])
 
-        pixels = torch.cat([_tiles(p, self.processor) for p in record["images"]]) if record["images"] else None
+        pixels = partial(_tiles, record["images"], self.processor) if record["images"] else None
         return Example(record["kind"], ids, labels(1), labels(2), pixels, tuple(record["span"]) or None)
 
 
@@ -356,9 +356,8 @@ class ShardPool:
         return self.shards.example(int(self.rows[index]))
 
 
-@lru_cache(maxsize=256)
-def _tiles(path: str, processor: Any) -> torch.Tensor:
+def _tiles(paths: list[str], processor: Any) -> torch.Tensor:
     from armor_model.images import open_image, tiles
 
     s = processor.settings
-    return tiles(open_image(path), s.image_size, s.max_tiles, s.use_thumbnail)
+    return torch.cat([tiles(open_image(path), s.image_size, s.max_tiles, s.use_thumbnail) for path in paths])
