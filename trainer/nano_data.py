@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.batches import Example
+from trainer.data.records import sides
 from trainer.encode import encode, to_messages
 from trainer.nano_curriculum import LESSONS, sample_lesson
 from trainer.nano_requests import orderly_request
@@ -73,21 +74,12 @@ def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int) ->
         records = [sample_lesson(rng, kind, i) for i in range(count)]
     else:
         records = [sample_conversation(rng, kind, i, orderly_request) for i in range(count)]
-    split = [split_pictures(record) for record in records]
+    split = [sides(record) for record in records]
     codes.add(scene for _, drawn in split for scene in drawn)
     return [
         encode(processor, record["type"], to_messages(record, [render(s) for s in seen], [codes[s] for s in drawn]))
         for record, (seen, drawn) in zip(records, split, strict=True)
     ]
-
-
-def split_pictures(record: dict[str, Any]) -> tuple[list[Scene], list[Scene]]:
-    """The scenes of the human turns and of the gpt turns."""
-    scenes = iter(record["images"])
-    sides: dict[str, list[Scene]] = {"human": [], "gpt": []}
-    for turn in record["conversations"]:
-        sides[turn["from"]] += [next(scenes) for _ in range(turn["value"].count("<image>"))]
-    return sides["human"], sides["gpt"]
 
 
 def random_scene(rng: np.random.Generator) -> Scene:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainer.data.records import sides
 from trainer.encode import to_messages
-from trainer.nano_data import split_pictures
-from trainer.shapes.conversations import IMAGE, sample_conversation
+from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.language import CHAT_HELD_OUT, DESCRIBE_PICTURE_HELD_OUT
 from trainer.shapes.questions import (
     QUESTION_TYPES,
@@ -137,7 +137,7 @@ class Judge:
                     text, gold, name = question.text + suffix, question.answer, type_
                 names.append(name)
                 golds.append(gold)
-                prompts.append([_user([_picture(scene), text])])
+                prompts.append([_user([render(scene), text])])
         answers = self._respond(prompts, max_new_tokens=6, images=False, seed=seed)
         return rates((n, clean(a.text) == clean(g)) for n, a, g in zip(names, answers, golds, strict=True))
 
@@ -150,14 +150,15 @@ class Judge:
         turn. `new` asks in wordings that training never used.
         """
         rng = np.random.default_rng([seed, 2])
-        ask = {"first": first_request, "last": last_request}
+        until = {"first": 1, "last": -1}
         kinds, prompts = [], []
         for kind in ("t2t", "ti2t", "t2i", "t2ti"):
             for _ in range(each):
                 kinds.append(kind)
-                prompts.append(
-                    [new_wording(rng, kind)] if asked == "new" else ask[asked](sample_conversation(rng, kind))
-                )
+                if asked == "new":
+                    prompts.append([new_wording(rng, kind)])
+                else:
+                    prompts.append(asked_until(sample_conversation(rng, kind), until[asked]))
         answers = self._respond(prompts, max_new_tokens=48, images=True, seed=seed)
         return rates((k, modality_of(a) == _WANTED[k]) for k, a in zip(kinds, answers, strict=True))
 
@@ -212,35 +213,18 @@ def new_wording(rng: np.random.Generator, kind: str) -> dict[str, Any]:
     """A request in words that training never used, its content random."""
     if kind == "ti2t":
         scene = sample_scene(rng, training=False)
-        return _user([_picture(scene), pick(rng, DESCRIBE_PICTURE_HELD_OUT)])
+        return _user([render(scene), pick(rng, DESCRIBE_PICTURE_HELD_OUT)])
     if kind == "t2t" and rng.random() < 0.3:
         return _user([pick(rng, CHAT_HELD_OUT)[0]])
     wordings = {"t2t": TELL_ONLY_HELD_OUT, "t2i": DRAW_HELD_OUT, "t2ti": MIXED_HELD_OUT}[kind]
     return _user([pick(rng, wordings).format(x=sample_request(rng, training=False).phrase)])
 
 
-def last_request(conversation: dict[str, Any]) -> list[dict[str, Any]]:
-    """A conversation up to its last human turn; pictures rendered."""
-    seen, _ = split_pictures(conversation)
-    turns = conversation["conversations"][:-1]
-    return to_messages({**conversation, "conversations": turns}, [render(scene) for scene in seen], [])
-
-
-def first_request(conversation: dict[str, Any]) -> list[dict[str, Any]]:
-    """The first human turn alone; its pictures rendered."""
-    value = conversation["conversations"][0]["value"]
-    scenes = iter(conversation["images"])
-    content: list[Any] = []
-    for i, piece in enumerate(value.split(IMAGE)):
-        if i:
-            content.append(_picture(next(scenes)))
-        if piece.strip("\n"):
-            content.append(piece.strip("\n"))
-    return [_user(content)]
-
-
-def _picture(scene: Scene) -> Image.Image:
-    return render(scene)
+def asked_until(conversation: dict[str, Any], turn: int) -> list[dict[str, Any]]:
+    """A conversation's first turns as messages, `turn` of them; -1 leaves the last answer out. Pictures are
+    rendered."""
+    part = {**conversation, "conversations": conversation["conversations"][:turn]}
+    return to_messages(part, [render(scene) for scene in sides(part)[0]], [])
 
 
 def _user(content: list[Any]) -> dict[str, Any]:

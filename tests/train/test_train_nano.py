@@ -30,7 +30,7 @@ from trainer.nano_curriculum import (
     sample_lesson,
 )
 from trainer.nano_data import Codes, make_pool, to_pixels, vision_pixels
-from trainer.nano_eval import Rate, held_out_request, last_request, read_pictures
+from trainer.nano_eval import Rate, asked_until, held_out_request, read_pictures
 from trainer.nano_requests import ANY, COMPOSITIONS, composed, orderly_request
 from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.questions import MCQ_SUFFIX, plural
@@ -221,7 +221,7 @@ def test_a_conversation_is_asked_up_to_its_last_turn():
     rng, talked = np.random.default_rng(6), 0
     for number in range(200):
         record = sample_conversation(rng, ("t2i", "t2ti", "ti2t")[number % 3], number)
-        turns, asked = record["conversations"], last_request(record)
+        turns, asked = record["conversations"], asked_until(record, -1)
         assert [m["role"] for m in asked] == ["user", "assistant"] * (len(turns) // 2 - 1) + ["user"]
         said = "".join(part.get("text", "") for part in asked[-1]["content"])
         assert said == turns[-2]["value"].removeprefix("<image>").strip("\n")
