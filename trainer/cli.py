@@ -21,6 +21,7 @@ import typer
 from armor_model.errors import ArmorError
 from trainer import cli_data, cli_stage
 from trainer.errors import DataError, TrainingError, disk_is_full
+from trainer.folders import check_free
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,7 +56,7 @@ def stages(as_json: cli_stage.Json = False) -> None:
 @app.command()
 def nano(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
-    seed: Annotated[int, typer.Option(help="Seed of everything.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
     random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
     scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
     work: Annotated[
@@ -68,9 +69,10 @@ def nano(
     from trainer.nano import default_recipe, scaled, train_nano, twin
     from trainer.nano_card import measure, save_nano, write_card
 
-    held = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if "training.json" in held or (held and "config.json" not in held):  # a model without a record was being judged
-        raise DataError(f"{out} is not empty; choose another folder")
+    # A model without a record was being judged when its run was killed.
+    check_free(out, None if (out / "training.json").exists() else "config.json")
+    if not 0 < scale <= 100:
+        raise DataError(f"--scale is above 0, not {scale:g}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     recipe = default_recipe(seed)
@@ -78,7 +80,6 @@ def nano(
         recipe = twin(recipe)
     if scale != 1.0:
         recipe = scaled(recipe, scale)
-    out.mkdir(parents=True, exist_ok=True)
     outcome = train_nano(recipe, work)
     save_nano(outcome, out)
     scores = measure(out, {"questions": 80, "modality": 50, "drawings": 60}, seed=1000 + seed)
@@ -141,8 +142,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
         if disk_is_full(error):
             return _complain(f"no space left on the disk: {error}", 1)
+        if isinstance(error, OSError) and error.filename is not None:
+            return _complain(f"cannot use {error.filename}: {error.strerror}", 2)
         if not hasattr(error, "format_message"):
             raise
+        if "\n" in error.format_message():  # the whole usage, where a command was called without anything
+            sys.stderr.write(error.format_message() + "\n")
+            return 2
         return _complain(error.format_message(), 2)
 
 

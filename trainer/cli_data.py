@@ -96,7 +96,10 @@ def tokenize(
     folder = check_checkpoint(bundled("armor-nano") if model in (None, "armor-nano") else model)
     processor = load_processor(folder)
     if processor.vq is not None:
-        processor.vq.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            processor.vq.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (RuntimeError, AssertionError) as error:  # torch's two ways to say that there is no such device
+            raise DataError(f"--device {device}: {str(error).splitlines()[0]}") from error
     manifest = shards.tokenize(conversations, out, processor, folder.name, shard_size, max_length)
     if as_json:
         typer.echo(json.dumps(manifest, indent=1))

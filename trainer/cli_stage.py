@@ -46,7 +46,7 @@ def stage(
     save_dtype: Annotated[
         str | None, typer.Option(help="Of the model at the end: float32, bfloat16, float16; by default as loaded.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Order of the data, and the sample pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Order of the data, and the sample pictures.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Train one stage on tokenised data.
@@ -94,7 +94,7 @@ def vqgan(
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-3,
     foreground: Annotated[float, typer.Option(help="Extra weight of what is not white; 5 for drawings.")] = 0.0,
     limit: Annotated[int, typer.Option(min=1, help="Most pictures held in memory.")] = 20_000,
-    seed: Annotated[int, typer.Option(help="Of weights, batches and codebook.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, batches and codebook.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Train a small image tokenizer (patch VQ) from pictures, of the sizes that a checkpoint is made for.

@@ -33,6 +33,8 @@ def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
             continue
         for name, value in losses.items():
             found.setdefault(name.removeprefix(LOSS), []).append((step, value))
+    if not found:
+        raise DataError(f"{log} holds no losses")
     return found
 
 

@@ -10,17 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import TrainingError, disk_is_full
+from trainer.errors import DataError, TrainingError, disk_is_full
 
 DRAFT = ".draft-"
 
 
 @contextmanager
 def whole_folder(final: Path, no_space: str) -> Iterator[Path]:
-    """A draft to write into, which takes `final`'s place (an older folder's too) when the block ends without an error.
+    """A draft to write into, which takes `final`'s place (an older model's too) when the block ends without an error.
 
-    Raises TrainingError(no_space) where the disk is full; whatever the error, Ctrl-C too, the draft is gone.
+    Raises DataError where `final` is something else than a model's folder, and TrainingError(no_space) where the disk
+    is full; whatever the error, Ctrl-C too, the draft is gone.
     """
+    check_free(final, "config.json")
     draft = final.with_name(f"{DRAFT}{final.name}-{os.getpid()}")
     try:
         for left in final.parent.glob(f"{DRAFT}{final.name}-*"):  # behind by a kill
@@ -38,6 +40,16 @@ def whole_folder(final: Path, no_space: str) -> Iterator[Path]:
         if disk_is_full(error):
             raise TrainingError(no_space) from error
         raise
+
+
+def check_free(folder: Path, replaceable: str | None = None) -> None:
+    """Raise DataError where `folder` is a file, or holds anything and not the file that says it may be replaced."""
+    if folder.is_dir():
+        held = {path.name for path in folder.iterdir()}
+        if held and replaceable not in held:
+            raise DataError(f"{folder} is not empty; choose another folder")
+    elif folder.exists():
+        raise DataError(f"{folder} is a file; choose another folder")
 
 
 def save_model(model: Any, processor: Any, folder: Path) -> None:

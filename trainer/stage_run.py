@@ -100,6 +100,11 @@ def check(asked: StageRequest) -> None:
             raise DataError(f"--{option} is one of {', '.join(filter(None, known))}, not {getattr(asked, name)!r}")
     if bool(asked.sample_every) != bool(asked.sample_prompt):
         raise DataError("samples need both --sample-every STEPS and at least one --sample-prompt TEXT")
+    model = asked.out / "model"
+    if model.exists() and not (asked.resume and (asked.out / "checkpoints").is_dir()):
+        raise DataError(f"{model} is there already: choose another --out, or go on with its run by --resume")
+    if model.exists() and Path(asked.model).resolve() == model.resolve():
+        raise DataError(f"--model {model} is where this run writes; choose another --out")
     for folder in asked.data:
         if not folder.is_dir():
             raise DataError(f"no directory of shards at {folder}: make it with armor-train tokenize")
@@ -153,7 +158,8 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
             gradient_checkpointing=asked.gradient_checkpointing,
         )
     except ValueError as error:
-        raise DataError(str(error)) from error
+        hint = "; --mix t2i=COUNT,... names other counts" if "there is no data" in str(error) else ""
+        raise DataError(f"{error}{hint}") from error
     options = LoopOptions(
         asked.out,
         save_every=asked.save_every,

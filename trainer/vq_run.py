@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import DataError, TrainingError
+from trainer.errors import DataError
+from trainer.folders import TrainingError, check_free
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 
@@ -51,8 +52,9 @@ def run_vqgan(asked: VQRequest) -> dict[str, Any]:
     """Train and write the checkpoint, with `vqgan.json` beside it; returns that report. Raises DataError and
     TrainingError."""
     files = picture_files(asked.images)
-    if (asked.out / "config.json").exists():
-        raise DataError(f"{asked.out} already holds a checkpoint; choose another directory")
+    check_free(asked.out)
+    if not 0 < asked.lr < math.inf:
+        raise DataError(f"--lr is above 0, not {asked.lr:g}")
 
     import numpy as np
     import torch

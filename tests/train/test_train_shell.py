@@ -351,3 +351,43 @@ def test_a_really_full_disk_stops_the_run_and_keeps_what_was_saved(shards, tmp_p
     assert "armor-train: no space left for the checkpoint of step" in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout.split() and all(name.startswith("step-") for name in done.stdout.split())
+
+
+def test_nothing_of_a_users_is_replaced(tmp_path, capsys, monkeypatch):
+    """A folder with something in it is refused before anything is trained."""
+    notes, model = tmp_path / "mine" / "notes.txt", tmp_path / "run" / "model"
+    notes.parent.mkdir()
+    notes.write_text("years of work")
+    Image.new("RGB", (32, 32)).save(notes.with_name("a.png"))
+    model.mkdir(parents=True)
+    (model / "config.json").write_text("{}")
+    (tmp_path / "shards").mkdir()
+    stage = ["stage", "--stage", "2", "--model", model, "--data", tmp_path / "shards", "--out", model.parent]
+    for words, said in (
+        (["vqgan", "--images", notes.parent, "--out", notes.parent], "is not empty"),
+        (["vqgan", "--images", notes.parent, "--out", notes], "is a file"),
+        (["vqgan", "--images", notes.parent, "--out", tmp_path / "new", "--lr", "nan"], "--lr is above 0"),
+        (stage, "is there already"),
+        ([*stage, "--resume"], "is there already"),
+        (["nano", "--out", tmp_path / "new", "--scale", "nan"], "--scale is above 0"),
+        (["curves", tmp_path, "--out", notes / "a.svg"], "holds no log.jsonl"),
+    ):
+        code, line = refused(capsys, *words)
+        assert code == 2 and said in line, (words, line)
+    (model.parent / "checkpoints").mkdir()
+    code, line = refused(capsys, *stage, "--resume")
+    assert code == 2 and "where this run writes" in line
+    assert notes.read_text() == "years of work" and (model / "config.json").exists()
+
+
+def test_a_target_that_can_not_be_made_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "texts.jsonl").write_text('{"human": "hello", "gpt": "hello"}\n')
+    words = ["build-data", "--texts", tmp_path / "texts.jsonl", "--out", tmp_path / "file" / "data"]
+    code, line = refused(capsys, *words)
+    assert code == 2 and line.startswith("armor-train: cannot use ")
+
+
+def test_without_a_command_the_usage_is_printed_as_it_is(capsys):
+    assert main([]) == 2
+    assert capsys.readouterr().err.count("\n") > 10
