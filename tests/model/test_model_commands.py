@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from armor_model import ArmorError, save
+from armor_model import ArmorError, GenerationSettings, generate, save
 from armor_model.cli import app
 from armor_model.convert.build import build
 from armor_model.convert.export import export
@@ -122,3 +122,48 @@ def test_paths_that_are_of_the_wrong_kind(armor, base, tmp_path):
     (base / "config.json").unlink()
     (base / "config.json").mkdir()
     assert "cannot be read" in said("build", "--base", base, "--out", tmp_path / "out")
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "nan", "inf", "0.0000000001"])
+def test_shard_sizes(armor, base, tmp_path, given):
+    out = tmp_path / "out"
+    assert "--shard-gb must be" in said("export-internvl", "--model", armor, "--out", out, "--shard-gb", given)
+    assert "--shard-gb must be" in said("build", "--base", base, "--out", out, "--shard-gb", given)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["--batch-size=0", "--batch-size=-1", "--max-new-tokens=0", "--max-images=-1", "--temperature=-1",
+     "--temperature=nan", "--temperature=inf", "--image-temperature=nan", "--top-k=-1", "--image-top-k=-1", "--top-p=0",
+     "--top-p=nan", "--top-p=1.1", "--image-top-p=-1", "--guidance=-1", "--guidance=nan", "--guidance=inf", "--seed=-1",
+     "--seed=99999999999999999999"],
+)  # fmt: skip
+def test_numbers_out_of_bounds_are_refused(armor, tmp_path, given):
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["generate", "a", "--model", str(armor), "--out", str(out), "--draw", given])
+    assert done.exit_code == 2 or isinstance(done.exception, ArmorError), (done.exception, done.output)
+    assert not out.exists()
+
+
+def test_every_option_has_a_help_text():
+    from typer.main import get_command
+
+    for name, command in get_command(app).commands.items():
+        for option in command.params:
+            assert option.help, (name, option.name)
+
+
+def test_a_library_caller_meets_the_same_bounds(pair, conversations):
+    with pytest.raises(ArmorError, match="batch_size must be at least 1"):
+        generate(*pair, conversations[:1], batch_size=0)
+
+
+def test_the_context_bounds_what_is_allocated(pair, conversations):
+    """However many tokens are asked for: room for the context is all that an answer can use."""
+    few, many = (GenerationSettings(max_new_tokens=n, temperature=1.0, max_images=1) for n in (1024, 10**13))
+    ours, theirs = (generate(*pair, conversations[:1], s, seeds=[3])[0] for s in (few, many))
+    assert ours.tokens == theirs.tokens
