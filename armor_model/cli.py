@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -196,14 +197,20 @@ def params(
     as_json: Json = False,
 ) -> None:
     """Parameters by part, and what each training stage trains; from the configuration alone."""
+    import armor_model
     from armor_model.params import NEW_PARTS, summary
-    from armor_model.presets import preset_dict
+    from armor_model.presets import PRESETS, preset_dict
 
     path = Path(config) / "config.json"
+    if not path.is_file() and config in PRESETS:
+        with suppress(
+            ArmorError
+        ):  # a preset's vocabulary is a guess; where a checkpoint of that name is here, it knows
+            path = armor_model.bundled(config) / "config.json"
     try:
         settings = json.loads(path.read_text()) if path.is_file() else preset_dict(config)
         result = summary(settings)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise ArmorError(f"{path} is not an ARMOR configuration: {error}") from error
     if as_json:
         typer.echo(json.dumps({"config": config, **result}, indent=2))

@@ -1,19 +1,23 @@
 """The command line's mistakes: nothing is written over, every number has bounds, every refusal is one line."""
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import convert_reference as reference
 import pytest
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from armor_model import ArmorError, GenerationSettings, generate, save
+from armor_model import ArmorError, GenerationSettings, bundled, generate, save
 from armor_model.cli import app
 from armor_model.convert.build import build
 from armor_model.convert.export import export
 from armor_model.convert.folders import DRAFT
 from armor_model.convert.shards import write
+from armor_model.images import open_image
 
 
 @pytest.fixture
@@ -167,3 +171,52 @@ def test_the_context_bounds_what_is_allocated(pair, conversations):
     few, many = (GenerationSettings(max_new_tokens=n, temperature=1.0, max_images=1) for n in (1024, 10**13))
     ours, theirs = (generate(*pair, conversations[:1], s, seeds=[3])[0] for s in (few, many))
     assert ours.tokens == theirs.tokens
+
+
+def test_params_of_the_bundled_model_are_those_of_its_checkpoint():
+    from armor_model import load
+
+    done = CliRunner().invoke(app, ["params", "--config", "armor-nano", "--json"])
+    model, _ = load(bundled("armor-nano"))
+    assert json.loads(done.output)["total"] == sum(p.numel() for p in model.parameters())
+
+
+def test_params_of_what_is_no_configuration(tmp_path):
+    for text in ("[]", "{}", '{"text_config": [], "vision_config": 1, "codebook_size": 2}', '{"text_config": 1'):
+        (tmp_path / "config.json").write_text(text)
+        assert "is not an ARMOR configuration" in said("params", "--config", tmp_path)
+
+
+# ---- pictures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "error",
+    [struct.error("unpack requires\na buffer of 4 bytes"), IndexError(), KeyError("mode"), OverflowError("big"),
+     RecursionError("deep"), Image.DecompressionBombError("pixels"), zlib.error("bad"), SyntaxError("broken PNG")],
+    ids=lambda error: type(error).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["open", "load"])
+def test_whatever_pillow_raises_is_one_line(tmp_path, monkeypatch, error, where):
+    def fails(*_, **__):
+        raise error
+
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(path)
+    monkeypatch.setattr(*((Image, "open") if where == "open" else (Image.Image, "convert")), fails)
+    with pytest.raises(ArmorError, match=r"a\.png") as caught:
+        open_image(path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("name", ["open", "new"])
+def test_memory_and_ctrl_c_are_no_fault_of_the_picture(tmp_path, monkeypatch, error, name):
+    def fails(*_, **__):
+        raise error
+
+    path = tmp_path / "a.png"
+    Image.new("RGBA", (4, 4)).save(path)
+    monkeypatch.setattr(Image, name, fails)
+    with pytest.raises(error):
+        open_image(path)
