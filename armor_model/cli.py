@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -21,6 +22,12 @@ app = typer.Typer(
 Model = Annotated[str | None, typer.Option("--model", help="Checkpoint folder; the bundled armor-nano by default.")]
 Device = Annotated[str | None, typer.Option(help="Where to run, e.g. cuda or cpu.")]
 Dtype = Annotated[str | None, typer.Option(help="Type of the weights, e.g. bfloat16; by default as saved.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed: same answers; the next ones count on.")]
+Tokens = Annotated[int, typer.Option(min=1, help="Most text tokens of an answer; the model's context is the limit.")]
+Temperature = Annotated[float, typer.Option(min=0, help="Of the text; 0 takes the most likely token.")]
+ImageTemperature = Annotated[float, typer.Option(min=0, help="Of the pictures; 0 takes the most likely code.")]
+Guidance = Annotated[float, typer.Option(min=0, help="Classifier-free guidance of the pictures; 1 is off.")]
+ShardGb = Annotated[float, typer.Option(help="Most gigabytes a file, 0.001 to 1000.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
@@ -71,6 +78,13 @@ def writable(folder: Path) -> Path:
     return folder
 
 
+def shard_bytes(gigabytes: float) -> int:
+    """What `--shard-gb` means; typer's own bounds would let a NaN through."""
+    if not 0.001 <= gigabytes <= 1000:
+        raise ArmorError(f"--shard-gb must be 0.001 to 1000, not {gigabytes}")
+    return int(gigabytes * 1e9)
+
+
 @app.command()
 def generate(
     prompts: Annotated[list[str], typer.Argument(help="One answer each.", metavar="PROMPT...")],
@@ -79,19 +93,19 @@ def generate(
         list[Path] | None, typer.Option(help="A picture to look at, before each prompt; repeatable.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and answers.jsonl.")] = Path("outputs"),
-    seed: Annotated[int, typer.Option(help="Of the first prompt; the next ones count on.")] = 0,
+    seed: Seed = 0,
     draw: Annotated[bool, typer.Option(help="Make each answer begin with a picture.")] = False,
     images: Annotated[bool, typer.Option("--images/--no-images", help="Allow pictures in the answer.")] = True,
-    max_new_tokens: Annotated[int, typer.Option(help="Most text tokens of an answer.")] = 256,
-    max_images: Annotated[int, typer.Option(help="Most pictures of an answer.")] = 4,
-    temperature: Annotated[float, typer.Option(help="Of the text; 0 takes the most likely token.")] = 0.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    image_temperature: Annotated[float, typer.Option(help="Of the pictures.")] = 1.0,
-    image_top_k: int = 0,
-    image_top_p: float = 1.0,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the pictures; 1 is off.")] = 1.0,
-    batch_size: Annotated[int, typer.Option(help="Most answers under way at once.")] = 64,
+    max_new_tokens: Tokens = 256,
+    max_images: Annotated[int, typer.Option(min=0, help="Most pictures of an answer.")] = 4,
+    temperature: Temperature = 0.0,
+    top_k: Annotated[int, typer.Option(min=0, help="Text tokens kept before sampling; 0 keeps all.")] = 0,
+    top_p: Annotated[float, typer.Option(max=1, help="Probability kept before sampling, above 0; 1 keeps all.")] = 1.0,
+    image_temperature: ImageTemperature = 1.0,
+    image_top_k: Annotated[int, typer.Option(min=0, help="The same of the pictures' codes.")] = 0,
+    image_top_p: Annotated[float, typer.Option(max=1, help="The same of the pictures' codes.")] = 1.0,
+    guidance: Guidance = 1.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most answers under way at once.")] = 64,
     fuse: Annotated[
         bool | None, typer.Option("--compile/--no-compile", help="Compile the steps; by default where it pays.")
     ] = None,
@@ -142,11 +156,11 @@ def save_parts(parts: list, folder: Path, stem: str) -> list[dict[str, str]]:
 def chat(
     model: Model = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures and transcript.jsonl.")] = Path("outputs/chat"),
-    seed: Annotated[int, typer.Option(help="Same seed and same messages: same answers.")] = 0,
-    max_new_tokens: Annotated[int, typer.Option(help="Most text tokens of an answer.")] = 512,
-    temperature: Annotated[float, typer.Option(help="Of the text; 0 takes the most likely token.")] = 0.0,
-    image_temperature: Annotated[float, typer.Option(help="Of the pictures.")] = 1.0,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance of the pictures; 1 is off.")] = 1.0,
+    seed: Seed = 0,
+    max_new_tokens: Tokens = 512,
+    temperature: Temperature = 0.0,
+    image_temperature: ImageTemperature = 1.0,
+    guidance: Guidance = 1.0,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
@@ -183,14 +197,20 @@ def params(
     as_json: Json = False,
 ) -> None:
     """Parameters by part, and what each training stage trains; from the configuration alone."""
+    import armor_model
     from armor_model.params import NEW_PARTS, summary
-    from armor_model.presets import preset_dict
+    from armor_model.presets import PRESETS, preset_dict
 
     path = Path(config) / "config.json"
+    if not path.is_file() and config in PRESETS:
+        with suppress(
+            ArmorError
+        ):  # a preset's vocabulary is a guess; where a checkpoint of that name is here, it knows
+            path = armor_model.bundled(config) / "config.json"
     try:
         settings = json.loads(path.read_text()) if path.is_file() else preset_dict(config)
         result = summary(settings)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise ArmorError(f"{path} is not an ARMOR configuration: {error}") from error
     if as_json:
         typer.echo(json.dumps({"config": config, **result}, indent=2))
@@ -214,12 +234,12 @@ def build(
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub id, where the base's needs code to be run.")
     ] = None,
-    adapter_layers: Annotated[int, typer.Option(help="Blocks of the adapter.")] = 3,
+    adapter_layers: Annotated[int, typer.Option(min=0, help="Blocks of the adapter.")] = 3,
     adapter_init: Annotated[str, typer.Option(help="copy (of the last decoder blocks) or random.")] = "copy",
     heads: Annotated[str, typer.Option(help="switching, or single for the ablation's Normal arm.")] = "switching",
     dtype: Dtype = None,
-    seed: Annotated[int, typer.Option(help="Of the new parameters.")] = 0,
-    shard_gb: Annotated[float, typer.Option(help="Most gigabytes a file.")] = 4.0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the new parameters.")] = 0,
+    shard_gb: ShardGb = 4.0,
     system_prompt: Annotated[str | None, typer.Option(help="internvl, none, or a text.")] = None,
 ) -> None:
     """Build an ARMOR from published weights, streamed: one tensor is in memory at a time."""
@@ -229,7 +249,7 @@ def build(
     quiet_transformers()
     done = builder.build(
         base, vqgan, out, tokenizer, adapter_layers, adapter_init, heads, torch_dtype(dtype), seed,
-        int(shard_gb * 1e9), system_prompt,
+        shard_bytes(shard_gb), system_prompt,
     )  # fmt: skip
     typer.echo(
         f"{out}: {done['tensors']} tensors in {done['files']} file(s) from the {done['layout']} layout, "
@@ -243,7 +263,7 @@ def build(
 def export_internvl(
     out: Annotated[Path, typer.Option(help="The plain InternVL's folder.")],
     model: Model = None,
-    shard_gb: Annotated[float, typer.Option(help="Most gigabytes a file.")] = 4.0,
+    shard_gb: ShardGb = 4.0,
 ) -> None:
     """Write the text path as a plain InternVL, for engines that serve one."""
     folder = find_model(model)
@@ -251,7 +271,7 @@ def export_internvl(
     from armor_model.loading import quiet_transformers
 
     quiet_transformers()
-    done = export(folder, out, int(shard_gb * 1e9))
+    done = export(folder, out, shard_bytes(shard_gb))
     typer.echo(f"{out}: {done['tensors']} tensors in {done['files']} file(s)")
 
 

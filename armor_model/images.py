@@ -22,7 +22,11 @@ MAX_PIXELS = 100_000_000
 
 
 def open_image(source: Image.Image | str | Path) -> Image.Image:
-    """A picture or its path, as RGB over white. Raises ArmorError for no image, 0 pixels, or too many."""
+    """A picture or its path, as RGB over white. Raises ArmorError for no image, 0 pixels, or too many.
+
+    Pillow's readers raise whatever their parsing meets (struct.error, IndexError, KeyError, ...): all mean a bad file.
+    Memory that has run out does not.
+    """
     if isinstance(source, Image.Image):
         image = source
     else:
@@ -34,8 +38,10 @@ def open_image(source: Image.Image | str | Path) -> Image.Image:
             raise ArmorError(f"no image at {source}") from error
         except Image.DecompressionBombError as error:  # Pillow's own limit lies above ours
             raise ArmorError(f"{source} has too many pixels; the limit is {MAX_PIXELS / 1e6:.0f} megapixels") from error
-        except (OSError, ValueError) as error:
-            raise ArmorError(f"{source} is not an image that can be read: {error}") from error
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ArmorError(f"{source} is not an image that can be read: {_reason(error)}") from error
     name = "the image" if isinstance(source, Image.Image) else str(source)
     width, height = image.size
     if width * height == 0:
@@ -44,8 +50,15 @@ def open_image(source: Image.Image | str | Path) -> Image.Image:
         raise ArmorError(f"{name} has {width * height / 1e6:.0f} megapixels; the limit is {MAX_PIXELS / 1e6:.0f}")
     try:
         return to_rgb(image)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ArmorError(f"{name} is damaged: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ArmorError(f"{name} is damaged: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line, whatever the exception holds."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

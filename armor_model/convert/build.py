@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from armor_model.compat import prepare_torchvision
+from armor_model.convert.folders import new_folder
 from armor_model.convert.layouts import Origin, read_config, splitter, targets
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
@@ -26,8 +27,10 @@ NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
 def resolve(path_or_id: str, what: str, patterns: tuple[str, ...]) -> Path:
     """A local folder, or a model id's files from the hub."""
     path = Path(path_or_id)
-    if path.exists():
+    if path.is_dir():
         return path
+    if path.exists():
+        raise ArmorError(f"{what} {path_or_id} is a file; a folder is wanted")
     if path_or_id.count("/") != 1 or path_or_id.startswith((".", "/", "~")):
         raise ArmorError(f"no {what} at {path_or_id}")
     from huggingface_hub import snapshot_download
@@ -47,7 +50,7 @@ def load_base_config(base: Path) -> dict[str, Any]:
         return json.loads((base / "config.json").read_text())
     except FileNotFoundError as error:
         raise ArmorError(f"{base} is not a checkpoint: it has no config.json") from error
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise ArmorError(f"{base}/config.json cannot be read: {error}") from error
 
 
@@ -69,7 +72,7 @@ def build(
     Args:
         base: folder or hub id of an InternVL in its original or in transformers' layout.
         vqgan: Chameleon's `vqgan.ckpt` (or a converted folder); None leaves the image tokenizer out.
-        out: the new folder.
+        out: the new folder; an ArmorError where it holds anything.
         tokenizer: folder or id, where the base's own cannot be read without running its code.
         adapter_layers: blocks of the adapter.
         adapter_init: `copy` the last decoder blocks or `random`.
@@ -82,36 +85,41 @@ def build(
     Returns:
         What was done: layout, tensors, new parameters, whether the tokenizer was extended.
     """
-    folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
-    raw = load_base_config(folder)
-    layout, settings = read_config(raw)
-    vq = open_vqgan(Path(vqgan)) if vqgan else None
-    text_tokenizer = _tokenizer(tokenizer, folder, layout)
-    settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
-    if vq is not None:
-        settings |= {
-            "codebook_size": vq.codebook_size,
-            "image_grid": vq.grid,
-            "vq_config": {"type": vq.type, **vq.settings},
-        }
-    from armor_model.config import ArmorConfig
+    with new_folder(out) as draft:
+        folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
+        raw = load_base_config(folder)
+        layout, settings = read_config(raw)
+        vq = open_vqgan(Path(vqgan)) if vqgan else None
+        text_tokenizer = _tokenizer(tokenizer, folder, layout)
+        settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        if vq is not None:
+            settings |= {
+                "codebook_size": vq.codebook_size,
+                "image_grid": vq.grid,
+                "vq_config": {"type": vq.type, **vq.settings},
+            }
+        from armor_model.config import ArmorConfig
 
-    try:
-        config = ArmorConfig(**settings, num_adapter_layers=adapter_layers, heads=heads)
-    except (TypeError, ValueError) as error:
-        raise ArmorError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
-    items = plan(Source(folder), layout, config, settings["text_config"], adapter_init, dtype, seed)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ArmorError(f"cannot write into {out}: {error.strerror}") from error
-    config.architectures = ["ArmorForConditionalGeneration"]
-    config.dtype = items[0].dtype
-    extended = _save_processor(text_tokenizer, config, vq, out, raw, system_prompt or _default_prompt(layout))
-    files = write(items, out, max_shard)
-    config.save_pretrained(out)  # last: without a config.json the folder is no checkpoint
-    new = sum(item.size // item.dtype.itemsize for item in items if not item.name.startswith(("model.", "lm_head.")))
-    return {"layout": layout, "files": len(files), "tensors": len(items), "new": new, "tokenizer_extended": extended}
+        try:
+            config = ArmorConfig(**settings, num_adapter_layers=adapter_layers, heads=heads)
+        except (TypeError, ValueError) as error:
+            raise ArmorError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
+        items = plan(Source(folder), layout, config, settings["text_config"], adapter_init, dtype, seed)
+        config.architectures = ["ArmorForConditionalGeneration"]
+        config.dtype = items[0].dtype
+        extended = _save_processor(text_tokenizer, config, vq, draft, raw, system_prompt or _default_prompt(layout))
+        files = write(items, draft, max_shard)
+        config.save_pretrained(draft)
+        new = sum(
+            item.size // item.dtype.itemsize for item in items if not item.name.startswith(("model.", "lm_head."))
+        )
+        return {
+            "layout": layout,
+            "files": len(files),
+            "tensors": len(items),
+            "new": new,
+            "tokenizer_extended": extended,
+        }
 
 
 def _default_prompt(layout: str) -> str:

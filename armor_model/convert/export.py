@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from armor_model.convert.folders import new_folder
 from armor_model.convert.layouts import TEXT
 from armor_model.convert.shards import Item, Source, write
 from armor_model.errors import ArmorError
@@ -30,32 +31,30 @@ def public_name(name: str) -> str:
 
 
 def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> dict[str, Any]:
-    """Write the plain InternVL; one tensor is in memory at a time. Returns the number of tensors and files."""
+    """Write the plain InternVL into a new folder; one tensor is in memory at a time. Returns the number of tensors and
+    files. Raises ArmorError where `out` holds anything."""
     from armor_model.config import ArmorConfig
 
-    check_checkpoint(checkpoint)
-    config = ArmorConfig.from_pretrained(checkpoint)
-    if config.heads == "single":
-        raise ArmorError("the single-head arm has no text path of its own: its text passes the adapter")
-    processor = load_processor(checkpoint)
-    source = Source(checkpoint)
+    with new_folder(out) as draft:
+        check_checkpoint(checkpoint)
+        config = ArmorConfig.from_pretrained(checkpoint)
+        if config.heads == "single":
+            raise ArmorError("the single-head arm has no text path of its own: its text passes the adapter")
+        processor = load_processor(checkpoint)
+        source = Source(checkpoint)
 
-    def item(name: str) -> Item:
-        stored = source.tensors[name]
-        return Item(public_name(name), stored.shape, stored.dtype, lambda: source.read(name))
+        def item(name: str) -> Item:
+            stored = source.tensors[name]
+            return Item(public_name(name), stored.shape, stored.dtype, lambda: source.read(name))
 
-    items = [item(name) for name in source.tensors if not name.startswith(NEW)]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "chat_template.jinja").write_text(chat_template(processor.system_prompt))
-    except OSError as error:
-        raise ArmorError(f"cannot write into {out}: {error.strerror}") from error
-    files = write(items, out, max_shard)
-    _write_processor(processor, out)
-    settings = {key: value for key, value in config.to_dict().items() if key not in ARMOR_ONLY}
-    settings |= {"model_type": "internvl", "architectures": ["InternVLForConditionalGeneration"]}
-    (out / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    return {"tensors": len(items), "files": len(files)}
+        items = [item(name) for name in source.tensors if not name.startswith(NEW)]
+        (draft / "chat_template.jinja").write_text(chat_template(processor.system_prompt))
+        files = write(items, draft, max_shard)
+        _write_processor(processor, draft)
+        settings = {key: value for key, value in config.to_dict().items() if key not in ARMOR_ONLY}
+        settings |= {"model_type": "internvl", "architectures": ["InternVLForConditionalGeneration"]}
+        (draft / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        return {"tensors": len(items), "files": len(files)}
 
 
 def _write_processor(processor: Any, out: Path) -> None:

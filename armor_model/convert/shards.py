@@ -132,8 +132,11 @@ class Item:
 def write(items: Iterable[Item], folder: Path, max_shard: int = 4_000_000_000) -> list[Path]:
     """Write tensors as `model*.safetensors` (and an index, if there are several), making one at a time.
 
-    Files appear under their final names only when they are complete; the index comes last.
+    Files appear under their final names only when they are complete; the index comes last. Raises ArmorError where the
+    folder holds weights already: of a model.safetensors and shards, a loader takes the former, whichever is newer.
     """
+    if any(folder.glob("*.safetensors*")):
+        raise ArmorError(f"{folder} holds weights already; nothing is written over")
     shards: list[list[Item]] = [[]]
     for item in items:
         if shards[-1] and sum(i.size for i in shards[-1]) + item.size > max_shard:

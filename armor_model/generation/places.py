@@ -43,6 +43,8 @@ class Places:
         self.device, self.dtype = model.device, model.dtype
         if len(devices := sorted({str(p.device) for p in model.parameters()})) > 1:
             raise ArmorError(f"generation needs the whole model on one device; it is on {', '.join(devices)}")
+        if batch_size < 1:
+            raise ArmorError(f"batch_size must be at least 1, not {batch_size}")
         self.stop_ids = set(stop_ids)
         self.unconditional = unconditional
         self.guided = settings.guidance != 1 and settings.images > 0
@@ -57,7 +59,7 @@ class Places:
         self.single = self.config.heads == "single"
         self.per_picture = self.config.codes_per_image
         self.context = self.config.text_config.max_position_embeddings
-        self.budget = settings.max_new_tokens + settings.images * (self.per_picture + 1)
+        self.budget = min(settings.max_new_tokens + settings.images * (self.per_picture + 1), self.context)
         self.rows: list[Row] = []
         self.done: dict[int, Row] = {}
         self.waiting: deque[tuple[int, Request]] = deque()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -41,15 +42,15 @@ class GenerationSettings:
     """Let the visual head end a picture early (it is then filled up with its last code, and counted)."""
 
     def __post_init__(self) -> None:
-        wrong = {
+        wrong = {  # not x >= 0 rather than x < 0: a NaN is neither
             "max_new_tokens": self.max_new_tokens < 1,
-            "temperature": self.temperature < 0,
-            "image_temperature": self.image_temperature < 0,
+            "temperature": not 0 <= self.temperature < math.inf,
+            "image_temperature": not 0 <= self.image_temperature < math.inf,
             "top_k": self.top_k < 0,
             "image_top_k": self.image_top_k < 0,
             "top_p": not 0 < self.top_p <= 1,
             "image_top_p": not 0 < self.image_top_p <= 1,
-            "guidance": self.guidance < 0,
+            "guidance": not 0 <= self.guidance < math.inf,
             "max_images": self.max_images < 0,
         }
         for name, bad in wrong.items():
