@@ -55,21 +55,25 @@ class Plan(BaseModel):
     def _splits(self) -> Self:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not split into accumulate = {self.accumulate}")
+        if min(self.seeds, default=0) < 0:
+            raise ValueError("seeds are 0 or more")
         if len(set(self.seeds)) < max(1, len(self.seeds)):
             raise ValueError("seeds must be different numbers, one at least")
         return self
 
     @classmethod
-    def read(cls, config: Path | None, **overrides: Any) -> Self:
-        """The plan with a TOML file's fields and the caller's on top. Raises UserError in one line."""
+    def read(cls, config: Path | None, defaults: dict[str, Any] | None = None, **overrides: Any) -> Self:
+        """`defaults` with a TOML file's fields and the caller's on top. Raises UserError in one line."""
         fields: dict[str, Any] = {}
         if config is not None:
             try:
                 fields = tomllib.loads(config.read_text(encoding="utf-8"))
-            except (OSError, tomllib.TOMLDecodeError) as error:
+            except (OSError, ValueError) as error:
                 raise UserError(f"cannot read {config}: {error}") from error
         try:
-            return cls.model_validate({**fields, **{k: v for k, v in overrides.items() if v is not None}})
+            return cls.model_validate(
+                {**(defaults or {}), **fields, **{k: v for k, v in overrides.items() if v is not None}}
+            )
         except ValidationError as error:
             first = error.errors()[0]
             known = ", ".join(cls.model_fields)

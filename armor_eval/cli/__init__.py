@@ -10,6 +10,7 @@ import errno
 import importlib
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -68,6 +69,10 @@ def build_app(selected: str | None) -> typer.Typer:
     return app
 
 
+INTERNAL = 70
+"""Exit code of `compare` for a fault of its own (sysexits.h): Python's 1 would read as a regression."""
+
+
 def _not_imported() -> None:
     raise AssertionError("a command that was not selected cannot run")
 
@@ -93,9 +98,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(line, 1 if error.errno == errno.ENOSPC else 2)
     except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
         if not hasattr(error, "format_message"):
-            raise
-        shown = selected or ""
-        return _complain(f"{' '.join(error.format_message().split())} - see armor-eval {shown} --help", 2)
+            if selected != "compare":
+                raise
+            traceback.print_exc()
+            return INTERNAL
+        if "\n" in error.format_message().strip():  # the whole usage, where a group was called without a command
+            sys.stderr.write(error.format_message() + "\n")
+            return 2
+        shown = f"armor-eval {selected}" if selected else "armor-eval"
+        return _complain(f"{' '.join(error.format_message().split())} - see {shown} --help", 2)
 
 
 def _filesystem_line(error: OSError, argv: Sequence[str]) -> str | None:
@@ -104,7 +115,7 @@ def _filesystem_line(error: OSError, argv: Sequence[str]) -> str | None:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         again = shlex.join(["armor-eval", *argv])
         return f"no space left on the device{where}: free some, then continue with: {again}"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+    if error.filename is not None:
         return f"cannot use{where}: {error.strerror}"
     return None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,4 +27,4 @@ def ablate_heads(
     from armor_eval.cli.ablate_stages import run_ablation
 
     fields = {"steps": steps, "base": base, "seeds": seeds}
-    raise typer.Exit(run_ablation(run, HeadsPlan, out, quick, config, fields, ["armor-eval", *sys.argv[1:]]))
+    raise typer.Exit(run_ablation(run, HeadsPlan, "ablate-heads", out, quick, config, fields))

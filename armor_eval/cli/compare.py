@@ -31,7 +31,7 @@ def compare(
     """Compare two runs of the same items and say whether the candidate is worse.
 
     Exit code 0 pass (or inconclusive), 1 regression, 2 wrong input, 3 incomplete run, 4 not comparable, 5 inconclusive
-    with --strict.
+    with --strict, 70 a fault of the command itself.
     """
     from armor_eval.cli.common import console, quiet_libraries, write
     from armor_eval.compare import junit as junit_xml
@@ -43,6 +43,8 @@ def compare(
     from armor_eval.runs.journal import replace_file
 
     quiet_libraries()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before the work: a target that cannot be made is wrong input
     base_path, beside = resolve(base, baselines)
     candidate_path, _ = resolve(candidate, baselines)
     original = resolve(reference, baselines)[0] if reference else None

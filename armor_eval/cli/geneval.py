@@ -118,8 +118,8 @@ def print_prompts(
 @geneval.command("score")
 def score_detections(
     detections: Annotated[Path, typer.Option(help="Stored detections, one JSON object a picture.")],
-    threshold: Annotated[float, typer.Option(help="A detection counts if its score is above.")] = 0.3,
-    counting_threshold: Annotated[float, typer.Option(help="The same for counting prompts.")] = 0.9,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="A detection counts if its score is above.")] = 0.3,
+    counting_threshold: Annotated[float, typer.Option(min=0, max=1, help="The same for counting prompts.")] = 0.9,
     max_objects: Annotated[int, typer.Option(min=1, help="Detections kept a class.")] = 16,
     position_threshold: Annotated[float, typer.Option(min=0, help="Share of sizes that is no relation.")] = 0.1,
 ) -> None:
@@ -130,13 +130,19 @@ def score_detections(
 
     rules = Rules(threshold, counting_threshold, max_objects, position_threshold)
     right: dict[str, list[bool]] = {}
+    seen: set[str] = set()
     for line in score_file(detections, rules):
+        if line["image"] in seen:
+            raise UserError(f"{detections}: {line['image']} is there twice", "it would count twice")
+        seen.add(line["image"])
         sys.stdout.write(json.dumps(line) + "\n")
         right.setdefault(line["tag"], []).append(line["correct"])
+    if not right:
+        raise UserError(f"{detections} holds no pictures")
     means = {tag: sum(found) / len(found) for tag, found in right.items()}
     shown = ", ".join(f"{tag} {means[tag]:.3f} (n {len(right[tag])})" for tag in TASKS if tag in means)
     overall = f"; overall {sum(means.values()) / len(TASKS):.4f}" if len(means) == len(TASKS) else ""
-    sys.stderr.write(f"{shown or 'no pictures'}{overall}\n")
+    sys.stderr.write(f"{shown}{overall}\n")
 
 
 @geneval.command("train-detector")
@@ -148,6 +154,7 @@ def train_detector(
     """Train the embedded detector on renders of the shapes world: about 15 CPU-minutes on one thread."""
     from armor_eval.geneval.train_detector import Recipe, train_and_save
 
+    out.mkdir(parents=True, exist_ok=True)  # before a quarter of an hour of training
     train_and_save(out, Recipe(steps=steps, seed=seed))
 
 

@@ -70,6 +70,8 @@ def understanding(
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
     from armor_eval.understanding.declare import choose
+    from armor_eval.understanding.retention import check_base
+    from armor_eval.understanding.retention import retention as keep
     from armor_eval.understanding.run import Settings
     from armor_eval.understanding.team import join_team
 
@@ -77,6 +79,8 @@ def understanding(
     benchmarks = choose(bench)
     if not benchmarks:
         raise UserError("--bench names nothing", "see armor-eval list")
+    if retention is not None:
+        check_base(retention, [b.name for b in benchmarks])
     chosen = check_profile(profile, model)
     settings = Settings(
         profile=chosen,
@@ -104,12 +108,16 @@ def understanding(
             judge.close()
     if not team.first:
         return
+    kept = None if retention is None else keep(retention, [one.path for one in finished])
     if json_output:
-        common.write(common.as_json([*finished, *(one for row in beside.values() for one in row)]))
+        document = json.loads(common.as_json([*finished, *(one for row in beside.values() for one in row)]))
+        if kept is not None:
+            document = {"runs": document, "retention": retention_rows(kept)}
+        common.write(json.dumps(document, indent=1))
     else:
         common.print_scores(finished, beside)
-    if retention is not None:
-        print_retention(retention, finished, json_output)
+        if kept is not None:
+            print_retention(retention, kept)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
 
@@ -179,15 +187,17 @@ class Task:
         return base.with_name(f"{base.name}-{label}") if label else base
 
 
-def print_retention(base: Path, finished: list[Finished], json_output: bool) -> None:
+def retention_rows(kept: tuple[list[Any], Any]) -> list[dict[str, Any]]:
+    """For --json: a row a benchmark, and the mean."""
+    rows, mean = kept
+    return [asdict(row) for row in rows] + [{"mean": mean.kept, "ci95": mean.ci95}]
+
+
+def print_retention(base: Path, kept: tuple[list[Any], Any]) -> None:
     """How much of the base run's scores is kept, per benchmark and in the mean."""
     from armor_eval.cli import common
-    from armor_eval.understanding.retention import retention
 
-    rows, mean = retention(base, [one.path for one in finished])
-    if json_output:
-        common.write(json.dumps([asdict(row) for row in rows] + [{"mean": mean.kept, "ci95": mean.ci95}], indent=1))
-        return
+    rows, mean = kept
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

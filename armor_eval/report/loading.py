@@ -27,6 +27,19 @@ class RunView:
         found, _ = read_journal(self.path / "items.jsonl")
         return list(found.values())
 
+    def lacks(self) -> list[str]:
+        """What a complete run should hold and does not. Archived runs have no items.jsonl on purpose."""
+        if self.scores is None:
+            return ["has no scores.json: it stands in no table"]
+        journal = self.path / "items.jsonl"
+        if not journal.is_file():
+            return []
+        held, expected = (
+            sum(1 for line in journal.read_bytes().split(b"\n") if line.strip()),
+            self.scores.expected_items,
+        )
+        return [f"holds {held} of the {expected} items it was scored on"] if held < expected else []
+
     def series(self) -> list[Point]:
         """Points of series.jsonl, empty where the run has none. A torn last line is left out."""
         file = self.path / "series.jsonl"
@@ -93,6 +106,8 @@ def notices(views: Iterable[RunView]) -> list[str]:
                 f"{run.run_id} ({view.label}) is a subset: {s.items} of {s.of_items} items "
                 f"({s.limit} x {s.rule}, seed {s.seed}); it is not compared with full runs."
             )
+        if run.status == "complete":
+            lines += [f"{view.path} ({view.label}) {lack}." for lack in view.lacks()]
         by_bench.setdefault((run.profile, run.benchmark), []).append(view)
     for what, get in _MUST_AGREE.items():
         differ = []

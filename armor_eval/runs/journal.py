@@ -74,7 +74,7 @@ def read_journal(path: Path) -> tuple[dict[str, Item], int]:
             continue
         items[item.id] = item
     if dropped:
-        log.warning("%s: %d torn or repeated lines were left out", path.name, dropped)
+        log.warning("%s: %d torn or repeated lines were left out", path, dropped)
     return items, dropped
 
 

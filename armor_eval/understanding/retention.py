@@ -29,6 +29,16 @@ class Retention:
     ci95: tuple[float, float] | None
 
 
+def check_base(base: Path, benchmarks: list[str]) -> None:
+    """Raise UserError, before anything is measured, where `base` lacks a run of a benchmark."""
+    held = {run.benchmark for _, run in find_bundles(base)}
+    missing = [name for name in benchmarks if name not in held]
+    if missing:
+        raise UserError(
+            f"{base} holds no run of {', '.join(missing)}", f"it holds {', '.join(sorted(held)) or 'no run'}"
+        )
+
+
 def retention(base: Path, runs: list[Path]) -> tuple[list[Retention], Retention]:
     """Per benchmark, and their unweighted mean. `base` is a bundle or a folder of bundles.
 

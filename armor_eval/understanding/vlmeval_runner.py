@@ -10,6 +10,14 @@ import os
 import sys
 from typing import Any
 
+NOTHING = (
+    "invalid_dataset",
+    "Incomplete infer result",
+    "No infer result found",
+    "evaluation_not_supported_for_dataset",
+)
+"""VLMEvalKit's reasons to pass over a dataset of which nothing is measured then. Its others leave answers to submit."""
+
 
 def main(argv: list[str]) -> int:
     """Run; 1 where a model and data set combination failed, which VLMEvalKit itself ends with 0."""
@@ -29,8 +37,9 @@ def main(argv: list[str]) -> int:
     told = runner.upsert_dataset_status
 
     def noted(*args: Any, **kwargs: Any) -> Any:
-        if kwargs.get("error_message"):
-            failures.append(f"{kwargs.get('model_name')} x {kwargs.get('dataset_name')}: {kwargs['error_message']}")
+        why = kwargs.get("error_message") or (kwargs.get("skip_reason") if kwargs.get("skip_reason") in NOTHING else "")
+        if why:
+            failures.append(f"{kwargs.get('model_name')} x {kwargs.get('dataset_name')}: {why}")
         return told(*args, **kwargs)
 
     runner.upsert_dataset_status = noted

@@ -167,6 +167,22 @@ def test_mistakes_are_one_line_and_exit_2(command, word, capsys, tmp_path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+def test_detections_that_would_not_count_right_are_refused(capsys, tmp_path, detector):
+    run(detector, Renderer(), tmp_path / "run", limit=6)
+    stored, empty, twice = tmp_path / "run" / "detections.jsonl", tmp_path / "empty.jsonl", tmp_path / "twice.jsonl"
+    empty.write_text("")
+    twice.write_text(stored.read_text() * 2)
+    for words, said in (
+        (["--detections", str(empty)], "holds no pictures"),
+        (["--detections", str(twice)], "is there twice"),
+        (["--detections", str(stored), "--threshold", "nan"], "--threshold"),
+        (["--detections", str(stored), "--threshold", "7"], "--threshold"),
+    ):
+        assert main(["geneval", "score", *words]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1, error
+
+
 def test_the_mock_draws_blocks_and_scores_nothing(tmp_path, capsys):
     command = ["geneval", "--model", "mock", "--profile", "shapes", "--limit", "6", "--samples", "1"]
     assert main([*command, "--out", str(tmp_path / "run"), "--overlays"]) == 0

@@ -119,6 +119,60 @@ def test_a_mistake_is_one_line_and_exit_2(argv, needle, capsys, tmp_path, monkey
     assert "Traceback" not in said.err
 
 
+def test_a_group_without_a_command_shows_its_usage(capsys):
+    assert main(["baseline"]) == 2
+    assert capsys.readouterr().err.count("\n") > 5
+
+
+def test_a_run_of_another_kind_is_never_replaced(capsys, tmp_path):
+    """By the ablations least of all, which write their bundle at the end."""
+    out = tmp_path / "run"
+    assert main(["understanding", "--bench", "POPE", "--model", "mock", "--profile", "shapes", "--limit", "4",
+                 "--out", str(out)]) == 0  # fmt: skip
+    before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    for command in (["ablate-heads", "--quick"], ["ablate-stages", "--quick"]):
+        assert main([*command, "--out", str(out)]) == 2
+        assert "holds another run: POPE" in capsys.readouterr().err
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
+
+
+def test_what_an_ablation_is_told_wrongly_is_one_line(capsys, tmp_path):
+    """With --quick too: the file's fields win over the quick ones."""
+    (tmp_path / "wrong.toml").write_text('arms = ["foo"]\nsteps = -5\n')
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    for words, said in (
+        (["--config", str(tmp_path / "wrong.toml")], "steps"),
+        (["--config", str(tmp_path / "binary.toml")], "cannot read"),
+        (["--seeds", "-1"], "seeds are 0 or more"),
+    ):
+        assert main(["ablate-heads", "--quick", "--out", str(tmp_path / "out"), *words]) == 2
+        error = capsys.readouterr().err
+        assert said in error and len(error.strip().splitlines()) == 1, error
+
+
+def test_retention_is_one_document_and_checked_first(capsys, tmp_path):
+    out = tmp_path / "run"
+    command = ["understanding", "--bench", "POPE", "--model", "mock", "--profile", "shapes", "--limit", "40",
+               "--out", str(out)]  # fmt: skip
+    assert main([*command, "--retention", str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err and not out.exists()
+    assert main(command) == 0
+    capsys.readouterr()
+    assert main([*command, "--json", "--retention", str(out)]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [row["kept"] for row in document["retention"][:-1]] == [100.0] and document["runs"]
+
+
+def test_vlmevalkits_skips_are_failures(monkeypatch, capsys):
+    """A misspelt dataset is skipped by VLMEvalKit, exit 0."""
+    done = child(
+        "import sys\n"
+        "from armor_eval.cli import main\n"
+        "sys.exit(main(['vlmeval', '--', '--data', 'MMBench_DEV_ENN', '--model', 'ARMOR', '--work-dir', '/nowhere/x']))"
+    )
+    assert done.returncode == 1 and "invalid_dataset" in done.stderr, done.stderr[-500:]
+
+
 def test_missing_official_file_names_file_source_and_option(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("LMUData", str(tmp_path))
     assert main(["understanding", "--bench", "POPE", "--model", "mock"]) == 2

@@ -110,6 +110,7 @@ def _one_cluster(items):
     [
         ("different items", None, lambda x: [*x[:-1], {**x[-1], "id": "other"}], 4, "items differ: 1 are in the base"),
         ("duplicates", None, lambda x: [*x, x[0]], 3, "1 lines that are torn, repeated or no valid item"),
+        ("cut off", None, lambda x: x[:300], 3, "holds 300 of the 600 items it was scored on"),
         ("one side empty", None, lambda x: [], 3, "the candidate run holds no items"),
         ("all ties", None, lambda x: x, 0, "0 items lost, 0 gained of 600; no cluster changed|McNemar, exact"),
         ("a single cluster", _one_cluster, _one_cluster, 0, "n/a: fewer than two clusters"),
@@ -128,6 +129,27 @@ def test_bad_input_has_its_line_and_exit_code(pair, capsys, name, on_base, on_ca
     shown = capsys.readouterr()
     assert any(word in line for line in shown.out.splitlines() for word in words.split("|")), shown.out
     assert "Traceback" not in shown.out + shown.err
+
+
+def test_a_target_that_can_not_be_made_is_no_regression(pair, tmp_path, capsys, monkeypatch):
+    a, b = pair([1.0] * 5, [1.0] * 5)
+    (tmp_path / "file").write_text("")
+    assert main(["compare", str(a), str(b), "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main(["compare", str(a), str(b), "--junit", str(tmp_path / "file" / "x.xml")]) == 2
+    from armor_eval.compare import gate
+
+    monkeypatch.setattr(gate, "compare", lambda *_: 1 / 0)
+    assert main(["compare", str(a), str(b)]) == 70
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_pipe_cuts_no_number(pair, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    a, b = pair(*answers(n=600, lost=0.1))
+    assert main(["compare", str(a), str(b)]) == 1
+    table = capsys.readouterr().out
+    assert "…" not in table and "REGRESSION" in table.splitlines()[2]
 
 
 def test_a_bundle_still_being_written_is_told_from_its_head_alone(pair, capsys):
