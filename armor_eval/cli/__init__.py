@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 import typer
 
+from armor_eval import __version__
 from armor_eval.errors import ArmorEvalError, did_you_mean
 from armor_model.errors import ArmorError
 
@@ -80,6 +81,9 @@ def _not_imported() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 the run failed or is partial, 2 wrong input, 130 Ctrl-C."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if argv == ["--version"]:
+        sys.stdout.write(f"armor-eval {__version__}\n")
+        return 0
     selected = next((a for a in argv if not a.startswith("-")), None)
     if selected is not None and selected not in COMMANDS:
         return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)

@@ -85,7 +85,7 @@ def run(
     source = _source(images, model, chosen, vocabulary, given, samples)
     own = source.folder.prompts if source.folder else own
     folder = out or Path("runs") / "geneval" / _folder_name(source.info.name, chosen, limit, seed, prompts)
-    where = device or _default_device(processes.index)
+    where = _device(device) if device else _default_device(processes.index)
     with common.progress_bar("geneval", not json_output and processes.first) as progress:
         finished = run_geneval(
             source, own,
@@ -190,6 +190,17 @@ def _folder_name(name: str, profile: str, limit: int | None, seed: int, prompts:
     if seed:
         parts.append(f"seed{seed}")
     return Path("-".join(parts))
+
+
+def _device(name: str) -> str:
+    """The name, if torch can use it. Raises UserError."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # torch's two ways to say that there is no such device
+        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return name
 
 
 def _default_device(index: int) -> str:

@@ -29,11 +29,16 @@ def run(
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
-    """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one."""
+    """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one.
+
+    A line of --prompts: {"id": "1", "kind": "t2i", "messages": [{"role": "user", "content": "draw a cat"}],
+    "expect": {"text": false, "image": true}}; "images" names pictures beside the file, one for each <image>.
+    """
     if context.invoked_subcommand is not None:
         return
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
+    from armor_eval.modality.records import EXAMPLE
     from armor_eval.modality.run import Settings, run_modality
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding
@@ -43,7 +48,7 @@ def run(
     if chosen == "official" and prompts is None:
         raise UserError(
             "no public benchmark asks for a modality: outside of the shapes world requests are needed",
-            "give --prompts FILE.jsonl, or --profile shapes",
+            f"give --profile shapes, or --prompts FILE.jsonl, a line of it: {EXAMPLE}",
         )
     decoding = Decoding(
         max_new_tokens=max_new_tokens or (64 if chosen == "shapes" else 512),

@@ -27,6 +27,13 @@ class Message(BaseModel):
     content: str
 
 
+EXAMPLE = (
+    '{"id": "1", "kind": "t2i", "messages": [{"role": "user", "content": "draw a cat"}], '
+    '"expect": {"text": false, "image": true}}'
+)
+"""A request as a line of --prompts; `images` names pictures beside the file, one for each <image> in the messages."""
+
+
 class Expect(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -105,9 +112,7 @@ def read_records(path: Path) -> tuple[list[Record], str]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise UserError(
-                f"{path} line {number}: {where} {first['msg']}", "see armor_eval/modality/records.py"
-            ) from error
+            raise UserError(f"{path} line {number}: {where} {first['msg']}", f"a line is {EXAMPLE}") from error
         if record.id in found:
             raise UserError(f"{path} line {number}: id {record.id!r} occurs twice")
         missing = [name for name in record.images if not (path.parent / name).is_file()]

@@ -119,6 +119,16 @@ def test_a_mistake_is_one_line_and_exit_2(argv, needle, capsys, tmp_path, monkey
     assert "Traceback" not in said.err
 
 
+def test_the_version_and_a_device_that_is_not_there(capsys, tmp_path):
+    from armor_eval import __version__
+
+    assert main(["--version"]) == 0 and capsys.readouterr().out == f"armor-eval {__version__}\n"
+    assert main(["geneval", "--model", "mock", "--profile", "shapes", "--device", "foo", "--limit", "6", "--samples",
+                 "1", "--out", str(tmp_path / "x")]) == 2  # fmt: skip
+    error = capsys.readouterr().err
+    assert "--device foo" in error and error.count("\n") == 1
+
+
 def test_a_group_without_a_command_shows_its_usage(capsys):
     assert main(["baseline"]) == 2
     assert capsys.readouterr().err.count("\n") > 5
