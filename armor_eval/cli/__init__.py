@@ -63,7 +63,7 @@ def build_app(selected: str | None) -> typer.Typer:
         module, attribute = target.split(":")
         found = getattr(importlib.import_module(module), attribute)
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name, help=line)
+            app.add_typer(found, name=name)  # its own help says more than the line, here too
             continue
         rest = {"allow_extra_args": True, "ignore_unknown_options": True} if name in USES_REST else None
         app.command(name, context_settings=rest)(found)  # its own help says more than the line
