@@ -278,13 +278,20 @@ def export_internvl(
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2, Ctrl-C is 130."""
     try:
-        app()
+        sys.exit(app(prog_name="armor-model", standalone_mode=False) or 0)
     except ArmorError as error:
         typer.echo(f"armor-model: {error}", err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("armor-model: interrupted", err=True)
         sys.exit(130)
+    except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
+        if not hasattr(error, "format_message"):
+            raise
+        message = error.format_message()
+        whole = "\n" in message  # the usage, where no command was given
+        typer.echo(message if whole else f"armor-model: {message} - see armor-model --help", err=True)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -220,3 +220,14 @@ def test_memory_and_ctrl_c_are_no_fault_of_the_picture(tmp_path, monkeypatch, er
     monkeypatch.setattr(Image, name, fails)
     with pytest.raises(error):
         open_image(path)
+
+
+@pytest.mark.parametrize("words", [["generate", "hi", "--batch-size", "0"], ["generat"], ["generate"]])
+def test_a_usage_error_is_one_line_and_exit_2(words, monkeypatch, capsys):
+    from armor_model.cli import main
+
+    monkeypatch.setattr("sys.argv", ["armor-model", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and error.startswith("armor-model: ") and error.count("\n") == 1
