@@ -118,6 +118,14 @@ def test_every_kind_of_composed_request_keeps_its_word(make):
             assert len({thing.shape for thing in scene.things}) > 1
 
 
+def test_no_request_is_one_that_is_judged():
+    """Not only pictures are held out: no words that drawing is judged by are ever learned from."""
+    rng = np.random.default_rng(14)
+    judged = {held_out_request(rng, task).phrase for task in TASKS for _ in range(400)}
+    learned = {composed(rng)[0] for _ in range(4000)} | {orderly_request(rng).phrase for _ in range(4000)}
+    assert len(judged) > 50 and len(learned) > 1000 and not judged & learned
+
+
 def _read_plan(text: str) -> Scene:
     things = re.findall(r"a (\w+) (\w+) at the (\w+ \w+)", text)
     return Scene(tuple(Thing(color, shape, CELL_NAMES.index(cell)) for color, shape, cell in things))
