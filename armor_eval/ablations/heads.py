@@ -18,6 +18,7 @@ from armor_eval.ablations.plan import HeadsPlan, Plan
 from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.ablations.sheets import sheet
 from armor_eval.errors import UserError
+from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ def arms_of(plan: HeadsPlan) -> list[Arm]:
 def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.info) -> RunStatus:
     """Run what is missing and write the bundle; returns its status, in every process."""
     arms = arms_of(plan)
+    refuse_other_kind(out, "ablate-heads")
     base = get_base(plan, out / "work", say=say)
     pools, bench = materials(plan, base, ("t2i", "t2ti"), ("t2i", "t2ti"))
     recorder = Recorder(out, "ablate-heads", plan, base, bench, command)

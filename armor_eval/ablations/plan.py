@@ -6,24 +6,27 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from armor_eval.errors import UserError
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Steps = Annotated[int, Field(ge=1)]
+
 
 class Plan(BaseModel):
     """Shared by both ablations. One optimizer step reads `batch_size` conversations; steps are the budget."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     base: str = "train"
     """The understanding model to start from: `train` (the recipe's own base, kept in the output folder), `bundled`
     (armor-nano's frozen parts; its text head has been through ARMOR's training), or a checkpoint folder."""
     base_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the recipe's base training, for `base = "train"`."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[Seed, ...] = (0, 1, 2)
     """Each seed draws new parts' initial weights, and the data order, anew; arms of one seed share both."""
     batch_size: int = Field(default=64, ge=1)
     lr: float = Field(default=3e-3, gt=0)
@@ -55,31 +58,36 @@ class Plan(BaseModel):
     def _splits(self) -> Self:
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size {self.batch_size} does not split into accumulate = {self.accumulate}")
-        if min(self.seeds, default=0) < 0:
-            raise ValueError("seeds are 0 or more")
         if len(set(self.seeds)) < max(1, len(self.seeds)):
             raise ValueError("seeds must be different numbers, one at least")
         return self
 
     @classmethod
-    def read(cls, config: Path | None, defaults: dict[str, Any] | None = None, **overrides: Any) -> Self:
-        """`defaults` with a TOML file's fields and the caller's on top. Raises UserError in one line."""
+    def read(cls, config: Path | None, *, small: bool = False, **overrides: Any) -> Self:
+        """The plan with a TOML file's fields and the caller's on top; `small` starts from the quick plan, and stamps it
+        whatever the file says. Raises UserError in one line."""
         fields: dict[str, Any] = {}
         if config is not None:
             try:
                 fields = tomllib.loads(config.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
+            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
                 raise UserError(f"cannot read {config}: {error}") from error
+        start = cls.for_quick() if small else {}
+        given = {k: v for k, v in overrides.items() if v is not None} | ({"quick": True} if small else {})
         try:
-            return cls.model_validate(
-                {**(defaults or {}), **fields, **{k: v for k, v in overrides.items() if v is not None}}
-            )
+            cls.model_validate({**start, **fields})  # the file is right or wrong whatever the command line says
+            return cls.model_validate({**start, **fields, **given})
         except ValidationError as error:
             first = error.errors()[0]
             known = ", ".join(cls.model_fields)
             where = "".join(f"{p}: " for p in first["loc"])
             said = first["msg"].removeprefix("Value error, ")
             raise UserError(f"{config or 'plan'}: {where}{said}", f"known fields: {known}") from error
+
+    @classmethod
+    def for_quick(cls) -> dict[str, Any]:
+        """Fields of the `--quick` plan."""
+        return {}
 
     def identity(self) -> str:
         """Hash of everything that a finished arm depends on: another plan does not take its result over."""
@@ -108,13 +116,13 @@ class HeadsPlan(Plan):
 class StagesPlan(Plan):
     """`ablate-stages`."""
 
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[Seed, ...] = (0,)
     schemes: tuple[str, ...] = (
         "one-stage-no-embeddings", "one-stage", "wohg", "wohg-imgbos", "wohg-no-embeddings", "random-backbone",
     )  # fmt: skip
     one_stage_steps: int = Field(default=250, ge=1)
     """Steps that stand for the paper's 10 epochs; its 20 epochs are twice as many."""
-    stage_steps: tuple[int, int, int] = (80, 400, 60)
+    stage_steps: tuple[Steps, Steps, Steps] = (80, 400, 60)
     """Steps of the stages 1, 2, 3."""
     pictures: int = Field(default=6, ge=2)
     """How often Figure 6's prompts are drawn over stage 2."""

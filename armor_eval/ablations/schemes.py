@@ -21,6 +21,7 @@ from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.ablations.sheets import sheet
 from armor_eval.errors import UserError, unknown_name
 from armor_eval.report.prose import load_statements
+from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
 
 log = logging.getLogger(__name__)
@@ -76,6 +77,7 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
             "retention is measured by the shapes world's questions: ablate-stages reads no other data",
             "train with armor-train stage, measure with armor-eval understanding, compare with armor-eval compare",
         )
+    refuse_other_kind(out, "ablate-stages")
     base = get_base(plan, out / "work", say=say)
     pools, bench = materials(plan, base, ("t2t", "t2i", "t2ti", "ti2t"), ("t2t", "t2i", "t2ti"))
     recorder = Recorder(out, "ablate-stages", plan, base, bench, command)

@@ -12,6 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
@@ -37,6 +38,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name -> (module:object, the line that `--help` shows)."""
 
+GATE = "compare"
+"""Its exit code 1 says `regression`: whatever else goes wrong in it ends with 2."""
+
 USES_REST = {"vlmeval"}
 """Commands that pass everything after their name on, unparsed."""
 
@@ -53,25 +57,32 @@ def build_app(selected: str | None) -> typer.Typer:
     )
 
     @app.callback()
-    def root() -> None:
+    def root(
+        version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+        ] = False,
+    ) -> None:
         pass
 
     for name, (target, line) in COMMANDS.items():
         if name != selected:
             app.command(name, help=line)(_not_imported)
             continue
+        # Its own help says more than the line.
         module, attribute = target.split(":")
         found = getattr(importlib.import_module(module), attribute)
         if isinstance(found, typer.Typer):
-            app.add_typer(found, name=name)  # its own help says more than the line, here too
+            app.add_typer(found, name=name)
             continue
         rest = {"allow_extra_args": True, "ignore_unknown_options": True} if name in USES_REST else None
-        app.command(name, context_settings=rest)(found)  # its own help says more than the line
+        app.command(name, context_settings=rest)(found)
     return app
 
 
-INTERNAL = 70
-"""Exit code of `compare` for a fault of its own (sysexits.h): Python's 1 would read as a regression."""
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"armor-eval {__version__}")
+        raise typer.Exit()
 
 
 def _not_imported() -> None:
@@ -79,18 +90,19 @@ def _not_imported() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 the run failed or is partial, 2 wrong input, 130 Ctrl-C."""
+    """Run one command and return its exit code: 0 done, 1 the run failed or is partial, 2 wrong input, 130 Ctrl-C.
+
+    `compare` has codes of its own, see there.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv == ["--version"]:
-        sys.stdout.write(f"armor-eval {__version__}\n")
-        return 0
     selected = next((a for a in argv if not a.startswith("-")), None)
     if selected is not None and selected not in COMMANDS:
         return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)
+    failed = 2 if selected == GATE else 1
     try:
         return build_app(selected)(args=argv, prog_name="armor-eval", standalone_mode=False) or 0
     except ArmorEvalError as error:
-        return _complain(error.line(), error.exit_code)
+        return _complain(error.line(), max(failed, error.exit_code))
     except ArmorError as error:
         return _complain(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, typer.Abort):
@@ -98,28 +110,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         line = _filesystem_line(error, argv)
         if line is None:
-            raise
-        return _complain(line, 1 if error.errno == errno.ENOSPC else 2)
+            return _bug(selected)
+        return _complain(line, failed if error.errno in _FULL else 2)
     except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
         if not hasattr(error, "format_message"):
-            if selected != "compare":
-                raise
-            traceback.print_exc()
-            return INTERNAL
-        if "\n" in error.format_message().strip():  # the whole usage, where a group was called without a command
-            sys.stderr.write(error.format_message() + "\n")
+            return _bug(selected)
+        text = error.format_message().strip()
+        if text.startswith("Usage:"):  # a command without arguments that needs some: its help, made to be read
+            sys.stderr.write(f"{text}\n")
             return 2
-        shown = f"armor-eval {selected}" if selected else "armor-eval"
-        return _complain(f"{' '.join(error.format_message().split())} - see {shown} --help", 2)
+        see = " ".join(part for part in ("armor-eval", selected, "--help") if part)
+        return _complain(f"{' '.join(text.split())} - see {see}", 2)
+
+
+def _bug(selected: str | None) -> int:
+    """Inside an except block: the traceback is Python's affair, but for the gate, where its code 1 has a meaning."""
+    if selected != GATE:
+        raise
+    traceback.print_exc()
+    return _complain("an error in armor-eval itself (above): nothing was compared", 2)
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNUSABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOENT,
+    errno.ELOOP,
+)  # fmt: skip
 
 
 def _filesystem_line(error: OSError, argv: Sequence[str]) -> str | None:
     """One line for the errors of a disk that a user can mend; None for any other."""
     where = f" {error.filename}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in _FULL:
         again = shlex.join(["armor-eval", *argv])
         return f"no space left on the device{where}: free some, then continue with: {again}"
-    if error.filename is not None:
+    if error.errno in _UNUSABLE:
         return f"cannot use{where}: {error.strerror}"
     return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +17,7 @@ def ablate_heads(
     steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps of every arm.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma list, three at least for a verdict.")] = None,
     base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan, for any size.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
 ) -> None:
     """Train both arms from the same start on the same data; compare losses, drawings and text; say what holds.
 
@@ -27,4 +28,4 @@ def ablate_heads(
     from armor_eval.cli.ablate_stages import run_ablation
 
     fields = {"steps": steps, "base": base, "seeds": seeds}
-    raise typer.Exit(run_ablation(run, HeadsPlan, "ablate-heads", out, quick, config, fields))
+    raise typer.Exit(run_ablation(run, HeadsPlan, out, quick, config, fields, ["armor-eval", *sys.argv[1:]]))

@@ -19,24 +19,24 @@ def ablate_stages(
     ] = False,
     seeds: Annotated[str | None, typer.Option(help="Comma list.")] = None,
     base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan, for any size.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
 ) -> None:
     """Train the paper's schemes and ours from one base; measure what understanding is kept and what is drawn."""
     from armor_eval.ablations.plan import StagesPlan
     from armor_eval.ablations.schemes import ablate_stages as run
 
     fields = {"base": base, "seeds": seeds}
-    raise typer.Exit(run_ablation(run, StagesPlan, "ablate-stages", out, quick, config, fields))
+    raise typer.Exit(run_ablation(run, StagesPlan, out, quick, config, fields, ["armor-eval", *sys.argv[1:]]))
 
 
 def run_ablation(
     run: Callable[..., str],
     kind: Any,
-    name: str,
     out: Path,
     quick: bool,
     config: Path | None,
     fields: dict[str, Any],
+    command: list[str],
 ) -> int:
     """Build the plan, run it, say where the bundle is and what it found. Exit code 0 for a complete run, else 1."""
     from armor_eval.cli import common
@@ -55,18 +55,12 @@ def run_ablation(
             ) from error
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file, expected a folder", "give another --out")
-    if (out / "run.json").exists():
-        there, _ = read_head(out)
-        if there.kind != name:
-            raise UserError(f"{out} holds another run: {there.benchmark}", "give another --out")
     common.quiet_libraries()
     quiet_transformers()
-    plan = kind.read(config, kind.for_quick() if quick else {}, **fields)
+    plan = kind.read(config, small=quick, **fields)
     first = devices.start().is_main_process
     try:
-        status = run(
-            plan, out, ["armor-eval", *sys.argv[1:]], say=lambda line: typer.echo(line, err=True) if first else None
-        )
+        status = run(plan, out, command, say=lambda line: typer.echo(line, err=True) if first else None)
     except (DataError, TrainingError) as error:
         raise UserError(str(error), f"{out} keeps every finished arm") from error
     if first:

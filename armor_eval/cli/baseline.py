@@ -57,7 +57,7 @@ def show(
     from rich.table import Table
     from rich.text import Text
 
-    from armor_eval.cli.common import console, interval, value
+    from armor_eval.cli.common import console, interval, print_table, value
     from armor_eval.compare import baseline as files
     from armor_eval.compare.policy import load_policy
     from armor_eval.compare.sources import find
@@ -74,6 +74,6 @@ def show(
                          (run.git_commit or "-")[:8], f"{run.model.name} {run.model.fingerprint[:8]}")  # fmt: skip
                 table.add_row(*(Text(cell) for cell in cells))
     out = console()
-    out.print(table)
+    print_table(out, table)
     kept = load_policy(policy)
     out.print(Text(f"policy {policy or 'defaults'}: {kept.model_dump_json(exclude_defaults=True)}"), soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from armor_eval.runs.schema import Metric
     from armor_eval.understanding.run import Finished
@@ -71,6 +72,14 @@ def progress_bar(label: str, show: bool) -> Iterator[Callable[[int, int], Callab
         yield start
 
 
+def print_table(out: Console, table: Table) -> None:
+    """At its own width, however wide the terminal is (a pipe has 80 columns): a number that is cut is another one."""
+    from rich.measure import Measurement
+
+    table.width = Measurement.get(out, out.options.update(width=10_000), table).maximum
+    out.print(table, crop=False)
+
+
 def interval(metric: Metric) -> str:
     """`61.2 to 68.9`, or a dash."""
     if metric.ci95 is None:
@@ -112,7 +121,7 @@ def print_scores(finished: Sequence[Finished], beside: Mapping[str, Sequence[Fin
             one.run.benchmark, value(metric), interval(metric), *others, str(metric.n), str(metric.clusters),
             str(counts.get("unparsed", 0)), str(counts.get("judge_failed", 0) + counts.get("error", 0)),
         )  # fmt: skip
-    out.print(table)
+    print_table(out, table)
     for one in finished:
         split = f"{one.run.data.name}, {one.run.data.split}; {one.run.judge.name}"
         out.print(f"{one.run.benchmark}: {split}; {one.path}", markup=False, soft_wrap=True)

@@ -1,5 +1,5 @@
-"""armor-eval compare BASE CANDIDATE: the regression gate. Exit codes: 0 pass, 1 regression, 2 usage, 3 incomplete,
-4 not comparable, 5 inconclusive with --strict."""
+"""armor-eval compare BASE CANDIDATE: the regression gate. Exit codes: 0 pass, 1 regression, 2 usage or crash, 3
+incomplete, 4 not comparable, 5 inconclusive with --strict."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def compare(
 ) -> int:
     """Compare two runs of the same items and say whether the candidate is worse.
 
-    Exit code 0 pass (or inconclusive), 1 regression, 2 wrong input, 3 incomplete run, 4 not comparable, 5 inconclusive
-    with --strict, 70 a fault of the command itself.
+    Exit code 0 pass (or inconclusive), 1 regression, 2 wrong input or an error of the program, 3 incomplete run, 4 not
+    comparable, 5 inconclusive with --strict.
     """
     from armor_eval.cli.common import console, quiet_libraries, write
     from armor_eval.compare import junit as junit_xml
@@ -43,8 +43,6 @@ def compare(
     from armor_eval.runs.journal import replace_file
 
     quiet_libraries()
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # before the work: a target that cannot be made is wrong input
     base_path, beside = resolve(base, baselines)
     candidate_path, _ = resolve(candidate, baselines)
     original = resolve(reference, baselines)[0] if reference else None

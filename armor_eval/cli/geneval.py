@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +11,14 @@ from typing import Annotated
 import typer
 
 from armor_eval.errors import UserError, unknown_name
+
+
+def finite(value: float) -> float:
+    """For Typer: a range without an upper end lets inf through and, in some versions, every range lets NaN."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number")
+    return value
+
 
 geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 
@@ -38,10 +47,12 @@ def run(
     device: Annotated[
         str | None, typer.Option(help="Of the judges: cpu, cuda, cuda:1; default: what there is.")
     ] = None,
-    guidance: Annotated[float, typer.Option(min=0, help="Classifier-free guidance; 1 = none.")] = 1.0,
-    image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
+    guidance: Annotated[float, typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none.")] = 1.0,
+    image_temperature: Annotated[
+        float, typer.Option(min=0, callback=finite, help="0 = the likeliest code each time.")
+    ] = 1.0,
     image_top_k: Annotated[int, typer.Option(min=0, help="0 = no limit.")] = 0,
-    image_top_p: Annotated[float, typer.Option(min=0.01, max=1, help="1 = no limit.")] = 1.0,
+    image_top_p: Annotated[float, typer.Option(min=0.01, max=1, callback=finite, help="1 = no limit.")] = 1.0,
     overlays: Annotated[bool, typer.Option("--overlays", help="Keep pictures with their detections drawn.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
@@ -51,7 +62,7 @@ def run(
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
     from armor_eval.geneval import pictures as files
-    from armor_eval.geneval.detectors import DETECTORS
+    from armor_eval.geneval.detectors import DETECTORS, check_device
     from armor_eval.geneval.processes import join_processes
     from armor_eval.geneval.prompts import official_prompts, read_prompts
     from armor_eval.geneval.run import Settings, run_geneval
@@ -81,11 +92,13 @@ def run(
     kind = detector or ("embedded" if chosen == "shapes" else "mmdet")
     if kind not in DETECTORS:
         raise unknown_name("detector", kind, DETECTORS)
+    if device is not None:
+        check_device(device)
     processes = join_processes()
     source = _source(images, model, chosen, vocabulary, given, samples)
     own = source.folder.prompts if source.folder else own
     folder = out or Path("runs") / "geneval" / _folder_name(source.info.name, chosen, limit, seed, prompts)
-    where = _device(device) if device else _default_device(processes.index)
+    where = device or _default_device(processes.index)
     with common.progress_bar("geneval", not json_output and processes.first) as progress:
         finished = run_geneval(
             source, own,
@@ -118,10 +131,16 @@ def print_prompts(
 @geneval.command("score")
 def score_detections(
     detections: Annotated[Path, typer.Option(help="Stored detections, one JSON object a picture.")],
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="A detection counts if its score is above.")] = 0.3,
-    counting_threshold: Annotated[float, typer.Option(min=0, max=1, help="The same for counting prompts.")] = 0.9,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="A detection counts if its score is above.")
+    ] = 0.3,
+    counting_threshold: Annotated[
+        float, typer.Option(min=0, max=1, callback=finite, help="The same for counting prompts.")
+    ] = 0.9,
     max_objects: Annotated[int, typer.Option(min=1, help="Detections kept a class.")] = 16,
-    position_threshold: Annotated[float, typer.Option(min=0, help="Share of sizes that is no relation.")] = 0.1,
+    position_threshold: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Share of sizes that is no relation.")
+    ] = 0.1,
 ) -> None:
     """Judge stored detections again: a JSON line a picture with `correct` and `reason`; the summary goes to stderr."""
     from armor_eval.geneval.detections import score_file
@@ -130,15 +149,11 @@ def score_detections(
 
     rules = Rules(threshold, counting_threshold, max_objects, position_threshold)
     right: dict[str, list[bool]] = {}
-    seen: set[str] = set()
     for line in score_file(detections, rules):
-        if line["image"] in seen:
-            raise UserError(f"{detections}: {line['image']} is there twice", "it would count twice")
-        seen.add(line["image"])
         sys.stdout.write(json.dumps(line) + "\n")
         right.setdefault(line["tag"], []).append(line["correct"])
     if not right:
-        raise UserError(f"{detections} holds no pictures")
+        raise UserError(f"{detections} holds no pictures", "give the detections.jsonl of a geneval run")
     means = {tag: sum(found) / len(found) for tag, found in right.items()}
     shown = ", ".join(f"{tag} {means[tag]:.3f} (n {len(right[tag])})" for tag in TASKS if tag in means)
     overall = f"; overall {sum(means.values()) / len(TASKS):.4f}" if len(means) == len(TASKS) else ""
@@ -153,8 +168,9 @@ def train_detector(
 ) -> None:
     """Train the embedded detector on renders of the shapes world: about 15 CPU-minutes on one thread."""
     from armor_eval.geneval.train_detector import Recipe, train_and_save
+    from armor_eval.runs.bundle import make_folder
 
-    out.mkdir(parents=True, exist_ok=True)  # before a quarter of an hour of training
+    make_folder(out)
     train_and_save(out, Recipe(steps=steps, seed=seed))
 
 
@@ -190,17 +206,6 @@ def _folder_name(name: str, profile: str, limit: int | None, seed: int, prompts:
     if seed:
         parts.append(f"seed{seed}")
     return Path("-".join(parts))
-
-
-def _device(name: str) -> str:
-    """The name, if torch can use it. Raises UserError."""
-    import torch
-
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:  # torch's two ways to say that there is no such device
-        raise UserError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return name
 
 
 def _default_device(index: int) -> str:
@@ -249,7 +254,7 @@ def _show(finished, json_output: bool) -> None:
             table.add_section()
         cells = (metric.name, common.value(metric), common.interval(metric), str(metric.n), str(metric.clusters))
         table.add_row(*cells, style="bold" if metric.primary else None)
-    out.print(table)
+    common.print_table(out, table)
     for line in common.remarks(finished):
         out.print(line, markup=False)
     notes = [m.note for m in scores.metrics if m.primary and m.note and m.value is not None]

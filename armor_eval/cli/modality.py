@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from armor_eval.errors import UserError
+from armor_eval.modality import LINE
 
 modality = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 
@@ -20,7 +21,9 @@ def run(
     profile: Annotated[
         str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSON lines of requests; needed outside of shapes.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help=f"JSON lines of requests; needed outside of shapes. A line: {LINE}")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N requests of each kind, seeded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/modality/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
@@ -29,16 +32,11 @@ def run(
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
-    """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one.
-
-    A line of --prompts: {"id": "1", "kind": "t2i", "messages": [{"role": "user", "content": "draw a cat"}],
-    "expect": {"text": false, "image": true}}; "images" names pictures beside the file, one for each <image>.
-    """
+    """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one."""
     if context.invoked_subcommand is not None:
         return
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.modality.records import EXAMPLE
     from armor_eval.modality.run import Settings, run_modality
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding
@@ -48,7 +46,7 @@ def run(
     if chosen == "official" and prompts is None:
         raise UserError(
             "no public benchmark asks for a modality: outside of the shapes world requests are needed",
-            f"give --profile shapes, or --prompts FILE.jsonl, a line of it: {EXAMPLE}",
+            f"give --prompts FILE.jsonl with lines like {LINE}, or --profile shapes",
         )
     decoding = Decoding(
         max_new_tokens=max_new_tokens or (64 if chosen == "shapes" else 512),
@@ -83,7 +81,11 @@ def side_by_side(
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
     from armor_eval.modality.side import write_side_by_side
+    from armor_eval.runs.bundle import make_folder
 
+    if out.is_dir():
+        raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'side-by-side.html'}")
+    make_folder(out.parent)
     common.quiet_libraries()
     write_side_by_side(model, check_profile(profile, model[0]), out, picture, seed)
     common.write(str(out))

@@ -59,7 +59,9 @@ def understanding(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that an hf: model brings along.")
     ] = False,
-    json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print runs and scores as JSON (with --retention: {runs, retention}).")
+    ] = False,
 ) -> None:
     """Measure understanding. The same command again resumes an interrupted run, or shows a finished one.
 
@@ -70,8 +72,6 @@ def understanding(
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
     from armor_eval.understanding.declare import choose
-    from armor_eval.understanding.retention import check_base
-    from armor_eval.understanding.retention import retention as keep
     from armor_eval.understanding.run import Settings
     from armor_eval.understanding.team import join_team
 
@@ -79,8 +79,6 @@ def understanding(
     benchmarks = choose(bench)
     if not benchmarks:
         raise UserError("--bench names nothing", "see armor-eval list")
-    if retention is not None:
-        check_base(retention, [b.name for b in benchmarks])
     chosen = check_profile(profile, model)
     settings = Settings(
         profile=chosen,
@@ -93,6 +91,10 @@ def understanding(
         any_data=any_data,
         blind=blind,
     )
+    if retention is not None:
+        from armor_eval.understanding.retention import base_of
+
+        base_of(retention, [b.name for b in benchmarks])
     judges = make_judges(chosen, judge_url, judge_model, benchmarks)
     team = join_team()
     adapter = registry.load(model, chosen, trust_remote_code=trust_remote_code, device=team.device)
@@ -108,16 +110,15 @@ def understanding(
             judge.close()
     if not team.first:
         return
-    kept = None if retention is None else keep(retention, [one.path for one in finished])
     if json_output:
-        document = json.loads(common.as_json([*finished, *(one for row in beside.values() for one in row)]))
-        if kept is not None:
-            document = {"runs": document, "retention": retention_rows(kept)}
-        common.write(json.dumps(document, indent=1))
+        runs = common.as_json([*finished, *(one for row in beside.values() for one in row)])
+        if retention is not None:
+            runs = json.dumps({"runs": json.loads(runs), "retention": retention_json(retention, finished)}, indent=1)
+        common.write(runs)
     else:
         common.print_scores(finished, beside)
-        if kept is not None:
-            print_retention(retention, kept)
+        if retention is not None:
+            print_retention(retention, finished)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
 
@@ -187,17 +188,20 @@ class Task:
         return base.with_name(f"{base.name}-{label}") if label else base
 
 
-def retention_rows(kept: tuple[list[Any], Any]) -> list[dict[str, Any]]:
-    """For --json: a row a benchmark, and the mean."""
-    rows, mean = kept
+def retention_json(base: Path, finished: list[Finished]) -> list[dict[str, Any]]:
+    """A record a benchmark, then the mean."""
+    from armor_eval.understanding.retention import retention
+
+    rows, mean = retention(base, [one.path for one in finished])
     return [asdict(row) for row in rows] + [{"mean": mean.kept, "ci95": mean.ci95}]
 
 
-def print_retention(base: Path, kept: tuple[list[Any], Any]) -> None:
+def print_retention(base: Path, finished: list[Finished]) -> None:
     """How much of the base run's scores is kept, per benchmark and in the mean."""
     from armor_eval.cli import common
+    from armor_eval.understanding.retention import retention
 
-    rows, mean = kept
+    rows, mean = retention(base, [one.path for one in finished])
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

@@ -129,8 +129,8 @@ def unusable(source: Source, side: str) -> str | None:
         return f"the {side} run's journal has {source.dropped} lines that are torn, repeated or no valid item (NaN)"
     if source.scores is None:
         return f"the {side} run has no scores"
-    if len(source.items) < source.scores.expected_items:
-        return f"the {side} run holds {len(source.items)} of the {source.scores.expected_items} items it was scored on"
+    if len(source.items) != source.scores.expected_items:
+        return f"the {side} run holds {len(source.items)} items, its scores are of {source.scores.expected_items}"
     if source.scores.withheld:
         return f"the {side} run's headline is withheld: {source.scores.withheld}"
     return None

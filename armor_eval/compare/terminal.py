@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from armor_eval.cli.common import print_table
 from armor_eval.compare import text
 from armor_eval.compare.record import BenchmarkResult, Comparison, Verdict
 
@@ -18,7 +19,6 @@ STYLES: dict[Verdict, str] = {
 
 def show(comparison: Comparison, console: Console) -> None:
     """Verdict, a row a benchmark, and a line for everything that needs an eye."""
-    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -36,10 +36,7 @@ def show(comparison: Comparison, console: Console) -> None:
             values = (text.bare(value, m.unit) for value in (m.base, m.candidate))
             cells = [" > ".join(values), change, text.p_value(m.p_holm)]
         table.add_row(Text(b.benchmark), *(Text(c) for c in cells), verdict)
-    wide = Measurement.get(console, console.options.update(max_width=400), table).maximum
-    if not console.is_terminal and wide > console.width:  # a pipe has no edge: a cut number would be no number
-        console.width = wide
-    console.print(table)
+    print_table(console, table)
     for line in remarks(comparison):
         console.print(Text(line), soft_wrap=True)
 

@@ -48,7 +48,9 @@ class ColorMissingError(Exception):
 
 
 def read_detections(path: Path) -> Iterator[tuple[str, Detected, Metadata]]:
-    """(where, record, checked metadata) a line; a UserError names file and line. Class names are not held to a list."""
+    """(where, record, checked metadata) a line; a UserError names file and line, also of a picture that was there
+    before. Class names are not held to a list."""
+    seen: dict[str, int] = {}
     try:
         with path.open() as lines:
             for number, line in enumerate(lines, 1):
@@ -56,6 +58,9 @@ def read_detections(path: Path) -> Iterator[tuple[str, Detected, Metadata]]:
                     continue
                 where = f"{path}:{number}"
                 record = _parse(line, where)
+                first = seen.setdefault(record.image, number)
+                if first != number:
+                    raise UserError(f"{where}: picture {record.image!r} stands in line {first} already")
                 yield where, record, check_metadata(record.metadata, None, where)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read detections {path}: {error}") from None

@@ -1,1 +1,7 @@
 """Does a model answer with text, a picture or both, as it was asked to? The aim of the paper's stage 1."""
+
+LINE = (
+    '{"id": "1", "kind": "t2i", "messages": [{"role": "user", "content": "Draw a cat."}], '
+    '"expect": {"text": false, "image": true}}'
+)
+"""The shortest line of a file of requests, for help and errors."""

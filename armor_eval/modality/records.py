@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from armor_eval.errors import UserError
+from armor_eval.modality import LINE
 from armor_eval.runs.schema import Subset
 
 IMAGE = "<image>"
@@ -25,13 +26,6 @@ class Message(BaseModel):
 
     role: Literal["user", "assistant", "system"]
     content: str
-
-
-EXAMPLE = (
-    '{"id": "1", "kind": "t2i", "messages": [{"role": "user", "content": "draw a cat"}], '
-    '"expect": {"text": false, "image": true}}'
-)
-"""A request as a line of --prompts; `images` names pictures beside the file, one for each <image> in the messages."""
 
 
 class Expect(BaseModel):
@@ -112,7 +106,7 @@ def read_records(path: Path) -> tuple[list[Record], str]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{path} line {number}: {where} {first['msg']}", f"a line is {EXAMPLE}") from error
+            raise UserError(f"{path} line {number}: {where} {first['msg']}", f"expected a line like {LINE}") from error
         if record.id in found:
             raise UserError(f"{path} line {number}: id {record.id!r} occurs twice")
         missing = [name for name in record.images if not (path.parent / name).is_file()]

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from armor_eval.errors import UserError
 from armor_eval.runs.bundle import read_head
-from armor_eval.runs.journal import read_journal
+from armor_eval.runs.journal import check_journal, read_journal
 from armor_eval.runs.schema import Item, Metric, Point, Run, Scores
 
 
@@ -21,24 +21,13 @@ class RunView:
     path: Path
     run: Run
     scores: Scores | None
+    damage: str | None = None
+    """What of the run's files is missing or torn, in words."""
 
     def items(self) -> list[Item]:
         """The journal's records, in its order."""
         found, _ = read_journal(self.path / "items.jsonl")
         return list(found.values())
-
-    def lacks(self) -> list[str]:
-        """What a complete run should hold and does not. Archived runs have no items.jsonl on purpose."""
-        if self.scores is None:
-            return ["has no scores.json: it stands in no table"]
-        journal = self.path / "items.jsonl"
-        if not journal.is_file():
-            return []
-        held, expected = (
-            sum(1 for line in journal.read_bytes().split(b"\n") if line.strip()),
-            self.scores.expected_items,
-        )
-        return [f"holds {held} of the {expected} items it was scored on"] if held < expected else []
 
     def series(self) -> list[Point]:
         """Points of series.jsonl, empty where the run has none. A torn last line is left out."""
@@ -88,7 +77,23 @@ def load_runs(paths: Iterable[Path]) -> list[RunView]:
         folders.update({f.resolve(): f for f in found})
     if not folders:
         raise UserError("no runs given", "give at least one folder that a measuring command wrote")
-    return [RunView(folder, *read_head(folder)) for folder in folders.values()]
+    heads = [(folder, *read_head(folder)) for folder in folders.values()]
+    return [RunView(*head, damage=_damage(*head)) for head in heads]
+
+
+def _damage(folder: Path, run: Run, scores: Scores | None) -> str | None:
+    """What is lost of a run that was scored. An archive leaves items out on purpose: it has no items.jsonl, nor the
+    .lock that every measured folder keeps."""
+    if scores is None:
+        return "has no scores.json: none of its numbers is shown" if run.status in ("complete", "partial") else None
+    journal = folder / "items.jsonl"
+    if not journal.exists() and not (folder / ".lock").exists():
+        return None
+    items, dropped = check_journal(journal)
+    said = [f"{dropped} torn or repeated lines"] if dropped else []
+    if run.status == "complete" and len(items) < scores.expected_items:
+        said.append(f"only {len(items)} of {scores.expected_items} items")
+    return f"has {' and '.join(said)} in items.jsonl: its scores stand without them" if said else None
 
 
 def notices(views: Iterable[RunView]) -> list[str]:
@@ -100,14 +105,14 @@ def notices(views: Iterable[RunView]) -> list[str]:
         if run.status != "complete":
             why = f": {run.status_reason}" if run.status_reason else ""
             lines.append(f"{run.run_id} ({view.label}) is {run.status}{why}; it carries no verdict.")
+        if view.damage:
+            lines.append(f"{run.run_id} ({view.label}) in {view.path} {view.damage}.")
         if run.subset is not None:
             s = run.subset
             lines.append(
                 f"{run.run_id} ({view.label}) is a subset: {s.items} of {s.of_items} items "
                 f"({s.limit} x {s.rule}, seed {s.seed}); it is not compared with full runs."
             )
-        if run.status == "complete":
-            lines += [f"{view.path} ({view.label}) {lack}." for lack in view.lacks()]
         by_bench.setdefault((run.profile, run.benchmark), []).append(view)
     for what, get in _MUST_AGREE.items():
         differ = []

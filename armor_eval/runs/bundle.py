@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from armor_eval.errors import UserError
 from armor_eval.runs import provenance
 from armor_eval.runs.journal import Journal, read_journal, replace_file, rewrite_journal
-from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunStatus, Scores
+from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -70,7 +70,7 @@ class Bundle:
         Items that ended as `error` are forgotten when `retry_errors`, so that resuming tries them again. Raises
         UserError when the folder holds another run, a newer schema, something else, or is in use.
         """
-        _make_folder(path)
+        make_folder(path)
         lock = _take_lock(path)
         try:
             earlier = _read_run(path) if (path / "run.json").exists() else None
@@ -191,6 +191,14 @@ class Bundle:
         self._beat = time.monotonic()
 
 
+def refuse_other_kind(path: Path, kind: RunKind) -> None:
+    """UserError where the folder holds a run of another kind: for commands that open their bundle hours later."""
+    earlier = _read_run(path).kind if (path / "run.json").exists() else kind
+    if earlier != kind:
+        what = f"kind of run differs ({earlier} there, {kind} now)"
+        raise UserError(f"{path} holds another run: {what}", "give another --out or remove it")
+
+
 def read_bundle(path: Path) -> tuple[Run, list[Item], Scores | None]:
     """Everything a finished or unfinished run wrote; scores are None until it was scored. Raises UserError."""
     run, scores = read_head(path)
@@ -251,15 +259,16 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Create a folder, or see that it can be written to. Raises UserError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"cannot write a run to {path}: it is, or lies under, a file", "give another --out") from error
+        raise UserError(f"cannot write to {path}: it is, or lies under, a file", "give another --out") from error
     except OSError as error:
-        raise UserError(f"cannot write a run to {path}: {error.strerror}", "give another --out") from error
+        raise UserError(f"cannot write to {path}: {error.strerror}", "give another --out") from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write a run to {path}: permission denied", "give another --out")
+        raise UserError(f"cannot write to {path}: permission denied", "give another --out")
 
 
 def _take_lock(path: Path) -> int:
@@ -267,7 +276,7 @@ def _take_lock(path: Path) -> int:
     try:
         descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"cannot write a run to {path}: {error.strerror}", "give another --out") from error
+        raise UserError(f"cannot write to {path}: {error.strerror}", "give another --out") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

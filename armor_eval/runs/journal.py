@@ -57,6 +57,14 @@ class Journal:
 
 def read_journal(path: Path) -> tuple[dict[str, Item], int]:
     """Records by id in the order written, and how many lines were torn or repeated (those items count as not done)."""
+    items, dropped = check_journal(path)
+    if dropped:
+        log.warning("%s: %d torn or repeated lines were left out", path, dropped)
+    return items, dropped
+
+
+def check_journal(path: Path) -> tuple[dict[str, Item], int]:
+    """As read_journal, for a caller that tells the reader itself."""
     items: dict[str, Item] = {}
     dropped = 0
     if not path.exists():
@@ -73,8 +81,6 @@ def read_journal(path: Path) -> tuple[dict[str, Item], int]:
             dropped += 1
             continue
         items[item.id] = item
-    if dropped:
-        log.warning("%s: %d torn or repeated lines were left out", path, dropped)
     return items, dropped
 
 
@@ -87,6 +93,9 @@ def replace_file(path: Path, text: str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # what the user named, not our temporary file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -7,11 +7,13 @@ of them counts in neither.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from armor_eval.compare.sources import CONTROLS
 from armor_eval.errors import UserError
-from armor_eval.runs.bundle import read_bundle
+from armor_eval.runs.bundle import read_bundle, read_head
 from armor_eval.runs.schema import Run
 from armor_eval.stats import retention as kept
 from armor_eval.stats.composite import composites_for
@@ -29,32 +31,24 @@ class Retention:
     ci95: tuple[float, float] | None
 
 
-def check_base(base: Path, benchmarks: list[str]) -> None:
-    """Raise UserError, before anything is measured, where `base` lacks a run of a benchmark."""
-    held = {run.benchmark for _, run in find_bundles(base)}
-    missing = [name for name in benchmarks if name not in held]
-    if missing:
-        raise UserError(
-            f"{base} holds no run of {', '.join(missing)}", f"it holds {', '.join(sorted(held)) or 'no run'}"
-        )
-
-
 def retention(base: Path, runs: list[Path]) -> tuple[list[Retention], Retention]:
     """Per benchmark, and their unweighted mean. `base` is a bundle or a folder of bundles.
 
     Raises UserError where a benchmark has no base run, the two asked different questions, or one has no headline.
     """
-    base_runs = {run.benchmark: (path, run) for path, run in find_bundles(base)}
+    heads = [read_head(path)[0] for path in runs]
+    base_runs = base_of(base, [run.benchmark for run in heads])
     parts = []
     for path in runs:
         run, items, scores = read_bundle(path)
-        if run.benchmark not in base_runs:
-            raise UserError(f"{base} holds no run of {run.benchmark}", f"it holds {', '.join(base_runs) or 'none'}")
         base_path, base_run = base_runs[run.benchmark]
         _, base_items, base_scores = read_bundle(base_path)
-        for name, found, status in ((path, scores, run.status), (base_path, base_scores, base_run.status)):
+        sides = ((path, scores, run.status, items), (base_path, base_scores, base_run.status, base_items))
+        for name, found, status, held in sides:
             if found is None or status != "complete":
                 raise UserError(f"{name} is {status}: retention needs complete runs")
+            if len(held) != found.expected_items:
+                raise UserError(f"{name} holds {len(held)} of {found.expected_items} items: retention needs them all")
         _same_questions(run, base_run, path, base_path)
         composite = next(c for c in composites_for(run.benchmark) if c.primary)
         own, theirs = scored_in_all({it.id: it for it in items}, {it.id: it for it in base_items})
@@ -62,6 +56,22 @@ def retention(base: Path, runs: list[Path]) -> tuple[list[Retention], Retention]
         parts.append(kept.Part(run.benchmark, run.data.name, composite, *sums))
     rows = [Retention(part.benchmark, *_scores(part), *_kept([part])) for part in parts]
     return rows, Retention("mean", float("nan"), float("nan"), *_kept(parts))
+
+
+def base_of(base: Path, benchmarks: Sequence[str]) -> dict[str, tuple[Path, Run]]:
+    """Benchmark -> the base's run of it, without its controls. UserError where one is missing or not complete: asked
+    before measuring too."""
+    found = {}
+    for path, run in find_bundles(base):
+        if path == base or not (run.extras.get("blind") or path.name.endswith(CONTROLS)):
+            found[run.benchmark] = (path, run)
+    for name in benchmarks:
+        if name not in found:
+            raise UserError(f"{base} holds no run of {name}", f"it holds {', '.join(found) or 'none'}")
+        path, run = found[name]
+        if run.status != "complete":
+            raise UserError(f"{path} is {run.status}: retention needs complete runs")
+    return found
 
 
 def _scores(part: kept.Part) -> tuple[float, float]:
@@ -84,7 +94,7 @@ def find_bundles(folder: Path) -> list[tuple[Path, Run]]:
     paths = [folder] if (folder / "run.json").is_file() else sorted(p.parent for p in folder.glob("*/run.json"))
     if not paths:
         raise UserError(f"{folder} holds no run")
-    return [(path, read_bundle(path)[0]) for path in paths]
+    return [(path, read_head(path)[0]) for path in paths]
 
 
 def _same_questions(run: Run, base: Run, path: Path, base_path: Path) -> None:

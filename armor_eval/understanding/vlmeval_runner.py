@@ -10,17 +10,21 @@ import os
 import sys
 from typing import Any
 
-NOTHING = (
-    "invalid_dataset",
-    "Incomplete infer result",
-    "No infer result found",
-    "evaluation_not_supported_for_dataset",
-)
-"""VLMEvalKit's reasons to pass over a dataset of which nothing is measured then. Its others leave answers to submit."""
+AS_ASKED = (
+    "mode_infer", "official_submission_only_mmmu_test", "official_submission_only_mmt_bench",
+    "evaluation_not_supported_for_dataset", "external_submission_required", "test_split_without_ground_truth",
+)  # fmt: skip
+"""Why VLMEvalKit leaves out the scoring of answers that it did get; its other reasons mean that nothing came out."""
+
+
+def failure(status: dict[str, Any]) -> str | None:
+    """Why a combination gave no result, from what VLMEvalKit writes to its status file; None where it did, or may."""
+    skipped = status.get("skip_reason")
+    return status.get("error_message") or (f"skipped, {skipped}" if skipped and skipped not in AS_ASKED else None)
 
 
 def main(argv: list[str]) -> int:
-    """Run; 1 where a model and data set combination failed, which VLMEvalKit itself ends with 0."""
+    """Run; 1 where a model and data set combination failed or was skipped, which VLMEvalKit itself ends with 0."""
     checkpoint, longest, data, *rest = argv
     from armor_model.compat import prepare_torchvision
 
@@ -37,7 +41,7 @@ def main(argv: list[str]) -> int:
     told = runner.upsert_dataset_status
 
     def noted(*args: Any, **kwargs: Any) -> Any:
-        why = kwargs.get("error_message") or (kwargs.get("skip_reason") if kwargs.get("skip_reason") in NOTHING else "")
+        why = failure(kwargs)
         if why:
             failures.append(f"{kwargs.get('model_name')} x {kwargs.get('dataset_name')}: {why}")
         return told(*args, **kwargs)

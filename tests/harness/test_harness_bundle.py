@@ -167,7 +167,7 @@ def test_a_damaged_or_newer_bundle_is_one_line(tmp_path, text):
 def test_unusable_folders(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="cannot write a run"):
+        with pytest.raises(UserError, match="cannot write to"):
             Bundle.open(path, make_run())
     (tmp_path / "lone").mkdir()
     (tmp_path / "lone" / "items.jsonl").write_text("")

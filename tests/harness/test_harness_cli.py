@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from armor_eval import __version__
 from armor_eval.cli import COMMANDS, main
 
 HEAVY = ("torch", "numpy", "pandas", "pydantic", "vlmeval", "transformers", "matplotlib", "scipy")
@@ -119,70 +120,6 @@ def test_a_mistake_is_one_line_and_exit_2(argv, needle, capsys, tmp_path, monkey
     assert "Traceback" not in said.err
 
 
-def test_the_version_and_a_device_that_is_not_there(capsys, tmp_path):
-    from armor_eval import __version__
-
-    assert main(["--version"]) == 0 and capsys.readouterr().out == f"armor-eval {__version__}\n"
-    assert main(["geneval", "--model", "mock", "--profile", "shapes", "--device", "foo", "--limit", "6", "--samples",
-                 "1", "--out", str(tmp_path / "x")]) == 2  # fmt: skip
-    error = capsys.readouterr().err
-    assert "--device foo" in error and error.count("\n") == 1
-
-
-def test_a_group_without_a_command_shows_its_usage(capsys):
-    assert main(["baseline"]) == 2
-    assert capsys.readouterr().err.count("\n") > 5
-
-
-def test_a_run_of_another_kind_is_never_replaced(capsys, tmp_path):
-    """By the ablations least of all, which write their bundle at the end."""
-    out = tmp_path / "run"
-    assert main(["understanding", "--bench", "POPE", "--model", "mock", "--profile", "shapes", "--limit", "4",
-                 "--out", str(out)]) == 0  # fmt: skip
-    before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
-    for command in (["ablate-heads", "--quick"], ["ablate-stages", "--quick"]):
-        assert main([*command, "--out", str(out)]) == 2
-        assert "holds another run: POPE" in capsys.readouterr().err
-    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
-
-
-def test_what_an_ablation_is_told_wrongly_is_one_line(capsys, tmp_path):
-    """With --quick too: the file's fields win over the quick ones."""
-    (tmp_path / "wrong.toml").write_text('arms = ["foo"]\nsteps = -5\n')
-    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    for words, said in (
-        (["--config", str(tmp_path / "wrong.toml")], "steps"),
-        (["--config", str(tmp_path / "binary.toml")], "cannot read"),
-        (["--seeds", "-1"], "seeds are 0 or more"),
-    ):
-        assert main(["ablate-heads", "--quick", "--out", str(tmp_path / "out"), *words]) == 2
-        error = capsys.readouterr().err
-        assert said in error and len(error.strip().splitlines()) == 1, error
-
-
-def test_retention_is_one_document_and_checked_first(capsys, tmp_path):
-    out = tmp_path / "run"
-    command = ["understanding", "--bench", "POPE", "--model", "mock", "--profile", "shapes", "--limit", "40",
-               "--out", str(out)]  # fmt: skip
-    assert main([*command, "--retention", str(tmp_path)]) == 2
-    assert "holds no run" in capsys.readouterr().err and not out.exists()
-    assert main(command) == 0
-    capsys.readouterr()
-    assert main([*command, "--json", "--retention", str(out)]) == 0
-    document = json.loads(capsys.readouterr().out)
-    assert [row["kept"] for row in document["retention"][:-1]] == [100.0] and document["runs"]
-
-
-def test_vlmevalkits_skips_are_failures(monkeypatch, capsys):
-    """A misspelt dataset is skipped by VLMEvalKit, exit 0."""
-    done = child(
-        "import sys\n"
-        "from armor_eval.cli import main\n"
-        "sys.exit(main(['vlmeval', '--', '--data', 'MMBench_DEV_ENN', '--model', 'ARMOR', '--work-dir', '/nowhere/x']))"
-    )
-    assert done.returncode == 1 and "invalid_dataset" in done.stderr, done.stderr[-500:]
-
-
 def test_missing_official_file_names_file_source_and_option(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("LMUData", str(tmp_path))
     assert main(["understanding", "--bench", "POPE", "--model", "mock"]) == 2
@@ -213,6 +150,32 @@ def test_no_space_and_ctrl_c_have_their_own_codes(capsys, monkeypatch):
     monkeypatch.setattr(cli, "build_app", fails_with(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         main(["list"])
+    monkeypatch.setattr(cli, "build_app", fails_with(FileExistsError(errno.EEXIST, "File exists", "README.md")))
+    assert main(["list"]) == 2
+    assert capsys.readouterr().err == "armor-eval: cannot use README.md: File exists\n"
+
+
+@pytest.mark.parametrize("argv", [["geneval", "train-detector"], ["modality", "side-by-side", "--model", "x", "--out"]])
+def test_a_target_that_cannot_be_written_is_told_before_the_work(argv, tmp_path, capsys, monkeypatch):
+    def worked(*_args, **_kwargs):
+        raise AssertionError("worked")
+
+    monkeypatch.setattr("armor_eval.geneval.train_detector.train", worked)
+    monkeypatch.setattr("armor_eval.models.registry.load", worked)
+    (tmp_path / "file").touch()
+    assert main([*argv, str(tmp_path / "file" / "x")]) == 2
+    error = capsys.readouterr().err
+    assert "lies under, a file" in error and error.count("\n") == 1
+
+
+def test_a_usage_text_keeps_its_lines_and_the_version_is_told(capsys):
+    for argv in ([], ["baseline"]):
+        assert main(argv) == 2
+        said = capsys.readouterr()
+        assert said.err.startswith("Usage: armor-eval")
+        assert said.err.count("\n") > 5
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"armor-eval {__version__}\n"
 
 
 def test_list_json_names_the_nine(capsys):
@@ -227,3 +190,12 @@ def test_python_m_is_the_command():
         [sys.executable, "-m", "armor_eval", "--help"], capture_output=True, text=True, timeout=60, env=os.environ
     )
     assert done.returncode == 0 and "understanding" in done.stdout and time.monotonic() - began < 30
+
+
+def test_what_vlmevalkit_skips_is_a_failure_unless_the_answers_were_all_that_was_wanted():
+    from armor_eval.understanding.vlmeval_runner import failure
+
+    assert failure({"status": "done", "skip_reason": "invalid_dataset"}) == "skipped, invalid_dataset"
+    assert failure({"status": "done", "error_message": "out of memory"}) == "out of memory"
+    assert failure({"status": "done", "skip_reason": "mode_infer"}) is None
+    assert failure({"status": "infer"}) is None

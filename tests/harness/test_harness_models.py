@@ -276,3 +276,9 @@ def test_retention(tmp_path, tsv_folder, capsys):
     argv = ["understanding", "--bench", "SEED", "--model", "mock:B", "--data", str(tsv_folder), "--any-data"]
     assert main([*argv, "--out", str(tmp_path / "cli"), "--retention", str(base)]) == 0
     assert "kept" in capsys.readouterr().out
+    run("SEED", tsv_folder, base / "SEED-constant", MockModel("B"))  # a control of the base is not the base
+    assert main([*argv, "--out", str(tmp_path / "cli"), "--retention", str(base), "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert len(made["runs"]) == 1 and made["retention"][0]["kept"] == rows[0].kept
+    assert main([*argv, "--out", str(tmp_path / "never"), "--retention", str(tmp_path / "no")]) == 2
+    assert "holds no run" in capsys.readouterr().err and not (tmp_path / "never").exists()

@@ -284,7 +284,7 @@ def test_a_folder_that_cannot_be_written(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     argv = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(folder), "--any-data"]
     assert main([*argv, "--out", str(tmp_path / "file" / "r")]) == 2
-    assert "cannot write a run" in capsys.readouterr().err
+    assert "cannot write to" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_one(tmp_path, capsys):

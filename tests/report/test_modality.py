@@ -8,6 +8,7 @@ from PIL import Image
 
 from armor_eval.cli import main
 from armor_eval.errors import UserError
+from armor_eval.modality import LINE
 from armor_eval.modality.judging import agrees_with, judge, things_told
 from armor_eval.modality.records import Expect, Message, Record, choose, read_records, shapes_records
 from armor_eval.modality.run import Settings, findings, run_modality
@@ -191,7 +192,13 @@ def test_other_prompts_come_from_a_file_and_mistakes_are_one_line(tmp_path: Path
             read_records(file)
     capsys.readouterr()
     assert main(["modality", "--model", "mock", "--profile", "official"]) == 2
-    assert "--prompts" in capsys.readouterr().err
+    assert f"--prompts FILE.jsonl with lines like {LINE}" in capsys.readouterr().err
+    file.write_text("{}")
+    with pytest.raises(UserError, match="id Field required") as error:
+        read_records(file)
+    assert LINE in error.value.line()
+    file.write_text(LINE)
+    assert read_records(file)[0][0].wants == "image"
 
 
 def test_side_by_side_escapes_and_asks_for_nothing(tmp_path: Path) -> None:

@@ -145,6 +145,26 @@ def test_differences_between_runs_are_one_line_each() -> None:
     assert any("c (POPE" in s and "subset: 30 of 9000" in s for s in said)
 
 
+def test_a_run_that_lost_items_or_scores_is_named_and_an_archive_is_not(tmp_path: Path) -> None:
+    def bundle(name: str) -> Path:
+        return write_bundle(tmp_path / name, make_run(name), [metric("F1", 88.7, (88.0, 89.0))], make_items(20))
+
+    def said(folder: Path) -> list[str]:
+        return [line for line in notices(load_runs([folder])) if str(folder) in line]
+
+    whole, torn, emptied, archived, unscored = map(bundle, ("whole", "torn", "emptied", "archived", "unscored"))
+    lines = (torn / "items.jsonl").read_text().splitlines()
+    (torn / "items.jsonl").write_text("\n".join([*lines[:10], lines[10][:30]]))
+    (emptied / ".lock").touch()  # every folder that was measured into keeps one
+    for folder in (emptied, archived):
+        (folder / "items.jsonl").unlink()
+    (unscored / "scores.json").unlink()
+    assert said(whole) == said(archived) == []
+    assert "has 1 torn or repeated lines and only 10 of 20 items" in said(torn)[0]
+    assert "has only 0 of 20 items in items.jsonl: its scores stand without them" in said(emptied)[0]
+    assert "has no scores.json" in said(unscored)[0]
+
+
 def test_bad_input_is_one_line(tmp_path: Path, capsys) -> None:
     def said(*argv: str) -> str:
         assert main(list(argv)) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def _one_cluster(items):
     [
         ("different items", None, lambda x: [*x[:-1], {**x[-1], "id": "other"}], 4, "items differ: 1 are in the base"),
         ("duplicates", None, lambda x: [*x, x[0]], 3, "1 lines that are torn, repeated or no valid item"),
-        ("cut off", None, lambda x: x[:300], 3, "holds 300 of the 600 items it was scored on"),
+        ("both cut", lambda x: x[:300], lambda x: x[:300], 3, "holds 300 items, its scores are of 600"),
         ("one side empty", None, lambda x: [], 3, "the candidate run holds no items"),
         ("all ties", None, lambda x: x, 0, "0 items lost, 0 gained of 600; no cluster changed|McNemar, exact"),
         ("a single cluster", _one_cluster, _one_cluster, 0, "n/a: fewer than two clusters"),
@@ -129,27 +130,6 @@ def test_bad_input_has_its_line_and_exit_code(pair, capsys, name, on_base, on_ca
     shown = capsys.readouterr()
     assert any(word in line for line in shown.out.splitlines() for word in words.split("|")), shown.out
     assert "Traceback" not in shown.out + shown.err
-
-
-def test_a_target_that_can_not_be_made_is_no_regression(pair, tmp_path, capsys, monkeypatch):
-    a, b = pair([1.0] * 5, [1.0] * 5)
-    (tmp_path / "file").write_text("")
-    assert main(["compare", str(a), str(b), "--out", str(tmp_path / "file")]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-    assert main(["compare", str(a), str(b), "--junit", str(tmp_path / "file" / "x.xml")]) == 2
-    from armor_eval.compare import gate
-
-    monkeypatch.setattr(gate, "compare", lambda *_: 1 / 0)
-    assert main(["compare", str(a), str(b)]) == 70
-    assert "ZeroDivisionError" in capsys.readouterr().err
-
-
-def test_a_pipe_cuts_no_number(pair, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    a, b = pair(*answers(n=600, lost=0.1))
-    assert main(["compare", str(a), str(b)]) == 1
-    table = capsys.readouterr().out
-    assert "…" not in table and "REGRESSION" in table.splitlines()[2]
 
 
 def test_a_bundle_still_being_written_is_told_from_its_head_alone(pair, capsys):
@@ -171,6 +151,30 @@ def test_usage_errors(pair, tmp_path, capsys):
         assert main(["compare", *arguments]) == 2
         error = capsys.readouterr().err
         assert words in error and "Traceback" not in error
+
+
+def test_only_a_regression_exits_1(pair, tmp_path, capsys, monkeypatch):
+    a, b = map(str, pair(*answers(lost=0.05)))
+    (tmp_path / "file").touch()
+    assert main(["compare", a, b]) == 1
+    capsys.readouterr()
+    for options in (["--out", str(tmp_path / "file")], ["--junit", "/proc/x.xml"], ["--markdown", str(tmp_path)]):
+        assert main(["compare", a, b, *options]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"armor-eval: cannot use {options[1]}: ") and error.count("\n") == 1
+    assert main(["baseline", "save", "x", a, "--baselines", str(tmp_path / "file")]) == 2
+    monkeypatch.setattr("armor_eval.compare.gate.compare", lambda *_: 1 // 0)
+    assert main(["compare", a, b]) == 2
+    assert "ZeroDivisionError" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_numbers_and_verdicts_are_never_cut(pair, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main(["compare", *map(str, pair(*answers(lost=0.05)))]) == 1
+    row = capsys.readouterr().out.splitlines()[2]
+    assert row.startswith("SEED ") and row.rstrip().endswith("REGRESSION")
+    assert "\u2026" not in row and row.count("[") == row.count("]") == 1
 
 
 def test_baseline_round_trip(pair, tmp_path, capsys):
@@ -195,6 +199,13 @@ def test_an_unfinished_run_is_no_baseline(pair, tmp_path, capsys):
     a, _ = pair([1.0] * 5, [1.0] * 5, left={"status": "partial"})
     assert main(["baseline", "save", "x", str(a), "--baselines", str(tmp_path / "r")]) == 2
     assert "only complete runs" in capsys.readouterr().err
+
+
+def test_a_run_that_lost_items_is_no_baseline(pair, tmp_path, capsys):
+    a, _ = pair([1.0] * 20, [1.0] * 20)
+    _edit(a, lambda items: items[:10])
+    assert main(["baseline", "save", "x", str(a), "--baselines", str(tmp_path / "r")]) == 2
+    assert "holds 10 items, its scores are of 20" in capsys.readouterr().err
 
 
 def test_power_speaks_in_items(pair, capsys):
@@ -224,3 +235,11 @@ def test_sizes_repeat_nothing_that_benchmarks_declares():
 def test_a_foreign_folder_is_refused():
     with pytest.raises(UserError, match="no such run"):
         compare(Path("/nonexistent/a"), Path("/nonexistent/b"), Policy())
+
+
+def test_the_example_workflow_measures_what_make_regress_measures():
+    root = Path(__file__).parents[2]
+    _, _, recipe = (root / "Makefile").read_text().partition("\nregress:")
+    texts = recipe.partition("\n\n")[0], (root / "docs/ci/regression.yml").read_text()
+    made = [re.findall(r"armor-eval (understanding --bench \w+|geneval|modality) --out", text) for text in texts]
+    assert made[0] == made[1] and len(made[0]) == 2
