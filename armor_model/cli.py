@@ -57,14 +57,11 @@ def open_model(model: str | None, device: str | None, dtype: str | None):
     import torch
 
     import armor_model
-    from armor_model.loading import quiet_transformers
+    from armor_model.loading import check_device, quiet_transformers
 
     quiet_transformers()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return armor_model.load(folder, device=device, dtype=kind)
-    except (RuntimeError, AssertionError) as error:
-        raise ArmorError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return armor_model.load(folder, device=device, dtype=kind)
 
 
 def writable(folder: Path) -> Path:
@@ -203,9 +200,8 @@ def params(
 
     path = Path(config) / "config.json"
     if not path.is_file() and config in PRESETS:
-        with suppress(
-            ArmorError
-        ):  # a preset's vocabulary is a guess; where a checkpoint of that name is here, it knows
+        # A preset's vocabulary is a guess; where a checkpoint of that name is here, it knows.
+        with suppress(ArmorError):
             path = armor_model.bundled(config) / "config.json"
     try:
         settings = json.loads(path.read_text()) if path.is_file() else preset_dict(config)

@@ -90,6 +90,17 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
     return ArmorProcessor(tokenizer, settings, vq)
 
 
+def check_device(name: str) -> str:
+    """The name of a device that torch can compute on here. Raises ArmorError in one line."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # not known; not built in; `meta` has no data
+        raise ArmorError(f"cannot use device {name!r}: {str(error).strip().splitlines()[0]}") from error
+    return name
+
+
 def load(
     folder: str | Path, device: str | None = None, dtype: torch.dtype | str | None = None, **kwargs: Any
 ) -> tuple[ArmorForConditionalGeneration, ArmorProcessor]:

@@ -89,17 +89,14 @@ def tokenize(
     import torch
 
     from armor_model import bundled, load_processor
-    from armor_model.loading import check_checkpoint
+    from armor_model.loading import check_checkpoint, check_device
     from trainer.data import shards
     from trainer.data.records import RULES
 
     folder = check_checkpoint(bundled("armor-nano") if model in (None, "armor-nano") else model)
     processor = load_processor(folder)
     if processor.vq is not None:
-        try:
-            processor.vq.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except (RuntimeError, AssertionError) as error:  # torch's two ways to say that there is no such device
-            raise DataError(f"--device {device}: {str(error).splitlines()[0]}") from error
+        processor.vq.to(check_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     manifest = shards.tokenize(conversations, out, processor, folder.name, shard_size, max_length)
     if as_json:
         typer.echo(json.dumps(manifest, indent=1))

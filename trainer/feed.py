@@ -32,8 +32,8 @@ class Feed:
     def close(self) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
-    def __getitem__(self, step: int) -> list[Batch]:
-        """The micro-batches of a step, from 0. Raises DataError."""
+    def micro_batches(self, step: int) -> list[Batch]:
+        """Of a step, from 0; the next step's are begun. Raises DataError."""
         ahead = self._ahead.pop(step, None)
         micro = self._make(step) if ahead is None else ahead.result()
         if step + 1 < self.how.steps:

@@ -176,7 +176,7 @@ class Loop:
     def _one_step(self, feed: Feed, window: Window) -> None:
         how, world = self.how, self.accelerator.num_processes
         started, cpu_started = time.perf_counter(), time.process_time()
-        micro = feed[self.step]
+        micro = feed.micro_batches(self.step)
         # The mean is over all supervised positions of the step, wherever they are computed: that makes two processes,
         # or two micro-batches, the same as one with the double batch.
         local = torch.tensor([count_labels(b) for b in micro], dtype=torch.float64, device=self.accelerator.device)

@@ -73,6 +73,7 @@ DRILLED: tuple[str, ...] = (
 """Question types as SHORT, LOOKUP and CHOICE take turns with them. Those that stayed below .9 come more often: a place
 has two words, which options share; a number or a relation has to be checked, not only read."""
 HARD_TYPES = ("location", "number", "count_color", "location", "relation", "count_shape", "number", "color")
+"""Question types as HARD takes turns with them: those below .9 when the first two lessons were over."""
 
 PLANNED = (
     "describe a picture of {x}.",

@@ -52,8 +52,10 @@ class Optimization:
             raise ValueError(f"batch_size {self.batch_size} does not split into {self.accumulate} micro-batches")
         if not 0 <= self.warmup <= self.steps:
             raise ValueError(f"warmup {self.warmup} is not within the {self.steps} steps")
-        if not all(0 < rate < math.inf for rate in (self.lr, 1.0 if self.muon_lr is None else self.muon_lr)):
-            raise ValueError(f"a learning rate is above 0, not {self.lr:g} or {self.muon_lr}")
+        for name in ("lr", "muon_lr"):
+            rate = getattr(self, name)
+            if rate is not None and not 0 < rate < math.inf:
+                raise ValueError(f"{name} {rate:g} is not above 0")
         for name in ("clip", "weight_decay", "floor"):  # a negative norm would turn every gradient round
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name):g} is not 0 or more")

@@ -143,6 +143,9 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     pools = Shards(asked.data, processor).pools()
+    missing = [kind for kind, count in stage.mixture.items() if count and kind not in pools]
+    if missing:
+        raise DataError(f"--data holds no {', '.join(missing)}; add some, or name other counts: --mix t2i=COUNT,...")
     try:
         mixture = Mixture(pools, stage.mixture, asked.batch_size, asked.seed, stage.condition_dropout)
         how = Optimization(
@@ -158,8 +161,7 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
             gradient_checkpointing=asked.gradient_checkpointing,
         )
     except ValueError as error:
-        hint = "; --mix t2i=COUNT,... names other counts" if "there is no data" in str(error) else ""
-        raise DataError(f"{error}{hint}") from error
+        raise DataError(str(error)) from error
     options = LoopOptions(
         asked.out,
         save_every=asked.save_every,

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import DataError
-from trainer.folders import TrainingError, check_free
+from trainer.errors import DataError, TrainingError
+from trainer.folders import check_free
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
 

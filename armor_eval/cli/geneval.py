@@ -62,7 +62,7 @@ def run(
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
     from armor_eval.geneval import pictures as files
-    from armor_eval.geneval.detectors import DETECTORS, check_device
+    from armor_eval.geneval.detectors import DETECTORS
     from armor_eval.geneval.processes import join_processes
     from armor_eval.geneval.prompts import official_prompts, read_prompts
     from armor_eval.geneval.run import Settings, run_geneval
@@ -93,6 +93,8 @@ def run(
     if kind not in DETECTORS:
         raise unknown_name("detector", kind, DETECTORS)
     if device is not None:
+        from armor_model.loading import check_device
+
         check_device(device)
     processes = join_processes()
     source = _source(images, model, chosen, vocabulary, given, samples)

@@ -145,17 +145,6 @@ class Mask2FormerDetector:
             )
 
 
-def check_device(name: str) -> None:
-    """UserError where torch does not know the device, or this machine does not have it."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        why = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot use --device {name}: {why}", "say cpu, or leave --device out") from error
-
-
 def load_detector(
     kind: str, vocabulary: Vocabulary, *, weights: Path | None, download: bool, device: str, batch: int | None
 ) -> Detector:

@@ -192,7 +192,7 @@ def test_a_tokenizer_is_trained_from_pictures_and_draws(official, tmp_path, caps
 def test_the_base_learns_from_questions_and_texts(shards, tmp_path, capsys):
     where = ["--model", "armor-nano", *given(shards), "--batch-size", 8]
     code, line = refused(capsys, "base", *where, "--out", tmp_path / "no")
-    assert code == 2 and "asks for refuse, of which there is no data" in line
+    assert code == 2 and "--data holds no refuse" in line
     result = run(
         capsys, "base", *where, "--out", tmp_path / "run", "--mix", "t2t=16,ti2t=16", "--steps", 12, "--lr", 1e-3
     )
