@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 from armor_eval.errors import UserError, did_you_mean
 
 COMPARABLE_FIELDS = (
-    "kind", "profile", "benchmark", "data.name", "data.split", "data.sha256", "subset", "prompt_sha256", "decoding",
-    "judge", "scorer.name", "scorer.version", "scorer.settings", "extras.blind",
+    "kind", "profile", "benchmark", "data.name", "data.split", "data.sha256", "subset", "protocol", "prompt_sha256",
+    "decoding", "judge", "scorer.name", "scorer.version", "scorer.settings", "extras.blind",
 )  # fmt: skip
 """What must agree before a number is computed. `decoding.seed` and `seeds` may differ: that is an A/A comparison."""
 

@@ -11,7 +11,7 @@ from armor_eval.compare.policy import COMPARABLE_FIELDS
 from armor_eval.errors import UserError
 from armor_eval.runs.bundle import read_head
 from armor_eval.runs.journal import read_journal
-from armor_eval.runs.schema import Item, Run, Scores
+from armor_eval.runs.schema import Item, Run, Scores, protocol_of
 
 CONTROLS = ("-blind", "-constant")
 """Folder endings of the control runs that `understanding --baselines` writes beside a benchmark's own."""
@@ -84,6 +84,8 @@ def field_of(run: Run, name: str) -> Any:
     value: Any = run
     if name == "extras.blind":
         return bool(run.extras.get("blind"))
+    if name == "protocol":
+        return protocol_of(run)
     for part in name.split("."):
         value = getattr(value, part)
     if name == "decoding":

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from armor_eval.errors import UserError
 from armor_eval.runs.bundle import read_head
 from armor_eval.runs.journal import check_journal, read_journal
-from armor_eval.runs.schema import Item, Metric, Point, Run, Scores
+from armor_eval.runs.schema import Item, Metric, Point, Run, Scores, protocol_of
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def notices(views: Iterable[RunView]) -> list[str]:
 
 _MUST_AGREE = {
     "data": lambda run: f"{run.data.name} {run.data.sha256[:8]}",
+    "protocol": lambda run: ", ".join(f"{k} {v}" for k, v in sorted(protocol_of(run).items())),
     "prompts": lambda run: run.prompt_sha256[:8],
     "scorer": lambda run: f"{run.scorer.name} {run.scorer.version}",
     "judge": lambda run: run.judge.name,
@@ -137,12 +138,13 @@ _MUST_AGREE = {
 
 
 def same_questions(a: Run, b: Run) -> bool:
-    """Whether two runs may be ranked together: same items, words, scorer and judge, both whole."""
+    """Whether two runs may be ranked together: same items, words, protocol, scorer and judge, both whole."""
     return (
         a.benchmark == b.benchmark
         and a.profile == b.profile
         and a.subset == b.subset
         and a.data.sha256 == b.data.sha256
+        and protocol_of(a) == protocol_of(b)
         and a.prompt_sha256 == b.prompt_sha256
         and a.scorer == b.scorer
         and a.judge == b.judge

@@ -75,6 +75,14 @@ class JudgeInfo(Record):
     prompt_sha256: str | None = None
 
 
+class Reservation(Record):
+    """What must be known wherever the run's number is printed; a number with one is never ranked with one without."""
+
+    kind: Literal["data", "subset", "blind", "judge", "unread", "failed", "blank", "partial"]
+    text: str
+    """One line for a reader, e.g. `the data file is not the published one`."""
+
+
 class DeviceInfo(Record):
     kind: str
     """`cpu`, or the accelerator's name."""
@@ -110,6 +118,11 @@ class Run(Record):
     subset: Subset | None = None
     model: ModelInfo
     data: DataInfo
+    protocol: dict[str, str] = Field(default_factory=dict)
+    """The protocol label: how the benchmark was run where more than one way is in use (`reading`, `thinking`, `prompts`
+    ...). No reservation: numbers are compared and ranked within one label. Read it through `protocol_of`."""
+    reservations: list[Reservation] = Field(default_factory=list)
+    """What the run's numbers must not be read without."""
     prompt_sha256: str
     """Hash of the prompt template(s), not of the filled prompts: two runs with equal hashes asked in the same words."""
     scorer: ScorerInfo
@@ -128,6 +141,16 @@ class Run(Record):
     peak_memory_bytes: int = Field(default=0, ge=0)
     training: TrainingInfo | None = None
     extras: dict[str, Any] = Field(default_factory=dict)
+
+
+UNSTATED_PROTOCOL: dict[str, dict[str, str]] = {"understanding": {"reading": "keep-none", "thinking": "strip"}}
+"""What runs of before the label was written did, by kind: they refused the files and cut no thoughts where it matters,
+so that an equal answer got an equal score."""
+
+
+def protocol_of(run: Run) -> dict[str, str]:
+    """The run's protocol label, complete also for runs of before it was written down."""
+    return {**UNSTATED_PROTOCOL.get(run.kind, {}), **run.protocol}
 
 
 class Item(Record):
