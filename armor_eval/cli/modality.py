@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from armor_eval.errors import UserError
-from armor_eval.modality import LINE
+from armor_eval.tasks.modality import LINE
 
 modality = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 
@@ -37,9 +37,10 @@ def run(
         return
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.modality.run import Settings, run_modality
+    from armor_eval.engine import Settings, evaluate, join_processes
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding
+    from armor_eval.tasks.modality.task import ModalityTask
 
     common.quiet_libraries()
     chosen = check_profile(profile, model)
@@ -53,14 +54,19 @@ def run(
         image_temperature=image_temperature,
         seed=seed,
     )
-    settings = Settings(chosen, ["armor-eval", *sys.argv[1:]], decoding, prompts, limit, seed, batch_size)
+    settings = Settings(chosen, ["armor-eval", *sys.argv[1:]], decoding, batch_size)
+    task = ModalityTask(prompts=prompts, limit=limit, seed=seed, readable=chosen == "shapes")
+    processes = join_processes()
     adapter = registry.load(model, chosen)
     name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "")
     folder = out or Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen}-{name}"
     try:
-        done = run_modality(adapter, folder, settings)
+        with common.progress_bar("modality", processes.first and not json_output) as progress:
+            done = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)
     finally:
         adapter.close()
+    if done is None:
+        return
     if json_output:
         common.write(common.as_json([done]))
     else:
@@ -80,8 +86,8 @@ def side_by_side(
     """Ask several models the prompts of the paper's section 6.2 and show the answers side by side."""
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.modality.side import write_side_by_side
     from armor_eval.runs.bundle import make_folder
+    from armor_eval.tasks.modality.side import write_side_by_side
 
     if out.is_dir():
         raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'side-by-side.html'}")

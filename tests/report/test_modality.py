@@ -7,15 +7,16 @@ import pytest
 from PIL import Image
 
 from armor_eval.cli import main
+from armor_eval.engine import Finished, Settings, evaluate
 from armor_eval.errors import UserError
-from armor_eval.modality import LINE
-from armor_eval.modality.judging import agrees_with, judge, things_told
-from armor_eval.modality.records import Expect, Message, Record, choose, read_records, shapes_records
-from armor_eval.modality.run import Settings, findings, run_modality
 from armor_eval.models.base import Decoding
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Metric
+from armor_eval.tasks.modality import LINE
+from armor_eval.tasks.modality.judging import agrees_with, judge, things_told
+from armor_eval.tasks.modality.records import Expect, Message, Record, choose, read_records, shapes_records
+from armor_eval.tasks.modality.task import ModalityTask, findings
 from trainer.shapes.world import Scene, render
 
 SCENE = Scene.parse("red circle@0; blue square@3")
@@ -90,12 +91,13 @@ def test_the_embedded_requests_cover_the_kinds_negations_and_later_turns() -> No
     assert choose(records, 3, 0)[0] == kept != choose(records, 3, 1)[0]
 
 
-def settings(**more: object) -> Settings:
-    return Settings("shapes", ["armor-eval", "modality"], Decoding(max_new_tokens=16), limit=6, batch_size=4, **more)
+def run_modality(model: object, out: Path) -> Finished:
+    settings = Settings("shapes", ["armor-eval", "modality"], Decoding(max_new_tokens=16), batch_size=4)
+    return evaluate(ModalityTask(limit=6), model, out, settings)
 
 
 def test_a_run_is_a_bundle_with_a_confusion_matrix_that_adds_up(tmp_path: Path) -> None:
-    done = run_modality(MockModel(), tmp_path / "m", settings())
+    done = run_modality(MockModel(), tmp_path / "m")
     run, items, scores = read_bundle(tmp_path / "m")
     assert run.status == "complete" and run.subset.items == 30 and len(items) == 30
     table = run.extras["confusion"]
@@ -117,13 +119,13 @@ class Stumbling(MockModel):
 
 
 def test_one_failing_request_does_not_take_its_batch_along_and_is_never_scored(tmp_path: Path) -> None:
-    run_modality(Stumbling(), tmp_path / "m", settings())
+    run_modality(Stumbling(), tmp_path / "m")
     run, items, scores = read_bundle(tmp_path / "m")
     bad = [i for i in items if i.status == "error"]
     assert bad and all(i.score is None and "out of memory" in i.reason for i in bad)
     assert all("not" in i.prompt for i in bad)
     assert run.status == "partial" and scores.metrics[0].n == 30 - len(bad)
-    again = run_modality(MockModel(), tmp_path / "m", settings())
+    again = run_modality(MockModel(), tmp_path / "m")
     assert again.run.status == "complete" and again.scores.metrics[0].n == 30
 
 
@@ -138,10 +140,10 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(tmp_path: Path) -> None:
             return super().respond(conversations, seeds, decoding)
 
     with pytest.raises(KeyboardInterrupt):
-        run_modality(Killed(), tmp_path / "a", settings())
+        run_modality(Killed(), tmp_path / "a")
     assert len(read_bundle(tmp_path / "a")[1]) == 8
-    run_modality(MockModel(), tmp_path / "a", settings())
-    run_modality(MockModel(), tmp_path / "b", settings())
+    run_modality(MockModel(), tmp_path / "a")
+    run_modality(MockModel(), tmp_path / "b")
     kept = [[(i.id, i.output, i.output_images, i.score) for i in read_bundle(tmp_path / k)[1]] for k in "ab"]
     assert kept[0] == kept[1]
 
@@ -202,7 +204,7 @@ def test_other_prompts_come_from_a_file_and_mistakes_are_one_line(tmp_path: Path
 
 
 def test_side_by_side_escapes_and_asks_for_nothing(tmp_path: Path) -> None:
-    from armor_eval.modality.side import page
+    from armor_eval.tasks.modality.side import page
 
     answers = [("a<b>", [["<script>x</script>"], [render(SCENE)]]), ("c", [[], ["ok"]])]
     text = page([("1", "draw <it>", None), ("2", "again", render(SCENE))], answers, "shapes")

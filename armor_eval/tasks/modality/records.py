@@ -15,8 +15,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from armor_eval.errors import UserError
-from armor_eval.modality import LINE
 from armor_eval.runs.schema import Subset
+from armor_eval.tasks.modality import LINE
 
 IMAGE = "<image>"
 

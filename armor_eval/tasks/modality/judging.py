@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from armor_eval.modality.records import Record, modality
+from armor_eval.tasks.modality.records import Record, modality
 
 
 @dataclass(frozen=True)

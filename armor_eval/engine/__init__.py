@@ -1,0 +1,10 @@
+"""One engine measures everything; what differs is a Task."""
+
+from armor_eval.engine.processes import Processes, join_processes
+from armor_eval.engine.run import Finished, Settings, evaluate, read_finished
+from armor_eval.engine.task import Conversation, Described, Outcome, Prompt, Ready, Task, Unit
+
+__all__ = [
+    "Conversation", "Described", "Finished", "Outcome", "Processes", "Prompt", "Ready", "Settings", "Task", "Unit",
+    "evaluate", "join_processes", "read_finished",
+]  # fmt: skip

@@ -1,0 +1,37 @@
+"""Which units are asked together, in which order and by which process."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Container, Sequence
+
+from armor_eval.engine.task import Unit
+
+
+def in_asking_order(units: Sequence[Unit]) -> list[Unit]:
+    """Units of one image together, so that a batch decodes and encodes it once; longest first, so that padding is small
+    and a batch too large for memory shows at once. Units without a length keep their order."""
+    by_shared: dict[object, list[Unit]] = defaultdict(list)
+    for unit in units:
+        by_shared[("unit", unit.id) if unit.shared is None else unit.shared].append(unit)
+    if not any(unit.length for unit in units):
+        return [unit for together in by_shared.values() for unit in together]
+    sorted_groups = [sorted(together, key=lambda u: (-u.length, u.id)) for together in by_shared.values()]
+    sorted_groups.sort(key=lambda together: (-together[0].length, together[0].id))
+    return [unit for together in sorted_groups for unit in together]
+
+
+def batches_of(
+    units: Sequence[Unit], done: Container[str], size: int, rank: int, world: int, *, whole: bool
+) -> list[list[Unit]]:
+    """This process's batches of what is not done. A unit's process hangs on the whole list alone: no two ask the same,
+    and a run begun by three processes is finished by one or eight.
+
+    `whole`: a batch with anything undone is kept as it is; else what is undone is batched anew.
+    """
+    ordered = in_asking_order(units)
+    mine = [ordered[i : i + size] for i in range(0, len(ordered), size)][rank::world]
+    if whole:
+        return [batch for batch in mine if any(unit.id not in done for unit in batch)]
+    left = [unit for batch in mine for unit in batch if unit.id not in done]
+    return [left[i : i + size] for i in range(0, len(left), size)]

@@ -1,0 +1,148 @@
+"""The evaluation engine: one task and one model into a run bundle, or what is missing of one.
+
+The engine alone owns the bundle, what is left to do, batches, several processes, failures, progress, and whether a run
+is complete. How a question becomes an item is the task's (armor_eval.engine.task).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from armor_eval.engine import ask as asking
+from armor_eval.engine.batches import batches_of
+from armor_eval.engine.pipeline import asked_batches
+from armor_eval.engine.processes import Processes
+from armor_eval.engine.task import Progress, Task
+from armor_eval.errors import RunFailed, UserError
+from armor_eval.models.base import Decoding
+from armor_eval.runs import provenance
+from armor_eval.runs.bundle import Bundle, read_bundle
+from armor_eval.runs.schema import Profile, Run, Scores
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How any task is run; what only one kind of task knows is that task's own."""
+
+    profile: Profile
+    command: list[str]
+    """The command line, for the record and for `continue with`."""
+    decoding: Decoding = field(default_factory=Decoding)
+    batch_size: int = 16
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's result, whether just measured or found complete."""
+
+    path: Path
+    run: Run
+    scores: Scores
+
+
+def evaluate(
+    task: Task,
+    model: Any,
+    out: Path,
+    settings: Settings,
+    *,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Finished | None:
+    """Measure into the bundle `out`, or finish what is there; a complete bundle is only read.
+
+    None in every process but the first. Raises UserError for what the user can mend, RunFailed where the run cannot
+    go on; the journal keeps what was answered and the same command continues.
+    """
+    processes = processes or Processes()
+    task.check(model)
+    bundle = _open(task, model, out, settings, processes)
+    with bundle:
+        if bundle.complete:
+            return read_finished(out) if processes.first else None
+        tick = progress(len(task.units()), len(bundle.items)) if progress is not None and processes.first else None
+        _ask_all(task, model, bundle, settings, processes, tick)
+        processes.wait()
+        if not processes.first:
+            return None
+        if processes.size > 1:
+            bundle.adopt()
+        outcome = task.finish(bundle, progress)
+        if outcome.update:
+            bundle.update(**outcome.update)
+        bundle.finish(outcome.items, outcome.scores, outcome.reason)
+        return Finished(bundle.path, bundle.run, outcome.scores)
+
+
+def read_finished(out: Path) -> Finished:
+    """A complete bundle's result. UserError where its scores are gone."""
+    run, _, scores = read_bundle(out)
+    if scores is None:
+        raise UserError(f"{out} says complete but has no scores.json", "remove it and measure again")
+    return Finished(out, run, scores)
+
+
+def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -> Run:
+    """run.json as it stands at the start."""
+    told = task.describe(model.info)
+    device = provenance.device()
+    device.processes = processes
+    return Run(
+        run_id=provenance.sha256_json([told.benchmark, model.info.fingerprint, told.data.sha256, provenance.now()])[
+            :16
+        ],
+        kind=told.kind,
+        benchmark=told.benchmark,
+        command=settings.command,
+        profile=settings.profile,
+        status="running",
+        subset=told.subset,
+        model=model.info,
+        data=told.data,
+        protocol=dict(told.protocol),
+        prompt_sha256=told.prompt_sha256,
+        scorer=told.scorer,
+        judge=told.judge,
+        decoding=settings.decoding.model_dump(),
+        seeds=dict(told.seeds),
+        packages=provenance.packages(),
+        device=device,
+        git_commit=provenance.git_commit(),
+        started=provenance.now(),
+        extras=dict(told.extras),
+    )
+
+
+def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Processes) -> Bundle:
+    """The first process makes or resumes the bundle, the others join it once it is there."""
+    if processes.first:
+        bundle = Bundle.open(out, run_record(task, model, settings, processes.size))
+        processes.wait()
+        return bundle
+    processes.wait()
+    return Bundle.join(out)
+
+
+def _ask_all(task: Task, model: Any, bundle: Bundle, settings: Settings, processes: Processes, tick: Any) -> None:
+    batches = batches_of(
+        task.units(), bundle.items, settings.batch_size, processes.rank, processes.size, whole=task.whole_batches
+    )
+
+    def ask(requests: list[Any]) -> tuple[list[Any], float]:
+        began = time.monotonic()
+        return asking.ask(model, requests, settings.decoding), time.monotonic() - began
+
+    first = True
+    for batch in asked_batches(batches, lambda units: task.requests(units, bundle.path), ask):
+        if first and len(batch.units) > 1 and all(isinstance(o, Exception) for o in batch.outputs):
+            raise RunFailed(f"none of the first {len(batch.units)} could be had: {batch.outputs[0]}")
+        first = False
+        items = task.judge(batch.units, batch.requests, batch.outputs, bundle)
+        missing = [item for item in items if item.id not in bundle.items]
+        for item in missing:
+            bundle.append(item.model_copy(update={"seconds": item.seconds or round(batch.seconds / len(items), 4)}))
+        if tick is not None:
+            tick(len(missing), sum(item.status == "error" for item in missing))

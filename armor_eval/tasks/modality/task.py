@@ -1,0 +1,169 @@
+"""The modality task: does a model answer with text, an image or both, as asked?"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from armor_eval.engine import Conversation, Described, Outcome, Unit
+from armor_eval.engine.ask import one_line
+from armor_eval.engine.task import Progress
+from armor_eval.errors import UserError
+from armor_eval.models.base import RespondsFreely
+from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.provenance import sha256_json, sha256_text
+from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
+from armor_eval.tasks.modality.judging import Judged, judge
+from armor_eval.tasks.modality.records import Record, choose, conversation, read_records, shapes_records
+
+GIVEN = ("text", "image", "both", "none")
+READER = "shapes tile reader"
+
+
+class ModalityTask:
+    """The embedded requests, or a file's. `seed` chooses the subset and, with a request's id, seeds its images."""
+
+    whole_batches = False
+
+    def __init__(
+        self, *, prompts: Path | None = None, limit: int | None = None, seed: int = 0, readable: bool | None = None
+    ) -> None:
+        self._folder = prompts.parent if prompts is not None else None
+        self._all, self._sha256 = shapes_records() if prompts is None else read_records(prompts)
+        self._records, self._subset = choose(self._all, limit, seed)
+        self._by_id = {record.id: record for record in self._records}
+        self._name = "shapes-modality" if prompts is None else prompts.name
+        self._seed = seed
+        self._readable = prompts is None if readable is None else readable
+
+    def check(self, model: Any) -> None:
+        if not isinstance(model, RespondsFreely):
+            raise UserError(f"{model.info.name} cannot answer with text and images", "see armor-eval list")
+
+    def describe(self, model: ModelInfo) -> Described:
+        return Described(
+            kind="modality",
+            benchmark="modality",
+            data=DataInfo(name=self._name, sha256=self._sha256, items=len(self._all)),
+            subset=self._subset,
+            prompt_sha256=sha256_json([[m.model_dump() for m in r.messages] for r in self._all]),
+            scorer=ScorerInfo(name="modality of the answer" + (f", {READER}" if self._readable else ""), version="1"),
+            seeds={"base": self._seed},
+        )
+
+    def units(self) -> Sequence[Unit]:
+        return [Unit(r.id, r.cluster or r.id, r.kind, r.wants) for r in self._records]
+
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Conversation | Exception]:
+        return [
+            Conversation(
+                unit.id,
+                conversation(self._by_id[unit.id], self._folder),
+                int(sha256_text(f"{self._seed}:{unit.id}")[:8], 16),
+            )
+            for unit in units
+        ]
+
+    def judge(
+        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+    ) -> list[Item]:
+        return [self._item(u, r, o, bundle) for u, r, o in zip(units, requests, outputs, strict=True)]
+
+    def _item(self, unit: Unit, request: Any, output: Any, bundle: Bundle) -> Item:
+        record = self._by_id[unit.id]
+        fields: dict[str, Any] = {
+            "id": unit.id, "cluster": unit.cluster, "group": unit.group, "prompt": record.prompt,
+            "prompt_sha256": sha256_text(record.prompt), "gold": unit.gold,
+        }  # fmt: skip
+        if self._readable and record.images:
+            parts = [part for message in request.messages for part in message["content"]]
+            fields["images"] = [bundle.add_image(part["image"]) for part in parts if part["type"] == "image"]
+        asked = {"form": record.form, "turns": record.turns}
+        if isinstance(output, Exception):
+            return Item(**fields, status="error", reason=one_line(output), extras=asked)
+        judged = judge(record, output, readable=self._readable)
+        return Item(
+            **fields,
+            output=" ".join(part for part in output if isinstance(part, str)).strip() or None,
+            output_images=[bundle.add_image(part) for part in output if not isinstance(part, str)],
+            parsed=judged.given,
+            score=float(judged.right),
+            reason=_reason(record, judged),
+            status="ok",
+            extras={**asked, "held_out": record.held_out, "shown": judged.shown, "agrees": judged.agrees,
+                    "seen": judged.seen},
+        )  # fmt: skip
+
+    def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
+        items = [bundle.items[r.id] for r in self._records if r.id in bundle.items]
+        counts = Counter(item.status for item in items)
+        metrics = score(items)
+        extras = {**bundle.run.extras, "confusion": self._confusion(items)}
+        lost = counts["error"]
+        if bundle.run.subset is None and not lost:
+            extras["claims"] = findings(metrics)
+        scores = Scores(metrics=metrics, counts=counts, expected_items=len(self._records))
+        reason = f"{lost} of {len(items)} requests failed" if lost else None
+        return Outcome(items, scores, reason, {"extras": extras})
+
+    def _confusion(self, items: Sequence[Item]) -> dict[str, Any]:
+        """Requests of each kind by what was given."""
+        wants = {r.kind: r.wants for r in self._records}
+        return {
+            "wanted": [f"{wanted} ({kind})" for kind, wanted in wants.items()],
+            "given": list(GIVEN),
+            "counts": [[sum(i.group == kind and i.parsed == g for i in items) for g in GIVEN] for kind in wants],
+        }
+
+
+def _reason(record: Record, judged: Judged) -> str | None:
+    notes = [] if judged.right else [f"wanted {record.wants}, got {judged.given}"]
+    if judged.shown is False:
+        notes.append(f"the image shows {judged.seen}")
+    if judged.agrees is False:
+        notes.append(f"text and image disagree ({judged.seen})")
+    return "; ".join(notes) or None
+
+
+def score(items: Sequence[Item]) -> list[Metric]:
+    """Accuracy in all, by kind, of negations and later turns; what pictures show; whether text and picture agree."""
+    from armor_eval.stats.composite import accuracy, measure
+
+    kinds = list(dict.fromkeys(i.group for i in items))
+    slices = [("accuracy", lambda i: True)]
+    slices += [(kind, lambda i, kind=kind: i.group == kind) for kind in kinds]
+    slices += [
+        ("negations", lambda i: i.extras["form"] == "negation"),
+        ("later turns", lambda i: i.extras["turns"] > 1),
+    ]
+    metrics = [
+        measure([i for i in items if keep(i)], accuracy(name, primary=name == "accuracy"))
+        for name, keep in slices
+        if name == "accuracy" or any(keep(i) and i.score is not None for i in items)
+    ]
+    for name, key in (("picture shows it", "shown"), ("text and picture agree", "agrees")):
+        told = [i.model_copy(update={"score": float(i.extras[key])}) for i in items if i.extras.get(key) is not None]
+        if told:
+            metrics.append(measure(told, accuracy(name, primary=False)))
+    return metrics
+
+
+def findings(metrics: Sequence[Metric]) -> dict[str, dict[str, str]]:
+    """What the paper says of stage 1 and of ti2ti, with this run's verdict: 90 % and 50 % against the interval."""
+    by_name = {m.name: m for m in metrics}
+    kinds = ("t2t", "ti2t", "t2i", "t2ti", "ti2ti")
+    found = {}
+    for key, name, line in (("answers-in-the-right-modality", "accuracy", 90.0), ("ti2ti-unintended", "ti2ti", 50.0)):
+        metric = by_name.get(name)
+        if metric is None or metric.value is None or metric.ci95 is None:
+            continue
+        low, high = metric.ci95
+        verdict = "supported" if low >= line else "contradicted" if high < line else "undecided"
+        told = f"{metric.value:.1f} % [{low:.1f}, {high:.1f}] of {metric.n} requests in the modality asked for"
+        if name == "accuracy":
+            parts = [f"{k} {by_name[k].value:.1f}" for k in kinds if k in by_name and by_name[k].value is not None]
+            told += f" ({', '.join(parts)})"
+        found[key] = {"verdict": verdict, "evidence": f"{told}; supported from {line:g} % on"}
+    return found

@@ -1,0 +1,177 @@
+"""The engine on a task of its own: who is asked what, what a failure costs, and that a resumed run is the same run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from armor_eval.engine import Described, Outcome, Prompt, Ready, Settings, Unit, evaluate
+from armor_eval.engine.batches import batches_of, in_asking_order
+from armor_eval.errors import RunFailed, UserError
+from armor_eval.models.base import Answer, Question
+from armor_eval.runs.bundle import read_bundle
+from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
+
+UNITS = st.lists(
+    st.builds(
+        Unit,
+        id=st.uuids().map(str),
+        cluster=st.just("c"),
+        length=st.integers(0, 3),
+        shared=st.one_of(st.none(), st.integers(0, 3)),
+    ),
+    unique_by=lambda unit: unit.id,
+    max_size=40,
+)
+
+
+@given(UNITS, st.integers(1, 7), st.integers(1, 4), st.data())
+def test_every_open_unit_belongs_to_exactly_one_process_and_batch(units, size, world, data) -> None:
+    done = {u.id for u in units if data.draw(st.booleans())}
+    asked = Counter(
+        unit.id
+        for rank in range(world)
+        for batch in batches_of(units, done, size, rank, world, whole=False)
+        for unit in batch
+    )
+    assert asked == Counter(u.id for u in units if u.id not in done)
+    whole = [b for rank in range(world) for b in batches_of(units, done, size, rank, world, whole=True)]
+    assert {u.id for b in whole for u in b} >= {u.id for u in units if u.id not in done}
+    assert all(len(b) <= size for b in whole)
+
+
+@given(UNITS)
+def test_units_of_one_image_are_asked_side_by_side(units) -> None:
+    shared = [u.shared for u in in_asking_order(units) if u.shared is not None]
+    blocks = [s for at, s in enumerate(shared) if at == 0 or shared[at - 1] != s]
+    assert len(blocks) == len(set(shared))
+
+
+class Echo:
+    """Answers with the question's own text; fails on a batch that holds `bad`, as a batch out of memory would."""
+
+    info = ModelInfo(spec="echo", name="echo", fingerprint="f")
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def answer(self, questions, decoding):
+        self.asked.append([q.id for q in questions])
+        if any("bad" in q.id for q in questions):
+            raise RuntimeError("out of memory")
+        return [Answer(text=q.parts[0]) for q in questions]
+
+    def close(self) -> None:
+        pass
+
+
+class EchoTask:
+    def __init__(self, ids: list[str], *, whole_batches: bool = False, ready: str | None = None) -> None:
+        self.ids, self.whole_batches, self.ready = ids, whole_batches, ready
+
+    def check(self, model) -> None:
+        if not hasattr(model, "answer"):
+            raise UserError("cannot answer")
+
+    def describe(self, model) -> Described:
+        data = DataInfo(name="echo", sha256="0" * 64, items=len(self.ids))
+        return Described("understanding", "echo", data, None, "0" * 64, ScorerInfo(name="echo", version="1"))
+
+    def units(self):
+        return [Unit(i, cluster=i) for i in self.ids]
+
+    def requests(self, units, folder):
+        return [
+            ValueError("unreadable") if "torn" in u.id
+            else Ready(Answer(text="ready")) if u.id == self.ready
+            else Question(u.id, [u.id]) for u in units
+        ]  # fmt: skip
+
+    def judge(self, units, requests, outputs, bundle):
+        common = {"prompt": "p", "prompt_sha256": "h"}
+        return [
+            Item(id=u.id, cluster=u.cluster, status="error", reason=str(o), **common) if isinstance(o, Exception)
+            else Item(id=u.id, cluster=u.cluster, output=o.text, score=1.0, status="ok", **common)
+            for u, o in zip(units, outputs, strict=True)
+        ]  # fmt: skip
+
+    def finish(self, bundle, progress):
+        items = list(bundle.items.values())
+        value = 100.0 * sum(i.score or 0 for i in items) / len(self.ids)
+        metric = Metric(name="echoed", value=value, unit="%", n=len(items), clusters=len(items), primary=True)
+        scores = Scores(metrics=[metric], counts=Counter(i.status for i in items), expected_items=len(self.ids))
+        lost = sum(i.status == "error" for i in items)
+        return Outcome(items, scores, f"{lost} lost" if lost else None, {"extras": {"seen": len(items)}})
+
+
+def settings(batch_size: int = 4) -> Settings:
+    return Settings("official", ["test"], batch_size=batch_size)
+
+
+def test_a_run_is_complete_when_every_unit_is_scored_and_is_only_read_afterwards(tmp_path: Path) -> None:
+    ticks: list[tuple[int, int]] = []
+    model = Echo()
+    done = evaluate(
+        EchoTask(["a", "b", "c", "d", "e"]), model, tmp_path / "r", settings(),
+        progress=lambda total, already: lambda n, failed: ticks.append((n, failed)),
+    )  # fmt: skip
+    assert done.run.status == "complete" and done.scores.metrics[0].value == 100.0
+    assert done.run.extras == {"seen": 5} and ticks == [(4, 0), (1, 0)]
+    again = evaluate(EchoTask(["a", "b", "c", "d", "e"]), model, tmp_path / "r", settings())
+    assert again.scores == done.scores and len(model.asked) == 2
+
+
+def test_a_failing_unit_costs_itself_alone_and_makes_the_run_partial(tmp_path: Path) -> None:
+    model = Echo()
+    task = EchoTask(["a", "bad", "c", "torn"], ready="c")
+    done = evaluate(task, model, tmp_path / "r", settings())
+    status = {item.id: item.status for item in read_bundle(tmp_path / "r")[1]}
+    assert status == {"a": "ok", "bad": "error", "c": "ok", "torn": "error"}
+    assert done.run.status == "partial" and model.asked == [["a", "bad"], ["a"], ["bad"]]
+
+
+def test_a_first_batch_without_any_output_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match="none of the first 2"):
+        evaluate(EchoTask(["bad1", "bad2", "c"]), Echo(), tmp_path / "r", settings(2))
+    assert read_bundle(tmp_path / "r")[0].status == "failed"
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_killed_run_continues_with_what_is_missing(tmp_path: Path, whole: bool) -> None:
+    class Killed(Echo):
+        def answer(self, questions, decoding):
+            if "c" in [q.id for q in questions]:
+                raise KeyboardInterrupt
+            return super().answer(questions, decoding)
+
+    ids = ["a", "b", "c", "d"]
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(EchoTask(ids, whole_batches=whole), Killed(), tmp_path / "r", settings(2))
+    assert [i.id for i in read_bundle(tmp_path / "r")[1]] == ["a", "b"]
+    model = Echo()
+    evaluate(EchoTask(ids, whole_batches=whole), model, tmp_path / "r", settings(2))
+    assert model.asked == [["c", "d"]]
+    assert [i.id for i in read_bundle(tmp_path / "r")[1]] == ids
+
+
+def test_a_model_without_the_ability_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot answer"):
+        evaluate(EchoTask(["a"]), object(), tmp_path / "r", settings())
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_prompt_is_drawn_with_its_own_seed() -> None:
+    from armor_eval.engine.ask import ask
+    from armor_eval.models.base import Decoding
+
+    class Draws:
+        def draw(self, prompts, seeds, decoding):
+            return [f"{p}/{s}" for p, s in zip(prompts, seeds, strict=True)]
+
+    requests = [Prompt("1", "a cat", 7), Ready("kept"), Prompt("2", "a dog", 8), ValueError("no")]
+    outputs = ask(Draws(), requests, Decoding())
+    assert outputs[:3] == ["a cat/7", "kept", "a dog/8"] and isinstance(outputs[3], ValueError)
