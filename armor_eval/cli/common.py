@@ -135,17 +135,11 @@ def primary(one: Finished) -> Metric:
 
 
 def remarks(one: Finished) -> list[str]:
-    """What stands under the table: subset, reasons, readings that differ, switches to drawing."""
+    """What stands under the table: reservations, readings that differ, switches to drawing."""
+    from armor_eval.runs.comparable import reservations_of
+
     lines = []
-    if one.run.subset is not None:
-        s = one.run.subset
-        lines.append(f"subset of {s.items} of {s.of_items} items ({s.limit} x {s.rule}, seed {s.seed})")
-    if one.run.status_reason:
-        lines.append(f"{one.run.status}: {one.run.status_reason}")
-    if one.run.profile == "official" and not one.run.extras.get("data_is_published", True):
-        lines.append("the data file is not the published one: this is not the official benchmark")
-    if one.run.extras.get("blind"):
-        lines.append("pictures were left out (blind baseline)")
+    lines += [r.text for r in reservations_of(one.run)]
     for metric in one.scores.metrics:
         if metric.name.endswith(", our reading") and metric.note and not metric.note.startswith("0 of"):
             lines.append(f"{metric.name}: {value(metric)} ({metric.note})")

@@ -10,11 +10,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError
 
 from armor_eval.errors import UserError, did_you_mean
+from armor_eval.runs.comparable import COMPARED
 
-COMPARABLE_FIELDS = (
-    "kind", "profile", "benchmark", "data.name", "data.split", "data.sha256", "subset", "protocol", "prompt_sha256",
-    "decoding", "judge", "scorer.name", "scorer.version", "scorer.settings", "extras.blind",
-)  # fmt: skip
+COMPARABLE_FIELDS = tuple(COMPARED)
 """What must agree before a number is computed. `decoding.seed` and `seeds` may differ: that is an A/A comparison."""
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from armor_eval.compare.policy import COMPARABLE_FIELDS
 from armor_eval.errors import UserError
 from armor_eval.runs.bundle import read_head
+from armor_eval.runs.comparable import COMPARED, differing
 from armor_eval.runs.journal import read_journal
-from armor_eval.runs.schema import Item, Run, Scores, protocol_of
+from armor_eval.runs.schema import Item, Run, Scores
 
 CONTROLS = ("-blind", "-constant")
 """Folder endings of the control runs that `understanding --baselines` writes beside a benchmark's own."""
@@ -79,28 +79,12 @@ def pair(base: list[Source], candidate: list[Source]) -> list[tuple[Source | Non
     return pairs + [(None, s) for s in theirs.values()]
 
 
-def field_of(run: Run, name: str) -> Any:
-    """A comparable field's value; `decoding` without its seed."""
-    value: Any = run
-    if name == "extras.blind":
-        return bool(run.extras.get("blind"))
-    if name == "protocol":
-        return protocol_of(run)
-    for part in name.split("."):
-        value = getattr(value, part)
-    if name == "decoding":
-        return {k: v for k, v in value.items() if k != "seed"}
-    return value
-
-
 def differences(base: Run, other: Run, ignore: list[str], name: str = "candidate") -> tuple[list[str], list[str]]:
     """Fields that differ, in words: (those that forbid a comparison, those that the policy ignores)."""
     forbidding, ignored = [], []
-    for one in COMPARABLE_FIELDS:
-        ours, theirs = field_of(base, one), field_of(other, one)
-        if ours != theirs:
-            line = f"{one} differs: {_short(ours, theirs, name)}"
-            (ignored if one in ignore else forbidding).append(line)
+    for one in differing(base, other):
+        line = f"{one} differs: {_short(COMPARED[one](base), COMPARED[one](other), name)}"
+        (ignored if one in ignore else forbidding).append(line)
     return forbidding, ignored
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from armor_eval.report.loading import RunView, same_questions
+from armor_eval.report.loading import RunView
 from armor_eval.report.tables import (
     Doc,
     Footnotes,
@@ -16,6 +16,7 @@ from armor_eval.report.tables import (
     number,
     training_of,
 )
+from armor_eval.runs.comparable import rankable
 from armor_eval.runs.schema import Metric
 
 WORLD = "Measured on our synthetic shapes world (profile shapes): no official benchmark, never to be set beside one."
@@ -72,12 +73,8 @@ def _by_benchmark(views: Sequence[RunView]) -> Doc | None:
 
 def _measured(view: RunView, notes: Footnotes, views: Sequence[RunView]) -> Shown:
     metric = view.primary
-    text = f"{measured_text(metric, decimals_of(metric))} {notes.mark(view.run)}"
-    if view.run.status != "complete":
-        text += f": {view.run.status}"
-    elif view.run.subset is not None:
-        text += f": subset of {view.run.subset.of_items}"
-    peers = [v for v in views if v.primary and v.primary.value is not None and same_questions(v.run, view.run)]
+    text = f"{measured_text(metric, decimals_of(metric))} {notes.mark(view.run)}{notes.reservations(view.run)}"
+    peers = [v for v in views if v.primary and v.primary.value is not None and rankable(v.run, view.run)]
     if metric.value is None or len({v.run.model.fingerprint for v in peers}) < 2:
         return Shown(text)
     sign = 1 if metric.direction == "higher" else -1
@@ -102,8 +99,7 @@ def _by_metric(
     doc.text_columns = 1 + len(cost_heads)
     notes = Footnotes()
     for view in views:
-        state = f" ({view.run.status})" if view.run.status != "complete" else " (subset)" if view.run.subset else ""
-        cells = [Shown(f"{view.who} {notes.mark(view.run)}{state}")]
+        cells = [Shown(f"{view.who} {notes.mark(view.run)}{notes.reservations(view.run)}")]
         if with_cost:
             run = training_of([view], everything)
             cells += [

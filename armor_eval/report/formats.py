@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from html import escape
 
 from armor_eval.report.tables import Doc, Line, Shown
+from armor_eval.runs.comparable import reservations_of
 
 _MD = re.compile(r"([\\`*_{}\[\]|#])")
 _LATEX = {
@@ -20,7 +21,7 @@ _LATEX = {
 
 CSV_COLUMNS = (
     "table", "row", "column", "printed", "measured", "ci95_low", "ci95_high", "n", "clusters", "unit", "verdict",
-    "gap", "why",
+    "gap", "why", "reservations",
     "run_id", "profile", "model", "data", "command",
 )  # fmt: skip
 
@@ -140,7 +141,8 @@ def csv_cells(docs: Sequence[Doc]) -> str:
                 "" if m is None or m.value is None else repr(m.value), low, high,
                 m.n if m else "", m.clusters if m else "", m.unit if m else "",
                 c.verdict, "" if c.gap is None else f"{c.gap:.6g}",
-                c.why, run.run_id if run else "", run.profile if run else "", run.model.name if run else "",
+                c.why, "; ".join(r.text for r in reservations_of(run)) if run else "",
+                run.run_id if run else "", run.profile if run else "", run.model.name if run else "",
                 run.data.name if run else "", " ".join(run.command) if run else "",
             ]  # fmt: skip
             writer.writerow([_inert(v) for v in record])
@@ -148,13 +150,14 @@ def csv_cells(docs: Sequence[Doc]) -> str:
 
 
 def csv_grid(doc: Doc) -> str:
-    """The table as it is displayed."""
+    """The table as it is displayed, its notes as rows of their own: a letter in a cell means nothing without them."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(doc.head)
     for line in doc.lines:
         if line.kind != "group":
             writer.writerow([_inert(c.text) for c in line.cells])
+    writer.writerows([_inert(note)] for note in doc.notes)
     return out.getvalue()
 
 

@@ -135,21 +135,7 @@ _MUST_AGREE = {
     "scorer": lambda run: f"{run.scorer.name} {run.scorer.version}",
     "judge": lambda run: run.judge.name,
 }
-
-
-def same_questions(a: Run, b: Run) -> bool:
-    """Whether two runs may be ranked together: same items, words, protocol, scorer and judge, both whole."""
-    return (
-        a.benchmark == b.benchmark
-        and a.profile == b.profile
-        and a.subset == b.subset
-        and a.data.sha256 == b.data.sha256
-        and protocol_of(a) == protocol_of(b)
-        and a.prompt_sha256 == b.prompt_sha256
-        and a.scorer == b.scorer
-        and a.judge == b.judge
-        and a.status == b.status == "complete"
-    )
+"""The compared fields that a reader of a table can tell apart by a few words."""
 
 
 def _listed(values: Iterable[str]) -> str:

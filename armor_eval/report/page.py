@@ -19,6 +19,7 @@ from armor_eval.report import formats, viewer
 from armor_eval.report.loading import RunView, notices
 from armor_eval.report.tables import Doc, build, decimals_of, number
 from armor_eval.report.viewer import Flip
+from armor_eval.runs.comparable import reservations_of
 
 MAX_FIGURE = 1_500_000
 """Bytes of a figure that is put into the page."""
@@ -63,8 +64,8 @@ def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
             if metric.ci95
             else ""
         )
-        state = "" if view.run.status == "complete" else f" ({view.run.status})"
-        state += f" (subset: {view.run.subset.items} of {view.run.subset.of_items} items)" if view.run.subset else ""
+        reserved = "; ".join(r.text for r in reservations_of(view.run))
+        state = f" ({reserved})" if reserved else ""
         unit = "" if metric.unit == "score" else f" {metric.unit}"
         value = number(metric.value, places)
         numbers.append(f"{view.label}: {metric.name} {value}{unit}{interval}, n {metric.n}{state}")

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from armor_eval.report.claims import Claims, Column, Row, Table, load_claims, normal_name, row_of_model
-from armor_eval.report.loading import RunView, same_questions
+from armor_eval.report.loading import RunView
 from armor_eval.report.prose import Judged, judge_statements
 from armor_eval.report.verdicts import Cell, find, judge_cell
+from armor_eval.runs.comparable import rankable, reservations_of
 from armor_eval.runs.schema import Metric, Run
 
 
@@ -67,6 +68,11 @@ class Footnotes:
             self._reasons.append(why)
         place = self._reasons.index(why)
         return f"({'' if place < 26 else place // 26}{chr(ord('a') + place % 26)})"
+
+    def reservations(self, run: Run, said: str = "") -> str:
+        """` (a)(b)`: a letter for each reservation of the run that the cell does not say already."""
+        left = [r.text for r in reservations_of(run) if r.text not in said]
+        return f" {''.join(self.reason(text) for text in left)}" if left else ""
 
     def mark(self, run: Run) -> str:
         number, _ = self._of.setdefault(run.run_id, (len(self._of) + 1, run))
@@ -170,7 +176,7 @@ def paper_table(table: Table, views: Sequence[RunView], chosen: dict[str, str] |
     doc.notes += [f"{r.method}: {r.note}" for r in table.rows if r.note]
     doc.notes.append(
         "Bold: best, underlined: second best, among rows that may be compared: printed rows of one kind of model, or "
-        "runs of the same questions in the same words under the same scorer and judge."
+        "runs of the same questions in the same words under the same protocol, scorer, judge and reservations."
     )
     doc.notes += notes.lines()
     return doc
@@ -213,6 +219,7 @@ def _shown(cell: Cell, column: Column, notes: Footnotes, marks: dict) -> Shown:
     if cell.verdict != "no print":
         told = {"differs": f", {cell.why}", "not comparable": f" {notes.reason(cell.why)}"}
         text += f": {cell.verdict}" + told.get(cell.verdict, "")
+    text += notes.reservations(cell.run, said=cell.why)
     return Shown(text, marks.get((cell.run.run_id, column.key)), cell.verdict, cell.why)
 
 
@@ -243,11 +250,11 @@ def _rank_measured(table: Table, views: Sequence[RunView]) -> dict[tuple[str, st
     """(run id, column) -> mark among different models' complete runs of the same questions."""
     marks: dict[tuple[str, str], Literal["best", "second"]] = {}
     for column in table.columns:
-        left = [(v, m) for v, m in find(views, column) if m.value is not None and v.run.status == "complete"]
+        left = [(v, m) for v, m in find(views, column) if m.value is not None]
         while left:
             first = left[0][0].run
-            peers = [(v, m) for v, m in left if same_questions(first, v.run)]
-            left = [pair for pair in left if pair not in peers]
+            peers = [(v, m) for v, m in left if rankable(first, v.run)]
+            left = [pair for pair in left[1:] if pair not in peers]
             if len({v.run.model.fingerprint for v, _ in peers}) > 1:
                 _mark(marks, {(v.run.run_id, column.key): m.value for v, m in peers}, column.direction)
     return marks

@@ -14,6 +14,7 @@ from typing import Literal
 
 from armor_eval.report.claims import Column, Row
 from armor_eval.report.loading import RunView
+from armor_eval.runs.comparable import reservations_of
 from armor_eval.runs.schema import Metric, Run
 
 CellVerdict = Literal["match", "differs", "not comparable", "not run", "no print"]
@@ -50,14 +51,8 @@ def incomparable(run: Run, column: Column) -> str | None:
     """Why a run cannot stand beside the printed column; None where it can."""
     if run.profile != "official":
         return "embedded profile: our synthetic world, no official benchmark"
-    if run.extras.get("data_is_published") is False:
-        return "the data file is not the published one"
-    if run.extras.get("blind"):
-        return "pictures were left out (blind baseline)"
-    if run.status != "complete":
-        return f"run is {run.status}" + (f": {run.status_reason}" if run.status_reason else "")
-    if run.subset is not None:
-        return f"subset of {run.subset.items} of {run.subset.of_items} items"
+    if reserved := reservations_of(run):
+        return "; ".join(r.text for r in reserved)
     if not column.datasets:
         return f"measured on {run.data.name}; {column.note}"
     if run.data.name not in column.datasets:

@@ -1,0 +1,67 @@
+"""Which runs may stand beside each other: one list of what makes two numbers comparable, and the reservations.
+
+Every place that ranks, compares, resumes or takes answers over reads from here, so that no table marks a best among
+runs that `compare` calls not comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
+
+from armor_eval.runs.schema import Reservation, Run, protocol_of
+
+
+def _decoding(run: Run) -> dict[str, Any]:
+    """How tokens were chosen, apart from the seed: two seeds of one setting are a repeat."""
+    return {name: value for name, value in run.decoding.items() if name != "seed"}
+
+
+COMPARED: dict[str, Callable[[Run], Any]] = {
+    "kind": lambda run: run.kind,
+    "profile": lambda run: run.profile,
+    "benchmark": lambda run: run.benchmark,
+    "data.name": lambda run: run.data.name,
+    "data.split": lambda run: run.data.split,
+    "data.sha256": lambda run: run.data.sha256,
+    "subset": lambda run: run.subset,
+    "protocol": protocol_of,
+    "prompt_sha256": lambda run: run.prompt_sha256,
+    "decoding": _decoding,
+    "judge": lambda run: run.judge,
+    "scorer.name": lambda run: run.scorer.name,
+    "scorer.version": lambda run: run.scorer.version,
+    "scorer.settings": lambda run: run.scorer.settings,
+    "extras.blind": lambda run: bool(run.extras.get("blind")),
+}
+"""What must agree before two numbers are compared, by the name that a policy may ignore it under."""
+
+
+def differing(a: Run, b: Run, fields: Collection[str] = COMPARED) -> list[str]:
+    """The compared fields in which two runs differ, in order."""
+    return [name for name in fields if COMPARED[name](a) != COMPARED[name](b)]
+
+
+def rankable(a: Run, b: Run) -> bool:
+    """Whether two runs' numbers may be ranked: comparable, both whole, and under the same reservations."""
+    reserved = [{r.kind for r in reservations_of(run)} for run in (a, b)]
+    return a.status == b.status == "complete" and reserved[0] == reserved[1] and not differing(a, b)
+
+
+def reservations_of(run: Run) -> list[Reservation]:
+    """What the run's numbers must not be read without: what it recorded, and what its own state says."""
+    derived: list[Reservation] = []
+    if run.status != "complete":
+        why = f": {run.status_reason}" if run.status_reason else ""
+        derived.append(Reservation(kind="partial", text=f"the run is {run.status}{why}"))
+    if (s := run.subset) is not None:
+        text = f"subset of {s.items} of {s.of_items} items ({s.limit} x {s.rule}, seed {s.seed})"
+        derived.append(Reservation(kind="subset", text=text))
+    if run.profile == "official" and run.extras.get("data_is_published") is False:
+        derived.append(Reservation(kind="data", text="the data file is not the published one"))
+    if run.profile == "official" and run.extras.get("prompts_are_official") is False:
+        derived.append(Reservation(kind="data", text="these are not the official prompts"))
+    if run.extras.get("blind"):
+        derived.append(Reservation(kind="blind", text="images were left out (blind baseline)"))
+    recorded = {r.kind for r in run.reservations}
+    return [*run.reservations, *(r for r in derived if r.kind not in recorded)]
