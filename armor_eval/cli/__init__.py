@@ -12,6 +12,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Annotated
 
 import typer
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tables": ("armor_eval.cli.tables:tables", "The paper's tables beside what was measured, a verdict a cell."),
     "report": ("armor_eval.cli.report:report", "One self-contained HTML page: verdicts, tables, plots, every item."),
     "ablate-heads": ("armor_eval.cli.ablate_heads:ablate_heads", "Forward switching against one head (Figures 7, 8)."),
+    "merge": ("armor_eval.cli.merge:merge", "Join the parts that --shard measured, and score them."),
     "compare": ("armor_eval.cli.compare:compare", "The regression gate: is the candidate worse than the base?"),
     "baseline": ("armor_eval.cli.baseline:baseline", "Save, list and show baselines that fit in git."),
     "power": ("armor_eval.cli.power:power", "How many items show a drop, or what drop can be seen."),
@@ -43,6 +45,10 @@ GATE = "compare"
 
 USES_REST = {"vlmeval"}
 """Commands that pass everything after their name on, unparsed."""
+
+
+COMMAND_LINE: ContextVar[tuple[str, ...]] = ContextVar("command_line", default=())
+"""What was typed, program included: recorded in every run, and said where a run can be continued."""
 
 
 def build_app(selected: str | None) -> typer.Typer:
@@ -95,6 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     `compare` has codes of its own, see there.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    COMMAND_LINE.set(("armor-eval", *argv))
     selected = next((a for a in argv if not a.startswith("-")), None)
     if selected is not None and selected not in COMMANDS:
         return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)

@@ -164,6 +164,17 @@ def as_json(finished: Sequence[Finished]) -> str:
     )
 
 
+def shard_name(shard: str | None) -> str:
+    """`-2of4` for `2/4`: each shard's default folder is its own."""
+    return f"-{shard.replace('/', 'of')}" if shard else ""
+
+
+def show_shard(one: Finished) -> None:
+    """What a shard ends with: how much was asked, and that nothing is scored yet."""
+    counts = ", ".join(f"{n} {status}" for status, n in one.scores.counts.items())
+    write(f"{one.path}: {one.run.status_reason} ({counts})")
+
+
 def short_name(text: str) -> str:
     """A model's or path's name as part of a folder's name."""
     kept = "".join(c if c.isalnum() or c in "-._" else "-" for c in Path(text).name or text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -30,16 +29,20 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the pictures.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 512, shapes 64.")] = None,
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
+    ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
     """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one."""
     if context.invoked_subcommand is not None:
         return
-    from armor_eval.cli import common
+    from armor_eval.cli import COMMAND_LINE, common
     from armor_eval.cli.understanding import check_profile
     from armor_eval.engine import Settings, evaluate, join_processes
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding
+    from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.modality.task import ModalityTask
 
     common.quiet_libraries()
@@ -54,11 +57,11 @@ def run(
         image_temperature=image_temperature,
         seed=seed,
     )
-    settings = Settings(chosen, ["armor-eval", *sys.argv[1:]], decoding, batch_size)
+    settings = Settings(chosen, list(COMMAND_LINE.get()), decoding, batch_size, parse_shard(shard))
     task = ModalityTask(prompts=prompts, limit=limit, seed=seed, readable=chosen == "shapes")
     processes = join_processes()
     adapter = registry.load(model, chosen)
-    name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "")
+    name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
     folder = out or Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen}-{name}"
     try:
         with common.progress_bar("modality", processes.first and not json_output) as progress:
@@ -67,6 +70,8 @@ def run(
         adapter.close()
     if done is None:
         return
+    if shard is not None:
+        return common.show_shard(done)
     if json_output:
         common.write(common.as_json([done]))
     else:

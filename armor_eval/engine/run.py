@@ -7,6 +7,7 @@ is complete. How a question becomes an item is the task's (armor_eval.engine.tas
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Settings:
     """The command line, for the record and for `continue with`."""
     decoding: Decoding = field(default_factory=Decoding)
     batch_size: int = 16
+    shard: tuple[int, int] | None = None
+    """(index from 0, of how many): only this part is asked, and nothing is scored (armor_eval.runs.merge joins)."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,10 @@ def evaluate(
             return None
         if processes.size > 1:
             bundle.adopt()
+        if settings.shard is not None:
+            bundle.leave_partial(f"shard {shard_text(settings.shard)}: join all of them with armor-eval merge")
+            empty = Scores(metrics=[], counts=Counter(i.status for i in bundle.items.values()), expected_items=0)
+            return Finished(bundle.path, bundle.run, empty)
         outcome = task.finish(bundle, progress)
         if outcome.update:
             bundle.update(**outcome.update)
@@ -112,8 +119,13 @@ def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -
         device=device,
         git_commit=provenance.git_commit(),
         started=provenance.now(),
-        extras=dict(told.extras),
+        extras=dict(told.extras) | ({"shard": shard_text(settings.shard)} if settings.shard else {}),
     )
+
+
+def shard_text(shard: tuple[int, int]) -> str:
+    """(1, 4) -> `2/4`."""
+    return f"{shard[0] + 1}/{shard[1]}"
 
 
 def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Processes) -> Bundle:
@@ -127,9 +139,9 @@ def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Proc
 
 
 def _ask_all(task: Task, model: Any, bundle: Bundle, settings: Settings, processes: Processes, tick: Any) -> None:
-    batches = batches_of(
-        task.units(), bundle.items, settings.batch_size, processes.rank, processes.size, whole=task.whole_batches
-    )
+    shard, shards = settings.shard or (0, 1)
+    rank, world = shard * processes.size + processes.rank, shards * processes.size
+    batches = batches_of(task.units(), bundle.items, settings.batch_size, rank, world, whole=task.whole_batches)
 
     def ask(requests: list[Any]) -> tuple[list[Any], float]:
         began = time.monotonic()

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from armor_eval.errors import UserError
 from armor_eval.runs import provenance
 from armor_eval.runs.journal import Journal, read_journal, replace_file, rewrite_journal
-from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores
+from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, protocol_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 10.0
 """How often run.json's costs are brought up to date: what a kill -9 can take from the accounting."""
 
-_SAME_RUN = {
+SAME_RUN = {
     "kind of run": lambda run: run.kind,
     "benchmark": lambda run: run.benchmark,
     "profile": lambda run: run.profile,
@@ -43,6 +43,8 @@ _SAME_RUN = {
     "model (fingerprint)": lambda run: run.model.fingerprint,
     "decoding": lambda run: run.decoding,
     "seeds": lambda run: run.seeds,
+    "protocol": protocol_of,
+    "shard": lambda run: run.extras.get("shard"),
 }
 """What must agree for two runs to share a folder."""
 
@@ -133,6 +135,13 @@ class Bundle:
         self.run = Run.model_validate({**self.run.model_dump(), **fields})
         self._write_run()
 
+    def leave_partial(self, reason: str) -> None:
+        """End without scores: a part of a run that is scored elsewhere."""
+        self._journal.sync()
+        fields = {"status": "partial", "status_reason": reason, "finished": provenance.now()}
+        self.run = self.run.model_copy(update=fields)
+        self._write_run()
+
     def finish(self, items: Iterable[Item], scores: Scores, reason: str | None = None) -> RunStatus:
         """Write the scored items and the scores, then - last - the status that marks the bundle as whole.
 
@@ -191,6 +200,12 @@ class Bundle:
         self._beat = time.monotonic()
 
 
+def refuse_used_folder(path: Path) -> None:
+    """UserError where the folder is a file or holds anything."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} is not empty", "give a new folder with --out")
+
+
 def refuse_other_kind(path: Path, kind: RunKind) -> None:
     """UserError where the folder holds a run of another kind: for commands that open their bundle hours later."""
     earlier = _read_run(path).kind if (path / "run.json").exists() else kind
@@ -241,7 +256,7 @@ def _first_line(error: ValidationError) -> str:
 
 def _continue(path: Path, earlier: Run, run: Run) -> Run:
     """The earlier record, back to `running` unless complete; UserError naming what differs."""
-    fields = _SAME_RUN if earlier.status != "complete" else {**_SAME_RUN, **_SAME_SCORING}
+    fields = SAME_RUN if earlier.status != "complete" else {**SAME_RUN, **_SAME_SCORING}
     for name, get in fields.items():
         if get(earlier) != get(run):
             what = f"{_short(get(earlier))} there, {_short(get(run))} now"

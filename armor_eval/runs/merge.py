@@ -1,0 +1,102 @@
+"""Joins the shards of a run: `--shard 1/4` to `4/4` of one command, measured as a job array, become one bundle.
+
+armor-eval merge runs/mmb-1of4 runs/mmb-2of4 runs/mmb-3of4 runs/mmb-4of4 --out runs/mmb
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from armor_eval.errors import UserError
+from armor_eval.runs.bundle import SAME_RUN, read_head, refuse_used_folder
+from armor_eval.runs.journal import read_journal, replace_file, rewrite_journal
+from armor_eval.runs.schema import Item, Run
+
+_OWN = re.compile(r"--(?:shard|out)(=.*)?")
+"""Options of a shard's command line that the joined run does not have."""
+
+
+def parse_shard(text: str | None) -> tuple[int, int] | None:
+    """`2/4` -> (1, 4): zero-based index and number of shards. UserError for anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"--shard {text} is no part of a whole", "expected I/N with I from 1 to N, e.g. --shard 2/4")
+    return int(match[1]) - 1, int(match[2])
+
+
+def merge(shards: Sequence[Path], out: Path) -> Run:
+    """Write the joined journal and images into the new folder `out`, not yet scored: the run's own command does that.
+
+    UserError where a shard is missing, unfinished, given twice, or of another run.
+    """
+    if not shards:
+        raise UserError("no shards given", "give the folders that --shard wrote")
+    runs = {folder: read_head(folder)[0] for folder in shards}
+    _check_whole(runs)
+    refuse_used_folder(out)
+    items: dict[str, Item] = {}
+    for folder in runs:
+        journal, _ = read_journal(folder / "items.jsonl")
+        doubled = next((i for i in journal if i in items), None)
+        if doubled is not None:
+            raise UserError(f"item {doubled!r} is in two shards", "they were cut from different data or batch sizes")
+        items |= journal
+    first = next(iter(runs.values()))
+    joined = first.model_copy(
+        update={
+            "status": "running",
+            "status_reason": None,
+            "command": _without_shard(first.command, out),
+            "started": min(run.started for run in runs.values()),
+            "wall_seconds": sum(run.wall_seconds for run in runs.values()),
+            "cpu_seconds": sum(run.cpu_seconds for run in runs.values()),
+            "peak_memory_bytes": max(run.peak_memory_bytes for run in runs.values()),
+            "extras": {name: value for name, value in first.extras.items() if name != "shard"},
+        }
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in runs:
+        if (folder / "images").is_dir():
+            shutil.copytree(folder / "images", out / "images", dirs_exist_ok=True)
+    rewrite_journal(out / "items.jsonl", items.values())
+    replace_file(out / "run.json", joined.model_dump_json(indent=1) + "\n")
+    return joined
+
+
+def _check_whole(runs: dict[Path, Run]) -> None:
+    """All N shards of one run, each once and each finished."""
+    parts: dict[int, Path] = {}
+    first_folder, first = next(iter(runs.items()))
+    for folder, run in runs.items():
+        place = parse_shard(run.extras.get("shard"))
+        if place is None:
+            raise UserError(f"{folder} is no shard", "only runs of --shard I/N are joined")
+        if run.status != "partial":
+            raise UserError(f"{folder} is not finished ({run.status})", "run its command again first")
+        if place[0] in parts:
+            raise UserError(f"{folder} and {parts[place[0]]} are the same shard")
+        for name, get in SAME_RUN.items():
+            if name != "shard" and get(run) != get(first):
+                raise UserError(f"{folder} is of another run than {first_folder}: {name} differs")
+        if place[1] != parse_shard(first.extras["shard"])[1]:
+            raise UserError(f"{folder} is of {place[1]} shards, {first_folder} of another number")
+        parts[place[0]] = folder
+    missing = [str(i + 1) for i in range(place[1]) if i not in parts]
+    if missing:
+        raise UserError(f"shards missing of {place[1]}: {', '.join(missing)}", "give all of them")
+
+
+def _without_shard(command: Sequence[str], out: Path) -> list[str]:
+    """The command line of the whole run: without --shard, and with --out where the joined run lies."""
+    kept, skip = [], False
+    for word in command:
+        own = _OWN.fullmatch(word)
+        if own is None and not skip:
+            kept.append(word)
+        skip = own is not None and own[1] is None
+    return [*kept, "--out", str(out)]
