@@ -18,11 +18,14 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt
 demo: setup
 	$(BIN)/armor-eval demo
 
+# Tests of one file stay in one process, so that what a file makes once is made once.
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 test-all: setup
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not perf'
 
 # Ratios side by side; the table is printed last and written to runs/bench.json.
 bench: setup

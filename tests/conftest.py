@@ -1,0 +1,7 @@
+"""One thread a test process: tests run in parallel (pytest-xdist), and two OpenMP threads each would fight for cores."""
+
+import os
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
+    os.environ[name] = "1"  # before torch or numpy is imported; child processes inherit it
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
