@@ -1,4 +1,4 @@
-"""One thread a test process: tests run in parallel (pytest-xdist), and two OpenMP threads each would fight for cores."""
+"""One thread a test process: tests run in parallel (pytest-xdist), where more OpenMP threads fight for the cores."""
 
 import os
 

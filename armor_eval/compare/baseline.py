@@ -17,6 +17,7 @@ from armor_eval.compare.sources import Source, find, unusable
 from armor_eval.errors import UserError, did_you_mean
 from armor_eval.runs.journal import replace_file
 from armor_eval.runs.schema import Item
+from armor_eval.runs.seal import write_run
 
 SCORE_EXTRAS = ("split", "pair", "figure", "question", "answer", "extracted", "reference_score")
 """What composite scores read of an item's extras (armor_eval.stats.composite)."""
@@ -92,7 +93,7 @@ def _write(source: Source, folder: Path) -> None:
     lines = (slim(item).model_dump_json(exclude_defaults=True) for item in source.items.values())
     replace_file(folder / "items.jsonl", "\n".join(lines) + "\n")
     replace_file(folder / "scores.json", source.scores.model_dump_json(indent=1) + "\n")
-    replace_file(folder / "run.json", run.model_dump_json(indent=1) + "\n")
+    write_run(folder, run, seal=True)
 
 
 def slim(item: Item) -> Item:

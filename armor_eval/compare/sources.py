@@ -12,6 +12,7 @@ from armor_eval.runs.bundle import read_head
 from armor_eval.runs.comparable import COMPARED, differing
 from armor_eval.runs.journal import read_journal
 from armor_eval.runs.schema import Item, Run, Scores
+from armor_eval.runs.seal import changed_files
 
 CONTROLS = ("-blind", "-constant")
 """Folder endings of the control runs that `understanding --baselines` writes beside a benchmark's own."""
@@ -109,6 +110,8 @@ def unusable(source: Source, side: str) -> str | None:
         return f"the {side} run is still being written"
     if run.status != "complete":
         return f"the {side} run is {run.status}" + (f": {run.status_reason}" if run.status_reason else "")
+    if edited := changed_files(source.path, run):
+        return f"the {side} run was changed after it was measured ({', '.join(edited)})"
     if not source.items:
         return f"the {side} run holds no items"
     if source.dropped:

@@ -12,6 +12,7 @@ from armor_eval.errors import UserError
 from armor_eval.runs.bundle import read_head
 from armor_eval.runs.journal import check_journal, read_journal
 from armor_eval.runs.schema import Item, Metric, Point, Run, Scores, protocol_of
+from armor_eval.runs.seal import changed_files
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ def load_runs(paths: Iterable[Path]) -> list[RunView]:
 def _damage(folder: Path, run: Run, scores: Scores | None) -> str | None:
     """What is lost of a run that was scored. An archive leaves items out on purpose: it has no items.jsonl, nor the
     .lock that every measured folder keeps."""
+    if edited := changed_files(folder, run):
+        return f"was changed after it was measured ({', '.join(edited)})"
     if scores is None:
         return "has no scores.json: none of its numbers is shown" if run.status in ("complete", "partial") else None
     journal = folder / "items.jsonl"

@@ -26,6 +26,7 @@ from armor_eval.errors import UserError
 from armor_eval.runs import provenance
 from armor_eval.runs.journal import Journal, read_journal, replace_file, rewrite_journal
 from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, protocol_of
+from armor_eval.runs.seal import write_run
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -196,7 +197,8 @@ class Bundle:
                 "peak_memory_bytes": max(peak, provenance.peak_memory_bytes()),
             }
         )
-        replace_file(self.path / "run.json", self.run.model_dump_json(indent=1) + "\n")
+        scored = self.run.status in ("complete", "partial") and (self.path / "scores.json").is_file()
+        self.run = write_run(self.path, self.run, seal=scored)
         self._beat = time.monotonic()
 
 
@@ -243,6 +245,8 @@ def _read_run(path: Path) -> Run:
         if version != SCHEMA_VERSION:
             raise UserError(f"{file} has schema version {version}, this program reads {SCHEMA_VERSION}")
         return Run.model_validate(raw)
+    except RecursionError as error:
+        raise UserError(f"{file} is damaged: nested too deep", "measure that run again, elsewhere") from error
     except ValidationError as error:
         raise UserError(f"{file} is damaged: {_first_line(error)}", "measure that run again, elsewhere") from error
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from armor_eval.errors import RunFailed
 from armor_eval.runs.schema import Item
 
 log = logging.getLogger(__name__)
@@ -29,11 +31,17 @@ class Journal:
         self._synced = time.monotonic()
 
     def append(self, item: Item) -> None:
-        """Write one record; on return the operating system has it. A torn line left by a killed writer is closed."""
+        """Write one record; on return the operating system has it. A torn line left by a killed writer is closed.
+
+        RunFailed where the file is no longer in its place: what is written then would be gone with the process.
+        """
         line = (item.model_dump_json() + "\n").encode("utf-8")
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:
-            size = os.fstat(self._descriptor).st_size
+            here = os.fstat(self._descriptor)
+            size = here.st_size
+            if not _same_file(self.path, here):
+                raise RunFailed(f"{self.path} was removed or replaced while the run was going: nothing more is asked")
             if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line
             written = os.write(self._descriptor, line)
@@ -55,6 +63,14 @@ class Journal:
             self._descriptor = -1
 
 
+def _same_file(path: Path, here: os.stat_result) -> bool:
+    try:
+        there = path.stat()
+    except OSError:
+        return False
+    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
+
+
 def read_journal(path: Path) -> tuple[dict[str, Item], int]:
     """Records by id in the order written, and how many lines were torn or repeated (those items count as not done)."""
     items, dropped = check_journal(path)
@@ -69,19 +85,35 @@ def check_journal(path: Path) -> tuple[dict[str, Item], int]:
     dropped = 0
     if not path.exists():
         return items, dropped
-    for line in path.read_bytes().split(b"\n"):
-        if not line.strip():
-            continue
-        try:
-            item = Item.model_validate(json.loads(line))
-        except (ValueError, ValidationError):
-            dropped += 1
-            continue
-        if item.id in items:
-            dropped += 1
-            continue
-        items[item.id] = item
+    collecting = gc.isenabled()
+    gc.disable()  # a hundred thousand live records hold no cycle, and walking them again and again takes half the time
+    try:
+        with path.open("rb") as lines:
+            for line in lines:
+                if not line.strip():
+                    continue
+                item = _parsed(line)
+                if item is None:
+                    dropped += 1
+                    continue
+                if items.setdefault(item.id, item) is not item:
+                    dropped += 1
+    finally:
+        if collecting:
+            gc.enable()
     return items, dropped
+
+
+def _parsed(line: bytes) -> Item | None:
+    """The record of a line; None where it is torn, no record, or nested too deep."""
+    try:
+        return Item.model_validate_json(line)
+    except ValidationError:
+        pass
+    try:  # slower, but takes the lone surrogates that models utter
+        return Item.model_validate(json.loads(line))
+    except (ValueError, RecursionError):
+        return None
 
 
 def replace_file(path: Path, text: str) -> None:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from armor_eval.errors import UserError
 from armor_eval.runs.bundle import SAME_RUN, read_head, refuse_used_folder
-from armor_eval.runs.journal import read_journal, replace_file, rewrite_journal
+from armor_eval.runs.journal import read_journal, rewrite_journal
 from armor_eval.runs.schema import Item, Run
+from armor_eval.runs.seal import write_run
 
 _OWN = re.compile(r"--(?:shard|out)(=.*)?")
 """Options of a shard's command line that the joined run does not have."""
@@ -57,6 +58,7 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
             "cpu_seconds": sum(run.cpu_seconds for run in runs.values()),
             "peak_memory_bytes": max(run.peak_memory_bytes for run in runs.values()),
             "extras": {name: value for name, value in first.extras.items() if name != "shard"},
+            "finished": None,
         }
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -64,8 +66,7 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
         if (folder / "images").is_dir():
             shutil.copytree(folder / "images", out / "images", dirs_exist_ok=True)
     rewrite_journal(out / "items.jsonl", items.values())
-    replace_file(out / "run.json", joined.model_dump_json(indent=1) + "\n")
-    return joined
+    return write_run(out, joined, seal=False)
 
 
 def _check_whole(runs: dict[Path, Run]) -> None:

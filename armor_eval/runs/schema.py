@@ -102,6 +102,15 @@ class TrainingInfo(Record):
     optimizer_steps: int = Field(ge=0)
 
 
+class Seal(Record):
+    """sha256 of what a scored bundle holds (armor_eval.runs.seal); None for a file that it did not have."""
+
+    items: str | None = None
+    scores: str | None = None
+    run: str
+    """Of run.json's own content without the seal."""
+
+
 class Run(Record):
     """run.json"""
 
@@ -141,6 +150,7 @@ class Run(Record):
     peak_memory_bytes: int = Field(default=0, ge=0)
     training: TrainingInfo | None = None
     extras: dict[str, Any] = Field(default_factory=dict)
+    seal: Seal | None = None
 
 
 UNSTATED_PROTOCOL: dict[str, dict[str, str]] = {"understanding": {"reading": "keep-none", "thinking": "strip"}}
