@@ -79,7 +79,8 @@ def write_page(folder: Path) -> Path:
     from armor_eval.runs.journal import replace_file
 
     page = folder / "report.html"
-    replace_file(page, render_page(load_runs([folder]), title="armor-eval demo"))
+    images = [("What it drew, not judged", folder / "drawings.png")]
+    replace_file(page, render_page(load_runs([folder]), title="armor-eval demo", images=images))
     return page
 
 

@@ -176,7 +176,8 @@ def _inert(value: object) -> object:
 
 def html(doc: Doc) -> str:
     """A table element with its notes, no style of its own."""
-    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in doc.head)
+    numbers = [' class="num"' if i >= doc.text_columns else "" for i in range(len(doc.head))]
+    head = "".join(f'<th scope="col"{c}>{escape(h)}</th>' for h, c in zip(doc.head, numbers, strict=True))
     rows = []
     for line in doc.lines:
         if line.kind == "group":

@@ -110,13 +110,15 @@ def notices(views: Iterable[RunView]) -> list[str]:
             lines.append(f"{run.run_id} ({view.label}) is {run.status}{why}; it carries no verdict.")
         if view.damage:
             lines.append(f"{run.run_id} ({view.label}) in {view.path} {view.damage}.")
-        if run.subset is not None:
-            s = run.subset
-            lines.append(
-                f"{run.run_id} ({view.label}) is a subset: {s.items} of {s.of_items} items "
-                f"({s.limit} x {s.rule}, seed {s.seed}); it is not compared with full runs."
-            )
         by_bench.setdefault((run.profile, run.benchmark), []).append(view)
+    subsets = [view for group in by_bench.values() for view in group if view.run.subset is not None]
+    if subsets:
+        told = "; ".join(
+            f"{v.label} ({v.run.subset.items} of {v.run.subset.of_items} items: {v.run.subset.limit} x "
+            f"{v.run.subset.rule}, seed {v.run.subset.seed})"
+            for v in subsets
+        )
+        lines.append(f"Subsets, not compared with full runs: {told}.")
     for what, get in _MUST_AGREE.items():
         differ = []
         for (_, benchmark), group in by_bench.items():

@@ -11,15 +11,16 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from armor_eval.report import formats, viewer
 from armor_eval.report.loading import RunView, notices
-from armor_eval.report.tables import Doc, build, decimals_of, number
+from armor_eval.report.results import control_of, results_doc, slices_doc
+from armor_eval.report.tables import Doc, build
 from armor_eval.report.viewer import Flip
-from armor_eval.runs.comparable import reservations_of
 
 MAX_FIGURE = 1_500_000
 """Bytes of a figure that is put into the page."""
@@ -36,14 +37,12 @@ class Headline:
     """good, bad, warn or neutral: colour only, the word says it too."""
     lines: list[str] = field(default_factory=list)
     """One sentence each."""
-    numbers: list[str] = field(default_factory=list)
-    """A line a run; folded where they are many."""
 
 
-def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
-    """The verdict of a plain report: which runs hold, what they measured, how they stand to the paper."""
+def summarise(views: Sequence[RunView]) -> Headline:
+    """The verdict of a plain report: which runs hold, and what has no headline."""
     whole = [v for v in views if v.run.status == "complete"]
-    lines, numbers = [], []
+    lines = []
     for view in views:
         metric = view.primary
         if view.run.extras.get("verdict"):
@@ -56,35 +55,12 @@ def summarise(views: Sequence[RunView], docs: Sequence[Doc]) -> Headline:
                 or (view.scores.withheld if view.scores else None)
                 or view.run.status_reason
             )
-            numbers.append(f"{view.label}: no headline ({why or view.run.status})")
-            continue
-        places = decimals_of(metric)
-        interval = (
-            f", 95 % interval {number(metric.ci95[0], places)} to {number(metric.ci95[1], places)}"
-            if metric.ci95
-            else ""
-        )
-        reserved = "; ".join(r.text for r in reservations_of(view.run))
-        state = f" ({reserved})" if reserved else ""
-        unit = "" if metric.unit == "score" else f" {metric.unit}"
-        value = number(metric.value, places)
-        numbers.append(f"{view.label}: {metric.name} {value}{unit}{interval}, n {metric.n}{state}")
-    counts: dict[str, int] = {}
-    for doc in docs:
-        for cell in doc.cells:
-            counts[cell.verdict] = counts.get(cell.verdict, 0) + 1
-    words = ", ".join(f"{counts[k]} {k}" for k in ("match", "differs", "not comparable", "not run") if counts.get(k))
-    if words:
-        lines.append(f"The paper's printed cells: {words}.")
-    told = [c.verdict for d in docs if d.key == "claims" for line in d.lines for c in line.cells if c.verdict]
-    if told:
-        order = ("supported", "contradicted", "undecided", "not run")
-        lines.append(f"The paper's statements: {', '.join(f'{told.count(w)} {w}' for w in order if w in told)}.")
+            lines.append(f"{view.label}: no headline ({why or view.run.status})")
     broken = len(views) - len(whole)
     word = f"{len(views)} run{'s' if len(views) != 1 else ''}, " + (
         f"{broken} not complete" if broken else "all complete"
     )
-    return Headline(word, "warn" if broken else "good", lines, numbers)
+    return Headline(word, "warn" if broken else "good", lines)
 
 
 def render_page(
@@ -97,17 +73,21 @@ def render_page(
     with_plots: bool = True,
     sections: Sequence[tuple[str, str]] = (),
     row_choices: dict[str, str] | None = None,
+    images: Sequence[tuple[str, Path]] = (),
 ) -> str:
-    """The page as text.
+    """The page as text: results, slices, drawings and items of the runs; below them the paper's tables.
 
     `flips`: the viewer holds only these items, each with both runs' answers. `docs`: tables to show, by default the
-    paper's and the embedded ones. `sections`: (heading, HTML) put before the tables; the caller escapes that HTML.
+    paper's and the embedded ones. `sections`: (heading, HTML) put first; the caller escapes that HTML.
+    `images`: (title, PNG) to show beside the results.
     Raises UserError for a flip that the bundles do not hold.
     """
     from markupsafe import Markup
 
     docs = list(build(views, chosen=row_choices) if docs is None else docs)
-    headline = headline or summarise(views, docs)
+    headline = headline or summarise(views)
+    results = results_doc(views) if flips is None else None
+    slices = [doc for v in views if control_of(v) is None and (doc := slices_doc(v))] if flips is None else []
     if with_plots:
         from armor_eval.report.plots import plots
 
@@ -127,8 +107,12 @@ def render_page(
         notices=notices(views),
         runs=[_run_row(v) for v in views],
         sections=[(heading, Markup(body)) for heading, body in sections],
-        tables=[(d.title, Markup(formats.html(d)), bool(d.cells) and not any(c.run for c in d.cells)) for d in docs],
-        figures=[f for v in views for f in _figures(v)],
+        results=Markup(formats.html(results)) if results else None,
+        slices=[(d.title, Markup(formats.html(d))) for d in slices],
+        tables=[(d.title, Markup(formats.html(d))) for d in docs if not _of_paper(d)],
+        paper=[(d.title, Markup(formats.html(d)), any(c.run for c in d.cells)) for d in docs if _of_paper(d)],
+        paper_summary=_paper_summary(docs),
+        figures=[*(f for v in views for f in _figures(v)), *(_figure(title, path) for title, path in images)],
         plots=[(p.title, Markup(p.svg), p.text) for p in drawn],
         payload=payload,
         table=Markup(payload.table),
@@ -137,14 +121,33 @@ def render_page(
     )  # fmt: skip
 
 
+def _of_paper(doc: Doc) -> bool:
+    """The paper's own tables and statements, which stand below what was measured."""
+    return bool(doc.cells) or doc.key == "claims"
+
+
+def _paper_summary(docs: Sequence[Doc]) -> str:
+    """How many printed cells and statements met a measurement, in one line."""
+    cells = Counter(cell.verdict for doc in docs for cell in doc.cells)
+    told = Counter(c.verdict for d in docs if d.key == "claims" for line in d.lines for c in line.cells if c.verdict)
+    words = [f"{cells[k]} {k}" for k in ("match", "differs", "not comparable", "not run") if cells[k]]
+    verdicts = [f"{told[k]} {k}" for k in ("supported", "contradicted", "undecided", "not run") if told[k]]
+    parts = [f"{name}: {', '.join(counts)}" for name, counts in (("cells", words), ("statements", verdicts)) if counts]
+    return "; ".join(parts)
+
+
+def _figure(title: str, path: Path) -> tuple[str, str]:
+    """(title, data address) of a PNG."""
+    return title, f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
 def _figures(view: RunView) -> list[tuple[str, str]]:
     """(title, data address) of the pictures that a run made of its results: contact sheets of an ablation."""
     made = []
     for figure in view.run.extras.get("figures", []):
         path = viewer.inside(view.path, str(figure.get("path")))
         if path is not None and path.suffix == ".png" and path.stat().st_size <= MAX_FIGURE:
-            data = base64.b64encode(path.read_bytes()).decode()
-            made.append((f"{view.label}: {figure.get('title', '')}", f"data:image/png;base64,{data}"))
+            made.append(_figure(f"{view.label}: {figure.get('title', '')}", path))
     return made
 
 

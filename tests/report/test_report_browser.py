@@ -218,3 +218,26 @@ def test_twenty_thousand_items_stay_small_and_answer_at_once(driver, tmp_path: P
         for f, v in (("f-outcome", 2), ("f-text", "green cross 19"), ("f-status", 1), ("f-text", "e"), ("f-text", ""))
     )
     assert slowest < 200, f"{slowest:.0f} ms"
+
+
+def test_results_and_drawings_stand_above_the_items_and_the_paper_below(driver, page: Path) -> None:
+    js = opened(driver, page)
+    place = "return document.querySelector(arguments[0]).getBoundingClientRect().top"
+    tops = [js(place, where) for where in ("#results", "#gallery", "#items", "#paper")]
+    assert tops == sorted(tops) and tops[0] < 300, "the user's own numbers are on the first screen"
+    assert js("return [...document.querySelectorAll('#paper details[open]')].length") == 1, "what met a measurement"
+    shown = js("return document.querySelectorAll('#gallery button').length")
+    assert shown == 1 and js("return document.querySelectorAll('#gallery rect').length") == 1
+    js("document.querySelector('#gallery button').click()")
+    assert "hostile" in js("return document.querySelector('#detail h3').textContent")
+
+
+def test_wrong_items_come_first_and_w_goes_from_one_to_the_next(driver, page: Path) -> None:
+    js = opened(driver, page)
+    tags = "return [...document.querySelectorAll('#list .tag')].map(e => e.textContent).slice(0, 5)"
+    assert set(js(tags)) == {"wrong"}
+    choose(js, "f-order", 0)
+    chosen = "return document.querySelector('#list [aria-selected=true] .tag').textContent"
+    for keys in ("w", "w", "W"):
+        press(driver, keys)
+        assert js(chosen) != "right"

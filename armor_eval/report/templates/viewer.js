@@ -2,6 +2,7 @@
 // The per-item viewer. Every text from a model goes through textContent; nothing is ever parsed as markup, nothing is fetched.
 (async () => {
   const PAGE = 50;
+  const GALLERY = 24;
   const $ = (id) => document.getElementById(id);
   const el = (tag, text, cls) => {
     const node = document.createElement(tag);
@@ -54,6 +55,10 @@
   let at = 0;
   const wanted = (id) => ($(id) && $(id).value !== "" ? Number($(id).value) : -1);
 
+  // Wrong, unread, partly right, lost, right: what needs an eye comes first.
+  const rank = (i) => (T.outcome[i] === 2 ? (T.status[i] === 0 ? 0 : 1) : T.outcome[i] === 1 ? 2 : T.outcome[i] === 4 ? 3 : 4);
+  const wrong = (i) => T.outcome[i] !== 0 && T.outcome[i] !== 3;
+
   const filter = () => {
     const start = performance.now();
     const run = wanted("f-run"), status = wanted("f-status"), outcome = wanted("f-outcome"), group = wanted("f-group"), flip = wanted("f-flip");
@@ -68,6 +73,7 @@
       if (words.length && !words.every((w) => haystack[i].includes(w))) continue;
       found.push(i);
     }
+    if (wanted("f-order") === 1) found.sort((a, b) => rank(a) - rank(b) || a - b);
     show(0);
     document.documentElement.dataset.filterMs = (performance.now() - start).toFixed(1);
     document.documentElement.dataset.found = found.length;
@@ -124,6 +130,34 @@
     if (Math.floor(next / PAGE) !== Math.floor(at / PAGE)) { show(next); return; }
     at = next;
     mark();
+  };
+
+  const moveToWrong = (step) => {
+    for (let next = at + step; next >= 0 && next < found.length; next += step) if (wrong(found[next])) { move(next - at); return; }
+  };
+
+  const gallery = () => {
+    const drawn = [];
+    for (let i = 0; i < total; i++) if (T.drawn[i] && T.drawn[i].some((key) => pictures[key])) drawn.push(i);
+    if (!drawn.length) return;
+    drawn.sort((a, b) => rank(a) - rank(b) || a - b);
+    const half = GALLERY / 2, right = drawn.filter((i) => !wrong(i)), bad = drawn.filter(wrong);
+    const chosen = [...bad.slice(0, Math.max(half, GALLERY - right.length)), ...right.slice(0, Math.max(half, GALLERY - bad.length))];
+    for (const i of chosen.slice(0, GALLERY)) {
+      const button = el("button", undefined, "shown");
+      button.type = "button";
+      const caption = el("span", T.prompts[T.prompt[i]].slice(0, 90));
+      button.append(picture(T.drawn[i].find((key) => pictures[key]), T.outcomes[T.outcome[i]], T.boxes[i]).querySelector(".pic"), ...tags(T.status[i], T.outcome[i]), caption);
+      button.addEventListener("click", () => {
+        $("filters").reset();
+        filter();
+        const place = found.indexOf(i);
+        if (place >= 0) show(place);
+        $("items").scrollIntoView();
+      });
+      document.querySelector("#gallery .gallery").append(button);
+    }
+    $("gallery").hidden = false;
   };
 
   const picture = (key, caption, boxes) => {
@@ -232,6 +266,7 @@
     j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
     n: () => $("next").click(), PageDown: () => $("next").click(), p: () => $("prev").click(), PageUp: () => $("prev").click(),
     Home: () => show(0), End: () => show(found.length - 1),
+    w: () => moveToWrong(1), W: () => moveToWrong(-1),
     b: () => document.body.classList.toggle("noboxes"),
     "/": () => { $("f-text").focus(); $("f-text").select(); },
   };
@@ -253,5 +288,6 @@
     run();
   });
   filter();
+  gallery();
   document.documentElement.dataset.ready = "yes";
 })();

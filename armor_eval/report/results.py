@@ -1,0 +1,113 @@
+"""Result tables of a page: the runs' headline numbers first, then each run's slices. No printed value stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from armor_eval.report.loading import RunView
+from armor_eval.report.tables import Doc, Footnotes, Line, Shown, decimals_of, number
+from armor_eval.runs.comparable import COMPARED, differing
+from armor_eval.runs.schema import Item, Metric
+
+CONTROLS = ("blind", "constant")
+"""Baselines that a score is held against: the model without images, one answer to everything."""
+FEWEST_SLICES = 2
+MOST_SLICES = 60
+
+
+def results_doc(views: Sequence[RunView]) -> Doc | None:
+    """A row a run with its headline number; beside it what the baselines scored on the same questions."""
+    shown = [v for v in views if v.primary is not None]
+    if not shown:
+        return None
+    notes = Footnotes()
+    real = [v for v in shown if control_of(v) is None] or shown
+    beside = [name for name in CONTROLS if any(control_of(v) == name for v in shown) and real is not shown]
+    counts = ("Unread", "Lost")
+    doc = Doc(
+        "results", "Results",
+        "Headline numbers with 95 % intervals that resample what belongs together. Unread answers count as wrong, lost "
+        "ones are not counted.",
+        ["Benchmark", "Model", "Score", "95 % interval", *(name.capitalize() for name in beside), "n", "Clusters",
+         *counts],
+        text_columns=2,
+    )  # fmt: skip
+    for view in real:
+        metric, run = view.primary, view.run
+        tally = view.scores.counts
+        label = f"{run.benchmark}{' (shapes)' if run.profile == 'shapes' else ''}"
+        doc.lines.append(
+            Line(
+                [
+                    Shown(f"{label}{notes.reservations(run)}"),
+                    Shown(view.who),
+                    Shown(value_text(metric)),
+                    Shown(interval_text(metric)),
+                    *(Shown(_control_text(view, shown, name)) for name in beside),
+                    Shown(f"{metric.n:,}"),
+                    Shown(f"{metric.clusters:,}"),
+                    Shown(f"{tally.get('unparsed', 0):,}"),
+                    Shown(f"{tally.get('judge_failed', 0) + tally.get('error', 0):,}"),
+                ],
+                "measured",
+            )
+        )
+    doc.notes = notes.lines()
+    return doc
+
+
+def slices_doc(view: RunView) -> Doc | None:
+    """Mean item score by category of one run, the lowest first; None where its items have no categories."""
+    groups: dict[str, list[Item]] = {}
+    for item in view.items():
+        if item.group and item.score is not None:
+            groups.setdefault(item.group, []).append(item)
+    if not FEWEST_SLICES <= len(groups) <= MOST_SLICES:
+        return None
+    from armor_eval.stats.composite import accuracy, measure
+
+    binary = all(0 <= item.score <= 1 for items in groups.values() for item in items)
+    if not binary:  # a judge's marks out of ten are no shares
+        return None
+    metrics = {group: measure(items, accuracy(group)) for group, items in groups.items()}
+    doc = Doc(
+        f"slices-{view.run.run_id}", f"{view.label} by category",
+        "Mean score of single items, not of whole groups or pairs; never the benchmark's own number.",
+        ["Category", "Score", "95 % interval", "n"],
+    )  # fmt: skip
+    for group, metric in sorted(metrics.items(), key=lambda pair: pair[1].value or 0.0):
+        cells = [group, value_text(metric), interval_text(metric), f"{metric.n:,}"]
+        doc.lines.append(Line([Shown(text) for text in cells], "measured"))
+    return doc
+
+
+def control_of(view: RunView) -> str | None:
+    """`blind` or `constant` where the run is a baseline, by how it was asked and by where `--baselines` put it."""
+    if view.run.extras.get("blind"):
+        return "blind"
+    return "constant" if view.path.name.endswith("-constant") else None
+
+
+def _control_text(view: RunView, views: Sequence[RunView], name: str) -> str:
+    """The baseline's score on the same questions; a blind one is asked in other words by its nature."""
+    same = [f for f in COMPARED if f not in ("extras.blind", "prompt_sha256", "decoding")]
+    for other in views:
+        if control_of(other) == name and not differing(view.run, other.run, same):
+            return value_text(other.primary)
+    return "-"
+
+
+def value_text(metric: Metric) -> str:
+    """`61.2 %`, `.612`, or that it is withheld."""
+    if metric.value is None:
+        return "withheld"
+    unit = {"score": "", "%": " %", "points": " pt"}.get(metric.unit, f" {metric.unit}")
+    return f"{number(metric.value, decimals_of(metric))}{unit}"
+
+
+def interval_text(metric: Metric) -> str:
+    """`58.1 to 64.2`, or a dash."""
+    if metric.ci95 is None:
+        return "-"
+    places = decimals_of(metric)
+    return f"{number(metric.ci95[0], places)} to {number(metric.ci95[1], places)}"
