@@ -17,6 +17,7 @@ from armor_eval.report.claims import load_claims
 from armor_eval.report.loading import RunView, load_runs, notices
 from armor_eval.report.tables import build, rank_printed
 from armor_eval.report.verdicts import widened
+from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Scores
 
 
@@ -150,7 +151,7 @@ def test_a_run_that_lost_items_or_scores_is_named_and_an_archive_is_not(tmp_path
         return write_bundle(tmp_path / name, make_run(name), [metric("F1", 88.7, (88.0, 89.0))], make_items(20))
 
     def said(folder: Path) -> list[str]:
-        return [line for line in notices(load_runs([folder])) if str(folder) in line]
+        return [line for line in notices(load_runs([folder])) if "holds" in line or str(folder) in line]
 
     whole, torn, emptied, archived, unscored = map(bundle, ("whole", "torn", "emptied", "archived", "unscored"))
     lines = (torn / "items.jsonl").read_text().splitlines()
@@ -160,9 +161,14 @@ def test_a_run_that_lost_items_or_scores_is_named_and_an_archive_is_not(tmp_path
         (folder / "items.jsonl").unlink()
     (unscored / "scores.json").unlink()
     assert said(whole) == said(archived) == []
-    assert "has 1 torn or repeated lines and only 10 of 20 items" in said(torn)[0]
-    assert "has only 0 of 20 items in items.jsonl: its scores stand without them" in said(emptied)[0]
+    assert "is partial: the folder holds 10 items, its scores are of 20; it carries no verdict" in said(torn)[0]
+    assert "has 1 torn or repeated lines" in said(torn)[1]
+    assert "is partial: the folder holds 0 items, its scores are of 20" in said(emptied)[0]
     assert "has no scores.json" in said(unscored)[0]
+    for folder, verdict in ((whole, "match"), (archived, "match"), (torn, "not comparable")):
+        assert cell(load_runs([folder]), "internvl-2-5", "POPE").verdict == verdict
+    assert read_bundle(whole)[0].status == read_bundle(archived)[0].status == "complete"
+    assert read_bundle(torn)[0].status == read_bundle(emptied)[0].status == "partial"
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys) -> None:
