@@ -61,8 +61,8 @@ def run(
         return
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.geneval import pictures as files
     from armor_eval.geneval.detectors import DETECTORS
+    from armor_eval.geneval.pictures import shapes_prompts
     from armor_eval.geneval.processes import join_processes
     from armor_eval.geneval.prompts import official_prompts, read_prompts
     from armor_eval.geneval.run import Settings, run_geneval
@@ -75,7 +75,7 @@ def run(
     chosen = check_profile(profile, model if images is None else (model or "images"))
     vocabulary = load_vocabulary(chosen)
     given = read_prompts(prompts, vocabulary) if prompts is not None else None
-    own = given or (official_prompts() if chosen == "official" else files.shapes_prompts())
+    own = given or (official_prompts() if chosen == "official" else shapes_prompts())
     decoding = Decoding(
         guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
     )
@@ -177,7 +177,7 @@ def train_detector(
 
 
 def _source(images, model, profile, vocabulary, given, samples):
-    from armor_eval.geneval import pictures as files
+    from armor_eval.geneval.folders import scan_folder
     from armor_eval.geneval.run import Source
     from armor_eval.models import registry
     from armor_eval.models.base import DrawsImages
@@ -185,7 +185,7 @@ def _source(images, model, profile, vocabulary, given, samples):
     from armor_eval.runs.schema import ModelInfo
 
     if images is not None:
-        folder = files.scan_folder(images, vocabulary, given, samples)
+        folder = scan_folder(images, vocabulary, given, samples)
         for note in folder.notes:
             sys.stderr.write(f"armor-eval: {note}\n")
         digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(folder.files.items())})

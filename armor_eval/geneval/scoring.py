@@ -60,9 +60,10 @@ def _held_out(composite: Composite):
 
 
 def finish(
-    bundle: Bundle, prompts: PromptSet, chosen: list[int], settings: Settings, timing: dict, notes: list[str]
-) -> Scores:
-    """Score, write detections.jsonl and the sheets, then close the bundle."""
+    bundle: Bundle, prompts: PromptSet, chosen: list[int], settings: Settings, timing: dict, notes: list[str],
+    lost: str | None = None,
+) -> Scores:  # fmt: skip
+    """Score, write detections.jsonl and the sheets, then close the bundle; `partial` where `lost` says why."""
     items = sorted(bundle.items.values(), key=lambda item: item.id)
     remark = None
     if settings.profile == "official" and not prompts.official:
@@ -83,7 +84,7 @@ def finish(
     replace_file(bundle.path / DETECTIONS, "".join(json.dumps(line) + "\n" for line in lines))
     write_sheets(bundle, items)
     bundle.update(extras={**bundle.run.extras, "timing": timing, "notes": notes})
-    bundle.finish(items, scores)
+    bundle.finish(items, scores, lost)
     return scores
 
 

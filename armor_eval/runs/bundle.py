@@ -16,7 +16,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -64,12 +64,12 @@ class Bundle:
         self._beat = time.monotonic()
 
     @classmethod
-    def open(cls, path: Path, run: Run, *, retry_errors: bool = True) -> Self:
+    def open(cls, path: Path, run: Run, *, again: Callable[[Item], bool] = lambda item: False) -> Self:
         """Create the folder, or resume the same run in it; costs add up over resumes.
 
-        Items that ended as `error` are forgotten when `retry_errors`, so that resuming tries them again; a complete
-        run that lost items since is taken up again. Raises UserError when the folder holds another run, a newer schema,
-        something else, or is in use.
+        Items that ended as `error`, and those that `again` names, are forgotten, so that resuming tries them again; a
+        complete run that lost items since is taken up again. Raises UserError when the folder holds another run, a
+        newer schema, something else, or is in use.
         """
         make_folder(path)
         archive = is_archive(path)
@@ -84,8 +84,8 @@ class Bundle:
                     earlier = as_found(path, *read_head(path), len(items))
                 run = _continue(path, earlier, run)
             kept = items
-            if retry_errors and run.status != "complete":
-                kept = {i: item for i, item in items.items() if item.status != "error"}
+            if run.status != "complete":
+                kept = {i: item for i, item in items.items() if item.status != "error" and not again(item)}
             if dropped or len(kept) != len(items):
                 rewrite_journal(path / "items.jsonl", kept.values())
             bundle = cls(path, run, kept, Journal(path / "items.jsonl"), lock)
