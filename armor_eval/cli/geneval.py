@@ -20,6 +20,9 @@ def finite(value: float) -> float:
     return value
 
 
+DRAWING = ("guidance", "image_temperature", "image_top_k", "image_top_p")
+"""Options of drawing: without a model they would be stored as if used."""
+
 geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 
 
@@ -72,6 +75,9 @@ def run(
     common.quiet_libraries()
     if images is not None and model is not None:
         raise UserError("--images judges pictures that exist: leave --model out")
+    if images is not None and (asked := [name for name in DRAWING if _given(context, name)]):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise UserError(f"--images judges pictures that exist: leave {options} out")
     chosen = check_profile(profile, model if images is None else (model or "images"))
     vocabulary = load_vocabulary(chosen)
     given = read_prompts(prompts, vocabulary) if prompts is not None else None
@@ -82,7 +88,7 @@ def run(
     settings = Settings(
         profile=chosen,
         command=["armor-eval", *sys.argv[1:]],
-        decoding=decoding,
+        decoding=decoding if images is None else None,
         samples=samples,
         limit=limit,
         seed=seed,
@@ -176,6 +182,11 @@ def train_detector(
     train_and_save(out, Recipe(steps=steps, seed=seed))
 
 
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _source(images, model, profile, vocabulary, given, samples):
     from armor_eval.geneval.folders import scan_folder
     from armor_eval.geneval.run import Source
@@ -239,6 +250,8 @@ def _load_colors(vocabulary, prompts, weights, download, device):
 
 def _show(finished, json_output: bool) -> None:
     from armor_eval.cli import common
+    from armor_eval.geneval.protocols import declared
+    from armor_eval.runs.schema import protocol_of
 
     if json_output:
         common.write(common.as_json([finished]))
@@ -259,6 +272,11 @@ def _show(finished, json_output: bool) -> None:
     common.print_table(out, table)
     for line in common.remarks(finished):
         out.print(line, markup=False)
+    label = protocol_of(run)
+    parts = ", ".join(f"{part} {value}" for part, value in label.items() if part != "protocol")
+    out.print(f"protocol {label['protocol']}: {parts}", markup=False, soft_wrap=True)
+    if run.profile == "official":
+        out.print(f"GenEval's known limits: {'; '.join(declared().limits)}", markup=False, soft_wrap=True)
     notes = [m.note for m in scores.metrics if m.primary and m.note and m.value is not None]
     for line in [*notes, *run.extras.get("notes", [])]:
         out.print(line, markup=False)

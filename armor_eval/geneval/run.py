@@ -22,6 +22,7 @@ from armor_eval.geneval.folders import ImageFolder
 from armor_eval.geneval.judging import Judged, Stopwatch, judge_pictures
 from armor_eval.geneval.processes import Processes
 from armor_eval.geneval.prompts import Metadata, PromptSet
+from armor_eval.geneval.protocols import label_of
 from armor_eval.geneval.scoring import finish
 from armor_eval.geneval.verdicts import Rules
 from armor_eval.geneval.vocabulary import TASKS
@@ -42,7 +43,8 @@ class Settings:
 
     profile: Profile
     command: list[str]
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: Decoding | None = field(default_factory=Decoding)
+    """None where nothing is drawn."""
     rules: Rules = field(default_factory=Rules)
     samples: int = P.SAMPLES
     limit: int | None = None
@@ -85,7 +87,7 @@ def describe(
 ) -> Run:  # fmt: skip
     """run.json as it stands at the start."""
     settings = {**detector.settings, **(colors.settings if colors else {}), **asdict(s.rules)}
-    return Run(
+    run = Run(
         run_id=provenance.sha256_json(["geneval", model.fingerprint, prompts.sha256, provenance.now()])[:16],
         kind="geneval",
         benchmark="geneval",
@@ -98,7 +100,7 @@ def describe(
         prompt_sha256=provenance.sha256_text("{prompt}"),
         scorer=ScorerInfo(name="geneval-official-rules", version="af4902f", settings=settings),
         judge=JudgeInfo(name=str(detector.settings["detector"]), endpoint="none"),
-        decoding=s.decoding.model_dump(),
+        decoding=s.decoding.model_dump() if s.decoding is not None else {},
         seeds={"pictures": s.seed},
         packages=provenance.packages(),
         device=provenance.device(processes),
@@ -106,6 +108,7 @@ def describe(
         started=provenance.now(),
         extras={"prompts_are_official": prompts.official, "samples": s.samples},
     )
+    return run.model_copy(update={"protocol": label_of(run, prompts.content_sha256)})
 
 
 @dataclass
@@ -154,7 +157,7 @@ def run_geneval(
         bundle.adopt()
         notes = source.folder.notes if source.folder else []
         lost = source.folder.lost if source.folder else None
-        scores = finish(bundle, prompts, chosen, s, work.timing(), notes, lost)
+        scores = finish(bundle, chosen, s, work.timing(), notes, lost)
         return Finished(bundle.path, bundle.run, scores)
 
 

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from armor_eval.geneval.protocols import remark_of
 from armor_eval.report.claims import Column, Row
 from armor_eval.report.loading import RunView
-from armor_eval.runs.schema import Metric, Run
+from armor_eval.runs.schema import Metric, Run, protocol_of
 
 CellVerdict = Literal["match", "differs", "not comparable", "not run", "no print"]
 
@@ -58,6 +59,8 @@ def incomparable(run: Run, column: Column) -> str | None:
         return f"run is {run.status}" + (f": {run.status_reason}" if run.status_reason else "")
     if run.subset is not None:
         return f"subset of {run.subset.items} of {run.subset.of_items} items"
+    if column.protocol is not None and (why := remark_of(protocol_of(run), column.protocol)):
+        return why
     if not column.datasets:
         return f"measured on {run.data.name}; {column.note}"
     if run.data.name not in column.datasets:
@@ -66,10 +69,6 @@ def incomparable(run: Run, column: Column) -> str | None:
         return f"judge {run.judge.name}, comparable only with {' or '.join(column.judges)} (our inference)"
     if column.scorers is not None and not any(run.scorer.name.startswith(s) for s in column.scorers):
         return f"scorer {run.scorer.name}, expected {' or '.join(column.scorers)}"
-    if column.detectors is not None:
-        detector = str(run.scorer.settings.get("detector", "unknown"))
-        if not any(d in detector.lower() for d in column.detectors):
-            return f"detector {detector}, the benchmark's is {' or '.join(column.detectors)}"
     return None
 
 
