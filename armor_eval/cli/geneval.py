@@ -150,22 +150,31 @@ def score_detections(
         float, typer.Option(min=0, callback=finite, help="Share of sizes that is no relation.")
     ] = 0.1,
 ) -> None:
-    """Judge stored detections again: a JSON line a picture with `correct` and `reason`; the summary goes to stderr."""
+    """Judge stored detections, or the official evaluator's results, again: a JSON line a picture with `correct` and
+    `reason`; the summary goes to stderr."""
     from armor_eval.geneval.detections import score_file
     from armor_eval.geneval.verdicts import Rules
     from armor_eval.geneval.vocabulary import TASKS
 
     rules = Rules(threshold, counting_threshold, max_objects, position_threshold)
     right: dict[str, list[bool]] = {}
+    equal: dict[bool, list[bool]] = {True: [], False: []}
     for line in score_file(detections, rules):
         sys.stdout.write(json.dumps(line) + "\n")
         right.setdefault(line["tag"], []).append(line["correct"])
+        if "recorded" in line:
+            equal[line["from_boxes"]].append(line["recorded"] == line["correct"])
     if not right:
         raise UserError(f"{detections} holds no pictures", "give the detections.jsonl of a geneval run")
     means = {tag: sum(found) / len(found) for tag, found in right.items()}
     shown = ", ".join(f"{tag} {means[tag]:.3f} (n {len(right[tag])})" for tag in TASKS if tag in means)
     overall = f"; overall {sum(means.values()) / len(TASKS):.4f}" if len(means) == len(TASKS) else ""
     sys.stderr.write(f"{shown}{overall}\n")
+    if boxes := equal[True]:
+        sys.stderr.write(f"verdicts of the file that follow from its boxes: {sum(boxes)} of {len(boxes)} equal\n")
+    if named := equal[False]:
+        many = f"{sum(named)} of {len(named)}"
+        sys.stderr.write(f"verdicts that need colours, rebuilt from its reasons: {many} consistent\n")
 
 
 @geneval.command("train-detector")
