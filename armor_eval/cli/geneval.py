@@ -20,6 +20,9 @@ def finite(value: float) -> float:
     return value
 
 
+DRAWING = ("guidance", "image_temperature", "image_top_k", "image_top_p")
+"""Options of drawing: without a model they would be stored as if used."""
+
 geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 
 
@@ -61,8 +64,8 @@ def run(
         return
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.geneval import pictures as files
     from armor_eval.geneval.detectors import DETECTORS
+    from armor_eval.geneval.pictures import shapes_prompts
     from armor_eval.geneval.processes import join_processes
     from armor_eval.geneval.prompts import official_prompts, read_prompts
     from armor_eval.geneval.run import Settings, run_geneval
@@ -72,17 +75,20 @@ def run(
     common.quiet_libraries()
     if images is not None and model is not None:
         raise UserError("--images judges pictures that exist: leave --model out")
+    if images is not None and (asked := [name for name in DRAWING if _given(context, name)]):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+        raise UserError(f"--images judges pictures that exist: leave {options} out")
     chosen = check_profile(profile, model if images is None else (model or "images"))
     vocabulary = load_vocabulary(chosen)
     given = read_prompts(prompts, vocabulary) if prompts is not None else None
-    own = given or (official_prompts() if chosen == "official" else files.shapes_prompts())
+    own = given or (official_prompts() if chosen == "official" else shapes_prompts())
     decoding = Decoding(
         guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
     )
     settings = Settings(
         profile=chosen,
         command=["armor-eval", *sys.argv[1:]],
-        decoding=decoding,
+        decoding=decoding if images is None else None,
         samples=samples,
         limit=limit,
         seed=seed,
@@ -144,22 +150,31 @@ def score_detections(
         float, typer.Option(min=0, callback=finite, help="Share of sizes that is no relation.")
     ] = 0.1,
 ) -> None:
-    """Judge stored detections again: a JSON line a picture with `correct` and `reason`; the summary goes to stderr."""
+    """Judge stored detections, or the official evaluator's results, again: a JSON line a picture with `correct` and
+    `reason`; the summary goes to stderr."""
     from armor_eval.geneval.detections import score_file
     from armor_eval.geneval.verdicts import Rules
     from armor_eval.geneval.vocabulary import TASKS
 
     rules = Rules(threshold, counting_threshold, max_objects, position_threshold)
     right: dict[str, list[bool]] = {}
+    equal: dict[bool, list[bool]] = {True: [], False: []}
     for line in score_file(detections, rules):
         sys.stdout.write(json.dumps(line) + "\n")
         right.setdefault(line["tag"], []).append(line["correct"])
+        if "recorded" in line:
+            equal[line["from_boxes"]].append(line["recorded"] == line["correct"])
     if not right:
         raise UserError(f"{detections} holds no pictures", "give the detections.jsonl of a geneval run")
     means = {tag: sum(found) / len(found) for tag, found in right.items()}
     shown = ", ".join(f"{tag} {means[tag]:.3f} (n {len(right[tag])})" for tag in TASKS if tag in means)
     overall = f"; overall {sum(means.values()) / len(TASKS):.4f}" if len(means) == len(TASKS) else ""
     sys.stderr.write(f"{shown}{overall}\n")
+    if boxes := equal[True]:
+        sys.stderr.write(f"verdicts of the file that follow from its boxes: {sum(boxes)} of {len(boxes)} equal\n")
+    if named := equal[False]:
+        many = f"{sum(named)} of {len(named)}"
+        sys.stderr.write(f"verdicts that need colours, rebuilt from its reasons: {many} consistent\n")
 
 
 @geneval.command("train-detector")
@@ -176,8 +191,13 @@ def train_detector(
     train_and_save(out, Recipe(steps=steps, seed=seed))
 
 
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _source(images, model, profile, vocabulary, given, samples):
-    from armor_eval.geneval import pictures as files
+    from armor_eval.geneval.folders import scan_folder
     from armor_eval.geneval.run import Source
     from armor_eval.models import registry
     from armor_eval.models.base import DrawsImages
@@ -185,7 +205,7 @@ def _source(images, model, profile, vocabulary, given, samples):
     from armor_eval.runs.schema import ModelInfo
 
     if images is not None:
-        folder = files.scan_folder(images, vocabulary, given, samples)
+        folder = scan_folder(images, vocabulary, given, samples)
         for note in folder.notes:
             sys.stderr.write(f"armor-eval: {note}\n")
         digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(folder.files.items())})
@@ -239,6 +259,8 @@ def _load_colors(vocabulary, prompts, weights, download, device):
 
 def _show(finished, json_output: bool) -> None:
     from armor_eval.cli import common
+    from armor_eval.geneval.protocols import declared
+    from armor_eval.runs.schema import protocol_of
 
     if json_output:
         common.write(common.as_json([finished]))
@@ -259,6 +281,11 @@ def _show(finished, json_output: bool) -> None:
     common.print_table(out, table)
     for line in common.remarks(finished):
         out.print(line, markup=False)
+    label = protocol_of(run)
+    parts = ", ".join(f"{part} {value}" for part, value in label.items() if part != "protocol")
+    out.print(f"protocol {label['protocol']}: {parts}", markup=False, soft_wrap=True)
+    if run.profile == "official":
+        out.print(f"GenEval's known limits: {'; '.join(declared().limits)}", markup=False, soft_wrap=True)
     notes = [m.note for m in scores.metrics if m.primary and m.note and m.value is not None]
     for line in [*notes, *run.extras.get("notes", [])]:
         out.print(line, markup=False)

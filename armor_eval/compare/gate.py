@@ -123,8 +123,6 @@ def compare_sources(base: Source, candidate: Source, policy: Policy) -> Benchmar
         result.metrics = _metrics(base.run.benchmark, *scored_in_all(base.items, candidate.items), policy)
     except ValueError as error:
         return _stop(result, "NOT COMPARABLE", [str(error)])
-    except KeyError as error:
-        raise UserError(f"{base.path}: {error.args[0]}") from None
     if base.run.model.fingerprint == candidate.run.model.fingerprint and _identical(base.items, candidate.items):
         result.primary.reason = "same model, every answer identical"
     result.slices = _slices(base.items, candidate.items, measured)

@@ -18,10 +18,9 @@ VERDICT_TONES = {
 
 def render(comparison: Comparison) -> str:
     """The page as text; reads both runs' items and pictures again through the report's viewer."""
-    from armor_eval.report.loading import RunView
+    from armor_eval.report.loading import RunView, load_run
     from armor_eval.report.page import Headline, render_page
     from armor_eval.report.viewer import Flip
-    from armor_eval.runs.bundle import read_head
 
     views: dict[str, RunView] = {}
     flips = []
@@ -29,7 +28,8 @@ def render(comparison: Comparison) -> str:
         if b.base is None or b.candidate is None:
             continue
         for side in (b.base, b.candidate):
-            views.setdefault(side.run_id, RunView(Path(side.path), *read_head(Path(side.path))))
+            if side.run_id not in views:
+                views[side.run_id] = load_run(Path(side.path))
         if b.base.run_id != b.candidate.run_id:
             flips += [Flip(f.id, b.base.run_id, b.candidate.run_id, f.kind) for f in b.flips]
     sections = [("Numbers that decide", _numbers(comparison))]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from armor_eval.runs.seal import changed_files
 
 CONTROLS = ("-blind", "-constant")
 """Folder endings of the control runs that `understanding --baselines` writes beside a benchmark's own."""
+
+SAME = 1e-9
+"""Relative and absolute difference of a number that was only summed in another order."""
 
 
 @dataclass
@@ -122,6 +127,40 @@ def unusable(source: Source, side: str) -> str | None:
         return f"the {side} run holds {len(source.items)} items, its scores are of {source.scores.expected_items}"
     if source.scores.withheld:
         return f"the {side} run's headline is withheld: {source.scores.withheld}"
+    unscored = [i for i, item in source.items.items() if item.score is None and item.status in ("ok", "unparsed")]
+    if unscored:
+        many = f"{len(unscored)} items that are answered and have no score, the first is {unscored[0][:60]!r}"
+        return f"the {side} run has {many}"
+    if why := _contradiction(source):
+        return f"the {side} run's scores.json is not of its items: {why}"
+    return None
+
+
+def _contradiction(source: Source) -> str | None:
+    """How scores.json and the items disagree, in words; both are written at once, so one was changed since.
+
+    The headline is computed again from the items by the formula that wrote it.
+    """
+    from armor_eval.stats.composite import composites_for
+
+    items, scores = source.items.values(), source.scores
+    counted = Counter(item.status for item in items)
+    if stated := {k: n for k, n in scores.counts.items() if n != counted[k]}:
+        return "; ".join(f"it counts {n} {k}, the items are {counted[k]}" for k, n in stated.items())
+    try:
+        composite = next(c for c in composites_for(source.run.benchmark) if c.primary)
+        found = composite.value(items)
+    except KeyError as error:
+        raise UserError(f"{source.path}: {error.args[0]}") from None
+    except ValueError as error:
+        return str(error)
+    told = next((m for m in scores.metrics if m.primary), None)
+    if told is None or told.name != composite.name:
+        return f"it has no {composite.name}, which is the benchmark's number"
+    if told.value is None or found is None:
+        return None if told.value is found else f"{told.name} is {told.value} there, {found} from the items"
+    if not math.isclose(told.value, found, rel_tol=SAME, abs_tol=SAME):
+        return f"{told.name} is {told.value:.12g} there, {found:.12g} from the items"
     return None
 
 

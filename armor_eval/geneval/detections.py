@@ -2,7 +2,8 @@
 
 One JSON object a line: `{image, metadata, detections: {class: [[x1, y1, x2, y2, score], ...]}, colors: {class: [name,
 ...]}}`. Boxes stand by falling score; the thresholds, the limit a class and every rule are applied in the order of the
-file. `colors[class][i]` belongs to `detections[class][i]`; null where nobody asked.
+file. `colors[class][i]` belongs to `detections[class][i]`; null where nobody asked. A result file of the official
+evaluator is read too (armor_eval.geneval.official_results).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from armor_eval.errors import UserError
+from armor_eval.geneval.official_results import as_detected, is_official
 from armor_eval.geneval.prompts import Metadata, check_metadata
 from armor_eval.geneval.verdicts import Rules, Verdict, judge
 
@@ -32,6 +34,8 @@ class Detected(BaseModel):
     metadata: dict[str, Any]
     detections: dict[str, list[tuple[float, float, float, float, float]]]
     colors: dict[str, list[str | None]] = {}
+    recorded: bool | None = None
+    """The verdict that the official evaluator gave, where the file is its own."""
 
     @field_validator("detections")
     @classmethod
@@ -68,7 +72,8 @@ def read_detections(path: Path) -> Iterator[tuple[str, Detected, Metadata]]:
 
 def _parse(line: str, where: str) -> Detected:
     try:
-        return Detected.model_validate(json.loads(line))
+        record = json.loads(line)
+        return Detected.model_validate(as_detected(record) if is_official(record) else record)
     except json.JSONDecodeError as error:
         raise UserError(f"{where}: not JSON: {error}") from None
     except ValidationError as error:
@@ -78,6 +83,8 @@ def _parse(line: str, where: str) -> Detected:
             f"{where}: {place}: {first['msg']}",
             hint="expected {image, metadata, detections: {class: [[x1, y1, x2, y2, score]]}, colors: {class: [name]}}",
         ) from None
+    except ValueError as error:
+        raise UserError(f"{where}: {error}", "expected a line of the official evaluator's result file") from None
 
 
 def verdict_of(record: Detected, meta: Metadata, rules: Rules) -> Verdict:
@@ -94,7 +101,10 @@ def verdict_of(record: Detected, meta: Metadata, rules: Rules) -> Verdict:
 
 
 def score_file(path: Path, rules: Rules) -> Iterator[dict[str, Any]]:
-    """A line of `geneval score` for each stored picture: image, tag, prompt, correct, reason."""
+    """A line of `geneval score` for each stored picture: image, tag, prompt, correct, reason.
+
+    Of an official result also its own verdict (`recorded`), and if ours follows from the boxes alone (`from_boxes`).
+    """
     for where, record, meta in read_detections(path):
         try:
             verdict = verdict_of(record, meta, rules)
@@ -109,4 +119,12 @@ def score_file(path: Path, rules: Rules) -> Iterator[dict[str, Any]]:
             "prompt": meta.prompt,
             "correct": verdict.correct,
             "reason": verdict.reason,
+            **({} if record.recorded is None else _beside(record, meta, rules)),
         }
+
+
+def _beside(record: Detected, meta: Metadata, rules: Rules) -> dict[str, bool]:
+    """A verdict follows from the boxes where no colour is asked, or where it is wrong whatever the colours are."""
+    plain = meta.model_copy(update={"include": [w.model_copy(update={"color": None}) for w in meta.include]})
+    wrong = not judge(plain, record.detections, lambda name, indices: [], rules).correct
+    return {"recorded": record.recorded, "from_boxes": wrong or plain == meta}

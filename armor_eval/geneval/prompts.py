@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,9 +54,17 @@ class PromptSet:
     name: str
     records: list[dict[str, Any]]
     sha256: str
-    """Of the JSON-lines text."""
-    official: bool
-    """True for the published 553, word for word."""
+    """Of the records as JSON lines, as `to_jsonl` writes them, whatever bytes they were read from."""
+
+    @property
+    def official(self) -> bool:
+        """True for the published 553, word for word."""
+        return self.sha256 == declaration("official")["prompts_sha256"]
+
+    @property
+    def content_sha256(self) -> str:
+        """Of the prompts' texts joined by newlines: files that differ in layout only are one protocol."""
+        return hashlib.sha256("\n".join(record["prompt"] for record in self.records).encode()).hexdigest()
 
     @property
     def metadata(self) -> list[Metadata]:
@@ -131,22 +139,31 @@ def to_jsonl(records: list[dict[str, Any]]) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
+def prompt_set(name: str, records: list[dict[str, Any]]) -> PromptSet:
+    """Records under a name, with their hash."""
+    return PromptSet(name, records, hashlib.sha256(to_jsonl(records).encode()).hexdigest())
+
+
+def constraints(record: dict[str, Any]) -> str:
+    """What the image must show, without the prompt's words: rewritten prompts share it with the official ones."""
+    return json.dumps([record["tag"], record["include"], record.get("exclude", [])], sort_keys=True)
+
+
 def official_prompts() -> PromptSet:
-    records = official_records()
-    digest = hashlib.sha256(to_jsonl(records).encode()).hexdigest()
-    expected = declaration("official")["prompts_sha256"]
-    if digest != expected:
+    prompts = prompt_set("geneval", official_records())
+    if not prompts.official:
+        expected = declaration("official")["prompts_sha256"]
         raise UserError(
-            f"the official prompts came out different (sha256 {digest}, expected {expected})",
+            f"the official prompts came out different (sha256 {prompts.sha256}, expected {expected})",
             hint="this numpy draws another random stream; give the official file with --prompts",
         )
-    return PromptSet("geneval", records, digest, official=True)
+    return prompts
 
 
 def read_prompts(path: Path, vocabulary: Vocabulary) -> PromptSet:
     """A prompt file in GenEval's form, checked against the vocabulary. Errors name the line."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read prompts {path}: {error}") from None
     records = []
@@ -155,9 +172,8 @@ def read_prompts(path: Path, vocabulary: Vocabulary) -> PromptSet:
             records.append(parse_metadata_line(line, vocabulary, f"{path}:{number}"))
     if not records:
         raise UserError(f"{path} holds no prompts: expected one JSON object a line")
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    official = digest == declaration("official")["prompts_sha256"]
-    return PromptSet("geneval" if official else path.stem, records, digest, official)
+    prompts = prompt_set(path.stem, records)
+    return replace(prompts, name="geneval") if prompts.official else prompts
 
 
 def parse_metadata_line(line: str, vocabulary: Vocabulary | None, where: str) -> dict[str, Any]:

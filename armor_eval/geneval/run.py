@@ -18,9 +18,11 @@ from armor_eval.errors import RunFailed, UserError
 from armor_eval.geneval import pictures as P
 from armor_eval.geneval.colors import ColorJudge
 from armor_eval.geneval.detectors import Detector
+from armor_eval.geneval.folders import ImageFolder
 from armor_eval.geneval.judging import Judged, Stopwatch, judge_pictures
 from armor_eval.geneval.processes import Processes
 from armor_eval.geneval.prompts import Metadata, PromptSet
+from armor_eval.geneval.protocols import label_of
 from armor_eval.geneval.scoring import finish
 from armor_eval.geneval.verdicts import Rules
 from armor_eval.geneval.vocabulary import TASKS
@@ -41,7 +43,8 @@ class Settings:
 
     profile: Profile
     command: list[str]
-    decoding: Decoding = field(default_factory=Decoding)
+    decoding: Decoding | None = field(default_factory=Decoding)
+    """None where nothing is drawn."""
     rules: Rules = field(default_factory=Rules)
     samples: int = P.SAMPLES
     limit: int | None = None
@@ -84,7 +87,7 @@ def describe(
 ) -> Run:  # fmt: skip
     """run.json as it stands at the start."""
     settings = {**detector.settings, **(colors.settings if colors else {}), **asdict(s.rules)}
-    return Run(
+    run = Run(
         run_id=provenance.sha256_json(["geneval", model.fingerprint, prompts.sha256, provenance.now()])[:16],
         kind="geneval",
         benchmark="geneval",
@@ -97,7 +100,7 @@ def describe(
         prompt_sha256=provenance.sha256_text("{prompt}"),
         scorer=ScorerInfo(name="geneval-official-rules", version="af4902f", settings=settings),
         judge=JudgeInfo(name=str(detector.settings["detector"]), endpoint="none"),
-        decoding=s.decoding.model_dump(),
+        decoding=s.decoding.model_dump() if s.decoding is not None else {},
         seeds={"pictures": s.seed},
         packages=provenance.packages(),
         device=provenance.device(processes),
@@ -105,6 +108,7 @@ def describe(
         started=provenance.now(),
         extras={"prompts_are_official": prompts.official, "samples": s.samples},
     )
+    return run.model_copy(update={"protocol": label_of(run, prompts.content_sha256)})
 
 
 @dataclass
@@ -113,7 +117,7 @@ class Source:
 
     info: ModelInfo
     model: DrawsImages | None = None
-    folder: P.ImageFolder | None = None
+    folder: ImageFolder | None = None
 
 
 def run_geneval(
@@ -134,7 +138,8 @@ def run_geneval(
     chosen, subset = choose_prompts(prompts, s.limit, s.seed, s.samples)
     judge, namer = detector(), colors()
     if processes.first:
-        bundle = Bundle.open(out, describe(prompts, subset, source.info, judge, namer, s, processes.count))
+        run = describe(prompts, subset, source.info, judge, namer, s, processes.count)
+        bundle = Bundle.open(out, run, again=lambda item: not all(P.is_whole(out / p, out) for p in item.output_images))
     processes.wait()
     if not processes.first:
         bundle = Bundle.join(out)
@@ -151,7 +156,8 @@ def run_geneval(
             return None
         bundle.adopt()
         notes = source.folder.notes if source.folder else []
-        scores = finish(bundle, prompts, chosen, s, work.timing(), notes)
+        lost = source.folder.lost if source.folder else None
+        scores = finish(bundle, chosen, s, work.timing(), notes, lost)
         return Finished(bundle.path, bundle.run, scores)
 
 
@@ -193,7 +199,12 @@ class _Work:
         first = True
         for chunk, found in _ahead(self._pictures, chunks):
             missing = [pair for pair in chunk if item_id(pair) not in self.bundle.items]
-            if first and len(chunk) > 1 and all(isinstance(f, Exception) for f, _ in found):
+            if (
+                first
+                and self.source.model is not None
+                and len(chunk) > 1
+                and all(isinstance(f, Exception) for f, _ in found)
+            ):
                 raise RunFailed(f"none of the first {len(chunk)} pictures could be had: {found[0][0]}")
             first = False
             since = time.perf_counter()
@@ -212,24 +223,27 @@ class _Work:
         for i in {i for i, _ in chunk}:
             P.write_metadata(self.images, i, self.prompts.records[i])
         if self.source.folder is not None:
-            return [self._from_folder(pair) for pair in chunk]
+            found = [self._from_folder(pair) for pair in chunk]
+            copies = [self.images / P.sample_path(*pair) for pair in chunk]
+            P.make_durable(file for file in copies if file.exists())
+            return found
         files = [self.images / P.sample_path(*pair) for pair in chunk]
-        if not all(file.exists() for file in files):
+        found = [self._read(file, self.images) for file in files]
+        lacking = [n for n, (image, _) in enumerate(found) if isinstance(image, Exception)]  # not there, empty or cut
+        if lacking:
             since = time.perf_counter()
             words = [self.metas[i].prompt for i, _ in chunk]
             seeds = [P.seed_of(self.s.seed, *pair) for pair in chunk]
             drawn = self.source.model.draw(words, seeds, self.s.decoding)
             self.drawing += time.perf_counter() - since
-            for file, picture in zip(files, drawn, strict=True):
-                if not isinstance(picture, Exception) and not file.exists():
-                    P.write_picture(file, picture)
-        else:
-            drawn = [None] * len(chunk)
-        # judged as stored, never from memory: what is on disk is what was scored
-        return [
-            (picture, None) if isinstance(picture, Exception) else self._read(file, self.images)
-            for file, picture in zip(files, drawn, strict=True)
-        ]
+            for n in lacking:
+                found[n] = (drawn[n], None)
+                if not isinstance(drawn[n], Exception):
+                    P.write_picture(files[n], drawn[n])
+                    # judged as stored, never from memory: what is on disk is what was scored
+                    found[n] = self._read(files[n], self.images)
+            P.make_durable(file for file in files if file.exists())
+        return found
 
     def _from_folder(self, pair: Pair) -> tuple[Any, str | None]:
         file = self.source.folder.files.get(pair)

@@ -9,15 +9,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from armor_eval.geneval.pictures import UnreadablePictureError, read_picture, write_picture
+from armor_eval.geneval.protocols import remark_of
 from armor_eval.geneval.sheet import Shown, contact_sheet
 from armor_eval.geneval.vocabulary import TASKS
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.journal import replace_file
-from armor_eval.runs.schema import Item, Metric, Scores
+from armor_eval.runs.schema import Item, Metric, Scores, protocol_of
 from armor_eval.stats.composite import Composite, composites_for, measure
 
 if TYPE_CHECKING:
-    from armor_eval.geneval.prompts import PromptSet
     from armor_eval.geneval.run import Settings
 
 DETECTIONS = "detections.jsonl"
@@ -60,15 +60,11 @@ def _held_out(composite: Composite):
 
 
 def finish(
-    bundle: Bundle, prompts: PromptSet, chosen: list[int], settings: Settings, timing: dict, notes: list[str]
-) -> Scores:
-    """Score, write detections.jsonl and the sheets, then close the bundle."""
+    bundle: Bundle, chosen: list[int], settings: Settings, timing: dict, notes: list[str], lost: str | None = None
+) -> Scores:  # fmt: skip
+    """Score, write detections.jsonl and the sheets, then close the bundle; `partial` where `lost` says why."""
     items = sorted(bundle.items.values(), key=lambda item: item.id)
-    remark = None
-    if settings.profile == "official" and not prompts.official:
-        remark = "these are not the official prompts: no GenEval score"
-    elif settings.samples != 4:
-        remark = f"{settings.samples} pictures a prompt, not 4"
+    remark = remark_of(protocol_of(bundle.run), "geneval" if settings.profile == "official" else "shapes")
     scores = score_items(items, len(chosen) * settings.samples, remark)
     lines = [
         {
@@ -83,7 +79,7 @@ def finish(
     replace_file(bundle.path / DETECTIONS, "".join(json.dumps(line) + "\n" for line in lines))
     write_sheets(bundle, items)
     bundle.update(extras={**bundle.run.extras, "timing": timing, "notes": notes})
-    bundle.finish(items, scores)
+    bundle.finish(items, scores, lost)
     return scores
 
 

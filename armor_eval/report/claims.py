@@ -39,8 +39,8 @@ class Column(Record):
     """Prefixes of comparable judges; None where no judge is needed."""
     scorers: list[str] | None = None
     """Prefixes of comparable scorers; None = any."""
-    detectors: list[str] | None = None
-    """Parts of comparable detector names; None = any."""
+    protocol: str | None = None
+    """GenEval's protocol (benchmarks/geneval/protocols.toml) that the print is of; None = any."""
     needs: list[str]
     """What a run takes beyond the row's own needs: `judge`, `GPU`."""
     note: str

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from armor_eval.errors import UserError
-from armor_eval.runs.bundle import read_head
+from armor_eval.runs.bundle import as_found, read_head
 from armor_eval.runs.journal import check_journal, read_journal
 from armor_eval.runs.schema import Item, Metric, Point, Run, Scores, protocol_of
 from armor_eval.runs.seal import changed_files
@@ -78,25 +78,20 @@ def load_runs(paths: Iterable[Path]) -> list[RunView]:
         folders.update({f.resolve(): f for f in found})
     if not folders:
         raise UserError("no runs given", "give at least one folder that a measuring command wrote")
-    heads = [(folder, *read_head(folder)) for folder in folders.values()]
-    return [RunView(*head, damage=_damage(*head)) for head in heads]
+    return [load_run(folder) for folder in folders.values()]
 
 
-def _damage(folder: Path, run: Run, scores: Scores | None) -> str | None:
-    """What is lost of a run that was scored. An archive leaves items out on purpose: it has no items.jsonl, nor the
-    .lock that every measured folder keeps."""
-    if edited := changed_files(folder, run):
-        return f"was changed after it was measured ({', '.join(edited)})"
+def load_run(folder: Path) -> RunView:
+    """One bundle; `partial` where its journal holds fewer items than its scores are of. Raises UserError."""
+    run, scores = read_head(folder)
+    edited = changed_files(folder, run)
+    damage = f"was changed after it was measured ({', '.join(edited)})" if edited else None
     if scores is None:
-        return "has no scores.json: none of its numbers is shown" if run.status in ("complete", "partial") else None
-    journal = folder / "items.jsonl"
-    if not journal.exists() and not (folder / ".lock").exists():
-        return None
-    items, dropped = check_journal(journal)
-    said = [f"{dropped} torn or repeated lines"] if dropped else []
-    if run.status == "complete" and len(items) < scores.expected_items:
-        said.append(f"only {len(items)} of {scores.expected_items} items")
-    return f"has {' and '.join(said)} in items.jsonl: its scores stand without them" if said else None
+        lost = "has no scores.json: none of its numbers is shown" if run.status in ("complete", "partial") else None
+        return RunView(folder, run, scores, damage or lost)
+    items, dropped = check_journal(folder / "items.jsonl")
+    torn = f"has {dropped} torn or repeated lines in items.jsonl: its scores stand without them" if dropped else None
+    return RunView(folder, as_found(folder, run, scores, len(items)), scores, damage or torn)
 
 
 def notices(views: Iterable[RunView]) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from armor_eval.geneval.protocols import declared
 from armor_eval.report.claims import Claims, Column, Row, Table, load_claims, normal_name, row_of_model
 from armor_eval.report.loading import RunView
 from armor_eval.report.prose import Judged, judge_statements
@@ -173,6 +174,8 @@ def paper_table(table: Table, views: Sequence[RunView], chosen: dict[str, str] |
             )  # fmt: skip
             _measured_lines(doc, table, row, group, notes, measured_marks, official)
     doc.notes += [f"{c.title}: {c.note}" for c in table.columns if c.note]
+    if any(c.protocol for c in table.columns):
+        doc.notes += [f"GenEval's known limits: {limit}" for limit in declared().limits]
     doc.notes += [f"{r.method}: {r.note}" for r in table.rows if r.note]
     doc.notes.append(
         "Bold: best, underlined: second best, among rows that may be compared: printed rows of one kind of model, or "

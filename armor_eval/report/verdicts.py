@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from armor_eval.geneval.protocols import remark_of
 from armor_eval.report.claims import Column, Row
 from armor_eval.report.loading import RunView
 from armor_eval.runs.comparable import reservations_of
-from armor_eval.runs.schema import Metric, Run
+from armor_eval.runs.schema import Metric, Run, protocol_of
 
 CellVerdict = Literal["match", "differs", "not comparable", "not run", "no print"]
 
@@ -53,6 +54,8 @@ def incomparable(run: Run, column: Column) -> str | None:
         return "embedded profile: our synthetic world, no official benchmark"
     if reserved := reservations_of(run):
         return "; ".join(r.text for r in reserved)
+    if column.protocol is not None and (why := remark_of(protocol_of(run), column.protocol)):
+        return why
     if not column.datasets:
         return f"measured on {run.data.name}; {column.note}"
     if run.data.name not in column.datasets:
@@ -61,10 +64,6 @@ def incomparable(run: Run, column: Column) -> str | None:
         return f"judge {run.judge.name}, comparable only with {' or '.join(column.judges)} (our inference)"
     if column.scorers is not None and not any(run.scorer.name.startswith(s) for s in column.scorers):
         return f"scorer {run.scorer.name}, expected {' or '.join(column.scorers)}"
-    if column.detectors is not None:
-        detector = str(run.scorer.settings.get("detector", "unknown"))
-        if not any(d in detector.lower() for d in column.detectors):
-            return f"detector {detector}, the benchmark's is {' or '.join(column.detectors)}"
     return None
 
 

@@ -16,7 +16,7 @@ import io
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -67,24 +67,28 @@ class Bundle:
         self._beat = time.monotonic()
 
     @classmethod
-    def open(cls, path: Path, run: Run, *, retry_errors: bool = True) -> Self:
+    def open(cls, path: Path, run: Run, *, again: Callable[[Item], bool] = lambda item: False) -> Self:
         """Create the folder, or resume the same run in it; costs add up over resumes.
 
-        Items that ended as `error` are forgotten when `retry_errors`, so that resuming tries them again. Raises
-        UserError when the folder holds another run, a newer schema, something else, or is in use.
+        Items that ended as `error`, and those that `again` names, are forgotten, so that resuming tries them again; a
+        complete run that lost items since is taken up again. Raises UserError when the folder holds another run, a
+        newer schema, something else, or is in use.
         """
         make_folder(path)
+        archive = is_archive(path)
         lock = _take_lock(path)
         try:
             earlier = _read_run(path) if (path / "run.json").exists() else None
             if earlier is None and (path / "items.jsonl").exists():
                 raise UserError(f"{path} holds items.jsonl without run.json", "give another --out or remove it")
-            if earlier is not None:
-                run = _continue(path, earlier, run)
             items, dropped = read_journal(path / "items.jsonl")
+            if earlier is not None:
+                if earlier.status == "complete" and not archive:
+                    earlier = as_found(path, *read_head(path), len(items))
+                run = _continue(path, earlier, run)
             kept = items
-            if retry_errors and run.status != "complete":
-                kept = {i: item for i, item in items.items() if item.status != "error"}
+            if run.status != "complete":
+                kept = {i: item for i, item in items.items() if item.status != "error" and not again(item)}
             if dropped or len(kept) != len(items):
                 rewrite_journal(path / "items.jsonl", kept.values())
             bundle = cls(path, run, kept, Journal(path / "items.jsonl"), lock)
@@ -220,7 +224,23 @@ def read_bundle(path: Path) -> tuple[Run, list[Item], Scores | None]:
     """Everything a finished or unfinished run wrote; scores are None until it was scored. Raises UserError."""
     run, scores = read_head(path)
     items, _ = read_journal(path / "items.jsonl")
-    return run, list(items.values()), scores
+    return as_found(path, run, scores, len(items)), list(items.values()), scores
+
+
+def is_archive(path: Path) -> bool:
+    """Whether items were left out on purpose: no journal, nor the .lock that every measured folder keeps."""
+    return not (path / "items.jsonl").exists() and not (path / ".lock").exists()
+
+
+def as_found(path: Path, run: Run, scores: Scores | None, items: int) -> Run:
+    """The record as its journal bears it out: a complete run is `partial` once it holds fewer items than were scored.
+
+    Whoever shows a run shows this one.
+    """
+    if run.status != "complete" or scores is None or items >= scores.expected_items or is_archive(path):
+        return run
+    reason = f"the folder holds {items} items, its scores are of {scores.expected_items}"
+    return run.model_copy(update={"status": "partial", "status_reason": reason})
 
 
 def read_head(path: Path) -> tuple[Run, Scores | None]:

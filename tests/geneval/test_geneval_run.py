@@ -11,7 +11,8 @@ from armor_eval.errors import RunFailed, UserError
 from armor_eval.geneval.colors import PixelColors
 from armor_eval.geneval.detections import score_file
 from armor_eval.geneval.detectors import EmbeddedDetector
-from armor_eval.geneval.pictures import scan_folder, shapes_prompts
+from armor_eval.geneval.folders import scan_folder
+from armor_eval.geneval.pictures import shapes_prompts
 from armor_eval.geneval.run import Settings, Source, run_geneval
 from armor_eval.geneval.verdicts import Rules
 from armor_eval.geneval.vocabulary import TASKS, load_vocabulary

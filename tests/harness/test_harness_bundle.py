@@ -54,6 +54,27 @@ def test_missing_items_or_a_withheld_headline_are_partial(tmp_path):
         assert bundle.finish([make_item("1")], scores) == "partial"
 
 
+def test_a_complete_run_that_lost_items_is_taken_up_again(tmp_path):
+    def finish(bundle):
+        return bundle.finish([make_item(i, score=1.0) for i in "12"], make_scores(2))
+
+    with Bundle.open(tmp_path, make_run()) as bundle:
+        finish(bundle)
+    whole = (tmp_path / "items.jsonl").read_text()
+    (tmp_path / "items.jsonl").write_text(whole.splitlines(keepends=True)[0])
+    run, items, _ = read_bundle(tmp_path)
+    assert (run.status, len(items)) == ("partial", 1) and "holds 1 items, its scores are of 2" in run.status_reason
+    with Bundle.open(tmp_path, make_run()) as bundle:
+        assert not bundle.complete and list(bundle.items) == ["1"]
+        assert finish(bundle) == "complete"
+    assert read_bundle(tmp_path)[0].status == "complete"
+    for name in ("items.jsonl", ".lock"):  # an archive leaves the items out on purpose
+        (tmp_path / name).unlink()
+    assert read_bundle(tmp_path)[0].status == "complete"
+    with Bundle.open(tmp_path, make_run()) as bundle:
+        assert bundle.complete
+
+
 @pytest.mark.parametrize("tear", [b'{"id": "2", "clus', b'{"id": "2"}\n', b"\xff\xfe\x00", b"null\n", b"[]\n"])
 def test_torn_line_is_forgotten_and_the_journal_stays_whole(tmp_path, tear):
     with Bundle.open(tmp_path, make_run()) as bundle:

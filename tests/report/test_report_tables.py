@@ -12,12 +12,14 @@ from report_mocks import a_subset, a_training, make_items, make_run, metric, sha
 
 from armor_eval.cli import main
 from armor_eval.errors import UserError
+from armor_eval.geneval.protocols import declared
 from armor_eval.report import formats
 from armor_eval.report.claims import load_claims
 from armor_eval.report.loading import RunView, load_runs, notices
 from armor_eval.report.tables import build, rank_printed
 from armor_eval.report.verdicts import widened
-from armor_eval.runs.schema import Scores
+from armor_eval.runs.bundle import read_bundle
+from armor_eval.runs.schema import DataInfo, ScorerInfo, Scores
 
 
 def view(run, *metrics) -> RunView:
@@ -91,24 +93,65 @@ def test_mme_fills_both_columns_from_one_run() -> None:
     assert cell([view(run, *both)], "internvl-2-5", "MME_P").verdict == "differs"
 
 
-def test_geneval_wants_the_official_detector_and_carries_training_cost() -> None:
-    from armor_eval.runs.schema import ScorerInfo
+OFFICIAL_BUILD = {
+    "detector": "mask2former-swin-s", "weights_sha256": "c9d0c4f2" + "0" * 56, "colors": "ViT-L-14-quickgelu",
+    "colors_weights_sha256": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", "threshold": 0.3,
+    "counting_threshold": 0.9, "max_objects": 16, "position_threshold": 0.1,
+}  # fmt: skip
 
-    scorer = ScorerInfo(name="geneval-official-rules", version="1", settings={"detector": "mask2former_swin-s-p4"})
+
+def geneval_view(model="ARMOR-8B", value=0.37, *, prompts, settings=OFFICIAL_BUILD, **changes):
+    """A run of before labels were written: the label is then read off its record."""
     fields = {
-        "kind": "geneval",
-        "benchmark": "geneval",
-        "dataset": "geneval",
-        "model": "ARMOR-8B",
-        "training": a_training(),
-    }
-    good = view(make_run("g", scorer=scorer, **fields), metric("overall", 0.37, (0.35, 0.39), "score"))
+        "kind": "geneval", "benchmark": "geneval", "model": model, "training": a_training(),
+        "data": DataInfo(name="geneval", sha256=prompts.ljust(64, "0"), items=2212), "extras": {"samples": 4},
+        "scorer": ScorerInfo(name="geneval-official-rules", version="1", settings=settings),
+        "decoding": {"guidance": 3.0}, "run_id": model,
+    }  # fmt: skip
+    return view(make_run(**{**fields, **changes}), metric("overall", value, (value - 0.02, value + 0.02), "score"))
+
+
+def test_geneval_is_the_papers_number_only_under_its_protocol() -> None:
+    good = geneval_view(prompts=load_prompts_sha())
     assert cell([good], "armor", "score", "table3").verdict == "match"
-    line = next(li for d in build([good]) if d.key == "table3" for li in d.lines if li.kind == "measured")
+    doc = next(d for d in build([good]) if d.key == "table3")
+    line = next(li for li in doc.lines if li.kind == "measured")
     assert [c.text for c in line.cells[:5]] == ["measured: ARMOR-8B", "8.08B", "204,800", "0.004/cpu", "-"]
-    other = ScorerInfo(name="geneval-official-rules", version="1", settings={"detector": "rtmdet"})
-    bad = view(make_run("g", scorer=other, **fields), metric("overall", 0.37, (0.35, 0.39), "score"))
-    assert "detector rtmdet" in cell([bad], "armor", "score", "table3").why
+    assert "GenEval, the paper's number" in doc.head
+    assert any("saturated" in note for note in doc.notes) and any("people's judgement" in note for note in doc.notes)
+    sha = load_prompts_sha()
+    for changes, why in (
+        ({"settings": {**OFFICIAL_BUILD, "detector": "rtmdet"}}, "detector custom rtmdet"),
+        ({"settings": {**OFFICIAL_BUILD, "threshold": 0.5}}, "detector custom mask2former-swin-s"),
+        ({"settings": {**OFFICIAL_BUILD, "weights_sha256": "f" * 64}}, "detector custom mask2former-swin-s"),
+        ({"extras": {"samples": 2}}, "samples 2 (geneval: 4)"),
+        (
+            {"prompts": "09472cc9c24e225417b1d5df27e688e5f2a0fcac9ec772f33d9debe4e5d49f27"},
+            "protocol bagel-long: prompts",
+        ),
+        ({"prompts": "12345678"}, "prompts custom 12345678 (geneval: official)"),
+    ):
+        found = cell([geneval_view(**{"prompts": sha, **changes})], "armor", "score", "table3")
+        assert found.verdict == "not comparable" and why in found.why and "not the paper's number" in found.why
+
+
+def test_tables_never_rank_two_protocols_and_say_why() -> None:
+    def marks(*views):
+        doc = next(d for d in build(views) if d.key == "table3")
+        return [c.rank for li in doc.lines if li.kind == "measured" for c in li.cells if c.rank]
+
+    sha = load_prompts_sha()
+    ours, theirs = geneval_view(prompts=sha), geneval_view("LDM", 0.30, prompts=sha)
+    assert marks(ours, theirs) == ["best"]
+    for changes in ({"extras": {"samples": 2}}, {"decoding": {"guidance": 7.5}}):
+        other = geneval_view("LDM", 0.30, prompts=sha, **changes)
+        assert marks(ours, other) == []
+        (said,) = [line for line in notices([ours, other]) if "differ in protocol" in line]
+        assert "samples 2" in said or "guidance 7.5" in said
+
+
+def load_prompts_sha() -> str:
+    return declared().prompts["official"].files[0].sha256
 
 
 def test_repeats_are_shown_and_never_averaged() -> None:
@@ -150,7 +193,7 @@ def test_a_run_that_lost_items_or_scores_is_named_and_an_archive_is_not(tmp_path
         return write_bundle(tmp_path / name, make_run(name), [metric("F1", 88.7, (88.0, 89.0))], make_items(20))
 
     def said(folder: Path) -> list[str]:
-        return [line for line in notices(load_runs([folder])) if str(folder) in line]
+        return [line for line in notices(load_runs([folder])) if "holds" in line or str(folder) in line]
 
     whole, torn, emptied, archived, unscored = map(bundle, ("whole", "torn", "emptied", "archived", "unscored"))
     lines = (torn / "items.jsonl").read_text().splitlines()
@@ -160,9 +203,14 @@ def test_a_run_that_lost_items_or_scores_is_named_and_an_archive_is_not(tmp_path
         (folder / "items.jsonl").unlink()
     (unscored / "scores.json").unlink()
     assert said(whole) == said(archived) == []
-    assert "has 1 torn or repeated lines and only 10 of 20 items" in said(torn)[0]
-    assert "has only 0 of 20 items in items.jsonl: its scores stand without them" in said(emptied)[0]
+    assert "is partial: the folder holds 10 items, its scores are of 20; it carries no verdict" in said(torn)[0]
+    assert "has 1 torn or repeated lines" in said(torn)[1]
+    assert "is partial: the folder holds 0 items, its scores are of 20" in said(emptied)[0]
     assert "has no scores.json" in said(unscored)[0]
+    for folder, verdict in ((whole, "match"), (archived, "match"), (torn, "not comparable")):
+        assert cell(load_runs([folder]), "internvl-2-5", "POPE").verdict == verdict
+    assert read_bundle(whole)[0].status == read_bundle(archived)[0].status == "complete"
+    assert read_bundle(torn)[0].status == read_bundle(emptied)[0].status == "partial"
 
 
 def test_bad_input_is_one_line(tmp_path: Path, capsys) -> None:

@@ -102,6 +102,10 @@ def _edit(folder: Path, change) -> None:
     path.write_text("".join(json.dumps(item) + "\n" for item in items))
 
 
+def _unscored(items, status):
+    return [{**items[0], "score": None, "status": status}, *items[1:]]
+
+
 def _one_cluster(items):
     return [{**item, "cluster": "same"} for item in items]
 
@@ -113,10 +117,18 @@ def _one_cluster(items):
         ("duplicates", None, lambda x: [*x, x[0]], 3, "1 lines that are torn, repeated or no valid item"),
         ("both cut", lambda x: x[:300], lambda x: x[:300], 3, "holds 300 items, its scores are of 600"),
         ("one side empty", None, lambda x: [], 3, "the candidate run holds no items"),
+        ("ok without a score", None, lambda x: _unscored(x, "ok"), 3, "answered and have no score, the first is 'q0'"),
+        ("unread without a score", lambda x: _unscored(x, "unparsed"), None, 3, "the base run has 1 items that are"),
         ("all ties", None, lambda x: x, 0, "0 items lost, 0 gained of 600; no cluster changed|McNemar, exact"),
         ("a single cluster", _one_cluster, _one_cluster, 0, "n/a: fewer than two clusters"),
         ("NaN", None, lambda x: [{**x[0], "score": float("nan")}, *x[1:]], 3, "1 lines that are torn, repeated"),
-        ("no score at all", None, lambda x: [{**i, "score": None, "status": "error"} for i in x], 3, "no item has a"),
+        (
+            "no score at all",
+            None,
+            lambda x: [{**i, "score": None, "status": "error"} for i in x],
+            3,
+            "600 ok, the items",
+        ),
         ("other groups", None, lambda x: [{**x[0], "group": "odd"}, *x[1:]], 4, "item 'q0' differs in group"),
     ],
 )
@@ -125,11 +137,45 @@ def test_bad_input_has_its_line_and_exit_code(pair, capsys, name, on_base, on_ca
     a, b = pair(base, base)
     if on_base:
         _edit(a, on_base)
-    _edit(b, on_candidate)
+    if on_candidate:
+        _edit(b, on_candidate)
     assert main(["compare", str(a), str(b)]) == code, name
     shown = capsys.readouterr()
     assert any(word in line for line in shown.out.splitlines() for word in words.split("|")), shown.out
     assert "Traceback" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("bench", "change", "words"),
+    [
+        ("SEED", lambda s: s["metrics"][0].update(value=99.0), "accuracy is 99 there, 70 from the items"),
+        ("SEED", lambda s: s["metrics"][0].update(value=70.0000001), "accuracy is 70.0000001 there, 70 from the items"),
+        (
+            "SEED",
+            lambda s: s["metrics"][0].update(value=None, ci95=None),
+            "accuracy is None there, 70.0 from the items",
+        ),
+        ("SEED", lambda s: s["metrics"].clear(), "it has no accuracy"),
+        ("SEED", lambda s: s["counts"].update(ok=599, unparsed=1), "it counts 599 ok, the items are 600"),
+        ("MMB", lambda s: s["metrics"][0].update(value=1.0), "circular accuracy is 1 there"),
+        ("modality", lambda s: s["metrics"][0].update(value=1.0), "accuracy is 1 there"),
+    ],
+)
+def test_a_headline_that_its_items_do_not_give_is_refused(pair, tmp_path, capsys, bench, change, words):
+    base, _ = answers(n=600)
+    runs = [str(path) for path in pair(base, base, {"benchmark": bench}, {"benchmark": bench})]
+    assert main(["compare", *runs]) == 0
+    for side, name in enumerate(("base", "candidate")):
+        file = Path(runs[side]) / "scores.json"
+        whole, scores = file.read_text(), json.loads(file.read_text())
+        change(scores)
+        file.write_text(json.dumps(scores))
+        capsys.readouterr()
+        assert main(["compare", *runs]) == 3
+        said = capsys.readouterr().out
+        assert f"the {name} run's scores.json is not of its items: {words}" in " ".join(said.split())
+        assert main(["baseline", "save", "x", runs[side], "--baselines", str(tmp_path / "r")]) == 2
+        file.write_text(whole)
 
 
 def test_a_bundle_still_being_written_is_told_from_its_head_alone(pair, capsys):
