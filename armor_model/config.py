@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.models.internvl.configuration_internvl import InternVLConfig
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 
 HEADS = ("switching", "single")
 
@@ -42,12 +42,12 @@ class ArmorConfig(InternVLConfig):
         if self.vq_config is None:
             self.vq_config = {"type": "chameleon"}
         if self.heads not in HEADS:
-            raise ArmorError(f"heads must be one of {HEADS}, not {self.heads!r}")
+            raise UserError(f"heads must be one of {HEADS}, not {self.heads!r}")
         if self.tie_word_embeddings:
-            raise ArmorError("an ARMOR's head and embeddings are separate: tie_word_embeddings must be false")
+            raise UserError("an ARMOR's head and embeddings are separate: tie_word_embeddings must be false")
         for name, least in (("num_adapter_layers", 0), ("codebook_size", 1), ("image_grid", 1)):
             if getattr(self, name) < least:
-                raise ArmorError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
         self.text_config.tie_word_embeddings = False
 
     @property

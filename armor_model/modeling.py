@@ -31,8 +31,8 @@ from transformers.masking_utils import create_causal_mask  # noqa: E402
 from transformers.models.internvl.modeling_internvl import InternVLForConditionalGeneration  # noqa: E402
 from transformers.utils import ModelOutput  # noqa: E402
 
+from armor_model.base.errors import UserError  # noqa: E402
 from armor_model.config import ArmorConfig  # noqa: E402
-from armor_model.errors import ArmorError  # noqa: E402
 from armor_model.loading import check_checkpoint  # noqa: E402
 
 IGNORE = -100
@@ -110,14 +110,14 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         state = {**base.state_dict(), "lm_head.weight": base.lm_head.weight}
         unexpected = model.load_state_dict(state, strict=False).unexpected_keys
         if unexpected:
-            raise ArmorError(f"the InternVL holds a weight that ARMOR has no place for: {unexpected[0]}")
+            raise UserError(f"the InternVL holds a weight that ARMOR has no place for: {unexpected[0]}")
         model.init_new_parts(adapter_init)
         return model.to(base.device)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> ArmorForConditionalGeneration:
         """transformers' `from_pretrained` (with `dtype`, `device_map`, ...), from safetensors only; each weight is
-        accounted for. Raises ArmorError for a folder that is not an ARMOR checkpoint, or a damaged one."""
+        accounted for. Raises UserError for a folder that is not an ARMOR checkpoint, or a damaged one."""
         check_checkpoint(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         # a mis-shaped weight is let through, to be named below
@@ -126,11 +126,11 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
             model, info = super().from_pretrained(str(folder), *args, **kwargs)
         except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ArmorError(f"the checkpoint in {folder} cannot be loaded: {reason}") from error
+            raise UserError(f"the checkpoint in {folder} cannot be loaded: {reason}") from error
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info.get(problem):
                 name = sorted(str(key) for key in info[problem])[0]
-                raise ArmorError(f"the checkpoint in {folder} does not fit: {problem.replace('_', ' ')}, first {name}")
+                raise UserError(f"the checkpoint in {folder} does not fit: {problem.replace('_', ' ')}, first {name}")
         return (model, info) if wants_info else model
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
@@ -143,12 +143,12 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         """Initialise what InternVL lacks from what it has: the adapter (`copy` of the last blocks, or `random`), its
         norm (a copy of the final norm) and, in the single-head arm, the head's original rows."""
         if adapter_init not in ("copy", "random"):
-            raise ArmorError(f"adapter_init must be copy or random, not {adapter_init!r}")
+            raise UserError(f"adapter_init must be copy or random, not {adapter_init!r}")
         decoder = self.model.language_model
         self.adapter_norm.load_state_dict(decoder.norm.state_dict())
         if adapter_init == "copy" and len(self.adapter):
             if len(self.adapter) > len(decoder.layers):
-                raise ArmorError(f"cannot copy {len(self.adapter)} blocks from a decoder of {len(decoder.layers)}")
+                raise UserError(f"cannot copy {len(self.adapter)} blocks from a decoder of {len(decoder.layers)}")
             for new, old in zip(self.adapter, decoder.layers[-len(self.adapter) :], strict=True):
                 new.load_state_dict(old.state_dict())
         if self.config.heads == "single":
@@ -374,7 +374,7 @@ def _checked(labels_N: Tensor, first: int, last: int, head: str) -> Tensor:
     low, high = int(labels_N.min()), int(labels_N.max())
     if low < first or high > last:
         bad = low if low < first else high
-        raise ArmorError(f"token {bad} is not one of the {head} head's ({first} to {last})")
+        raise UserError(f"token {bad} is not one of the {head} head's ({first} to {last})")
     return labels_N
 
 

@@ -5,11 +5,10 @@ No torch here, so that `armor-model params` answers at once. Sizes: shared facts
 
 from __future__ import annotations
 
-import difflib
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import unknown_name
 
 if TYPE_CHECKING:
     from armor_model.config import ArmorConfig
@@ -137,11 +136,9 @@ def preset_names() -> list[str]:
 
 
 def preset_dict(name: str) -> dict[str, Any]:
-    """The plain settings of a preset, as a copy. Raises ArmorError with a suggestion for an unknown name."""
+    """The plain settings of a preset, as a copy. Raises UserError with a suggestion for an unknown name."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PRESETS)}"
-        raise ArmorError(f"no configuration named {name!r}", hint=hint)
+        raise unknown_name("configuration", name, PRESETS)
     return deepcopy(PRESETS[name])
 
 

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 from armor_model.images import open_image, tiles, to_images, to_pixels
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class ArmorProcessor:
         self.vq = vq
         known = tokenizer.convert_tokens_to_ids(settings.image_token)
         if known is None or known == tokenizer.unk_token_id:
-            raise ArmorError(f"the tokenizer does not know {settings.image_token}")
+            raise UserError(f"the tokenizer does not know {settings.image_token}")
         settings.image_token_id = known
         self._prefix = list(tokenizer("").input_ids)  # a beginning-of-sequence token, where the tokenizer adds one
         self._end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -123,12 +123,12 @@ class ArmorProcessor:
             "max_tiles": 12 if size >= 224 else 1,
         }
         if len(tokenizer) > config.vocab_size:
-            raise ArmorError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
+            raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
         if vq is None and not text_only:
             vq = build_vq(config)
         processor = cls(tokenizer, ProcessorSettings(**{**fits, **settings}), vq)
         if processor.settings.image_token_id != config.image_token_id:
-            raise ArmorError(
+            raise UserError(
                 f"{processor.settings.image_token} is token {processor.settings.image_token_id} of the tokenizer, "
                 f"but the model expects {config.image_token_id}"
             )
@@ -147,7 +147,7 @@ class ArmorProcessor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ArmorProcessor:
-        """Read what `save_pretrained` wrote. Raises ArmorError for a folder that is not an ARMOR checkpoint."""
+        """Read what `save_pretrained` wrote. Raises UserError for a folder that is not an ARMOR checkpoint."""
         from armor_model.loading import load_processor
 
         return load_processor(folder)
@@ -188,7 +188,7 @@ class ArmorProcessor:
     # ---- pictures ------------------------------------------------------------------------------------------
 
     def cut(self, image: Image.Image | str | Path, max_tiles: int | None = None) -> Tensor:
-        """A picture to look at as its tiles (N, 3, H, W). Raises ArmorError where it cannot be read."""
+        """A picture to look at as its tiles (N, 3, H, W). Raises UserError where it cannot be read."""
         s = self.settings
         return tiles(open_image(image), s.image_size, max_tiles or s.max_tiles, s.use_thumbnail)
 
@@ -196,7 +196,7 @@ class ArmorProcessor:
     def image_codes(self, images: list[Image.Image | str | Path]) -> Tensor:
         """Pictures to codes (B, h, w) on the CPU, through the image tokenizer."""
         if self.vq is None:
-            raise ArmorError("this processor has no image tokenizer, so it cannot read or draw pictures as codes")
+            raise UserError("this processor has no image tokenizer, so it cannot read or draw pictures as codes")
         device = next(self.vq.parameters()).device
         pixels = torch.stack([to_pixels(open_image(image), self.vq.image_size) for image in images])
         return self.vq.encode(pixels.to(device)).cpu()
@@ -205,7 +205,7 @@ class ArmorProcessor:
     def decode_codes(self, codes_BHW: Tensor) -> list[Image.Image]:
         """Codes (B, h, w) to pictures."""
         if self.vq is None:
-            raise ArmorError("this processor has no image tokenizer, so it cannot read or draw pictures as codes")
+            raise UserError("this processor has no image tokenizer, so it cannot read or draw pictures as codes")
         device = next(self.vq.parameters()).device
         return to_images(self.vq.decode(codes_BHW.to(device)))
 
@@ -225,14 +225,14 @@ class ArmorProcessor:
     def _segments(self, conversation: Conversation, add_generation_prompt: bool):
         """(text, None, said) and ("", picture part, said) in order; `said`: the assistant said it."""
         if not conversation:
-            raise ArmorError("a conversation needs at least one message")
+            raise UserError("a conversation needs at least one message")
         has_system = conversation[0].get("role") == "system"
         if not has_system and self.system_prompt:
             conversation = [{"role": "system", "content": self.system_prompt}, *conversation]
         for message in conversation:
             role = message.get("role")
             if role not in ("system", "user", "assistant"):
-                raise ArmorError(f"a message's role is system, user or assistant, not {role!r}")
+                raise UserError(f"a message's role is system, user or assistant, not {role!r}")
             said = role == "assistant"
             yield f"<|im_start|>{role}\n", None, False
             parts = _parts(message)
@@ -263,7 +263,7 @@ class ArmorProcessor:
         out.add(self._prefix)
         for text, part, said in self._segments(conversation, add_generation_prompt):
             if self.settings.image_token in text:
-                raise ArmorError(f"text must not hold the reserved token {self.settings.image_token}")
+                raise UserError(f"text must not hold the reserved token {self.settings.image_token}")
             if part is None and not said:
                 pending += text
                 continue
@@ -284,10 +284,10 @@ class ArmorProcessor:
 
     def _tokens(self, text: str) -> list[int]:
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ArmorError("text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8")
+            raise UserError("text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8")
         ids = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
         if ids and max(ids) >= self.settings.vocab_size:
-            raise ArmorError(f"text must not hold the reserved token {self.tokenizer.convert_ids_to_tokens(max(ids))}")
+            raise UserError(f"text must not hold the reserved token {self.tokenizer.convert_ids_to_tokens(max(ids))}")
         return ids
 
     def _codes_of(self, part: dict[str, Any]) -> list[int]:
@@ -296,9 +296,9 @@ class ArmorProcessor:
             codes = self.image_codes([part["image"]])[0]
         flat = torch.as_tensor(codes).flatten().tolist()
         if len(flat) != self.codes_per_image:
-            raise ArmorError(f"a drawn picture has {self.codes_per_image} codes, not {len(flat)}")
+            raise UserError(f"a drawn picture has {self.codes_per_image} codes, not {len(flat)}")
         if min(flat) < 0 or max(flat) >= self.settings.codebook_size:
-            raise ArmorError(f"image codes must lie in 0..{self.settings.codebook_size - 1}")
+            raise UserError(f"image codes must lie in 0..{self.settings.codebook_size - 1}")
         return flat
 
     def collate(
@@ -355,14 +355,14 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list | tuple):
-        raise ArmorError(f"a message's content is a text or a list of parts, not {type(content).__name__}")
+        raise UserError(f"a message's content is a text or a list of parts, not {type(content).__name__}")
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         ok = (kind == "text" and isinstance(part.get("text"), str)) or (
             kind == "image" and ("image" in part or ("codes" if message["role"] == "assistant" else "tiles") in part)
         )
         if not ok:
-            raise ArmorError(
+            raise UserError(
                 'a part is {"type": "text", "text": ...} or {"type": "image", "image": ...}', hint=f"got {part!r:.80}"
             )
     return [p for p in content if p["type"] != "text" or p["text"]]

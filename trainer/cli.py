@@ -18,7 +18,7 @@ from typing import Annotated
 
 import typer
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import ArmorError
 from trainer import cli_data, cli_stage
 from trainer.errors import DataError, TrainingError, disk_is_full
 from trainer.folders import check_free

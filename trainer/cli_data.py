@@ -86,17 +86,16 @@ def tokenize(
     as_json: Json = False,
 ) -> None:
     """Turn conversations into token ids and image codes once: resumable, checksummed parquet shards."""
-    import torch
-
     from armor_model import bundled, load_processor
-    from armor_model.loading import check_checkpoint, check_device
+    from armor_model.base.devices import choose_device
+    from armor_model.loading import check_checkpoint
     from trainer.data import shards
     from trainer.data.records import RULES
 
     folder = check_checkpoint(bundled("armor-nano") if model in (None, "armor-nano") else model)
     processor = load_processor(folder)
     if processor.vq is not None:
-        processor.vq.to(check_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        processor.vq.to(choose_device(device))
     manifest = shards.tokenize(conversations, out, processor, folder.name, shard_size, max_length)
     if as_json:
         typer.echo(json.dumps(manifest, indent=1))

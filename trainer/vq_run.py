@@ -60,7 +60,7 @@ def run_vqgan(asked: VQRequest) -> dict[str, Any]:
     import torch
 
     from armor_model import bundled, load
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
     from armor_model.images import open_image, to_pixels
     from armor_model.loading import quiet_transformers
     from armor_model.vq import PatchVQ, build_vq

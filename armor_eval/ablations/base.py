@@ -95,7 +95,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
     import time
 
     from armor_model import bundled, load
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
     from trainer import devices
 
     if random_backbone:

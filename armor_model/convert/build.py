@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from armor_model.base.errors import UserError
+from armor_model.base.files import whole_folder
 from armor_model.compat import prepare_torchvision
-from armor_model.convert.folders import new_folder
 from armor_model.convert.layouts import Origin, read_config, splitter, targets
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
-from armor_model.errors import ArmorError
 
 NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
 
@@ -30,18 +30,16 @@ def resolve(path_or_id: str, what: str, patterns: tuple[str, ...]) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ArmorError(f"{what} {path_or_id} is a file; a folder is wanted")
+        raise UserError(f"{what} {path_or_id} is a file; a folder is wanted")
     if path_or_id.count("/") != 1 or path_or_id.startswith((".", "/", "~")):
-        raise ArmorError(f"no {what} at {path_or_id}")
+        raise UserError(f"no {what} at {path_or_id}")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(path_or_id, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ArmorError(
-            f"{what} {path_or_id} is neither a folder here nor to be had from the hub: {reason}"
-        ) from error
+        raise UserError(f"{what} {path_or_id} is neither a folder here nor to be had from the hub: {reason}") from error
 
 
 def load_base_config(base: Path) -> dict[str, Any]:
@@ -49,9 +47,9 @@ def load_base_config(base: Path) -> dict[str, Any]:
     try:
         return json.loads((base / "config.json").read_text())
     except FileNotFoundError as error:
-        raise ArmorError(f"{base} is not a checkpoint: it has no config.json") from error
+        raise UserError(f"{base} is not a checkpoint: it has no config.json") from error
     except (ValueError, OSError) as error:
-        raise ArmorError(f"{base}/config.json cannot be read: {error}") from error
+        raise UserError(f"{base}/config.json cannot be read: {error}") from error
 
 
 def build(
@@ -72,7 +70,7 @@ def build(
     Args:
         base: folder or hub id of an InternVL in its original or in transformers' layout.
         vqgan: Chameleon's `vqgan.ckpt` (or a converted folder); None leaves the image tokenizer out.
-        out: the new folder; an ArmorError where it holds anything.
+        out: the new folder; a UserError where it holds anything.
         tokenizer: folder or id, where the base's own cannot be read without running its code.
         adapter_layers: blocks of the adapter.
         adapter_init: `copy` the last decoder blocks or `random`.
@@ -85,7 +83,7 @@ def build(
     Returns:
         What was done: layout, tensors, new parameters, whether the tokenizer was extended.
     """
-    with new_folder(out) as draft:
+    with whole_folder(out) as draft:
         folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
         raw = load_base_config(folder)
         layout, settings = read_config(raw)
@@ -103,7 +101,7 @@ def build(
         try:
             config = ArmorConfig(**settings, num_adapter_layers=adapter_layers, heads=heads)
         except (TypeError, ValueError) as error:
-            raise ArmorError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
+            raise UserError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
         items = plan(Source(folder), layout, config, settings["text_config"], adapter_init, dtype, seed)
         config.architectures = ["ArmorForConditionalGeneration"]
         config.dtype = items[0].dtype
@@ -138,7 +136,7 @@ def plan(
     dtype: torch.dtype | None,
     seed: int,
 ) -> list[Item]:
-    """Every tensor of the new checkpoint in the model's order. Raises ArmorError naming a key that is missing,
+    """Every tensor of the new checkpoint in the model's order. Raises UserError naming a key that is missing,
     unknown, or of another shape than the configuration says."""
     prepare_torchvision()
     from armor_model.modeling import ArmorForConditionalGeneration
@@ -151,14 +149,14 @@ def plan(
         origins["lm_head.weight"] = origins[f"{_EMBED}.weight"]
     for name in origins:
         if name not in expected:
-            raise ArmorError(f"unknown weight {origins[name].key}: the configuration has no place for it")
+            raise UserError(f"unknown weight {origins[name].key}: the configuration has no place for it")
     read = _Reader(source)
     dtype = dtype or source.tensors[origins["lm_head.weight"].key].dtype if "lm_head.weight" in origins else dtype
     if adapter_init not in ("copy", "random"):
-        raise ArmorError(f"adapter_init must be copy or random, not {adapter_init!r}")
+        raise UserError(f"adapter_init must be copy or random, not {adapter_init!r}")
     depth = config.text_config.num_hidden_layers
     if adapter_init == "copy" and config.num_adapter_layers > depth:
-        raise ArmorError(f"cannot copy {config.num_adapter_layers} blocks from a decoder of {depth}")
+        raise UserError(f"cannot copy {config.num_adapter_layers} blocks from a decoder of {depth}")
     items = []
     for name, shape in expected.items():
         if name in origins:
@@ -168,7 +166,7 @@ def plan(
         if twin in origins:
             items.append(_from_source(name, shape, origins[twin], source, read, text, dtype))
         elif name.startswith(("model.", "lm_head.")):
-            raise ArmorError(f"the base lacks a weight: {name} (in transformers' names)")
+            raise UserError(f"the base lacks a weight: {name} (in transformers' names)")
         elif name == "single_head.weight":
             rows = (read, origins["lm_head.weight"])
             items.append(Item(name, shape, dtype, _random(name, shape, config, seed, rows)))
@@ -207,7 +205,7 @@ def _from_source(
     # the shape that splitting will give, without reading the data
     shaped = tuple(take(torch.empty(stored.shape, device="meta")).shape)
     if shaped != shape:
-        raise ArmorError(f"{origin.key} is {stored.shape}, which gives {shaped} for {name}; expected {shape}")
+        raise UserError(f"{origin.key} is {stored.shape}, which gives {shaped} for {name}; expected {shape}")
     return Item(name, shape, dtype or stored.dtype, lambda: take(read(origin.key)))
 
 
@@ -258,10 +256,10 @@ def _tokenizer(given: str | None, base: Path, layout: str) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # many kinds, from missing files to code that would have to be run
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ArmorError(f"the tokenizer in {where} cannot be read: {reason}", hint=hint) from error
+        raise UserError(f"the tokenizer in {where} cannot be read: {reason}", hint=hint) from error
     known = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     if known is None or known == tokenizer.unk_token_id:
-        raise ArmorError(f"the tokenizer in {where} does not know <IMG_CONTEXT>: it is not InternVL's", hint=hint)
+        raise UserError(f"the tokenizer in {where} does not know <IMG_CONTEXT>: it is not InternVL's", hint=hint)
     return tokenizer
 
 
@@ -281,6 +279,6 @@ def _save_processor(tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[s
         names = [*NEW_TOKENS, *(f"<code_{k}>" for k in range(config.codebook_size))]
         tokenizer.add_tokens(names, special_tokens=True)
         if tokenizer.convert_tokens_to_ids(names[0]) != config.imgbos_id:
-            raise ArmorError("the tokenizer gave the new tokens ids of its own")
+            raise UserError("the tokenizer gave the new tokens ids of its own")
     processor.save_pretrained(out)
     return extended

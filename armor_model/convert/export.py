@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from armor_model.convert.folders import new_folder
+from armor_model.base.errors import UserError
+from armor_model.base.files import whole_folder
 from armor_model.convert.layouts import TEXT
 from armor_model.convert.shards import Item, Source, write
-from armor_model.errors import ArmorError
 from armor_model.images import IMAGENET_MEAN, IMAGENET_STD
 from armor_model.loading import check_checkpoint, load_processor
 
@@ -32,14 +32,14 @@ def public_name(name: str) -> str:
 
 def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> dict[str, Any]:
     """Write the plain InternVL into a new folder; one tensor is in memory at a time. Returns the number of tensors and
-    files. Raises ArmorError where `out` holds anything."""
+    files. Raises UserError where `out` holds anything."""
     from armor_model.config import ArmorConfig
 
-    with new_folder(out) as draft:
+    with whole_folder(out) as draft:
         check_checkpoint(checkpoint)
         config = ArmorConfig.from_pretrained(checkpoint)
         if config.heads == "single":
-            raise ArmorError("the single-head arm has no text path of its own: its text passes the adapter")
+            raise UserError("the single-head arm has no text path of its own: its text passes the adapter")
         processor = load_processor(checkpoint)
         source = Source(checkpoint)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 
 VIT, TEXT, MLP = "model.vision_tower", "model.language_model", "model.multi_modal_projector"
 
@@ -103,7 +103,7 @@ RULES = {"internlm2": [*_VISION, *_INTERNLM2], "qwen2": [*_VISION, *_QWEN2], "na
 
 
 def targets(keys: Iterable[str], layout: str) -> dict[str, Origin]:
-    """Names in transformers' layout for a checkpoint's keys. Raises ArmorError for a key that no rule knows."""
+    """Names in transformers' layout for a checkpoint's keys. Raises UserError for a key that no rule knows."""
     rules = [(re.compile(pattern), outs) for pattern, outs in RULES[layout]]
     found: dict[str, Origin] = {}
     for key in keys:
@@ -113,7 +113,7 @@ def targets(keys: Iterable[str], layout: str) -> dict[str, Origin]:
                 found.update({match.expand(target): Origin(key, part) for target, part in outs})
                 break
         else:
-            raise ArmorError(f"unknown weight {key}: not an InternVL checkpoint in the {layout} layout")
+            raise UserError(f"unknown weight {key}: not an InternVL checkpoint in the {layout} layout")
     return found
 
 
@@ -134,7 +134,7 @@ def splitter(part: str, text: dict[str, Any]) -> Callable[[Tensor], Tensor]:
 
     def grouped(tensor: Tensor) -> Tensor:
         if tensor.shape[0] != (heads + 2 * groups) * head_dim:
-            raise ArmorError(f"wqkv has {tensor.shape[0]} rows, {(heads + 2 * groups) * head_dim} were expected")
+            raise UserError(f"wqkv has {tensor.shape[0]} rows, {(heads + 2 * groups) * head_dim} were expected")
         view = tensor.view(groups, queries + 2, head_dim, *tensor.shape[1:])
         taken = {"q": view[:, :queries], "k": view[:, queries], "v": view[:, queries + 1]}[which]
         return taken.reshape(-1, *tensor.shape[1:])
@@ -148,29 +148,29 @@ _TEXT_KINDS = {"InternLM2ForCausalLM": ("internlm2", "llama"), "Qwen2ForCausalLM
 
 
 def read_config(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Layout and ArmorConfig's settings for a published config.json. Raises ArmorError for another kind of model."""
+    """Layout and ArmorConfig's settings for a published config.json. Raises UserError for another kind of model."""
     kind = config.get("model_type")
     if kind == "internvl":
         keep = ("text_config", "vision_config", "image_token_id", "image_seq_length", "downsample_ratio",
                 "projector_hidden_act", "vision_feature_layer", "vision_feature_select_strategy")  # fmt: skip
         return "native", {key: config[key] for key in keep if key in config}
     if kind != "internvl_chat":
-        raise ArmorError(f"the base's model_type is {kind!r}; InternVL2.5's is internvl_chat, transformers' internvl")
+        raise UserError(f"the base's model_type is {kind!r}; InternVL2.5's is internvl_chat, transformers' internvl")
     try:
         return _original(config)
     except KeyError as error:
-        raise ArmorError(f"the base's config.json lacks {error}") from error
+        raise UserError(f"the base's config.json lacks {error}") from error
 
 
 def _original(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     if config.get("ps_version", "v2") != "v2":
-        raise ArmorError(f"pixel shuffle {config['ps_version']} is not supported: InternVL2.5 uses v2")
+        raise UserError(f"pixel shuffle {config['ps_version']} is not supported: InternVL2.5 uses v2")
     if config.get("select_layer", -1) != -1:
-        raise ArmorError(f"select_layer {config['select_layer']} is not supported: InternVL2.5 uses -1")
+        raise UserError(f"select_layer {config['select_layer']} is not supported: InternVL2.5 uses -1")
     llm, vit = config["llm_config"], config["vision_config"]
     architecture = (llm.get("architectures") or ["?"])[0]
     if architecture not in _TEXT_KINDS:
-        raise ArmorError(f"text tower {architecture} is not supported: {', '.join(_TEXT_KINDS)}")
+        raise UserError(f"text tower {architecture} is not supported: {', '.join(_TEXT_KINDS)}")
     layout, kind = _TEXT_KINDS[architecture]
     rope = {"rope_type": "default", "rope_theta": llm.get("rope_theta", 1e6)}
     scaling = llm.get("rope_scaling")
@@ -198,7 +198,7 @@ def _original(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         "tie_word_embeddings": False,
     }
     if kind == "llama" and llm.get("bias"):
-        raise ArmorError("an InternLM2 with biases is not supported: no published InternVL2.5 has them")
+        raise UserError("an InternLM2 with biases is not supported: no published InternVL2.5 has them")
     size = config.get("force_image_size") or vit["image_size"]
     patch = vit["patch_size"]
     ratio = config.get("downsample_ratio", 0.5)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import ArmorError, UserError
 from armor_model.generation.engine import Engine
 from armor_model.generation.rows import Request, Row
 from armor_model.generation.settings import GenerationSettings, Response
@@ -49,7 +49,7 @@ def generate(
         seeds: one a conversation; by default 0, 1, 2, ... A row's answer depends on its own seed only.
         batch_size: most conversations under way at once; waiting ones take the places of finished ones.
         max_tiles: override the processor's setting.
-        on_error: `raise` an ArmorError for a conversation that cannot be encoded, or `record` it in its Response.
+        on_error: `raise` a UserError for a conversation that cannot be encoded, or `record` it in its Response.
         compile: True fuses the steps with torch.compile, which takes a minute or so for each process; `auto` does it
             on CUDA where the requests are many enough to pay for it.
     """
@@ -75,7 +75,7 @@ def stream(
     settings = settings or GenerationSettings()
     seeds = list(range(len(conversations))) if seeds is None else list(seeds)
     if len(seeds) != len(conversations):
-        raise ArmorError(f"{len(conversations)} conversations need as many seeds, not {len(seeds)}")
+        raise UserError(f"{len(conversations)} conversations need as many seeds, not {len(seeds)}")
     requests, places = [], []
     for i, conversation in enumerate(conversations):
         try:
@@ -84,7 +84,7 @@ def stream(
         except ArmorError as error:
             if on_error == "raise":
                 where = f"conversation {i + 1} of {len(conversations)}: " if len(conversations) > 1 else ""
-                raise ArmorError(where + error.message, hint=error.hint) from error
+                raise UserError(where + error.message, hint=error.hint) from error
             yield i, Response(stats={"seed": seeds[i]}, error=str(error))
     if not requests:
         return
@@ -133,15 +133,15 @@ def _request(
     max_tiles: int | None,
 ) -> Request:
     if not conversation or conversation[-1].get("role") != "user":
-        raise ArmorError("a conversation to be answered ends with a user's message")
+        raise UserError("a conversation to be answered ends with a user's message")
     if is_empty(conversation[-1]):
-        raise ArmorError("the prompt is empty")
+        raise UserError("the prompt is empty")
     row = processor.encode_one(conversation, add_generation_prompt=True, max_tiles=max_tiles)
     limit = model.config.text_config.max_position_embeddings
     needed = processor.codes_per_image + 2 if settings.force_image else 1
     if len(row.ids) + needed > limit:
         room = f"{limit} with the {needed} of the answer" if settings.force_image else f"{limit}"
-        raise ArmorError(
+        raise UserError(
             f"the conversation has {len(row.ids)} tokens, this model's context holds {room}",
             hint="shorten it, or begin a new conversation",
         )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 from armor_model.generation.burst import LENGTH_STEP, StaticStep, draw_sliced, padded
 from armor_model.generation.cache import attention
 from armor_model.generation.places import Places
@@ -61,7 +61,7 @@ class Engine(Places):
         for request in requests:
             first_picture = self.per_picture + 2 if self.settings.force_image else 1
             if len(request.ids) + first_picture > self.context:
-                raise ArmorError(f"the prompt has {len(request.ids)} tokens; this model's context holds {self.context}")
+                raise UserError(f"the prompt has {len(request.ids)} tokens; this model's context holds {self.context}")
         # longest first: a later prompt then always fits in front of the current slot
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].ids))
         self.waiting.extend((i, requests[i]) for i in order)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 from armor_model.generation.burst import COMPILE_PAYS, LENGTH_STEP, StaticStep, padded
 from armor_model.generation.cache import SlotCache, attention
 from armor_model.generation.rows import Request, Row
@@ -42,9 +42,9 @@ class Places:
         self.model, self.settings, self.config = model, settings, model.config
         self.device, self.dtype = model.device, model.dtype
         if len(devices := sorted({str(p.device) for p in model.parameters()})) > 1:
-            raise ArmorError(f"generation needs the whole model on one device; it is on {', '.join(devices)}")
+            raise UserError(f"generation needs the whole model on one device; it is on {', '.join(devices)}")
         if batch_size < 1:
-            raise ArmorError(f"batch_size must be at least 1, not {batch_size}")
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
         self.stop_ids = set(stop_ids)
         self.unconditional = unconditional
         self.guided = settings.guidance != 1 and settings.images > 0
@@ -52,7 +52,7 @@ class Places:
         asked = compile not in (False, "auto")
         self.static = (asked or self.device.type == "cuda") if static is None else static
         if asked and not self.static:
-            raise ArmorError("only static steps can be compiled")
+            raise UserError("only static steps can be compiled")
         self.wants_compile = compile
         self.compile = ""
         """torch.compile's backend for the present requests; empty where steps run as they are."""

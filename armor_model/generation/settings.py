@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,9 +55,9 @@ class GenerationSettings:
         }
         for name, bad in wrong.items():
             if bad:
-                raise ArmorError(f"{name} cannot be {getattr(self, name)}")
+                raise UserError(f"{name} cannot be {getattr(self, name)}")
         if self.force_image and (not self.allow_images or self.max_images < 1):
-            raise ArmorError("force_image needs allow_images and max_images of at least 1")
+            raise UserError("force_image needs allow_images and max_images of at least 1")
 
     @property
     def images(self) -> int:

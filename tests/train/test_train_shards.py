@@ -11,7 +11,7 @@ import pytest
 import torch
 from data_helpers import BAD, gpt, human, picture, write_corpus, write_lines
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import ArmorError
 from trainer.data.records import RULES, Tally, read_conversations, sides
 from trainer.data.shards import MANIFEST, Shards, file_sha256, tokenize
 from trainer.encode import encode, to_messages

@@ -186,7 +186,7 @@ def _schema() -> Any:
 def _rows(
     chunk: list[dict[str, Any]], processor: Any, max_length: int, batch_size: int, tally: Tally
 ) -> Iterator[dict[str, Any]]:
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
     from armor_model.images import open_image
 
     drawn = [path for record in chunk for path in sides(record)[1]]
@@ -227,7 +227,7 @@ def _rows(
 
 def _codes(processor: Any, paths: list[Path]) -> dict[Path, Any]:
     """Codes of pictures, None for one that cannot be read: a batch with a broken one is done one by one."""
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
 
     if not paths:
         return {}
