@@ -173,8 +173,7 @@ def params(
 ) -> None:
     """Parameters by part, and what each training stage trains; from the configuration alone."""
     import armor_model
-    from armor_model.params import NEW_PARTS, summary
-    from armor_model.presets import PRESETS, preset_dict
+    from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
 
     path = Path(config) / "config.json"
     if not path.is_file() and config in PRESETS:

@@ -1,4 +1,4 @@
-"""`armor-model build`: a published InternVL and a VQGAN become an ARMOR checkpoint, one tensor at a time.
+"""`armor-model build`: a published base model and a VQGAN become an ARMOR checkpoint, one tensor at a time.
 
 The whole plan (every new tensor, its shape, and where it comes from) is checked before the first byte is written.
 """
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder
+from armor_model.bases import BaseModel, Origin, Settings, base_of
 from armor_model.compat import prepare_torchvision
-from armor_model.convert.layouts import Origin, read_config, splitter, targets
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
 
@@ -68,7 +68,7 @@ def build(
     """Write an ARMOR checkpoint.
 
     Args:
-        base: folder or hub id of an InternVL in its original or in transformers' layout.
+        base: folder or hub id of a model of one of the BASES, e.g. an InternVL, original or in transformers' layout.
         vqgan: Chameleon's `vqgan.ckpt` (or a converted folder); None leaves the image tokenizer out.
         out: the new folder; a UserError where it holds anything.
         tokenizer: folder or id, where the base's own cannot be read without running its code.
@@ -78,7 +78,7 @@ def build(
         dtype: of the weights; by default the base's.
         seed: of the random parts.
         max_shard: bytes.
-        system_prompt: `internvl`, `none` or a text; by default what the layout was published with.
+        system_prompt: a name that the base knows, or a text; by default what the layout was published with.
 
     Returns:
         What was done: layout, tensors, new parameters, whether the tokenizer was extended.
@@ -86,10 +86,11 @@ def build(
     with whole_folder(out) as draft:
         folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
         raw = load_base_config(folder)
-        layout, settings = read_config(raw)
+        kind = base_of(raw)
+        layout, settings = kind.read_config(raw)
         vq = open_vqgan(Path(vqgan)) if vqgan else None
-        text_tokenizer = _tokenizer(tokenizer, folder, layout)
-        settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        text_tokenizer = _tokenizer(tokenizer, folder, kind)
+        settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids(kind.chat.image_token)
         if vq is not None:
             settings |= {
                 "codebook_size": vq.codebook_size,
@@ -102,10 +103,11 @@ def build(
             config = ArmorConfig(**settings, num_adapter_layers=adapter_layers, heads=heads)
         except (TypeError, ValueError) as error:
             raise UserError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
-        items = plan(Source(folder), layout, config, settings["text_config"], adapter_init, dtype, seed)
+        items = plan(Source(folder), kind, layout, config, settings["text_config"], adapter_init, dtype, seed)
         config.architectures = ["ArmorForConditionalGeneration"]
         config.dtype = items[0].dtype
-        extended = _save_processor(text_tokenizer, config, vq, draft, raw, system_prompt or _default_prompt(layout))
+        prompt = system_prompt or kind.default_system_prompt(layout)
+        extended = _save_processor(text_tokenizer, config, vq, draft, raw, prompt)
         files = write(items, draft, max_shard)
         config.save_pretrained(draft)
         new = sum(
@@ -120,18 +122,15 @@ def build(
         }
 
 
-def _default_prompt(layout: str) -> str:
-    return "none" if layout == "native" else "internvl"
-
-
 # ---- the plan --------------------------------------------------------------------------------------------------------
 
 
 def plan(
     source: Source,
+    base: BaseModel,
     layout: str,
     config: Any,
-    text: dict[str, Any],
+    text: Settings,
     adapter_init: str,
     dtype: torch.dtype | None,
     seed: int,
@@ -143,10 +142,10 @@ def plan(
 
     with torch.device("meta"):
         expected = {k: tuple(v.shape) for k, v in ArmorForConditionalGeneration(config).state_dict().items()}
-    origins = targets(source.tensors, layout)
+    origins = base.origins(source.tensors, layout)
     tied = "lm_head.weight" not in origins and layout == "native"
-    if tied and f"{_EMBED}.weight" in origins:
-        origins["lm_head.weight"] = origins[f"{_EMBED}.weight"]
+    if tied and (embeddings := f"{base.decoder_path}.embed_tokens.weight") in origins:
+        origins["lm_head.weight"] = origins[embeddings]
     for name in origins:
         if name not in expected:
             raise UserError(f"unknown weight {origins[name].key}: the configuration has no place for it")
@@ -157,14 +156,23 @@ def plan(
     depth = config.text_config.num_hidden_layers
     if adapter_init == "copy" and config.num_adapter_layers > depth:
         raise UserError(f"cannot copy {config.num_adapter_layers} blocks from a decoder of {depth}")
+
+    def from_source(name: str, shape: tuple[int, ...], origin: Origin) -> Item:
+        stored, take = source.tensors[origin.key], base.take(origin.part, text)
+        # the shape that splitting will give, without reading the data
+        shaped = tuple(take(torch.empty(stored.shape, device="meta")).shape)
+        if shaped != shape:
+            raise UserError(f"{origin.key} is {stored.shape}, which gives {shaped} for {name}; expected {shape}")
+        return Item(name, shape, dtype or stored.dtype, lambda: take(read(origin.key)))
+
     items = []
     for name, shape in expected.items():
         if name in origins:
-            items.append(_from_source(name, shape, origins[name], source, read, text, dtype))
+            items.append(from_source(name, shape, origins[name]))
             continue
-        twin = _twin(name, config, adapter_init)
+        twin = _twin(name, base, config, adapter_init)
         if twin in origins:
-            items.append(_from_source(name, shape, origins[twin], source, read, text, dtype))
+            items.append(from_source(name, shape, origins[twin]))
         elif name.startswith(("model.", "lm_head.")):
             raise UserError(f"the base lacks a weight: {name} (in transformers' names)")
         elif name == "single_head.weight":
@@ -173,9 +181,6 @@ def plan(
         else:
             items.append(Item(name, shape, dtype, _random(name, shape, config, seed)))
     return items
-
-
-_EMBED = "model.language_model.embed_tokens"
 
 
 class _Reader:
@@ -191,32 +196,14 @@ class _Reader:
         return self.newest[1]
 
 
-def _from_source(
-    name: str,
-    shape: tuple[int, ...],
-    origin: Origin,
-    source: Source,
-    read: _Reader,
-    text: dict[str, Any],
-    dtype: torch.dtype | None,
-) -> Item:
-    stored = source.tensors[origin.key]
-    take = splitter(origin.part, text)
-    # the shape that splitting will give, without reading the data
-    shaped = tuple(take(torch.empty(stored.shape, device="meta")).shape)
-    if shaped != shape:
-        raise UserError(f"{origin.key} is {stored.shape}, which gives {shaped} for {name}; expected {shape}")
-    return Item(name, shape, dtype or stored.dtype, lambda: take(read(origin.key)))
-
-
-def _twin(name: str, config: Any, adapter_init: str) -> str:
-    """The InternVL tensor that a new one starts as a copy of, or an empty string."""
+def _twin(name: str, base: BaseModel, config: Any, adapter_init: str) -> str:
+    """The base's tensor that a new one starts as a copy of, or an empty string."""
     if name == "adapter_norm.weight":
-        return "model.language_model.norm.weight"
+        return f"{base.decoder_path}.norm.weight"
     if name.startswith("adapter.") and adapter_init == "copy":
         _, i, rest = name.split(".", 2)
         first = config.text_config.num_hidden_layers - config.num_adapter_layers
-        return f"model.language_model.layers.{first + int(i)}.{rest}"
+        return f"{base.decoder_path}.layers.{first + int(i)}.{rest}"
     return ""
 
 
@@ -244,22 +231,22 @@ def _random(
 # ---- tokenizer and processor --------------------------------------------------------------------------------
 
 
-def _tokenizer(given: str | None, base: Path, layout: str) -> Any:
+def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
     """The text tokenizer; never runs a checkpoint's own code."""
     prepare_torchvision()
     from transformers import AutoTokenizer
 
     patterns = ("tokenizer*", "*.json", "*.txt", "*.model")
-    where = resolve(given, "tokenizer", patterns) if given else base
-    hint = "give --tokenizer, e.g. OpenGVLab/InternVL2_5-2B-MPO-hf: InternLM2's vocabulary as a tokenizer.json"
+    where = resolve(given, "tokenizer", patterns) if given else folder
+    token, hint = base.chat.image_token, f"give --tokenizer, {base.tokenizer_hint}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # many kinds, from missing files to code that would have to be run
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the tokenizer in {where} cannot be read: {reason}", hint=hint) from error
-    known = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+    known = tokenizer.convert_tokens_to_ids(token)
     if known is None or known == tokenizer.unk_token_id:
-        raise UserError(f"the tokenizer in {where} does not know <IMG_CONTEXT>: it is not InternVL's", hint=hint)
+        raise UserError(f"the tokenizer in {where} does not know {token}: it is not {base.name}'s", hint=hint)
     return tokenizer
 
 

@@ -12,22 +12,13 @@ from typing import Any
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder
-from armor_model.convert.layouts import TEXT
+from armor_model.bases.internvl import INTERNVL
 from armor_model.convert.shards import Item, Source, write
 from armor_model.images import IMAGENET_MEAN, IMAGENET_STD
 from armor_model.loading import check_checkpoint, load_processor
 
 NEW = ("new_embeddings", "adapter.", "adapter_norm.", "imgbos_head.", "visual_head.", "single_head.")
 ARMOR_ONLY = ("num_adapter_layers", "codebook_size", "image_grid", "heads", "vq_config")
-
-
-def public_name(name: str) -> str:
-    """A tensor's name in the public -hf checkpoints, whose prefixes predate transformers' present ones."""
-    if name == "lm_head.weight":
-        return "language_model.lm_head.weight"
-    if name.startswith(f"{TEXT}."):
-        return name.replace(f"{TEXT}.", "language_model.model.", 1)
-    return name.removeprefix("model.")
 
 
 def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> dict[str, Any]:
@@ -45,7 +36,7 @@ def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> dict[
 
         def item(name: str) -> Item:
             stored = source.tensors[name]
-            return Item(public_name(name), stored.shape, stored.dtype, lambda: source.read(name))
+            return Item(INTERNVL.published_name(name), stored.shape, stored.dtype, lambda: source.read(name))
 
         items = [item(name) for name in source.tensors if not name.startswith(NEW)]
         (draft / "chat_template.jinja").write_text(chat_template(processor.system_prompt))

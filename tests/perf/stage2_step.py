@@ -90,7 +90,7 @@ def needed_operations(config: Any, batch: Batch) -> float:
     Frozen blocks: forward and the gradient of their inputs, which the new embeddings ask for (4 a weight and token);
     the adapter's also of its weights (6); the visual head at its positions only (6); causal attention likewise.
     """
-    from armor_model.params import block
+    from armor_model.presets import block
 
     text, (rows, length) = config.text_config, batch.input_ids.shape
     tokens, image = batch.tokens, count_labels(batch)[1]
