@@ -18,10 +18,8 @@ from typing import Annotated
 
 import typer
 
-from armor_model.base.errors import ArmorError
+from armor_model.base.errors import ArmorError, RunFailed, UserError, disk_is_full
 from trainer import cli_data, cli_stage
-from trainer.errors import DataError, TrainingError, disk_is_full
-from trainer.folders import check_free
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,61 +52,6 @@ def stages(as_json: cli_stage.Json = False) -> None:
 
 
 @app.command()
-def nano(
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
-    random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
-    scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
-    work: Annotated[
-        Path | None, typer.Option(help="Keep logs and checkpoints here; the same command then goes on after a kill.")
-    ] = None,
-) -> None:
-    """Train armor-nano from nothing: image tokenizer, base, stages 1, 2, 3; judge it; write its card."""
-    import logging
-
-    from trainer.nano import default_recipe, scaled, train_nano, twin
-    from trainer.nano_card import measure, save_nano, write_card
-
-    # A model without a record was being judged when its run was killed.
-    check_free(out, None if (out / "training.json").exists() else "config.json")
-    if not 0 < scale <= 100:
-        raise DataError(f"--scale is above 0, not {scale:g}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    recipe = default_recipe(seed)
-    if random_backbone:
-        recipe = twin(recipe)
-    if scale != 1.0:
-        recipe = scaled(recipe, scale)
-    outcome = train_nano(recipe, work)
-    save_nano(outcome, out)
-    scores = measure(out, {"questions": 80, "modality": 50, "drawings": 60}, seed=1000 + seed)
-    command = f"armor-train nano --out DIR --seed {seed}{' --random-backbone' if random_backbone else ''}"
-    write_card(out, recipe, outcome, scores, command + (f" --scale {scale:g}" if scale != 1.0 else ""))
-    for group, value in scores["mean"].items():
-        typer.echo(f"{group}: mean {value:.3f}, worst {scores['worst'][group]}")
-    typer.echo(f"{out} ({outcome.cpu_seconds:.0f} CPU-seconds)")
-
-
-@app.command("nano-seeds")
-def nano_seeds(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Folders that `nano` wrote, or their training.json.")],
-) -> None:
-    """Print several armor-nanos side by side, with intervals; name the median; compare random-backbone twins."""
-    from trainer.nano_seeds import GROUPS, seeds_text
-
-    records = []
-    for path in checkpoints:
-        file = path / "training.json" if path.is_dir() else path
-        try:
-            records.append(json.loads(file.read_text(encoding="utf-8")))
-            _ = [records[-1]["scores"]["mean"][group] for group in GROUPS]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file} is no record of `armor-train nano`: {error}") from error
-    typer.echo(seeds_text(records))
-
-
-@app.command()
 def curves(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `stage` or `base`, or --work of `nano`.")],
     out: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf.")] = Path("losses.svg"),
@@ -133,9 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return (
             app(args=list(sys.argv[1:] if argv is None else argv), prog_name="armor-train", standalone_mode=False) or 0
         )
-    except (ArmorError, DataError) as error:
+    except (ArmorError, UserError) as error:
         return _complain(str(error), 2)
-    except TrainingError as error:
+    except RunFailed as error:
         return _complain(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         return _complain("interrupted; `stage` and `base` go on with --resume, `tokenize` by itself", 130)

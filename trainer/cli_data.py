@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from trainer.errors import DataError
+from armor_model.base.errors import UserError
 
 Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")]
 
@@ -45,17 +45,17 @@ def build_data(
 
     from trainer.data import build as builder
     from trainer.data import readers
-    from trainer.data.index import read_index
+    from trainer.data.readers import read_index
     from trainer.data.records import Tally, losses
     from trainer.data.screens import ScreenSettings
 
     if source not in readers.SOURCES:
-        raise DataError(f"unknown source {source!r}; known: {', '.join(readers.SOURCES)}")
+        raise UserError(f"unknown source {source!r}; known: {', '.join(readers.SOURCES)}")
     if not tars and not texts:
-        raise DataError("nothing to build from: give --tars, --texts or both")
+        raise UserError("nothing to build from: give --tars, --texts or both")
     number, count = readers.parse_part(part)
     if number and not tars:
-        raise DataError(f"--part {part}: texts belong to part 0, and there are no --tars to share out")
+        raise UserError(f"--part {part}: texts belong to part 0, and there are no --tars to share out")
     tallies = {"tars": Tally(), "texts": Tally()}
     shards = readers.share_of(readers.tars(tars), (number, count)) if tars else []
     found = readers.read_tars(

@@ -55,7 +55,7 @@ def stage(
     --num_processes N -m trainer stage ...`; on CPUs both start gloo processes (`--cpu` would start one only).
     `--shard`, or `accelerate-launch --use_fsdp`, shards instead of copying.
     """
-    from trainer.stage_run import StageRequest, run_stage
+    from trainer.run import StageRequest, run_stage
 
     given = {k: v for k, v in locals().items() if k not in ("StageRequest", "run_stage", "as_json")}
     given["sample_prompt"] = sample_prompt or []
@@ -102,7 +102,7 @@ def vqgan(
     The codes' meaning changes, so shards are made with the new checkpoint and stages 2 and 3 are trained on it.
     Chameleon's published VQGAN is never trained here.
     """
-    from trainer.vq_run import VQRequest, run_vqgan
+    from trainer.vq import VQRequest, run_vqgan
 
     result = run_vqgan(VQRequest(images, out, model, steps, batch_size, lr, foreground, limit, seed))
     if as_json:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.errors import DataError
+from armor_model.base.errors import UserError
 
 LOSS = "loss/"
 
@@ -17,7 +17,7 @@ def find_logs(run: Path) -> dict[str, Path]:
         return {"": run / "log.jsonl"}
     logs = {path.parent.name: path for path in sorted(run.glob("*/log.jsonl"))}
     if not logs:
-        raise DataError(f"{run} holds no log.jsonl, nor does a folder in it")
+        raise UserError(f"{run} holds no log.jsonl, nor does a folder in it")
     return logs
 
 
@@ -34,14 +34,14 @@ def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
         for name, value in losses.items():
             found.setdefault(name.removeprefix(LOSS), []).append((step, value))
     if not found:
-        raise DataError(f"{log} holds no losses")
+        raise UserError(f"{log} holds no losses")
     return found
 
 
 def draw_curves(runs: Sequence[Path], out: Path) -> list[str]:
     """Write the picture; the stages it shows. The format is the file name's (svg, png, pdf).
 
-    Raises DataError where a run has no log, or the format is unknown.
+    Raises UserError where a run has no log, or the format is unknown.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def draw_curves(runs: Sequence[Path], out: Path) -> list[str]:
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     if out.suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
-        raise DataError(f"{out.name}: no format for a picture; name it .svg, .png or .pdf")
+        raise UserError(f"{out.name}: no format for a picture; name it .svg, .png or .pdf")
     colors: dict[str, str] = {}
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, stage in zip(panels, stages, strict=False):

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from armor_model.base.errors import RunFailed
 from trainer import devices
-from trainer.errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Take what `state_dict` gave; each process keeps its part where parameters are sharded."""
         if len(states) != len(self.parts):
-            raise TrainingError(f"the checkpoint has {len(states)} optimizers, this run has {len(self.parts)}")
+            raise RunFailed(f"the checkpoint has {len(states)} optimizers, this run has {len(self.parts)}")
         for part, state in zip(self.parts, states, strict=True):
             order = [p for group in part.param_groups for p in group["params"]]
             placed = {

@@ -199,8 +199,8 @@ def _optimization(part: Part, steps: int, plan: Plan) -> Any:
 
 
 def _loop(model: Any, part: Part, seed: int, pools: dict[str, Any], how: Any, options: Any) -> Any:
+    from trainer.loader import Mixture
     from trainer.loop import Loop
-    from trainer.mixture import Mixture
     from trainer.stages import STAGES
 
     share = sum(part.mixture.values())

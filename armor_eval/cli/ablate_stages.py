@@ -42,9 +42,9 @@ def run_ablation(
     from armor_eval.cli import common
     from armor_eval.errors import UserError
     from armor_eval.runs.bundle import read_head
+    from armor_model.base.errors import ArmorError
     from armor_model.loading import quiet_transformers
     from trainer import devices
-    from trainer.errors import DataError, TrainingError
 
     if fields.get("seeds") is not None:
         try:
@@ -61,7 +61,7 @@ def run_ablation(
     first = devices.start().is_main_process
     try:
         status = run(plan, out, command, say=lambda line: typer.echo(line, err=True) if first else None)
-    except (DataError, TrainingError) as error:
+    except ArmorError as error:
         raise UserError(str(error), f"{out} keeps every finished arm") from error
     if first:
         done, _ = read_head(out)

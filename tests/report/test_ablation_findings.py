@@ -198,7 +198,7 @@ def test_the_stages_cover_the_rows_of_tables_four_and_five() -> None:
 @pytest.fixture(scope="module")
 def untrained():
     from armor_eval.ablations.base import Base
-    from trainer.nano import build, default_recipe
+    from trainer.shapes.recipe import build, default_recipe
 
     model, processor = build(default_recipe(0))
     return Base(model.eval(), processor, "untrained", "test")

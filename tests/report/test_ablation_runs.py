@@ -31,7 +31,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> str:
     from armor_model import save
-    from trainer.nano import build, default_recipe
+    from trainer.shapes.recipe import build, default_recipe
 
     folder = tmp_path_factory.mktemp("base") / "nano"
     model, processor = build(default_recipe(0))

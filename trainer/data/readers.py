@@ -10,6 +10,7 @@ bad record has to be left out and counted.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -18,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from trainer.data.index import Index
+from armor_model.base.errors import UserError
 from trainer.data.records import Tally, is_unicode
 from trainer.data.screens import Pair
-from trainer.errors import DataError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 SCHEMES = ("http", "https", "hf", "gs")
@@ -54,40 +55,40 @@ SOURCES: dict[str, Source] = {
 
 def tars(sources: list[str]) -> list[str]:
     """The shards that sources mean, in order: tar files, directories of them (sorted), or urls, `{000..099}` expanded.
-    Raises DataError when there are none."""
+    Raises UserError when there are none."""
     from webdataset.shardlists import expand_urls
 
     found: list[str] = []
     for source in sources:
         if "://" in source:
             if source.split("://")[0] not in SCHEMES:
-                raise DataError(f"cannot stream {source}: only {', '.join(SCHEMES)} urls can be")
+                raise UserError(f"cannot stream {source}: only {', '.join(SCHEMES)} urls can be")
             found += expand_urls(source)
             continue
         path = Path(source)
         # In full: webdataset runs a name that begins with "pipe:" as a command.
         here = [str(p.resolve()) for p in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
         if not here or not all(Path(p).is_file() for p in here):
-            raise DataError(f"no tar file at {source}")
+            raise UserError(f"no tar file at {source}")
         found += here
     if not found:
-        raise DataError("no tar files were named")
+        raise UserError("no tar files were named")
     return found
 
 
 def parse_part(part: str) -> tuple[int, int]:
-    """`I/N` as (I, N), I from 0 to N - 1. Raises DataError."""
+    """`I/N` as (I, N), I from 0 to N - 1. Raises UserError."""
     found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
     if not found or int(found[1]) >= int(found[2]):
-        raise DataError(f"--part {part!r} is not I/N with I from 0 to N - 1, e.g. 0/8")
+        raise UserError(f"--part {part!r} is not I/N with I from 0 to N - 1, e.g. 0/8")
     return int(found[1]), int(found[2])
 
 
 def share_of(items: list[Any], part: tuple[int, int]) -> list[Any]:
-    """The shards of part (I, N): every shard belongs to exactly one part. Raises DataError for an empty share."""
+    """The shards of part (I, N): every shard belongs to exactly one part. Raises UserError for an empty share."""
     share = items[part[0] :: part[1]]
     if not share:
-        raise DataError(f"--part {part[0]}/{part[1]}: there are only {len(items)} tars")
+        raise UserError(f"--part {part[0]}/{part[1]}: there are only {len(items)} tars")
     return share
 
 
@@ -199,3 +200,69 @@ def picture_size(data: bytes) -> tuple[int, int] | None:
             return picture.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+NUMBERS = ("aesthetic", "aesthetic_score", "punsafe")
+FLAGS = ("", "UNLIKELY", "UNSURE", "NSFW")
+
+
+class Index:
+    """url -> the numbers and the flag that screens read."""
+
+    def __init__(self, keys_N: np.ndarray, numbers_N3: np.ndarray, flags_N: np.ndarray) -> None:
+        order = np.argsort(keys_N, kind="stable")
+        self.keys_N, self.numbers_N3, self.flags_N = keys_N[order], numbers_N3[order], flags_N[order]
+
+    def __len__(self) -> int:
+        return len(self.keys_N)
+
+    def get(self, url: str) -> dict[str, Any]:
+        """The fields known of a url; empty for one that is not in the index."""
+        key = _key(url)
+        at = int(np.searchsorted(self.keys_N, key))
+        if at == len(self) or self.keys_N[at] != key:
+            return {}
+        found: dict[str, Any] = {
+            name: float(x) for name, x in zip(NUMBERS, self.numbers_N3[at], strict=True) if not np.isnan(x)
+        }
+        if self.flags_N[at]:
+            found["nsfw"] = FLAGS[self.flags_N[at]]
+        return found
+
+
+def _key(url: str) -> np.uint64:
+    return np.frombuffer(hashlib.blake2b(url.encode(), digest_size=8).digest(), dtype=np.uint64)[0]
+
+
+def read_index(path: Path) -> Index:
+    """Stream a parquet file, or a directory of them, through `datasets`. Raises UserError."""
+    import datasets
+
+    files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [str(path)]
+    if not files or not Path(files[0]).is_file():
+        raise UserError(f"no parquet file at {path}")
+    keys, numbers, flags = [], [], []
+    try:
+        stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+        for batch in stream.with_format("arrow").iter(batch_size=65_536):
+            columns = {name.lower(): name for name in batch.column_names}
+            if "url" not in columns:
+                raise UserError(f"{path} has no URL column; its columns are {', '.join(batch.column_names)}")
+
+            def column(name: str, batch: Any = batch, columns: dict[str, str] = columns) -> list[Any] | None:
+                return batch[columns[name]].to_pylist() if name in columns else None
+
+            keys.append(np.array([_key(u or "") for u in column("url") or []], dtype=np.uint64))
+            empty = [None] * len(keys[-1])
+            rows = [column(name) or empty for name in NUMBERS]
+            numbers.append(np.array([[np.nan if x is None else x for x in r] for r in rows], dtype=np.float32).T)
+            said = (str(x or "").strip().upper() for x in column("nsfw") or empty)
+            # A word that LAION does not use counts as unsafe: a flag that cannot be read must not wave it through.
+            flags.append(np.array([FLAGS.index(x) if x in FLAGS else 3 for x in said], dtype=np.int8))
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow, datasets and fsspec each raise their own; the advice is the same
+        raise UserError(f"{path} is not readable parquet: {str(error).splitlines()[0]}") from error
+    if not keys:
+        raise UserError(f"{path} holds no rows")
+    return Index(np.concatenate(keys), np.concatenate(numbers), np.concatenate(flags))

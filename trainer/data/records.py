@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.encode import IMAGE, ROLES
-from trainer.errors import DataError
+import torch
+from torch import Tensor
+
+from armor_model.base.errors import UserError
+from trainer.batches import Example
 from trainer.stages import KINDS
 
 RULES = {
@@ -104,14 +107,14 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
                 try:
                     records = json.load(file)
                 except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path} is not readable JSON: {error}") from error
+                    raise UserError(f"{path} is not readable JSON: {error}") from error
                 yield from ((f"{path}#{i}", record) for i, record in enumerate(records))
                 return
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}:{number}", _parse(line)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _parse(line: str) -> Any:
@@ -194,3 +197,58 @@ def sides(record: dict[str, Any]) -> tuple[list[Any], list[Any]]:
     for turn in record["conversations"]:
         found[turn["from"]] += [next(pictures) for _ in range(turn["value"].count(IMAGE))]
     return found["human"], found["gpt"]
+
+
+IMAGE = "<image>"
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """The record as chat messages. seen: pictures (PIL or paths) of the human turns in order; drawn: codes (h, w) or
+    (n,) of the gpt turns. Raises UserError where roles or the number of pictures are off."""
+    name = record.get("id", "?")
+    asked, shown = iter(seen), iter(drawn)
+    messages = []
+    for turn in record["conversations"]:
+        role = ROLES.get(turn.get("from"))
+        if role is None:
+            raise UserError(f"record {name}: unknown role {turn.get('from')!r}; known: {', '.join(ROLES)}")
+        parts: list[dict[str, Any]] = []
+        for i, piece in enumerate(turn["value"].split(IMAGE)):
+            if i:
+                try:
+                    if role == "assistant":
+                        parts.append({"type": "image", "codes": torch.as_tensor(next(shown)).flatten()})
+                    else:
+                        parts.append({"type": "image", "image": next(asked)})
+                except StopIteration:
+                    raise UserError(f"record {name}: more {IMAGE} in {turn['from']} turns than pictures") from None
+            if piece.strip("\n"):
+                parts.append({"type": "text", "text": piece.strip("\n")})
+        messages.append({"role": role, "content": parts})
+    if next(asked, None) is not None or next(shown, None) is not None:
+        raise UserError(f"record {name}: more pictures than {IMAGE}")
+    return messages
+
+
+def encode(processor: Any, kind: str, messages: list[dict[str, Any]]) -> Example:
+    """One conversation as an Example: every assistant turn supervised, both heads' labels already shifted."""
+    row = processor.encode_one(messages)
+    return Example(
+        kind,
+        torch.tensor(row.ids),
+        torch.tensor(row.labels("t")),
+        torch.tensor(row.labels("v")),
+        torch.cat(row.tiles) if row.tiles else None,
+        _prompt_span(processor, messages, row.ids) if kind == "t2i" and len(messages) == 2 else None,
+    )
+
+
+def _prompt_span(processor: Any, messages: list[dict[str, Any]], ids: list[int]) -> tuple[int, int] | None:
+    """Where the request's words stand: what an empty request in the same template lacks. Conversations with earlier
+    turns have context left when the last request is emptied, so they are never asked about."""
+    bare = processor.encode_one([{"role": "user", "content": ""}], add_generation_prompt=True).ids
+    full = processor.encode_one(messages[:1], add_generation_prompt=True).ids
+    start = next((i for i, (a, b) in enumerate(zip(full, bare, strict=False)) if a != b), len(bare))
+    cut = len(full) - len(bare)
+    return (start, start + cut) if cut > 0 and full == ids[: len(full)] else None

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from armor_model.allocator import keep_freed_memory
+from trainer.loader import Mixture
 from trainer.loop import Cost, Loop, LoopOptions, Outcome
-from trainer.mixture import Mixture
-from trainer.nano_curriculum import AFTER, CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
-from trainer.nano_data import Codes, make_pool, vq_batches, warm_up_vision
 from trainer.optim import Optimization
+from trainer.shapes.data import Codes, make_pool, vq_batches, warm_up_vision
+from trainer.shapes.lessons import AFTER, CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
 from trainer.stages import KINDS, STAGES
 from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
 
@@ -31,7 +31,7 @@ class NanoStage:
 
     stage: str
     mixture: dict[str, int]
-    """Share of each type or lesson (trainer.nano_curriculum); scaled to the steps."""
+    """Share of each type or lesson (trainer.shapes.lessons); scaled to the steps."""
     how: Optimization
     condition_dropout: float = 0.0
 

@@ -12,11 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.batches import Example
-from trainer.data.records import sides
-from trainer.encode import encode, to_messages
-from trainer.nano_curriculum import LESSONS, sample_lesson
-from trainer.nano_requests import orderly_request
+from trainer.data.records import encode, sides, to_messages
 from trainer.shapes.conversations import sample_conversation
+from trainer.shapes.lessons import LESSONS, orderly_request, sample_lesson
 from trainer.shapes.world import (
     CELLS,
     COLOR_NAMES,

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import DataError
+from armor_model.base.errors import UserError
 from trainer.stages import KINDS, STAGES, Stage
 
 
@@ -51,31 +53,31 @@ class StageRequest:
 
 
 def declared(name: str) -> Stage:
-    """A stage by name. Raises DataError with a suggestion."""
+    """A stage by name. Raises UserError with a suggestion."""
     if name in STAGES:
         return STAGES[name]
     near = difflib.get_close_matches(name, STAGES, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
-    raise DataError(f"unknown stage {name!r}{hint}; known: {', '.join(STAGES)}")
+    raise UserError(f"unknown stage {name!r}{hint}; known: {', '.join(STAGES)}")
 
 
 def parse_mix(text: str) -> dict[str, int]:
-    """`t2i=100,t2ti=50` to counts. Raises DataError for a type that does not exist or a count that is none."""
+    """`t2i=100,t2ti=50` to counts. Raises UserError for a type that does not exist or a count that is none."""
     counts: dict[str, int] = {}
     for part in text.split(","):
         kind, _, number = part.strip().partition("=")
         if kind not in KINDS:
-            raise DataError(f"--mix: unknown type {kind!r}; known: {', '.join(KINDS)}")
+            raise UserError(f"--mix: unknown type {kind!r}; known: {', '.join(KINDS)}")
         if not number.isdigit() or not int(number):
-            raise DataError(f"--mix: {part.strip()!r} is not {kind}=COUNT")
+            raise UserError(f"--mix: {part.strip()!r} is not {kind}=COUNT")
         counts[kind] = int(number)
     return counts
 
 
 def stage_of(asked: StageRequest) -> Stage:
-    """The declared stage with what the options change. Raises DataError."""
+    """The declared stage with what the options change. Raises UserError."""
     if asked.share <= 0:
-        raise DataError(f"--share {asked.share:g} is not above 0")
+        raise UserError(f"--share {asked.share:g} is not above 0")
     try:
         stage = declared(asked.stage).scaled(asked.share)
         if asked.mix is not None:
@@ -83,12 +85,12 @@ def stage_of(asked: StageRequest) -> Stage:
         if asked.condition_dropout is not None:
             stage = replace(stage, condition_dropout=asked.condition_dropout)
     except ValueError as error:
-        raise DataError(str(error)) from error
+        raise UserError(str(error)) from error
     return stage
 
 
 def check(asked: StageRequest) -> None:
-    """What can be seen to be wrong before anything heavy is loaded. Raises DataError."""
+    """What can be seen to be wrong before anything heavy is loaded. Raises UserError."""
     choices = {
         "schedule": ("cosine", "constant"),
         "precision": (None, "fp32", "bf16"),
@@ -97,23 +99,23 @@ def check(asked: StageRequest) -> None:
     for name, known in choices.items():
         if getattr(asked, name) not in known:
             option = name.replace("_", "-")
-            raise DataError(f"--{option} is one of {', '.join(filter(None, known))}, not {getattr(asked, name)!r}")
+            raise UserError(f"--{option} is one of {', '.join(filter(None, known))}, not {getattr(asked, name)!r}")
     if bool(asked.sample_every) != bool(asked.sample_prompt):
-        raise DataError("samples need both --sample-every STEPS and at least one --sample-prompt TEXT")
+        raise UserError("samples need both --sample-every STEPS and at least one --sample-prompt TEXT")
     model = asked.out / "model"
     if model.exists() and not (asked.resume and (asked.out / "checkpoints").is_dir()):
-        raise DataError(f"{model} is there already: choose another --out, or go on with its run by --resume")
+        raise UserError(f"{model} is there already: choose another --out, or go on with its run by --resume")
     if model.exists() and Path(asked.model).resolve() == model.resolve():
-        raise DataError(f"--model {model} is where this run writes; choose another --out")
+        raise UserError(f"--model {model} is where this run writes; choose another --out")
     for folder in asked.data:
         if not folder.is_dir():
-            raise DataError(f"no directory of shards at {folder}: make it with armor-train tokenize")
+            raise UserError(f"no directory of shards at {folder}: make it with armor-train tokenize")
 
 
 def run_stage(asked: StageRequest) -> dict[str, Any] | None:
     """Load, train, and write `<out>/model` (the whole checkpoint, trained parts merged) and, last, `<out>/result.json`.
 
-    Returns the result in the main process, None in the others. Raises DataError and TrainingError.
+    Returns the result in the main process, None in the others. Raises UserError and RunFailed.
     """
     stage = stage_of(asked)
     check(asked)
@@ -123,13 +125,12 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
     from armor_model import bundled, load
     from armor_model.loading import quiet_transformers
     from trainer import devices
+    from trainer.checkpoints import save_model
     from trainer.data.shards import Shards
-    from trainer.folders import save_model
+    from trainer.loader import Mixture
     from trainer.loop import Loop, LoopOptions
-    from trainer.mixture import Mixture
     from trainer.objective import freeze
     from trainer.optim import Optimization
-    from trainer.sampling import drawer
 
     quiet_transformers()
     precision = asked.precision or devices.asked_precision() or "fp32"
@@ -145,7 +146,7 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
     pools = Shards(asked.data, processor).pools()
     missing = [kind for kind, count in stage.mixture.items() if count and kind not in pools]
     if missing:
-        raise DataError(f"--data holds no {', '.join(missing)}; add some, or name other counts: --mix t2i=COUNT,...")
+        raise UserError(f"--data holds no {', '.join(missing)}; add some, or name other counts: --mix t2i=COUNT,...")
     try:
         mixture = Mixture(pools, stage.mixture, asked.batch_size, asked.seed, stage.condition_dropout)
         how = Optimization(
@@ -161,7 +162,7 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
             gradient_checkpointing=asked.gradient_checkpointing,
         )
     except ValueError as error:
-        raise DataError(str(error)) from error
+        raise UserError(str(error)) from error
     options = LoopOptions(
         asked.out,
         save_every=asked.save_every,
@@ -191,3 +192,19 @@ def run_stage(asked: StageRequest) -> dict[str, Any] | None:
     }
     (asked.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def drawer(processor: Any, prompts: Sequence[str], seed: int) -> Callable[[Any, int], dict[str, Any]]:
+    """What LoopOptions.sample wants: (model, step) -> {name: PIL image}; prompt number i is drawn with seed + i."""
+    names = [
+        f"{i:02d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for i, prompt in enumerate(prompts)
+    ]
+
+    def sample(model: Any, step: int) -> dict[str, Any]:
+        from armor_model import draw
+
+        processor.vq.to(next(model.parameters()).device)
+        pictures = draw(model, processor, list(prompts), seeds=[seed + i for i in range(len(prompts))])
+        return dict(zip(names, pictures, strict=True))
+
+    return sample
