@@ -85,6 +85,15 @@ class Checkpoints:
             shutil.rmtree(path, ignore_errors=True)
 
 
+def find_model(name: str) -> Path:
+    """The checkpoint folder that `--model` names: a path, or `armor-nano`, which travels with the package. Raises
+    UserError."""
+    from armor_model import bundled
+    from armor_model.loading import check_checkpoint
+
+    return check_checkpoint(bundled(name) if name == "armor-nano" else name)
+
+
 def save_model(model: Any, processor: Any, folder: Path) -> None:
     """Write model and processor as a whole checkpoint folder, in place of an older one. Raises RunFailed where the disk
     is full."""

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from armor_model.base.errors import UserError
-
-Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")]
+from trainer.configure import Json
 
 
 def build_data(

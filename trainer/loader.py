@@ -18,10 +18,16 @@ import numpy as np
 
 from armor_model.base.errors import UserError
 from trainer.batches import Batch, Example, collate
-from trainer.optim import Optimization
+from trainer.config import Optimization
 
 DROPPED = ("t2i",)
 """Types whose request may be emptied: the answer is a picture only, so nothing else loses its condition."""
+
+
+def counts_of(shares: Mapping[str, int], how: Optimization) -> dict[str, int]:
+    """Conversations of each type for a whole run, in these shares."""
+    total, whole = how.steps * how.batch_size, sum(shares.values())
+    return {kind: -(-n * total // whole) for kind, n in shares.items()}
 
 
 class Pool(Protocol):

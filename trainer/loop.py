@@ -12,10 +12,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,45 +24,14 @@ from armor_model.base.errors import RunFailed, UserError
 from trainer import devices
 from trainer.batches import Batch
 from trainer.checkpoints import Checkpoints
+from trainer.config import LoopOptions, Optimization
 from trainer.loader import DataLoader, Mixture
 from trainer.logs import COST, HEADS, LossMeter, RunLog, progress
 from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
-from trainer.optim import Optimization, Optimizers
+from trainer.optim import Optimizers
 from trainer.stages import Stage
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """Where a run writes, how often, and who watches."""
-
-    out: Path | None = None
-    """Directory of log and checkpoints; None keeps nothing (tests, experiments)."""
-    save_every: int = 0
-    """Steps between checkpoints; 0 writes one at the end only."""
-    keep: int = 2
-    """Checkpoints kept beside the best one."""
-    log_every: int = 10
-    """Steps that one log line averages over."""
-    evaluate_every: int = 0
-    """Steps between calls of `evaluate`; 0 never."""
-    resume: bool = False
-    """Go on from the last complete checkpoint in `out`, if there is one."""
-    pack_to: int | None = None
-    """Positions of a packed row; None pads each example on its own row."""
-    tensorboard: bool = False
-    bar: bool = True
-    """Show a progress bar where stderr is a terminal."""
-    evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None
-    """Judge the model as it is: returns numbers for the log. The one called `score`, if there, decides which is
-    best."""
-    sample: Callable[[nn.Module, int], dict[str, Any]] | None = None
-    """Draw samples: name -> PIL image, kept beside the log (the paper's Figure 6)."""
-    sample_every: int = 0
-    """Steps between calls of `sample`; 0 never, but with `evaluate` where there is one."""
-    shard: bool = False
-    """Shard parameters, gradients and optimizers over the processes (FSDP2) instead of copying them (DDP)."""
 
 
 @dataclass

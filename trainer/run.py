@@ -1,4 +1,4 @@
-"""One stage from the command line: shards in, a trained checkpoint folder out.
+"""One stage from the command line: shards in, a trained checkpoint folder and the record of its training out.
 
 armor-train stage --stage 2 --model armor-8b --data shards --out run
 torchrun --nproc-per-node 8 -m trainer stage --stage 2 --model armor-8b --data shards --out run --shard
@@ -6,196 +6,130 @@ torchrun --nproc-per-node 8 -m trainer stage --stage 2 --model armor-8b --data s
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from armor_model.base.errors import UserError
-from trainer.stages import KINDS, STAGES, Stage
+from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.files import write_file
+from trainer.config import StageConfig
+from trainer.configure import document, to_toml
+from trainer.stages import STAGES, Stage
 
 
-@dataclass(frozen=True)
-class StageRequest:
-    """What `armor-train stage` was asked; the fields are its options, where their meaning stands."""
-
-    stage: str
-    data: list[Path]
-    model: str
-    out: Path
-    batch_size: int = 64
-    steps: int | None = None
-    share: float = 1.0
-    mix: str | None = None
-    lr: float = 1e-4
-    schedule: str = "cosine"
-    warmup: int = 0
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    accumulate: int = 1
-    precision: str | None = None
-    gradient_checkpointing: bool = False
-    shard: bool = False
-    pack_to: int | None = None
-    condition_dropout: float | None = None
-    save_every: int = 500
-    keep: int = 2
-    resume: bool = False
-    log_every: int = 10
-    tensorboard: bool = False
-    sample_every: int = 0
-    sample_prompt: list[str] = field(default_factory=list)
-    save_dtype: str | None = None
-    seed: int = 0
-
-
-def declared(name: str) -> Stage:
-    """A stage by name. Raises UserError with a suggestion."""
-    if name in STAGES:
-        return STAGES[name]
-    near = difflib.get_close_matches(name, STAGES, n=1)
-    hint = f" (did you mean {near[0]}?)" if near else ""
-    raise UserError(f"unknown stage {name!r}{hint}; known: {', '.join(STAGES)}")
-
-
-def parse_mix(text: str) -> dict[str, int]:
-    """`t2i=100,t2ti=50` to counts. Raises UserError for a type that does not exist or a count that is none."""
-    counts: dict[str, int] = {}
-    for part in text.split(","):
-        kind, _, number = part.strip().partition("=")
-        if kind not in KINDS:
-            raise UserError(f"--mix: unknown type {kind!r}; known: {', '.join(KINDS)}")
-        if not number.isdigit() or not int(number):
-            raise UserError(f"--mix: {part.strip()!r} is not {kind}=COUNT")
-        counts[kind] = int(number)
-    return counts
-
-
-def stage_of(asked: StageRequest) -> Stage:
-    """The declared stage with what the options change. Raises UserError."""
-    if asked.share <= 0:
-        raise UserError(f"--share {asked.share:g} is not above 0")
+def stage_of(config: StageConfig) -> Stage:
+    """The declared stage with what the configuration changes. Raises UserError."""
+    if config.stage not in STAGES:
+        known = f"; known: {', '.join(STAGES)}"
+        raise UserError(f"unknown stage {config.stage!r}{did_you_mean(config.stage, STAGES)}{known}")
     try:
-        stage = declared(asked.stage).scaled(asked.share)
-        if asked.mix is not None:
-            stage = replace(stage, mixture=parse_mix(asked.mix))
-        if asked.condition_dropout is not None:
-            stage = replace(stage, condition_dropout=asked.condition_dropout)
+        stage = STAGES[config.stage].scaled(config.share)
+        if config.mix is not None:
+            stage = replace(stage, mixture=config.mix)
+        if config.condition_dropout is not None:
+            stage = replace(stage, condition_dropout=config.condition_dropout)
     except ValueError as error:
         raise UserError(str(error)) from error
     return stage
 
 
-def check(asked: StageRequest) -> None:
+def check(config: StageConfig) -> None:
     """What can be seen to be wrong before anything heavy is loaded. Raises UserError."""
-    choices = {
-        "schedule": ("cosine", "constant"),
-        "precision": (None, "fp32", "bf16"),
-        "save_dtype": (None, "float32", "bfloat16", "float16"),
-    }
-    for name, known in choices.items():
-        if getattr(asked, name) not in known:
-            option = name.replace("_", "-")
-            raise UserError(f"--{option} is one of {', '.join(filter(None, known))}, not {getattr(asked, name)!r}")
-    if bool(asked.sample_every) != bool(asked.sample_prompt):
-        raise UserError("samples need both --sample-every STEPS and at least one --sample-prompt TEXT")
-    model = asked.out / "model"
-    if model.exists() and not (asked.resume and (asked.out / "checkpoints").is_dir()):
+    for name in ("stage", "data", "model", "out"):
+        if not getattr(config, name):
+            raise UserError(f"missing option --{name}", f"or {name} = ... in the file of --config")
+    model = config.out / "model"
+    if model.exists() and not (config.loop.resume and (config.out / "checkpoints").is_dir()):
         raise UserError(f"{model} is there already: choose another --out, or go on with its run by --resume")
-    if model.exists() and Path(asked.model).resolve() == model.resolve():
+    if model.exists() and Path(config.model).resolve() == model.resolve():
         raise UserError(f"--model {model} is where this run writes; choose another --out")
-    for folder in asked.data:
+    for folder in config.data:
         if not folder.is_dir():
             raise UserError(f"no directory of shards at {folder}: make it with armor-train tokenize")
 
 
-def run_stage(asked: StageRequest) -> dict[str, Any] | None:
-    """Load, train, and write `<out>/model` (the whole checkpoint, trained parts merged) and, last, `<out>/result.json`.
+def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Load, train, and write `<out>/model` (the whole checkpoint, trained parts merged), the run record (kind
+    `training`, see trainer.bundle) and `<out>/result.json`. `command`: the command line, for the record.
 
     Returns the result in the main process, None in the others. Raises UserError and RunFailed.
     """
-    stage = stage_of(asked)
-    check(asked)
+    check(config)
+    stage = stage_of(config)
 
     import torch
 
-    from armor_model import bundled, load
+    from armor_model import load
     from armor_model.loading import quiet_transformers
     from trainer import devices
-    from trainer.checkpoints import save_model
+    from trainer.bundle import Training
+    from trainer.checkpoints import find_model, save_model
     from trainer.data.shards import Shards
     from trainer.loader import Mixture
-    from trainer.loop import Loop, LoopOptions
+    from trainer.loop import Loop
     from trainer.objective import freeze
-    from trainer.optim import Optimization
 
     quiet_transformers()
-    precision = asked.precision or devices.asked_precision() or "fp32"
-    model, processor = load(bundled("armor-nano") if asked.model == "armor-nano" else asked.model)
-    save_as = getattr(torch, asked.save_dtype) if asked.save_dtype else model.dtype
-    if precision == "fp32":
+    start = find_model(config.model)
+    how = config.optimization
+    if how.precision == "auto":
+        how = replace(how, precision=devices.asked_precision() or "fp32")
+    model, processor = load(start)
+    save_as = getattr(torch, config.save_dtype) if config.save_dtype else model.dtype
+    if how.precision == "fp32":
         model = model.float()
     else:  # master weights of what learns; what is frozen stays as it was published, half the memory of fp32
         freeze(model, stage)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    pools = Shards(asked.data, processor).pools()
+    shards = Shards(list(config.data), processor)
+    pools = shards.pools()
     missing = [kind for kind, count in stage.mixture.items() if count and kind not in pools]
     if missing:
         raise UserError(f"--data holds no {', '.join(missing)}; add some, or name other counts: --mix t2i=COUNT,...")
     try:
-        mixture = Mixture(pools, stage.mixture, asked.batch_size, asked.seed, stage.condition_dropout)
-        how = Optimization(
-            steps=asked.steps or len(mixture) * stage.epochs,
-            batch_size=asked.batch_size,
-            lr=asked.lr,
-            schedule=asked.schedule,
-            warmup=asked.warmup,
-            weight_decay=asked.weight_decay,
-            clip=asked.clip,
-            accumulate=asked.accumulate,
-            precision=precision,
-            gradient_checkpointing=asked.gradient_checkpointing,
-        )
+        mixture = Mixture(pools, stage.mixture, how.batch_size, config.seed, stage.condition_dropout)
+        how = replace(how, steps=how.steps or len(mixture) * stage.epochs)
     except ValueError as error:
         raise UserError(str(error)) from error
-    options = LoopOptions(
-        asked.out,
-        save_every=asked.save_every,
-        keep=asked.keep,
-        log_every=asked.log_every,
-        resume=asked.resume,
-        pack_to=asked.pack_to,
-        tensorboard=asked.tensorboard,
-        sample=drawer(processor, asked.sample_prompt, asked.seed) if asked.sample_prompt else None,
-        sample_every=asked.sample_every,
-        shard=asked.shard or devices.asked_to_shard(),
-    )
-    loop = Loop(model, stage, mixture, how, options)
-    outcome = loop.run()
-    trained = devices.whole_model(model, loop.main, save_as)
-    if not loop.main:
-        return None
-    save_model(trained.to(save_as), processor, asked.out / "model")
+    sample = drawer(processor, config.sample_prompt, config.seed) if config.sample_prompt else None
+    shard = config.loop.shard or devices.asked_to_shard()
+    loop = Loop(model, stage, mixture, how, replace(config.loop, out=config.out, sample=sample, shard=shard))
+    used = replace(config, optimization=how, loop=replace(config.loop, shard=shard))
+    with Training.open(
+        config.out if loop.main else None,
+        name=f"stage {stage.name}", profile=config.profile, command=command, settings=document(used), start=start,
+        data=(", ".join(folder.name for folder in config.data), shards.sha256, len(shards)), seed=config.seed,
+        processes=loop.accelerator.num_processes, resume=config.loop.resume,
+    ) as training:  # fmt: skip
+        if loop.main:
+            write_file(config.out / "config.toml", to_toml(used))
+        outcome = loop.run()
+        trained = devices.whole_model(model, loop.main, save_as)
+        if not loop.main:
+            return None
+        save_model(trained.to(save_as), processor, config.out / "model")
+        training.finish(config.out / "model", outcome.steps, outcome.cost, outcome.losses, [config.out / "log.jsonl"])
     result = {
         "stage": stage.name,
         "steps": outcome.steps,
         "losses": outcome.losses,
         "cost": {**asdict(outcome.cost), "device_days": outcome.cost.device_days},
         "processes": loop.accelerator.num_processes,
-        "sharded": options.shard,
-        "model": str(asked.out / "model"),
+        "sharded": shard,
+        "model": str(config.out / "model"),
     }
-    (asked.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    write_file(config.out / "result.json", json.dumps(result, indent=1) + "\n")
     return result
 
 
 def drawer(processor: Any, prompts: Sequence[str], seed: int) -> Callable[[Any, int], dict[str, Any]]:
-    """What LoopOptions.sample wants: (model, step) -> {name: PIL image}; prompt number i is drawn with seed + i."""
+    """Draws the same prompts with the same seeds each time, the paper's Figure 6: what LoopOptions.sample wants,
+    (model, step) -> {name: PIL image}; prompt number i is drawn with seed + i."""
     names = [
         f"{i:02d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for i, prompt in enumerate(prompts)
     ]
@@ -204,7 +138,7 @@ def drawer(processor: Any, prompts: Sequence[str], seed: int) -> Callable[[Any, 
         from armor_model import draw
 
         processor.vq.to(next(model.parameters()).device)
-        pictures = draw(model, processor, list(prompts), seeds=[seed + i for i in range(len(prompts))])
-        return dict(zip(names, pictures, strict=True))
+        images = draw(model, processor, list(prompts), seeds=[seed + i for i in range(len(prompts))])
+        return dict(zip(names, images, strict=True))
 
     return sample

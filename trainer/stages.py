@@ -1,7 +1,7 @@
 """WoHG's stages, and every training scheme of the paper's ablations, declared as data.
 
 A stage says which parts of the model learn, how the two losses weigh, and how many conversations of each type it sees
-(paper section 3.4, Figure 5 and Tables 4 and 5; shared design notes say where they disagree). The loop reads these
+(paper section 3.4, Figure 5 and Tables 4 and 5; the README says where they disagree). The loop reads these
 declarations and holds no branch of its own. `armor-train stages` prints them.
 """
 

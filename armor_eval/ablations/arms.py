@@ -168,7 +168,7 @@ def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Pla
 def _run_part(
     part: Part, arm: Arm, model: Any, base: Base, pools: dict[str, Any], bench: Bench, plan: Plan, work: Path
 ) -> Any:
-    from trainer.loop import LoopOptions
+    from trainer.config import LoopOptions
 
     at = {*part.judged_at, part.steps}
 
@@ -190,7 +190,7 @@ def _run_part(
 
 
 def _optimization(part: Part, steps: int, plan: Plan) -> Any:
-    from trainer.optim import Optimization
+    from trainer.config import Optimization
 
     return Optimization(
         steps, plan.batch_size, lr=plan.lr, warmup=min(plan.warmup, steps // 2), schedule=part.schedule, floor=0.02,
@@ -199,12 +199,11 @@ def _optimization(part: Part, steps: int, plan: Plan) -> Any:
 
 
 def _loop(model: Any, part: Part, seed: int, pools: dict[str, Any], how: Any, options: Any) -> Any:
-    from trainer.loader import Mixture
+    from trainer.loader import Mixture, counts_of
     from trainer.loop import Loop
     from trainer.stages import STAGES
 
-    share = sum(part.mixture.values())
-    counts = {kind: -(-n * how.steps * how.batch_size // share) for kind, n in part.mixture.items()}
+    counts = counts_of(part.mixture, how)
     stage = replace(STAGES[part.stage], mixture=counts)
     return Loop(model, stage, Mixture(pools, counts, how.batch_size, seed), how, options)
 
@@ -274,7 +273,7 @@ def say_budget(arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any
 
 def _seconds_a_step(arm: Arm, base: Base, pools: dict[str, Any], plan: Plan) -> tuple[float, str]:
     """(seconds of one training step, `CPU` or `device`), over all processes."""
-    from trainer.loop import LoopOptions
+    from trainer.config import LoopOptions
 
     model = new_arm(base, arm.heads, arm.init, arm.seed)
     steps = 2

@@ -40,7 +40,7 @@ class Base:
         """Tokenised conversations of the shapes world, equal for equal seeds."""
         from trainer.shapes.data import make_pool
 
-        return make_pool(self.processor, self.codes, kind, count, seed)
+        return make_pool(self.processor, self.codes, kind, count, seed, version=1)
 
     def shards(self, plan: Plan, kinds: tuple[str, ...]) -> tuple[dict[str, Any], list[Any]]:
         """(pools to train on, examples held back) of tokenised folders; the last of each type are held back.

@@ -64,15 +64,18 @@ class Bundle:
         self._beat = time.monotonic()
 
     @classmethod
-    def open(cls, path: Path, run: Run, *, retry_errors: bool = True) -> Self:
+    def open(cls, path: Path, run: Run, *, retry_errors: bool = True, anew: bool = False) -> Self:
         """Create the folder, or resume the same run in it; costs add up over resumes.
 
-        Items that ended as `error` are forgotten when `retry_errors`, so that resuming tries them again. Raises
+        Items that ended as `error` are forgotten when `retry_errors`, so that resuming tries them again. With `anew` an
+        earlier record in the folder is replaced: for a command that resumes by files of its own. Raises
         UserError when the folder holds another run, a newer schema, something else, or is in use.
         """
         make_folder(path)
         lock = _take_lock(path)
         try:
+            for name in ("run.json", "scores.json", "items.jsonl", "series.jsonl") if anew else ():
+                (path / name).unlink(missing_ok=True)
             earlier = _read_run(path) if (path / "run.json").exists() else None
             if earlier is None and (path / "items.jsonl").exists():
                 raise UserError(f"{path} holds items.jsonl without run.json", "give another --out or remove it")

@@ -31,9 +31,9 @@ def train(
         )  # fmt: skip
     from train_helpers import pools, tiny_model
 
+    from trainer.config import LoopOptions, Optimization
     from trainer.loader import Mixture
-    from trainer.loop import Loop, LoopOptions
-    from trainer.optim import Optimization
+    from trainer.loop import Loop
     from trainer.stages import STAGES
 
     class Slow(Mixture):

@@ -17,9 +17,9 @@ from train_worker import run
 
 from armor_model.base.errors import RunFailed
 from trainer.checkpoints import Checkpoints
+from trainer.config import LoopOptions, Optimization
 from trainer.loader import Mixture
-from trainer.loop import Loop, LoopOptions
-from trainer.optim import Optimization
+from trainer.loop import Loop
 from trainer.stages import STAGES
 
 STEPS, EVERY = 24, 3

@@ -230,7 +230,7 @@ def test_wrong_data_and_models_are_one_line(shards, tmp_path, capsys):
     assert "has no manifest.json" in refused(capsys, "stage", "--stage", 2, *where, "--data", tmp_path)[1]
     gone = ["--model", tmp_path / "none", "--out", tmp_path / "run", *given(shards)]
     assert "no checkpoint folder" in refused(capsys, "stage", "--stage", 2, *gone)[1]
-    assert "cannot read" in refused(capsys, "tokenize", tmp_path / "c.jsonl", "--out", tmp_path / "s")[1]
+    assert "cannot use" in refused(capsys, "tokenize", tmp_path / "c.jsonl", "--out", tmp_path / "s")[1]
     assert "nothing to build from" in refused(capsys, "build-data", "--out", tmp_path / "b")[1]
 
 
@@ -365,7 +365,7 @@ def test_nothing_of_a_users_is_replaced(tmp_path, capsys, monkeypatch):
     stage = ["stage", "--stage", "2", "--model", model, "--data", tmp_path / "shards", "--out", model.parent]
     for words, said in (
         (["vqgan", "--images", notes.parent, "--out", notes.parent], "is not empty"),
-        (["vqgan", "--images", notes.parent, "--out", notes], "is a file"),
+        (["vqgan", "--images", notes.parent, "--out", notes], "cannot write into"),
         (["vqgan", "--images", notes.parent, "--out", tmp_path / "new", "--lr", "nan"], "--lr is above 0"),
         (stage, "is there already"),
         ([*stage, "--resume"], "is there already"),

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from armor_model.base.errors import UserError
-from armor_model.base.hashing import sha256_file
+from armor_model.base.hashing import sha256_file, sha256_text
 from trainer.batches import Example
 from trainer.data.records import Rejected, Tally, checked, encode, losses, raw_records, sides, to_messages
 from trainer.losses import IGNORE
@@ -263,12 +263,18 @@ class Shards:
                     sums.append(entry["sha256"])
         if not files:
             raise UserError(f"no conversations in {', '.join(map(str, folders))}")
-        contents = hashlib.sha256("".join(sums).encode()).hexdigest()[:16]  # by content: datasets compares times only
-        cache = Path(datasets.config.HF_DATASETS_CACHE) / f"armor-shards-{contents}"
+        self.sha256 = sha256_text("".join(sums))
+        """Of all their contents."""
+        # By content: datasets compares times only.
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / f"armor-shards-{self.sha256[:16]}"
         self.table = datasets.Dataset.from_parquet(files, cache_dir=str(cache)).data.table
         self.processor = processor
         self._check_ids()
         self._check_pictures()
+
+    def __len__(self) -> int:
+        """Conversations."""
+        return len(self.table)
 
     def _manifest(self, folder: Path, ours: dict[str, Any]) -> dict[str, Any]:
         if not (folder / MANIFEST).is_file():

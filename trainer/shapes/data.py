@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from armor_model.base.seeds import sub_seed
 from trainer.batches import Example
 from trainer.data.records import encode, sides, to_messages
 from trainer.shapes.conversations import sample_conversation
@@ -65,9 +66,9 @@ class Codes:
         return self._known[scene]
 
 
-def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int) -> list[Example]:
-    """`count` conversations of a type or lesson as examples; equal for equal seeds."""
-    rng = np.random.default_rng([seed, 12, sum(map(ord, kind))])
+def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int, version: int = 2) -> list[Example]:
+    """`count` conversations of a type or lesson as examples; equal for equal seeds. `version`: NanoRecipe's."""
+    rng = np.random.default_rng([seed, 12, sum(map(ord, kind)) if version == 1 else sub_seed(kind)])
     if kind in LESSONS:
         records = [sample_lesson(rng, kind, i) for i in range(count)]
     else:
@@ -101,7 +102,7 @@ def warm_up_vision(
     Each picture token is scored against the input embeddings of the words by direction, as contrastive pre-training
     does
     for InternViT; so a question's word finds its cell by a plain product. The words stay as they are. Trained end to
-    end only, shapes stayed at chance: colour explains most of the loss first (shared facts, trap 1).
+    end only, shapes stayed at chance: colour explains most of the loss first.
     """
     words_VD = model.model.language_model.embed_tokens.weight.detach()
     length = words_VD.norm(dim=-1).mean()
