@@ -120,7 +120,8 @@ class Training:
             Metric(name=name, value=value, unit="nats", direction="lower", n=steps, clusters=steps)
             for name, value in losses.items() if name.startswith("loss/")
         ]  # fmt: skip
-        fingerprint = {**self._bundle.run.model.model_dump(), "fingerprint": sha256_folder(model), "name": model.name}
+        label = model.parent.name if model.name == "model" else model.name
+        fingerprint = {**self._bundle.run.model.model_dump(), "fingerprint": sha256_folder(model), "name": label}
         extras = {**self._bundle.run.extras, "this_training": own.model_dump(), "model": str(model)}
         self._bundle.update(model=fingerprint, training=training, extras=extras)
         self._bundle.finish([], Scores(metrics=metrics, counts={}, expected_items=0))

@@ -68,7 +68,8 @@ def stages(as_json: Json = False) -> None:
         epochs = f" x {stage.epochs} passes" if stage.epochs > 1 else ""
         typer.echo(f"    text {stage.alpha:g}, image {stage.beta:g}; {data}{epochs} ({stage.source})")
     for scheme in SCHEMES.values():
-        typer.echo(f"scheme {scheme.name}: {' -> '.join(scheme.stages)}, {scheme.heads} heads ({scheme.source})")
+        model = f"{scheme.heads} heads, {scheme.backbone} base"
+        typer.echo(f"scheme {scheme.name}: {' -> '.join(scheme.stages)}, {model} ({scheme.source})")
 
 
 app.command("build-data")(build_data)

@@ -35,34 +35,45 @@ def configure(
     default: T,
     file: Path | None = None,
     changes: Sequence[str] = (),
-    given: Mapping[Where, Any] | None = None,
+    options: Mapping[Where, Any] | None = None,
+    moved: Mapping[str, Where] | None = None,
 ) -> T:
-    """`default` with a TOML file's fields, then `given` (path -> value, from a command's options), then `changes`
-    (`a.b=c`, the value as TOML or plain text; `none` for no value; a list's item by its number) on top.
+    """The default with a TOML file's fields, a command's options (by path) and changes on top. Raises UserError in one
+    line that names the field.
 
-    Works on dataclasses and pydantic models. Raises UserError in one line that names the field.
+    Args:
+        changes: `a.b=c`; the value is TOML or plain text, `none` for no value; an item of a list goes by its number.
+        moved: names of an earlier version -> the path that they have now, in files and options.
     """
-    tree = document(default)
+    tree, moved = document(default), moved or {}
+    adapter: Any = TypeAdapter(type(default))
+    labels: dict[Where, str] = {}
     if file is not None:
         try:
-            _merge(tree, tomllib.loads(file.read_text(encoding="utf-8")), default, ())
+            _merge(tree, tomllib.loads(file.read_text(encoding="utf-8")), default, (), moved)
+            adapter.validate_python(tree)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise UserError(f"cannot read {file}: {error}") from error
         except UserError as error:
             raise UserError(f"{file}: {error.message}", error.hint) from error
-    given = dict(given or {})
-    for path, value in given.items():
+        except ValidationError as error:
+            if error.errors()[0]["type"] != "value_error":  # what fields make together is seen with the options
+                raise UserError(f"{file}: {_told(error, labels)}") from error
+    for path, value in (options or {}).items():
+        path = moved.get(path[0], path)
         _put(tree, path, value)
+        labels[path] = f"--{path[-1].replace('_', '-')}"
     for change in changes:
         name, equals, text = change.partition("=")
         if not equals:
             raise UserError(f"--set {change!r} is not NAME=VALUE", "for example --set optimization.lr=3e-4")
-        _put(tree, tuple(name.strip().split(".")), _value(text.strip()))
-    adapter: Any = TypeAdapter(type(default))
+        path = tuple(name.strip().split("."))
+        _put(tree, path, _value(text.strip()))
+        labels[path] = f"--set {name.strip()}"
     try:
         return adapter.validate_python(tree)
     except ValidationError as error:
-        raise UserError(_told(error.errors()[0], given, file)) from error
+        raise UserError(_told(error, labels)) from error
 
 
 def document(config: Any) -> dict[str, Any]:
@@ -80,14 +91,19 @@ def document(config: Any) -> dict[str, Any]:
     return pruned(config, adapter.dump_python(config, mode="json"))
 
 
-def _merge(tree: dict[str, Any], file: Mapping[str, Any], default: Any, path: tuple[str, ...]) -> None:
+def _merge(
+    tree: dict[str, Any], file: Mapping[str, Any], default: Any, path: Where, moved: Mapping[str, Where]
+) -> None:
     """A file's tables into the tree: nodes of the configuration field by field, a mapping of the user's as a whole."""
     for name, value in file.items():
+        if name in moved and not path:
+            _put(tree, moved[name], value)
+            continue
         if name not in tree:
             raise _unknown((*path, name), tree)
         node = getattr(default, name)
         if isinstance(value, dict) and (is_dataclass(node) or isinstance(node, BaseModel)):
-            _merge(tree[name], value, node, (*path, name))
+            _merge(tree[name], value, node, (*path, name), moved)
         else:
             tree[name] = value
 
@@ -126,19 +142,16 @@ def _value(text: str) -> Any:
         return text
 
 
-def _told(error: Any, given: Mapping[tuple[str, ...], Any], file: Path | None) -> str:
-    """A validation error as a line: the option or the field, what was expected, what came."""
-    path = tuple(str(part) for part in error["loc"])
-    told = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error" and told.startswith("--"):
-        return told
-    option = next((p for p in given if path[: len(p)] == p), None)
-    where = f"--{option[-1].replace('_', '-')}" if option else ".".join(path)
-    if error["type"] == "literal_error":
-        known = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
-        return f"{where} is one of {known}, not {error['input']!r}"
-    where = f"{file}: {where}" if file is not None and not option else where
-    return f"{where}: {told}" if where else told
+def _told(error: ValidationError, labels: Mapping[Where, str]) -> str:
+    """The first fault as a line: the field, as it was typed, what was expected, what came."""
+    first: Any = error.errors()[0]
+    path = tuple(str(part) for part in first["loc"])
+    where = next((label for typed, label in labels.items() if path[: len(typed)] == typed), ".".join(path))
+    told = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "literal_error":
+        known = first["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+        return f"{where} is one of {known}, not {first['input']!r}"
+    return f"{where}: {told}" if where and not told.startswith("--") else told
 
 
 def to_toml(config: Any) -> str:

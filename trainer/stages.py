@@ -139,9 +139,15 @@ class Scheme:
     """A whole training: stages in their order, on a model with switching heads or with one."""
 
     name: str
+    """What an ablation's plan takes."""
     stages: tuple[str, ...]
+    """Names in STAGES."""
     heads: Literal["switching", "single"] = "switching"
+    """Forward switching between two heads, or one head over all tokens."""
+    backbone: Literal["trained", "random"] = "trained"
+    """The understanding model it starts from, or one that has learned nothing."""
     source: str = ""
+    """Where in the paper this comes from, or `ours`."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.stages if name not in STAGES]
@@ -169,6 +175,10 @@ SCHEMES: dict[str, Scheme] = {
                 "one-stage-20",
             )
         ),
+        # With a level learning rate half of 20 epochs is 10: one run stands for both lengths.
+        Scheme("one-stage-no-embeddings", ("one-stage-20-no-embeddings",), source="Table 4"),
+        Scheme("one-stage", ("one-stage-20",), source="Table 4"),
+        Scheme("random-backbone", ("1", "2", "3"), backbone="random", source="ours"),
     )
 }
 
