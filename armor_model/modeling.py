@@ -35,9 +35,7 @@ from armor_model.base.errors import UserError  # noqa: E402
 from armor_model.bases import BaseModel, find_base  # noqa: E402
 from armor_model.config import ArmorConfig, ArmorFields  # noqa: E402
 from armor_model.loading import check_checkpoint  # noqa: E402
-
-IGNORE = -100
-"""Label of a position that a head is not asked about."""
+from armor_model.losses import IGNORE, summed_losses  # noqa: E402
 
 
 @dataclass
@@ -53,10 +51,9 @@ class ArmorOutput(ModelOutput):
     image_loss_image_tokens: Tensor | None = None
     """Image loss with the softmax taken over the K + 2 image tokens only: comparable between the two kinds of heads."""
     text_tokens: int | None = None
+    """Positions that the text head was asked about."""
     image_tokens: int | None = None
-    text_correct: Tensor | None = None
-    """Supervised text positions whose most likely token was the label (a count)."""
-    image_correct: Tensor | None = None
+    """Positions that the visual head was asked about."""
 
 
 class ArmorModel(PreTrainedModel):
@@ -328,67 +325,35 @@ class ArmorModel(PreTrainedModel):
             position_ids: (B, T), for packed rows.
         """
         hidden_BTD = self.backbone(self.embed(input_ids, pixel_values), attention_mask, position_ids)
-        ask_text, ask_image = _asked(text_labels, alpha), _asked(image_labels, beta)
+        text_BT = _asked(text_labels, alpha, 0, self.config.imgbos_id, "text")
+        image_BT = _asked(image_labels, beta, self.config.imgend_id, self.config.last_id, "image")
         out = ArmorOutput()
-        switching, first, last = self.config.heads == "switching", self.config.imgend_id, self.config.last_id
-        on_adapter = [ask for ask in (ask_image, None if switching else ask_text) if ask is not None]
-        visual_BTD = self._visual_rows(hidden_BTD, on_adapter, attention_mask, position_ids)
-        if ask_text is not None:
-            labels_N = _checked(text_labels[ask_text], 0, self.config.imgbos_id, "text")
-            logits_NV = (
-                self.text_logits(hidden_BTD[ask_text]) if switching else self.visual_logits(visual_BTD[ask_text])
-            )
-            out.text_loss, out.text_correct, out.text_tokens = _cross_entropy(logits_NV, labels_N)
-        if ask_image is not None:
-            labels_N = _checked(image_labels[ask_image], first, last, "image")
-            logits_NK = self.visual_logits(visual_BTD[ask_image])
-            if switching:
-                out.image_loss, out.image_correct, out.image_tokens = _cross_entropy(logits_NK, labels_N - first)
-                out.image_loss_image_tokens = out.image_loss.detach()
-            else:
-                out.image_loss, out.image_correct, out.image_tokens = _cross_entropy(logits_NK, labels_N)
-                out.image_loss_image_tokens = _cross_entropy(logits_NK.detach()[:, first:], labels_N - first)[0]
-        weighted = [w * x for w, x in ((alpha, out.text_loss), (beta, out.image_loss)) if x is not None]
-        out.loss = sum(weighted[1:], weighted[0]) if weighted else None
+        if text_BT is None and image_BT is None:
+            return out
+        sums = summed_losses(self, hidden_BTD, text_BT, image_BT, attention_mask, position_ids, renormalise=True)
+        weighted = []
+        if sums.text_each is not None:
+            out.text_tokens = len(sums.text_each)
+            out.text_loss = sums.text / out.text_tokens
+            weighted.append(alpha * out.text_loss)
+        if sums.image_each is not None:
+            out.image_tokens = len(sums.image_each)
+            out.image_loss = sums.image / out.image_tokens
+            out.image_loss_image_tokens = sums.image_renormalised / out.image_tokens
+            weighted.append(beta * out.image_loss)
+        out.loss = sum(weighted[1:], weighted[0])
         return out
 
-    def _visual_rows(
-        self, hidden_BTD: Tensor, asked: list[Tensor], attention_mask: Tensor | None, position_ids: Tensor | None
-    ) -> Tensor | None:
-        """The adapter's output (B, T, D), computed for the rows that one of the masks asks about; zero elsewhere."""
-        if not asked:
-            return None
-        rows_B = torch.stack(asked).any(0).any(1)
-        if bool(rows_B.all()):
-            return self.visual_hidden(hidden_BTD, attention_mask, position_ids)
-        picked_mask = (
-            attention_mask[rows_B] if attention_mask is not None and len(attention_mask) > 1 else attention_mask
-        )
-        picked_positions = position_ids[rows_B] if position_ids is not None and len(position_ids) > 1 else position_ids
-        picked = self.visual_hidden(hidden_BTD[rows_B], picked_mask, picked_positions)
-        return torch.zeros_like(hidden_BTD).index_put((rows_B.nonzero()[:, 0],), picked)
 
-
-def _asked(labels_BT: Tensor | None, weight: float) -> Tensor | None:
-    """Mask of the positions that count, or None when the head need not run."""
-    if labels_BT is None or not weight:
+def _asked(labels_BT: Tensor | None, weight: float, first: int, last: int, head: str) -> Tensor | None:
+    """The labels, checked to be the head's tokens; None where the head need not run."""
+    if labels_BT is None or not weight or not bool((labels_BT != IGNORE).any()):
         return None
-    mask_BT = labels_BT != IGNORE
-    return mask_BT if bool(mask_BT.any()) else None
-
-
-def _checked(labels_N: Tensor, first: int, last: int, head: str) -> Tensor:
+    labels_N = labels_BT[labels_BT != IGNORE]
     low, high = int(labels_N.min()), int(labels_N.max())
     if low < first or high > last:
-        bad = low if low < first else high
-        raise UserError(f"token {bad} is not one of the {head} head's ({first} to {last})")
-    return labels_N
-
-
-def _cross_entropy(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Mean negative log-likelihood in fp32, the number of right guesses, and of positions."""
-    loss = F.cross_entropy(logits_NC.float(), labels_N)
-    return loss, (logits_NC.detach().argmax(-1) == labels_N).sum(), len(labels_N)
+        raise UserError(f"token {low if low < first else high} is not one of the {head} head's ({first} to {last})")
+    return labels_BT
 
 
 class ArmorForConditionalGeneration(ArmorModel, InternVLForConditionalGeneration):

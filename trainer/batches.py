@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.losses import IGNORE
+from armor_model.losses import IGNORE
 
 
 @dataclass(frozen=True)

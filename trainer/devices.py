@@ -62,8 +62,7 @@ def shard(objective: nn.Module, accelerator: Accelerator, precision: str) -> nn.
         "mesh": init_device_mesh(accelerator.device.type, (accelerator.num_processes,)),
         "mp_policy": half if precision == "bf16" else MixedPrecisionPolicy(),
     }
-    core = objective.model.model
-    for block in (*core.vision_tower.encoder.layer, *core.language_model.layers, *objective.model.adapter):
+    for block in objective.model.blocks:
         fully_shard(block, **how)
     return fully_shard(objective, **how)
 

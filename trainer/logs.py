@@ -15,9 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from armor_model.losses import IGNORE, Sums
 from trainer.batches import Batch
-from trainer.losses import IGNORE
-from trainer.objective import Sums
 from trainer.stages import KINDS
 
 COST = "cost/"

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from armor_model.losses import IGNORE
 from trainer.batches import Batch, Example, collate
-from trainer.losses import IGNORE
 from trainer.objective import Objective, count_labels, freeze
 from trainer.stages import STAGES
 

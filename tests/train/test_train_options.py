@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from train_helpers import pools, tiny_model
 
 from armor_model.base.errors import RunFailed, disk_is_full
+from armor_model.losses import IGNORE, head_losses
 from trainer.batches import collate
 from trainer.config import LoopOptions, Optimization
 from trainer.loader import DataLoader, Mixture
 from trainer.loop import Loop, fingerprint
-from trainer.losses import IGNORE, head_losses
 from trainer.objective import Objective, freeze, recompute_blocks
 from trainer.stages import KINDS, STAGES
 

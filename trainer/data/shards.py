@@ -23,9 +23,9 @@ import torch
 
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_text
+from armor_model.losses import IGNORE
 from trainer.batches import Example
 from trainer.data.records import Rejected, Tally, checked, encode, losses, raw_records, sides, to_messages
-from trainer.losses import IGNORE
 
 MANIFEST = "manifest.json"
 VERSION = 2
