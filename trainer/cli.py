@@ -145,8 +145,8 @@ def curves(
     """Draw loss curves of one run or several: a panel for each stage, a colour for each loss, a line for each run."""
     from trainer.curves import draw_curves
 
-    shown = draw_curves(runs, out)
-    typer.echo(f"{out}: {len(shown)} stage{'s' * (len(shown) != 1)} of {len(runs)} run{'s' * (len(runs) != 1)}")
+    stages = draw_curves(runs, out)
+    typer.echo(f"{out}: {len(stages)} stage{'s' * (len(stages) != 1)} of {len(runs)} run{'s' * (len(runs) != 1)}")
 
 
 for guest in GUESTS:

@@ -155,7 +155,9 @@ class StageConfig:
     profile: str = "official"
     """Label of the run record: whose data were read, official or shapes."""
     optimization: Optimization = Optimization(precision="auto")
+    """The walk."""
     loop: LoopOptions = LoopOptions(save_every=500)
+    """Checkpoints, logs and processes."""
 
     def __post_init__(self) -> None:
         if not self.share > 0:

@@ -58,7 +58,7 @@ def configure(
             raise UserError(f"{file}: {error.message}", error.hint) from error
         except ValidationError as error:
             if error.errors()[0]["type"] != "value_error":  # what fields make together is seen with the options
-                raise UserError(f"{file}: {_told(error, labels)}") from error
+                raise UserError(f"{file}: {_error_line(error, labels)}") from error
     for path, value in (options or {}).items():
         path = moved.get(path[0], path)
         _put(tree, path, value)
@@ -73,7 +73,7 @@ def configure(
     try:
         return adapter.validate_python(tree)
     except ValidationError as error:
-        raise UserError(_told(error, labels)) from error
+        raise UserError(_error_line(error, labels)) from error
 
 
 def document(config: Any) -> dict[str, Any]:
@@ -142,16 +142,16 @@ def _value(text: str) -> Any:
         return text
 
 
-def _told(error: ValidationError, labels: Mapping[Where, str]) -> str:
+def _error_line(error: ValidationError, labels: Mapping[Where, str]) -> str:
     """The first fault as a line: the field, as it was typed, what was expected, what came."""
     first: Any = error.errors()[0]
     path = tuple(str(part) for part in first["loc"])
     where = next((label for typed, label in labels.items() if path[: len(typed)] == typed), ".".join(path))
-    told = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "literal_error":
         known = first["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
         return f"{where} is one of {known}, not {first['input']!r}"
-    return f"{where}: {told}" if where and not told.startswith("--") else told
+    return f"{where}: {message}" if where and not message.startswith("--") else message
 
 
 def to_toml(config: Any) -> str:
@@ -216,10 +216,10 @@ def as_options(default: Any, without: Sequence[str] = ()) -> list[inspect.Parame
             option = typer.Option(f"--{path[-1].replace('_', '-')}", help=text)
             if isinstance(value, bool):
                 option = typer.Option(help=text)
-            shown = list(value) or None if isinstance(value, tuple) else value
+            initial = list(value) or None if isinstance(value, tuple) else value
             annotation = Annotated[_option_type(hint), option]
             made.append(
-                inspect.Parameter(path[-1], inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=annotation)
+                inspect.Parameter(path[-1], inspect.Parameter.KEYWORD_ONLY, default=initial, annotation=annotation)
             )
     every = (("config", Config, None), ("set_", Set, None), ("as_json", Json, False))
     return [*made, *(_parameter(*one) for one in every)]

@@ -23,7 +23,7 @@ def find_logs(run: Path) -> dict[str, Path]:
 
 def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
     """Loss -> its (step, mean since the last point); a line cut by a kill is left out."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    curves: dict[str, list[tuple[int, float]]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
@@ -32,14 +32,14 @@ def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         for name, value in losses.items():
-            found.setdefault(name.removeprefix(LOSS), []).append((step, value))
-    if not found:
+            curves.setdefault(name.removeprefix(LOSS), []).append((step, value))
+    if not curves:
         raise UserError(f"{log} holds no losses")
-    return found
+    return curves
 
 
 def draw_curves(runs: Sequence[Path], out: Path) -> list[str]:
-    """Write the picture; the stages it shows. The format is the file name's (svg, png, pdf).
+    """Write the image; the stages it shows. The format is the file name's (svg, png, pdf).
 
     Raises UserError where a run has no log, or the format is unknown.
     """
@@ -47,7 +47,7 @@ def draw_curves(runs: Sequence[Path], out: Path) -> list[str]:
     from matplotlib.figure import Figure
 
     logs = [find_logs(run) for run in runs]
-    stages = list(dict.fromkeys(stage for found in logs for stage in found))
+    stages = list(dict.fromkeys(stage for by_stage in logs for stage in by_stage))
     columns, rows = min(3, len(stages)), -(-len(stages) // 3)
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
@@ -56,8 +56,8 @@ def draw_curves(runs: Sequence[Path], out: Path) -> list[str]:
     colors: dict[str, str] = {}
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, stage in zip(panels, stages, strict=False):
-        for found in logs:
-            for name, points in read_losses(found[stage]).items() if stage in found else ():
+        for by_stage in logs:
+            for name, points in read_losses(by_stage[stage]).items() if stage in by_stage else ():
                 color = colors.setdefault(name, f"C{len(colors) % 10}")
                 axes.plot(*zip(*points, strict=True), color=color, linewidth=1, alpha=0.8)
         axes.set(title=stage, xlabel="step", ylabel="loss, nats a token", yscale="log")

@@ -31,10 +31,10 @@ def asked_to_shard() -> bool:
 def asked_precision() -> str | None:
     """What `accelerate launch --mixed_precision` says, None where it says nothing. Raises UserError for fp16 and
     fp8."""
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if asked not in ("no", "bf16"):
-        raise UserError(f"accelerate's mixed precision {asked!r} is not supported here; bf16 is")
-    return "bf16" if asked == "bf16" else None
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("no", "bf16"):
+        raise UserError(f"accelerate's mixed precision {precision!r} is not supported here; bf16 is")
+    return "bf16" if precision == "bf16" else None
 
 
 def start() -> Accelerator:

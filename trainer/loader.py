@@ -21,7 +21,7 @@ from trainer.batches import Batch, Example, collate
 from trainer.config import Optimization
 
 DROPPED = ("t2i",)
-"""Types whose request may be emptied: the answer is a picture only, so nothing else loses its condition."""
+"""Types whose request may be emptied: the answer is an image only, so nothing else loses its condition."""
 
 
 def counts_of(shares: Mapping[str, int], how: Optimization) -> dict[str, int]:
@@ -81,13 +81,13 @@ class Mixture:
 
     def contents(self) -> dict[str, str]:
         """Size and digest of each pool, over eight of its examples: a resumed run has to read the same data."""
-        found = {}
+        digests = {}
         for kind in self.kinds:
             pool, digest = self.pools[kind], hashlib.sha256()
             for i in range(8):
                 digest.update(pool[(len(pool) - 1) * i // 7].input_ids.numpy().tobytes())
-            found[kind] = f"{len(pool)} {digest.hexdigest()[:16]}"
-        return found
+            digests[kind] = f"{len(pool)} {digest.hexdigest()[:16]}"
+        return digests
 
     def _plan(self, epoch: int) -> np.ndarray:
         """(steps, batch_size, 2): pool number and index of every example of a pass."""

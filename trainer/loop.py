@@ -39,7 +39,7 @@ class Cost:
     """What a run has used so far: Table 3's cost columns. Summed over resumes and processes."""
 
     images_seen: int = 0
-    """Pictures to be drawn that losses were computed on."""
+    """Images to be drawn that losses were computed on."""
     tokens: int = 0
     """Positions that were no padding."""
     device_seconds: float = 0.0

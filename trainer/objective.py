@@ -57,7 +57,7 @@ class Objective(nn.Module):
 
     def __init__(self, model: nn.Module, stage: Stage, every_part: bool = False, sharded: bool = False) -> None:
         """every_part: run every trained part in every forward, at weight zero where nobody asks. With several processes
-        one may have no picture to draw, or to look at, while another has: DDP and FSDP wait for all of them in each
+        one may have no image to draw, or to look at, while another has: DDP and FSDP wait for all of them in each
         part. sharded: frozen parts have to be gathered together as well."""
         super().__init__()
         self.model = model

@@ -31,8 +31,12 @@ PixelSource = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class VQOptimization:
+    """How the image tokenizer is trained."""
+
     steps: int = 400
+    """Optimizer steps."""
     lr: float = 3e-3
+    """Peak learning rate of AdamW, falling by half a cosine."""
     warmup_share: float = 0.3
     """Share of the steps without quantisation."""
     foreground: float = 5.0
@@ -43,6 +47,8 @@ class VQOptimization:
 
 @dataclass(frozen=True)
 class VQOutcome:
+    """What a trained image tokenizer is worth."""
+
     psnr: float
     """Decibels over the last batch, through the codes."""
     codes_used: int

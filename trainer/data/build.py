@@ -1,4 +1,4 @@
-"""`armor-train build-data`: captioned pictures to t2i and t2ti conversations, text pairs to t2t; every screen reports.
+"""`armor-train build-data`: captioned images to t2i and t2ti conversations, text pairs to t2t; every screen reports.
 
 Out come `conversations.jsonl`, `images/` (content-addressed) and `report.json`. Everything is seeded by the sample's
 key, so the same input gives the same files whatever the number of workers.
@@ -26,20 +26,20 @@ def _rng(seed: int, key: str) -> np.random.Generator:
 
 
 def drawing_record(pair: Pair, image: str, seed: int, mixed_share: float) -> dict[str, Any]:
-    """A t2i or, with probability `mixed_share`, a t2ti conversation about one captioned picture."""
+    """A t2i or, with probability `mixed_share`, a t2ti conversation about one captioned image."""
     rng = _rng(seed, pair.key)
     mixed = bool(rng.random() < mixed_share)
-    asked = fill(choose(rng, DRAW_AND_TELL if mixed else DRAW), pair.caption)
-    said = f"{fill(choose(rng, TELL), pair.caption)}\n{IMAGE}" if mixed else IMAGE
-    return _record(pair.key, "t2ti" if mixed else "t2i", asked, said, [image])
+    request = fill(choose(rng, DRAW_AND_TELL if mixed else DRAW), pair.caption)
+    answer = f"{fill(choose(rng, TELL), pair.caption)}\n{IMAGE}" if mixed else IMAGE
+    return _record(pair.key, "t2ti" if mixed else "t2i", request, answer, [image])
 
 
 def text_record(number: int, question: str, answer: str) -> dict[str, Any]:
     return _record(f"t2t-{number:09d}", "t2t", question, answer, [])
 
 
-def _record(key: str, kind: str, asked: str, said: str, images: list[str]) -> dict[str, Any]:
-    turns = [{"from": "human", "value": asked}, {"from": "gpt", "value": said}]
+def _record(key: str, kind: str, request: str, answer: str, images: list[str]) -> dict[str, Any]:
+    turns = [{"from": "human", "value": request}, {"from": "gpt", "value": answer}]
     return {"id": key, "type": kind, "conversations": turns, "images": images}
 
 
@@ -80,7 +80,7 @@ def build(
     if (out / "conversations.jsonl").exists():
         raise UserError(f"{out} already holds conversations.jsonl; choose another directory")
     (out / "images").mkdir(parents=True, exist_ok=True)
-    asked, screened = rules(settings), Tally()
+    active, screened = rules(settings), Tally()
     kinds: dict[str, int] = {}
     draft = out / ".conversations.draft"
     with draft.open("w", encoding="utf-8") as file:
@@ -90,7 +90,7 @@ def build(
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
         for pair in pairs:
-            if screen(pair, asked, screened):
+            if screen(pair, active, screened):
                 put(drawing_record(pair, store_image(out, pair), seed, mixed_share))
             if screened.kept == limit:
                 break
@@ -103,7 +103,7 @@ def build(
     report = {
         "conversations": kinds,
         "screens": screened.to_json(),
-        "rules": {rule.name: rule.why for rule in asked},
+        "rules": {rule.name: rule.why for rule in active},
         "readers": {name: tally.to_json() for name, tally in tallies.items()},
         "settings": asdict(settings),
         "seed": seed,
@@ -117,7 +117,7 @@ def build(
 
 
 def store_image(out: Path, pair: Pair) -> str:
-    """Keep a picture under the hash of its bytes; returns its path inside `out`."""
+    """Keep an image under the hash of its bytes; returns its path inside `out`."""
     name = hashlib.sha256(pair.image).hexdigest()
     path = out / "images" / name[:2] / f"{name}.{pair.extension}"
     if not path.exists():
@@ -150,7 +150,7 @@ DRAW = (
     "Visualize {x}.",
     "{X}.",
 )
-"""Asks for a picture alone."""
+"""Asks for an image alone."""
 
 DRAW_AND_TELL = (
     "Draw {x} and describe what you drew.",
@@ -164,10 +164,10 @@ DRAW_AND_TELL = (
     "Tell me what {x} looks like, and draw a picture.",
     "What would {x} look like? Can you draw an image to depict it for me?",
 )
-"""Asks for words and a picture."""
+"""Asks for words and an image."""
 
 TELL = ("{X}.", "Here is the picture: {x}.", "This image shows {x}.", "The picture depicts {x}.", "You can see {x}.")
-"""The words of an answer that also draws; the picture follows."""
+"""The words of an answer that also draws; the image follows."""
 
 
 def fill(template: str, caption: str) -> str:

@@ -1,6 +1,6 @@
 """Readers of published image sets as streams of Pairs, through webdataset, split over machines and workers by shard.
 
-* LAION-nolang-aesthetics-27M: img2dataset's tars (picture, caption and a JSON of metadata), joined by url to the
+* LAION-nolang-aesthetics-27M: img2dataset's tars (image, caption and a JSON of metadata), joined by url to the
   parquet index where the JSON lacks a score.
 * text-to-image-2M: webdataset tars of `jpg` and `json` with a `prompt`.
 Both are tars of samples that share a key, so one reader does; only the fields' names differ. Conversation JSON lines
@@ -26,7 +26,7 @@ from armor_model.base.errors import UserError
 from trainer.data.records import Tally, is_unicode
 from trainer.data.screens import Pair
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
+EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 SCHEMES = ("http", "https", "hf", "gs")
 """Urls that webdataset opens; it knows no s3."""
 
@@ -58,30 +58,30 @@ def tars(sources: list[str]) -> list[str]:
     Raises UserError when there are none."""
     from webdataset.shardlists import expand_urls
 
-    found: list[str] = []
+    shards: list[str] = []
     for source in sources:
         if "://" in source:
             if source.split("://")[0] not in SCHEMES:
                 raise UserError(f"cannot stream {source}: only {', '.join(SCHEMES)} urls can be")
-            found += expand_urls(source)
+            shards += expand_urls(source)
             continue
         path = Path(source)
         # In full: webdataset runs a name that begins with "pipe:" as a command.
         here = [str(p.resolve()) for p in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
         if not here or not all(Path(p).is_file() for p in here):
             raise UserError(f"no tar file at {source}")
-        found += here
-    if not found:
+        shards += here
+    if not shards:
         raise UserError("no tar files were named")
-    return found
+    return shards
 
 
 def parse_part(part: str) -> tuple[int, int]:
     """`I/N` as (I, N), I from 0 to N - 1. Raises UserError."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
-    if not found or int(found[1]) >= int(found[2]):
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
+    if not match or int(match[1]) >= int(match[2]):
         raise UserError(f"--part {part!r} is not I/N with I from 0 to N - 1, e.g. 0/8")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def share_of(items: list[Any], part: tuple[int, int]) -> list[Any]:
@@ -161,7 +161,7 @@ class _Watched:
 def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, index: Index | None) -> Pair | None:
     key = f"{Path(shard).stem}/{sample['__key__']}"
     tally.read += 1
-    extension = next((e for e in PICTURES if e in sample), None)
+    extension = next((e for e in EXTENSIONS if e in sample), None)
     if extension is None:
         tally.drop("missing_image", f"{key}: a caption without a picture")
         return None
@@ -184,7 +184,7 @@ def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, inde
     if not is_unicode(key + caption):
         tally.drop("bad_text", f"{key}: its name or its caption is no valid Unicode")
         return None
-    size = picture_size(sample[extension])
+    size = image_size(sample[extension])
     if size is None:
         tally.drop("bad_image", f"{key}: not a picture")
         return None
@@ -192,12 +192,12 @@ def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, inde
     return Pair(key, caption.strip(), sample[extension], extension, *size, meta)
 
 
-def picture_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height, or None for bytes that are no picture. The pixels are decoded: a cut JPEG has a fine header."""
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height, or None for bytes that are no image. The pixels are decoded: a cut JPEG has a fine header."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            return picture.size
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
 
@@ -222,12 +222,12 @@ class Index:
         at = int(np.searchsorted(self.keys_N, key))
         if at == len(self) or self.keys_N[at] != key:
             return {}
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             name: float(x) for name, x in zip(NUMBERS, self.numbers_N3[at], strict=True) if not np.isnan(x)
         }
         if self.flags_N[at]:
-            found["nsfw"] = FLAGS[self.flags_N[at]]
-        return found
+            values["nsfw"] = FLAGS[self.flags_N[at]]
+        return values
 
 
 def _key(url: str) -> np.uint64:
@@ -256,9 +256,9 @@ def read_index(path: Path) -> Index:
             empty = [None] * len(keys[-1])
             rows = [column(name) or empty for name in NUMBERS]
             numbers.append(np.array([[np.nan if x is None else x for x in r] for r in rows], dtype=np.float32).T)
-            said = (str(x or "").strip().upper() for x in column("nsfw") or empty)
+            words = (str(x or "").strip().upper() for x in column("nsfw") or empty)
             # A word that LAION does not use counts as unsafe: a flag that cannot be read must not wave it through.
-            flags.append(np.array([FLAGS.index(x) if x in FLAGS else 3 for x in said], dtype=np.int8))
+            flags.append(np.array([FLAGS.index(x) if x in FLAGS else 3 for x in words], dtype=np.int8))
     except UserError:
         raise
     except Exception as error:  # pyarrow, datasets and fsspec each raise their own; the advice is the same

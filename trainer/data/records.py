@@ -170,10 +170,10 @@ def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict
 def _on_disk(root: Path, image: str, where: str) -> Path:
     try:
         path = (root / image).resolve()
-        found = path.is_file() and is_unicode(str(path))
+        exists = path.is_file() and is_unicode(str(path))
     except (OSError, ValueError, RuntimeError):  # too long or not to be reached; a NUL byte; a loop of links
-        found = False
-    if not found:
+        exists = False
+    if not exists:
         raise Rejected("missing_image", f"{where}: {image}")
     return path
 
@@ -191,12 +191,12 @@ def kind_of(turns: list[dict[str, Any]]) -> str:
 
 
 def sides(record: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """A record's pictures, split into those of the human turns and those of the gpt turns."""
-    pictures = iter(record["images"])
-    found: dict[str, list[Any]] = {"human": [], "gpt": [], "system": []}
+    """A record's images, split into those of the human turns and those of the gpt turns."""
+    images = iter(record["images"])
+    by_role: dict[str, list[Any]] = {"human": [], "gpt": [], "system": []}
     for turn in record["conversations"]:
-        found[turn["from"]] += [next(pictures) for _ in range(turn["value"].count(IMAGE))]
-    return found["human"], found["gpt"]
+        by_role[turn["from"]] += [next(images) for _ in range(turn["value"].count(IMAGE))]
+    return by_role["human"], by_role["gpt"]
 
 
 IMAGE = "<image>"
@@ -204,10 +204,10 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """The record as chat messages. seen: pictures (PIL or paths) of the human turns in order; drawn: codes (h, w) or
-    (n,) of the gpt turns. Raises UserError where roles or the number of pictures are off."""
+    """The record as chat messages. seen: images (PIL or paths) of the human turns in order; drawn: codes (h, w) or
+    (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
     name = record.get("id", "?")
-    asked, shown = iter(seen), iter(drawn)
+    to_see, to_draw = iter(seen), iter(drawn)
     messages = []
     for turn in record["conversations"]:
         role = ROLES.get(turn.get("from"))
@@ -218,15 +218,15 @@ def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Ten
             if i:
                 try:
                     if role == "assistant":
-                        parts.append({"type": "image", "codes": torch.as_tensor(next(shown)).flatten()})
+                        parts.append({"type": "image", "codes": torch.as_tensor(next(to_draw)).flatten()})
                     else:
-                        parts.append({"type": "image", "image": next(asked)})
+                        parts.append({"type": "image", "image": next(to_see)})
                 except StopIteration:
                     raise UserError(f"record {name}: more {IMAGE} in {turn['from']} turns than pictures") from None
             if piece.strip("\n"):
                 parts.append({"type": "text", "text": piece.strip("\n")})
         messages.append({"role": role, "content": parts})
-    if next(asked, None) is not None or next(shown, None) is not None:
+    if next(to_see, None) is not None or next(to_draw, None) is not None:
         raise UserError(f"record {name}: more pictures than {IMAGE}")
     return messages
 

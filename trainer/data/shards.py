@@ -1,9 +1,9 @@
 """`armor-train tokenize`: conversations to token ids and image codes once, in checksummed parquet shards to train on.
 
 A shard holds, for each conversation, its type, token ids (codes included), which head has to say each token (0 nobody,
-1 text, 2 visual), where the request's words stand, and the paths of the pictures that the ViT will look at. So stage 2
+1 text, 2 visual), where the request's words stand, and the paths of the images that the ViT will look at. So stage 2
 never runs the image tokenizer's encoder. `manifest.json` lists finished shards with their sha256, and what made them: a
-killed run goes on behind them, and a model that reads pictures or text in another way is refused.
+killed run goes on behind them, and a model that reads images or text in another way is refused.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def tokenize(
     manifest = _start(out, settings)
     raw = raw_records(conversations)
     for number in itertools.count():
-        # Records of the file, good or bad: a picture that is gone since the last call must not shift the others.
+        # Records of the file, good or bad: an image that is gone since the last call must not shift the others.
         chunk = list(itertools.islice(raw, shard_size))
         if not chunk:
             break
@@ -200,9 +200,9 @@ def _rows(
             if broken is not None:
                 raise Rejected("bad_image", f"{record['id']}: {broken}")
             rule = "bad_image"
-            pictures = [open_image(p) for p in seen]
+            images = [open_image(p) for p in seen]
             rule = "bad_text"
-            example = encode(processor, record["type"], to_messages(record, pictures, [codes[p] for p in to_draw]))
+            example = encode(processor, record["type"], to_messages(record, images, [codes[p] for p in to_draw]))
             if len(example) > max_length:
                 raise Rejected("too_long", f"{record['id']}: {len(example)} positions")
         except Rejected as rejected:
@@ -226,7 +226,7 @@ def _rows(
 
 
 def _codes(processor: Any, paths: list[Path]) -> dict[Path, Any]:
-    """Codes of pictures, None for one that cannot be read: a batch with a broken one is done one by one."""
+    """Codes of images, None for one that cannot be read: a batch with a broken one is done one by one."""
     from armor_model.base.errors import ArmorError
 
     if not paths:
@@ -287,8 +287,8 @@ class Shards:
         if None in (theirs.get("vq_sha256"), ours["vq_sha256"]) and "vq_sha256" in different:
             different.remove("vq_sha256")  # one of them cannot draw: _check_ids refuses codes then
         if different:
-            told = "; ".join(f"{n} {theirs.get(n)!s:.16}, this one has {ours[n]!s:.16}" for n in different)
-            raise UserError(f"{folder} was tokenised for a model with {told}")
+            differences = "; ".join(f"{n} {theirs.get(n)!s:.16}, this one has {ours[n]!s:.16}" for n in different)
+            raise UserError(f"{folder} was tokenised for a model with {differences}")
         return manifest
 
     def _check_ids(self) -> None:
@@ -312,7 +312,7 @@ class Shards:
                 raise UserError("the shards give a token to a head that does not exist")
 
     def _check_pictures(self) -> None:
-        """The pictures to look at are read during training, maybe days later; that they exist is seen now."""
+        """The images to look at are read during training, maybe days later; that they exist is seen now."""
         import pyarrow.compute as pc
 
         paths = pc.unique(pc.list_flatten(self.table["images"])).to_pylist()
@@ -334,8 +334,8 @@ class Shards:
         ids, heads = torch.tensor(record["input_ids"]), torch.tensor(record["heads"])
 
         def labels(head: int) -> torch.Tensor:
-            said = torch.where(heads == head, ids, torch.full_like(ids, IGNORE))
-            return torch.cat([said[1:], said.new_full((1,), IGNORE)])
+            own = torch.where(heads == head, ids, torch.full_like(ids, IGNORE))
+            return torch.cat([own[1:], own.new_full((1,), IGNORE)])
 
         pixels = partial(_tiles, record["images"], self.processor) if record["images"] else None
         return Example(record["kind"], ids, labels(1), labels(2), pixels, tuple(record["span"]) or None)

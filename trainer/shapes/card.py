@@ -16,7 +16,7 @@ from trainer.shapes.recipe import NanoOutcome, NanoRecipe
 from trainer.shapes.world import WORLD_VERSION, held_out_sha256
 
 DRAWING = {"image_temperature": 0.5, "guidance": 1.0}
-"""How pictures of the card are drawn."""
+"""How images of the card are drawn."""
 
 
 def save_nano(outcome: NanoOutcome, folder: Path) -> None:
@@ -51,7 +51,7 @@ def measure(folder: Path, each: dict[str, int], seed: int, settings: dict[str, A
     quiet_transformers()
     model, processor = load(folder)
     judge = Judge(model, processor, GenerationSettings(**(settings or DRAWING)))
-    drawings, pictures = judge.drawings(each["drawings"], seed)
+    drawings, images = judge.drawings(each["drawings"], seed)
     found = {
         "questions": judge.questions(each["questions"], seed),
         "modality": judge.modality(each["modality"], seed),
@@ -64,7 +64,7 @@ def measure(folder: Path, each: dict[str, int], seed: int, settings: dict[str, A
     scores["worst"] = {group: min(rates, key=lambda k: rates[k].value) for group, rates in found.items()}
     scores["seed"] = seed
     scores["settings"] = settings or DRAWING
-    contact_sheet([p for _, p in pictures]).save(folder / "drawings.png")
+    contact_sheet([p for _, p in images]).save(folder / "drawings.png")
     return scores
 
 
@@ -72,15 +72,15 @@ def _numbers(rate: Rate) -> dict[str, Any]:
     return {"value": rate.value, "n": rate.of, "ci95": list(rate.interval)}
 
 
-def contact_sheet(pictures: list[Any], columns: int = 24) -> Any:
-    """Small pictures side by side."""
+def contact_sheet(images: list[Any], columns: int = 24) -> Any:
+    """Small images side by side."""
     from PIL import Image
 
-    side, gap = pictures[0].width, 2
-    rows = -(-len(pictures) // columns)
+    side, gap = images[0].width, 2
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (side + gap), rows * (side + gap)), (128, 128, 128))
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * (side + gap), i // columns * (side + gap)))
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * (side + gap), i // columns * (side + gap)))
     return sheet
 
 
