@@ -11,7 +11,7 @@ from typing import Any
 
 _HOME = {
     "ArmorConfig": "config",
-    "ArmorError": "errors",
+    "ArmorError": "base.errors",
     "ArmorForConditionalGeneration": "modeling",
     "ArmorOutput": "modeling",
     "ArmorProcessor": "processing",
@@ -20,6 +20,7 @@ _HOME = {
     "ImageTokenizer": "vq",
     "PatchVQ": "vq",
     "Response": "generation",
+    "UserError": "base.errors",
     "build_vq": "vq",
     "build_word_tokenizer": "tokenizers",
     "draw": "generation",
@@ -49,12 +50,12 @@ def bundled(name: str = "armor-nano") -> Path:
     """The folder of a checkpoint that travels with the package.
 
     Raises:
-        ArmorError: there is no such checkpoint, or it has not been written yet.
+        UserError: there is no such checkpoint, or it has not been written yet.
     """
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import UserError
 
     folder = Path(__file__).resolve().parent / "pretrained" / name
     if not (folder / "config.json").is_file():
         have = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))
-        raise ArmorError(f"no bundled checkpoint named {name!r}", hint=f"bundled: {', '.join(have) or 'none'}")
+        raise UserError(f"no bundled checkpoint named {name!r}", hint=f"bundled: {', '.join(have) or 'none'}")
     return folder

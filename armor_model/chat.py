@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import ArmorError, UserError
 from armor_model.images import open_image
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Chat:
     def show(self, path: str) -> str:
         """Attach a picture to the next message."""
         if not path.strip():
-            raise ArmorError("/image needs the path of a picture")
+            raise UserError("/image needs the path of a picture")
         file = Path(path.strip().strip("'\"")).expanduser()
         open_image(file)
         self.waiting.append(file)
@@ -69,7 +69,7 @@ class Chat:
         pictures = [{"type": "image", "image": str(file)} for file in self.waiting]
         message = {"role": "user", "content": [*pictures, {"type": "text", "text": text}]}
         if not text.strip():
-            raise ArmorError("the prompt is empty")
+            raise UserError("the prompt is empty")
         talk = [*self.history, message]
         [answer] = generate(self.model, self.processor, [talk], self.settings, [self.seed + self.turn])
         self.turn += 1

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from armor_model.errors import ArmorError
+from armor_model.base.cli import run_app
+from armor_model.base.devices import choose_device, torch_dtype
+from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.files import make_folder
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -39,46 +43,20 @@ def find_model(model: str | None) -> Path:
     return check_checkpoint(armor_model.bundled("armor-nano") if model in (None, "armor-nano") else model)
 
 
-def torch_dtype(name: str | None):
-    """torch's type of that name, None for None."""
-    if name is None:
-        return None
-    import torch
-
-    kind = getattr(torch, name, None)
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
-        raise ArmorError(f"unknown type {name!r}", hint="e.g. float32, bfloat16, float16")
-    return kind
-
-
 def open_model(model: str | None, device: str | None, dtype: str | None):
     """Load a checkpoint for a command, quietly."""
     folder, kind = find_model(model), torch_dtype(dtype)
-    import torch
-
     import armor_model
-    from armor_model.loading import check_device, quiet_transformers
+    from armor_model.loading import quiet_transformers
 
     quiet_transformers()
-    device = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return armor_model.load(folder, device=device, dtype=kind)
-
-
-def writable(folder: Path) -> Path:
-    """The folder, created if need be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".try").touch()
-        (folder / ".try").unlink()
-    except OSError as error:
-        raise ArmorError(f"cannot write into {folder}: {error.strerror}") from error
-    return folder
+    return armor_model.load(folder, device=choose_device(device), dtype=kind)
 
 
 def shard_bytes(gigabytes: float) -> int:
     """What `--shard-gb` means; typer's own bounds would let a NaN through."""
     if not 0.001 <= gigabytes <= 1000:
-        raise ArmorError(f"--shard-gb must be 0.001 to 1000, not {gigabytes}")
+        raise UserError(f"--shard-gb must be 0.001 to 1000, not {gigabytes}")
     return int(gigabytes * 1e9)
 
 
@@ -118,7 +96,7 @@ def generate(
         image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p, guidance=guidance,
         allow_images=images, max_images=max_images if images else 0, force_image=draw,
     )  # fmt: skip
-    folder = writable(out)
+    folder = make_folder(out)
     network, processor = open_model(model, device, dtype)
     looks = [{"type": "image", "image": path} for path in image or []]
     conversations = [[{"role": "user", "content": [*looks, {"type": "text", "text": text}]}] for text in prompts]
@@ -169,7 +147,7 @@ def chat(
     settings = GenerationSettings(
         max_new_tokens=max_new_tokens, temperature=temperature, image_temperature=image_temperature, guidance=guidance
     )
-    folder = writable(out)
+    folder = make_folder(out)
     talk = Chat(*open_model(model, device, dtype), settings, folder, seed)
     asks = sys.stdin.isatty()
     if asks:
@@ -195,8 +173,7 @@ def params(
 ) -> None:
     """Parameters by part, and what each training stage trains; from the configuration alone."""
     import armor_model
-    from armor_model.params import NEW_PARTS, summary
-    from armor_model.presets import PRESETS, preset_dict
+    from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
 
     path = Path(config) / "config.json"
     if not path.is_file() and config in PRESETS:
@@ -207,7 +184,7 @@ def params(
         settings = json.loads(path.read_text()) if path.is_file() else preset_dict(config)
         result = summary(settings)
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise ArmorError(f"{path} is not an ARMOR configuration: {error}") from error
+        raise UserError(f"{path} is not an ARMOR configuration: {error}") from error
     if as_json:
         typer.echo(json.dumps({"config": config, **result}, indent=2))
         return
@@ -271,24 +248,10 @@ def export_internvl(
     typer.echo(f"{out}: {done['tensors']} tensors in {done['files']} file(s)")
 
 
-def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, Ctrl-C is 130."""
-    try:
-        sys.exit(app(prog_name="armor-model", standalone_mode=False) or 0)
-    except ArmorError as error:
-        typer.echo(f"armor-model: {error}", err=True)
-        sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        typer.echo("armor-model: interrupted", err=True)
-        sys.exit(130)
-    except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
-        if not hasattr(error, "format_message"):
-            raise
-        message = error.format_message()
-        whole = "\n" in message  # the usage, where no command was given
-        typer.echo(message if whole else f"armor-model: {message} - see armor-model --help", err=True)
-        sys.exit(2)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 the disk is full, 2 wrong input, 130 Ctrl-C."""
+    return run_app(app, "armor-model", argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

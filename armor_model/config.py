@@ -1,4 +1,4 @@
-"""ARMOR's configuration: InternVL's, plus the image tokens, the adapter and the heads.
+"""ARMOR's configuration: the base model's, plus the image tokens, the adapter and the heads.
 
 Token ids, with V the original vocabulary and K the codebook:
     [0, V) text    V <imgbos>    V+1 <imgend>    V+2 <imgpad>    V+3+k  code k of K
@@ -8,19 +8,20 @@ Source: the paper's Table 1 (which head says which token) and Figure 3.
 from __future__ import annotations
 
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.internvl.configuration_internvl import InternVLConfig
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 
 HEADS = ("switching", "single")
 
 
 @strict
-class ArmorConfig(InternVLConfig):
-    """Configuration of `ArmorForConditionalGeneration`."""
+class ArmorFields(PreTrainedConfig):
+    """What ARMOR adds to a base model's configuration: the first parent of ARMOR's configuration for each base."""
 
-    model_type = "armor"
+    base_name = "internvl"
+    """Of the base model, for armor_model.bases.find_base."""
 
     num_adapter_layers: int = 3
     """Decoder blocks between the text tower's last block and the visual head. The paper prints no number: three blocks
@@ -42,12 +43,12 @@ class ArmorConfig(InternVLConfig):
         if self.vq_config is None:
             self.vq_config = {"type": "chameleon"}
         if self.heads not in HEADS:
-            raise ArmorError(f"heads must be one of {HEADS}, not {self.heads!r}")
+            raise UserError(f"heads must be one of {HEADS}, not {self.heads!r}")
         if self.tie_word_embeddings:
-            raise ArmorError("an ARMOR's head and embeddings are separate: tie_word_embeddings must be false")
+            raise UserError("an ARMOR's head and embeddings are separate: tie_word_embeddings must be false")
         for name, least in (("num_adapter_layers", 0), ("codebook_size", 1), ("image_grid", 1)):
             if getattr(self, name) < least:
-                raise ArmorError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise UserError(f"{name} must be at least {least}, not {getattr(self, name)}")
         self.text_config.tie_word_embeddings = False
 
     @property
@@ -89,6 +90,13 @@ class ArmorConfig(InternVLConfig):
     def codes_per_image(self) -> int:
         """Codes between <imgbos> and <imgend>."""
         return self.image_grid**2
+
+
+@strict
+class ArmorConfig(ArmorFields, InternVLConfig):
+    """Configuration of `ArmorForConditionalGeneration`, ARMOR on InternVL."""
+
+    model_type = "armor"
 
 
 AutoConfig.register("armor", ArmorConfig, exist_ok=True)

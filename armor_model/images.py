@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -22,7 +22,7 @@ MAX_PIXELS = 100_000_000
 
 
 def open_image(source: Image.Image | str | Path) -> Image.Image:
-    """A picture or its path, as RGB over white. Raises ArmorError for no image, 0 pixels, or too many.
+    """A picture or its path, as RGB over white. Raises UserError for no image, 0 pixels, or too many.
 
     Pillow's readers raise whatever their parsing meets (struct.error, IndexError, KeyError, ...): all mean a bad file.
     Memory that has run out does not.
@@ -35,25 +35,25 @@ def open_image(source: Image.Image | str | Path) -> Image.Image:
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
                 image = Image.open(source)
         except FileNotFoundError as error:
-            raise ArmorError(f"no image at {source}") from error
+            raise UserError(f"no image at {source}") from error
         except Image.DecompressionBombError as error:  # Pillow's own limit lies above ours
-            raise ArmorError(f"{source} has too many pixels; the limit is {MAX_PIXELS / 1e6:.0f} megapixels") from error
+            raise UserError(f"{source} has too many pixels; the limit is {MAX_PIXELS / 1e6:.0f} megapixels") from error
         except MemoryError:
             raise
         except Exception as error:
-            raise ArmorError(f"{source} is not an image that can be read: {_reason(error)}") from error
+            raise UserError(f"{source} is not an image that can be read: {_reason(error)}") from error
     name = "the image" if isinstance(source, Image.Image) else str(source)
     width, height = image.size
     if width * height == 0:
-        raise ArmorError(f"{name} has no pixels ({width}x{height})")
+        raise UserError(f"{name} has no pixels ({width}x{height})")
     if width * height > MAX_PIXELS:
-        raise ArmorError(f"{name} has {width * height / 1e6:.0f} megapixels; the limit is {MAX_PIXELS / 1e6:.0f}")
+        raise UserError(f"{name} has {width * height / 1e6:.0f} megapixels; the limit is {MAX_PIXELS / 1e6:.0f}")
     try:
         return to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:
-        raise ArmorError(f"{name} is damaged: {_reason(error)}") from error
+        raise UserError(f"{name} is damaged: {_reason(error)}") from error
 
 
 def _reason(error: Exception) -> str:

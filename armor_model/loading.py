@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -19,34 +19,34 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def check_checkpoint(folder: str | Path) -> Path:
-    """The folder, if it looks like an ARMOR checkpoint. Raises ArmorError, in one line, if it does not."""
+    """The folder, if it looks like an ARMOR checkpoint. Raises UserError, in one line, if it does not."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ArmorError(f"no checkpoint folder at {folder}")
+        raise UserError(f"no checkpoint folder at {folder}")
     try:
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError as error:
-        raise ArmorError(f"{folder} is not a checkpoint: it has no config.json") from error
+        raise UserError(f"{folder} is not a checkpoint: it has no config.json") from error
     except (ValueError, OSError) as error:
-        raise ArmorError(f"{folder}/config.json cannot be read: {error}") from error
+        raise UserError(f"{folder}/config.json cannot be read: {error}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != "armor":
-        raise ArmorError(
+        raise UserError(
             f"{folder} is not an ARMOR checkpoint: its model_type is {kind!r}", hint="make one with: armor-model build"
         )
     if not any(folder.glob("model*.safetensors")):
         if any(file for pattern in PICKLES for file in folder.glob(pattern)):
-            raise ArmorError(
+            raise UserError(
                 f"{folder} holds pickled weights, which can run code when loaded; only safetensors are read"
             )
-        raise ArmorError(f"{folder} has no model*.safetensors")
+        raise UserError(f"{folder} has no model*.safetensors")
     return folder
 
 
 def load_model(
     folder: str | Path, dtype: torch.dtype | str | None = None, device: str | None = None, **kwargs: Any
 ) -> ArmorForConditionalGeneration:
-    """Load and check every weight: a missing, unknown or mis-shaped one is an ArmorError that names it.
+    """Load and check every weight: a missing, unknown or mis-shaped one is a UserError that names it.
 
     Args:
         folder: the checkpoint.
@@ -79,26 +79,15 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
     try:
         settings = ProcessorSettings(**json.loads((folder / FILE).read_text()))
     except FileNotFoundError as error:
-        raise ArmorError(f"{folder} is not an ARMOR checkpoint: it has no {FILE}") from error
+        raise UserError(f"{folder} is not an ARMOR checkpoint: it has no {FILE}") from error
     except (ValueError, TypeError, OSError) as error:
-        raise ArmorError(f"{folder / FILE} cannot be read: {error}") from error
+        raise UserError(f"{folder / FILE} cannot be read: {error}") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a damaged tokenizer; the advice is the same
-        raise ArmorError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from error
     vq = ImageTokenizer.load(folder / "vq") if (folder / "vq").is_dir() else None
     return ArmorProcessor(tokenizer, settings, vq)
-
-
-def check_device(name: str) -> str:
-    """The name of a device that torch can compute on here. Raises ArmorError in one line."""
-    import torch
-
-    try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # not known; not built in; `meta` has no data
-        raise ArmorError(f"cannot use device {name!r}: {str(error).strip().splitlines()[0]}") from error
-    return name
 
 
 def load(

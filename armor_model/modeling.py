@@ -1,9 +1,9 @@
-"""ARMOR: transformers' InternVL with an adapter on the visual branch and a second head.
+"""ARMOR's model: a multimodal base model with an adapter on the visual branch and a second head.
 
     embeddings -> decoder blocks (untouched) -> hidden -+-> norm -> text head: V original rows, <imgbos> apart
                                                         +-> adapter -> norm -> visual head: <imgend>, <imgpad>, codes
 
-Text never passes the adapter, so the original vocabulary's logits are InternVL's own. Source: the paper's Figure 3.
+Text never passes the adapter, so the original vocabulary's logits are the base's own. Source: the paper's Figure 3.
 
 Legend: B batch, T tokens, S cached slots, D width, V original vocabulary, K codes, N supervised positions.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -25,18 +25,17 @@ from armor_model.compat import prepare_torchvision
 
 prepare_torchvision()  # before transformers' model classes, which import torchvision
 
-from transformers import AutoModelForImageTextToText  # noqa: E402
+from transformers import AutoModelForImageTextToText, PreTrainedModel  # noqa: E402
 from transformers import initialization as init  # noqa: E402
 from transformers.masking_utils import create_causal_mask  # noqa: E402
 from transformers.models.internvl.modeling_internvl import InternVLForConditionalGeneration  # noqa: E402
 from transformers.utils import ModelOutput  # noqa: E402
 
-from armor_model.config import ArmorConfig  # noqa: E402
-from armor_model.errors import ArmorError  # noqa: E402
+from armor_model.base.errors import UserError  # noqa: E402
+from armor_model.bases import BaseModel, find_base  # noqa: E402
+from armor_model.config import ArmorConfig, ArmorFields  # noqa: E402
 from armor_model.loading import check_checkpoint  # noqa: E402
-
-IGNORE = -100
-"""Label of a position that a head is not asked about."""
+from armor_model.losses import IGNORE, summed_losses  # noqa: E402
 
 
 @dataclass
@@ -52,22 +51,27 @@ class ArmorOutput(ModelOutput):
     image_loss_image_tokens: Tensor | None = None
     """Image loss with the softmax taken over the K + 2 image tokens only: comparable between the two kinds of heads."""
     text_tokens: int | None = None
+    """Positions that the text head was asked about."""
     image_tokens: int | None = None
-    text_correct: Tensor | None = None
-    """Supervised text positions whose most likely token was the label (a count)."""
-    image_correct: Tensor | None = None
+    """Positions that the visual head was asked about."""
 
 
-class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
-    """The paper's model: InternVL, new embeddings, adapter, two heads with forward switching (or one)."""
+class ArmorModel(PreTrainedModel):
+    """The paper's model without its base: new embeddings, adapter, two heads with forward switching (or one).
 
-    config_class = ArmorConfig
-    config: ArmorConfig
+    The first parent of ARMOR's model for each base; the second is transformers' class, which gives `model` and
+    `lm_head`.
+    """
+
+    config: ArmorFields
+    model: Any
+    lm_head: nn.Linear
     _tied_weights_keys = None
 
-    def __init__(self, config: ArmorConfig):
+    def __init__(self, config: ArmorFields):
         super().__init__(config)
-        decoder = self.model.language_model
+        self.base: BaseModel = find_base(config.base_name)
+        decoder = self.decoder
         layer_class, norm_class = type(decoder.layers[0]), type(decoder.norm)
         D, K = config.text_config.hidden_size, config.codebook_size
         self.new_embeddings = nn.Parameter(torch.empty(config.num_new_tokens, D))
@@ -92,32 +96,40 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         if module is self:
             init.normal_(self.new_embeddings, std=self.config.text_config.initializer_range)
 
+    @property
+    def decoder(self) -> Any:
+        """The text decoder: `embed_tokens`, `layers`, `norm`, `rotary_emb`."""
+        return self.base.decoder(self.model)
+
+    @property
+    def blocks(self) -> list[nn.Module]:
+        """Transformer blocks of vision tower, decoder and adapter: what sharding wraps one by one."""
+        return [*self.base.vision_blocks(self.model), *self.decoder.layers, *self.adapter]
+
     @classmethod
-    def from_internvl(
-        cls, base: InternVLForConditionalGeneration, adapter_init: str = "copy", **settings: Any
-    ) -> ArmorForConditionalGeneration:
-        """An ARMOR around an InternVL in memory, with its weights, and new parts initialised at random.
+    def from_base(cls, base: PreTrainedModel, adapter_init: str = "copy", **settings: Any) -> Self:
+        """An ARMOR around a base model in memory, with its weights, and new parts initialised at random.
 
         Args:
-            base: the InternVL; its tensors are copied.
+            base: transformers' model with its head; its tensors are copied.
             adapter_init: `copy` the last decoder blocks, or `random`.
-            settings: of ArmorConfig, e.g. `codebook_size=128, image_grid=4, num_adapter_layers=2, heads="single"`.
+            settings: of ArmorFields, e.g. `codebook_size=128, image_grid=4, num_adapter_layers=2, heads="single"`.
         """
         known = base.config.to_dict()
         for drop in ("model_type", "architectures", "transformers_version", "tie_word_embeddings"):
             known.pop(drop, None)
-        model = cls(ArmorConfig(**{**known, **settings})).to(base.dtype)
+        model = cls(cls.config_class(**{**known, **settings})).to(base.dtype)
         state = {**base.state_dict(), "lm_head.weight": base.lm_head.weight}
         unexpected = model.load_state_dict(state, strict=False).unexpected_keys
         if unexpected:
-            raise ArmorError(f"the InternVL holds a weight that ARMOR has no place for: {unexpected[0]}")
+            raise UserError(f"the base holds a weight that ARMOR has no place for: {unexpected[0]}")
         model.init_new_parts(adapter_init)
         return model.to(base.device)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> ArmorForConditionalGeneration:
+    def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> Any:
         """transformers' `from_pretrained` (with `dtype`, `device_map`, ...), from safetensors only; each weight is
-        accounted for. Raises ArmorError for a folder that is not an ARMOR checkpoint, or a damaged one."""
+        accounted for. Raises UserError for a folder that is not an ARMOR checkpoint, or a damaged one."""
         check_checkpoint(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         # a mis-shaped weight is let through, to be named below
@@ -126,11 +138,11 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
             model, info = super().from_pretrained(str(folder), *args, **kwargs)
         except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ArmorError(f"the checkpoint in {folder} cannot be loaded: {reason}") from error
+            raise UserError(f"the checkpoint in {folder} cannot be loaded: {reason}") from error
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info.get(problem):
                 name = sorted(str(key) for key in info[problem])[0]
-                raise ArmorError(f"the checkpoint in {folder} does not fit: {problem.replace('_', ' ')}, first {name}")
+                raise UserError(f"the checkpoint in {folder} does not fit: {problem.replace('_', ' ')}, first {name}")
         return (model, info) if wants_info else model
 
     def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
@@ -140,15 +152,15 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
 
     @torch.no_grad()
     def init_new_parts(self, adapter_init: str = "copy") -> None:
-        """Initialise what InternVL lacks from what it has: the adapter (`copy` of the last blocks, or `random`), its
+        """Initialise what the base lacks from what it has: the adapter (`copy` of the last blocks, or `random`), its
         norm (a copy of the final norm) and, in the single-head arm, the head's original rows."""
         if adapter_init not in ("copy", "random"):
-            raise ArmorError(f"adapter_init must be copy or random, not {adapter_init!r}")
-        decoder = self.model.language_model
+            raise UserError(f"adapter_init must be copy or random, not {adapter_init!r}")
+        decoder = self.decoder
         self.adapter_norm.load_state_dict(decoder.norm.state_dict())
         if adapter_init == "copy" and len(self.adapter):
             if len(self.adapter) > len(decoder.layers):
-                raise ArmorError(f"cannot copy {len(self.adapter)} blocks from a decoder of {len(decoder.layers)}")
+                raise UserError(f"cannot copy {len(self.adapter)} blocks from a decoder of {len(decoder.layers)}")
             for new, old in zip(self.adapter, decoder.layers[-len(self.adapter) :], strict=True):
                 new.load_state_dict(old.state_dict())
         if self.config.heads == "single":
@@ -159,12 +171,13 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
     @property
     def part_modules(self) -> dict[str, list[nn.Module | nn.Parameter]]:
         """The parts that the training stages name. Every parameter is in exactly one."""
-        core, switching = self.model, self.config.heads == "switching"
+        decoder, switching = self.decoder, self.config.heads == "switching"
+        vision, projector = self.base.vision(self.model)
         return {
-            "vision": [core.vision_tower],
-            "projector": [core.multi_modal_projector],
-            "embeddings": [core.language_model.embed_tokens],
-            "decoder": [core.language_model.layers, core.language_model.norm],
+            "vision": [vision],
+            "projector": [projector],
+            "embeddings": [decoder.embed_tokens],
+            "decoder": [decoder.layers, decoder.norm],
             "new_embeddings": [self.new_embeddings],
             "adapter": [self.adapter, self.adapter_norm],
             "text_head": [self.lm_head],
@@ -186,21 +199,23 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         `tile_order` names the tiles (by row of `pixel_values`) in reading order, where one stands in several places."""
         V = self.config.vocab_size
         is_new = input_ids >= V
-        old_BTD = self.model.language_model.embed_tokens(input_ids.clamp(max=V - 1))
+        old_BTD = self.decoder.embed_tokens(input_ids.clamp(max=V - 1))
         new_BTD = F.embedding((input_ids - V).clamp(min=0), self.new_embeddings)
         embeds_BTD = torch.where(is_new[..., None], new_BTD.to(old_BTD.dtype), old_BTD)
         if pixel_values is None:
             return embeds_BTD
-        features = self.model.get_image_features(
-            pixel_values,
-            vision_feature_layer=self.config.vision_feature_layer,
-            vision_feature_select_strategy=self.config.vision_feature_select_strategy,
-            return_dict=True,
-        ).pooler_output.to(embeds_BTD.dtype)
+        features = self.base.image_features(self.model, pixel_values).to(embeds_BTD.dtype)
         if tile_order is not None:
             features = features[tile_order]
-        mask = self.model.get_placeholder_mask(input_ids, inputs_embeds=embeds_BTD, image_features=features)
-        return embeds_BTD.masked_scatter(mask, features)
+        mask_BT1 = (input_ids == self.config.image_token_id)[..., None]
+        if (count := int(mask_BT1.sum())) * embeds_BTD.shape[-1] != features.numel():
+            raise ValueError(f"{count} image placeholders do not take features of shape {tuple(features.shape)}")
+        return embeds_BTD.masked_scatter(mask_BT1, features)
+
+    def rotary(self, like: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the decoder's rotary embedding for positions (B, T), on the device and of the type of
+        `like`."""
+        return self.decoder.rotary_emb(like, self.base.positions(position_ids))
 
     def positions(self, attention_mask: Tensor | None, embeds_BTD: Tensor) -> Tensor:
         """Position ids (B, T): a count of the real tokens before, so that padding on either side changes nothing."""
@@ -208,27 +223,27 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
             return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         return torch.arange(embeds_BTD.shape[1], device=embeds_BTD.device)[None].expand(embeds_BTD.shape[0], -1)
 
-    def _mask(self, attention_mask: Tensor | None, embeds_BTD: Tensor, position_ids: Tensor | None) -> Tensor | None:
-        if attention_mask is not None and attention_mask.ndim == 4:
-            return attention_mask
-        return create_causal_mask(
-            config=self.config.text_config,
-            inputs_embeds=embeds_BTD,
-            attention_mask=attention_mask,
-            past_key_values=None,
-            position_ids=position_ids if attention_mask is None else None,
-        )
-
     def _blocks(
         self,
         layers: nn.ModuleList,
         hidden_BTD: Tensor,
-        mask: Tensor | None,
-        position_ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
         cache: Any,
-        rotary: tuple[Tensor, Tensor] | None = None,
+        rotary: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        rotary = rotary or self.model.language_model.rotary_emb(hidden_BTD, position_ids)
+        given, mask = position_ids, attention_mask
+        if position_ids is None:
+            position_ids = self.positions(attention_mask, hidden_BTD)
+        if cache is None and (mask is None or mask.ndim != 4):
+            mask = create_causal_mask(
+                config=self.config.text_config,
+                inputs_embeds=hidden_BTD,
+                attention_mask=attention_mask,
+                past_key_values=None,
+                position_ids=given if attention_mask is None else None,
+            )
+        rotary = rotary or self.rotary(hidden_BTD, position_ids)
         for layer in layers:
             hidden_BTD = layer(
                 hidden_BTD,
@@ -248,7 +263,7 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
         cache: Any = None,
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
-        """The text tower's blocks, and nothing after them: hidden states (B, T, D) before the final norm.
+        """The text decoder's blocks, and nothing after them: hidden states (B, T, D) before the final norm.
 
         Args:
             embeds_BTD: from `embed`.
@@ -258,17 +273,11 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
                 None, which says that every token may see every cached one before it.
             rotary: cosines and sines of the positions, where the caller has them already.
         """
-        default_positions = position_ids is None
-        if default_positions:
-            position_ids = self.positions(attention_mask, embeds_BTD)
-        if cache is None:
-            attention_mask = self._mask(attention_mask, embeds_BTD, None if default_positions else position_ids)
-        layers = self.model.language_model.layers
-        return self._blocks(layers, embeds_BTD, attention_mask, position_ids, cache, rotary)
+        return self._blocks(self.decoder.layers, embeds_BTD, attention_mask, position_ids, cache, rotary)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) before the final norm to logits (..., V + 1); the last column is <imgbos>."""
-        normed = self.model.language_model.norm(hidden)
+        normed = self.decoder.norm(hidden)
         return torch.cat([self.lm_head(normed), self.imgbos_head(normed)], dim=-1)
 
     def visual_hidden(
@@ -281,11 +290,6 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
     ) -> Tensor:
         """The adapter: hidden states before the final norm (B, T, D) to the visual branch's (B, T, D), before its norm.
         Arguments as `backbone`'s."""
-        default_positions = position_ids is None
-        if default_positions:
-            position_ids = self.positions(attention_mask, hidden_BTD)
-        if cache is None:
-            attention_mask = self._mask(attention_mask, hidden_BTD, None if default_positions else position_ids)
         return self._blocks(self.adapter, hidden_BTD, attention_mask, position_ids, cache, rotary)
 
     def visual_logits(self, visual: Tensor) -> Tensor:
@@ -321,67 +325,42 @@ class ArmorForConditionalGeneration(InternVLForConditionalGeneration):
             position_ids: (B, T), for packed rows.
         """
         hidden_BTD = self.backbone(self.embed(input_ids, pixel_values), attention_mask, position_ids)
-        ask_text, ask_image = _asked(text_labels, alpha), _asked(image_labels, beta)
+        text_BT = _asked(text_labels, alpha, 0, self.config.imgbos_id, "text")
+        image_BT = _asked(image_labels, beta, self.config.imgend_id, self.config.last_id, "image")
         out = ArmorOutput()
-        switching, first, last = self.config.heads == "switching", self.config.imgend_id, self.config.last_id
-        on_adapter = [ask for ask in (ask_image, None if switching else ask_text) if ask is not None]
-        visual_BTD = self._visual_rows(hidden_BTD, on_adapter, attention_mask, position_ids)
-        if ask_text is not None:
-            labels_N = _checked(text_labels[ask_text], 0, self.config.imgbos_id, "text")
-            logits_NV = (
-                self.text_logits(hidden_BTD[ask_text]) if switching else self.visual_logits(visual_BTD[ask_text])
-            )
-            out.text_loss, out.text_correct, out.text_tokens = _cross_entropy(logits_NV, labels_N)
-        if ask_image is not None:
-            labels_N = _checked(image_labels[ask_image], first, last, "image")
-            logits_NK = self.visual_logits(visual_BTD[ask_image])
-            if switching:
-                out.image_loss, out.image_correct, out.image_tokens = _cross_entropy(logits_NK, labels_N - first)
-                out.image_loss_image_tokens = out.image_loss.detach()
-            else:
-                out.image_loss, out.image_correct, out.image_tokens = _cross_entropy(logits_NK, labels_N)
-                out.image_loss_image_tokens = _cross_entropy(logits_NK.detach()[:, first:], labels_N - first)[0]
-        weighted = [w * x for w, x in ((alpha, out.text_loss), (beta, out.image_loss)) if x is not None]
-        out.loss = sum(weighted[1:], weighted[0]) if weighted else None
+        if text_BT is None and image_BT is None:
+            return out
+        sums = summed_losses(self, hidden_BTD, text_BT, image_BT, attention_mask, position_ids, renormalise=True)
+        weighted = []
+        if sums.text_each is not None:
+            out.text_tokens = len(sums.text_each)
+            out.text_loss = sums.text / out.text_tokens
+            weighted.append(alpha * out.text_loss)
+        if sums.image_each is not None:
+            out.image_tokens = len(sums.image_each)
+            out.image_loss = sums.image / out.image_tokens
+            out.image_loss_image_tokens = sums.image_renormalised / out.image_tokens
+            weighted.append(beta * out.image_loss)
+        out.loss = sum(weighted[1:], weighted[0])
         return out
 
-    def _visual_rows(
-        self, hidden_BTD: Tensor, asked: list[Tensor], attention_mask: Tensor | None, position_ids: Tensor | None
-    ) -> Tensor | None:
-        """The adapter's output (B, T, D), computed for the rows that one of the masks asks about; zero elsewhere."""
-        if not asked:
-            return None
-        rows_B = torch.stack(asked).any(0).any(1)
-        if bool(rows_B.all()):
-            return self.visual_hidden(hidden_BTD, attention_mask, position_ids)
-        picked_mask = (
-            attention_mask[rows_B] if attention_mask is not None and len(attention_mask) > 1 else attention_mask
-        )
-        picked_positions = position_ids[rows_B] if position_ids is not None and len(position_ids) > 1 else position_ids
-        picked = self.visual_hidden(hidden_BTD[rows_B], picked_mask, picked_positions)
-        return torch.zeros_like(hidden_BTD).index_put((rows_B.nonzero()[:, 0],), picked)
 
-
-def _asked(labels_BT: Tensor | None, weight: float) -> Tensor | None:
-    """Mask of the positions that count, or None when the head need not run."""
-    if labels_BT is None or not weight:
+def _asked(labels_BT: Tensor | None, weight: float, first: int, last: int, head: str) -> Tensor | None:
+    """The labels, checked to be the head's tokens; None where the head need not run."""
+    if labels_BT is None or not weight or not bool((labels_BT != IGNORE).any()):
         return None
-    mask_BT = labels_BT != IGNORE
-    return mask_BT if bool(mask_BT.any()) else None
-
-
-def _checked(labels_N: Tensor, first: int, last: int, head: str) -> Tensor:
+    labels_N = labels_BT[labels_BT != IGNORE]
     low, high = int(labels_N.min()), int(labels_N.max())
     if low < first or high > last:
-        bad = low if low < first else high
-        raise ArmorError(f"token {bad} is not one of the {head} head's ({first} to {last})")
-    return labels_N
+        raise UserError(f"token {low if low < first else high} is not one of the {head} head's ({first} to {last})")
+    return labels_BT
 
 
-def _cross_entropy(logits_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor, int]:
-    """Mean negative log-likelihood in fp32, the number of right guesses, and of positions."""
-    loss = F.cross_entropy(logits_NC.float(), labels_N)
-    return loss, (logits_NC.detach().argmax(-1) == labels_N).sum(), len(labels_N)
+class ArmorForConditionalGeneration(ArmorModel, InternVLForConditionalGeneration):
+    """ARMOR on InternVL."""
+
+    config_class = ArmorConfig
+    config: ArmorConfig
 
 
 AutoModelForImageTextToText.register(ArmorConfig, ArmorForConditionalGeneration, exist_ok=True)

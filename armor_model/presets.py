@@ -1,70 +1,18 @@
-"""Named configurations as data: the seven published InternVL2.5 sizes, the bundled armor-nano, and tiny ones for tests.
+"""Named configurations as data, and the number of their parameters: the bases' published sizes, armor-nano, tiny.
 
-No torch here, so that `armor-model params` answers at once. Sizes: shared facts, checked against published configs.
+No torch here, so that `armor-model params` answers at once.
 """
 
 from __future__ import annotations
 
-import difflib
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import unknown_name
+from armor_model.bases.internvl import INTERNVL
 
 if TYPE_CHECKING:
     from armor_model.config import ArmorConfig
-
-CHAMELEON_VQ = {"type": "chameleon", "image_size": 256}
-
-
-def _vision(size: str) -> dict[str, Any]:
-    """InternViT: `300M` has LayerNorm and qkv biases, `6B` has RMSNorm and normalised queries and keys."""
-    small = size == "300M"
-    return {
-        "model_type": "internvl_vision",
-        "hidden_size": 1024 if small else 3200,
-        "num_hidden_layers": 24 if small else 45,
-        "num_attention_heads": 16 if small else 25,
-        "intermediate_size": 4096 if small else 12800,
-        "attention_bias": small,
-        "use_qk_norm": not small,
-        "norm_type": "layer_norm" if small else "rms_norm",
-        "layer_norm_eps": 1e-6,
-        "image_size": [448, 448],
-        "patch_size": [14, 14],
-    }
-
-
-def _text(kind: str, width: int, layers: int, heads: int, kv_heads: int, ffn: int) -> dict[str, Any]:
-    """InternLM2 has Llama's layout (no biases, eps 1e-5); Qwen2.5 adds q, k, v biases (eps 1e-6)."""
-    llama = kind == "llama"
-    return {
-        "model_type": kind,
-        "vocab_size": 92553 if llama else 151674,
-        "hidden_size": width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": width // heads,
-        "intermediate_size": ffn,
-        "rms_norm_eps": 1e-5 if llama else 1e-6,
-        "max_position_embeddings": 32768,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-        "tie_word_embeddings": False,
-    }
-
-
-def _internvl(vision: str, kind: str, *sizes: int) -> dict[str, Any]:
-    return {
-        "vision_config": _vision(vision),
-        "text_config": _text(kind, *sizes),
-        "image_token_id": 92546 if kind == "llama" else 151667,
-        "image_seq_length": 256,
-        "num_adapter_layers": 3,
-        "codebook_size": 8192,
-        "image_grid": 16,
-        "vq_config": dict(CHAMELEON_VQ),
-    }
 
 
 def _small(
@@ -79,7 +27,7 @@ def _small(
     patch: int = 4,
     std: float = 0.02,
 ) -> dict[str, Any]:
-    """A model for 32x32 pictures: patches of 4 pixels give 16 tokens a picture seen, of 8 pixels 4; 4x4 codes a picture
+    """A model for 32x32 images: patches of 4 pixels give 16 tokens an image seen, of 8 pixels 4; 4x4 codes an image
     drawn."""
     return {
         "vision_config": {
@@ -115,13 +63,7 @@ def _small(
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "internvl2_5-1b": _internvl("300M", "qwen2", 896, 24, 14, 2, 4864),
-    "internvl2_5-2b": _internvl("300M", "llama", 2048, 24, 16, 8, 8192),
-    "internvl2_5-4b": _internvl("300M", "qwen2", 2048, 36, 16, 2, 11008),
-    "internvl2_5-8b": _internvl("300M", "llama", 4096, 32, 32, 8, 14336),
-    "internvl2_5-26b": _internvl("6B", "llama", 6144, 48, 48, 8, 16384),
-    "internvl2_5-38b": _internvl("6B", "qwen2", 5120, 64, 40, 8, 27648),
-    "internvl2_5-78b": _internvl("6B", "qwen2", 8192, 80, 64, 8, 29568),
+    **INTERNVL.presets,
     # Patches of 8 pixels: one token a cell of the shapes world, and prompts a quarter shorter. Initial weights of
     # 0.1, about # 1 / sqrt(width); the usual 0.02 is made for widths in the thousands.
     "armor-nano": _small(
@@ -137,11 +79,9 @@ def preset_names() -> list[str]:
 
 
 def preset_dict(name: str) -> dict[str, Any]:
-    """The plain settings of a preset, as a copy. Raises ArmorError with a suggestion for an unknown name."""
+    """The plain settings of a preset, as a copy. Raises UserError with a suggestion for an unknown name."""
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(PRESETS)}"
-        raise ArmorError(f"no configuration named {name!r}", hint=hint)
+        raise unknown_name("configuration", name, PRESETS)
     return deepcopy(PRESETS[name])
 
 
@@ -163,3 +103,60 @@ def preset(
     if vocab_size is not None:
         settings["text_config"]["vocab_size"] = vocab_size
     return ArmorConfig(**{**settings, **overrides})
+
+
+# ---- parameters by arithmetic: the tests hold these sums against the built model and the published totals -----------
+
+TRAINED = {
+    "1 what": ("new_embeddings", "text_head", "imgbos_row"),
+    "2 how": ("new_embeddings", "adapter", "visual_head"),
+    "3 better": ("new_embeddings", "adapter", "text_head", "imgbos_row", "visual_head"),
+}
+"""Parts that learn in each of the three stages (the paper's Figure 5)."""
+
+NEW_PARTS = ("new_embeddings", "adapter", "imgbos_row", "visual_head")
+"""What ARMOR adds to an InternVL."""
+
+
+def block(t: dict[str, Any]) -> int:
+    """One decoder block of the text tower: 218.1 M at InternVL2.5-8B's sizes."""
+    d, heads, kv = t["hidden_size"], t["num_attention_heads"], t["num_key_value_heads"]
+    head_dim = t.get("head_dim") or d // heads
+    biases = (heads + 2 * kv) * head_dim if t["model_type"] == "qwen2" else 0
+    return 2 * d * heads * head_dim + 2 * d * kv * head_dim + biases + 3 * d * t["intermediate_size"] + 2 * d
+
+
+def count(config: dict[str, Any]) -> dict[str, int]:
+    """Parameters by part (named as in the model's `part_modules`); the image tokenizer is not counted.
+
+    Args:
+        config: a preset's settings, or a checkpoint's config.json.
+    """
+    t, K = config["text_config"], config["codebook_size"]
+    D, V = t["hidden_size"], t["vocab_size"]
+    single = config.get("heads") == "single"
+    return {
+        **INTERNVL.parameters(config),
+        "embeddings": V * D,
+        "decoder": t["num_hidden_layers"] * block(t) + D,
+        "text_head": V * D,
+        "new_embeddings": (K + 3) * D,
+        "adapter": config["num_adapter_layers"] * block(t) + D,
+        "imgbos_row": 0 if single else D,
+        "visual_head": (V + K + 3 if single else K + 2) * D,
+    }
+
+
+def summary(config: dict[str, Any]) -> dict[str, Any]:
+    """`parts`, `internvl`, `new`, `new_percent` (of InternVL), `total`, and `trained` by stage."""
+    parts = count(config)
+    new = sum(parts[name] for name in NEW_PARTS)
+    total = sum(parts.values())
+    return {
+        "parts": parts,
+        "internvl": total - new,
+        "new": new,
+        "new_percent": 100 * new / (total - new),
+        "total": total,
+        "trained": {stage: sum(parts[name] for name in names) for stage, names in TRAINED.items()},
+    }

@@ -1,7 +1,7 @@
-"""Conversations to model inputs and back: InternVL's template and tiles for what is seen, codes for what was drawn.
+"""Conversations to model inputs and back: the base's chat format and pixels for what is seen, codes for what was drawn.
 
 A conversation is a list of {"role": "system"|"user"|"assistant", "content": str | [part, ...]}; a part is
-{"type": "text", "text": str}, {"type": "image", "image": PIL | path}, {"type": "image", "tiles": Tensor} for a picture
+{"type": "text", "text": str}, {"type": "image", "image": PIL | path}, {"type": "image", "tiles": Tensor} for an image
 that `cut` has cut already, or, in an assistant turn, {"type": "image", "codes": LongTensor}.
 
 Legend: B conversations, T tokens, N tiles, h w codes a side.
@@ -10,16 +10,19 @@ Legend: B conversations, T tokens, N tiles, h w codes a side.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from armor_model.errors import ArmorError
-from armor_model.images import open_image, tiles, to_images, to_pixels
+from armor_model.base.errors import UserError
+from armor_model.bases import find_base
+from armor_model.images import open_image, to_images, to_pixels
 
 if TYPE_CHECKING:
     from armor_model.config import ArmorConfig
@@ -29,12 +32,6 @@ Conversation = list[dict[str, Any]]
 
 IGNORE = -100
 FILE = "processor_config.json"
-SYSTEM_PROMPTS = {
-    "internvl": "你是书生·万象，英文名是InternVL，"
-    "是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。",
-    "none": None,
-}
-"""InternVL2.5's official system prompt (its published scores use it), or none (as transformers' own template)."""
 
 
 @dataclass
@@ -45,7 +42,7 @@ class ProcessorSettings:
     """V: ids from V on are the new tokens (see ArmorConfig)."""
     codebook_size: int
     image_grid: int
-    """Codes a side of a drawn picture."""
+    """Codes a side of a drawn image."""
     image_token: str = "<IMG_CONTEXT>"
     image_token_id: int = 0
     image_seq_length: int = 256
@@ -53,10 +50,10 @@ class ProcessorSettings:
     image_size: int = 448
     """Pixels a side of a tile."""
     max_tiles: int = 12
-    """Most tiles a picture is cut into, the thumbnail not counted."""
+    """Most tiles an image is cut into, the thumbnail not counted."""
     use_thumbnail: bool = True
     system_prompt: str = "none"
-    """`internvl`, `none`, or a text of one's own."""
+    """A name that the base knows (`internvl`, `none`), or a text of one's own."""
     processor_class: str = "ArmorProcessor"
 
 
@@ -70,28 +67,40 @@ class Encoded:
     """For each token, the head that had to say it: `t` text, `v` visual, empty where it was given."""
 
     def add(self, ids: list[int], head: str = "") -> None:
+        """Append tokens, and the head that has to say them."""
         self.ids += ids
         self.heads += [head] * len(ids)
 
     def labels(self, head: str) -> list[int]:
         """Next-token labels of one head (`t` or `v`)."""
-        said = [token if who == head else IGNORE for token, who in zip(self.ids, self.heads, strict=True)]
-        return [*said[1:], IGNORE]
+        targets = [token if by == head else IGNORE for token, by in zip(self.ids, self.heads, strict=True)]
+        return [*targets[1:], IGNORE]
+
+
+class Segment(NamedTuple):
+    """A piece of a conversation: a text, or an image part; `target` where the assistant said it, images it drew."""
+
+    text: str
+    image: dict[str, Any] | None
+    target: bool
 
 
 class ArmorProcessor:
-    """Turns conversations into batches, and drawn codes into pictures."""
+    """Turns conversations into batches, and drawn codes into images."""
 
-    def __init__(self, tokenizer: Any, settings: ProcessorSettings, vq: ImageTokenizer | None = None):
+    def __init__(
+        self, tokenizer: Any, settings: ProcessorSettings, vq: ImageTokenizer | None = None, base: str = "internvl"
+    ):
         self.tokenizer = tokenizer
         self.settings = settings
         self.vq = vq
+        self.base = find_base(base)
         known = tokenizer.convert_tokens_to_ids(settings.image_token)
         if known is None or known == tokenizer.unk_token_id:
-            raise ArmorError(f"the tokenizer does not know {settings.image_token}")
+            raise UserError(f"the tokenizer does not know {settings.image_token}")
         settings.image_token_id = known
         self._prefix = list(tokenizer("").input_ids)  # a beginning-of-sequence token, where the tokenizer adds one
-        self._end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        self._end = tokenizer.convert_tokens_to_ids(self.base.chat.end)
 
     @classmethod
     def for_config(
@@ -123,12 +132,12 @@ class ArmorProcessor:
             "max_tiles": 12 if size >= 224 else 1,
         }
         if len(tokenizer) > config.vocab_size:
-            raise ArmorError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
+            raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
         if vq is None and not text_only:
             vq = build_vq(config)
         processor = cls(tokenizer, ProcessorSettings(**{**fits, **settings}), vq)
         if processor.settings.image_token_id != config.image_token_id:
-            raise ArmorError(
+            raise UserError(
                 f"{processor.settings.image_token} is token {processor.settings.image_token_id} of the tokenizer, "
                 f"but the model expects {config.image_token_id}"
             )
@@ -147,7 +156,7 @@ class ArmorProcessor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ArmorProcessor:
-        """Read what `save_pretrained` wrote. Raises ArmorError for a folder that is not an ARMOR checkpoint."""
+        """Read what `save_pretrained` wrote. Raises UserError for a folder that is not an ARMOR checkpoint."""
         from armor_model.loading import load_processor
 
         return load_processor(folder)
@@ -183,31 +192,31 @@ class ArmorProcessor:
     @property
     def system_prompt(self) -> str | None:
         chosen = self.settings.system_prompt
-        return SYSTEM_PROMPTS.get(chosen, chosen)
+        return self.base.chat.system_prompts.get(chosen, chosen)
 
-    # ---- pictures ------------------------------------------------------------------------------------------
+    # ---- images --------------------------------------------------------------------------------------------
 
     def cut(self, image: Image.Image | str | Path, max_tiles: int | None = None) -> Tensor:
-        """A picture to look at as its tiles (N, 3, H, W). Raises ArmorError where it cannot be read."""
-        s = self.settings
-        return tiles(open_image(image), s.image_size, max_tiles or s.max_tiles, s.use_thumbnail)
+        """An image to look at as its tiles (N, 3, H, W). Raises UserError where it cannot be read."""
+        return self.base.preprocess(open_image(image), self.settings, max_tiles)
 
     @torch.no_grad()
     def image_codes(self, images: list[Image.Image | str | Path]) -> Tensor:
-        """Pictures to codes (B, h, w) on the CPU, through the image tokenizer."""
-        if self.vq is None:
-            raise ArmorError("this processor has no image tokenizer, so it cannot read or draw pictures as codes")
-        device = next(self.vq.parameters()).device
-        pixels = torch.stack([to_pixels(open_image(image), self.vq.image_size) for image in images])
-        return self.vq.encode(pixels.to(device)).cpu()
+        """Images to codes (B, h, w) on the CPU, through the image tokenizer."""
+        vq, device = self._image_tokenizer()
+        pixels = torch.stack([to_pixels(open_image(image), vq.image_size) for image in images])
+        return vq.encode(pixels.to(device)).cpu()
 
     @torch.no_grad()
     def decode_codes(self, codes_BHW: Tensor) -> list[Image.Image]:
-        """Codes (B, h, w) to pictures."""
+        """Codes (B, h, w) to images."""
+        vq, device = self._image_tokenizer()
+        return to_images(vq.decode(codes_BHW.to(device)))
+
+    def _image_tokenizer(self) -> tuple[ImageTokenizer, torch.device]:
         if self.vq is None:
-            raise ArmorError("this processor has no image tokenizer, so it cannot read or draw pictures as codes")
-        device = next(self.vq.parameters()).device
-        return to_images(self.vq.decode(codes_BHW.to(device)))
+            raise UserError("this processor has no image tokenizer, so it cannot read or draw images as codes")
+        return self.vq, next(self.vq.parameters()).device
 
     def decode_text(self, ids: list[int]) -> str:
         """Tokens of the original vocabulary to text, without special tokens."""
@@ -216,78 +225,79 @@ class ArmorProcessor:
     # ---- encoding ------------------------------------------------------------------------------------------
 
     def render(self, conversation: Conversation, add_generation_prompt: bool = False) -> str:
-        """The template's text, for prompt snapshots; a picture is `<image>`, a drawn one `<imgbos>...<imgend>`."""
-        out = []
-        for text, part, _ in self._segments(conversation, add_generation_prompt):
-            out.append(text if part is None else "<imgbos>...<imgend>" if _is_drawn(part) else "<image>")
-        return "".join(out)
+        """The template's text, for prompt snapshots; an image is `<image>`, a drawn one `<imgbos>...<imgend>`."""
+        segments = self._segments(conversation, add_generation_prompt)
+        return "".join(
+            text if image is None else "<imgbos>...<imgend>" if target else "<image>"
+            for text, image, target in segments
+        )
 
-    def _segments(self, conversation: Conversation, add_generation_prompt: bool):
-        """(text, None, said) and ("", picture part, said) in order; `said`: the assistant said it."""
+    def _segments(self, conversation: Conversation, add_generation_prompt: bool) -> Iterator[Segment]:
+        chat = self.base.chat
         if not conversation:
-            raise ArmorError("a conversation needs at least one message")
+            raise UserError("a conversation needs at least one message")
         has_system = conversation[0].get("role") == "system"
         if not has_system and self.system_prompt:
             conversation = [{"role": "system", "content": self.system_prompt}, *conversation]
         for message in conversation:
             role = message.get("role")
             if role not in ("system", "user", "assistant"):
-                raise ArmorError(f"a message's role is system, user or assistant, not {role!r}")
-            said = role == "assistant"
-            yield f"<|im_start|>{role}\n", None, False
+                raise UserError(f"a message's role is system, user or assistant, not {role!r}")
+            target = role == "assistant"
+            yield Segment(chat.turn.format(role=role), None, False)
             parts = _parts(message)
-            for i, part in enumerate(parts):
+            for part, following in zip_longest(parts, parts[1:]):
                 if part["type"] == "text":
-                    yield part["text"], None, said
+                    yield Segment(part["text"], None, target)
                     continue
-                yield "", {**part, "drawn": said}, said
-                after = parts[i + 1]["text"] if i + 1 < len(parts) and parts[i + 1]["type"] == "text" else None
-                if not said and after is not None and not after.startswith("\n"):
-                    yield "\n", None, False
-            yield "<|im_end|>", None, said
-            yield "\n", None, False
+                yield Segment("", part, target)
+                text = following.get("text", "") if following and following["type"] == "text" else None
+                if not target and text is not None and not text.startswith(chat.after_image):
+                    yield Segment(chat.after_image, None, False)
+            yield Segment(chat.end, None, target)
+            yield Segment(chat.after, None, False)
         if add_generation_prompt:
-            yield "<|im_start|>assistant\n", None, False
+            yield Segment(chat.turn.format(role="assistant"), None, False)
 
     def encode_one(
         self, conversation: Conversation, add_generation_prompt: bool = False, max_tiles: int | None = None
     ) -> Encoded:
-        """One conversation to tokens, tiles, and who said what.
+        """One conversation to tokens, tiles, and the head that has to say each token.
 
         Args:
             conversation: see the module's first lines.
             add_generation_prompt: end with the assistant's opening, for an answer to follow.
             max_tiles: override the setting for this conversation.
         """
-        out, pending = Encoded(), ""
+        out, pending, chat, token = Encoded(), "", self.base.chat, self.settings.image_token
         out.add(self._prefix)
-        for text, part, said in self._segments(conversation, add_generation_prompt):
-            if self.settings.image_token in text:
-                raise ArmorError(f"text must not hold the reserved token {self.settings.image_token}")
-            if part is None and not said:
+        for text, image, target in self._segments(conversation, add_generation_prompt):
+            if token in text:
+                raise UserError(f"text must not hold the reserved token {token}")
+            if not target:
                 pending += text
-                continue
-            if part is not None and not _is_drawn(part):
-                cut = part["tiles"] if "tiles" in part else self.cut(part["image"], max_tiles)
-                out.tiles.append(cut)
-                pending += "<img>" + self.settings.image_token * (len(cut) * self.settings.image_seq_length) + "</img>"
+                if image is not None:
+                    tiles = image["tiles"] if "tiles" in image else self.cut(image["image"], max_tiles)
+                    out.tiles.append(tiles)
+                    placeholders = token * (len(tiles) * self.settings.image_seq_length)
+                    pending += chat.image_start + placeholders + chat.image_end
                 continue
             out.add(self._tokens(pending))
             pending = ""
-            if part is None:
+            if image is None:
                 out.add(self._tokens(text), "t")
             else:
                 out.add([self.imgbos_id], "t")
-                out.add([self.first_code_id + k for k in self._codes_of(part)] + [self.imgend_id], "v")
+                out.add([self.first_code_id + k for k in self._codes_of(image)] + [self.imgend_id], "v")
         out.add(self._tokens(pending))
         return out
 
     def _tokens(self, text: str) -> list[int]:
         if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise ArmorError("text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8")
+            raise UserError("text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8")
         ids = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
         if ids and max(ids) >= self.settings.vocab_size:
-            raise ArmorError(f"text must not hold the reserved token {self.tokenizer.convert_ids_to_tokens(max(ids))}")
+            raise UserError(f"text must not hold the reserved token {self.tokenizer.convert_ids_to_tokens(max(ids))}")
         return ids
 
     def _codes_of(self, part: dict[str, Any]) -> list[int]:
@@ -296,9 +306,9 @@ class ArmorProcessor:
             codes = self.image_codes([part["image"]])[0]
         flat = torch.as_tensor(codes).flatten().tolist()
         if len(flat) != self.codes_per_image:
-            raise ArmorError(f"a drawn picture has {self.codes_per_image} codes, not {len(flat)}")
+            raise UserError(f"a drawn image has {self.codes_per_image} codes, not {len(flat)}")
         if min(flat) < 0 or max(flat) >= self.settings.codebook_size:
-            raise ArmorError(f"image codes must lie in 0..{self.settings.codebook_size - 1}")
+            raise UserError(f"image codes must lie in 0..{self.settings.codebook_size - 1}")
         return flat
 
     def collate(
@@ -312,11 +322,11 @@ class ArmorProcessor:
             pad = [fill] * (length - len(sequence))
             return pad + sequence if padding_side == "left" else sequence + pad
 
-        cut = [tile for row in rows for tile in row.tiles]
+        tiles = [tile for row in rows for tile in row.tiles]
         batch: dict[str, Tensor | None] = {
             "input_ids": torch.tensor([padded(row.ids, self.pad_id) for row in rows]),
             "attention_mask": torch.tensor([padded([1] * len(row.ids), 0) for row in rows]),
-            "pixel_values": torch.cat(cut) if cut else None,
+            "pixel_values": torch.cat(tiles) if tiles else None,
         }
         if supervise:
             batch["text_labels"] = torch.tensor([padded(row.labels("t"), IGNORE) for row in rows])
@@ -338,15 +348,11 @@ class ArmorProcessor:
 
 
 def is_empty(message: dict[str, Any]) -> bool:
-    """A message without a picture, whose text is blank."""
+    """A message without an image, whose text is blank."""
     content = message.get("content")
     if isinstance(content, str | None):
         return not (content or "").strip()
     return all(part["type"] == "text" and not part["text"].strip() for part in _parts(message))
-
-
-def _is_drawn(part: dict[str, Any]) -> bool:
-    return part["drawn"]
 
 
 def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
@@ -355,14 +361,14 @@ def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list | tuple):
-        raise ArmorError(f"a message's content is a text or a list of parts, not {type(content).__name__}")
+        raise UserError(f"a message's content is a text or a list of parts, not {type(content).__name__}")
     for part in content:
         kind = part.get("type") if isinstance(part, dict) else None
         ok = (kind == "text" and isinstance(part.get("text"), str)) or (
             kind == "image" and ("image" in part or ("codes" if message["role"] == "assistant" else "tiles") in part)
         )
         if not ok:
-            raise ArmorError(
+            raise UserError(
                 'a part is {"type": "text", "text": ...} or {"type": "image", "image": ...}', hint=f"got {part!r:.80}"
             )
     return [p for p in content if p["type"] != "text" or p["text"]]

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from armor_model.base.errors import ArmorError, UserError
 from armor_model.compat import prepare_torchvision
-from armor_model.errors import ArmorError
 
 
 class ImageTokenizer(nn.Module, ABC):
@@ -42,14 +42,14 @@ class ImageTokenizer(nn.Module, ABC):
         """Codes, already checked, to pixels."""
 
     def decode(self, codes_BHW: Tensor) -> Tensor:
-        """Codes (B, h, w) to pixels (B, 3, H, W), clamped to [-1, 1]. Raises ArmorError for a code out of range."""
+        """Codes (B, h, w) to pixels (B, 3, H, W), clamped to [-1, 1]. Raises UserError for a code out of range."""
         if codes_BHW.ndim != 3:
-            raise ArmorError(f"codes must be (batch, height, width), not {tuple(codes_BHW.shape)}")
+            raise UserError(f"codes must be (batch, height, width), not {tuple(codes_BHW.shape)}")
         if codes_BHW.numel():
             low, high = int(codes_BHW.min()), int(codes_BHW.max())
             if low < 0 or high >= self.codebook_size:
                 bad = low if low < 0 else high
-                raise ArmorError(f"image code {bad} is out of range: the codebook has {self.codebook_size} codes")
+                raise UserError(f"image code {bad} is out of range: the codebook has {self.codebook_size} codes")
         return self._decode(codes_BHW).clamp(-1, 1)
 
     def save(self, folder: str | Path) -> None:
@@ -62,7 +62,7 @@ class ImageTokenizer(nn.Module, ABC):
 
     @staticmethod
     def load(folder: str | Path) -> ImageTokenizer:
-        """Read what `save` wrote. Raises ArmorError when the folder is not such a checkpoint."""
+        """Read what `save` wrote. Raises UserError when the folder is not such a checkpoint."""
         folder = Path(folder)
         try:
             settings = json.loads((folder / "config.json").read_text())
@@ -72,7 +72,7 @@ class ImageTokenizer(nn.Module, ABC):
             raise
         except Exception as error:  # any damage to either file ends in the same advice
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ArmorError(f"{folder} holds no readable image tokenizer: {reason}") from error
+            raise UserError(f"{folder} holds no readable image tokenizer: {reason}") from error
         return vq.eval()
 
 
@@ -94,7 +94,7 @@ class ChameleonVQ(ImageTokenizer):
         downsampling = 2 ** (len(block_out_channels) - 1)
         super().__init__(image_size, image_size // downsampling, codebook_size)
         if grid is not None and grid != self.grid:
-            raise ArmorError(f"a {image_size}-pixel picture has {self.grid} codes a side here, not {grid}")
+            raise UserError(f"a {image_size}-pixel picture has {self.grid} codes a side here, not {grid}")
         prepare_torchvision()  # diffusers imports transformers' model classes
         from diffusers import VQModel
 
@@ -168,7 +168,7 @@ class PatchVQ(ImageTokenizer):
     ):
         super().__init__(image_size, grid, codebook_size)
         if image_size % grid:
-            raise ArmorError(f"{image_size} pixels do not divide into {grid} patches a side")
+            raise UserError(f"{image_size} pixels do not divide into {grid} patches a side")
         self.settings = {
             "image_size": image_size,
             "grid": grid,
@@ -229,8 +229,8 @@ def build_vq(config: Any) -> ImageTokenizer:
         settings = {**config.vq_config, "codebook_size": config.codebook_size, "grid": config.image_grid}
     kind = settings.pop("type", None)
     if kind not in TYPES:
-        raise ArmorError(f"unknown image tokenizer type {kind!r}", hint=f"known: {', '.join(TYPES)}")
+        raise UserError(f"unknown image tokenizer type {kind!r}", hint=f"known: {', '.join(TYPES)}")
     try:
         return TYPES[kind](**settings)
     except TypeError as error:
-        raise ArmorError(f"image tokenizer {kind!r}: {error}") from error
+        raise UserError(f"image tokenizer {kind!r}: {error}") from error

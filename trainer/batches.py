@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.losses import IGNORE
+from armor_model.losses import IGNORE
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Example:
         """The same answer to an empty request, and only its image supervised: the unconditional branch of guidance.
 
         An empty request is no reason to draw, so the text head is not asked: it must not learn to answer nothing
-        with a picture.
+        with an image.
         """
         if self.prompt_span is None or self.pixels is not None:
             return self
@@ -74,7 +74,7 @@ class Batch:
     """(B, T) index into `kind_names` of the example that a position belongs to, -1 on padding."""
     kind_names: tuple[str, ...]
     images: int
-    """Pictures to be drawn in this batch."""
+    """Images to be drawn in this batch."""
 
     @property
     def tokens(self) -> int:
@@ -89,7 +89,7 @@ class Batch:
 def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_to: int | None = None) -> Batch:
     """Stack examples into one batch; with `pack_to`, fill rows of that many positions first.
 
-    `image_start_id` is <imgbos>: pictures to be drawn are counted by it. Padding is on the right, where a causal model
+    `image_start_id` is <imgbos>: images to be drawn are counted by it. Padding is on the right, where a causal model
     cannot see it.
     """
     if not examples:

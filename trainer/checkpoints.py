@@ -19,8 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from trainer.errors import TrainingError
-from trainer.folders import DRAFT, whole_folder
+from armor_model.base.errors import RunFailed
+from armor_model.base.files import DRAFT, whole_folder
 
 _NAME = re.compile(r"^step-(\d{8})$")
 
@@ -35,7 +35,7 @@ class Checkpoints:
         """Write the checkpoint of `step`, then remove those beyond the last `keep`, never the best one."""
         final = self.path(step)
         no_space = f"no space left for the checkpoint of step {step} in {self.root}; earlier checkpoints are intact"
-        with whole_folder(final, no_space) as draft:
+        with whole_folder(final, "state.json", no_space=no_space) as draft:
             save_file({k: v.detach().cpu().contiguous() for k, v in trained.items()}, draft / "trained.safetensors")
             with (draft / "optimizer.pt").open("wb") as file:  # given a path, torch hides why a write failed
                 torch.save(optimizer, file)
@@ -60,7 +60,7 @@ class Checkpoints:
             trained = load_file(path / "trained.safetensors")
             optimizer = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
         except Exception as error:
-            raise TrainingError(f"{path} cannot be read as a checkpoint: {error}") from error
+            raise RunFailed(f"{path} cannot be read as a checkpoint: {error}") from error
         return trained, optimizer, state
 
     def best(self) -> tuple[int, float] | None:
@@ -83,3 +83,22 @@ class Checkpoints:
                 shutil.rmtree(self.path(step))
         for path in self.root.glob(f"{DRAFT}*"):  # left behind by a kill
             shutil.rmtree(path, ignore_errors=True)
+
+
+def find_model(name: str) -> Path:
+    """The checkpoint folder that `--model` names: a path, or `armor-nano`, which travels with the package. Raises
+    UserError."""
+    from armor_model import bundled
+    from armor_model.loading import check_checkpoint
+
+    return check_checkpoint(bundled(name) if name == "armor-nano" else name)
+
+
+def save_model(model: Any, processor: Any, folder: Path) -> None:
+    """Write model and processor as a whole checkpoint folder, in place of an older one. Raises RunFailed where the disk
+    is full."""
+    from armor_model import save
+
+    no_space = f"no space left for the model in {folder.parent}; its checkpoints are intact"
+    with whole_folder(folder, "config.json", no_space=no_space) as draft:
+        save(model, processor, draft)

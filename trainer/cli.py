@@ -1,27 +1,33 @@
 """`armor-train`: one command a step of the training. Nothing heavy is imported before a command runs.
 
-armor-train build-data --tars DIR --texts FILE --out data          captioned pictures, text pairs: conversations
+armor-train build-data --tars DIR --texts FILE --out data          captioned images, text pairs: conversations
 armor-train tokenize data/conversations.jsonl --out shards         conversations: tokens and image codes, once
 armor-train stage --stage 1 --model M --data shards --out run1     then 2 on run1/model, 3 on run2/model
 armor-train curves run1 run2 --out losses.svg                      their loss curves
-armor-train nano --out runs/nano --seed 0                          all of it, in the shapes world
-armor-train nano-seeds runs/nano-0 runs/nano-1 runs/nano-2         several of them side by side
+
+Commands that train take --config FILE.toml and --set a.b=c; their options are made from trainer/config.py.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from inspect import Signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from armor_model.errors import ArmorError
-from trainer import cli_data, cli_stage
-from trainer.errors import DataError, TrainingError, disk_is_full
-from trainer.folders import check_free
+from armor_model.base.cli import run_app
+from trainer.cli_data import build_data, tokenize
+from trainer.config import StageConfig, VQConfig
+from trainer.configure import Json, as_options, from_options
+
+GUESTS = ("trainer.shapes.commands",)
+"""Modules that add commands of a synthetic world of their own, by `add_to(app)`: the one place that knows them."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,11 +38,23 @@ app = typer.Typer(
 )
 
 
-@app.command()
-def stages(as_json: cli_stage.Json = False) -> None:
-    """Print every stage and scheme: what learns, with which weights, from what."""
-    from dataclasses import asdict
+def configured(default: Any, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function of (configuration, as_json) a command whose options are the configuration's fields."""
 
+    def decorate(run: Callable[..., None]) -> Callable[..., None]:
+        def command(as_json: bool, **options: Any) -> None:
+            run(from_options(default, options), as_json)
+
+        command.__name__, command.__doc__ = run.__name__, run.__doc__
+        command.__signature__ = Signature(as_options(default, without))
+        return command
+
+    return decorate
+
+
+@app.command()
+def stages(as_json: Json = False) -> None:
+    """Print every stage and scheme: what learns, with which weights, from what."""
     from trainer.stages import SCHEMES, STAGES
 
     if as_json:
@@ -50,108 +68,91 @@ def stages(as_json: cli_stage.Json = False) -> None:
         epochs = f" x {stage.epochs} passes" if stage.epochs > 1 else ""
         typer.echo(f"    text {stage.alpha:g}, image {stage.beta:g}; {data}{epochs} ({stage.source})")
     for scheme in SCHEMES.values():
-        typer.echo(f"scheme {scheme.name}: {' -> '.join(scheme.stages)}, {scheme.heads} heads ({scheme.source})")
+        model = f"{scheme.heads} heads, {scheme.backbone} base"
+        typer.echo(f"scheme {scheme.name}: {' -> '.join(scheme.stages)}, {model} ({scheme.source})")
+
+
+app.command("build-data")(build_data)
+app.command("tokenize")(tokenize)
 
 
 @app.command()
-def nano(
-    out: Annotated[Path, typer.Option(help="Checkpoint folder to write.")],
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
-    random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
-    scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
-    work: Annotated[
-        Path | None, typer.Option(help="Keep logs and checkpoints here; the same command then goes on after a kill.")
-    ] = None,
-) -> None:
-    """Train armor-nano from nothing: image tokenizer, base, stages 1, 2, 3; judge it; write its card."""
-    import logging
+@configured(VQConfig())
+def vqgan(config: VQConfig, as_json: bool) -> None:
+    """Train a small image tokenizer (patch VQ) from images, of the sizes that a checkpoint is made for.
 
-    from trainer.nano import default_recipe, scaled, train_nano, twin
-    from trainer.nano_card import measure, save_nano, write_card
+    The codes' meaning changes, so shards are made with the new checkpoint and stages 2 and 3 are trained on it.
+    Chameleon's published VQGAN is never trained here.
+    """
+    from trainer.vq import run_vqgan
 
-    # A model without a record was being judged when its run was killed.
-    check_free(out, None if (out / "training.json").exists() else "config.json")
-    if not 0 < scale <= 100:
-        raise DataError(f"--scale is above 0, not {scale:g}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    recipe = default_recipe(seed)
-    if random_backbone:
-        recipe = twin(recipe)
-    if scale != 1.0:
-        recipe = scaled(recipe, scale)
-    outcome = train_nano(recipe, work)
-    save_nano(outcome, out)
-    scores = measure(out, {"questions": 80, "modality": 50, "drawings": 60}, seed=1000 + seed)
-    command = f"armor-train nano --out DIR --seed {seed}{' --random-backbone' if random_backbone else ''}"
-    write_card(out, recipe, outcome, scores, command + (f" --scale {scale:g}" if scale != 1.0 else ""))
-    for group, value in scores["mean"].items():
-        typer.echo(f"{group}: mean {value:.3f}, worst {scores['worst'][group]}")
-    typer.echo(f"{out} ({outcome.cpu_seconds:.0f} CPU-seconds)")
+    result = run_vqgan(config)
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    dropped = f"; {result['dropped']:,} left out as no readable images" if result["dropped"] else ""
+    typer.echo(
+        f"{config.out}: {result['psnr']:.1f} dB, {result['codes_used']} of {result['codebook_size']} codes used, "
+        f"from {result['pictures']:,} images{dropped}"
+    )
 
 
-@app.command("nano-seeds")
-def nano_seeds(
-    checkpoints: Annotated[list[Path], typer.Argument(help="Folders that `nano` wrote, or their training.json.")],
-) -> None:
-    """Print several armor-nanos side by side, with intervals; name the median; compare random-backbone twins."""
-    from trainer.nano_seeds import GROUPS, seeds_text
+@app.command()
+@configured(StageConfig(stage="base"), without=["stage"])
+def base(config: StageConfig, as_json: bool) -> None:
+    """Train the understanding model itself on t2t, ti2t and refuse conversations: `stage --stage base`.
 
-    records = []
-    for path in checkpoints:
-        file = path / "training.json" if path.is_dir() else path
-        try:
-            records.append(json.loads(file.read_text(encoding="utf-8")))
-            _ = [records[-1]["scores"]["mean"][group] for group in GROUPS]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{file} is no record of `armor-train nano`: {error}") from error
-    typer.echo(seeds_text(records))
+    The paper starts from a finished InternVL2.5 and never does this; it is for a base of one's own, before stage 1.
+    Every part but the new ones learns. With no refusals in the data: --mix t2t=COUNT,ti2t=COUNT.
+    """
+    train_stage(config, as_json)
+
+
+@app.command()
+@configured(StageConfig())
+def stage(config: StageConfig, as_json: bool) -> None:
+    """Train one stage on tokenised data.
+
+    On several devices: `torchrun --nproc-per-node N -m trainer stage ...`, or `accelerate-launch --multi_gpu
+    --num_processes N -m trainer stage ...`; on CPUs both start gloo processes (`--cpu` would start one only).
+    `--shard`, or `accelerate-launch --use_fsdp`, shards instead of copying.
+    """
+    train_stage(config, as_json)
+
+
+def train_stage(config: StageConfig, as_json: bool) -> None:
+    """Run a stage and print what came of it, in the main process."""
+    from trainer.run import run_stage
+
+    result = run_stage(config, ["armor-train", *sys.argv[1:]])
+    if result is None:  # not the main process
+        return
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    losses = ", ".join(f"{k.removeprefix('loss/')} {v:.3f}" for k, v in result["losses"].items() if "loss" in k)
+    cost = result["cost"]
+    typer.echo(f"stage {result['stage']}: {result['steps']:,} steps, loss {losses}")
+    typer.echo(f"{cost['images_seen']:,} images, {cost['tokens']:,} tokens, {cost['device_days']:.3g} device-days")
+    typer.echo(f"{result['model']}")
 
 
 @app.command()
 def curves(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `stage` or `base`, or --work of `nano`.")],
-    out: Annotated[Path, typer.Option(help="Picture to write: .svg, .png or .pdf.")] = Path("losses.svg"),
+    out: Annotated[Path, typer.Option(help="Image to write: .svg, .png or .pdf.")] = Path("losses.svg"),
 ) -> None:
     """Draw loss curves of one run or several: a panel for each stage, a colour for each loss, a line for each run."""
     from trainer.curves import draw_curves
 
-    shown = draw_curves(runs, out)
-    typer.echo(f"{out}: {len(shown)} stage{'s' * (len(shown) != 1)} of {len(runs)} run{'s' * (len(runs) != 1)}")
+    stages = draw_curves(runs, out)
+    typer.echo(f"{out}: {len(stages)} stage{'s' * (len(stages) != 1)} of {len(runs)} run{'s' * (len(runs) != 1)}")
 
 
-app.command("build-data")(cli_data.build_data)
-app.command("tokenize")(cli_data.tokenize)
-app.command("vqgan")(cli_stage.vqgan)
-app.command("base")(cli_stage.base)
-app.command("stage")(cli_stage.stage)
+for guest in GUESTS:
+    import_module(guest).add_to(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; 0 done, 1 the run stopped, 2 wrong input, 130 Ctrl-C."""
-    try:
-        return (
-            app(args=list(sys.argv[1:] if argv is None else argv), prog_name="armor-train", standalone_mode=False) or 0
-        )
-    except (ArmorError, DataError) as error:
-        return _complain(str(error), 2)
-    except TrainingError as error:
-        return _complain(str(error), 1)
-    except (KeyboardInterrupt, typer.Abort):
-        return _complain("interrupted; `stage` and `base` go on with --resume, `tokenize` by itself", 130)
-    except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
-        if disk_is_full(error):
-            return _complain(f"no space left on the disk: {error}", 1)
-        if isinstance(error, OSError) and error.filename is not None:
-            return _complain(f"cannot use {error.filename}: {error.strerror}", 2)
-        if not hasattr(error, "format_message"):
-            raise
-        if "\n" in error.format_message():  # the whole usage, where a command was called without anything
-            sys.stderr.write(error.format_message() + "\n")
-            return 2
-        return _complain(error.format_message(), 2)
-
-
-def _complain(line: str, code: int) -> int:
-    sys.stderr.write(f"armor-train: {' '.join(line.split())}\n")
-    return code
+    return run_app(app, "armor-train", argv, go_on="`stage` and `base` go on with --resume, `tokenize` by itself")

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from trainer.errors import DataError
-
-Json = Annotated[bool, typer.Option("--json", help="Print the report as one JSON document.")]
+from armor_model.base.errors import UserError
+from trainer.configure import Json
 
 
 def build_data(
@@ -37,7 +36,7 @@ def build_data(
     min_latin: Annotated[float, typer.Option(help="Screen: share of Latin letters in a caption; 0 off.")] = 0.8,
     as_json: Json = False,
 ) -> None:
-    """Turn captioned pictures into t2i and t2ti conversations, and text pairs into t2t.
+    """Turn captioned images into t2i and t2ti conversations, and text pairs into t2t.
 
     Every screen says how many it dropped. With --part, texts belong to part 0, and duplicates are found within a part.
     """
@@ -45,26 +44,26 @@ def build_data(
 
     from trainer.data import build as builder
     from trainer.data import readers
-    from trainer.data.index import read_index
+    from trainer.data.readers import read_index
     from trainer.data.records import Tally, losses
     from trainer.data.screens import ScreenSettings
 
     if source not in readers.SOURCES:
-        raise DataError(f"unknown source {source!r}; known: {', '.join(readers.SOURCES)}")
+        raise UserError(f"unknown source {source!r}; known: {', '.join(readers.SOURCES)}")
     if not tars and not texts:
-        raise DataError("nothing to build from: give --tars, --texts or both")
+        raise UserError("nothing to build from: give --tars, --texts or both")
     number, count = readers.parse_part(part)
     if number and not tars:
-        raise DataError(f"--part {part}: texts belong to part 0, and there are no --tars to share out")
+        raise UserError(f"--part {part}: texts belong to part 0, and there are no --tars to share out")
     tallies = {"tars": Tally(), "texts": Tally()}
     shards = readers.share_of(readers.tars(tars), (number, count)) if tars else []
-    found = readers.read_tars(
+    pairs = readers.read_tars(
         shards, readers.SOURCES[source], tallies["tars"], read_index(index) if index is not None else None
     )
     mine = (texts or []) if number == 0 else []
-    pairs = chain.from_iterable(builder.read_text_pairs(path, tallies["texts"]) for path in mine)
+    text_pairs = chain.from_iterable(builder.read_text_pairs(path, tallies["texts"]) for path in mine)
     settings = ScreenSettings(min_side=min_side, min_aesthetic=min_aesthetic, min_latin=min_latin)
-    report = builder.build(out, found, pairs, tallies, settings, seed, mixed_share, limit, f"{number}/{count}")
+    report = builder.build(out, pairs, text_pairs, tallies, settings, seed, mixed_share, limit, f"{number}/{count}")
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
@@ -78,7 +77,8 @@ def tokenize(
     conversations: Annotated[Path, typer.Argument(help="A conversations file (JSON lines, or ShareGPT4V's JSON).")],
     out: Annotated[Path, typer.Option(help="Directory of shards to write or to go on with.")],
     model: Annotated[
-        str | None, typer.Option(help="Checkpoint whose processor reads; the bundled one by default.")
+        str | None,
+        typer.Option(help="Checkpoint whose processor reads, the one to be trained: a folder, or armor-nano."),
     ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Conversations in a shard.")] = 2048,
     max_length: Annotated[int, typer.Option(min=1, help="Longer conversations are left out, in positions.")] = 4096,
@@ -86,22 +86,25 @@ def tokenize(
     as_json: Json = False,
 ) -> None:
     """Turn conversations into token ids and image codes once: resumable, checksummed parquet shards."""
-    import torch
+    if model is None:  # shards for another model than the one in mind are hours lost
+        raise UserError("missing option --model", "whose tokens? The checkpoint's folder, or armor-nano")
 
-    from armor_model import bundled, load_processor
-    from armor_model.loading import check_checkpoint, check_device
+    from armor_model import load_processor
+    from armor_model.base.devices import choose_device
+    from trainer.checkpoints import find_model
     from trainer.data import shards
     from trainer.data.records import RULES
 
-    folder = check_checkpoint(bundled("armor-nano") if model in (None, "armor-nano") else model)
+    folder = find_model(model)
     processor = load_processor(folder)
     if processor.vq is not None:
-        processor.vq.to(check_device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
+        processor.vq.to(choose_device(device))
     manifest = shards.tokenize(conversations, out, processor, folder.name, shard_size, max_length)
     if as_json:
         typer.echo(json.dumps(manifest, indent=1))
         return
     total = manifest["read"]
-    typer.echo(f"{out}: {total['kept']:,} of {total['read']:,} conversations in {len(manifest['shards'])} shards")
+    size = f"{total['kept']:,} of {total['read']:,} conversations in {len(manifest['shards'])} shards"
+    typer.echo(f"{out}: {size}, for {folder.name}")
     for rule, n in total["dropped"].items():
         typer.echo(f"    dropped {n:,} {rule}: {RULES[rule]}")

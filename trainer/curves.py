@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.errors import DataError
+from armor_model.base.errors import UserError
 
 LOSS = "loss/"
 
@@ -17,13 +17,13 @@ def find_logs(run: Path) -> dict[str, Path]:
         return {"": run / "log.jsonl"}
     logs = {path.parent.name: path for path in sorted(run.glob("*/log.jsonl"))}
     if not logs:
-        raise DataError(f"{run} holds no log.jsonl, nor does a folder in it")
+        raise UserError(f"{run} holds no log.jsonl, nor does a folder in it")
     return logs
 
 
 def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
     """Loss -> its (step, mean since the last point); a line cut by a kill is left out."""
-    found: dict[str, list[tuple[int, float]]] = {}
+    curves: dict[str, list[tuple[int, float]]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         try:
             record = json.loads(line)
@@ -32,32 +32,32 @@ def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
         except (ValueError, KeyError, TypeError, AttributeError):
             continue
         for name, value in losses.items():
-            found.setdefault(name.removeprefix(LOSS), []).append((step, value))
-    if not found:
-        raise DataError(f"{log} holds no losses")
-    return found
+            curves.setdefault(name.removeprefix(LOSS), []).append((step, value))
+    if not curves:
+        raise UserError(f"{log} holds no losses")
+    return curves
 
 
 def draw_curves(runs: Sequence[Path], out: Path) -> list[str]:
-    """Write the picture; the stages it shows. The format is the file name's (svg, png, pdf).
+    """Write the image; the stages it shows. The format is the file name's (svg, png, pdf).
 
-    Raises DataError where a run has no log, or the format is unknown.
+    Raises UserError where a run has no log, or the format is unknown.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     logs = [find_logs(run) for run in runs]
-    stages = list(dict.fromkeys(stage for found in logs for stage in found))
+    stages = list(dict.fromkeys(stage for by_stage in logs for stage in by_stage))
     columns, rows = min(3, len(stages)), -(-len(stages) // 3)
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     if out.suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
-        raise DataError(f"{out.name}: no format for a picture; name it .svg, .png or .pdf")
+        raise UserError(f"{out.name}: no format for a picture; name it .svg, .png or .pdf")
     colors: dict[str, str] = {}
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, stage in zip(panels, stages, strict=False):
-        for found in logs:
-            for name, points in read_losses(found[stage]).items() if stage in found else ():
+        for by_stage in logs:
+            for name, points in read_losses(by_stage[stage]).items() if stage in by_stage else ():
                 color = colors.setdefault(name, f"C{len(colors) % 10}")
                 axes.plot(*zip(*points, strict=True), color=color, linewidth=1, alpha=0.8)
         axes.set(title=stage, xlabel="step", ylabel="loss, nats a token", yscale="log")

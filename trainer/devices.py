@@ -20,7 +20,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from trainer.errors import DataError
+from armor_model.base.errors import UserError
 
 
 def asked_to_shard() -> bool:
@@ -29,12 +29,12 @@ def asked_to_shard() -> bool:
 
 
 def asked_precision() -> str | None:
-    """What `accelerate launch --mixed_precision` says, None where it says nothing. Raises DataError for fp16 and
+    """What `accelerate launch --mixed_precision` says, None where it says nothing. Raises UserError for fp16 and
     fp8."""
-    asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    if asked not in ("no", "bf16"):
-        raise DataError(f"accelerate's mixed precision {asked!r} is not supported here; bf16 is")
-    return "bf16" if asked == "bf16" else None
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("no", "bf16"):
+        raise UserError(f"accelerate's mixed precision {precision!r} is not supported here; bf16 is")
+    return "bf16" if precision == "bf16" else None
 
 
 def start() -> Accelerator:
@@ -55,15 +55,14 @@ def shard(objective: nn.Module, accelerator: Accelerator, precision: str) -> nn.
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     if accelerator.num_processes < 2:
-        raise DataError("there is nothing to shard with one process; start more, or leave FSDP out")
+        raise UserError("there is nothing to shard with one process; start more, or leave FSDP out")
     objective.to(accelerator.device)
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     how: dict[str, Any] = {
         "mesh": init_device_mesh(accelerator.device.type, (accelerator.num_processes,)),
         "mp_policy": half if precision == "bf16" else MixedPrecisionPolicy(),
     }
-    core = objective.model.model
-    for block in (*core.vision_tower.encoder.layer, *core.language_model.layers, *objective.model.adapter):
+    for block in objective.model.blocks:
         fully_shard(block, **how)
     return fully_shard(objective, **how)
 

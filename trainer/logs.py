@@ -1,14 +1,23 @@
-"""A run's log: one JSON line a step, TensorBoard beside it when asked, and a progress bar on a terminal."""
+"""A run's log: one JSON line a step, TensorBoard beside it when asked, a progress bar on a terminal; and the loss
+meter, what one line averages over."""
 
 from __future__ import annotations
 
 import json
+import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
 from tqdm import tqdm
+
+from armor_model.losses import IGNORE, Sums
+from trainer.batches import Batch
+from trainer.stages import KINDS
 
 COST = "cost/"
 """Before the names of what a run has used so far (trainer.loop.Cost)."""
@@ -67,15 +76,15 @@ class RunLog:
                 if isinstance(value, int | float):
                     self.board.add_scalar(name, value, step)
 
-    def image(self, step: int, name: str, picture: Any) -> None:
+    def image(self, step: int, name: str, image: Any) -> None:
         """Keep a sample (a PIL image) of this step: the paper's Figure 6."""
         if self.path is None:
             return
         folder = self.path.parent / "samples"
         folder.mkdir(exist_ok=True)
-        picture.save(folder / f"step-{step:08d}-{name}.png")
+        image.save(folder / f"step-{step:08d}-{name}.png")
         if self.board is not None:
-            self.board.add_image(f"samples/{name}", np.asarray(picture.convert("RGB")), step, dataformats="HWC")
+            self.board.add_image(f"samples/{name}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         for part in (self._file, self._board):
@@ -86,3 +95,53 @@ class RunLog:
 def progress(total: int, done: int, name: str, enabled: bool) -> tqdm:
     """A bar with ETA on a terminal, silent elsewhere."""
     return tqdm(total=total, initial=done, desc=name, disable=not (enabled and sys.stderr.isatty()), dynamic_ncols=True)
+
+
+HEADS = ("text", "image")
+
+
+class LossMeter:
+    """Losses by head and by type of conversation, speed and memory, since the last log line."""
+
+    def __init__(self) -> None:
+        self.sums = torch.zeros(2, len(KINDS), 2, dtype=torch.float64)
+        """Head x type x (summed loss in nats, positions)."""
+        self.tokens, self.seconds, self.gradient_norm, self.lr_share = 0, 0.0, 0.0, 0.0
+
+    def add(self, sums: Sums, batch: Batch, lr_share: float) -> None:
+        """Count one micro-batch; `lr_share` is the learning rate's share of its peak."""
+        self.lr_share = lr_share
+        for head, (losses_N, labels_BT) in enumerate(
+            ((sums.text_each, batch.text_labels), (sums.image_each, batch.image_labels))
+        ):
+            if losses_N is None or not len(losses_N):
+                continue
+            kinds_N = batch.kinds[labels_BT != IGNORE]
+            kind_N = torch.tensor([KINDS.index(name) for name in batch.kind_names], device=kinds_N.device)[kinds_N]
+            for at, values_N in enumerate((losses_N.double(), torch.ones_like(losses_N, dtype=torch.float64))):
+                self.sums[head, :, at] += torch.bincount(kind_N, values_N, minlength=len(KINDS)).cpu()
+
+    def means(self, accelerator: Accelerator) -> dict[str, float]:
+        """`loss/text`, `loss/image`, `loss/<head>/<type>` (nats a position, over all processes), gradient norm,
+        share of the peak learning rate, tokens a second, peak bytes of a process."""
+        sums: Tensor = accelerator.reduce(self.sums.to(accelerator.device), "sum").cpu()
+        values = {}
+        for head, name in enumerate(HEADS):
+            loss, count = sums[head].sum(dim=0).tolist()
+            if count:
+                values[f"loss/{name}"] = loss / count
+            for kind, (loss, count) in zip(KINDS, sums[head].tolist(), strict=True):
+                if count:
+                    values[f"loss/{name}/{kind}"] = loss / count
+        values["gradient_norm"] = self.gradient_norm
+        values["lr_share"] = self.lr_share
+        values["tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
+        values["memory_bytes"] = peak_memory(accelerator.device)
+        return values
+
+
+def peak_memory(device: torch.device) -> int:
+    """Peak bytes so far: of the accelerator where there is one, else resident memory of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -12,60 +12,26 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from armor_model.base.errors import RunFailed, UserError
 from trainer import devices
 from trainer.batches import Batch
 from trainer.checkpoints import Checkpoints
-from trainer.errors import DataError, TrainingError
-from trainer.feed import Feed
-from trainer.logs import COST, RunLog, progress
-from trainer.mixture import Mixture
+from trainer.config import LoopOptions, Optimization
+from trainer.loader import DataLoader, Mixture
+from trainer.logs import COST, HEADS, LossMeter, RunLog, progress
 from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
-from trainer.optim import Optimization, Optimizers
+from trainer.optim import Optimizers
 from trainer.stages import Stage
-from trainer.window import HEADS, Window
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """Where a run writes, how often, and who watches."""
-
-    out: Path | None = None
-    """Directory of log and checkpoints; None keeps nothing (tests, experiments)."""
-    save_every: int = 0
-    """Steps between checkpoints; 0 writes one at the end only."""
-    keep: int = 2
-    """Checkpoints kept beside the best one."""
-    log_every: int = 10
-    """Steps that one log line averages over."""
-    evaluate_every: int = 0
-    """Steps between calls of `evaluate`; 0 never."""
-    resume: bool = False
-    """Go on from the last complete checkpoint in `out`, if there is one."""
-    pack_to: int | None = None
-    """Positions of a packed row; None pads each example on its own row."""
-    tensorboard: bool = False
-    bar: bool = True
-    """Show a progress bar where stderr is a terminal."""
-    evaluate: Callable[[nn.Module, int], dict[str, float]] | None = None
-    """Judge the model as it is: returns numbers for the log. The one called `score`, if there, decides which is
-    best."""
-    sample: Callable[[nn.Module, int], dict[str, Any]] | None = None
-    """Draw samples: name -> PIL image, kept beside the log (the paper's Figure 6)."""
-    sample_every: int = 0
-    """Steps between calls of `sample`; 0 never, but with `evaluate` where there is one."""
-    shard: bool = False
-    """Shard parameters, gradients and optimizers over the processes (FSDP2) instead of copying them (DDP)."""
 
 
 @dataclass
@@ -73,7 +39,7 @@ class Cost:
     """What a run has used so far: Table 3's cost columns. Summed over resumes and processes."""
 
     images_seen: int = 0
-    """Pictures to be drawn that losses were computed on."""
+    """Images to be drawn that losses were computed on."""
     tokens: int = 0
     """Positions that were no padding."""
     device_seconds: float = 0.0
@@ -94,7 +60,7 @@ class Outcome:
 
 
 class Loop:
-    """One stage's run. `run()` returns when all steps are done or raises TrainingError."""
+    """One stage's run. `run()` returns when all steps are done or raises RunFailed."""
 
     def __init__(
         self, model: nn.Module, stage: Stage, mixture: Mixture, how: Optimization, options: LoopOptions | None = None
@@ -107,7 +73,7 @@ class Loop:
         self.accelerator = devices.start()
         world = self.accelerator.num_processes
         if how.batch_size % (how.accumulate * world):
-            raise DataError(f"batch_size {how.batch_size} does not split over {world} processes x {how.accumulate}")
+            raise UserError(f"batch_size {how.batch_size} does not split over {world} processes x {how.accumulate}")
         if how.gradient_checkpointing:
             recompute_blocks(model)
         self.shapes = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
@@ -132,26 +98,26 @@ class Loop:
         if options.resume:
             losses = self._resume(journal)
         elif self.checkpoints is not None and self.checkpoints.steps():
-            raise TrainingError(f"{options.out} already holds a run; resume it or choose another directory")
+            raise RunFailed(f"{options.out} already holds a run; resume it or choose another directory")
         else:
             journal.forget_after(-1)  # of a run that was killed before its first checkpoint
         bar = progress(how.steps, self.step, f"stage {self.stage.name}", options.bar and self.main)
         outcome = Outcome(self.step, self.cost, losses)
-        window, feed = Window(), self._feed()
+        meter, loader = LossMeter(), self._data_loader()
         self.model.train()
         try:
             while self.step < how.steps:
-                self._one_step(feed, window)
+                self._one_step(loader, meter)
                 bar.update(1)
                 done = self.step == how.steps
                 if self.step % options.log_every == 0 or done:
-                    outcome.losses = window.means(self.accelerator)
+                    outcome.losses = meter.means(self.accelerator)
                     bar.set_postfix(
                         {n: f"{outcome.losses[f'loss/{n}']:.3f}" for n in HEADS if f"loss/{n}" in outcome.losses}
                     )
                     cost = {**asdict(self.cost), "device_days": self.cost.device_days}
                     journal.write(self.step, outcome.losses | {f"{COST}{k}": v for k, v in cost.items()})
-                    window = Window()
+                    meter = LossMeter()
                 judged = bool(options.evaluate_every) and (self.step % options.evaluate_every == 0 or done)
                 every = options.sample_every or options.evaluate_every
                 drawn = options.sample is not None and bool(every) and (self.step % every == 0 or done)
@@ -162,21 +128,21 @@ class Loop:
                 if (options.save_every and self.step % options.save_every == 0) or done:
                     self._save(outcome.evaluations[-1][1].get("score") if judged else None)
         finally:
-            feed.close()
+            loader.close()
             bar.close()
             journal.close()
         outcome.steps = self.step
         return outcome
 
-    def _feed(self) -> Feed:
-        place = self.accelerator.process_index, self.accelerator.num_processes
-        ids = self._pad_id(), self.model.config.imgbos_id
-        return Feed(self.mixture, self.how, place, ids, self.options.pack_to)
+    def _data_loader(self) -> DataLoader:
+        rank_of = self.accelerator.process_index, self.accelerator.num_processes
+        token_ids = self._pad_id(), self.model.config.imgbos_id
+        return DataLoader(self.mixture, self.how, rank_of, token_ids, self.options.pack_to)
 
-    def _one_step(self, feed: Feed, window: Window) -> None:
+    def _one_step(self, loader: DataLoader, meter: LossMeter) -> None:
         how, world = self.how, self.accelerator.num_processes
         started, cpu_started = time.perf_counter(), time.process_time()
-        micro = feed.micro_batches(self.step)
+        micro = loader.micro_batches(self.step)
         # The mean is over all supervised positions of the step, wherever they are computed: that makes two processes,
         # or two micro-batches, the same as one with the double batch.
         local = torch.tensor([count_labels(b) for b in micro], dtype=torch.float64, device=self.accelerator.device)
@@ -194,15 +160,15 @@ class Loop:
                 self._check_finite(sums)
                 if loss.requires_grad:
                     self.accelerator.backward(loss * world)  # DDP and FSDP average over processes; this is a sum
-            window.add(sums, batch, share)
-        window.norm = float(self.accelerator.clip_grad_norm_(self._parameters(), how.clip or math.inf))
-        if not math.isfinite(window.norm):
-            raise TrainingError(f"the gradient of step {self.step} is {window.norm}; {self._where_to_go_back()}")
+            meter.add(sums, batch, share)
+        meter.gradient_norm = float(self.accelerator.clip_grad_norm_(self._parameters(), how.clip or math.inf))
+        if not math.isfinite(meter.gradient_norm):
+            raise RunFailed(f"the gradient of step {self.step} is {meter.gradient_norm}; {self._where_to_go_back()}")
         self.optimizers.step()
         self.step += 1
-        self._count(micro, time.perf_counter() - started, time.process_time() - cpu_started, window)
+        self._count(micro, time.perf_counter() - started, time.process_time() - cpu_started, meter)
 
-    def _count(self, micro: list[Batch], wall: float, cpu: float, window: Window) -> None:
+    def _count(self, micro: list[Batch], wall: float, cpu: float, meter: LossMeter) -> None:
         world = self.accelerator.num_processes
         numbers = torch.tensor(
             [sum(b.images for b in micro), sum(b.tokens for b in micro), cpu],
@@ -214,13 +180,13 @@ class Loop:
         self.cost.tokens += int(tokens)
         self.cost.cpu_seconds += cpu
         self.cost.device_seconds += wall * world
-        window.tokens += int(tokens)
-        window.seconds += wall
+        meter.tokens += int(tokens)
+        meter.seconds += wall
 
     def _check_finite(self, sums: Sums) -> None:
         for name, value in (("text", sums.text), ("image", sums.image)):
             if not torch.isfinite(value).all():
-                raise TrainingError(
+                raise RunFailed(
                     f"the {name} loss of step {self.step} is {float(value.detach())}; {self._where_to_go_back()}"
                 )
 
@@ -253,8 +219,8 @@ class Loop:
                     numbers = self.options.evaluate(model, self.step)
                     journal.write(self.step, {f"eval/{k}": v for k, v in numbers.items()})
                 if drawn and self.options.sample is not None:
-                    for name, picture in self.options.sample(model, self.step).items():
-                        journal.image(self.step, name, picture)
+                    for name, image in self.options.sample(model, self.step).items():
+                        journal.image(self.step, name, image)
             model.train(was_training)
         return numbers
 
@@ -299,7 +265,7 @@ class Loop:
         here = self.identity()
         different = [key for key in here if state["run"].get(key) != here[key]]
         if different:
-            raise TrainingError(
+            raise RunFailed(
                 f"{self.checkpoints.path(steps[-1])} belongs to another run: {', '.join(different)} differ; "
                 "resume with the same settings or choose another directory"
             )

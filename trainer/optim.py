@@ -3,71 +3,16 @@ nothing."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from armor_model.base.errors import RunFailed
 from trainer import devices
-from trainer.errors import TrainingError
-
-
-@dataclass(frozen=True)
-class Optimization:
-    """How a stage walks, apart from what it learns."""
-
-    steps: int
-    """Optimizer steps in all."""
-    batch_size: int
-    """Conversations in one optimizer step, over all processes and accumulation steps."""
-    lr: float = 1e-4
-    """AdamW's peak learning rate. The paper prints none; 1e-4 is our default for InternVL2.5's sizes."""
-    muon_lr: float | None = None
-    """Peak rate of Muon for hidden matrices, before its RMS matching to AdamW; None leaves everything to AdamW."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Shape after the warm-up: half a cosine down to `floor`, or level."""
-    warmup: int = 0
-    """Steps of linear warm-up from zero."""
-    floor: float = 0.0
-    """The cosine's end, as a share of the peak."""
-    weight_decay: float = 0.0
-    """Decoupled; applied to matrices only, so gains and biases stay free."""
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float = 1.0
-    """Largest gradient norm over all trained parameters; 0 turns clipping off."""
-    accumulate: int = 1
-    """Micro-batches in one step; `batch_size` is split evenly over them."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    gradient_checkpointing: bool = False
-    """Recompute the decoder's blocks in the backward pass instead of keeping their activations."""
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.accumulate < 1:
-            raise ValueError("steps, batch_size and accumulate must be at least 1")
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} does not split into {self.accumulate} micro-batches")
-        if not 0 <= self.warmup <= self.steps:
-            raise ValueError(f"warmup {self.warmup} is not within the {self.steps} steps")
-        for name in ("lr", "muon_lr"):
-            rate = getattr(self, name)
-            if rate is not None and not 0 < rate < math.inf:
-                raise ValueError(f"{name} {rate:g} is not above 0")
-        for name in ("clip", "weight_decay", "floor"):  # a negative norm would turn every gradient round
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} {getattr(self, name):g} is not 0 or more")
-
-    def factor(self, step: int) -> float:
-        """Learning rate of optimizer step `step` (from 0) as a share of the peak."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        if self.schedule == "constant":
-            return 1.0
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+from trainer.config import Optimization
 
 
 class Optimizers:
@@ -144,7 +89,7 @@ class Optimizers:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         """Take what `state_dict` gave; each process keeps its part where parameters are sharded."""
         if len(states) != len(self.parts):
-            raise TrainingError(f"the checkpoint has {len(states)} optimizers, this run has {len(self.parts)}")
+            raise RunFailed(f"the checkpoint has {len(states)} optimizers, this run has {len(self.parts)}")
         for part, state in zip(self.parts, states, strict=True):
             order = [p for group in part.param_groups for p in group["params"]]
             placed = {

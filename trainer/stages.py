@@ -1,7 +1,7 @@
 """WoHG's stages, and every training scheme of the paper's ablations, declared as data.
 
 A stage says which parts of the model learn, how the two losses weigh, and how many conversations of each type it sees
-(paper section 3.4, Figure 5 and Tables 4 and 5; shared design notes say where they disagree). The loop reads these
+(paper section 3.4, Figure 5 and Tables 4 and 5; the README says where they disagree). The loop reads these
 declarations and holds no branch of its own. `armor-train stages` prints them.
 """
 
@@ -139,9 +139,15 @@ class Scheme:
     """A whole training: stages in their order, on a model with switching heads or with one."""
 
     name: str
+    """What an ablation's plan takes."""
     stages: tuple[str, ...]
+    """Names in STAGES."""
     heads: Literal["switching", "single"] = "switching"
+    """Forward switching between two heads, or one head over all tokens."""
+    backbone: Literal["trained", "random"] = "trained"
+    """The understanding model it starts from, or one that has learned nothing."""
     source: str = ""
+    """Where in the paper this comes from, or `ours`."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.stages if name not in STAGES]
@@ -169,6 +175,10 @@ SCHEMES: dict[str, Scheme] = {
                 "one-stage-20",
             )
         ),
+        # With a level learning rate half of 20 epochs is 10: one run stands for both lengths.
+        Scheme("one-stage-no-embeddings", ("one-stage-20-no-embeddings",), source="Table 4"),
+        Scheme("one-stage", ("one-stage-20",), source="Table 4"),
+        Scheme("random-backbone", ("1", "2", "3"), backbone="random", source="ours"),
     )
 }
 

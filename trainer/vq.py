@@ -1,21 +1,29 @@
-"""Trains armor-nano's image tokenizer (PatchVQ): warm-up as a plain autoencoder, then a k-means++ codebook, then both
-together.
+"""Trains a small image tokenizer (PatchVQ): warm-up as a plain autoencoder, then a k-means++ codebook, then both.
 
-Shapes: B pictures, H W pixels, h w patches a side, Z latent width, K codes, N patches.
+Shapes: B N images, H W S pixels a side, h w patches a side, Z latent width, K codes, N patches.
 A codebook trained from random values collapses; one that starts on the latents' own clusters does not. The ARMOR of
 the paper uses Chameleon's published VQGAN instead, which is never trained here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from armor_model.base.errors import ArmorError, RunFailed, UserError
+from armor_model.base.files import check_free, write_file
 from armor_model.vq import PatchVQ
+from trainer.config import VQConfig
+from trainer.configure import document
 
 PixelSource = Callable[[int], Tensor]
 """Step -> pixels (B, 3, H, W) in [-1, 1]."""
@@ -23,18 +31,24 @@ PixelSource = Callable[[int], Tensor]
 
 @dataclass(frozen=True)
 class VQOptimization:
+    """How the image tokenizer is trained."""
+
     steps: int = 400
+    """Optimizer steps."""
     lr: float = 3e-3
+    """Peak learning rate of AdamW, falling by half a cosine."""
     warmup_share: float = 0.3
     """Share of the steps without quantisation."""
     foreground: float = 5.0
-    """Extra weight of pixels that are no background: shapes cover a third of a picture, and colour is only there."""
+    """Extra weight of pixels that are no background: drawings cover a third of an image, and colour is only there."""
     commitment: float = 0.25
     """Weight that keeps latents near their code, as in VQ-VAE."""
 
 
 @dataclass(frozen=True)
 class VQOutcome:
+    """What a trained image tokenizer is worth."""
+
     psnr: float
     """Decibels over the last batch, through the codes."""
     codes_used: int
@@ -44,7 +58,7 @@ class VQOutcome:
 def foreground_weight(pixels_BCHW: Tensor, extra: float) -> Tensor:
     """(B, 1, H, W): 1 on white, 1 + extra elsewhere and one pixel around it.
 
-    Without the margin, a ring's hole costs as little as background, and rings decode as circles (shared facts, trap 3).
+    Without the margin, a ring's hole costs as little as background, and rings decode as circles.
     """
     dark_BHW = (pixels_BCHW < 0.9).any(dim=1, keepdim=True).float()
     return 1 + extra * F.max_pool2d(dark_BHW, 3, stride=1, padding=1)
@@ -126,3 +140,88 @@ def measure(vq: PatchVQ, pixels_BCHW: Tensor) -> VQOutcome:
     codes_BHW = vq.encode(pixels_BCHW)
     error = (vq.decode(codes_BHW) - pixels_BCHW).square().mean()
     return VQOutcome(float(10 * torch.log10(4 / error)), int(codes_BHW.unique().numel()))
+
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp"}
+
+
+def image_files(sources: Sequence[Path]) -> list[Path]:
+    """Images that files and directories mean, sorted. Raises UserError where there are none."""
+    for source in sources:
+        if not source.exists():
+            raise UserError(f"no picture or directory at {source}")
+    files = [
+        path
+        for source in sources
+        for path in (sorted(source.rglob("*")) if source.is_dir() else [source])
+        if path.is_file() and (path == source or path.suffix.lower() in SUFFIXES)
+    ]
+    if not files:
+        raise UserError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, sources))}")
+    return files
+
+
+def run_vqgan(config: VQConfig) -> dict[str, Any]:
+    """`armor-train vqgan`: train on a folder of images and write the checkpoint, with `vqgan.json` beside it; returns
+    that report. Raises UserError and RunFailed."""
+    for name in ("images", "out"):
+        if not getattr(config, name):
+            raise UserError(f"missing option --{name}", f"or {name} = ... in the file of --config")
+    files = image_files(config.images)
+    check_free(config.out)
+
+    from armor_model import load
+    from armor_model.images import open_image, to_pixels
+    from armor_model.loading import quiet_transformers
+    from armor_model.vq import build_vq
+    from trainer.checkpoints import find_model, save_model
+
+    quiet_transformers()
+    model, processor = load(find_model(config.model))
+    torch.manual_seed(config.seed)
+    vq = build_vq(model.config)
+    if not isinstance(vq, PatchVQ):
+        raise UserError(f"{config.model} draws with a {vq.type} tokenizer; only the patch kind is trained here")
+    images, dropped = [], 0
+    order = np.random.default_rng([config.seed, 20]).permutation(len(files))
+    for number in order[: config.limit]:
+        try:
+            pixels = to_pixels(open_image(files[number]), vq.image_size)
+        except ArmorError:
+            dropped += 1
+            continue
+        images.append(((pixels + 1) * 127.5).round().to(torch.uint8))
+    if not images:
+        raise UserError(f"none of {dropped} files is a readable picture, first {files[0]}")
+    pixels_N3SS = torch.stack(images)
+
+    def batch(step: int) -> Tensor:
+        rng = np.random.default_rng([config.seed, 21, step])
+        picked = torch.from_numpy(rng.integers(len(pixels_N3SS), size=config.batch_size))
+        return pixels_N3SS[picked].float() / 127.5 - 1
+
+    curve: list[tuple[int, float]] = []
+
+    def log_loss(step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise RunFailed(f"the loss of step {step} is {loss}; try a smaller --lr")
+        if step % max(1, config.steps // 20) == 0 or step == config.steps - 1:
+            curve.append((step, loss))
+
+    how = VQOptimization(config.steps, config.lr, foreground=config.foreground)
+    outcome = train_patch_vq(vq, batch, how, config.seed, log_loss)
+    processor.vq = vq
+    save_model(model, processor, config.out)
+    report = {
+        **asdict(outcome),
+        "codebook_size": vq.codebook_size,
+        "pictures": len(images),
+        "dropped": dropped,
+        "losses": curve,
+        "optimization": asdict(how),
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "config": document(config),
+    }
+    write_file(config.out / "vqgan.json", json.dumps(report, indent=1) + "\n")
+    return report

@@ -14,6 +14,8 @@ from armor_eval.ablations import judging
 from armor_eval.ablations.base import Base, new_arm
 from armor_eval.ablations.plan import Plan
 from armor_eval.runs.journal import replace_file
+from trainer.config import LoopOptions, Optimization
+from trainer.stages import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +25,9 @@ class Part:
     """One stage of an arm, at this ablation's size."""
 
     stage: str
-    """Name in trainer.stages.STAGES."""
+    """Name in trainer.stages.STAGES, whose mixture it is trained on."""
     steps: int
-    mixture: dict[str, int]
-    """Shares of the types."""
+    """Optimizer steps."""
     schedule: str = "cosine"
     judged_at: tuple[int, ...] = ()
     """Steps at which drawings and answers are judged, beside the end."""
@@ -168,7 +169,6 @@ def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Pla
 def _run_part(
     part: Part, arm: Arm, model: Any, base: Base, pools: dict[str, Any], bench: Bench, plan: Plan, work: Path
 ) -> Any:
-    from trainer.loop import LoopOptions
 
     at = {*part.judged_at, part.steps}
 
@@ -189,22 +189,16 @@ def _run_part(
     return _loop(model, part, arm.seed, pools, how, options).run()
 
 
-def _optimization(part: Part, steps: int, plan: Plan) -> Any:
-    from trainer.optim import Optimization
-
-    return Optimization(
-        steps, plan.batch_size, lr=plan.lr, warmup=min(plan.warmup, steps // 2), schedule=part.schedule, floor=0.02,
-        accumulate=plan.accumulate, precision=plan.precision, gradient_checkpointing=plan.gradient_checkpointing,
-    )  # fmt: skip
+def _optimization(part: Part, steps: int, plan: Plan) -> Optimization:
+    warmup = min(plan.optimization.warmup, steps // 2)
+    return replace(plan.optimization, steps=steps, warmup=warmup, schedule=part.schedule)
 
 
 def _loop(model: Any, part: Part, seed: int, pools: dict[str, Any], how: Any, options: Any) -> Any:
+    from trainer.loader import Mixture, counts_of
     from trainer.loop import Loop
-    from trainer.mixture import Mixture
-    from trainer.stages import STAGES
 
-    share = sum(part.mixture.values())
-    counts = {kind: -(-n * how.steps * how.batch_size // share) for kind, n in part.mixture.items()}
+    counts = counts_of(STAGES[part.stage].mixture, how)
     stage = replace(STAGES[part.stage], mixture=counts)
     return Loop(model, stage, Mixture(pools, counts, how.batch_size, seed), how, options)
 
@@ -274,7 +268,6 @@ def say_budget(arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any
 
 def _seconds_a_step(arm: Arm, base: Base, pools: dict[str, Any], plan: Plan) -> tuple[float, str]:
     """(seconds of one training step, `CPU` or `device`), over all processes."""
-    from trainer.loop import LoopOptions
 
     model = new_arm(base, arm.heads, arm.init, arm.seed)
     steps = 2

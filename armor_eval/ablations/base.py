@@ -32,15 +32,15 @@ class Base:
 
     @cached_property
     def codes(self) -> Any:
-        from trainer.nano_data import Codes
+        from trainer.shapes.data import Codes
 
         return Codes(self.processor.vq)
 
     def pool(self, kind: str, count: int, seed: int) -> list[Any]:
         """Tokenised conversations of the shapes world, equal for equal seeds."""
-        from trainer.nano_data import make_pool
+        from trainer.shapes.data import make_pool
 
-        return make_pool(self.processor, self.codes, kind, count, seed)
+        return make_pool(self.processor, self.codes, kind, count, seed, version=1)
 
     def shards(self, plan: Plan, kinds: tuple[str, ...]) -> tuple[dict[str, Any], list[Any]]:
         """(pools to train on, examples held back) of tokenised folders; the last of each type are held back.
@@ -49,12 +49,12 @@ class Base:
         """
         from torch.utils.data import Subset
 
+        from armor_model.base.errors import ArmorError
         from trainer.data.shards import Shards
-        from trainer.errors import DataError
 
         try:
             found = Shards([Path(folder) for folder in plan.data], self.processor).pools()
-        except DataError as error:
+        except ArmorError as error:
             raise UserError(str(error), "data = folders that armor-train tokenize wrote for this base") from error
         pools, held = {}, []
         for kind in kinds:
@@ -72,7 +72,7 @@ class Base:
         """
         import numpy as np
 
-        from trainer.encode import encode, to_messages
+        from trainer.data.records import encode, to_messages
         from trainer.shapes.language import DESCRIBE_PICTURE, caption
         from trainer.shapes.world import pick, render, sample_scene
 
@@ -95,7 +95,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
     import time
 
     from armor_model import bundled, load
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
     from trainer import devices
 
     if random_backbone:
@@ -142,8 +142,8 @@ def _base_budget(plan: Plan) -> str:
 
 
 def _train_base(plan: Plan, folder: Path) -> None:
-    from trainer.folders import save_model
-    from trainer.nano import default_recipe, scaled, train_nano
+    from trainer.checkpoints import save_model
+    from trainer.shapes.recipe import default_recipe, scaled, train_nano
 
     recipe = default_recipe(0)
     recipe = replace(recipe, stages=tuple(s for s in recipe.stages if s.stage == "base"))
@@ -157,7 +157,7 @@ def _untrained(plan: Plan, work: Path) -> Base:
     """The random-backbone twin: the same image tokenizer in front of a model that has learned nothing."""
     import torch
 
-    from trainer.nano import build, default_recipe
+    from trainer.shapes.recipe import build, default_recipe
 
     trained = get_base(plan, work)
     torch.manual_seed(1)

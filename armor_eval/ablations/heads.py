@@ -20,6 +20,7 @@ from armor_eval.ablations.sheets import sheet
 from armor_eval.errors import UserError
 from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
+from trainer.stages import SCHEMES
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +41,8 @@ def arms_of(plan: HeadsPlan) -> list[Arm]:
                 raise UserError(
                     f"unknown arm {name!r}", "expected switching-random, single-random, switching-copy, single-copy"
                 )
-            part = Part("figure7", plan.steps, {"t2i": 50, "t2ti": 50}, judged_at=moments)
-            made.append(Arm(name, seed, heads, init, (part,)))
+            (stage,) = SCHEMES["switching" if heads == "switching" else "normal"].stages
+            made.append(Arm(name, seed, heads, init, (Part(stage, plan.steps, judged_at=moments),)))
     return made
 
 
@@ -73,7 +74,7 @@ def materials(plan: Plan, base: Base, kinds: tuple[str, ...], judged: tuple[str,
     if plan.data:
         pools, held = base.shards(plan, kinds)
         return pools, Bench(
-            [], judging.own_prompts(plan.prompts, 0), judging.Validation.of(base, held, plan.batch_size)
+            [], judging.own_prompts(plan.prompts, 0), judging.Validation.of(base, held, plan.optimization.batch_size)
         )
     pools = {kind: base.pool(kind, plan.pool, 0) for kind in kinds if kind != "ti2t"}
     if "ti2t" in kinds:
@@ -172,7 +173,8 @@ PAIRS = {
 def _verdicts(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], recorder: Recorder) -> None:
     """The paper's two claims about each pair, in sentences that a reader can check against the table."""
     stamp = "QUICK RUN, NO VERDICT. " if plan.quick else ""
-    size = f"{plan.steps} steps of {plan.batch_size} conversations ({plan.steps * plan.batch_size:,})"
+    batch = plan.optimization.batch_size
+    size = f"{plan.steps} steps of {batch} conversations ({plan.steps * batch:,})"
     seeds = f"{len(plan.seeds)} seed{'s' if len(plan.seeds) > 1 else ''}"
     cost = told_cost(r for runs in by_arm.values() for r in runs)
     told = [

@@ -1,16 +1,28 @@
-"""What an ablation trains, as data: arms, seeds, steps, what is measured. `--config FILE.toml` overrides any field."""
+"""What an ablation trains, as data: arms, seeds, steps, what is measured. `--config FILE.toml` and `--set a.b=c`
+override any field."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from armor_eval.errors import UserError
+from armor_model.base.errors import ArmorError
+from trainer.config import Optimization
+from trainer.configure import configure
+
+HOW = Optimization(0, 64, lr=3e-3, warmup=30, floor=0.02, accumulate=2)
+MOVED = {
+    name: ("optimization", name)
+    for name in ("batch_size", "lr", "warmup", "precision", "accumulate", "gradient_checkpointing")
+}
+"""Fields that plans of the last version held themselves."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Steps = Annotated[int, Field(ge=1)]
@@ -28,14 +40,9 @@ class Plan(BaseModel):
     """Share of the recipe's base training, for `base = "train"`."""
     seeds: tuple[Seed, ...] = (0, 1, 2)
     """Each seed draws new parts' initial weights, and the data order, anew; arms of one seed share both."""
-    batch_size: int = Field(default=64, ge=1)
-    lr: float = Field(default=3e-3, gt=0)
-    warmup: int = Field(default=30, ge=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
-    accumulate: int = Field(default=2, ge=1)
-    """Micro-batches of a step. A step's conversations are sorted by length first, so each pads least; the gradient is
-    the same up to rounding, in every arm."""
-    gradient_checkpointing: bool = False
+    optimization: Optimization = HOW
+    """Of every stage; its steps and schedule are the scheme's. A step's conversations are sorted by length into
+    micro-batches, so each pads least; the gradient is the same up to rounding, in every arm."""
     pool: int = Field(default=2500, ge=1)
     """Conversations of each type that are made and tokenised; steps read them round and round."""
     data: tuple[str, ...] = ()
@@ -55,34 +62,24 @@ class Plan(BaseModel):
     """Stamped: no verdict is drawn from it."""
 
     @model_validator(mode="after")
-    def _splits(self) -> Self:
-        if self.batch_size % self.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} does not split into accumulate = {self.accumulate}")
+    def _different(self) -> Self:
         if len(set(self.seeds)) < max(1, len(self.seeds)):
             raise ValueError("seeds must be different numbers, one at least")
+        how = self.optimization
+        if how.steps or how.schedule != HOW.schedule or how.precision == "auto":
+            raise ValueError("optimization: steps and schedule are the scheme's, precision is fp32 or bf16")
         return self
 
     @classmethod
-    def read(cls, config: Path | None, *, small: bool = False, **overrides: Any) -> Self:
-        """The plan with a TOML file's fields and the caller's on top; `small` starts from the quick plan, and stamps it
-        whatever the file says. Raises UserError in one line."""
-        fields: dict[str, Any] = {}
-        if config is not None:
-            try:
-                fields = tomllib.loads(config.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-                raise UserError(f"cannot read {config}: {error}") from error
-        start = cls.for_quick() if small else {}
-        given = {k: v for k, v in overrides.items() if v is not None} | ({"quick": True} if small else {})
+    def read(cls, config: Path | None, changes: Sequence[str] = (), *, small: bool = False, **options: Any) -> Self:
+        """The plan with a TOML file's fields, the caller's options and `--set` (`changes`) on top; `small` starts from
+        the quick plan, and stamps it whatever the file says. Raises UserError in one line."""
+        given = {(name,): value for name, value in options.items() if value is not None}
+        start = cls.model_validate(cls.for_quick()) if small else cls()
         try:
-            cls.model_validate({**start, **fields})  # the file is right or wrong whatever the command line says
-            return cls.model_validate({**start, **fields, **given})
-        except ValidationError as error:
-            first = error.errors()[0]
-            known = ", ".join(cls.model_fields)
-            where = "".join(f"{p}: " for p in first["loc"])
-            said = first["msg"].removeprefix("Value error, ")
-            raise UserError(f"{config or 'plan'}: {where}{said}", f"known fields: {known}") from error
+            return configure(start, config, changes, given | ({("quick",): True} if small else {}), MOVED)
+        except ArmorError as error:
+            raise UserError(error.message, error.hint) from error
 
     @classmethod
     def for_quick(cls) -> dict[str, Any]:
@@ -91,8 +88,10 @@ class Plan(BaseModel):
 
     def identity(self) -> str:
         """Hash of everything that a finished arm depends on: another plan does not take its result over."""
-        fields = self.model_dump(mode="json", exclude={"seeds", "arms", "schemes"})
+        fields = self.model_dump(mode="json", exclude={"seeds", "arms", "schemes", "optimization"})
         fields = {k: v for k, v in fields.items() if v or k not in ("data", "prompts")}
+        # By the names that the last version had, which kept these beside the others.
+        fields |= {k: v for k, v in asdict(self.optimization).items() if k in MOVED or v != getattr(HOW, k)}
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -108,8 +107,8 @@ class HeadsPlan(Plan):
     def for_quick(cls) -> dict[str, Any]:
         return {
             "base": "bundled", "base_share": 0.05, "seeds": (0,), "arms": ("switching-random", "single-random"),
-            "steps": 48, "evaluate_every": 8, "validation": 32, "questions": 1, "drawings": 2, "pool": 300, "warmup": 6,
-            "quick": True,
+            "steps": 48, "evaluate_every": 8, "validation": 32, "questions": 1, "drawings": 2, "pool": 300,
+            "optimization": replace(HOW, warmup=6), "quick": True,
         }  # fmt: skip
 
 
@@ -132,5 +131,5 @@ class StagesPlan(Plan):
         return {
             "base": "bundled", "base_share": 0.05, "schemes": ("one-stage", "wohg"), "one_stage_steps": 20,
             "stage_steps": (15, 40, 10), "evaluate_every": 10, "validation": 32, "questions": 2, "drawings": 2,
-            "pool": 300, "warmup": 5, "pictures": 2, "quick": True,
+            "pool": 300, "optimization": replace(HOW, warmup=5), "pictures": 2, "quick": True,
         }  # fmt: skip

@@ -122,12 +122,10 @@ class Recorder:
         """Write everything; an earlier bundle of the same folder is replaced, its arms are not trained again."""
         from PIL import Image
 
-        for name in ("run.json", "scores.json", "items.jsonl", "series.jsonl"):
-            (self.out / name).unlink(missing_ok=True)
         items = len(self._items)
         run = self.run.model_copy(update={"data": self.run.data.model_copy(update={"items": items})})
         cost = {"cpu_seconds": self._cost["cpu"], "wall_seconds": time.monotonic() - self._began}
-        with Bundle.open(self.out, run.model_copy(update=cost)) as bundle:
+        with Bundle.open(self.out, run.model_copy(update=cost), anew=True) as bundle:
             stored = []
             for item in self._items:
                 if item.id in self._pictures:

@@ -7,7 +7,7 @@ which only the <imgbos> row is trained; stage 2 without embeddings; the three st
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +23,23 @@ from armor_eval.errors import UserError, unknown_name
 from armor_eval.report.prose import load_statements
 from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
+from trainer.stages import SCHEMES
 
 log = logging.getLogger(__name__)
 
-EQUAL = {"t2t": 25, "ti2t": 25, "t2i": 25, "t2ti": 25}
-DRAWING = {"t2i": 50, "t2ti": 50}
-TWIN = "random-backbone"
 NOTE = "right answers after over the base's before; ti2t training data are picture descriptions, as ShareGPT4V's are"
 
 
-def _one_stage(stage: str) -> Callable[[StagesPlan], tuple[Part, ...]]:
-    def parts(plan: StagesPlan) -> tuple[Part, ...]:
+def parts_of(plan: StagesPlan, name: str) -> tuple[Part, ...]:
+    """A scheme's stages at the plan's lengths."""
+    stages = SCHEMES[name].stages
+    if len(stages) == 1:
         # A level learning rate makes the state after half of the steps that of a run of half the length.
         short = plan.one_stage_steps
-        return (Part(stage, 2 * short, EQUAL, "constant", (short,)),)
-
-    return parts
-
-
-def _three(first: str, second: str, third: str) -> Callable[[StagesPlan], tuple[Part, ...]]:
-    def parts(plan: StagesPlan) -> tuple[Part, ...]:
-        one, two, three = plan.stage_steps
-        shown = evenly(two, plan.pictures, plan.evaluate_every)
-        return (Part(first, one, EQUAL), Part(second, two, DRAWING, judged_at=shown), Part(third, three, EQUAL))
-
-    return parts
-
-
-SCHEMES: dict[str, Callable[[StagesPlan], tuple[Part, ...]]] = {
-    "one-stage-no-embeddings": _one_stage("one-stage-20-no-embeddings"),
-    "one-stage": _one_stage("one-stage-20"),
-    "wohg": _three("1", "2", "3"),
-    "wohg-imgbos": _three("1-imgbos", "2", "3-imgbos"),
-    "wohg-no-embeddings": _three("1", "2-no-embeddings", "3"),
-    TWIN: _three("1", "2", "3"),
-}
+        return (Part(stages[0], 2 * short, "constant", (short,)),)
+    judged = {2: evenly(plan.stage_steps[1], plan.pictures, plan.evaluate_every)}
+    lengths = zip(stages, plan.stage_steps, strict=True)
+    return tuple(Part(stage, n, judged_at=judged.get(i, ())) for i, (stage, n) in enumerate(lengths, 1))
 
 
 def arms_of(plan: StagesPlan) -> list[Arm]:
@@ -66,7 +48,11 @@ def arms_of(plan: StagesPlan) -> list[Arm]:
             raise unknown_name("scheme", name, SCHEMES)
     # The adapter is drawn at random, alike in all: copied, the twin's would be a copy of random blocks and the others'
     # of trained ones, and the twin would differ in two things.
-    return [Arm(name, seed, "switching", "random", SCHEMES[name](plan)) for seed in plan.seeds for name in plan.schemes]
+    return [
+        Arm(name, seed, SCHEMES[name].heads, "random", parts_of(plan, name))
+        for seed in plan.seeds
+        for name in plan.schemes
+    ]
 
 
 def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = log.info) -> RunStatus:
@@ -81,8 +67,9 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
     base = get_base(plan, out / "work", say=say)
     pools, bench = materials(plan, base, ("t2t", "t2i", "t2ti", "ti2t"), ("t2t", "t2i", "t2ti"))
     recorder = Recorder(out, "ablate-stages", plan, base, bench, command)
-    twin = get_base(plan, out / "work", random_backbone=True) if TWIN in plan.schemes else base
-    bases = {arm.key: twin if arm.name == TWIN else base for arm in arms}
+    untrained = {name for name in plan.schemes if SCHEMES[name].backbone == "random"}
+    twin = get_base(plan, out / "work", random_backbone=True) if untrained else base
+    bases = {arm.key: twin if arm.name in untrained else base for arm in arms}
     say(say_budget(arms, bases, pools, plan, out / "work"))
     before = judging.answer(base.model.eval(), base.processor, bench.questions)
     recorder.add_base(before, bench)
@@ -102,7 +89,7 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
 
 def moments(plan: StagesPlan, name: str) -> list[tuple[str, str, int]]:
     """(label, stage, step) at which a scheme's understanding is told."""
-    parts = SCHEMES[name](plan)
+    parts = parts_of(plan, name)
     if len(parts) == 1:
         short = plan.one_stage_steps
         lengths = ((short, "10 epochs"), (2 * short, "20 epochs"))
@@ -144,8 +131,8 @@ def _verdicts(plan: StagesPlan, results: Sequence[ArmResult], kept: dict, bench:
     """The paper's three statements about stages, each from intervals; none from a quick run."""
     stated = {s.key: s.statement.rstrip(".") for s in load_statements().claims}
     words = [
-        f"Schemes of one stage had {2 * plan.one_stage_steps} steps of {plan.batch_size} conversations, those of three "
-        f"{' + '.join(map(str, plan.stage_steps))}; {told_cost(results)}"
+        f"Schemes of one stage had {2 * plan.one_stage_steps} steps of {plan.optimization.batch_size} conversations, "
+        f"those of three {' + '.join(map(str, plan.stage_steps))}; {told_cost(results)}"
     ]
     for key, told, verdict in (*_forgetting(plan, kept), *_drawing(plan, results, [w.cluster for w in bench.wanted])):
         verdict = "undecided" if plan.quick else verdict

@@ -19,7 +19,7 @@ import typer
 
 from armor_eval import __version__
 from armor_eval.errors import ArmorEvalError, did_you_mean
-from armor_model.errors import ArmorError
+from armor_model.base.errors import ArmorError
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),

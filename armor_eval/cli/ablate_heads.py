@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from trainer.configure import Set
 
 
 def ablate_heads(
@@ -18,6 +19,7 @@ def ablate_heads(
     seeds: Annotated[str | None, typer.Option(help="Comma list, three at least for a verdict.")] = None,
     base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
+    set_: Set = None,
 ) -> None:
     """Train both arms from the same start on the same data; compare losses, drawings and text; say what holds.
 
@@ -28,4 +30,4 @@ def ablate_heads(
     from armor_eval.cli.ablate_stages import run_ablation
 
     fields = {"steps": steps, "base": base, "seeds": seeds}
-    raise typer.Exit(run_ablation(run, HeadsPlan, out, quick, config, fields, ["armor-eval", *sys.argv[1:]]))
+    raise typer.Exit(run_ablation(run, HeadsPlan, out, quick, config, set_, fields))

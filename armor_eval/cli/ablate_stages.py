@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from trainer.configure import Set
+
 
 def ablate_stages(
     out: Annotated[Path, typer.Option(help="Run folder; the same command in it goes on where it stopped.")] = Path(
@@ -20,13 +22,14 @@ def ablate_stages(
     seeds: Annotated[str | None, typer.Option(help="Comma list.")] = None,
     base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
+    set_: Set = None,
 ) -> None:
     """Train the paper's schemes and ours from one base; measure what understanding is kept and what is drawn."""
     from armor_eval.ablations.plan import StagesPlan
     from armor_eval.ablations.schemes import ablate_stages as run
 
     fields = {"base": base, "seeds": seeds}
-    raise typer.Exit(run_ablation(run, StagesPlan, out, quick, config, fields, ["armor-eval", *sys.argv[1:]]))
+    raise typer.Exit(run_ablation(run, StagesPlan, out, quick, config, set_, fields))
 
 
 def run_ablation(
@@ -35,16 +38,16 @@ def run_ablation(
     out: Path,
     quick: bool,
     config: Path | None,
+    changes: list[str] | None,
     fields: dict[str, Any],
-    command: list[str],
 ) -> int:
     """Build the plan, run it, say where the bundle is and what it found. Exit code 0 for a complete run, else 1."""
     from armor_eval.cli import common
     from armor_eval.errors import UserError
     from armor_eval.runs.bundle import read_head
+    from armor_model.base.errors import ArmorError
     from armor_model.loading import quiet_transformers
     from trainer import devices
-    from trainer.errors import DataError, TrainingError
 
     if fields.get("seeds") is not None:
         try:
@@ -57,11 +60,13 @@ def run_ablation(
         raise UserError(f"{out} is a file, expected a folder", "give another --out")
     common.quiet_libraries()
     quiet_transformers()
-    plan = kind.read(config, small=quick, **fields)
+    plan = kind.read(config, changes or (), small=quick, **fields)
     first = devices.start().is_main_process
     try:
-        status = run(plan, out, command, say=lambda line: typer.echo(line, err=True) if first else None)
-    except (DataError, TrainingError) as error:
+        status = run(
+            plan, out, ["armor-eval", *sys.argv[1:]], say=lambda line: typer.echo(line, err=True) if first else None
+        )
+    except ArmorError as error:
         raise UserError(str(error), f"{out} keeps every finished arm") from error
     if first:
         done, _ = read_head(out)

@@ -132,7 +132,7 @@ def _data() -> list[dict[str, str]]:
 
 def _bundled() -> dict[str, str]:
     from armor_model import bundled
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
 
     try:
         return _row("armor-nano", "ok", str(bundled("armor-nano")))

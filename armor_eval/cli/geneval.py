@@ -99,7 +99,7 @@ def run(
     if kind not in DETECTORS:
         raise unknown_name("detector", kind, DETECTORS)
     if device is not None:
-        from armor_model.loading import check_device
+        from armor_model.base.devices import check_device
 
         check_device(device)
     processes = join_processes()

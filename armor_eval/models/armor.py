@@ -144,7 +144,7 @@ def seed_of(name: str, base: int) -> int:
 def _conversations(questions: Sequence[Question], processor: Any, max_tiles: int) -> list[list[dict[str, Any]]]:
     """The questions as the processor's conversations. A picture that several ask about is cut into tiles once, and they
     share the tensor; one that cannot be cut is left to fail with its own question."""
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
 
     cut: dict[tuple[int, bool], dict[str, Any]] = {}
 

@@ -67,17 +67,22 @@ class Bundle:
         self._beat = time.monotonic()
 
     @classmethod
-    def open(cls, path: Path, run: Run, *, again: Callable[[Item], bool] = lambda item: False) -> Self:
+    def open(
+        cls, path: Path, run: Run, *, again: Callable[[Item], bool] = lambda item: False, anew: bool = False
+    ) -> Self:
         """Create the folder, or resume the same run in it; costs add up over resumes.
 
         Items that ended as `error`, and those that `again` names, are forgotten, so that resuming tries them again; a
-        complete run that lost items since is taken up again. Raises UserError when the folder holds another run, a
-        newer schema, something else, or is in use.
+        complete run that lost items since is taken up again. With `anew` an earlier record in the folder is replaced:
+        for a command that resumes by files of its own. Raises UserError when the folder holds another run, a newer
+        schema, something else, or is in use.
         """
         make_folder(path)
         archive = is_archive(path)
         lock = _take_lock(path)
         try:
+            for name in ("run.json", "scores.json", "items.jsonl", "series.jsonl") if anew else ():
+                (path / name).unlink(missing_ok=True)
             earlier = _read_run(path) if (path / "run.json").exists() else None
             if earlier is None and (path / "items.jsonl").exists():
                 raise UserError(f"{path} holds items.jsonl without run.json", "give another --out or remove it")

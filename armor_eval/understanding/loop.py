@@ -20,7 +20,7 @@ from armor_eval.runs.schema import Item
 from armor_eval.understanding import images, prompts
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.table import Row, Table
-from armor_model.errors import ArmorError
+from armor_model.base.errors import ArmorError
 
 log = logging.getLogger(__name__)
 

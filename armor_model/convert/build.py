@@ -1,4 +1,4 @@
-"""`armor-model build`: a published InternVL and a VQGAN become an ARMOR checkpoint, one tensor at a time.
+"""`armor-model build`: a published base model and a VQGAN become an ARMOR checkpoint, one tensor at a time.
 
 The whole plan (every new tensor, its shape, and where it comes from) is checked before the first byte is written.
 """
@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from armor_model.base.errors import UserError
+from armor_model.base.files import whole_folder
+from armor_model.bases import BaseModel, Origin, Settings, base_of
 from armor_model.compat import prepare_torchvision
-from armor_model.convert.folders import new_folder
-from armor_model.convert.layouts import Origin, read_config, splitter, targets
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
-from armor_model.errors import ArmorError
 
 NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
 
@@ -30,18 +30,16 @@ def resolve(path_or_id: str, what: str, patterns: tuple[str, ...]) -> Path:
     if path.is_dir():
         return path
     if path.exists():
-        raise ArmorError(f"{what} {path_or_id} is a file; a folder is wanted")
+        raise UserError(f"{what} {path_or_id} is a file; a folder is wanted")
     if path_or_id.count("/") != 1 or path_or_id.startswith((".", "/", "~")):
-        raise ArmorError(f"no {what} at {path_or_id}")
+        raise UserError(f"no {what} at {path_or_id}")
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(path_or_id, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ArmorError(
-            f"{what} {path_or_id} is neither a folder here nor to be had from the hub: {reason}"
-        ) from error
+        raise UserError(f"{what} {path_or_id} is neither a folder here nor to be had from the hub: {reason}") from error
 
 
 def load_base_config(base: Path) -> dict[str, Any]:
@@ -49,9 +47,9 @@ def load_base_config(base: Path) -> dict[str, Any]:
     try:
         return json.loads((base / "config.json").read_text())
     except FileNotFoundError as error:
-        raise ArmorError(f"{base} is not a checkpoint: it has no config.json") from error
+        raise UserError(f"{base} is not a checkpoint: it has no config.json") from error
     except (ValueError, OSError) as error:
-        raise ArmorError(f"{base}/config.json cannot be read: {error}") from error
+        raise UserError(f"{base}/config.json cannot be read: {error}") from error
 
 
 def build(
@@ -70,9 +68,9 @@ def build(
     """Write an ARMOR checkpoint.
 
     Args:
-        base: folder or hub id of an InternVL in its original or in transformers' layout.
+        base: folder or hub id of a model of one of the BASES, e.g. an InternVL, original or in transformers' layout.
         vqgan: Chameleon's `vqgan.ckpt` (or a converted folder); None leaves the image tokenizer out.
-        out: the new folder; an ArmorError where it holds anything.
+        out: the new folder; a UserError where it holds anything.
         tokenizer: folder or id, where the base's own cannot be read without running its code.
         adapter_layers: blocks of the adapter.
         adapter_init: `copy` the last decoder blocks or `random`.
@@ -80,18 +78,19 @@ def build(
         dtype: of the weights; by default the base's.
         seed: of the random parts.
         max_shard: bytes.
-        system_prompt: `internvl`, `none` or a text; by default what the layout was published with.
+        system_prompt: a name that the base knows, or a text; by default what the layout was published with.
 
     Returns:
         What was done: layout, tensors, new parameters, whether the tokenizer was extended.
     """
-    with new_folder(out) as draft:
+    with whole_folder(out) as draft:
         folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
         raw = load_base_config(folder)
-        layout, settings = read_config(raw)
+        kind = base_of(raw)
+        layout, settings = kind.read_config(raw)
         vq = open_vqgan(Path(vqgan)) if vqgan else None
-        text_tokenizer = _tokenizer(tokenizer, folder, layout)
-        settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        text_tokenizer = _tokenizer(tokenizer, folder, kind)
+        settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids(kind.chat.image_token)
         if vq is not None:
             settings |= {
                 "codebook_size": vq.codebook_size,
@@ -103,11 +102,12 @@ def build(
         try:
             config = ArmorConfig(**settings, num_adapter_layers=adapter_layers, heads=heads)
         except (TypeError, ValueError) as error:
-            raise ArmorError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
-        items = plan(Source(folder), layout, config, settings["text_config"], adapter_init, dtype, seed)
+            raise UserError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
+        items = plan(Source(folder), kind, layout, config, settings["text_config"], adapter_init, dtype, seed)
         config.architectures = ["ArmorForConditionalGeneration"]
         config.dtype = items[0].dtype
-        extended = _save_processor(text_tokenizer, config, vq, draft, raw, system_prompt or _default_prompt(layout))
+        prompt = system_prompt or kind.default_system_prompt(layout)
+        extended = _save_processor(text_tokenizer, config, vq, draft, raw, prompt)
         files = write(items, draft, max_shard)
         config.save_pretrained(draft)
         new = sum(
@@ -122,62 +122,65 @@ def build(
         }
 
 
-def _default_prompt(layout: str) -> str:
-    return "none" if layout == "native" else "internvl"
-
-
 # ---- the plan --------------------------------------------------------------------------------------------------------
 
 
 def plan(
     source: Source,
+    base: BaseModel,
     layout: str,
     config: Any,
-    text: dict[str, Any],
+    text: Settings,
     adapter_init: str,
     dtype: torch.dtype | None,
     seed: int,
 ) -> list[Item]:
-    """Every tensor of the new checkpoint in the model's order. Raises ArmorError naming a key that is missing,
+    """Every tensor of the new checkpoint in the model's order. Raises UserError naming a key that is missing,
     unknown, or of another shape than the configuration says."""
     prepare_torchvision()
     from armor_model.modeling import ArmorForConditionalGeneration
 
     with torch.device("meta"):
         expected = {k: tuple(v.shape) for k, v in ArmorForConditionalGeneration(config).state_dict().items()}
-    origins = targets(source.tensors, layout)
+    origins = base.origins(source.tensors, layout)
     tied = "lm_head.weight" not in origins and layout == "native"
-    if tied and f"{_EMBED}.weight" in origins:
-        origins["lm_head.weight"] = origins[f"{_EMBED}.weight"]
+    if tied and (embeddings := f"{base.decoder_path}.embed_tokens.weight") in origins:
+        origins["lm_head.weight"] = origins[embeddings]
     for name in origins:
         if name not in expected:
-            raise ArmorError(f"unknown weight {origins[name].key}: the configuration has no place for it")
+            raise UserError(f"unknown weight {origins[name].key}: the configuration has no place for it")
     read = _Reader(source)
     dtype = dtype or source.tensors[origins["lm_head.weight"].key].dtype if "lm_head.weight" in origins else dtype
     if adapter_init not in ("copy", "random"):
-        raise ArmorError(f"adapter_init must be copy or random, not {adapter_init!r}")
+        raise UserError(f"adapter_init must be copy or random, not {adapter_init!r}")
     depth = config.text_config.num_hidden_layers
     if adapter_init == "copy" and config.num_adapter_layers > depth:
-        raise ArmorError(f"cannot copy {config.num_adapter_layers} blocks from a decoder of {depth}")
+        raise UserError(f"cannot copy {config.num_adapter_layers} blocks from a decoder of {depth}")
+
+    def from_source(name: str, shape: tuple[int, ...], origin: Origin) -> Item:
+        stored, take = source.tensors[origin.key], base.take(origin.part, text)
+        # the shape that splitting will give, without reading the data
+        shaped = tuple(take(torch.empty(stored.shape, device="meta")).shape)
+        if shaped != shape:
+            raise UserError(f"{origin.key} is {stored.shape}, which gives {shaped} for {name}; expected {shape}")
+        return Item(name, shape, dtype or stored.dtype, lambda: take(read(origin.key)))
+
     items = []
     for name, shape in expected.items():
         if name in origins:
-            items.append(_from_source(name, shape, origins[name], source, read, text, dtype))
+            items.append(from_source(name, shape, origins[name]))
             continue
-        twin = _twin(name, config, adapter_init)
+        twin = _twin(name, base, config, adapter_init)
         if twin in origins:
-            items.append(_from_source(name, shape, origins[twin], source, read, text, dtype))
+            items.append(from_source(name, shape, origins[twin]))
         elif name.startswith(("model.", "lm_head.")):
-            raise ArmorError(f"the base lacks a weight: {name} (in transformers' names)")
+            raise UserError(f"the base lacks a weight: {name} (in transformers' names)")
         elif name == "single_head.weight":
             rows = (read, origins["lm_head.weight"])
             items.append(Item(name, shape, dtype, _random(name, shape, config, seed, rows)))
         else:
             items.append(Item(name, shape, dtype, _random(name, shape, config, seed)))
     return items
-
-
-_EMBED = "model.language_model.embed_tokens"
 
 
 class _Reader:
@@ -193,32 +196,14 @@ class _Reader:
         return self.newest[1]
 
 
-def _from_source(
-    name: str,
-    shape: tuple[int, ...],
-    origin: Origin,
-    source: Source,
-    read: _Reader,
-    text: dict[str, Any],
-    dtype: torch.dtype | None,
-) -> Item:
-    stored = source.tensors[origin.key]
-    take = splitter(origin.part, text)
-    # the shape that splitting will give, without reading the data
-    shaped = tuple(take(torch.empty(stored.shape, device="meta")).shape)
-    if shaped != shape:
-        raise ArmorError(f"{origin.key} is {stored.shape}, which gives {shaped} for {name}; expected {shape}")
-    return Item(name, shape, dtype or stored.dtype, lambda: take(read(origin.key)))
-
-
-def _twin(name: str, config: Any, adapter_init: str) -> str:
-    """The InternVL tensor that a new one starts as a copy of, or an empty string."""
+def _twin(name: str, base: BaseModel, config: Any, adapter_init: str) -> str:
+    """The base's tensor that a new one starts as a copy of, or an empty string."""
     if name == "adapter_norm.weight":
-        return "model.language_model.norm.weight"
+        return f"{base.decoder_path}.norm.weight"
     if name.startswith("adapter.") and adapter_init == "copy":
         _, i, rest = name.split(".", 2)
         first = config.text_config.num_hidden_layers - config.num_adapter_layers
-        return f"model.language_model.layers.{first + int(i)}.{rest}"
+        return f"{base.decoder_path}.layers.{first + int(i)}.{rest}"
     return ""
 
 
@@ -246,22 +231,22 @@ def _random(
 # ---- tokenizer and processor --------------------------------------------------------------------------------
 
 
-def _tokenizer(given: str | None, base: Path, layout: str) -> Any:
+def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
     """The text tokenizer; never runs a checkpoint's own code."""
     prepare_torchvision()
     from transformers import AutoTokenizer
 
     patterns = ("tokenizer*", "*.json", "*.txt", "*.model")
-    where = resolve(given, "tokenizer", patterns) if given else base
-    hint = "give --tokenizer, e.g. OpenGVLab/InternVL2_5-2B-MPO-hf: InternLM2's vocabulary as a tokenizer.json"
+    where = resolve(given, "tokenizer", patterns) if given else folder
+    token, hint = base.chat.image_token, f"give --tokenizer, {base.tokenizer_hint}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # many kinds, from missing files to code that would have to be run
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ArmorError(f"the tokenizer in {where} cannot be read: {reason}", hint=hint) from error
-    known = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
+        raise UserError(f"the tokenizer in {where} cannot be read: {reason}", hint=hint) from error
+    known = tokenizer.convert_tokens_to_ids(token)
     if known is None or known == tokenizer.unk_token_id:
-        raise ArmorError(f"the tokenizer in {where} does not know <IMG_CONTEXT>: it is not InternVL's", hint=hint)
+        raise UserError(f"the tokenizer in {where} does not know {token}: it is not {base.name}'s", hint=hint)
     return tokenizer
 
 
@@ -281,6 +266,6 @@ def _save_processor(tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[s
         names = [*NEW_TOKENS, *(f"<code_{k}>" for k in range(config.codebook_size))]
         tokenizer.add_tokens(names, special_tokens=True)
         if tokenizer.convert_tokens_to_ids(names[0]) != config.imgbos_id:
-            raise ArmorError("the tokenizer gave the new tokens ids of its own")
+            raise UserError("the tokenizer gave the new tokens ids of its own")
     processor.save_pretrained(out)
     return extended

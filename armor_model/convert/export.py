@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from armor_model.convert.folders import new_folder
-from armor_model.convert.layouts import TEXT
+from armor_model.base.errors import UserError
+from armor_model.base.files import whole_folder
+from armor_model.bases.internvl import INTERNVL
 from armor_model.convert.shards import Item, Source, write
-from armor_model.errors import ArmorError
 from armor_model.images import IMAGENET_MEAN, IMAGENET_STD
 from armor_model.loading import check_checkpoint, load_processor
 
@@ -21,31 +21,22 @@ NEW = ("new_embeddings", "adapter.", "adapter_norm.", "imgbos_head.", "visual_he
 ARMOR_ONLY = ("num_adapter_layers", "codebook_size", "image_grid", "heads", "vq_config")
 
 
-def public_name(name: str) -> str:
-    """A tensor's name in the public -hf checkpoints, whose prefixes predate transformers' present ones."""
-    if name == "lm_head.weight":
-        return "language_model.lm_head.weight"
-    if name.startswith(f"{TEXT}."):
-        return name.replace(f"{TEXT}.", "language_model.model.", 1)
-    return name.removeprefix("model.")
-
-
 def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> dict[str, Any]:
     """Write the plain InternVL into a new folder; one tensor is in memory at a time. Returns the number of tensors and
-    files. Raises ArmorError where `out` holds anything."""
+    files. Raises UserError where `out` holds anything."""
     from armor_model.config import ArmorConfig
 
-    with new_folder(out) as draft:
+    with whole_folder(out) as draft:
         check_checkpoint(checkpoint)
         config = ArmorConfig.from_pretrained(checkpoint)
         if config.heads == "single":
-            raise ArmorError("the single-head arm has no text path of its own: its text passes the adapter")
+            raise UserError("the single-head arm has no text path of its own: its text passes the adapter")
         processor = load_processor(checkpoint)
         source = Source(checkpoint)
 
         def item(name: str) -> Item:
             stored = source.tensors[name]
-            return Item(public_name(name), stored.shape, stored.dtype, lambda: source.read(name))
+            return Item(INTERNVL.published_name(name), stored.shape, stored.dtype, lambda: source.read(name))
 
         items = [item(name) for name in source.tensors if not name.startswith(NEW)]
         (draft / "chat_template.jinja").write_text(chat_template(processor.system_prompt))

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 
 DTYPES = {
     "F64": torch.float64,
@@ -52,13 +52,13 @@ class Source:
         if not files:
             pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.pth")]
             if pickles:
-                raise ArmorError(f"{path} holds pickled weights ({pickles[0].name}); only safetensors are read")
-            raise ArmorError(f"{path} has no *.safetensors")
+                raise UserError(f"{path} holds pickled weights ({pickles[0].name}); only safetensors are read")
+            raise UserError(f"{path} has no *.safetensors")
         self.tensors: dict[str, Stored] = {}
         for file in files:
             for name, stored in read_header(file).items():
                 if name in self.tensors:
-                    raise ArmorError(f"{name} is in two files: {self.tensors[name].file.name} and {file.name}")
+                    raise UserError(f"{name} is in two files: {self.tensors[name].file.name} and {file.name}")
                 self.tensors[name] = stored
         index = path / "model.safetensors.index.json"
         if path.is_dir() and index.is_file():
@@ -68,10 +68,10 @@ class Source:
         try:
             weight_map = json.loads(index.read_text())["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ArmorError(f"{index} cannot be read: {error}") from error
+            raise UserError(f"{index} cannot be read: {error}") from error
         for name, file in weight_map.items():
             if name not in self.tensors:
-                raise ArmorError(f"{name} should be in {file}, but is not: a shard is missing or damaged")
+                raise UserError(f"{name} should be in {file}, but is not: a shard is missing or damaged")
 
     def read(self, name: str) -> Tensor:
         """One tensor, in memory of its own."""
@@ -80,20 +80,20 @@ class Source:
         with stored.file.open("rb") as handle:
             handle.seek(stored.offset)
             if handle.readinto(buffer) != stored.size:
-                raise ArmorError(f"{stored.file} is truncated: {name} is not complete")
+                raise UserError(f"{stored.file} is truncated: {name} is not complete")
         if not stored.size:
             return torch.empty(stored.shape, dtype=stored.dtype)
         return torch.frombuffer(buffer, dtype=stored.dtype).view(stored.shape)
 
 
 def read_header(file: Path) -> dict[str, Stored]:
-    """Names, types, shapes and places of a file's tensors. Raises ArmorError for a corrupt or truncated file."""
+    """Names, types, shapes and places of a file's tensors. Raises UserError for a corrupt or truncated file."""
     size = file.stat().st_size
     with file.open("rb") as handle:
         start = handle.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
         if not 0 < length <= min(MAX_HEADER, size - 8):
-            raise ArmorError(f"{file} is not a safetensors file, or is truncated")
+            raise UserError(f"{file} is not a safetensors file, or is truncated")
         try:
             header = json.loads(handle.read(length))
             header.pop("__metadata__", None)
@@ -105,12 +105,12 @@ def read_header(file: Path) -> dict[str, Stored]:
                 for name, e in header.items()
             }  # fmt: skip
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise ArmorError(f"{file} has a damaged header: {error}") from error
+            raise UserError(f"{file} has a damaged header: {error}") from error
     for name, stored in found.items():
         if stored.size != math.prod(stored.shape) * stored.dtype.itemsize or stored.offset < 8 + length:
-            raise ArmorError(f"{file} has a damaged header: {name} has {stored.size} bytes for shape {stored.shape}")
+            raise UserError(f"{file} has a damaged header: {name} has {stored.size} bytes for shape {stored.shape}")
         if stored.offset + stored.size > size:
-            raise ArmorError(f"{file} is truncated: {name} ends at byte {stored.offset + stored.size} of {size}")
+            raise UserError(f"{file} is truncated: {name} ends at byte {stored.offset + stored.size} of {size}")
     return found
 
 
@@ -132,11 +132,11 @@ class Item:
 def write(items: Iterable[Item], folder: Path, max_shard: int = 4_000_000_000) -> list[Path]:
     """Write tensors as `model*.safetensors` (and an index, if there are several), making one at a time.
 
-    Files appear under their final names only when they are complete; the index comes last. Raises ArmorError where the
+    Files appear under their final names only when they are complete; the index comes last. Raises UserError where the
     folder holds weights already: of a model.safetensors and shards, a loader takes the former, whichever is newer.
     """
     if any(folder.glob("*.safetensors*")):
-        raise ArmorError(f"{folder} holds weights already; nothing is written over")
+        raise UserError(f"{folder} holds weights already; nothing is written over")
     shards: list[list[Item]] = [[]]
     for item in items:
         if shards[-1] and sum(i.size for i in shards[-1]) + item.size > max_shard:
@@ -177,4 +177,4 @@ def _write_file(items: list[Item], file: Path) -> None:
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise ArmorError(f"cannot write {file}: {error.strerror}") from error
+        raise UserError(f"cannot write {file}: {error.strerror}") from error

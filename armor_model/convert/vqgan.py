@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import UserError
 from armor_model.vq import ChameleonVQ, ImageTokenizer
 
 PREFIXES = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
@@ -21,9 +21,9 @@ _ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The VQGAN's tensors of a .ckpt or .safetensors file, without a training loss's. Raises ArmorError otherwise."""
+    """The VQGAN's tensors of a .ckpt or .safetensors file, without a training loss's. Raises UserError otherwise."""
     if not path.is_file():
-        raise ArmorError(f"no VQGAN file at {path}")
+        raise UserError(f"no VQGAN file at {path}")
     if path.suffix == ".safetensors":
         from armor_model.convert.shards import Source
 
@@ -35,11 +35,11 @@ def read_state(path: Path) -> dict[str, Tensor]:
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
             # torch's first sentence; the rest advises to switch the check off
             reason = re.split(r"[.\n]", str(error).strip())[0] or type(error).__name__
-            raise ArmorError(f"{path} is not a plain state dict that can be read safely: {reason:.200}") from error
+            raise UserError(f"{path} is not a plain state dict that can be read safely: {reason:.200}") from error
         state = state.get("state_dict", state) if isinstance(state, dict) else state
     plain = isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     if not plain:
-        raise ArmorError(f"{path} is not a plain state dict: names with a tensor each")
+        raise UserError(f"{path} is not a plain state dict: names with a tensor each")
     return {key: value for key, value in state.items() if key.startswith(PREFIXES)}
 
 
@@ -67,14 +67,14 @@ def rename(key: str, levels: int) -> tuple[str, bool]:
 def convert(state: dict[str, Tensor], image_size: int = 256) -> ChameleonVQ:
     """A ChameleonVQ with a taming-style state dict's weights. An unknown, missing or mis-shaped key is named."""
     if not any(key.startswith("encoder.down.") for key in state):
-        raise ArmorError("not a VQGAN of the taming-transformers kind: it has no encoder.down.*")
+        raise UserError("not a VQGAN of the taming-transformers kind: it has no encoder.down.*")
     try:
         levels = 1 + max(int(key.split(".")[2]) for key in state if key.startswith("encoder.down."))
         widths = [len(state[f"encoder.down.{i}.block.0.conv1.weight"]) for i in range(levels)]
         blocks = len([k for k in state if re.fullmatch(r"encoder\.down\.0\.block\.\d+\.conv1\.weight", k)])
         codes, latent = state["quantize.embedding.weight"].shape
     except (KeyError, ValueError, IndexError) as error:
-        raise ArmorError(f"not a VQGAN of the taming-transformers kind: {error} is missing") from error
+        raise UserError(f"not a VQGAN of the taming-transformers kind: {error} is missing") from error
     vq = ChameleonVQ(image_size, codes, tuple(widths), blocks, latent)
     expected = vq.model.state_dict()
     renamed: dict[str, Tensor] = {}
@@ -82,13 +82,13 @@ def convert(state: dict[str, Tensor], image_size: int = 256) -> ChameleonVQ:
         name, flatten = rename(key, levels)
         value = value[:, :, 0, 0] if flatten and value.ndim == 4 else value
         if name not in expected:
-            raise ArmorError(f"unknown VQGAN weight {key}")
+            raise UserError(f"unknown VQGAN weight {key}")
         if value.shape != expected[name].shape:
-            raise ArmorError(f"VQGAN weight {key} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}")
+            raise UserError(f"VQGAN weight {key} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}")
         renamed[name] = value.float()
     missing = sorted(set(expected) - set(renamed))
     if missing:
-        raise ArmorError(f"the VQGAN lacks {missing[0]} (in diffusers' names)")
+        raise UserError(f"the VQGAN lacks {missing[0]} (in diffusers' names)")
     vq.model.load_state_dict(renamed)
     return vq.eval()
 

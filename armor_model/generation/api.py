@@ -1,16 +1,16 @@
-"""`generate` and `draw`: conversations in, answers of text and pictures out."""
+"""Generation API: `generate`, `stream` and `draw` turn conversations into answers of text, images, or both."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import math
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from armor_model.errors import ArmorError
+from armor_model.base.errors import ArmorError, UserError
 from armor_model.generation.engine import Engine
-from armor_model.generation.rows import Request, Row
-from armor_model.generation.settings import GenerationSettings, Response
+from armor_model.generation.state import Request, Row
 from armor_model.processing import is_empty
 
 if TYPE_CHECKING:
@@ -18,18 +18,113 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from armor_model.modeling import ArmorForConditionalGeneration
+    from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor, Conversation
 
-UNCONDITIONAL: list[dict] = [{"role": "user", "content": ""}]
+UNCONDITIONAL: Conversation = [{"role": "user", "content": ""}]
 """What guidance compares with: a request with an empty prompt, as in the training's condition dropout."""
 
 DECODE_BATCH = 64
-"""Pictures decoded at a time: bounds the memory of the image tokenizer's decoder."""
+"""Images decoded at a time: bounds the memory of the image tokenizer's decoder."""
+
+
+@dataclass(frozen=True)
+class GenerationSettings:
+    """How to decode. Validated when built."""
+
+    max_new_tokens: int = 512
+    """Most text tokens of an answer; an image counts as one (its <imgbos>) and is always finished."""
+    temperature: float = 0.0
+    """Of the text head; 0 takes the most likely token."""
+    top_k: int = 0
+    """Text tokens kept before sampling; 0 keeps all."""
+    top_p: float = 1.0
+    """Probability mass kept before sampling."""
+    image_temperature: float = 1.0
+    """Of the visual head; 0 takes the most likely code."""
+    image_top_k: int = 0
+    image_top_p: float = 1.0
+    guidance: float = 1.0
+    """Classifier-free guidance of the visual head: without + guidance * (with - without the prompt); 1 is off."""
+    allow_images: bool = True
+    """False masks <imgbos>, so that the answer is text; how often it would have won is counted."""
+    max_images: int = 4
+    """After this many images <imgbos> is masked."""
+    force_image: bool = False
+    """Begin the answer with <imgbos>."""
+    stop_after_image: bool = False
+    """End the answer after the first image."""
+    free_imgend: bool = False
+    """Let the visual head end an image early (it is then filled up with its last code, and counted)."""
+
+    def __post_init__(self) -> None:
+        wrong = {  # not x >= 0 rather than x < 0: a NaN is neither
+            "max_new_tokens": self.max_new_tokens < 1,
+            "temperature": not 0 <= self.temperature < math.inf,
+            "image_temperature": not 0 <= self.image_temperature < math.inf,
+            "top_k": self.top_k < 0,
+            "image_top_k": self.image_top_k < 0,
+            "top_p": not 0 < self.top_p <= 1,
+            "image_top_p": not 0 < self.image_top_p <= 1,
+            "guidance": not 0 <= self.guidance < math.inf,
+            "max_images": self.max_images < 0,
+        }
+        for name, bad in wrong.items():
+            if bad:
+                raise UserError(f"{name} cannot be {getattr(self, name)}")
+        if self.force_image and (not self.allow_images or self.max_images < 1):
+            raise UserError("force_image needs allow_images and max_images of at least 1")
+
+    @property
+    def images(self) -> int:
+        """Most images an answer can hold."""
+        return self.max_images if self.allow_images else 0
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance changes anything."""
+        return self.guidance != 1 and self.images > 0
+
+
+@dataclass
+class Response:
+    """One answer: texts and images, in order."""
+
+    parts: list[str | Image] = field(default_factory=list)
+    codes: list[list[int]] = field(default_factory=list)
+    """The codes of each image, row by row."""
+    tokens: list[int] = field(default_factory=list)
+    """Every token, the closing one included."""
+    stats: dict[str, Any] = field(default_factory=dict)
+    """`seed`, `text_tokens`, `imgbos` (images begun), `imgbos_masked` (times it would have won but was not allowed),
+    `early_ends`, `adapter_steps` (positions that the adapter computed), `finish` (`stop`, `length` or `image`)."""
+    error: str | None = None
+    """Why there is no answer, where the caller asked for errors to be recorded."""
+
+    @property
+    def text(self) -> str:
+        """The texts, joined by line breaks."""
+        return "\n".join(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def images(self) -> list[Image]:
+        """The images, in order."""
+        return [part for part in self.parts if not isinstance(part, str)]
+
+    def message(self) -> dict[str, Any]:
+        """The answer as an assistant message, images with their codes, to go on with the conversation."""
+        codes = iter(self.codes)
+        content = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image", "image": part, "codes": next(codes)}
+            for part in self.parts
+        ]
+        return {"role": "assistant", "content": content}
 
 
 def generate(
-    model: ArmorForConditionalGeneration,
+    model: ArmorModel,
     processor: ArmorProcessor,
     conversations: list[Conversation],
     settings: GenerationSettings | None = None,
@@ -47,18 +142,18 @@ def generate(
         conversations: each ends with the user's message (see armor_model.processing).
         settings: how to decode.
         seeds: one a conversation; by default 0, 1, 2, ... A row's answer depends on its own seed only.
-        batch_size: most conversations under way at once; waiting ones take the places of finished ones.
+        batch_size: most conversations under way at once; waiting ones take the rows of finished ones.
         max_tiles: override the processor's setting.
-        on_error: `raise` an ArmorError for a conversation that cannot be encoded, or `record` it in its Response.
+        on_error: `raise` a UserError for a conversation that cannot be encoded, or `record` it in its Response.
         compile: True fuses the steps with torch.compile, which takes a minute or so for each process; `auto` does it
             on CUDA where the requests are many enough to pay for it.
     """
-    found = dict(stream(model, processor, conversations, settings, seeds, batch_size, max_tiles, on_error, compile))
-    return [found[i] for i in range(len(conversations))]
+    answers = dict(stream(model, processor, conversations, settings, seeds, batch_size, max_tiles, on_error, compile))
+    return [answers[i] for i in range(len(conversations))]
 
 
 def stream(
-    model: ArmorForConditionalGeneration,
+    model: ArmorModel,
     processor: ArmorProcessor,
     conversations: list[Conversation],
     settings: GenerationSettings | None = None,
@@ -70,21 +165,22 @@ def stream(
 ) -> Iterator[tuple[int, Response]]:
     """`generate`, giving each answer with its number as soon as it is finished (not in order): what a journal wants.
 
-    Pictures that are finished together are decoded together, at most DECODE_BATCH at a time.
+    Images that are finished together are decoded together, at most DECODE_BATCH at a time.
     """
     settings = settings or GenerationSettings()
     seeds = list(range(len(conversations))) if seeds is None else list(seeds)
     if len(seeds) != len(conversations):
-        raise ArmorError(f"{len(conversations)} conversations need as many seeds, not {len(seeds)}")
-    requests, places = [], []
+        raise UserError(f"{len(conversations)} conversations need as many seeds, not {len(seeds)}")
+    requests: list[Request] = []
+    numbers: list[int] = []
     for i, conversation in enumerate(conversations):
         try:
             requests.append(_request(model, processor, conversation, settings, seeds[i], max_tiles))
-            places.append(i)
+            numbers.append(i)
         except ArmorError as error:
             if on_error == "raise":
                 where = f"conversation {i + 1} of {len(conversations)}: " if len(conversations) > 1 else ""
-                raise ArmorError(where + error.message, hint=error.hint) from error
+                raise UserError(where + error.message, hint=error.hint) from error
             yield i, Response(stats={"seed": seeds[i]}, error=str(error))
     if not requests:
         return
@@ -95,7 +191,7 @@ def stream(
         engine = Engine(model, settings, processor.stop_ids, unconditional, batch_size, compile=compile)
         pending: list[tuple[int, Response]] = []
         for number, row in engine.stream(requests):
-            i = places[number]
+            i = numbers[number]
             pending.append((i, _response(row, seeds[i])))
             if not engine.done or sum(len(r.codes) for _, r in pending) >= DECODE_BATCH:
                 _render([response for _, response in pending], processor)
@@ -106,7 +202,7 @@ def stream(
 
 
 def draw(
-    model: ArmorForConditionalGeneration,
+    model: ArmorModel,
     processor: ArmorProcessor,
     prompts: list[str],
     settings: GenerationSettings | None = None,
@@ -114,7 +210,7 @@ def draw(
     batch_size: int = 64,
     compile: bool | str = "auto",
 ) -> list[Image]:
-    """One picture a prompt: the answer is made to begin with <imgbos> and ends with the picture."""
+    """One image a prompt: the answer is made to begin with <imgbos> and ends with the image."""
     settings = replace(
         settings or GenerationSettings(), allow_images=True, force_image=True, stop_after_image=True, max_images=1,
         max_new_tokens=1,
@@ -125,7 +221,7 @@ def draw(
 
 
 def _request(
-    model: ArmorForConditionalGeneration,
+    model: ArmorModel,
     processor: ArmorProcessor,
     conversation: Conversation,
     settings: GenerationSettings,
@@ -133,15 +229,15 @@ def _request(
     max_tiles: int | None,
 ) -> Request:
     if not conversation or conversation[-1].get("role") != "user":
-        raise ArmorError("a conversation to be answered ends with a user's message")
+        raise UserError("a conversation to be answered ends with a user's message")
     if is_empty(conversation[-1]):
-        raise ArmorError("the prompt is empty")
+        raise UserError("the prompt is empty")
     row = processor.encode_one(conversation, add_generation_prompt=True, max_tiles=max_tiles)
     limit = model.config.text_config.max_position_embeddings
     needed = processor.codes_per_image + 2 if settings.force_image else 1
     if len(row.ids) + needed > limit:
         room = f"{limit} with the {needed} of the answer" if settings.force_image else f"{limit}"
-        raise ArmorError(
+        raise UserError(
             f"the conversation has {len(row.ids)} tokens, this model's context holds {room}",
             hint="shorten it, or begin a new conversation",
         )
@@ -152,30 +248,29 @@ def _response(row: Row, seed: int) -> Response:
     stats = {
         "seed": seed,
         "text_tokens": row.text_tokens,
-        "imgbos": len(row.pictures),
+        "imgbos": len(row.images),
         "imgbos_masked": row.imgbos_masked,
         "early_ends": row.early_ends,
         "adapter_steps": row.adapter_steps,
         "finish": row.finish,
     }
-    return Response(codes=row.pictures, tokens=row.tokens, stats=stats)
+    return Response(codes=row.images, tokens=row.tokens, stats=stats)
 
 
 def _render(responses: list[Response], processor: ArmorProcessor) -> None:
-    """Tokens to parts; pictures of all answers are decoded together, off the loop."""
+    """Tokens to parts; images of all answers are decoded together, off the loop."""
     side = processor.settings.image_grid
-    codes = [picture for response in responses for picture in response.codes]
-    pictures = []
+    codes = [image for response in responses for image in response.codes]
+    images: list[Image] = []
     for first in range(0, len(codes), DECODE_BATCH):
         batch = torch.tensor(codes[first : first + DECODE_BATCH]).view(-1, side, side)
-        pictures += processor.decode_codes(batch)
-    remaining = iter(pictures)
+        images += processor.decode_codes(batch)
+    remaining = iter(images)
     for response in responses:
         pending: list[int] = []
         for token in [*response.tokens, None]:
-            if token == processor.imgend_id or token is None:
-                text = processor.decode_text(pending)
-                if text:
+            if token is None or token == processor.imgend_id:
+                if text := processor.decode_text(pending):
                     response.parts.append(text)
                 pending = []
                 if token is not None:

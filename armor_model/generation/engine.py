@@ -1,36 +1,48 @@
-"""The generation loop: rows in text and in image mode advance together, one token a step, over one preallocated cache.
+"""The generation engine: continuous batching, rows in text and in image mode advancing together, a token a step.
 
 Only the active head of a row is computed. The adapter needs keys and values of every earlier position: hidden states
-before the final norm are kept, and when a row says <imgbos> the adapter catches up on the slots it skipped, for that
-row only. A row's tokens lie in slots [start, slot); its position ids count from its start. Finished rows make room
-for waiting requests. Stretches in which all rows draw (on a GPU: or write) run without asking the host (burst.py).
+before the final norm are kept, and when a row emits <imgbos> the adapter catches up on the slots it skipped, for that
+row only. Finished rows make room for waiting requests. Stretches in which all rows draw (on a GPU: or write) run
+without asking the host (static.py).
 
-Legend: R rows, S slots, D width, n live rows, N some of them, T tokens.
+Legend: R rows, S slots, D width, n live rows, N some of them, T tokens, V text choices, K codes.
 """
 
 from __future__ import annotations
 
+from collections import deque
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from armor_model.errors import ArmorError
-from armor_model.generation.burst import LENGTH_STEP, StaticStep, draw_sliced, padded
-from armor_model.generation.cache import attention
-from armor_model.generation.places import Places
-from armor_model.generation.rows import Request, Row
-from armor_model.generation.sampling import choose
+from armor_model.base.errors import UserError
+from armor_model.generation.state import Batch, Limits, Request, Row, attention, uniforms
+from armor_model.generation.static import (
+    COMPILE_PAYS,
+    LENGTH_STEP,
+    StaticStep,
+    choose,
+    draw_sliced,
+    guide,
+    padded,
+    roles,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from armor_model.generation.api import GenerationSettings
+    from armor_model.modeling import ArmorModel
 
-HOLD = 64
+REFILL = 4
+"""New requests are let in when at least 1/REFILL of the batch is free: a prefill for each would not pay."""
+TEXT_STEPS = 64
 """Text steps that the static buffers are filled for at a time."""
 
 
-class Engine(Places):
+class Engine:
     """Runs requests through a model; results are finished Rows, in the order of the requests.
 
     Args:
@@ -44,7 +56,33 @@ class Engine(Places):
             COMPILE_PAYS steps or more; a backend of torch.compile by name takes the place of inductor.
     """
 
-    # ---- driving -------------------------------------------------------------------------------------------
+    def __init__(
+        self, model: ArmorModel, settings: GenerationSettings, stop_ids: list[int], unconditional: list[int],
+        batch_size: int = 64, static: bool | None = None, compile: bool | str = "auto",
+    ):  # fmt: skip
+        self.model, self.settings, self.config, self.device = model, settings, model.config, model.device
+        if len(devices := sorted({str(p.device) for p in model.parameters()})) > 1:
+            raise UserError(f"generation needs the whole model on one device; it is on {', '.join(devices)}")
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1, not {batch_size}")
+        asked = compile not in (False, "auto")
+        self.static = (asked or self.device.type == "cuda") if static is None else static
+        if asked and not self.static:
+            raise UserError("only static steps can be compiled")
+        self.unconditional, self.batch_size, self.wants_compile = unconditional, batch_size, compile
+        self.compile = ""
+        """torch.compile's backend for the present requests; empty where steps run as they are."""
+        self.single = self.config.heads == "single"
+        c = self.config
+        self.limits = Limits(
+            settings, frozenset(stop_ids), c.imgbos_id, c.imgend_id, c.first_code_id, c.codes_per_image,
+            c.text_config.max_position_embeddings,
+        )  # fmt: skip
+        self.done: dict[int, Row] = {}
+        self.waiting: deque[tuple[int, Request]] = deque()
+        self.steps: dict[tuple[int, int, bool], StaticStep] = {}
+        self.batch: Batch | None = None
+        self.graph_pool: list[tuple[int, int]] = []
 
     def run(self, requests: list[Request]) -> list[Row]:
         """Answer all requests."""
@@ -56,224 +94,286 @@ class Engine(Places):
         """Answer all requests; each is given, with its number, as soon as it is finished."""
         if not requests:
             return
-        self.rows, self.done = [], {}
+        self.done = {}
         self.waiting.clear()
         for request in requests:
-            first_picture = self.per_picture + 2 if self.settings.force_image else 1
-            if len(request.ids) + first_picture > self.context:
-                raise ArmorError(f"the prompt has {len(request.ids)} tokens; this model's context holds {self.context}")
+            first_image = self.limits.codes_per_image + 2 if self.settings.force_image else 1
+            if len(request.ids) + first_image > self.limits.context:
+                held = self.limits.context
+                raise UserError(f"the prompt has {len(request.ids)} tokens; this model's context holds {held}")
         # longest first: a later prompt then always fits in front of the current slot
         order = sorted(range(len(requests)), key=lambda i: -len(requests[i].ids))
         self.waiting.extend((i, requests[i]) for i in order)
-        self._allocate(len(requests), len(requests[order[0]].ids))
-        while self.rows or self.waiting:
-            self._refill()
-            if not self._burst():
-                self._step()
+        batch = self._allocate(len(requests), len(requests[order[0]].ids))
+        while batch.rows or self.waiting:
+            self._refill(batch)
+            if not self._run_uniform(batch):
+                self._step(batch)
             while self.done:
                 yield self.done.popitem()
 
-    # ---- one step ------------------------------------------------------------------------------------------
+    # ---- continuous batching -------------------------------------------------------------------------------
 
-    def _step(self) -> None:
-        """Feed each row's pending token and let each row say the next one."""
-        n, slot = len(self.rows), self.slot
-        ids_n1 = torch.tensor([[row.token] for row in self.rows], device=self.device)
-        starts = [row.start for row in self.rows]
+    def _allocate(self, requests: int, longest: int) -> Batch:
+        """Caches for all that follows; the adapter's, and the hidden states it reads, only when they can be needed.
+        Twice an answer's slots where rows come and go: a row may begin anywhere in the first half."""
+        self.running = min(self.batch_size, requests)
+        guided = self.settings.guided
+        self.prompt = max(longest + self.settings.force_image, len(self.unconditional) + 1 if guided else 0)
+        slots = self.prompt + self.limits.new_tokens * (2 if requests > self.running else 1) + 1
+        count = self.running * (2 if guided else 1)
+        if self.static:
+            count = padded(count)
+            slots = -(-slots // LENGTH_STEP) * LENGTH_STEP
+        compile = self._backend(requests)
+        if compile != self.compile:
+            self.compile, self.steps = compile, {}
+        if self.batch is None or self.batch.count < count or self.batch.slots < slots:
+            self.steps = {}  # captured graphs hold on to their batch's caches
+            self.batch = Batch(self.model, count, slots, with_adapter=bool(self.settings.images) or self.single)
+        self.batch.rows, self.batch.slot = [], self.prompt
+        return self.batch
+
+    def _backend(self, requests: int) -> str:
+        steps, wish = -(-requests // self.running) * self.limits.new_tokens, self.wants_compile
+        if wish == "auto":
+            wish = self.static and self.device.type == "cuda" and steps >= COMPILE_PAYS
+        return "inductor" if wish is True else wish or ""
+
+    def _refill(self, batch: Batch) -> None:
+        """Let waiting requests in: all at once into an empty batch, later when enough of it is free."""
+        if not self.waiting:
+            return
+        live = sum(row.conditional is None for row in batch.rows)
+        free = self.running - live
+        if live and free * REFILL < self.running:
+            return
+        if not live:
+            batch.slot = self.prompt
+        elif batch.slot + self.limits.new_tokens >= batch.slots:
+            batch.shift(self.prompt)
+            if batch.slot + self.limits.new_tokens >= batch.slots:
+                return
+        self._admit(batch, [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))])
+
+    def _admit(self, batch: Batch, new: list[tuple[int, Request]]) -> None:
+        """Prefill new rows so that their prompts end at the current slot, and sample their first token. A forced
+        <imgbos> is part of the prefill."""
+        n, forced = len(batch.rows), self.settings.force_image
+        begin = [self.config.imgbos_id] if forced else []
+        prompts = [Request(request.ids + begin, request.tiles, request.seed) for _, request in new]
+        for (number, _), request in zip(new, prompts, strict=True):
+            start = batch.slot - len(request.ids)
+            numbers = uniforms(request.seed, self.limits.new_tokens)
+            row = Row(number, start, self.limits, numbers, adapted=start)
+            if forced:
+                row.append_text(self.config.imgbos_id, batch.slot)
+            batch.rows.append(row)
+        if forced and self.settings.guided:
+            prompts += self._add_unconditional(batch, batch.rows[n:], begin)
+        fresh = list(range(n, len(batch.rows)))
+        last_RD = self._prefill(batch, fresh, prompts)
+        self._sample(batch, fresh, last_RD)
+        self._settle(batch)
+
+    def _add_unconditional(self, batch: Batch, rows: list[Row], begin: list[int]) -> list[Request]:
+        """An unconditional row for each of these; their prompts, to be prefilled."""
+        prompt = Request(self.unconditional + begin, [], 0)
+        start = batch.slot - len(prompt.ids)
+        for row in rows:
+            row.unconditional = Row(
+                -1, start, self.limits, [], True, row.token, start, codes=row.codes, conditional=row
+            )
+            batch.rows.append(row.unconditional)
+        return [prompt] * len(rows)
+
+    def _prefill(self, batch: Batch, indices: list[int], requests: list[Request]) -> Tensor:
+        """The newest hidden states of all rows (n, D); those of rows that were there before stay zero."""
+        T = max(len(r.ids) for r in requests)
+        first = batch.slot - T
+        ids_NT = torch.tensor([[0] * (T - len(r.ids)) + r.ids for r in requests], device=self.device)
+        embeds_NTD = self.model.embed(ids_NT, *self._pixels(requests))
+        batch.cache.at(batch.select(indices), first, batch.slot, first)
+        mask, positions = attention(self.model, [batch.rows[i].start for i in indices], first, batch.slot, first)
+        hidden_NTD = self.model.backbone(embeds_NTD, mask, positions, batch.cache)
+        last_RD = hidden_NTD.new_zeros(len(batch.rows), hidden_NTD.shape[-1])
+        last_RD[indices[0] :] = hidden_NTD[:, -1]
+        if batch.hidden_RSD is not None:
+            batch.hidden_RSD[indices[0] : indices[-1] + 1, first : batch.slot] = hidden_NTD
+        return last_RD
+
+    def _pixels(self, requests: list[Request]) -> tuple[Tensor | None, Tensor | None]:
+        """Tiles of all requests, and which of them stand where: of requests that hold the same tensor (they ask about
+        one image) the vision tower sees it once."""
+        tensors = {id(tiles): tiles for request in requests for tiles in request.tiles}
+        if not tensors:
+            return None, None
+        ends = list(accumulate(len(tiles) for tiles in tensors.values()))
+        numbers = {key: range(end - len(tensors[key]), end) for key, end in zip(tensors, ends, strict=True)}
+        order = [number for request in requests for tiles in request.tiles for number in numbers[id(tiles)]]
+        pixels = torch.cat(list(tensors.values())).to(self.device)
+        return pixels, torch.tensor(order, device=self.device) if len(order) > ends[-1] else None
+
+    def _settle(self, batch: Batch) -> None:
+        """Give rows that begin an image their unconditional row, take finished rows out."""
+        if self.settings.guided:
+            begin = [row for row in batch.rows if row.drawing and not row.conditional and not row.unconditional]
+            begin = [row for row in begin if not row.finish]
+            if begin:
+                n = len(batch.rows)
+                prompts = self._add_unconditional(batch, begin, [])
+                self._prefill(batch, list(range(n, len(batch.rows))), prompts)
+        for i in reversed(range(len(batch.rows))):
+            if (row := batch.rows[i]).finish:
+                if row.conditional is None:
+                    self.done[row.request] = row
+                batch.remove(i)
+
+    # ---- one step in general -------------------------------------------------------------------------------
+
+    def _step(self, batch: Batch) -> None:
+        """Feed each row's pending token and sample each row's next one."""
+        n, slot = len(batch.rows), batch.slot
+        ids_n1 = torch.tensor([[row.token] for row in batch.rows], device=self.device)
+        starts = [row.start for row in batch.rows]
         low = min(starts)
-        self.cache.window(n, slot, slot + 1, low)
+        batch.cache.at(n, slot, slot + 1, low)
         mask, positions = attention(self.model, starts, slot, slot + 1, low)
-        hidden_n1D = self.model.backbone(self.model.embed(ids_n1), mask, positions, self.cache)
-        self.last_RD = hidden_n1D[:, 0]
-        if self.hidden_RSD is not None:
-            self.hidden_RSD[:n, slot] = self.last_RD
-        self.slot += 1
-        self._say(list(range(n)))
-        self._settle()
+        hidden_n1D = self.model.backbone(self.model.embed(ids_n1), mask, positions, batch.cache)
+        if batch.hidden_RSD is not None:
+            batch.hidden_RSD[:n, slot] = hidden_n1D[:, 0]
+        batch.slot += 1
+        self._sample(batch, list(range(n)), hidden_n1D[:, 0])
+        self._settle(batch)
 
-    def _say(self, indices: list[int]) -> None:
-        """Let rows say their next token, each through its own head, from the newest hidden state."""
-        rows = self.rows
-        drawing = [i for i in indices if rows[i].drawing and len(rows[i].codes) < self.per_picture]
-        closing = [i for i in indices if rows[i].drawing and len(rows[i].codes) >= self.per_picture]
+    def _sample(self, batch: Batch, indices: list[int], last_RD: Tensor) -> None:
+        """Sample the next token of some rows, each through its own head, from the newest hidden states."""
+        rows, per_image, imgend = batch.rows, self.limits.codes_per_image, self.config.imgend_id
+        drawing = [i for i in indices if rows[i].drawing and len(rows[i].codes) < per_image]
+        ending = [i for i in indices if rows[i].drawing and len(rows[i].codes) >= per_image]
         writing = [i for i in indices if not rows[i].drawing]
-        visual = self._adapt(sorted(drawing + writing) if self.single else drawing)
+        visual = self._adapt(batch, sorted(drawing + writing) if self.single else drawing)
         if writing:
             if self.single:
-                logits_NV = self.model.visual_logits(torch.stack([visual[i] for i in writing]))
-                logits_NV = logits_NV[:, : self.config.imgend_id]
+                logits_NV = self.model.visual_logits(torch.stack([visual[i] for i in writing]))[:, :imgend]
             else:
-                chosen = self._select(writing)
-                logits_NV = self.model.text_logits(
-                    self.last_RD[:chosen] if isinstance(chosen, int) else self.last_RD[chosen]
-                )
-            self._write(writing, logits_NV)
+                chosen = batch.select(writing)
+                logits_NV = self.model.text_logits(last_RD[:chosen] if isinstance(chosen, int) else last_RD[chosen])
+            self._sample_text(batch, [rows[i] for i in writing], logits_NV)
         if drawing:
             logits_NK = self.model.visual_logits(torch.stack([visual[i] for i in drawing]))
-            self._draw(drawing, logits_NK[:, self.config.imgend_id :] if self.single else logits_NK)
-        for i in closing:
-            self._close(rows[i])
+            self._sample_codes(batch, [rows[i] for i in drawing], logits_NK[:, imgend:] if self.single else logits_NK)
+        for i in ending:
+            rows[i].end_image()
 
-    def _write(self, indices: list[int], logits_NV: Tensor) -> None:
+    def _sample_text(self, batch: Batch, rows: list[Row], logits_NV: Tensor) -> None:
         """Text: logits (N, V + 1), the last column <imgbos>."""
-        rows = [self.rows[i] for i in indices]
-        barred = [self.barred(row) for row in rows]
-        if any(barred):
-            wins = logits_NV.argmax(-1).tolist()
-            for row, bar, win in zip(rows, barred, wins, strict=True):
-                row.imgbos_masked += bar and win == self.config.imgbos_id
-            logits_NV[:, -1].masked_fill_(torch.tensor(barred, device=self.device), float("-inf"))
+        no_image = [row.must_write(batch.slot) for row in rows]
+        if any(no_image):
+            winners = logits_NV.argmax(-1).tolist()
+            for row, masked, winner in zip(rows, no_image, winners, strict=True):
+                row.imgbos_masked += masked and winner == self.config.imgbos_id
+            logits_NV[:, -1].masked_fill_(torch.tensor(no_image, device=self.device), float("-inf"))
         s = self.settings
-        said = choose(logits_NV, self.uniforms(rows, 1)[:, 0], s.temperature, s.top_k, s.top_p)
-        for row, token in zip(rows, said.tolist(), strict=True):
-            self._take_text(row, token)
+        tokens_N = choose(logits_NV, batch.uniforms(rows, 1)[:, 0], s.temperature, s.top_k, s.top_p)
+        for row, token in zip(rows, tokens_N.tolist(), strict=True):
+            row.append_text(token, batch.slot)
 
-    def barred(self, row: Row) -> bool:
-        """The row may not begin another picture: it has its number, or the context has no room for one."""
-        room = self.context - (self.slot - row.start)
-        return len(row.pictures) >= self.settings.images or room < self.per_picture + 2
-
-    def _take_text(self, row: Row, token: int) -> None:
-        row.token = token
-        row.tokens.append(token)
-        row.text_tokens += 1
-        if token in self.stop_ids:
-            row.finish = "stop"
-        elif token == self.config.imgbos_id:
-            row.drawing, row.codes = True, []
-        elif row.text_tokens >= self.settings.max_new_tokens or self.slot - row.start >= self.context:
-            row.finish = "length"
-
-    def _draw(self, indices: list[int], logits_NK: Tensor) -> None:
-        """Codes: logits (N, K + 2), columns <imgend>, <imgpad>, codes. Shadows' logits steer, they do not speak."""
-        s, rows = self.settings, [self.rows[i] for i in indices]
-        if self.guided:
-            at = {id(row): j for j, row in enumerate(rows)}
-            own = [j for j, row in enumerate(rows) if row.owner is None]
-            without = logits_NK[[at[id(rows[j].shadow)] for j in own]].float()
-            logits_NK = without + s.guidance * (logits_NK[own].float() - without)
-            rows = [rows[j] for j in own]
+    def _sample_codes(self, batch: Batch, rows: list[Row], logits_NK: Tensor) -> None:
+        """Codes: logits (N, K + 2), columns <imgend>, <imgpad>, codes; unconditional rows only guide."""
+        s = self.settings
+        if s.guided:
+            cond, uncond, _ = roles(rows, True)
+            logits_NK = guide(logits_NK, cond, uncond, s.guidance)
+            rows = [rows[j] for j in cond]
         codes_NK = logits_NK[:, 2:]
         if s.free_imgend:
             first = torch.tensor([not row.codes for row in rows], device=self.device)
             ends_N1 = logits_NK[:, :1].masked_fill(first[:, None], float("-inf"))
             codes_NK = torch.cat([codes_NK, ends_N1], -1)
-        u_N = self.uniforms(rows, 1)[:, 0]
-        said = choose(codes_NK, u_N, s.image_temperature, s.image_top_k, s.image_top_p)
-        for row, code in zip(rows, said.tolist(), strict=True):
+        u_N = batch.uniforms(rows, 1)[:, 0]
+        codes_N = choose(codes_NK, u_N, s.image_temperature, s.image_top_k, s.image_top_p)
+        for row, code in zip(rows, codes_N.tolist(), strict=True):
             if code == self.config.codebook_size:
-                row.early_ends += 1
-                row.codes += [row.codes[-1]] * (self.per_picture - len(row.codes))
-                self._close(row)
+                row.end_early()
             else:
-                self._take_codes(row, [code])
+                row.append_codes([code])
 
-    def _take_codes(self, row: Row, codes: list[int]) -> None:
-        row.codes += codes
-        row.tokens += [self.config.first_code_id + code for code in codes]
-        row.token = row.tokens[-1]
-        if row.shadow is not None:
-            row.shadow.token, row.shadow.codes = row.token, row.codes
-        if len(row.codes) == self.per_picture and self._ends_with_picture(row):
-            self._close(row)
-
-    def _ends_with_picture(self, row: Row) -> bool:
-        """Nothing can follow the picture, so <imgend> need not be fed."""
-        return self.settings.stop_after_image or row.text_tokens >= self.settings.max_new_tokens
-
-    def _close(self, row: Row) -> None:
-        """<imgend>: the picture is complete, the text head speaks next. Shadows are done with their owner's picture."""
-        if row.owner is not None:
-            row.finish = "shadow"
-            return
-        row.pictures.append(row.codes)
-        row.drawing, row.token = False, self.config.imgend_id
-        row.tokens.append(row.token)
-        if row.shadow is not None:
-            row.shadow.finish = "shadow"
-            row.shadow = None
-        if self._ends_with_picture(row):
-            row.finish = "image" if self.settings.stop_after_image else "length"
-
-    def _adapt(self, indices: list[int]) -> dict[int, Tensor]:
+    def _adapt(self, batch: Batch, indices: list[int]) -> dict[int, Tensor]:
         """The adapter's newest output (D,) for some rows, by row index; rows that lag catch up in one pass."""
-        newest = self.slot - 1
-        steady = [i for i in indices if self.rows[i].adapted == newest]
-        behind = [i for i in indices if self.rows[i].adapted < newest]
-        out = {}
+        newest, out = batch.slot - 1, {}
+        steady = [i for i in indices if batch.rows[i].adapted == newest]
+        behind = [i for i in indices if batch.rows[i].adapted < newest]
         for group in (steady, behind):
             if not group:
                 continue
-            first = min(self.rows[i].adapted for i in group)
-            starts = [self.rows[i].start for i in group]
-            rows = self._select(group)
-            hidden_NTD = (self.hidden_RSD[:rows] if isinstance(rows, int) else self.hidden_RSD[rows])[
-                :, first : self.slot
-            ]
-            self.adapter_cache.window(rows, first, self.slot, min(starts))
-            mask, positions = attention(self.model, starts, first, self.slot, min(starts))
-            visual_NTD = self.model.visual_hidden(hidden_NTD, mask, positions, self.adapter_cache)
+            rows = [batch.rows[i] for i in group]
+            first, starts, chosen = min(row.adapted for row in rows), [row.start for row in rows], batch.select(group)
+            hidden_NSD = batch.hidden_RSD[:chosen] if isinstance(chosen, int) else batch.hidden_RSD[chosen]
+            batch.adapter_cache.at(chosen, first, batch.slot, min(starts))
+            mask, positions = attention(self.model, starts, first, batch.slot, min(starts))
+            hidden_NTD = hidden_NSD[:, first : batch.slot]
+            visual_NTD = self.model.visual_hidden(hidden_NTD, mask, positions, batch.adapter_cache)
             out.update(zip(group, visual_NTD[:, -1], strict=True))
-            for i in group:
-                self.rows[i].adapter_steps += self.slot - self.rows[i].adapted
-                self.rows[i].adapted = self.slot
+            for row in rows:
+                row.adapter_steps += batch.slot - row.adapted
+                row.adapted = batch.slot
         return out
 
     # ---- stretches without a decision ----------------------------------------------------------------------
 
-    def _burst(self) -> bool:
+    def _run_uniform(self, batch: Batch) -> bool:
         """Run as many steps as need no decision by the host; False where the general step must serve."""
-        rows, free = self.rows, self.settings.free_imgend
+        rows = batch.rows
         if not rows:
             return True
-        if all(row.drawing and row.codes and row.adapted == self.slot for row in rows) and not free:
-            left = self.per_picture - max(len(row.codes) for row in rows)
+        draws = all(row.drawing and row.codes and row.adapted == batch.slot for row in rows)
+        if draws and not self.settings.free_imgend:
+            left = self.limits.codes_per_image - max(len(row.codes) for row in rows)
             if left > 0:
-                self._burst_drawing(left)
+                self._draw(batch, left)
                 return True
         elif self.static and not self.single and not any(row.drawing for row in rows):
-            self._burst_writing()
+            self._write(batch)
             return True
         return False
 
-    def _burst_writing(self) -> None:
+    def _write(self, batch: Batch) -> None:
         """One step in which all rows write; the buffers are filled anew only when rows or their rights have changed."""
-        step = self._static_step(drawing=False)
-        left = min(self.settings.max_new_tokens - row.text_tokens for row in self.rows)
-        near = min(self.context - (self.slot - row.start) for row in self.rows) - self.per_picture - 2
-        if near < HOLD or not step.stands():
-            step.begin(1 if near < HOLD else min(left, HOLD))
+        step, limits = self._static_step(batch, drawing=False), self.limits
+        left = min(self.settings.max_new_tokens - row.text_tokens for row in batch.rows)
+        room = min(limits.context - (batch.slot - row.start) for row in batch.rows) - limits.codes_per_image - 2
+        if room < TEXT_STEPS or not step.is_current():
+            step.load(1 if room < TEXT_STEPS else min(left, TEXT_STEPS))
         step.advance()
-        for row, token, lost in zip(self.rows, *step.newest(), strict=False):
-            row.imgbos_masked += lost
-            self._take_text(row, token)
-        self._settle()
+        for row, token, masked in zip(batch.rows, *step.last_tokens(), strict=False):
+            row.imgbos_masked += masked
+            row.append_text(token, batch.slot)
+        self._settle(batch)
 
-    def _burst_drawing(self, steps: int) -> None:
+    def _draw(self, batch: Batch, steps: int) -> None:
+        """Steps in which all rows draw."""
         if self.static:
-            step = self._static_step(drawing=True, steps=steps)
-            speaking = step.begin(steps)
+            step = self._static_step(batch, drawing=True, steps=steps)
+            conditional = step.load(steps)
             for _ in range(steps):
                 step.advance()
-            codes = (step.said_ns[:speaking, :steps] - self.config.first_code_id).tolist()
+            codes = (step.tokens_ns[:conditional, :steps] - self.config.first_code_id).tolist()
         else:
-            codes = draw_sliced(self, steps).tolist()
-        for row in self.rows:
+            codes = draw_sliced(self.model, self.settings, batch, steps).tolist()
+        for row in batch.rows:
             row.adapter_steps += steps
-            row.adapted = self.slot
-        for row, said in zip([row for row in self.rows if row.owner is None], codes, strict=True):
-            self._take_codes(row, said)
-        self._settle()
+            row.adapted = batch.slot
+        for row, new in zip([row for row in batch.rows if row.conditional is None], codes, strict=True):
+            row.append_codes(new)
+        self._settle(batch)
 
-    def _static_step(self, drawing: bool, steps: int = 1) -> StaticStep:
-        rows = padded(len(self.rows))  # never more than were allocated: that number is padded too
-        length = min(-(-(self.slot + steps) // LENGTH_STEP) * LENGTH_STEP, self.slots)
+    def _static_step(self, batch: Batch, drawing: bool, steps: int = 1) -> StaticStep:
+        rows = padded(len(batch.rows))  # never more than were allocated: that number is padded too
+        length = min(-(-(batch.slot + steps) // LENGTH_STEP) * LENGTH_STEP, batch.slots)
         key = (rows, length, drawing)
         if key not in self.steps:
-            self.steps[key] = StaticStep(self, rows, length, drawing)
+            self.steps[key] = StaticStep(
+                self.model, self.settings, batch, *key, self.limits.new_tokens, self.compile, self.graph_pool
+            )
         return self.steps[key]
-
-    def uniforms(self, rows: list[Row], steps: int) -> Tensor:
-        """The numbers (N, steps) that rows draw for their next tokens."""
-        numbers = [row.u[len(row.tokens) : len(row.tokens) + steps] for row in rows]
-        return torch.tensor(numbers, dtype=torch.float64, device=self.device)

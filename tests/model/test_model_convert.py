@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from armor_model import ArmorError, ImageTokenizer, load
+from armor_model.bases.internvl import INTERNVL
 from armor_model.convert import vqgan
 from armor_model.convert.build import build
 from armor_model.convert.export import export
-from armor_model.convert.layouts import splitter
-from armor_model.params import summary
+from armor_model.presets import summary
 
 
 @pytest.fixture
@@ -89,7 +89,6 @@ def test_every_published_size_is_carried_over(size):
 
     from armor_model.config import ArmorConfig
     from armor_model.convert.build import plan
-    from armor_model.convert.layouts import read_config
     from armor_model.presets import preset_dict
 
     known = preset_dict(f"internvl2_5-{size}")
@@ -105,10 +104,17 @@ def test_every_published_size_is_carried_over(size):
     vit = 4 + (13 if eyes["use_qk_norm"] else 14) * eyes["num_hidden_layers"]
     per_block = 7 if text["model_type"] == "llama" else 12
     assert len(tensors) == vit + 6 + 3 + per_block * text["num_hidden_layers"]  # as published
-    layout, settings = read_config(config)
+    layout, settings = INTERNVL.read_config(config)
     settings["image_token_id"] = known["image_token_id"]
     items = plan(
-        SimpleNamespace(tensors=tensors), layout, ArmorConfig(**settings), settings["text_config"], "copy", None, 0
+        SimpleNamespace(tensors=tensors),
+        INTERNVL,
+        layout,
+        ArmorConfig(**settings),
+        settings["text_config"],
+        "copy",
+        None,
+        0,
     )
     ours = sum(item.size // 2 for item in items if item.name.startswith(("model.", "lm_head.")))
     assert ours == sum(v.numel() for v in state.values()) == summary(known)["internvl"]
@@ -120,7 +126,7 @@ def test_contiguous_thirds_would_be_wrong(write_base, tmp_path, tokenizer):
     """The trap of the published wqkv: the right split differs from thirds although the shapes agree."""
     fused = torch.randn(12 * 4, 32)
     text = {"num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 32}
-    q, k, v = (splitter(f"wqkv:{x}", text)(fused) for x in "qkv")
+    q, k, v = (INTERNVL.take(f"wqkv:{x}", text)(fused) for x in "qkv")
     naive = fused.split([32, 8, 8])
     assert [t.shape for t in (q, k, v)] == [t.shape for t in naive]
     assert not any(torch.equal(a, b) for a, b in zip((q, k, v), naive, strict=True))

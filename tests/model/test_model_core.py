@@ -8,8 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from armor_model import ArmorConfig, ArmorError, ArmorForConditionalGeneration, preset
-from armor_model.params import block, count, summary
-from armor_model.presets import PRESETS, preset_dict
+from armor_model.presets import PRESETS, block, count, preset_dict, summary
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +21,7 @@ def base(tokenizer):
 
 def test_original_logits_are_internvls(pair, base, conversations):
     _, processor = pair
-    armor = ArmorForConditionalGeneration.from_internvl(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
+    armor = ArmorForConditionalGeneration.from_base(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
                                                         vq_config=PRESETS["tiny"]["vq_config"]).eval()  # fmt: skip
     batch = processor.encode(conversations, add_generation_prompt=True)
     with torch.no_grad():
@@ -40,7 +39,7 @@ def test_greedy_tokens_are_internvls(pair, base, conversations):
     from armor_model import GenerationSettings, generate
 
     _, processor = pair
-    armor = ArmorForConditionalGeneration.from_internvl(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
+    armor = ArmorForConditionalGeneration.from_base(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
                                                         vq_config=PRESETS["tiny"]["vq_config"]).eval()  # fmt: skip
     answers = generate(armor, processor, conversations, GenerationSettings(max_new_tokens=20, allow_images=False))
     for conversation, answer in zip(conversations, answers, strict=True):
@@ -204,7 +203,7 @@ def test_packed_rows_equal_separate_rows(pair):
 
 
 def test_adapter_copies_the_last_blocks(base):
-    armor = ArmorForConditionalGeneration.from_internvl(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
+    armor = ArmorForConditionalGeneration.from_base(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
                                                         vq_config=PRESETS["tiny"]["vq_config"])  # fmt: skip
     last = armor.model.language_model.layers[-2:]
     for new, old in zip(armor.adapter, last, strict=True):

@@ -12,7 +12,7 @@ def run_engine(talker, conversations, settings, **options):
     """Tokens of every row, straight from the engine."""
     from armor_model.generation.api import UNCONDITIONAL
     from armor_model.generation.engine import Engine
-    from armor_model.generation.rows import Request
+    from armor_model.generation.state import Request
 
     model, processor = talker
     encoded = [processor.encode_one(c, add_generation_prompt=True) for c in conversations]
@@ -52,7 +52,7 @@ def test_compiled_steps_equal_plain_ones(talker, conversations, backend):
 
 def test_when_steps_are_compiled(talker, conversations, monkeypatch):
     """`auto`: on CUDA, for many requests; never for a few."""
-    monkeypatch.setattr("armor_model.generation.places.COMPILE_PAYS", 1000)
+    monkeypatch.setattr("armor_model.generation.engine.COMPILE_PAYS", 1000)
 
     def backend(requests, **options):
         engine, _ = run_engine(talker, conversations[:1], SAMPLED, batch_size=4, **options)
@@ -68,14 +68,14 @@ def test_when_steps_are_compiled(talker, conversations, monkeypatch):
 @pytest.mark.parametrize("static", [False, True])
 def test_an_engine_serves_again(talker, conversations, static):
     """A second run reuses caches and steps, and is not told anything by what the first left there."""
-    from armor_model.generation.rows import Request
+    from armor_model.generation.state import Request
 
     _, processor = talker
     engine, first = run_engine(talker, conversations, SAMPLED, static=static)
     encoded = [processor.encode_one(c, add_generation_prompt=True) for c in conversations[:2]]
-    cache = engine.cache
+    cache = engine.batch.cache
     again = engine.run([Request(row.ids, row.tiles, seed) for seed, row in enumerate(encoded)])
-    assert [row.tokens for row in again] == [tokens for tokens, *_ in first[:2]] and engine.cache is cache
+    assert [row.tokens for row in again] == [tokens for tokens, *_ in first[:2]] and engine.batch.cache is cache
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -83,13 +83,15 @@ def test_an_engine_serves_again(talker, conversations, static):
 def test_continuous_refill_changes_no_answer(talker, conversations, static, guidance, monkeypatch):
     """Many requests through few places: rows (and their shadows) come and go, slots run out and are shifted."""
     from armor_model.generation.engine import Engine
+    from armor_model.generation.state import Batch
 
     shifts, joined = [], []
-    shift, admit = Engine._shift, Engine._admit
-    monkeypatch.setattr(Engine, "_admit", lambda self, batch: (joined.append(len(self.rows)), admit(self, batch))[1])
-    for module in ("engine", "places"):
-        monkeypatch.setattr(f"armor_model.generation.{module}.LENGTH_STEP", 16)
-    monkeypatch.setattr(Engine, "_shift", lambda self: (shifts.append(self.slot), shift(self))[1])
+    shift, admit = Batch.shift, Engine._admit
+    monkeypatch.setattr(
+        Engine, "_admit", lambda self, batch, new: (joined.append(len(batch.rows)), admit(self, batch, new))[1]
+    )
+    monkeypatch.setattr("armor_model.generation.engine.LENGTH_STEP", 16)
+    monkeypatch.setattr(Batch, "shift", lambda self, first: (shifts.append(self.slot), shift(self, first))[1])
     settings = GenerationSettings(max_new_tokens=16, temperature=1.0, max_images=1, guidance=guidance)
     many = conversations * 10
     _, few_places = run_engine(talker, many, settings, batch_size=4, static=static)

@@ -5,7 +5,8 @@ import torch
 from PIL import Image
 
 from armor_model import ArmorError, GenerationSettings, draw, generate, stream
-from armor_model.generation.sampling import choose, uniforms
+from armor_model.generation.state import uniforms
+from armor_model.generation.static import choose
 
 SAMPLED = GenerationSettings(max_new_tokens=16, temperature=1.0, max_images=2)
 
@@ -19,7 +20,7 @@ def recorded(monkeypatch):
         seen.append(logits.clone())
         return choose(logits, *arguments)
 
-    for module in ("engine", "burst"):
+    for module in ("engine", "static"):
         monkeypatch.setattr(f"armor_model.generation.{module}.choose", record)
     return seen
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 
-from armor_model.generation.burst import StaticStep, as_mask
+from armor_model.generation.api import GenerationSettings
 from armor_model.generation.engine import Engine
-from armor_model.generation.rows import Request
-from armor_model.generation.settings import GenerationSettings
-from armor_model.params import block, count
+from armor_model.generation.state import Batch, Request, as_mask
+from armor_model.generation.static import StaticStep
+from armor_model.presets import block, count
 
 DRAW = GenerationSettings(force_image=True, stop_after_image=True, max_images=1, max_new_tokens=1)
 KINDS = {
@@ -138,20 +138,20 @@ class Timed(Engine):
         super().__init__(*args, **kwargs)
         self.plan, self.spent, self.stepped = plan, 0.0, 0
 
-    def _time(self, work: Callable[[], None]) -> None:
-        start, slot = clock(self.plan), self.slot
-        work()
+    def _time(self, work: Callable[..., None], batch: Batch, *args: Any) -> None:
+        start, slot = clock(self.plan), batch.slot
+        work(batch, *args)
         self.spent += clock(self.plan) - start
-        self.stepped += self.slot - slot
+        self.stepped += batch.slot - slot
 
-    def _burst_drawing(self, steps: int) -> None:
-        self._time(lambda: super(Timed, self)._burst_drawing(steps))
+    def _draw(self, batch: Batch, steps: int) -> None:
+        self._time(super()._draw, batch, steps)
 
-    def _burst_writing(self) -> None:
-        self._time(super()._burst_writing)
+    def _write(self, batch: Batch) -> None:
+        self._time(super()._write, batch)
 
-    def _step(self) -> None:
-        self._time(super()._step)
+    def _step(self, batch: Batch) -> None:
+        self._time(super()._step, batch)
 
 
 def run(plan: Plan, engine: Timed, batch: int) -> tuple[float, float, int]:
@@ -175,8 +175,11 @@ def engine_for(plan: Plan, model: Any, settings: GenerationSettings, batch: int,
 def sizes(model: Any, engine: Engine) -> tuple[int, int]:
     """Bytes of the weights, and of what the engine has allocated for its rows."""
     weights = sum(p.nbytes for p in model.parameters())
-    caches = [cache.nbytes for cache in (engine.cache, engine.adapter_cache) if cache is not None]
-    return weights, sum(caches) + (0 if engine.hidden_RSD is None else engine.hidden_RSD.nbytes)
+    batch = engine.batch
+    caches = [
+        store.nbytes for cache in (batch.cache, batch.adapter_cache) if cache is not None for store in cache.stores
+    ]
+    return weights, sum(caches) + (0 if batch.hidden_RSD is None else batch.hidden_RSD.nbytes)
 
 
 def rows(plan: Plan, model: Any, config: dict[str, Any], vq: Any) -> Iterator[tuple[str, str, float, str, dict]]:
@@ -247,8 +250,8 @@ def shares(plan: Plan, model: Any, batch: int) -> Iterator[tuple[str, float, flo
 
     def whole() -> None:
         step.slot_1.fill_(middle)
-        step.turn_1.zero_()
-        step.step()
+        step.step_1.zero_()
+        step.run()
 
     taken = seconds(plan, whole)
     step.slot_1.fill_(middle)
@@ -257,8 +260,9 @@ def shares(plan: Plan, model: Any, batch: int) -> Iterator[tuple[str, float, flo
     mask, positions = as_mask(model, seen[:, None, None]), step.slot_1.expand(step.rows)[:, None]
 
     def adapter() -> None:
-        engine.adapter_cache.static(step.adapter_views, step.slot_1, step.length)
-        model.visual_hidden(hidden_n1D, mask, positions, engine.adapter_cache, step.rotary)
+        adapter_cache = step.batch.adapter_cache
+        adapter_cache.at_static(step.adapter_views, step.slot_1, step.length)
+        model.visual_hidden(hidden_n1D, mask, positions, adapter_cache, step.rotary)
 
     stacks = [(model.model.language_model.layers, step.views), (model.adapter, step.adapter_views)]
     layers = [(layer.self_attn, *views[i]) for blocks, views in stacks for i, layer in enumerate(blocks)]

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from armor_model.losses import IGNORE
 from trainer.batches import Batch, Example, collate
-from trainer.losses import IGNORE
 from trainer.objective import Objective, count_labels, freeze
 from trainer.stages import STAGES
 
@@ -90,7 +90,7 @@ def needed_operations(config: Any, batch: Batch) -> float:
     Frozen blocks: forward and the gradient of their inputs, which the new embeddings ask for (4 a weight and token);
     the adapter's also of its weights (6); the visual head at its positions only (6); causal attention likewise.
     """
-    from armor_model.params import block
+    from armor_model.presets import block
 
     text, (rows, length) = config.text_config, batch.input_ids.shape
     tokens, image = batch.tokens, count_labels(batch)[1]

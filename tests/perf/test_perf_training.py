@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from trainer.losses import IGNORE, head_losses, supervised
+from armor_model.losses import IGNORE, head_losses, supervised
 
 pytestmark = pytest.mark.perf
 

@@ -31,7 +31,7 @@ ALL = dict.fromkeys(("MMMU", "MME", "MMVet", "MMB", "SEED", "HallusionBench", "P
 def checkpoint(tmp_path_factory) -> Path:
     """armor-nano where it is bundled; else an untrained model of the same size, which is as fast."""
     from armor_model import ArmorForConditionalGeneration, ArmorProcessor, build_word_tokenizer, bundled, preset, save
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
 
     try:
         return bundled("armor-nano")

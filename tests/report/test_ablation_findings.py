@@ -172,7 +172,7 @@ def test_plans_come_from_data_and_mistakes_are_one_line(tmp_path) -> None:
         HeadsPlan.read(file)
     with pytest.raises(UserError, match="cannot read"):
         HeadsPlan.read(tmp_path / "none.toml")
-    with pytest.raises(UserError, match="plan: batch_size 6 does not split into accumulate = 4"):
+    with pytest.raises(UserError, match="batch_size 6 does not split into 4 micro-batches"):
         HeadsPlan.read(None, batch_size=6, accumulate=4)
     with pytest.raises(UserError, match="seeds must be different"):
         HeadsPlan.read(None, seeds=(1, 1))
@@ -198,7 +198,7 @@ def test_the_stages_cover_the_rows_of_tables_four_and_five() -> None:
 @pytest.fixture(scope="module")
 def untrained():
     from armor_eval.ablations.base import Base
-    from trainer.nano import build, default_recipe
+    from trainer.shapes.recipe import build, default_recipe
 
     model, processor = build(default_recipe(0))
     return Base(model.eval(), processor, "untrained", "test")
@@ -208,7 +208,7 @@ def test_the_budget_is_measured_and_said_before_anything_is_trained(untrained, t
     """Runs two real steps, so a trainer that changed under the ablations is seen here and not in an hour's run."""
     from armor_eval.ablations.arms import say_budget
 
-    plan = HeadsPlan(steps=30, batch_size=4, seeds=(0, 1))
+    plan = HeadsPlan.read(None, steps=30, batch_size=4, seeds=(0, 1))
     arms = arms_of(plan)
     pools = {kind: untrained.pool(kind, 8, 0) for kind in ("t2i", "t2ti")}
     told = say_budget(arms, dict.fromkeys([a.key for a in arms], untrained), pools, plan, tmp_path)

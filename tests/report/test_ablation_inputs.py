@@ -32,10 +32,10 @@ def test_a_folder_of_another_kind_of_run_is_left_as_it_is(command: str, tmp_path
     [
         (b"steps = 0\n", [], "steps: Input should be greater"),
         (b"validation = 'many'\n", [], "validation: Input should be"),
-        (b"stage_steps = [1, 0, 1]\n", [], "stage_steps: 1: Input should be greater than or equal to 1"),
+        (b"stage_steps = [1, 0, 1]\n", [], "stage_steps.1: Input should be greater than or equal to 1"),
         (b"\xff\xfe\x00", [], "cannot read"),
-        (b"", ["--seeds", "-1"], "seeds: 0: Input should be greater than or equal to 0"),
-        (b"seeds = [-1]\n", ["--seeds", "1"], "seeds: 0: Input should be greater than or equal to 0"),
+        (b"", ["--seeds", "-1"], "--seeds: Input should be greater than or equal to 0"),
+        (b"seeds = [-1]\n", ["--seeds", "1"], "seeds.0: Input should be greater than or equal to 0"),
         (b"lr = inf\n", [], "lr: Input should be a finite number"),
     ],
 )

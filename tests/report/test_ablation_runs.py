@@ -31,7 +31,7 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> str:
     from armor_model import save
-    from trainer.nano import build, default_recipe
+    from trainer.shapes.recipe import build, default_recipe
 
     folder = tmp_path_factory.mktemp("base") / "nano"
     model, processor = build(default_recipe(0))
@@ -43,7 +43,9 @@ def base(tmp_path_factory) -> str:
 def test_heads_resumed_equals_uninterrupted_and_finished_arms_are_not_trained_again(
     base, tmp_path: Path, monkeypatch
 ) -> None:
-    plan = HeadsPlan(base=base, steps=6, seeds=(0, 1, 2), arms=("switching-random", "single-random"), **SMALL)
+    plan = HeadsPlan.read(
+        None, base=base, steps=6, seeds=(0, 1, 2), arms=("switching-random", "single-random"), **SMALL
+    )
     assert heads.ablate_heads(plan, tmp_path / "whole", ["x"]) == "complete"
     real, trained = heads.run_arm, []
 
@@ -117,7 +119,7 @@ def test_two_processes_give_the_curves_of_one(base, tmp_path: Path, launch: tupl
 
 
 def test_stages_run_every_scheme_and_name_every_row_of_tables_four_and_five(base, tmp_path: Path) -> None:
-    plan = StagesPlan(base=base, one_stage_steps=3, stage_steps=(3, 6, 3), pictures=2, **SMALL)
+    plan = StagesPlan.read(None, base=base, one_stage_steps=3, stage_steps=(3, 6, 3), pictures=2, **SMALL)
     assert schemes.ablate_stages(plan, tmp_path / "s", ["x"]) == "complete"
     run, items, scores = read_bundle(tmp_path / "s")
     names = {m.name for m in scores.metrics}
@@ -138,7 +140,7 @@ def test_the_imgbos_only_head_keeps_every_original_row_and_stage_one_leaves_the_
     from armor_eval.ablations.arms import Arm, _run_part
     from armor_eval.ablations.base import get_base, new_arm
 
-    plan = StagesPlan(base=base, one_stage_steps=3, stage_steps=(3, 3, 3), pictures=2, **SMALL)
+    plan = StagesPlan.read(None, base=base, one_stage_steps=3, stage_steps=(3, 3, 3), pictures=2, **SMALL)
     loaded = get_base(plan, tmp_path)
     pools = {kind: loaded.pool(kind, 40, 0) for kind in ("t2t", "t2i", "t2ti")} | {"ti2t": loaded.descriptions(40, 0)}
 
@@ -150,7 +152,7 @@ def test_the_imgbos_only_head_keeps_every_original_row_and_stage_one_leaves_the_
             return type("J", (), {"drawn": [True]})()
 
     for scheme, moved in (("wohg-imgbos", {"new_embeddings", "imgbos_head.weight"}), ("wohg", None)):
-        parts = schemes.SCHEMES[scheme](plan)
+        parts = schemes.parts_of(plan, scheme)
         model = new_arm(loaded, "switching", "copy", 0)
         start = {n: p.detach().clone() for n, p in model.named_parameters()}
         _run_part(

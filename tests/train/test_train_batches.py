@@ -8,7 +8,7 @@ import torch
 from train_helpers import example, pools, tiny_model
 
 from trainer.batches import collate, pack
-from trainer.mixture import Mixture
+from trainer.loader import Mixture
 from trainer.objective import Objective
 from trainer.stages import STAGES
 

@@ -12,14 +12,13 @@ import numpy as np
 import pytest
 from data_helpers import BAD, gpt, human, picture, write_corpus
 
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_file
 from trainer.data import build as builder
-from trainer.data.index import Index, read_index
-from trainer.data.readers import SCHEMES, SOURCES, parse_part, read_tars, share_of, tars
+from trainer.data.build import DRAW, DRAW_AND_TELL, TELL, fill
+from trainer.data.readers import SCHEMES, SOURCES, Index, parse_part, read_index, read_tars, share_of, tars
 from trainer.data.records import Tally, kind_of, read_conversations
 from trainer.data.screens import Pair, ScreenSettings, latin_share, rules, screen
-from trainer.data.shards import file_sha256
-from trainer.data.templates import DRAW, DRAW_AND_TELL, TELL, fill
-from trainer.errors import DataError
 
 
 @pytest.fixture
@@ -183,12 +182,12 @@ def test_an_index_keeps_what_screens_ask_and_distrusts_a_flag_it_cannot_read(tmp
         {},
     ]
     pq.write_table(first.drop(["URL"]), tmp_path / "none.parquet")
-    with pytest.raises(DataError, match="has no URL column"):
+    with pytest.raises(UserError, match="has no URL column"):
         read_index(tmp_path / "none.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"no parquet")
-    with pytest.raises(DataError, match="is not readable parquet"):
+    with pytest.raises(UserError, match="is not readable parquet"):
         read_index(tmp_path / "broken.parquet")
-    with pytest.raises(DataError, match="no parquet file"):
+    with pytest.raises(UserError, match="no parquet file"):
         read_index(tmp_path / "gone.parquet")
 
 
@@ -197,9 +196,9 @@ def test_parts_split_without_gap_or_overlap():
     parts = [share_of(shards, parse_part(f"{part}/4")) for part in range(4)]
     assert sorted(shard for part in parts for shard in part) == sorted(shards)
     for wrong in ("4/4", "1", "a/b", "-1/2", "0/0", "foo", "0/2/3", "²/3", " 0/1", ""):
-        with pytest.raises(DataError, match="is not I/N"):
+        with pytest.raises(UserError, match="is not I/N"):
             parse_part(wrong)
-    with pytest.raises(DataError, match=r"--part 1/2: there are only 1 tars"):
+    with pytest.raises(UserError, match=r"--part 1/2: there are only 1 tars"):
         share_of(shards[:1], (1, 2))
 
 
@@ -231,11 +230,11 @@ def test_a_tar_that_is_gone_is_counted_and_the_next_is_read(tar):
 
 
 def test_no_tar_is_one_line(tmp_path):
-    with pytest.raises(DataError, match="no tar file"):
+    with pytest.raises(UserError, match="no tar file"):
         tars([str(tmp_path / "nothing")])
-    with pytest.raises(DataError, match="cannot stream"):
+    with pytest.raises(UserError, match="cannot stream"):
         tars(["ftp://somewhere/0.tar"])
-    with pytest.raises(DataError, match=r"cannot stream s3://bucket/0\.tar: only http, https, hf, gs urls"):
+    with pytest.raises(UserError, match=r"cannot stream s3://bucket/0\.tar: only http, https, hf, gs urls"):
         tars(["s3://bucket/0.tar"])
 
 
@@ -275,7 +274,7 @@ def test_build_data_is_the_same_every_time_and_reads_back(tar, tmp_path):
     assert not tally.dropped
     assert {r["type"] for r in records} <= {"t2t", "t2i", "t2ti"}
     assert sum(reports[0]["conversations"].values()) == len(records) == 4  # two fields, the ugly one, a text pair
-    with pytest.raises(DataError, match="already holds"):
+    with pytest.raises(UserError, match="already holds"):
         build_corpus(tar, tmp_path / "one")
 
 
@@ -317,7 +316,7 @@ def test_a_killed_build_has_no_conversations_without_a_report(tar, tmp_path, mon
     assert not (out / "conversations.jsonl").exists()
     report = json.loads((out / "report.json").read_text())
     assert build_corpus(tar, out) == report
-    assert report["sha256"] == file_sha256(out / "conversations.jsonl")
+    assert report["sha256"] == sha256_file(out / "conversations.jsonl")
 
 
 def test_a_text_pair_may_hold_any_letter(tmp_path):

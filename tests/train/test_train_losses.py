@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from train_helpers import example, pools, tiny_model
 
+from armor_model.losses import head_losses
 from trainer.batches import collate
-from trainer.losses import head_losses
 from trainer.objective import Objective
 from trainer.stages import STAGES
 
@@ -58,10 +58,19 @@ def test_the_objective_is_the_models_own_loss(heads, stage):
         batch.input_ids, batch.attention_mask, batch.pixels, batch.text_labels, batch.image_labels,
         alpha=declared.alpha, beta=declared.beta,
     )  # fmt: skip
+    # Written down plainly: every head at every position, masked cross-entropies.
+    hidden = model.backbone(model.embed(batch.input_ids, batch.pixels), batch.attention_mask)
+    visual = model.visual_logits(model.visual_hidden(hidden, batch.attention_mask))
+    text, first = (visual, 0) if heads == "single" else (model.text_logits(hidden), model.config.imgend_id)
+    shifted = torch.where(batch.image_labels == -100, -100, batch.image_labels - first)
     if declared.alpha:
-        assert float(sums.text) / out.text_tokens == pytest.approx(float(out.text_loss), rel=1e-5)
+        plain = F.cross_entropy(text.flatten(0, 1), batch.text_labels.flatten())
+        assert float(sums.text) / out.text_tokens == pytest.approx(float(plain), rel=1e-5)
+        assert float(out.text_loss) == pytest.approx(float(plain), rel=1e-5)
     if declared.beta:
-        assert float(sums.image) / out.image_tokens == pytest.approx(float(out.image_loss), rel=1e-5)
+        plain = F.cross_entropy(visual.flatten(0, 1), shifted.flatten())
+        assert float(sums.image) / out.image_tokens == pytest.approx(float(plain), rel=1e-5)
+        assert float(out.image_loss) == pytest.approx(float(plain), rel=1e-5)
 
 
 def test_switching_starts_at_the_logarithm_of_the_image_tokens():

@@ -14,11 +14,16 @@ import pytest
 import torch
 
 from trainer.batches import collate
-from trainer.encode import IMAGE
-from trainer.nano_curriculum import (
+from trainer.data.records import IMAGE
+from trainer.shapes.conversations import sample_conversation
+from trainer.shapes.data import Codes, make_pool, to_pixels, vision_pixels
+from trainer.shapes.evaluation import Rate, asked_until, held_out_request, read_pictures
+from trainer.shapes.lessons import (
     AFTER,
+    ANY,
     CHOICE,
     COMPOSED,
+    COMPOSITIONS,
     DECLINE,
     HARD,
     LESSONS,
@@ -27,12 +32,10 @@ from trainer.nano_curriculum import (
     PLANNED,
     SHORT,
     TOLD,
+    composed,
+    orderly_request,
     sample_lesson,
 )
-from trainer.nano_data import Codes, make_pool, to_pixels, vision_pixels
-from trainer.nano_eval import Rate, asked_until, held_out_request, read_pictures
-from trainer.nano_requests import ANY, COMPOSITIONS, composed, orderly_request
-from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.questions import MCQ_SUFFIX, plural
 from trainer.shapes.requests import DRAW, SHOW_AND_SAY, TASKS, matches
 from trainer.shapes.world import (
@@ -246,7 +249,7 @@ def test_wilson_interval_of_a_perfect_score_is_not_a_point():
 def test_condition_dropout_leaves_generations_unconditional_prompt():
     """What guidance compares with at generation is what dropout trains."""
     from armor_model.generation.api import UNCONDITIONAL
-    from trainer.nano import build, default_recipe
+    from trainer.shapes.recipe import build, default_recipe
 
     model, processor = build(default_recipe())
     pool = make_pool(processor, Codes(processor.vq), "t2i", 20, 0)
@@ -262,8 +265,8 @@ def test_condition_dropout_leaves_generations_unconditional_prompt():
 
 def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path):
     from armor_model import load
-    from trainer.nano import default_recipe, scaled, train_nano
-    from trainer.nano_card import card_text, measure, save_nano, write_card
+    from trainer.shapes.card import card_text, measure, save_nano, write_card
+    from trainer.shapes.recipe import default_recipe, scaled, train_nano
 
     recipe = scaled(default_recipe(), 0.006)
     work = tmp_path / "work"
@@ -289,8 +292,7 @@ def test_the_reported_seeds_are_what_their_records_say(capsys):
     """reports/armor-nano: the table, and that the bundled checkpoint is the median seed's."""
     from armor_model import bundled
     from trainer.cli import main
-    from trainer.nano_card import card_text
-    from trainer.nano_seeds import overall
+    from trainer.shapes.card import card_text, overall
 
     folder = Path(__file__).parents[2] / "reports" / "armor-nano"
     files, twins = sorted(folder.glob("seed-*.json")), sorted(folder.glob("twin-*.json"))
@@ -305,7 +307,7 @@ def test_the_reported_seeds_are_what_their_records_say(capsys):
 
 
 def test_twins_are_compared_by_seed():
-    from trainer.nano_seeds import GROUPS, seeds_text
+    from trainer.shapes.card import GROUPS, seeds_text
 
     def record(seed, twin, drawn):
         rate = {"value": drawn, "n": 60, "ci95": [0.0, 1.0]}
@@ -332,7 +334,8 @@ def test_a_folder_with_something_in_it_is_refused_before_training(tmp_path, caps
 
 def test_a_full_disk_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     """safetensors has an error of its own for it, which is no OSError."""
-    from trainer import cli, nano
+    from trainer import cli
+    from trainer.shapes import recipe
 
     class SafetensorError(Exception):
         pass
@@ -340,7 +343,7 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(nano, "train_nano", full)
+    monkeypatch.setattr(recipe, "train_nano", full)
     assert cli.main(["nano", "--out", str(tmp_path / "new")]) == 1
     said = capsys.readouterr().err
     assert said.startswith("armor-train: no space left") and said.count("\n") == 1

@@ -13,14 +13,13 @@ from PIL import Image
 from safetensors import SafetensorError
 from train_helpers import pools, tiny_model
 
+from armor_model.base.errors import RunFailed, disk_is_full
+from armor_model.losses import IGNORE, head_losses
 from trainer.batches import collate
-from trainer.errors import TrainingError, disk_is_full
-from trainer.feed import Feed
-from trainer.loop import Loop, LoopOptions, fingerprint
-from trainer.losses import IGNORE, head_losses
-from trainer.mixture import Mixture
+from trainer.config import LoopOptions, Optimization
+from trainer.loader import DataLoader, Mixture
+from trainer.loop import Loop, fingerprint
 from trainer.objective import Objective, freeze, recompute_blocks
-from trainer.optim import Optimization
 from trainer.stages import KINDS, STAGES
 
 
@@ -168,7 +167,7 @@ def test_a_loss_that_is_no_number_in_an_early_micro_batch_stops_the_run():
 
     mixture = First(data, {"t2t": 12}, 8, 5)
     before = model.new_embeddings.detach().clone()
-    with pytest.raises(TrainingError, match="the text loss of step 0 is nan"):
+    with pytest.raises(RunFailed, match="the text loss of step 0 is nan"):
         Loop(model, STAGES["1"], mixture, Optimization(4, 8, clip=0.0, accumulate=4), LoopOptions(bar=False)).run()
     assert torch.equal(before, model.new_embeddings)
 
@@ -177,7 +176,7 @@ def test_a_gradient_that_is_no_number_stops_the_run_without_clipping(tmp_path):
     model = tiny_model()
     model.adapter[0].mlp.down_proj.weight.register_hook(lambda g: g * float("inf"))
     before = model.new_embeddings.detach().clone()
-    with pytest.raises(TrainingError, match="the gradient of step 0 is"):
+    with pytest.raises(RunFailed, match="the gradient of step 0 is"):
         train(tmp_path, model, clip=0.0)
     assert torch.equal(before, model.new_embeddings)
 
@@ -217,7 +216,7 @@ def test_pictures_are_opened_for_ones_own_examples_only():
     lazy = {kind: [lazily(e) for e in pool] for kind, pool in data.items()}
     counts, how, ids = dict.fromkeys(data, 12), Optimization(2, 8, accumulate=2), (0, model.config.imgbos_id)
     for rank in range(2):
-        ours, plain = (Feed(Mixture(d, counts, 8, 5), how, (rank, 2), ids) for d in (lazy, data))
+        ours, plain = (DataLoader(Mixture(d, counts, 8, 5), how, (rank, 2), ids) for d in (lazy, data))
         for step in range(how.steps):
             for a, b in zip(*(f.micro_batches(step) for f in (ours, plain)), strict=True):
                 assert torch.equal(a.input_ids, b.input_ids)

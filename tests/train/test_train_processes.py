@@ -31,9 +31,9 @@ def train(
         )  # fmt: skip
     from train_helpers import pools, tiny_model
 
-    from trainer.loop import Loop, LoopOptions
-    from trainer.mixture import Mixture
-    from trainer.optim import Optimization
+    from trainer.config import LoopOptions, Optimization
+    from trainer.loader import Mixture
+    from trainer.loop import Loop
     from trainer.stages import STAGES
 
     class Slow(Mixture):
@@ -214,9 +214,9 @@ def test_the_base_is_trained_where_one_process_sees_no_picture(start, tmp_path, 
 
 
 def test_one_process_has_nothing_to_shard(tmp_path):
-    from trainer.errors import DataError
+    from armor_model.base.errors import UserError
 
-    with pytest.raises(DataError, match="nothing to shard with one process"):
+    with pytest.raises(UserError, match="nothing to shard with one process"):
         train(str(tmp_path), shard=True)
 
 

@@ -15,11 +15,11 @@ import torch
 from train_helpers import pools, tiny_model
 from train_worker import run
 
+from armor_model.base.errors import RunFailed
 from trainer.checkpoints import Checkpoints
-from trainer.errors import TrainingError
-from trainer.loop import Loop, LoopOptions
-from trainer.mixture import Mixture
-from trainer.optim import Optimization
+from trainer.config import LoopOptions, Optimization
+from trainer.loader import Mixture
+from trainer.loop import Loop
 from trainer.stages import STAGES
 
 STEPS, EVERY = 24, 3
@@ -156,7 +156,7 @@ def test_other_data_is_another_run(tmp_path):
     for data in (more, swapped):
         mixture = Mixture(data, dict.fromkeys(STAGES["3"].mixture, 12), 4, 5)
         other = Loop(model, STAGES["3"], mixture, Optimization(4, 4, lr=3e-3), LoopOptions(tmp_path, resume=True))
-        with pytest.raises(TrainingError, match="belongs to another run: data differ"):
+        with pytest.raises(RunFailed, match="belongs to another run: data differ"):
             other.run()
 
 
@@ -177,13 +177,13 @@ def test_only_trained_parameters_are_saved(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     loop(tmp_path).run()
-    with pytest.raises(TrainingError, match="belongs to another run: optimization differ"):
+    with pytest.raises(RunFailed, match="belongs to another run: optimization differ"):
         loop(tmp_path, lr=1e-3, resume=True).run()
 
 
 def test_an_occupied_directory_is_not_overwritten(tmp_path):
     loop(tmp_path).run()
-    with pytest.raises(TrainingError, match="already holds a run"):
+    with pytest.raises(RunFailed, match="already holds a run"):
         loop(tmp_path).run()
 
 
@@ -191,7 +191,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
     loop(tmp_path).run()
     path = tmp_path / "checkpoints" / "step-00000004" / "trained.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(TrainingError, match=r"step-00000004 cannot be read"):
+    with pytest.raises(RunFailed, match=r"step-00000004 cannot be read"):
         loop(tmp_path, resume=True).run()
 
 
@@ -211,7 +211,7 @@ def test_a_full_disk_stops_the_run_in_one_line(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(TrainingError, match="no space left for the checkpoint of step 4"):
+    with pytest.raises(RunFailed, match="no space left for the checkpoint of step 4"):
         loop(tmp_path).run()
     assert not list((tmp_path / "checkpoints").iterdir())
 
@@ -221,6 +221,6 @@ def test_a_loss_that_is_no_number_stops_before_the_step(tmp_path):
     with torch.no_grad():
         model.visual_head.weight[0, 0] = float("nan")
     before = model.new_embeddings.detach().clone()
-    with pytest.raises(TrainingError, match=r"image loss of step \d is nan; there is no checkpoint"):
+    with pytest.raises(RunFailed, match=r"image loss of step \d is nan; there is no checkpoint"):
         loop(tmp_path, model).run()
     assert torch.equal(before, model.new_embeddings)

@@ -11,11 +11,10 @@ import pytest
 import torch
 from data_helpers import BAD, gpt, human, picture, write_corpus, write_lines
 
-from armor_model.errors import ArmorError
-from trainer.data.records import RULES, Tally, read_conversations, sides
-from trainer.data.shards import MANIFEST, Shards, file_sha256, tokenize
-from trainer.encode import encode, to_messages
-from trainer.errors import DataError
+from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.hashing import sha256_file
+from trainer.data.records import RULES, Tally, encode, read_conversations, sides, to_messages
+from trainer.data.shards import MANIFEST, Shards, tokenize
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def corpus(tmp_path):
 
 @pytest.fixture(scope="module")
 def processor():
-    from trainer.nano import build, default_recipe
+    from trainer.shapes.recipe import build, default_recipe
 
     return build(default_recipe())[1]
 
@@ -75,14 +74,14 @@ def edit_manifest(folder, **changes):
 def test_other_settings_are_refused(corpus, tmp_path, processor):
     out = tmp_path / "shards"
     tokenize(corpus, out, processor, "nano")
-    with pytest.raises(DataError, match=r"other settings \(shard_size differ"):
+    with pytest.raises(UserError, match=r"other settings \(shard_size differ"):
         tokenize(corpus, out, processor, "nano", shard_size=7)
     edit_manifest(out, codebook_size=9)
-    with pytest.raises(DataError, match="codebook_size 9, this one has 128"):
+    with pytest.raises(UserError, match="codebook_size 9, this one has 128"):
         Shards([out], processor)
     edit_manifest(out, version=1)
     for call in (lambda: Shards([out], processor), lambda: tokenize(corpus, out, processor, "nano")):
-        with pytest.raises(DataError, match="by an earlier version; tokenize again into another directory"):
+        with pytest.raises(UserError, match="by an earlier version; tokenize again into another directory"):
             call()
 
 
@@ -118,10 +117,10 @@ def test_a_model_that_reads_otherwise_is_refused(corpus, tmp_path, processor, wh
     tokenize(corpus, out, processor, "nano")
     other = copy.deepcopy(processor)
     change(other)
-    with pytest.raises(DataError, match=f"was tokenised for a model with {setting} ") as caught:
+    with pytest.raises(UserError, match=f"was tokenised for a model with {setting} ") as caught:
         Shards([out], other)
     assert "\n" not in str(caught.value)
-    with pytest.raises(DataError, match=rf"other settings \({setting} differ"):
+    with pytest.raises(UserError, match=rf"other settings \({setting} differ"):
         tokenize(corpus, out, other, "nano")
 
 
@@ -147,7 +146,7 @@ def test_without_an_image_tokenizer_only_drawings_are_refused(corpus, tmp_path, 
         tokenize(talk, tmp_path / name, by, "nano")
         assert sorted(Shards([tmp_path / name], reader).pools()) == ["t2t", "ti2t"]
     tokenize(corpus, tmp_path / "all", processor, "nano")
-    with pytest.raises(DataError, match="hold drawn pictures, and this model has no image tokenizer"):
+    with pytest.raises(UserError, match="hold drawn pictures, and this model has no image tokenizer"):
         Shards([tmp_path / "all"], blind)
     with pytest.raises(ArmorError, match="no image tokenizer"):
         tokenize(corpus, tmp_path / "none", blind, "nano")
@@ -159,7 +158,7 @@ def test_a_bad_shard_stops_the_run_and_tokenizing_again_repairs_it(corpus, tmp_p
     whole = tokenize(corpus, out, processor, "nano", shard_size=1)
     harm(out / "shard-000001.parquet")
     before = (out / "shard-000000.parquet").stat().st_mtime_ns
-    with pytest.raises(DataError, match=r"shard-000001\.parquet is missing, or its sha256 differs") as caught:
+    with pytest.raises(UserError, match=r"shard-000001\.parquet is missing, or its sha256 differs") as caught:
         Shards([out], processor)
     assert "run the same armor-train tokenize again" in str(caught.value)
     assert tokenize(corpus, out, processor, "nano", shard_size=1) == whole
@@ -184,7 +183,7 @@ def test_a_killed_repair_is_not_complete(corpus, tmp_path, processor, monkeypatc
     monkeypatch.setattr(shards, "_write_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
         tokenize(corpus, out, processor, "nano", shard_size=1)
-    with pytest.raises(DataError, match="is not complete"):
+    with pytest.raises(UserError, match="is not complete"):
         Shards([out], processor)
 
 
@@ -243,9 +242,9 @@ def test_shards_of_texts_alone_are_read(tmp_path, processor):
 def test_a_file_of_nothing_good_is_one_line(tmp_path, processor):
     corpus = write_lines(tmp_path / "c.jsonl", ["{broken", BAD["no_turns"]])
     for _ in range(2):
-        with pytest.raises(DataError, match=r"was kept: of 2 records, dropped no_turns 1, not_json 1$"):
+        with pytest.raises(UserError, match=r"was kept: of 2 records, dropped no_turns 1, not_json 1$"):
             tokenize(corpus, tmp_path / "shards", processor, "nano")
-    with pytest.raises(DataError, match="no conversations in"):
+    with pytest.raises(UserError, match="no conversations in"):
         Shards([tmp_path / "shards"], processor)
 
 
@@ -255,7 +254,7 @@ def test_a_broken_manifest_is_one_line_and_its_advice_helps(corpus, tmp_path, pr
     tokenize(corpus, out, processor, "nano")
     (out / MANIFEST).write_text(text)
     for call in (lambda: Shards([out], processor), lambda: tokenize(corpus, out, processor, "nano")):
-        with pytest.raises(DataError, match="is damaged: delete it and run armor-train tokenize again"):
+        with pytest.raises(UserError, match="is damaged: delete it and run armor-train tokenize again"):
             call()
     (out / MANIFEST).unlink()
     tokenize(corpus, out, processor, "nano")
@@ -284,9 +283,9 @@ def test_an_id_that_its_head_cannot_say_is_refused(corpus, tmp_path, processor, 
     rows[2]["input_ids"][-4], rows[2]["heads"][-4] = processor.settings.vocab_size + offset, head
     pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(shard)), shard)
     manifest = json.loads((out / MANIFEST).read_text())
-    manifest["shards"][0]["sha256"] = file_sha256(shard)
+    manifest["shards"][0]["sha256"] = sha256_file(shard)
     (out / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         Shards([out], processor)
 
 
@@ -296,5 +295,5 @@ def test_a_picture_to_look_at_that_is_gone_stops_before_training(corpus, tmp_pat
     (tmp_path / "b.png").unlink()  # drawn: its codes are in the shards
     assert Shards([out], processor).pools()
     (tmp_path / "a.png").unlink()
-    with pytest.raises(DataError, match=r"^1 of 1 pictures to look at are missing, the first is .*/a.png$"):
+    with pytest.raises(UserError, match=r"^1 of 1 pictures to look at are missing, the first is .*/a.png$"):
         Shards([out], processor)

@@ -112,7 +112,7 @@ def shards(official, tmp_path_factory) -> list[Path]:
         ("seen", official / "sharegpt4v.json"),
     ):
         found.append(root / f"{name}-shards")
-        assert main(["tokenize", str(file), "--out", str(found[-1])]) == 0
+        assert main(["tokenize", str(file), "--out", str(found[-1]), "--model", "armor-nano"]) == 0
     return found
 
 
@@ -230,7 +230,9 @@ def test_wrong_data_and_models_are_one_line(shards, tmp_path, capsys):
     assert "has no manifest.json" in refused(capsys, "stage", "--stage", 2, *where, "--data", tmp_path)[1]
     gone = ["--model", tmp_path / "none", "--out", tmp_path / "run", *given(shards)]
     assert "no checkpoint folder" in refused(capsys, "stage", "--stage", 2, *gone)[1]
-    assert "cannot read" in refused(capsys, "tokenize", tmp_path / "c.jsonl", "--out", tmp_path / "s")[1]
+    assert "cannot use" in refused(capsys, "tokenize", tmp_path / "c.jsonl", "--out", tmp_path / "s", *where[:2])[1]
+    line = refused(capsys, "tokenize", tmp_path / "c.jsonl", "--out", tmp_path / "s")[1]
+    assert "missing option --model" in line and "or armor-nano" in line
     assert "nothing to build from" in refused(capsys, "build-data", "--out", tmp_path / "b")[1]
 
 
@@ -263,9 +265,21 @@ def test_build_data_and_tokenize_say_what_they_read_and_why_they_dropped(officia
     with (tmp_path / "b" / "conversations.jsonl").open("a") as file:
         file.write("{broken\n")
     capsys.readouterr()
-    assert main(["tokenize", str(tmp_path / "b" / "conversations.jsonl"), "--out", str(tmp_path / "s")]) == 0
+    assert (
+        main(
+            [
+                "tokenize",
+                str(tmp_path / "b" / "conversations.jsonl"),
+                "--out",
+                str(tmp_path / "s"),
+                "--model",
+                "armor-nano",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
-    assert "16 of 17 conversations in 1 shards" in out
+    assert "16 of 17 conversations in 1 shards, for armor-nano" in out
     assert "dropped 1 not_json: a line that is no JSON object" in out
 
 
@@ -365,7 +379,7 @@ def test_nothing_of_a_users_is_replaced(tmp_path, capsys, monkeypatch):
     stage = ["stage", "--stage", "2", "--model", model, "--data", tmp_path / "shards", "--out", model.parent]
     for words, said in (
         (["vqgan", "--images", notes.parent, "--out", notes.parent], "is not empty"),
-        (["vqgan", "--images", notes.parent, "--out", notes], "is a file"),
+        (["vqgan", "--images", notes.parent, "--out", notes], "cannot write into"),
         (["vqgan", "--images", notes.parent, "--out", tmp_path / "new", "--lr", "nan"], "--lr is above 0"),
         (stage, "is there already"),
         ([*stage, "--resume"], "is there already"),

@@ -6,10 +6,10 @@ import pytest
 import torch
 from train_helpers import pools, tiny_model
 
+from trainer.config import Optimization
+from trainer.loader import Mixture
 from trainer.loop import Loop
-from trainer.mixture import Mixture
 from trainer.objective import freeze
-from trainer.optim import Optimization
 from trainer.stages import FROZEN_ALWAYS, PARTS, SCHEMES, STAGES, Stage, part_of
 
 PAPER = {  # section 3.4: conversations, alpha, beta

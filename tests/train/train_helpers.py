@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from armor_model.losses import IGNORE
 from trainer.batches import Example
-from trainer.losses import IGNORE
 
 
 def tiny_model(heads: str = "switching", seed: int = 0):

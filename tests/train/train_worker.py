@@ -13,9 +13,9 @@ def run(out: str, steps: int, save_every: int, resume: bool, pause: float = 0.0)
     torch.set_num_threads(1)
     from train_helpers import pools, tiny_model
 
-    from trainer.loop import Loop, LoopOptions
-    from trainer.mixture import Mixture
-    from trainer.optim import Optimization
+    from trainer.config import LoopOptions, Optimization
+    from trainer.loader import Mixture
+    from trainer.loop import Loop
     from trainer.stages import STAGES
 
     class Slow(Mixture):

@@ -1,1 +1,1 @@
-"""Training data: read published sets, screen them, build conversations, turn pictures into codes once."""
+"""Training data: read published sets, screen them, build conversations, turn images into codes once."""

@@ -1,6 +1,6 @@
 """Readers of published image sets as streams of Pairs, through webdataset, split over machines and workers by shard.
 
-* LAION-nolang-aesthetics-27M: img2dataset's tars (picture, caption and a JSON of metadata), joined by url to the
+* LAION-nolang-aesthetics-27M: img2dataset's tars (image, caption and a JSON of metadata), joined by url to the
   parquet index where the JSON lacks a score.
 * text-to-image-2M: webdataset tars of `jpg` and `json` with a `prompt`.
 Both are tars of samples that share a key, so one reader does; only the fields' names differ. Conversation JSON lines
@@ -10,6 +10,7 @@ bad record has to be left out and counted.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -18,14 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from trainer.data.index import Index
+from armor_model.base.errors import UserError
 from trainer.data.records import Tally, is_unicode
 from trainer.data.screens import Pair
-from trainer.errors import DataError
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
+EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 SCHEMES = ("http", "https", "hf", "gs")
 """Urls that webdataset opens; it knows no s3."""
 
@@ -54,40 +55,40 @@ SOURCES: dict[str, Source] = {
 
 def tars(sources: list[str]) -> list[str]:
     """The shards that sources mean, in order: tar files, directories of them (sorted), or urls, `{000..099}` expanded.
-    Raises DataError when there are none."""
+    Raises UserError when there are none."""
     from webdataset.shardlists import expand_urls
 
-    found: list[str] = []
+    shards: list[str] = []
     for source in sources:
         if "://" in source:
             if source.split("://")[0] not in SCHEMES:
-                raise DataError(f"cannot stream {source}: only {', '.join(SCHEMES)} urls can be")
-            found += expand_urls(source)
+                raise UserError(f"cannot stream {source}: only {', '.join(SCHEMES)} urls can be")
+            shards += expand_urls(source)
             continue
         path = Path(source)
         # In full: webdataset runs a name that begins with "pipe:" as a command.
         here = [str(p.resolve()) for p in (sorted(path.rglob("*.tar")) if path.is_dir() else [path])]
         if not here or not all(Path(p).is_file() for p in here):
-            raise DataError(f"no tar file at {source}")
-        found += here
-    if not found:
-        raise DataError("no tar files were named")
-    return found
+            raise UserError(f"no tar file at {source}")
+        shards += here
+    if not shards:
+        raise UserError("no tar files were named")
+    return shards
 
 
 def parse_part(part: str) -> tuple[int, int]:
-    """`I/N` as (I, N), I from 0 to N - 1. Raises DataError."""
-    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
-    if not found or int(found[1]) >= int(found[2]):
-        raise DataError(f"--part {part!r} is not I/N with I from 0 to N - 1, e.g. 0/8")
-    return int(found[1]), int(found[2])
+    """`I/N` as (I, N), I from 0 to N - 1. Raises UserError."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", part)
+    if not match or int(match[1]) >= int(match[2]):
+        raise UserError(f"--part {part!r} is not I/N with I from 0 to N - 1, e.g. 0/8")
+    return int(match[1]), int(match[2])
 
 
 def share_of(items: list[Any], part: tuple[int, int]) -> list[Any]:
-    """The shards of part (I, N): every shard belongs to exactly one part. Raises DataError for an empty share."""
+    """The shards of part (I, N): every shard belongs to exactly one part. Raises UserError for an empty share."""
     share = items[part[0] :: part[1]]
     if not share:
-        raise DataError(f"--part {part[0]}/{part[1]}: there are only {len(items)} tars")
+        raise UserError(f"--part {part[0]}/{part[1]}: there are only {len(items)} tars")
     return share
 
 
@@ -160,7 +161,7 @@ class _Watched:
 def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, index: Index | None) -> Pair | None:
     key = f"{Path(shard).stem}/{sample['__key__']}"
     tally.read += 1
-    extension = next((e for e in PICTURES if e in sample), None)
+    extension = next((e for e in EXTENSIONS if e in sample), None)
     if extension is None:
         tally.drop("missing_image", f"{key}: a caption without a picture")
         return None
@@ -183,7 +184,7 @@ def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, inde
     if not is_unicode(key + caption):
         tally.drop("bad_text", f"{key}: its name or its caption is no valid Unicode")
         return None
-    size = picture_size(sample[extension])
+    size = image_size(sample[extension])
     if size is None:
         tally.drop("bad_image", f"{key}: not a picture")
         return None
@@ -191,11 +192,77 @@ def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, inde
     return Pair(key, caption.strip(), sample[extension], extension, *size, meta)
 
 
-def picture_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height, or None for bytes that are no picture. The pixels are decoded: a cut JPEG has a fine header."""
+def image_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height, or None for bytes that are no image. The pixels are decoded: a cut JPEG has a fine header."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            return picture.size
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            return image.size
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
+
+
+NUMBERS = ("aesthetic", "aesthetic_score", "punsafe")
+FLAGS = ("", "UNLIKELY", "UNSURE", "NSFW")
+
+
+class Index:
+    """url -> the numbers and the flag that screens read."""
+
+    def __init__(self, keys_N: np.ndarray, numbers_N3: np.ndarray, flags_N: np.ndarray) -> None:
+        order = np.argsort(keys_N, kind="stable")
+        self.keys_N, self.numbers_N3, self.flags_N = keys_N[order], numbers_N3[order], flags_N[order]
+
+    def __len__(self) -> int:
+        return len(self.keys_N)
+
+    def get(self, url: str) -> dict[str, Any]:
+        """The fields known of a url; empty for one that is not in the index."""
+        key = _key(url)
+        at = int(np.searchsorted(self.keys_N, key))
+        if at == len(self) or self.keys_N[at] != key:
+            return {}
+        values: dict[str, Any] = {
+            name: float(x) for name, x in zip(NUMBERS, self.numbers_N3[at], strict=True) if not np.isnan(x)
+        }
+        if self.flags_N[at]:
+            values["nsfw"] = FLAGS[self.flags_N[at]]
+        return values
+
+
+def _key(url: str) -> np.uint64:
+    return np.frombuffer(hashlib.blake2b(url.encode(), digest_size=8).digest(), dtype=np.uint64)[0]
+
+
+def read_index(path: Path) -> Index:
+    """Stream a parquet file, or a directory of them, through `datasets`. Raises UserError."""
+    import datasets
+
+    files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [str(path)]
+    if not files or not Path(files[0]).is_file():
+        raise UserError(f"no parquet file at {path}")
+    keys, numbers, flags = [], [], []
+    try:
+        stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
+        for batch in stream.with_format("arrow").iter(batch_size=65_536):
+            columns = {name.lower(): name for name in batch.column_names}
+            if "url" not in columns:
+                raise UserError(f"{path} has no URL column; its columns are {', '.join(batch.column_names)}")
+
+            def column(name: str, batch: Any = batch, columns: dict[str, str] = columns) -> list[Any] | None:
+                return batch[columns[name]].to_pylist() if name in columns else None
+
+            keys.append(np.array([_key(u or "") for u in column("url") or []], dtype=np.uint64))
+            empty = [None] * len(keys[-1])
+            rows = [column(name) or empty for name in NUMBERS]
+            numbers.append(np.array([[np.nan if x is None else x for x in r] for r in rows], dtype=np.float32).T)
+            words = (str(x or "").strip().upper() for x in column("nsfw") or empty)
+            # A word that LAION does not use counts as unsafe: a flag that cannot be read must not wave it through.
+            flags.append(np.array([FLAGS.index(x) if x in FLAGS else 3 for x in words], dtype=np.int8))
+    except UserError:
+        raise
+    except Exception as error:  # pyarrow, datasets and fsspec each raise their own; the advice is the same
+        raise UserError(f"{path} is not readable parquet: {str(error).splitlines()[0]}") from error
+    if not keys:
+        raise UserError(f"{path} holds no rows")
+    return Index(np.concatenate(keys), np.concatenate(numbers), np.concatenate(flags))

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainer.encode import IMAGE, ROLES
-from trainer.errors import DataError
+import torch
+from torch import Tensor
+
+from armor_model.base.errors import UserError
+from trainer.batches import Example
 from trainer.stages import KINDS
 
 RULES = {
@@ -104,14 +107,14 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
                 try:
                     records = json.load(file)
                 except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path} is not readable JSON: {error}") from error
+                    raise UserError(f"{path} is not readable JSON: {error}") from error
                 yield from ((f"{path}#{i}", record) for i, record in enumerate(records))
                 return
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield f"{path}:{number}", _parse(line)
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _parse(line: str) -> Any:
@@ -167,10 +170,10 @@ def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict
 def _on_disk(root: Path, image: str, where: str) -> Path:
     try:
         path = (root / image).resolve()
-        found = path.is_file() and is_unicode(str(path))
+        exists = path.is_file() and is_unicode(str(path))
     except (OSError, ValueError, RuntimeError):  # too long or not to be reached; a NUL byte; a loop of links
-        found = False
-    if not found:
+        exists = False
+    if not exists:
         raise Rejected("missing_image", f"{where}: {image}")
     return path
 
@@ -188,9 +191,64 @@ def kind_of(turns: list[dict[str, Any]]) -> str:
 
 
 def sides(record: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    """A record's pictures, split into those of the human turns and those of the gpt turns."""
-    pictures = iter(record["images"])
-    found: dict[str, list[Any]] = {"human": [], "gpt": [], "system": []}
+    """A record's images, split into those of the human turns and those of the gpt turns."""
+    images = iter(record["images"])
+    by_role: dict[str, list[Any]] = {"human": [], "gpt": [], "system": []}
     for turn in record["conversations"]:
-        found[turn["from"]] += [next(pictures) for _ in range(turn["value"].count(IMAGE))]
-    return found["human"], found["gpt"]
+        by_role[turn["from"]] += [next(images) for _ in range(turn["value"].count(IMAGE))]
+    return by_role["human"], by_role["gpt"]
+
+
+IMAGE = "<image>"
+ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+
+
+def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[dict[str, Any]]:
+    """The record as chat messages. seen: images (PIL or paths) of the human turns in order; drawn: codes (h, w) or
+    (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
+    name = record.get("id", "?")
+    to_see, to_draw = iter(seen), iter(drawn)
+    messages = []
+    for turn in record["conversations"]:
+        role = ROLES.get(turn.get("from"))
+        if role is None:
+            raise UserError(f"record {name}: unknown role {turn.get('from')!r}; known: {', '.join(ROLES)}")
+        parts: list[dict[str, Any]] = []
+        for i, piece in enumerate(turn["value"].split(IMAGE)):
+            if i:
+                try:
+                    if role == "assistant":
+                        parts.append({"type": "image", "codes": torch.as_tensor(next(to_draw)).flatten()})
+                    else:
+                        parts.append({"type": "image", "image": next(to_see)})
+                except StopIteration:
+                    raise UserError(f"record {name}: more {IMAGE} in {turn['from']} turns than pictures") from None
+            if piece.strip("\n"):
+                parts.append({"type": "text", "text": piece.strip("\n")})
+        messages.append({"role": role, "content": parts})
+    if next(to_see, None) is not None or next(to_draw, None) is not None:
+        raise UserError(f"record {name}: more pictures than {IMAGE}")
+    return messages
+
+
+def encode(processor: Any, kind: str, messages: list[dict[str, Any]]) -> Example:
+    """One conversation as an Example: every assistant turn supervised, both heads' labels already shifted."""
+    row = processor.encode_one(messages)
+    return Example(
+        kind,
+        torch.tensor(row.ids),
+        torch.tensor(row.labels("t")),
+        torch.tensor(row.labels("v")),
+        torch.cat(row.tiles) if row.tiles else None,
+        _prompt_span(processor, messages, row.ids) if kind == "t2i" and len(messages) == 2 else None,
+    )
+
+
+def _prompt_span(processor: Any, messages: list[dict[str, Any]], ids: list[int]) -> tuple[int, int] | None:
+    """Where the request's words stand: what an empty request in the same template lacks. Conversations with earlier
+    turns have context left when the last request is emptied, so they are never asked about."""
+    bare = processor.encode_one([{"role": "user", "content": ""}], add_generation_prompt=True).ids
+    full = processor.encode_one(messages[:1], add_generation_prompt=True).ids
+    start = next((i for i, (a, b) in enumerate(zip(full, bare, strict=False)) if a != b), len(bare))
+    cut = len(full) - len(bare)
+    return (start, start + cut) if cut > 0 and full == ids[: len(full)] else None

@@ -1,7 +1,7 @@
-"""Screens for captioned pictures, as declared rules that report what each one dropped.
+"""Screens for captioned images, as declared rules that report what each one dropped.
 
 The paper says that LAION-nolang-aesthetics and text-to-image-2M were "screened" and prints no rule; these are ours,
-each with its reason, each switchable. A picture whose metadata lacks a field passes that rule, and is counted as
+each with its reason, each switchable. An image whose metadata lacks a field passes that rule, and is counted as
 unjudged.
 """
 
@@ -18,7 +18,7 @@ from trainer.data.records import Tally
 
 @dataclass
 class Pair:
-    """One captioned picture on its way in."""
+    """One captioned image on its way in."""
 
     key: str
     caption: str
@@ -67,25 +67,25 @@ class ScreenSettings:
     max_unsafe: float = 0.1
     """LAION's punsafe; 1 leaves its flag alone to judge."""
     drop_duplicates: bool = True
-    """Same picture bytes or same caption as one already kept."""
+    """Same image bytes or same caption as one already kept."""
 
 
 def rules(settings: ScreenSettings) -> list[Rule]:
     """The rules in the order they are asked; the first that says drop is the one counted."""
-    seen_pictures: set[bytes] = set()
+    seen_images: set[bytes] = set()
     seen_captions: set[bytes] = set()
 
     def fresh(pair: Pair) -> Verdict:
-        picture = hashlib.blake2b(pair.image, digest_size=12).digest()
+        image = hashlib.blake2b(pair.image, digest_size=12).digest()
         caption = hashlib.blake2b(" ".join(pair.caption.lower().split()).encode(), digest_size=12).digest()
-        if picture in seen_pictures or caption in seen_captions:
+        if image in seen_images or caption in seen_captions:
             return False
-        seen_pictures.add(picture)
+        seen_images.add(image)
         seen_captions.add(caption)
         return True
 
     s = settings
-    found = [
+    active = [
         Rule("resolution", f"shorter side under {s.min_side} px", lambda p: min(p.width, p.height) >= s.min_side),
         Rule(
             "aspect",
@@ -99,14 +99,14 @@ def rules(settings: ScreenSettings) -> list[Rule]:
     ]
     if s.drop_duplicates:
         # Last: only what is kept is remembered.
-        found.append(Rule("duplicate", "picture or caption seen before", fresh))
-    return found
+        active.append(Rule("duplicate", "picture or caption seen before", fresh))
+    return active
 
 
-def screen(pair: Pair, asked: list[Rule], tally: Tally) -> bool:
+def screen(pair: Pair, active: list[Rule], tally: Tally) -> bool:
     """Whether a pair passes; counts the rule that dropped it, and the rules that could not judge it."""
     tally.read += 1
-    for rule in asked:
+    for rule in active:
         verdict = rule.keep(pair)
         if verdict is None:
             tally.unknown[rule.name] += 1

@@ -1,9 +1,9 @@
 """`armor-train tokenize`: conversations to token ids and image codes once, in checksummed parquet shards to train on.
 
 A shard holds, for each conversation, its type, token ids (codes included), which head has to say each token (0 nobody,
-1 text, 2 visual), where the request's words stand, and the paths of the pictures that the ViT will look at. So stage 2
+1 text, 2 visual), where the request's words stand, and the paths of the images that the ViT will look at. So stage 2
 never runs the image tokenizer's encoder. `manifest.json` lists finished shards with their sha256, and what made them: a
-killed run goes on behind them, and a model that reads pictures or text in another way is refused.
+killed run goes on behind them, and a model that reads images or text in another way is refused.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_file, sha256_text
+from armor_model.losses import IGNORE
 from trainer.batches import Example
-from trainer.data.records import Rejected, Tally, checked, losses, raw_records, sides
-from trainer.encode import encode, to_messages
-from trainer.errors import DataError
-from trainer.losses import IGNORE
+from trainer.data.records import Rejected, Tally, checked, encode, losses, raw_records, sides, to_messages
 
 MANIFEST = "manifest.json"
 VERSION = 2
@@ -44,14 +44,14 @@ def tokenize(
 ) -> dict[str, Any]:
     """Write shards for a conversations file; returns the manifest.
 
-    Called again, it goes on where it was killed, and replaces shards that are missing or damaged. Raises DataError.
+    Called again, it goes on where it was killed, and replaces shards that are missing or damaged. Raises UserError.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     settings = {
         **_reading(processor),
-        "conversations_sha256": file_sha256(conversations),
+        "conversations_sha256": sha256_file(conversations),
         "model": model_name,
         "shard_size": shard_size,
         "max_length": max_length,
@@ -60,7 +60,7 @@ def tokenize(
     manifest = _start(out, settings)
     raw = raw_records(conversations)
     for number in itertools.count():
-        # Records of the file, good or bad: a picture that is gone since the last call must not shift the others.
+        # Records of the file, good or bad: an image that is gone since the last call must not shift the others.
         chunk = list(itertools.islice(raw, shard_size))
         if not chunk:
             break
@@ -72,7 +72,7 @@ def tokenize(
         name = f"shard-{number:06d}.parquet"
         draft = out / f".{name}.draft"
         pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), draft, compression="zstd")
-        digest = file_sha256(draft)
+        digest = sha256_file(draft)
         draft.replace(out / name)
         parts = (name, digest, len(rows), tally.read, dict(tally.dropped), tally.examples)
         manifest["shards"].append(dict(zip(ENTRY, parts, strict=True)))
@@ -81,7 +81,7 @@ def tokenize(
     manifest["complete"], manifest["read"] = True, total.to_json()
     _write_manifest(out, manifest)
     if not total.kept:
-        raise DataError(
+        raise UserError(
             f"nothing of {conversations} was kept: of {total.read:,} records, dropped {losses(total.dropped)}"
         )
     return manifest
@@ -135,7 +135,7 @@ def _start(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
     manifest = _read_manifest(out)
     different = [k for k in settings if manifest["settings"].get(k) != settings[k]]
     if different:
-        raise DataError(
+        raise UserError(
             f"{out} holds shards of other settings ({', '.join(different)} differ); choose another directory"
         )
     whole = list(itertools.takewhile(lambda entry: _is_whole(out, entry), manifest["shards"]))
@@ -144,21 +144,21 @@ def _start(out: Path, settings: dict[str, Any]) -> dict[str, Any]:
 
 def _is_whole(folder: Path, entry: dict[str, Any]) -> bool:
     path = folder / entry["name"]
-    return path.is_file() and file_sha256(path) == entry["sha256"]
+    return path.is_file() and sha256_file(path) == entry["sha256"]
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    """A manifest of this version, with all its parts. Raises DataError."""
+    """A manifest of this version, with all its parts. Raises UserError."""
     path = folder / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         if manifest["settings"]["version"] < VERSION:
-            raise DataError(f"{folder} was tokenised by an earlier version; tokenize again into another directory")
+            raise UserError(f"{folder} was tokenised by an earlier version; tokenize again into another directory")
         _ = manifest["complete"], [[e[part] for part in ENTRY] for e in manifest["shards"]]
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is damaged: delete it and run armor-train tokenize again") from error
+        raise UserError(f"{path} is damaged: delete it and run armor-train tokenize again") from error
     return manifest
 
 
@@ -186,7 +186,7 @@ def _schema() -> Any:
 def _rows(
     chunk: list[dict[str, Any]], processor: Any, max_length: int, batch_size: int, tally: Tally
 ) -> Iterator[dict[str, Any]]:
-    from armor_model.errors import ArmorError
+    from armor_model.base.errors import ArmorError
     from armor_model.images import open_image
 
     drawn = [path for record in chunk for path in sides(record)[1]]
@@ -200,9 +200,9 @@ def _rows(
             if broken is not None:
                 raise Rejected("bad_image", f"{record['id']}: {broken}")
             rule = "bad_image"
-            pictures = [open_image(p) for p in seen]
+            images = [open_image(p) for p in seen]
             rule = "bad_text"
-            example = encode(processor, record["type"], to_messages(record, pictures, [codes[p] for p in to_draw]))
+            example = encode(processor, record["type"], to_messages(record, images, [codes[p] for p in to_draw]))
             if len(example) > max_length:
                 raise Rejected("too_long", f"{record['id']}: {len(example)} positions")
         except Rejected as rejected:
@@ -226,8 +226,8 @@ def _rows(
 
 
 def _codes(processor: Any, paths: list[Path]) -> dict[Path, Any]:
-    """Codes of pictures, None for one that cannot be read: a batch with a broken one is done one by one."""
-    from armor_model.errors import ArmorError
+    """Codes of images, None for one that cannot be read: a batch with a broken one is done one by one."""
+    from armor_model.base.errors import ArmorError
 
     if not paths:
         return {}
@@ -241,20 +241,12 @@ def _codes(processor: Any, paths: list[Path]) -> dict[Path, Any]:
         return {k: v for path in paths for k, v in _codes(processor, [path]).items()}
 
 
-def file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}") from error
-
-
 class Shards:
     """Tokenised conversations of one or more directories; `pools()` gives what a Mixture reads."""
 
     def __init__(self, folders: list[Path], processor: Any) -> None:
         """Maps every shard into memory: `datasets` unpacks them once into its cache (five bytes a position on disk,
-        shared by all processes of a machine). Raises DataError for shards that this processor would read otherwise."""
+        shared by all processes of a machine). Raises UserError for shards that this processor would read otherwise."""
         import datasets
 
         files, sums, ours = [], [], _reading(processor)
@@ -262,7 +254,7 @@ class Shards:
             for entry in self._manifest(folder, ours)["shards"]:
                 path = folder / entry["name"]
                 if not _is_whole(folder, entry):
-                    raise DataError(
+                    raise UserError(
                         f"{path} is missing, or its sha256 differs from the manifest's; "
                         "run the same armor-train tokenize again: it makes it anew"
                     )
@@ -270,27 +262,33 @@ class Shards:
                     files.append(str(path))
                     sums.append(entry["sha256"])
         if not files:
-            raise DataError(f"no conversations in {', '.join(map(str, folders))}")
-        contents = hashlib.sha256("".join(sums).encode()).hexdigest()[:16]  # by content: datasets compares times only
-        cache = Path(datasets.config.HF_DATASETS_CACHE) / f"armor-shards-{contents}"
+            raise UserError(f"no conversations in {', '.join(map(str, folders))}")
+        self.sha256 = sha256_text("".join(sums))
+        """Of all their contents."""
+        # By content: datasets compares times only.
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / f"armor-shards-{self.sha256[:16]}"
         self.table = datasets.Dataset.from_parquet(files, cache_dir=str(cache)).data.table
         self.processor = processor
         self._check_ids()
         self._check_pictures()
 
+    def __len__(self) -> int:
+        """Conversations."""
+        return len(self.table)
+
     def _manifest(self, folder: Path, ours: dict[str, Any]) -> dict[str, Any]:
         if not (folder / MANIFEST).is_file():
-            raise DataError(f"{folder} has no {MANIFEST}: make it with armor-train tokenize")
+            raise UserError(f"{folder} has no {MANIFEST}: make it with armor-train tokenize")
         manifest = _read_manifest(folder)
         if not manifest["complete"]:
-            raise DataError(f"{folder} is not complete: run armor-train tokenize again, it goes on")
+            raise UserError(f"{folder} is not complete: run armor-train tokenize again, it goes on")
         theirs = manifest["settings"]
         different = [name for name in ours if theirs.get(name) != ours[name]]
         if None in (theirs.get("vq_sha256"), ours["vq_sha256"]) and "vq_sha256" in different:
             different.remove("vq_sha256")  # one of them cannot draw: _check_ids refuses codes then
         if different:
-            told = "; ".join(f"{n} {theirs.get(n)!s:.16}, this one has {ours[n]!s:.16}" for n in different)
-            raise DataError(f"{folder} was tokenised for a model with {told}")
+            differences = "; ".join(f"{n} {theirs.get(n)!s:.16}, this one has {ours[n]!s:.16}" for n in different)
+            raise UserError(f"{folder} was tokenised for a model with {differences}")
         return manifest
 
     def _check_ids(self) -> None:
@@ -305,22 +303,22 @@ class Shards:
                 2: ("the visual head's tokens", (ids == p.imgend_id) | (ids >= p.first_code_id) & (ids <= last)),
             }
             if p.vq is None and (heads == 2).any():
-                raise DataError("the shards hold drawn pictures, and this model has no image tokenizer")
+                raise UserError("the shards hold drawn pictures, and this model has no image tokenizer")
             for head, (where, fit) in fits.items():
                 wrong = np.flatnonzero((heads == head) & ~fit)
                 if len(wrong):
-                    raise DataError(f"token {ids[wrong[0]]} is outside of {where}")
+                    raise UserError(f"token {ids[wrong[0]]} is outside of {where}")
             if not np.isin(heads, list(fits)).all():
-                raise DataError("the shards give a token to a head that does not exist")
+                raise UserError("the shards give a token to a head that does not exist")
 
     def _check_pictures(self) -> None:
-        """The pictures to look at are read during training, maybe days later; that they exist is seen now."""
+        """The images to look at are read during training, maybe days later; that they exist is seen now."""
         import pyarrow.compute as pc
 
         paths = pc.unique(pc.list_flatten(self.table["images"])).to_pylist()
         gone = [path for path in paths if not os.path.isfile(path)]  # noqa: PTH113 - Path.is_file takes twice as long
         if gone:
-            raise DataError(f"{len(gone):,} of {len(paths):,} pictures to look at are missing, the first is {gone[0]}")
+            raise UserError(f"{len(gone):,} of {len(paths):,} pictures to look at are missing, the first is {gone[0]}")
 
     def pools(self) -> dict[str, ShardPool]:
         """Type -> examples."""
@@ -336,8 +334,8 @@ class Shards:
         ids, heads = torch.tensor(record["input_ids"]), torch.tensor(record["heads"])
 
         def labels(head: int) -> torch.Tensor:
-            said = torch.where(heads == head, ids, torch.full_like(ids, IGNORE))
-            return torch.cat([said[1:], said.new_full((1,), IGNORE)])
+            own = torch.where(heads == head, ids, torch.full_like(ids, IGNORE))
+            return torch.cat([own[1:], own.new_full((1,), IGNORE)])
 
         pixels = partial(_tiles, record["images"], self.processor) if record["images"] else None
         return Example(record["kind"], ids, labels(1), labels(2), pixels, tuple(record["span"]) or None)

@@ -34,7 +34,7 @@ def judge(record: Record, parts: Sequence[Any], *, readable: bool) -> Judged:
     right = given == record.wants
     if not pictures or not readable:
         return Judged(given, right)
-    from trainer.nano_eval import read_pictures
+    from trainer.shapes.evaluation import read_pictures
 
     scene = read_pictures(pictures[:1])[0]
     shown = None if record.content is None else scene is not None and _shows(scene, record.content)

@@ -1,16 +1,23 @@
 """Losses (1)-(3) of the paper at the asked positions only, with logits that never exist all at once.
 
-Shapes: N supervised positions, D model width, V rows of a head. A plain cross-entropy over (B*T, V) keeps logits, their
-log-softmax and their gradient: at V = 92,553 and 4,096 positions 4.5 GB in fp32, three quarters of them for positions
-that no loss asks about. Here positions are gathered first, and logits are made, used and dropped in chunks; both
-gradients are finished in the forward pass, so nothing of size N x V is kept.
+Shapes: B rows, T positions, N supervised positions, D model width, V rows of a head.
+A plain cross-entropy over (B*T, V) keeps logits, their log-softmax and their gradient: at V = 92,553 and 4,096
+positions 4.5 GB in fp32, three quarters of them for positions that no loss asks about. Here positions are gathered
+first, and logits are made, used and dropped in chunks; both gradients are finished in the forward pass, so nothing of
+size N x V is kept.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
 
 IGNORE = -100
 """Label of a position that a head is not asked about."""
@@ -113,3 +120,98 @@ def supervised(hidden_BTD: Tensor, labels_BT: Tensor) -> tuple[Tensor, Tensor]:
     """The positions that have a label: hidden (N, D) and labels (N,)."""
     asked_BT = labels_BT != IGNORE
     return hidden_BTD[asked_BT], labels_BT[asked_BT]
+
+
+class Sums(NamedTuple):
+    """Summed losses of one batch in nats; the caller divides by counts over all processes, not by its own."""
+
+    text: Tensor
+    """Equation (1), before it is divided."""
+    image: Tensor
+    """Equation (2), before it is divided; of the single head, over its whole vocabulary."""
+    text_each: Tensor | None
+    """(N,) of every supervised position in reading order, detached; None where the head is not asked."""
+    image_each: Tensor | None
+    """Likewise of the visual head."""
+    image_renormalised: Tensor | None = None
+    """The image loss with the softmax over the K + 2 image tokens only, detached; where it was asked for."""
+
+
+def summed_losses(
+    model: ArmorModel,
+    hidden_BTD: Tensor,
+    text_BT: Tensor | None,
+    image_BT: Tensor | None,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    every_part: bool = False,
+    renormalise: bool = False,
+) -> Sums:
+    """Both heads' losses behind the decoder. The adapter only runs over rows that the visual head is asked about.
+
+    Args:
+        hidden_BTD: the decoder's output, before its final norm.
+        text_BT: label of each position, the token that the text head must say there, or IGNORE; None leaves the head
+            out.
+        image_BT: likewise of the visual head (a code or <imgend>, as token ids).
+        attention_mask: of the batch, for the adapter.
+        position_ids: of packed rows.
+        every_part: run each head asked for also where no position is asked about, at weight zero: DDP and FSDP wait for
+            every trained part.
+        renormalise: compute `image_renormalised` as well.
+    """
+    nothing = hidden_BTD.new_zeros(())
+
+    def visual(labels_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The visual branch's output (N, D) and labels (N,) at the supervised positions; the branch at weight zero."""
+        rows_B = (labels_BT != IGNORE).any(dim=1)
+        if every_part and not rows_B.any():
+            rows_B[0] = True
+        if not rows_B.any():
+            return hidden_BTD.new_zeros(0, hidden_BTD.shape[2]), labels_BT.new_zeros(0), nothing
+        kept = [hidden_BTD, attention_mask, position_ids, labels_BT]
+        if not rows_B.all():
+            kept = [one if one is None or len(one) == 1 else one[rows_B] for one in kept]
+        visual_BTD = model.visual_hidden(*kept[:3])
+        visual_ND, labels_N = supervised(visual_BTD, kept[3])
+        unasked = 0 * model.visual_logits(visual_BTD[:1, :1]).sum() if every_part else nothing
+        return model.adapter_norm(visual_ND), labels_N, unasked
+
+    if model.config.heads == "single":
+        return _single(model, text_BT, image_BT, visual, renormalise)
+    text, text_each, image, image_each = nothing, None, nothing, None
+    if text_BT is not None:
+        normed_ND, labels_N = supervised(hidden_BTD, text_BT)
+        normed_ND = model.decoder.norm(normed_ND)
+        text, text_each = head_losses(normed_ND, labels_N, [model.lm_head.weight, model.imgbos_head.weight])
+        if every_part:
+            text = text + 0 * model.text_logits(hidden_BTD[:1, :1]).sum()
+    if image_BT is not None:
+        visual_ND, labels_N, unasked = visual(image_BT)
+        image, image_each = head_losses(visual_ND, labels_N - model.config.imgend_id, [model.visual_head.weight])
+        image = image + unasked
+    return Sums(text, image, text_each, image_each, image.detach() if renormalise else None)
+
+
+def _single(
+    model: ArmorModel,
+    text_BT: Tensor | None,
+    image_BT: Tensor | None,
+    visual: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
+    renormalise: bool,
+) -> Sums:
+    """The ablation's Normal arm: every position through adapter and one head over V + 3 + K tokens."""
+    given = text_BT if text_BT is not None else image_BT
+    none_BT = torch.full_like(given, IGNORE)
+    labels_text = none_BT if text_BT is None else text_BT
+    either_BT = torch.where(labels_text != IGNORE, labels_text, none_BT if image_BT is None else image_BT)
+    visual_ND, labels_N, unasked = visual(either_BT)
+    is_text_N = (labels_text != IGNORE)[either_BT != IGNORE]
+    head, first = model.single_head.weight, model.config.imgend_id
+    text, text_each = head_losses(visual_ND[is_text_N], labels_N[is_text_N], [head])
+    image_ND, codes_N = visual_ND[~is_text_N], labels_N[~is_text_N]
+    image, image_each = head_losses(image_ND, codes_N, [head])
+    inside = head_losses(image_ND.detach(), codes_N - first, [head.detach()[first:]])[0] if renormalise else None
+    return Sums(
+        text + unasked, image, None if text_BT is None else text_each, None if image_BT is None else image_each, inside
+    )

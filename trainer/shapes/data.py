@@ -11,12 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from armor_model.base.seeds import sub_seed
 from trainer.batches import Example
-from trainer.data.records import sides
-from trainer.encode import encode, to_messages
-from trainer.nano_curriculum import LESSONS, sample_lesson
-from trainer.nano_requests import orderly_request
+from trainer.data.records import encode, sides, to_messages
 from trainer.shapes.conversations import sample_conversation
+from trainer.shapes.lessons import LESSONS, orderly_request, sample_lesson
 from trainer.shapes.world import (
     CELLS,
     COLOR_NAMES,
@@ -34,7 +33,7 @@ from trainer.shapes.world import (
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
-    """Pictures as the image tokenizer reads them: (N, 3, 32, 32) in [-1, 1]."""
+    """Images as the image tokenizer reads them: (N, 3, 32, 32) in [-1, 1]."""
     return torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -67,9 +66,9 @@ class Codes:
         return self._known[scene]
 
 
-def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int) -> list[Example]:
-    """`count` conversations of a type or lesson as examples; equal for equal seeds."""
-    rng = np.random.default_rng([seed, 12, sum(map(ord, kind))])
+def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int, version: int = 2) -> list[Example]:
+    """`count` conversations of a type or lesson as examples; equal for equal seeds. `version`: NanoRecipe's."""
+    rng = np.random.default_rng([seed, 12, sum(map(ord, kind)) if version == 1 else sub_seed(kind)])
     if kind in LESSONS:
         records = [sample_lesson(rng, kind, i) for i in range(count)]
     else:
@@ -100,10 +99,10 @@ def warm_up_vision(
     """Align ViT and projector with the words for what a cell shows: colour, shape, row and column; returns the last
     accuracy.
 
-    Each picture token is scored against the input embeddings of the words by direction, as contrastive pre-training
+    Each image token is scored against the input embeddings of the words by direction, as contrastive pre-training
     does
     for InternViT; so a question's word finds its cell by a plain product. The words stay as they are. Trained end to
-    end only, shapes stayed at chance: colour explains most of the loss first (shared facts, trap 1).
+    end only, shapes stayed at chance: colour explains most of the loss first.
     """
     words_VD = model.model.language_model.embed_tokens.weight.detach()
     length = words_VD.norm(dim=-1).mean()
@@ -120,7 +119,7 @@ def warm_up_vision(
     for step in range(steps):
         rng = np.random.default_rng([seed, 13, step])
         scenes = [random_scene(rng) for _ in range(batch_size)]
-        features_BTD = picture_tokens(model, vision_pixels(scenes))
+        features_BTD = image_tokens(model, vision_pixels(scenes))
         loss = 0.1 * (features_BTD.norm(dim=-1) / (2 * length) - 1).square().mean()  # as long as words, about
         right_BT = torch.ones(features_BTD.shape[:2], dtype=torch.bool)
         for words_WD, labels_BT in zip(groups, token_labels(scenes, features_BTD.shape[1]), strict=True):
@@ -135,8 +134,8 @@ def warm_up_vision(
     return accuracy
 
 
-def picture_tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
-    """What the decoder gets of each picture: (B, tokens, D)."""
+def image_tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
+    """What the decoder gets of each image: (B, tokens, D)."""
     features = model.model.get_image_features(
         pixels_BCHW,
         vision_feature_layer=model.config.vision_feature_layer,
@@ -160,7 +159,7 @@ def token_labels(scenes: list[Scene], tokens: int) -> tuple[Tensor, Tensor, Tens
 
 
 def vision_pixels(scenes: list[Scene]) -> Tensor:
-    """Tiles (N, 3, 32, 32) as the model's ViT reads them: what the processor makes of the pictures."""
+    """Tiles (N, 3, 32, 32) as the model's ViT reads them: what the processor makes of the images."""
     from armor_model.images import IMAGENET_MEAN, IMAGENET_STD
 
     pixels = torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 255

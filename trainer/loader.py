@@ -1,24 +1,33 @@
-"""Which conversation is read at which step: a pure function of the seed and the step, so a resumed run needs no
-position.
+"""The data loader: which conversation is read at which step, a pure function of the seed and the step, so that a
+resumed run needs no position; and this process's micro-batches of it, prefetched in a thread.
 
 Each pass takes exactly the stage's count from each pool (round and round where a pool is smaller) and shuffles. Batches
 are not sorted by length: where length goes with the kind of question, that makes every batch one kind, and the answers
 swing from one constant to another (armor-nano's base after 190 CPU-seconds: .49 of the questions right, sorted .42 to
-.46). Padding is saved inside a step: by micro-batches of like length (trainer/loop.py), or by packing.
+.46). Padding is saved inside a step: by micro-batches of like length or by packing.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
 
-from trainer.batches import Example
+from armor_model.base.errors import UserError
+from trainer.batches import Batch, Example, collate
+from trainer.config import Optimization
 
 DROPPED = ("t2i",)
-"""Types whose request may be emptied: the answer is a picture only, so nothing else loses its condition."""
+"""Types whose request may be emptied: the answer is an image only, so nothing else loses its condition."""
+
+
+def counts_of(shares: Mapping[str, int], how: Optimization) -> dict[str, int]:
+    """Conversations of each type for a whole run, in these shares."""
+    total, whole = how.steps * how.batch_size, sum(shares.values())
+    return {kind: -(-n * total // whole) for kind, n in shares.items()}
 
 
 class Pool(Protocol):
@@ -72,13 +81,13 @@ class Mixture:
 
     def contents(self) -> dict[str, str]:
         """Size and digest of each pool, over eight of its examples: a resumed run has to read the same data."""
-        found = {}
+        digests = {}
         for kind in self.kinds:
             pool, digest = self.pools[kind], hashlib.sha256()
             for i in range(8):
                 digest.update(pool[(len(pool) - 1) * i // 7].input_ids.numpy().tobytes())
-            found[kind] = f"{len(pool)} {digest.hexdigest()[:16]}"
-        return found
+            digests[kind] = f"{len(pool)} {digest.hexdigest()[:16]}"
+        return digests
 
     def _plan(self, epoch: int) -> np.ndarray:
         """(steps, batch_size, 2): pool number and index of every example of a pass."""
@@ -99,3 +108,51 @@ class Mixture:
         shuffled = np.random.default_rng([self.seed, 1, epoch]).permutation(len(order))
         steps = len(self)
         return order[shuffled[: steps * self.batch_size]].reshape(steps, self.batch_size, 2)
+
+
+class DataLoader:
+    """This process's share of each step's conversations, collated into micro-batches; while a step computes, the
+    next one's images are opened in a thread. Closed when the run ends."""
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        how: Optimization,
+        rank_of: tuple[int, int],
+        token_ids: tuple[int, int],
+        pack_to: int | None = None,
+    ) -> None:
+        """rank_of: this process's rank, and how many there are. token_ids: of padding and of <imgbos>."""
+        self.mixture, self.how, self.pack_to = mixture, how, pack_to
+        self.rank, self.world = rank_of
+        self.pad_id, self.image_start_id = token_ids
+        self._thread = ThreadPoolExecutor(1, "prefetch")
+        self._prefetched: dict[int, Future[list[Batch]]] = {}
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def micro_batches(self, step: int) -> list[Batch]:
+        """Of a step, from 0; the next step's are begun. Raises UserError."""
+        prefetched = self._prefetched.pop(step, None)
+        micro = self._make(step) if prefetched is None else prefetched.result()
+        if step + 1 < self.how.steps:
+            self._prefetched = {step + 1: self._thread.submit(self._make, step + 1)}
+        return micro
+
+    def _make(self, step: int) -> list[Batch]:
+        # Micro-batches of like length pad least; their sum is the step's gradient in any order.
+        examples = sorted(self.mixture.batch(step), key=len)
+        size = self.how.batch_size // self.how.accumulate
+        try:
+            return [
+                collate(
+                    examples[i * size + self.rank : (i + 1) * size : self.world],
+                    self.pad_id,
+                    self.image_start_id,
+                    self.pack_to,
+                )
+                for i in range(self.how.accumulate)
+            ]
+        except ValueError as error:
+            raise UserError(str(error)) from error

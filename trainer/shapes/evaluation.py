@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer.data.records import sides
-from trainer.encode import to_messages
+from trainer.data.records import sides, to_messages
 from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.language import CHAT_HELD_OUT, DESCRIBE_PICTURE_HELD_OUT
 from trainer.shapes.questions import (

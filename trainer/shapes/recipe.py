@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from armor_model.allocator import keep_freed_memory
-from trainer.loop import Cost, Loop, LoopOptions, Outcome
-from trainer.mixture import Mixture
-from trainer.nano_curriculum import AFTER, CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
-from trainer.nano_data import Codes, make_pool, vq_batches, warm_up_vision
-from trainer.optim import Optimization
+from armor_model.base.hashing import sha256_json
+from trainer.bundle import Training
+from trainer.config import LoopOptions, Optimization
+from trainer.configure import document
+from trainer.loader import Mixture, counts_of
+from trainer.loop import Cost, Loop, Outcome
+from trainer.shapes.data import Codes, make_pool, vq_batches, warm_up_vision
+from trainer.shapes.lessons import AFTER, CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
+from trainer.shapes.world import held_out_sha256
 from trainer.stages import KINDS, STAGES
 from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
 
@@ -30,10 +35,13 @@ class NanoStage:
     """One stage of the recipe: whose declaration, on which mixture, how it walks."""
 
     stage: str
+    """Name in trainer.stages.STAGES."""
     mixture: dict[str, int]
-    """Share of each type or lesson (trainer.nano_curriculum); scaled to the steps."""
+    """Share of each type or lesson (trainer.shapes.lessons); scaled to the steps."""
     how: Optimization
+    """The walk; its steps are the stage's."""
     condition_dropout: float = 0.0
+    """Share of t2i requests that are emptied."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +49,19 @@ class NanoRecipe:
     """Everything that decides how armor-nano comes out."""
 
     seed: int = 0
+    """Of everything."""
+    version: int = 1
+    """How pools are drawn: 1 as the bundled checkpoint's were, types whose names are anagrams (t2ti, ti2t) from one
+    seed; 2 each from a seed of its own."""
     preset: str = "armor-nano"
+    """Sizes of the model."""
     adapter_init: str = "random"
     """`random`, or `copy` of the last decoder blocks: after 400 steps of stage 2 on one base, image loss .409 against
     .424 (one seed)."""
     vq: VQOptimization = field(default_factory=VQOptimization)
+    """Of the image tokenizer's training."""
     vision_steps: int = 250
+    """Of the vision warm-up."""
     pools: dict[str, int] = field(
         default_factory=lambda: {
             SHORT: 32_000,
@@ -66,6 +81,7 @@ class NanoRecipe:
     )
     """Conversations of each type, tokenised once and read again and again."""
     stages: tuple[NanoStage, ...] = ()
+    """In their order."""
     random_backbone: bool = False
     """The twin: neither vision warm-up nor base training, the rest unchanged."""
 
@@ -113,6 +129,8 @@ def default_recipe(seed: int = 0) -> NanoRecipe:
 
 @dataclass
 class StageReport:
+    """What one step of the recipe took and came to."""
+
     name: str
     steps: int
     cpu_seconds: float
@@ -122,6 +140,8 @@ class StageReport:
 
 @dataclass
 class NanoOutcome:
+    """The trained model, and a report for each step of the recipe."""
+
     model: Any
     processor: Any
     vq: VQOutcome
@@ -129,7 +149,19 @@ class NanoOutcome:
 
     @property
     def cpu_seconds(self) -> float:
+        """Of all steps."""
         return sum(report.cpu_seconds for report in self.reports)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of all kinds."""
+        return sum(report.steps for report in self.reports)
+
+    @property
+    def cost(self) -> Cost:
+        """Of all steps; what is not a stage counts with its CPU time."""
+        each = [r.cost or Cost(device_seconds=r.cpu_seconds, cpu_seconds=r.cpu_seconds) for r in self.reports]
+        return Cost(*(sum(getattr(cost, field.name) for cost in each) for field in fields(Cost)))
 
 
 def build(recipe: NanoRecipe) -> tuple[Any, Any]:
@@ -145,11 +177,23 @@ def build(recipe: NanoRecipe) -> tuple[Any, Any]:
     return model, ArmorProcessor.for_config(tokenizer, config)
 
 
-def train_nano(
-    recipe: NanoRecipe,
-    out: Path | None = None,
-    bar: bool = True,
-) -> NanoOutcome:
+def record(recipe: NanoRecipe, folder: Path, command: Sequence[str]) -> Training:
+    """The run record of a training by this recipe, begun in `folder`."""
+    settings = document(recipe)
+    data = ("shapes-world", sha256_json([held_out_sha256(), settings["pools"], recipe.seed, recipe.version]))
+    return Training.open(
+        folder, name=recipe.preset, profile="shapes", command=command, settings=settings, start=None,
+        data=(*data, sum(recipe.pools.values())), seed=recipe.seed, resume=True,
+    )  # fmt: skip
+
+
+def logs(work: Path | None) -> list[Path]:
+    """Logs of the stages that `train_nano` kept in `work`, in their order."""
+    files = () if work is None else work.glob("[0-9]*-*/log.jsonl")
+    return sorted(files, key=lambda file: int(file.parent.name.split("-")[0]))
+
+
+def train_nano(recipe: NanoRecipe, out: Path | None = None, bar: bool = True) -> NanoOutcome:
     """Run the whole recipe in this process.
 
     With `out`, stages keep logs and checkpoints there, and a run that was killed goes on from them, bit for bit.
@@ -175,7 +219,9 @@ def train_nano(
     codes = Codes(vq)
     needed = {kind for stage in _stages(recipe) for kind in stage.mixture}
     pools = {
-        kind: make_pool(processor, codes, kind, n, recipe.seed) for kind, n in recipe.pools.items() if kind in needed
+        kind: make_pool(processor, codes, kind, n, recipe.seed, recipe.version)
+        for kind, n in recipe.pools.items()
+        if kind in needed
     }
     lap("data", 0, {kind: float(len(pool)) for kind, pool in pools.items()})
     for number, nano_stage in enumerate(_stages(recipe)):
@@ -191,28 +237,22 @@ def train_nano(
 def run_stage(
     model: Any, nano_stage: NanoStage, pools: dict[str, Any], seed: int, out: Path | None, bar: bool = True
 ) -> Outcome:
-    how = nano_stage.how
-    total = how.steps * how.batch_size
-    share = sum(nano_stage.mixture.values())
-    counts = {kind: -(-n * total // share) for kind, n in nano_stage.mixture.items()}
+    """Train one stage of the recipe on pools of tokenised conversations."""
+    how, dropout = nano_stage.how, nano_stage.condition_dropout
+    counts = counts_of(nano_stage.mixture, how)
     kinds = {kind: sum(n for pool, n in counts.items() if LESSONS.get(pool, pool) == kind) for kind in KINDS}
     declared = STAGES[nano_stage.stage]
     # Vision and projector stay as the warm-up left them, which names every cell without error: trained along, the first
     # noisy steps unlearn it.
     trains = tuple(part for part in declared.trains if part not in ("vision", "projector"))
-    stage = replace(declared, trains=trains, mixture=kinds, condition_dropout=nano_stage.condition_dropout)
-    mixture = Mixture(pools, counts, how.batch_size, seed, nano_stage.condition_dropout)
+    stage = replace(declared, trains=trains, mixture=kinds, condition_dropout=dropout)
+    mixture = Mixture(pools, counts, how.batch_size, seed, dropout)
     options = LoopOptions(out=out, bar=bar, log_every=50, save_every=100 if out else 0, keep=1, resume=out is not None)
     return Loop(model, stage, mixture, how, options).run()
 
 
 def _stages(recipe: NanoRecipe) -> list[NanoStage]:
     return [s for s in recipe.stages if not (recipe.random_backbone and s.stage == "base")]
-
-
-def twin(recipe: NanoRecipe) -> NanoRecipe:
-    """The same training on an untrained backbone: shows what drawing owes to understanding."""
-    return replace(recipe, random_backbone=True)
 
 
 def scaled(recipe: NanoRecipe, share: float) -> NanoRecipe:

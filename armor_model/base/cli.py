@@ -1,0 +1,82 @@
+"""The main function of a command line: runs a Typer app, turns what ends it into one line and an exit code.
+
+Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 Ctrl-C. A bug keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import errno
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from armor_model.base.errors import ArmorError, disk_is_full
+
+_UNUSABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOENT,
+    errno.ELOOP,
+)  # fmt: skip
+"""What a path can have wrong with it that the user can mend; any other OSError is a bug."""
+
+
+def run_app(
+    app: Callable[..., Any],
+    prog: str,
+    argv: Sequence[str] | None = None,
+    *,
+    failed: int = 1,
+    go_on: str | None = None,
+) -> int:
+    """Run one command and return its exit code; an integer that the command returns is its own.
+
+    Args:
+        app: a Typer app, or anything else called like one: `app(args=..., prog_name=..., standalone_mode=False)`.
+        prog: the program's name, before every line printed to stderr.
+        argv: the arguments, sys.argv's by default.
+        failed: the code of a run that failed. 2 for a command whose own code 1 has a meaning (a gate's regression):
+            then a bug, its traceback printed, ends with 2 as well.
+        go_on: how to continue after Ctrl-C or a full disk; by default the same command again.
+    """
+    import typer  # its click, whose Abort it raises
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    go_on = go_on or f"continue with: {shlex.join([prog, *argv])}"
+
+    def end(line: str, code: int) -> int:
+        sys.stderr.write(f"{prog}: {' '.join(line.split())}\n")
+        return code
+
+    try:
+        code: int = app(args=argv, prog_name=prog, standalone_mode=False) or 0
+        if code == 130:  # Typer 0.29 turns Ctrl-C into this code, without a word
+            raise KeyboardInterrupt
+        return code
+    except ArmorError as error:
+        return end(error.line(), max(failed, error.exit_code))
+    except (KeyboardInterrupt, typer.Abort):
+        return end(f"interrupted - {go_on}", 130)
+    except Exception as error:
+        if disk_is_full(error):
+            where = f" for {error.filename}" if isinstance(error, OSError) and error.filename else ""
+            return end(f"no space left on the disk{where}: free some, then {go_on}", failed)
+        if isinstance(error, OSError) and error.errno in _UNUSABLE:
+            where = f" {error.filename}" if error.filename else ""
+            return end(f"cannot use{where}: {error.strerror}", 2)
+        if hasattr(error, "format_message"):  # a usage error's class differs between Typer versions, not this method
+            return _usage(error, prog, end)
+        if failed == 1:
+            raise
+        traceback.print_exc()
+        return end("a bug, see above", failed)
+
+
+def _usage(error: Any, prog: str, end: Callable[[str, int], int]) -> int:
+    """Wrong or missing options: one line, or the whole help where nothing was given."""
+    text = error.format_message().strip()
+    if "\n" in text:
+        sys.stderr.write(f"{text}\n")
+        return 2
+    command = getattr(getattr(error, "ctx", None), "command_path", None) or prog
+    return end(f"{text} - see {command} --help", 2)

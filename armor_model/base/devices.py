@@ -1,0 +1,55 @@
+"""Choice of device and number type. torch is imported when a function is called."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from armor_model.base.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+"""Number types that weights may be asked for in."""
+
+
+def local_rank() -> int:
+    """This process's number on its machine, as torchrun and accelerate set it; 0 for a process alone."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def choose_device(name: str | None = None) -> str:
+    """The device named, checked; by default this process's own GPU, or the CPU where there is none."""
+    import torch
+
+    if name is not None:
+        return check_device(name)
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{local_rank() % torch.cuda.device_count()}" if "LOCAL_RANK" in os.environ else "cuda"
+
+
+def check_device(name: str) -> str:
+    """The name of a device that torch can compute on here. Raises UserError."""
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # not known; not built in; `meta` has no data
+        raise UserError(f"cannot use device {name!r}: {str(error).strip().splitlines()[0]}") from error
+    return name
+
+
+def check_dtype(name: str | None) -> str | None:
+    """The name of a number type that weights can have; None for None. Raises UserError. Imports nothing."""
+    if name is not None and name not in DTYPES:
+        raise UserError(f"unknown type {name!r}{did_you_mean(name, DTYPES)}", f"one of {', '.join(DTYPES)}")
+    return name
+
+
+def torch_dtype(name: str | None) -> torch.dtype | None:
+    """torch's type of that name, None for None. Raises UserError."""
+    import torch
+
+    return None if check_dtype(name) is None else getattr(torch, str(name))

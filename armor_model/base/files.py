@@ -1,0 +1,141 @@
+"""Atomic writing of whole files and whole folders: a reader, or a kill at any instant, meets the old state or the new.
+
+with whole_folder(Path("model")) as draft:
+    save_file(tensors, draft / "model.safetensors")
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from armor_model.base.errors import RunFailed, UserError, disk_is_full
+
+DRAFT = ".draft-"
+"""How the names of files and folders begin that are being written; what a kill leaves of them may be removed."""
+
+
+@contextmanager
+def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
+    """A draft beside `path`, of the same suffix, that takes its place when the block ends without an error.
+
+    With `sync` the content is on the disk before the name is, so that a power cut leaves no empty file either. An
+    OSError names `path`, not the draft.
+    """
+    draft = path.with_name(f"{DRAFT}{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield draft
+        if sync:
+            _sync(draft)
+        draft.replace(path)
+        if sync:
+            _sync(path.parent)
+    except OSError as error:
+        if error.filename in (str(draft), draft):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: str | bytes, sync: bool = True) -> None:
+    """Write a whole file, text as UTF-8 (lone surrogates, as models utter them, included); see `whole_file`."""
+    raw = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    with whole_file(path, sync) as draft:
+        draft.write_bytes(raw)
+
+
+@contextmanager
+def whole_folder(
+    out: Path, replaces: str | None = None, last: str = "config.json", no_space: str = ""
+) -> Iterator[Path]:
+    """A draft to write into, which becomes `out` when the block ends without an error; else nothing is left of it.
+
+    The draft lies beside `out` and is renamed. In an empty folder that exists already it lies inside (it may be a
+    mount, which no rename can replace) and its files move one by one, `last` as the last.
+
+    Args:
+        out: the folder; UserError, before the block begins, where it holds anything or cannot be written.
+        replaces: a file's name; a folder that holds it may be replaced, and is until then intact.
+        last: the file without which the folder counts as nothing.
+        no_space: what RunFailed says where the disk is full.
+    """
+    check_free(out, replaces)
+    final = out.resolve()
+    inside = final.is_dir() and all(path.name.startswith(DRAFT) for path in final.iterdir())
+    draft = (final if inside else final.parent) / f"{DRAFT}{os.getpid()}-{final.name}"
+    stale = rf"{re.escape(DRAFT)}\d+" + ("" if inside else f"-{re.escape(final.name)}$")
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        for left in draft.parent.iterdir():  # behind by a kill
+            if re.match(stale, left.name):
+                shutil.rmtree(left)
+        draft.mkdir()
+    except OSError as error:
+        raise UserError(f"cannot write into {out}: {error.strerror or error}") from error
+    try:
+        yield draft
+        for path in [*draft.rglob("*"), draft]:
+            _sync(path)
+        if inside:
+            for path in sorted(draft.iterdir(), key=lambda path: path.name == last):
+                path.rename(final / path.name)
+            draft.rmdir()
+        else:
+            _swap(draft, final)
+        _sync(draft.parent)
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if disk_is_full(error):
+            raise RunFailed(no_space or f"no space left on the disk; nothing was written to {out}") from error
+        raise
+
+
+def _swap(draft: Path, out: Path) -> None:
+    """Rename a draft to `out`; what was there is removed only once the new one stands."""
+    old = out.with_name(f"{draft.name}-old")
+    if out.exists():
+        out.rename(old)
+    draft.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def check_free(folder: Path, replaces: str | None = None) -> None:
+    """Raise UserError where `folder` is a file, or holds anything but drafts and not the file that says it may go."""
+    try:
+        names = {path.name for path in folder.iterdir() if not path.name.startswith(DRAFT)}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"cannot write into {folder}: {error.strerror}", "choose another folder") from error
+    if names and replaces not in names:
+        raise UserError(f"{folder} is not empty", "choose a new folder: nothing is written over")
+
+
+def make_folder(folder: Path) -> Path:
+    """The folder, created if need be. Raises UserError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"{DRAFT}{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+    except FileExistsError as error:
+        raise UserError(f"cannot write into {folder}: it is a file", "choose another folder") from error
+    except OSError as error:
+        if disk_is_full(error):
+            raise RunFailed(f"no space left on the disk for {folder}") from error
+        raise UserError(f"cannot write into {folder}: {error.strerror}", "choose another folder") from error
+    return folder
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

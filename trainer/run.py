@@ -1,0 +1,144 @@
+"""One stage from the command line: shards in, a trained checkpoint folder and the record of its training out.
+
+armor-train stage --stage 2 --model armor-8b --data shards --out run
+torchrun --nproc-per-node 8 -m trainer stage --stage 2 --model armor-8b --data shards --out run --shard
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.files import write_file
+from trainer.config import StageConfig
+from trainer.configure import document, to_toml
+from trainer.stages import STAGES, Stage
+
+
+def stage_of(config: StageConfig) -> Stage:
+    """The declared stage with what the configuration changes. Raises UserError."""
+    if config.stage not in STAGES:
+        known = f"; known: {', '.join(STAGES)}"
+        raise UserError(f"unknown stage {config.stage!r}{did_you_mean(config.stage, STAGES)}{known}")
+    try:
+        stage = STAGES[config.stage].scaled(config.share)
+        if config.mix is not None:
+            stage = replace(stage, mixture=config.mix)
+        if config.condition_dropout is not None:
+            stage = replace(stage, condition_dropout=config.condition_dropout)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return stage
+
+
+def check(config: StageConfig) -> None:
+    """What can be seen to be wrong before anything heavy is loaded. Raises UserError."""
+    for name in ("stage", "data", "model", "out"):
+        if not getattr(config, name):
+            raise UserError(f"missing option --{name}", f"or {name} = ... in the file of --config")
+    model = config.out / "model"
+    if model.exists() and not (config.loop.resume and (config.out / "checkpoints").is_dir()):
+        raise UserError(f"{model} is there already: choose another --out, or go on with its run by --resume")
+    if model.exists() and Path(config.model).resolve() == model.resolve():
+        raise UserError(f"--model {model} is where this run writes; choose another --out")
+    for folder in config.data:
+        if not folder.is_dir():
+            raise UserError(f"no directory of shards at {folder}: make it with armor-train tokenize")
+
+
+def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Load, train, and write `<out>/model` (the whole checkpoint, trained parts merged), the run record (kind
+    `training`, see trainer.bundle) and `<out>/result.json`. `command`: the command line, for the record.
+
+    Returns the result in the main process, None in the others. Raises UserError and RunFailed.
+    """
+    check(config)
+    stage = stage_of(config)
+
+    import torch
+
+    from armor_model import load
+    from armor_model.loading import quiet_transformers
+    from trainer import devices
+    from trainer.bundle import Training
+    from trainer.checkpoints import find_model, save_model
+    from trainer.data.shards import Shards
+    from trainer.loader import Mixture
+    from trainer.loop import Loop
+    from trainer.objective import freeze
+
+    quiet_transformers()
+    start = find_model(config.model)
+    how = config.optimization
+    if how.precision == "auto":
+        how = replace(how, precision=devices.asked_precision() or "fp32")
+    model, processor = load(start)
+    save_as = getattr(torch, config.save_dtype) if config.save_dtype else model.dtype
+    if how.precision == "fp32":
+        model = model.float()
+    else:  # master weights of what learns; what is frozen stays as it was published, half the memory of fp32
+        freeze(model, stage)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+    shards = Shards(list(config.data), processor)
+    pools = shards.pools()
+    missing = [kind for kind, count in stage.mixture.items() if count and kind not in pools]
+    if missing:
+        raise UserError(f"--data holds no {', '.join(missing)}; add some, or name other counts: --mix t2i=COUNT,...")
+    try:
+        mixture = Mixture(pools, stage.mixture, how.batch_size, config.seed, stage.condition_dropout)
+        how = replace(how, steps=how.steps or len(mixture) * stage.epochs)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    sample = drawer(processor, config.sample_prompt, config.seed) if config.sample_prompt else None
+    shard = config.loop.shard or devices.asked_to_shard()
+    loop = Loop(model, stage, mixture, how, replace(config.loop, out=config.out, sample=sample, shard=shard))
+    used = replace(config, optimization=how, loop=replace(config.loop, shard=shard))
+    with Training.open(
+        config.out if loop.main else None,
+        name=f"stage {stage.name}", profile=config.profile, command=command, settings=document(used), start=start,
+        data=(", ".join(folder.name for folder in config.data), shards.sha256, len(shards)), seed=config.seed,
+        processes=loop.accelerator.num_processes, resume=config.loop.resume,
+    ) as training:  # fmt: skip
+        if loop.main:
+            write_file(config.out / "config.toml", to_toml(used))
+        outcome = loop.run()
+        trained = devices.whole_model(model, loop.main, save_as)
+        if not loop.main:
+            return None
+        save_model(trained.to(save_as), processor, config.out / "model")
+        training.finish(config.out / "model", outcome.steps, outcome.cost, outcome.losses, [config.out / "log.jsonl"])
+    result = {
+        "stage": stage.name,
+        "steps": outcome.steps,
+        "losses": outcome.losses,
+        "cost": {**asdict(outcome.cost), "device_days": outcome.cost.device_days},
+        "processes": loop.accelerator.num_processes,
+        "sharded": shard,
+        "model": str(config.out / "model"),
+    }
+    write_file(config.out / "result.json", json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def drawer(processor: Any, prompts: Sequence[str], seed: int) -> Callable[[Any, int], dict[str, Any]]:
+    """Draws the same prompts with the same seeds each time, the paper's Figure 6: what LoopOptions.sample wants,
+    (model, step) -> {name: PIL image}; prompt number i is drawn with seed + i."""
+    names = [
+        f"{i:02d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for i, prompt in enumerate(prompts)
+    ]
+
+    def sample(model: Any, step: int) -> dict[str, Any]:
+        from armor_model import draw
+
+        processor.vq.to(next(model.parameters()).device)
+        images = draw(model, processor, list(prompts), seeds=[seed + i for i in range(len(prompts))])
+        return dict(zip(names, images, strict=True))
+
+    return sample
