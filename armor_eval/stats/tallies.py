@@ -96,8 +96,12 @@ def tally_mme(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, l
     return table
 
 
-def tally_hallusion(items: Sequence[Item]) -> dict[str, list[float]]:
-    """Columns (right, n, figures right, figures, questions right, questions)."""
+def tally_hallusion(items: Sequence[Item], own: bool = False) -> dict[str, list[float]]:
+    """Columns (right, n, figures right, figures, questions right, questions).
+
+    `own`: by the benchmark's own grouping, which keeps VD's and VS's sets apart (VLMEvalKit's key has no category and
+    merges their `ocr`: 332 figures and 429 questions of 346 and 455). The category is the first piece of an item's id.
+    """
     table: dict[str, list[float]] = defaultdict(lambda: [0.0] * 6)
     whole: dict[tuple[str, int, str], bool | None] = {}
     for it in items:
@@ -106,7 +110,8 @@ def tally_hallusion(items: Sequence[Item]) -> dict[str, list[float]]:
             row[0] += it.score
             row[1] += 1
         for column, key in ((2, "figure"), (4, "question")):
-            at = (it.cluster, column, str(_extra(it, key)))
+            category = it.id.split("_")[0] if own else ""
+            at = (it.cluster, column, f"{category}_{_extra(it, key)}")
             before = whole.get(at, True)
             whole[at] = None if it.score is None or before is None else before and bool(it.score)
     for (cluster, column, _), right in whole.items():
@@ -130,6 +135,16 @@ def tally_pope(items: Sequence[Item]) -> dict[str, list[float]]:
         row[2] += weight * (gold and not said)
         row[3] += weight * it.score
         row[4] += weight
+    return table
+
+
+def tally_pope_categories(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:
+    """Columns (tp, fp, fn, right, n) for each category in turn."""
+    table: dict[str, list[float]] = defaultdict(lambda: [0.0] * (5 * len(categories)))
+    for place, category in enumerate(categories):
+        one = [it.model_copy(update={"group": category}) for it in items if category in (it.group or "").split(",")]
+        for cluster, sums in tally_pope(one).items():
+            table[cluster][5 * place : 5 * place + 5] = sums
     return table
 
 

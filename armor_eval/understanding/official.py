@@ -52,6 +52,8 @@ class Scored:
 
     headline: float | None
     verdicts: dict[str, Verdict]
+    differing: list[str] = field(default_factory=list)
+    """Rows (of circular evaluation: groups) that `evaluate` scored otherwise than their verdicts say."""
 
 
 @contextlib.contextmanager
@@ -102,7 +104,7 @@ def score(table: Table, predictions: dict[str, str], judged: Judged | None = Non
         with _guards(work, judged):
             dataset = _build(table, work)
             said = dataset.evaluate(str(file), model=JUDGE_NAME if judged else "exact_matching", nproc=1)
-            return _read(table.benchmark, file, said, expected, judged)
+            return _read(table, file, said, expected, judged)
 
 
 def read_rows(table: Table, predictions: dict[str, str], judged: Judged | None) -> dict[str, Verdict]:
@@ -222,20 +224,22 @@ def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any =
     return results
 
 
-def _read(benchmark: Benchmark, file: Path, said: Any, expected: set[str], judged: Judged | None) -> Scored:
+def _read(table: Table, file: Path, said: Any, expected: set[str], judged: Judged | None) -> Scored:
     """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
     from vlmeval.smp import load
 
+    benchmark = table.benchmark
     stem = str(file)[: -len(".tsv")]
+    differing: list[str] = []
     if benchmark.kind in ("mcq", "mcq-circular"):
         frame = load(str(file))
         verdicts = _mcq_verdicts(benchmark, frame, judged)
         split = "validation" if benchmark.dataset.startswith("MMMU") else None
         chosen = said[said["split"] == split] if split and split in set(said["split"]) else said
-        headline = float(chosen["Overall"].iloc[0]) * 100 if len(chosen) == 1 else None
-        if headline is None:  # several splits in one file: the number over all of them
-            name = JUDGE_NAME if judged else "exact_matching"
-            headline = float(load(f"{stem}_{name}_result.tsv")["hit"].mean()) * 100
+        results = load(f"{stem}_{JUDGE_NAME if judged else 'exact_matching'}_result.tsv")
+        # Several splits in one file: the number over all of them.
+        headline = float(chosen["Overall"].iloc[0] if len(chosen) == 1 else results["hit"].mean()) * 100
+        differing = _differing(table, results, verdicts)
     elif benchmark.kind == "yes-no":
         frame = load(f"{stem}_auxmatch.tsv")
         verdicts = {str(r["index"]): _yes_no_verdict(r) for r in frame.to_dict("records")}
@@ -254,7 +258,18 @@ def _read(benchmark: Benchmark, file: Path, said: Any, expected: set[str], judge
                 verdict.extras["judge_reply"] = judged.raw[index]
     if set(verdicts) != expected:
         raise RunFailed(f"VLMEvalKit scored {len(verdicts)} rows of {len(expected)}: the prediction file was misread")
-    return Scored(None if headline != headline else headline, verdicts)
+    return Scored(None if headline != headline else headline, verdicts, differing)
+
+
+def _differing(table: Table, results: pd.DataFrame, verdicts: dict[str, Verdict]) -> list[str]:
+    """The rows, or circular groups, whose `hit` in VLMEvalKit's result file is not what our verdicts make it."""
+    right: dict[str, bool] = {}
+    for row in table.rows:
+        if row.id in verdicts:
+            key = row.cluster if table.benchmark.kind == "mcq-circular" else row.id
+            right[key] = right.get(key, True) and verdicts[row.id].score == 1.0
+    hits = zip(results["index"], results["hit"], strict=True)
+    return [str(index) for index, hit in hits if bool(hit) != right[str(index)]]
 
 
 def _mcq_verdicts(benchmark: Benchmark, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
