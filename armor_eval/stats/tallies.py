@@ -81,6 +81,8 @@ def tally_mme(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, l
     pairs: dict[tuple[str, str, str], list[float | None]] = defaultdict(list)
     for it in items:
         if it.group not in at:
+            if it.score is None:
+                continue
             raise ValueError(f"item {it.id}: group {it.group!r} is not one of MME's categories {', '.join(categories)}")
         pairs[it.cluster, it.group, str(it.extras.get("pair", it.cluster))].append(it.score)
         if it.score is not None:

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from armor_eval.understanding.cells import OPTIONS
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.judge import Request
-from armor_eval.understanding.table import CIRCLE, OPTIONS
+from armor_eval.understanding.table import CIRCLE
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from armor_eval.runs.schema import Item, Metric, Scores
 from armor_eval.understanding import mmmu, official, parse
-from armor_eval.understanding.judge import Judge
+from armor_eval.understanding.judge import Judge, Judged
 from armor_eval.understanding.table import Row, Table
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ def score_run(table: Table, items: dict[str, Item], judge: Judge | None = None, 
         verdicts |= official.read_rows(table, rest, judged)
     rows = {row.id: row for row in table.rows}
     done = [_scored(table, rows[it.id], it, verdicts.get(it.id), failed.get(it.id)) for it in present]
-    return _outcome(table, done, len(table.rows), scored)
+    outcome = _outcome(table, done, len(table.rows), scored)
+    outcome.scores.metrics += _other_reading(table, done, judged)
+    return outcome
 
 
 def _without_broken_groups(table: Table, predictions: dict[str, str], failed: dict[str, str]) -> dict[str, str]:
@@ -78,6 +80,8 @@ def _scored(table: Table, row: Row, item: Item, verdict: official.Verdict | None
     extras = {**item.extras, **_formula_extras(table, row)}
     if item.status == "error":
         return item.model_copy(update={"extras": extras, "score": None})
+    if failure is None and verdict is None and table.has_answers:
+        failure = "VLMEvalKit's result does not hold this row"
     if failure is not None:
         return item.model_copy(update={"status": "judge_failed", "score": None, "reason": failure, "extras": extras})
     if verdict is None:
@@ -103,10 +107,10 @@ def _formula_extras(table: Table, row: Row) -> dict[str, Any]:
     if table.benchmark.dataset.startswith("MMMU"):
         return {"split": str(row.fields["split"])}
     if table.benchmark.dataset == "MME":
-        return {"pair": str(row.fields["image_path"])}
+        return {"pair": str(row.fields.get("image_path", row.id))}
     if table.benchmark.cluster == "hallusion-set":
         pieces = row.id.split("_")
-        return {"figure": pieces[4], "question": pieces[5]}
+        return {"figure": pieces[4], "question": pieces[5]} if len(pieces) == 6 else {"figure": "?", "question": "?"}
     return {}
 
 
@@ -228,8 +232,32 @@ def _second_line(items: list[Item], composite: Composite, key: str) -> Metric:
     return metric.model_copy(update={"name": f"{composite.name}, {SECOND_LINES[key]}", "primary": False, "note": note})
 
 
+def _other_reading(table: Table, items: list[Item], judged: Judged | None) -> list[Metric]:
+    """The headline that the same answers give by the other reading of the file; none where it touches no row."""
+    from armor_eval.stats.composite import composites_for, measure
+
+    other = table.other
+    if other is None or not table.has_answers or not any(it.score is not None for it in items):
+        return []
+    primary = next(c for c in composites_for(table.benchmark.composite) if c.primary)
+    name = f"{primary.name}, reading {other.reading}"
+    if table.benchmark.kind in ("graded", "ratio"):
+        note = f"{len(other.rows)} rows would be put to the judge in other words: only a run of its own can tell"
+        return [Metric(name=name, value=None, unit=primary.unit, n=0, clusters=0, note=note)]
+    rows = {row.id: row for row in other.rows}
+    verdicts = official.read_rows(
+        other, {it.id: it.output or "" for it in items if it.id in rows and it.score is not None}, judged
+    )
+    read = [_scored(other, rows[it.id], it, verdicts[it.id], None) if it.id in verdicts else it for it in items]
+    differ = sum(one.score != it.score for one, it in zip(read, items, strict=True))
+    metric = measure(read, primary, seed=SEED, resamples=RESAMPLES)
+    note = f"the same answers; it touches {len(rows)} rows, {differ} of them score differently"
+    return [metric.model_copy(update={"name": name, "primary": False, "note": note})]
+
+
 def write_submission(table: Table, items: dict[str, Item], path: Path) -> None:
     """What MMBench's server takes: the dataset's columns and the predictions, as a spreadsheet."""
     frame = table.frame.copy()
     frame["prediction"] = [items[str(i)].output if str(i) in items else "" for i in frame["index"]]
-    frame.to_excel(path, index=False, engine="xlsxwriter")
+    as_text = {"options": {"strings_to_formulas": False, "strings_to_urls": False}}  # "=A" is an answer
+    frame.to_excel(path, index=False, engine="xlsxwriter", engine_kwargs=as_text)
