@@ -72,6 +72,21 @@ def progress_bar(label: str, show: bool) -> Iterator[Callable[[int, int], Callab
         yield start
 
 
+@contextmanager
+def byte_bar(label: str, show: bool) -> Iterator[Callable[[int, int | None], None]]:
+    """A transfer's bar with size, speed and ETA: call what it gives with (bytes there, bytes in all or None)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    screen = notices()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=screen, disable=not (show and screen.is_terminal), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda there, total: bar.update(task, completed=there, total=total)
+
+
 def print_table(out: Console, table: Table) -> None:
     """At its own width, however wide the terminal is (a pipe has 80 columns): a number that is cut is another one."""
     from rich.measure import Measurement

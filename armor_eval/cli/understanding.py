@@ -42,6 +42,9 @@ def understanding(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/understanding/...")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the official TSV files; default $LMUData.")] = None,
     any_data: Annotated[bool, typer.Option("--any-data", help="Accept a TSV that is not the published one.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch TSVs that are not there from their declared addresses; resumes.")
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Questions a batch; default 16, shapes 64.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset of --limit.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default 4096, shapes 64.")] = None,
@@ -102,6 +105,10 @@ def understanding(
         base_of(retention, [b.name for b in benchmarks])
     judges = make_judges(chosen, judge_url, judge_model, benchmarks)
     team = join_team()
+    if download:
+        if chosen == "shapes":
+            raise UserError("--download fetches published files", "add --profile official")
+        fetch_missing(benchmarks, data, team, show=not json_output)
     adapter = registry.load(model, chosen, trust_remote_code=trust_remote_code, device=team.device)
     if not isinstance(adapter, AnswersQuestions):
         raise UserError(f"{adapter.info.name} cannot answer questions", "see armor-eval list")
@@ -126,6 +133,18 @@ def understanding(
             print_retention(retention, finished)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
+
+
+def fetch_missing(benchmarks: list[Benchmark], data: Path | None, team: Team, show: bool) -> None:
+    """What `--download` does, by the first process; the others wait."""
+    from armor_eval.cli import common
+    from armor_eval.understanding.data import download
+
+    if team.first:
+        for benchmark in benchmarks:
+            with common.byte_bar(benchmark.official.file, show) as progress:
+                download(benchmark, data, progress)
+    team.wait()
 
 
 @dataclass

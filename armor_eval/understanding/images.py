@@ -64,16 +64,25 @@ def _bytes_of(text: str, folder: Path | None) -> bytes:
     elif text.startswith(("http://", "https://")):
         raise BadImageError(f"an address, and nothing is fetched: {text[:80]}")
     elif PurePosixPath(text[-16:]).suffix.lower() in Image.registered_extensions():  # base64 has no point
-        file = (folder / text).resolve() if folder is not None else None
-        if file is None or not file.is_relative_to(folder.resolve()):
-            raise BadImageError(f"a path out of the data folder: {text[:80]}")
-        if not file.is_file():
-            raise BadImageError(f"no image at {text[:80]} in the data folder")
-        return file.read_bytes()
+        return _file_below(folder, text)
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise BadImageError(f"not base64: {error}") from error
+
+
+def _file_below(folder: Path | None, name: str) -> bytes:
+    try:
+        file = (folder / name).resolve() if folder is not None else None
+        if file is None or not file.is_relative_to(folder.resolve()):
+            raise BadImageError(f"a path out of the data folder: {name[:80]!r}")
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise BadImageError(f"no image at {name[:80]!r} in the data folder") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, BadImageError):
+            raise
+        raise BadImageError(f"{name[:80]!r} cannot be read: {error}") from error
 
 
 def as_saved(image: Image.Image, name: str) -> Image.Image:

@@ -176,7 +176,7 @@ def _fill(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> N
     for row in rows:
         row.problem = problems.get(row.id)
     if len(problems) == len(rows):
-        raise UserError(f"{path} has no row that can be used", f"row {rows[0].id} {rows[0].problem}")
+        raise UserError(f"{path} has no row that can be used: row {rows[0].id} {rows[0].problem}")
     if problems:
         index, why = next(iter(problems.items()))
         table.notes.append(
