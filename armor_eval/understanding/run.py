@@ -72,6 +72,8 @@ def describe(
     )
     mode = "judge" if judge is not None else "exact_matching"
     prompt = prompts.prompt_hash(benchmark)
+    if any(not name.lower().endswith(".png") for row in table.rows for name in row.saved_as):
+        prompt = provenance.sha256_json([prompt, "images as VLMEvalKit saves them"])  # other pixels than before
     if (protocol := getattr(model, "protocol", None)) is not None:  # asked in other words than ours
         prompt = provenance.sha256_json([prompt, protocol])
     return Run(

@@ -201,6 +201,14 @@ def test_references_lead_over_rows_and_a_ring_costs_its_rows(tmp_path):
     assert "refers back" in items["3"].reason and "not base64" in items["5"].reason
 
 
+def test_a_stretch_of_bare_references_keeps_its_spelling(tmp_path):
+    frame = seed_bench(600)  # pandas reads 256 rows at a time, and makes numbers of a column that holds nothing else
+    frame["index"] = [f"{n:04d}x" if n % 2 else f"{n:04d}" for n in range(600)]
+    frame["image"] = [png(3), *["0000"] * 599]
+    table, _ = open_table(choose(["SEED"])[0], settings(put(frame, "SEED", tmp_path / "d")))
+    assert {row.picture.digest for row in table.rows} == {table.rows[0].picture.digest}
+
+
 def changed(frame, row, **cells):
     frame = frame.astype(dict.fromkeys(cells, object))
     for column, value in cells.items():
