@@ -150,16 +150,19 @@ def primary(one: Finished) -> Metric:
 
 
 def remarks(one: Finished) -> list[str]:
-    """What stands under the table: reservations, readings that differ, switches to drawing."""
+    """What stands under the table: reservations, the headline's second lines, the data's notes, switches to drawing."""
     from armor_eval.runs.comparable import reservations_of
 
-    lines = []
-    lines += [r.text for r in reservations_of(one.run)]
+    lines = [r.text for r in reservations_of(one.run)]
+    headline = primary(one)
+    if headline.note and headline.value is None:
+        lines.append(headline.note)
     for metric in one.scores.metrics:
-        if metric.name.endswith(", our reading") and metric.note and not metric.note.startswith("0 of"):
-            lines.append(f"{metric.name}: {value(metric)} ({metric.note})")
-        if metric.primary and metric.note and metric.value is None:
-            lines.append(metric.note)
+        # A second line is named `HEADLINE, WHAT`; our own reading is one only where it differs.
+        same = metric.name.endswith(", our reading") and (metric.note or "").startswith("0 of")
+        if metric.name.startswith(f"{headline.name}, ") and not same:
+            lines.append(f"{metric.name}: {value(metric)}{f' ({metric.note})' if metric.note else ''}")
+    lines += one.run.extras.get("notes", [])
     if switched := one.run.extras.get("items_with_imgbos"):
         lines.append(f"{switched} answers switched to drawing (<imgbos>)")
     return lines

@@ -241,7 +241,7 @@ def _pope() -> list[Composite]:
         make("accuracy", formula=partial(column_percent, 3, 4)),
         make("precision", formula=pope_precision),
         make("recall", formula=pope_recall),
-        each("mean F1 of the categories", formula=pope_mean_f1),
+        each("F1, mean of the categories", formula=pope_mean_f1),
         *(each(f"F1, {c}", formula=partial(pope_category_f1, place)) for place, c in enumerate(POPE_CATEGORIES)),
     ]
 

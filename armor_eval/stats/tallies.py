@@ -127,27 +127,30 @@ def tally_pope(items: Sequence[Item]) -> dict[str, list[float]]:
     """Columns (tp, fp, fn, right, n), an item counted once for every category it belongs to, as officially."""
     table: dict[str, list[float]] = defaultdict(lambda: [0.0] * 5)
     for it in items:
-        if it.score is None:
-            continue
-        weight = len((it.group or "").split(","))
-        gold, said = _extra(it, "answer") == "Yes", _extra(it, "extracted") == "Yes"
-        row = table[it.cluster]
-        row[0] += weight * (gold and said)
-        row[1] += weight * (said and not gold)
-        row[2] += weight * (gold and not said)
-        row[3] += weight * it.score
-        row[4] += weight
+        if it.score is not None:
+            _add_yes_no(table[it.cluster], 0, it, len((it.group or "").split(",")))
     return table
 
 
 def tally_pope_categories(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:
     """Columns (tp, fp, fn, right, n) for each category in turn."""
     table: dict[str, list[float]] = defaultdict(lambda: [0.0] * (5 * len(categories)))
-    for place, category in enumerate(categories):
-        one = [it.model_copy(update={"group": category}) for it in items if category in (it.group or "").split(",")]
-        for cluster, sums in tally_pope(one).items():
-            table[cluster][5 * place : 5 * place + 5] = sums
+    for it in items:
+        if it.score is not None:
+            own = (it.group or "").split(",")
+            for place, category in enumerate(categories):
+                if category in own:
+                    _add_yes_no(table[it.cluster], 5 * place, it, 1)
     return table
+
+
+def _add_yes_no(row: list[float], at: int, item: Item, weight: int) -> None:
+    gold, said = _extra(item, "answer") == "Yes", _extra(item, "extracted") == "Yes"
+    row[at] += weight * (gold and said)
+    row[at + 1] += weight * (said and not gold)
+    row[at + 2] += weight * (gold and not said)
+    row[at + 3] += weight * item.score
+    row[at + 4] += weight
 
 
 def tally_llavabench(items: Sequence[Item]) -> dict[str, list[float]]:

@@ -138,6 +138,26 @@ def test_doctor_says_which_files_are_there_and_whole(server, tmp_path, capsys):
     assert main(["doctor", "--data", str(folder / "none")]) == 2
 
 
+def test_vlmevalkits_runner_keeps_the_other_edition(server, tmp_path, monkeypatch):
+    from armor_eval.understanding.official import quiet_vlmeval
+
+    (tmp_path / "SEEDBench_IMG.tsv").write_bytes(server.content)
+    monkeypatch.setenv("LMUData", str(tmp_path))
+    with quiet_vlmeval():
+        from vlmeval.dataset import build_dataset
+        from vlmeval.dataset.image_mcq import ImageMCQDataset
+
+        from armor_eval.understanding.vlmeval_runner import accept_editions
+
+        monkeypatch.setattr(ImageMCQDataset, "DATASET_MD5", dict(ImageMCQDataset.DATASET_MD5))
+        monkeypatch.setattr(
+            ImageMCQDataset, "DATASET_URL", {**ImageMCQDataset.DATASET_URL, "SEEDBench_IMG": server.url}
+        )
+        accept_editions()
+        assert len(build_dataset("SEEDBench_IMG").data) == 8
+    assert server.asked == []  # nothing was downloaded over it
+
+
 def test_every_file_has_named_editions_and_vlmevalkits_is_the_first():
     from armor_eval.understanding.official import quiet_vlmeval
 

@@ -90,7 +90,7 @@ def test_a_run_of_one_reading_is_not_taken_up_by_the_other(tmp_path, capsys):
     argv += ["--out", str(tmp_path / "r"), "--reading"]
     assert main([*argv, "keep-none"]) == 0
     assert main([*argv, "vlmeval"]) == 2
-    assert "reading of the data" in capsys.readouterr().err
+    assert "protocol differs" in capsys.readouterr().err
     assert main([*argv, "keep-nome"]) == 2
     assert "did you mean keep-none" in capsys.readouterr().err
 
