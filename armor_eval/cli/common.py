@@ -72,6 +72,21 @@ def progress_bar(label: str, show: bool) -> Iterator[Callable[[int, int], Callab
         yield start
 
 
+@contextmanager
+def byte_bar(label: str, show: bool) -> Iterator[Callable[[int, int | None], None]]:
+    """A transfer's bar with size, speed and ETA: call what it gives with (bytes there, bytes in all or None)."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    screen = notices()
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=screen, disable=not (show and screen.is_terminal), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda there, total: bar.update(task, completed=there, total=total)
+
+
 def print_table(out: Console, table: Table) -> None:
     """At its own width, however wide the terminal is (a pipe has 80 columns): a number that is cut is another one."""
     from rich.measure import Measurement
@@ -135,16 +150,19 @@ def primary(one: Finished) -> Metric:
 
 
 def remarks(one: Finished) -> list[str]:
-    """What stands under the table: reservations, readings that differ, switches to drawing."""
+    """What stands under the table: reservations, the headline's second lines, the data's notes, switches to drawing."""
     from armor_eval.runs.comparable import reservations_of
 
-    lines = []
-    lines += [r.text for r in reservations_of(one.run)]
+    lines = [r.text for r in reservations_of(one.run)]
+    headline = primary(one)
+    if headline.note and headline.value is None:
+        lines.append(headline.note)
     for metric in one.scores.metrics:
-        if metric.name.endswith(", our reading") and metric.note and not metric.note.startswith("0 of"):
-            lines.append(f"{metric.name}: {value(metric)} ({metric.note})")
-        if metric.primary and metric.note and metric.value is None:
-            lines.append(metric.note)
+        # A second line is named `HEADLINE, WHAT`; our own reading is one only where it differs.
+        same = metric.name.endswith(", our reading") and (metric.note or "").startswith("0 of")
+        if metric.name.startswith(f"{headline.name}, ") and not same:
+            lines.append(f"{metric.name}: {value(metric)}{f' ({metric.note})' if metric.note else ''}")
+    lines += one.run.extras.get("notes", [])
     if switched := one.run.extras.get("items_with_imgbos"):
         lines.append(f"{switched} answers switched to drawing (<imgbos>)")
     return lines

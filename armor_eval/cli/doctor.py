@@ -16,12 +16,16 @@ import typer
 
 
 def doctor(
+    data: Annotated[Path | None, typer.Option(help="Folder of TSV files: check each by its md5.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Check environment, versions, shims, accelerator, disk, data; exit 1 where the embedded profile cannot run."""
+    """Check environment, versions, shims, accelerator, disk, data; exit 1 where the embedded profile cannot run.
+
+    With --data also every published file in that folder, whole or not; exit 1 where one is damaged.
+    """
     from armor_eval.cli import common
 
-    rows = [*_environment(), *_packages(), *_shims(), *_hardware(), *_data(), *_keys()]
+    rows = [*_environment(), *_packages(), *_shims(), *_hardware(), *_data(data), *_keys()]
     broken = [row for row in rows if row["state"] == "broken"]
     if json_output:
         common.write(json.dumps(rows, indent=1))
@@ -116,12 +120,19 @@ def _hardware() -> list[dict[str, str]]:
     return rows
 
 
-def _data() -> list[dict[str, str]]:
-    from armor_eval.understanding.data import lmu_data
+def _data(checked: Path | None) -> list[dict[str, str]]:
+    """The published files: by name in VLMEvalKit's folder, by md5 in one that is given."""
+    from armor_eval.errors import UserError
+    from armor_eval.understanding.data import lmu_data, state_of
     from armor_eval.understanding.declare import benchmarks
 
-    folder = lmu_data()
     rows = [_bundled()]
+    if checked is not None:
+        if not checked.is_dir():
+            raise UserError(f"--data {checked} is not a folder")
+        own = [b for b in benchmarks().values() if b.shares is None]
+        return [*rows, *(_row(f"official {b.name}", *state_of(b, checked)) for b in own)]
+    folder = lmu_data()
     for b in benchmarks().values():
         if b.in_paper and b.shares is None:
             there = (folder / b.official.file).is_file()

@@ -14,6 +14,7 @@ from armor_eval.errors import UserError
 
 if TYPE_CHECKING:
     from armor_eval.models.base import AnswersQuestions
+    from armor_eval.understanding.cells import Reading
     from armor_eval.understanding.declare import Benchmark
     from armor_eval.understanding.judge import Judge
     from armor_eval.understanding.run import Finished, Settings
@@ -41,10 +42,16 @@ def understanding(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/understanding/...")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the official TSV files; default $LMUData.")] = None,
     any_data: Annotated[bool, typer.Option("--any-data", help="Accept a TSV that is not the published one.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch TSVs that are not there from their declared addresses; resumes.")
+    ] = False,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Questions a batch; default 16, shapes 64.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset of --limit.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default 4096, shapes 64.")] = None,
     mask_imgbos: Annotated[bool, typer.Option("--mask-imgbos", help="Forbid drawing while answering.")] = False,
+    reading: Annotated[
+        str, typer.Option(help="keep-none (`None`, `NA` ... are text) or vlmeval (lost, as VLMEvalKit 0.0.20 does).")
+    ] = "keep-none",
     blind: Annotated[bool, typer.Option("--blind", help="Leave the pictures out: a baseline.")] = False,
     judge_url: Annotated[
         str | None, typer.Option(help="OpenAI-compatible endpoint of a judge; its key comes from OPENAI_API_KEY.")
@@ -90,6 +97,7 @@ def understanding(
         data=data,
         any_data=any_data,
         blind=blind,
+        reading=check_reading(reading),
     )
     if retention is not None:
         from armor_eval.understanding.retention import base_of
@@ -97,6 +105,10 @@ def understanding(
         base_of(retention, [b.name for b in benchmarks])
     judges = make_judges(chosen, judge_url, judge_model, benchmarks)
     team = join_team()
+    if download:
+        if chosen == "shapes":
+            raise UserError("--download fetches published files", "add --profile official")
+        fetch_missing(benchmarks, data, team, show=not json_output)
     adapter = registry.load(model, chosen, trust_remote_code=trust_remote_code, device=team.device)
     if not isinstance(adapter, AnswersQuestions):
         raise UserError(f"{adapter.info.name} cannot answer questions", "see armor-eval list")
@@ -121,6 +133,18 @@ def understanding(
             print_retention(retention, finished)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
+
+
+def fetch_missing(benchmarks: list[Benchmark], data: Path | None, team: Team, show: bool) -> None:
+    """What `--download` does, by the first process; the others wait."""
+    from armor_eval.cli import common
+    from armor_eval.understanding.data import download
+
+    if team.first:
+        for benchmark in benchmarks:
+            with common.byte_bar(benchmark.official.file, show) as progress:
+                download(benchmark, data, progress)
+    team.wait()
 
 
 @dataclass
@@ -184,6 +208,8 @@ class Task:
                 name += f"-limit{settings.limit}-seed{settings.seed}"
             if settings.blind:
                 name += "-blind"
+            if settings.reading != "keep-none":
+                name += f"-{settings.reading}"
             base = Path("runs") / "understanding" / f"{short_name(model)}-{settings.profile}" / name
         return base.with_name(f"{base.name}-{label}") if label else base
 
@@ -225,6 +251,16 @@ def check_profile(profile: str | None, model: str | None) -> str:
     if profile not in ("shapes", "official"):
         raise unknown_name("profile", profile, ["shapes", "official"])
     return profile
+
+
+def check_reading(reading: str) -> Reading:
+    """The reading of the data by name."""
+    from armor_eval.errors import unknown_name
+    from armor_eval.understanding.cells import READINGS
+
+    if reading not in READINGS:
+        raise unknown_name("reading", reading, READINGS)
+    return reading
 
 
 def make_judges(profile: str, url: str | None, name: str | None, benchmarks: list[Benchmark]) -> dict[str, Judge]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from armor_eval.errors import UserError
+from armor_eval.fetch import fetch
 from armor_eval.resources import benchmarks_dir
 from armor_eval.runs.provenance import sha256_file
 
@@ -71,26 +72,12 @@ def _needed(entry: PublishedFile) -> str:
 
 
 def _fetch(entry: PublishedFile, target: Path) -> LocalFile:
-    """Download, check, then rename, so that a broken transfer leaves nothing to be mistaken for the file."""
-    import httpx
+    """Download and check: a broken transfer leaves nothing to be mistaken for the file."""
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(f".{os.getpid()}.part")
-    try:
-        with httpx.stream("GET", entry.url, follow_redirects=True, timeout=60) as response:
-            response.raise_for_status()
-            with temporary.open("wb") as out:
-                for block in response.iter_bytes(1 << 20):
-                    out.write(block)
-        digest = sha256_file(temporary)
-        if not digest.startswith(entry.sha256_starts):
-            raise UserError(f"{entry.url} sent something else: sha256 {digest[:16]}..., expected {_needed(entry)}")
-        temporary.replace(target)
-    except httpx.HTTPError as error:
-        raise UserError(
-            f"cannot download {entry.url}: {error}", hint=f"give a local copy with {entry.option}"
-        ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    def fault(file: Path) -> str | None:
+        digest = sha256_file(file)
+        return None if digest.startswith(entry.sha256_starts) else f"sha256 {digest[:16]}..., expected {_needed(entry)}"
+
+    fetch(entry.url, target, fault)
     logger.info("downloaded %s", target)
-    return LocalFile(target, digest, True)
+    return LocalFile(target, sha256_file(target), True)

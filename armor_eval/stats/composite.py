@@ -11,7 +11,8 @@ with it the circular group, pair, figure or question that needs it.
     MMB              index % 1e6           category              one item a row (rotation)
     SEED             image                 category
     MME, MME-P       image                 category, as printed  extras pair: key of the two questions, default cluster
-    HallusionBench   l2-category and set   l2-category           extras figure, question (numbers within the set)
+    HallusionBench   l2-category and set   l2-category           extras figure, question (numbers within the set);
+                                                                 the id begins with the category (VD_, VS_)
     POPE             image                 the comma list        extras answer, extracted: "Yes", "No", anything else
     MMVet            image or item         the comma list        score 0..1
     LLaVABench       image                 category              score: the judge's 1-10; extras reference_score: same
@@ -43,6 +44,7 @@ from .tallies import (
     tally_mean,
     tally_mme,
     tally_pope,
+    tally_pope_categories,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ MME_PERCEPTION = (
 )  # fmt: skip
 MME_REASONING = ("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation")
 GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+POPE_CATEGORIES = ("adversarial", "popular", "random")
 MMVET_CAPABILITIES = ("rec", "ocr", "know", "gen", "spat", "math")
 
 
@@ -152,6 +155,15 @@ def pope_f1(sums: np.ndarray) -> np.ndarray:
     return np.where(sums[..., 4] > 0, f1, np.nan)
 
 
+def pope_category_f1(place: int, sums: np.ndarray) -> np.ndarray:
+    return pope_f1(sums[..., 5 * place : 5 * place + 5])
+
+
+def pope_mean_f1(sums: np.ndarray) -> np.ndarray:
+    """Unweighted mean of the categories' F1, what most papers print; undefined where a category has no items."""
+    return sum(pope_category_f1(place, sums) for place in range(len(POPE_CATEGORIES))) / len(POPE_CATEGORIES)
+
+
 def pope_precision(sums: np.ndarray) -> np.ndarray:
     return 100.0 * ratio(sums[..., 0], sums[..., 0] + sums[..., 1], empty=0.0)
 
@@ -203,23 +215,34 @@ def _mme(name: str, categories: tuple[str, ...], bounds: tuple[float, float], pr
 
 def _hallusion() -> list[Composite]:
     columns = ("right", "n", "figures_right", "figures", "questions_right", "questions")
-    make = partial(Composite, unit="%", direction="higher", bounds=PERCENT, columns=columns, tally=tally_hallusion)
+    plain = partial(Composite, unit="%", direction="higher", bounds=PERCENT, columns=columns)
+    make, own = partial(plain, tally=tally_hallusion), partial(plain, tally=partial(tally_hallusion, own=True))
     return [
         make("mean of aAcc, fAcc, qAcc", formula=hallusion_mean, primary=True),
         make("aAcc", formula=partial(column_percent, 0, 1)),
         make("fAcc", formula=partial(column_percent, 2, 3)),
         make("qAcc", formula=partial(column_percent, 4, 5)),
+        own("mean of aAcc, fAcc, qAcc, own grouping", formula=hallusion_mean),
+        own("fAcc, own grouping", formula=partial(column_percent, 2, 3)),
+        own("qAcc, own grouping", formula=partial(column_percent, 4, 5)),
     ]
 
 
 def _pope() -> list[Composite]:
     columns = ("tp", "fp", "fn", "right", "n")
-    make = partial(Composite, unit="%", direction="higher", bounds=PERCENT, columns=columns, tally=tally_pope)
+    plain = partial(Composite, unit="%", direction="higher", bounds=PERCENT)
+    make = partial(plain, columns=columns, tally=tally_pope)
+    each = partial(
+        plain, columns=tuple(f"{c}:{part}" for c in POPE_CATEGORIES for part in columns),
+        tally=partial(tally_pope_categories, POPE_CATEGORIES),
+    )  # fmt: skip
     return [
         make("F1", formula=pope_f1, primary=True),
         make("accuracy", formula=partial(column_percent, 3, 4)),
         make("precision", formula=pope_precision),
         make("recall", formula=pope_recall),
+        each("F1, mean of the categories", formula=pope_mean_f1),
+        *(each(f"F1, {c}", formula=partial(pope_category_f1, place)) for place, c in enumerate(POPE_CATEGORIES)),
     ]
 
 

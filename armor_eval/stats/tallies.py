@@ -81,6 +81,8 @@ def tally_mme(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, l
     pairs: dict[tuple[str, str, str], list[float | None]] = defaultdict(list)
     for it in items:
         if it.group not in at:
+            if it.score is None:
+                continue
             raise ValueError(f"item {it.id}: group {it.group!r} is not one of MME's categories {', '.join(categories)}")
         pairs[it.cluster, it.group, str(it.extras.get("pair", it.cluster))].append(it.score)
         if it.score is not None:
@@ -96,8 +98,12 @@ def tally_mme(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, l
     return table
 
 
-def tally_hallusion(items: Sequence[Item]) -> dict[str, list[float]]:
-    """Columns (right, n, figures right, figures, questions right, questions)."""
+def tally_hallusion(items: Sequence[Item], own: bool = False) -> dict[str, list[float]]:
+    """Columns (right, n, figures right, figures, questions right, questions).
+
+    `own`: by the benchmark's own grouping, which keeps VD's and VS's sets apart (VLMEvalKit's key has no category and
+    merges their `ocr`: 332 figures and 429 questions of 346 and 455). The category is the first piece of an item's id.
+    """
     table: dict[str, list[float]] = defaultdict(lambda: [0.0] * 6)
     whole: dict[tuple[str, int, str], bool | None] = {}
     for it in items:
@@ -106,7 +112,8 @@ def tally_hallusion(items: Sequence[Item]) -> dict[str, list[float]]:
             row[0] += it.score
             row[1] += 1
         for column, key in ((2, "figure"), (4, "question")):
-            at = (it.cluster, column, str(_extra(it, key)))
+            category = it.id.split("_")[0] if own else ""
+            at = (it.cluster, column, f"{category}_{_extra(it, key)}")
             before = whole.get(at, True)
             whole[at] = None if it.score is None or before is None else before and bool(it.score)
     for (cluster, column, _), right in whole.items():
@@ -120,17 +127,30 @@ def tally_pope(items: Sequence[Item]) -> dict[str, list[float]]:
     """Columns (tp, fp, fn, right, n), an item counted once for every category it belongs to, as officially."""
     table: dict[str, list[float]] = defaultdict(lambda: [0.0] * 5)
     for it in items:
-        if it.score is None:
-            continue
-        weight = len((it.group or "").split(","))
-        gold, said = _extra(it, "answer") == "Yes", _extra(it, "extracted") == "Yes"
-        row = table[it.cluster]
-        row[0] += weight * (gold and said)
-        row[1] += weight * (said and not gold)
-        row[2] += weight * (gold and not said)
-        row[3] += weight * it.score
-        row[4] += weight
+        if it.score is not None:
+            _add_yes_no(table[it.cluster], 0, it, len((it.group or "").split(",")))
     return table
+
+
+def tally_pope_categories(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:
+    """Columns (tp, fp, fn, right, n) for each category in turn."""
+    table: dict[str, list[float]] = defaultdict(lambda: [0.0] * (5 * len(categories)))
+    for it in items:
+        if it.score is not None:
+            own = (it.group or "").split(",")
+            for place, category in enumerate(categories):
+                if category in own:
+                    _add_yes_no(table[it.cluster], 5 * place, it, 1)
+    return table
+
+
+def _add_yes_no(row: list[float], at: int, item: Item, weight: int) -> None:
+    gold, said = _extra(item, "answer") == "Yes", _extra(item, "extracted") == "Yes"
+    row[at] += weight * (gold and said)
+    row[at + 1] += weight * (said and not gold)
+    row[at + 2] += weight * (gold and not said)
+    row[at + 3] += weight * item.score
+    row[at + 4] += weight
 
 
 def tally_llavabench(items: Sequence[Item]) -> dict[str, list[float]]:

@@ -1,4 +1,4 @@
-"""Where a benchmark's TSV lies: generated for the shapes profile, a local copy of the published one else."""
+"""Where a benchmark's TSV lies: generated for the shapes profile, else a copy of the published one, or its download."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from armor_eval.errors import UserError
+from armor_eval.fetch import Progress, fetch
 from armor_eval.runs.schema import Profile
 from armor_eval.understanding.declare import Benchmark
-from armor_eval.understanding.table import missing_file
+from armor_eval.understanding.table import file_hashes, missing_file
 
 
 def cache_dir() -> Path:
@@ -44,6 +45,37 @@ def shapes_content(benchmark: Benchmark) -> str:
     from armor_eval.shapes.understanding import declared
 
     return declared()[benchmark.dataset]["sha256"]
+
+
+def download(benchmark: Benchmark, data: Path | None, progress: Progress | None = None) -> None:
+    """Fetch the published file into `data`, or VLMEvalKit's folder, unless it is there. RunFailed in one line."""
+    if data is not None and data.is_file():
+        return
+    target = (lmu_data() if data is None else data) / benchmark.official.file
+    if target.is_file():
+        return
+
+    def fault(file: Path) -> str | None:
+        _, md5 = file_hashes(file)
+        if benchmark.official.edition(md5) is not None:
+            return None
+        return f"md5 {md5}, expected {' or '.join(benchmark.official.md5.values())}"
+
+    fetch(benchmark.official.url, target, fault, progress)
+
+
+def state_of(benchmark: Benchmark, folder: Path) -> tuple[str, str]:
+    """(ok, missing or broken; what was found) of a benchmark's file in a folder, by its md5."""
+    path = folder / benchmark.official.file
+    if not path.is_file():
+        part = path.with_name(f"{path.name}.part")
+        begun = f"; {part.stat().st_size:,} bytes of it are fetched" if part.is_file() else ""
+        return "missing", f"{path.name} is not in {folder}{begun}"
+    _, md5 = file_hashes(path)
+    edition = benchmark.official.edition(md5)
+    if edition is None:
+        return "broken", f"{path}: truncated or changed (md5 {md5}, {path.stat().st_size:,} bytes)"
+    return "ok", f"{path}: whole, {edition}"
 
 
 def _existing(benchmark: Benchmark, path: Path) -> Path:

@@ -26,14 +26,18 @@ class Keep(_Declared):
 
 
 class Official(_Declared):
-    """The published file."""
+    """The published file, in each edition that is known."""
 
     file: str
     url: str
-    md5: str
-    """As VLMEvalKit declares it; the sha256 of what was read is recorded in every run."""
+    md5: dict[str, str]
+    """Edition -> md5, the first as VLMEvalKit 0.0.20 lists it; the sha256 of what was read is recorded in every run."""
     rows: int | None = None
     clusters: int | None = None
+
+    def edition(self, md5: str) -> str | None:
+        """The name of the edition with this md5; None where the file is not a published one."""
+        return next((name for name, known in self.md5.items() if known == md5), None)
 
 
 class Prompt(_Declared):
@@ -75,6 +79,9 @@ class Benchmark(_Declared):
     """What is resampled together."""
     group: str
     """Column of the category."""
+    saved_as: str | None = None
+    """Column of the file name(s) under which VLMEvalKit writes a row's image(s) before they are shown: a `.jpg` name
+    compresses them again, and published numbers were made with those pixels."""
     keep: Keep | None = None
     shares: str | None = None
     """The benchmark whose answers serve this one too."""

@@ -1,4 +1,4 @@
-"""Pictures of a dataset row, decoded from base64 in memory: nothing is cached under a name."""
+"""The images of a dataset row, decoded in memory to the pixels that VLMEvalKit would show: nothing is cached."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import base64
 import binascii
 import io
 import warnings
+from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
 REFERENCE_LENGTH = 64
-"""VLMEvalKit's rule: an image cell this short names the row that holds the picture."""
+"""VLMEvalKit's rule: an image cell this short names the row that holds the image."""
 MAX_PIXELS = 178_000_000
 """Pillow's own limit against decompression bombs."""
 
 
 class BadImageError(ValueError):
-    """One line about a picture that cannot be read; costs its item, never the run."""
+    """One line about an image that cannot be read; costs its item, never the run."""
 
 
 def image_cells(cell: str) -> list[str]:
-    """The base64 strings of one cell: one, or a list written as Python source (never evaluated, only parsed)."""
+    """The images of one cell: one, or a list written as Python source (never evaluated, only parsed); `[]` is none."""
     if cell.startswith("[") and cell.endswith("]"):
         try:
             parsed = ast.literal_eval(cell)
@@ -31,30 +32,84 @@ def image_cells(cell: str) -> list[str]:
     return [cell]
 
 
-def decode(encoded: str) -> Image.Image:
-    """base64 text to an RGB picture (an animation's first frame; 16-bit grey scaled to 8). BadImageError if not."""
-    try:
-        data = base64.b64decode("".join(encoded.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise BadImageError(f"not base64: {error}") from error
+def decode(text: str, folder: Path | None = None, saved_as: str | None = None) -> Image.Image:
+    """base64, a data URI or a path below `folder` to an RGB image (of an animation the first). BadImageError if not.
+
+    `saved_as` is the file name under which VLMEvalKit would write the image before it is shown: see `as_saved`.
+    """
+    data = _bytes_of(text, folder)
     if not data:
         raise BadImageError("the picture is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            picture = Image.open(io.BytesIO(data))
-            if picture.width * picture.height > MAX_PIXELS:
-                raise BadImageError(f"{picture.width}x{picture.height} pixels are more than {MAX_PIXELS:,}")
-            picture.load()
+            image = Image.open(io.BytesIO(data))
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImageError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+            image.load()
+            return shown(image if saved_as is None else as_saved(image, saved_as))
     except BadImageError:
         raise
     except Exception as error:  # Pillow's decoders raise a dozen kinds; each means the same here
         raise BadImageError(f"cannot decode: {type(error).__name__}: {error}") from error
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        # `convert` would clip at 255 and turn a 16-bit scan white.
-        low, high = picture.getextrema()
-        scale = 257.0 if picture.mode != "F" and high > 255 else 1.0
-        picture = (
-            picture.convert("F").point(lambda value: value / scale).convert("L") if high > low or scale > 1 else picture
-        )
-    return picture.convert("RGB")
+
+
+def _bytes_of(text: str, folder: Path | None) -> bytes:
+    """The image file that a cell holds or names. A path must lie below the TSV's folder; nothing is fetched."""
+    text = text.strip()
+    if text.startswith("data:"):
+        head, _, text = text.partition(",")
+        if not head.endswith(";base64"):
+            raise BadImageError(f"a data URI without base64: {head[:40]}")
+    elif text.startswith(("http://", "https://")):
+        raise BadImageError(f"an address, and nothing is fetched: {text[:80]}")
+    elif PurePosixPath(text[-16:]).suffix.lower() in Image.registered_extensions():  # base64 has no point
+        return _file_below(folder, text)
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadImageError(f"not base64: {error}") from error
+
+
+def _file_below(folder: Path | None, name: str) -> bytes:
+    try:
+        file = (folder / name).resolve() if folder is not None else None
+        if file is None or not file.is_relative_to(folder.resolve()):
+            raise BadImageError(f"a path out of the data folder: {name[:80]!r}")
+        return file.read_bytes()
+    except FileNotFoundError as error:
+        raise BadImageError(f"no image at {name[:80]!r} in the data folder") from error
+    except (OSError, ValueError) as error:
+        if isinstance(error, BadImageError):
+            raise
+        raise BadImageError(f"{name[:80]!r} cannot be read: {error}") from error
+
+
+def as_saved(image: Image.Image, name: str) -> Image.Image:
+    """The image as it comes back from the file `name`, which VLMEvalKit writes before it shows it (`dump_image`).
+
+    Pillow's defaults for the name's suffix: a `.jpg` is compressed again at quality 75, a `.png` keeps the pixels.
+    """
+    if image.mode in ("RGBA", "P", "LA"):
+        image = image.convert("RGB")
+    suffix = PurePosixPath(name).suffix.lower()
+    written = io.BytesIO()
+    image.save(written, format=Image.registered_extensions()[suffix])
+    written.seek(0)
+    return Image.open(written)
+
+
+def shown(image: Image.Image) -> Image.Image:
+    """RGB as VLMEvalKit and InternVL convert it, plainly: what is transparent shows the colour that lies below.
+
+    16-bit grey is scaled to 8 first: `convert` clips at 255 and would turn a scan white.
+    """
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        low, high = image.getextrema()
+        scale = 257.0 if image.mode != "F" and high > 255 else 1.0
+        if high > low or scale > 1:
+            image = image.convert("F").point(lambda value: value / scale).convert("L")
+    image = image.convert("RGB")
+    # Pillow keeps a transparent colour in `info`, by which our model's own reader would lay the image on white.
+    image.info.pop("transparency", None)
+    return image

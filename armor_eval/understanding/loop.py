@@ -50,6 +50,12 @@ def answer_all(
     rank, world = part
     mine = [row for rows in by_picture(table)[rank::world] for row in rows]
     open_rows = [row for row in mine if row.id not in bundle.items]
+    unusable = [row for row in open_rows if row.problem is not None]
+    for row in unusable:
+        bundle.append(_item(table, row, Answer(error=f"data: the row {row.problem}"), 0.0, 0))
+    if unusable and progress is not None:
+        progress(len(unusable), len(unusable))
+    open_rows = [row for row in open_rows if row.problem is None]
     batches = [open_rows[i : i + batch_size] for i in range(0, len(open_rows), batch_size)]
     for batch, questions in _prefetched(table.benchmark, batches, blind):
         began = time.monotonic()
@@ -70,9 +76,9 @@ def by_picture(table: Table) -> list[list[Row]]:
     """The rows in the order they are asked: questions about one picture together, so that a batch decodes and encodes
     it once (POPE asks 18 of each); longest first, so that padding is small and a batch too large for memory shows at
     once."""
-    shown: dict[tuple[str, int] | str, list[tuple[int, str, Row]]] = defaultdict(list)
+    shown: dict[Any, list[tuple[int, str, Row]]] = defaultdict(list)
     for row in table.rows:
-        shown[_shown(row)].append((-_length(table.benchmark, row), row.id, row))
+        shown[row.shown].append((-_length(table.benchmark, row), row.id, row))
     groups = [sorted(rows, key=lambda entry: entry[:2]) for rows in shown.values()]
     return [[row for _, _, row in rows] for rows in sorted(groups, key=lambda rows: rows[0][:2])]
 
@@ -85,7 +91,7 @@ def marked_prompt(benchmark: Benchmark, row: Row, pictures: int) -> str:
 def decoded(row: Row) -> list[Any] | images.BadImageError:
     """The row's pictures; the error itself where one cannot be read."""
     try:
-        return [images.decode(cell) for cell in images.image_cells(row.image)]
+        return row.images()
     except images.BadImageError as error:
         return error
 
@@ -103,11 +109,6 @@ def build_question(benchmark: Benchmark, row: Row, pictures: list[Any]) -> Quest
     )
 
 
-def _shown(row: Row) -> tuple[str, int] | str:
-    """What tells a row's picture from others; the row itself where it has none."""
-    return row.id if row.picture is None else (row.picture.digest, row.picture.length)
-
-
 def _length(benchmark: Benchmark, row: Row) -> int:
     return len(prompts.question_text(benchmark.prompt, row))
 
@@ -119,7 +120,7 @@ def _prefetched(
     batch: questions about the same one hold the same object."""
 
     def question(row: Row, pictures: dict[Any, Future]) -> Question | images.BadImageError:
-        found = pictures[_shown(row)].result() if _shown(row) in pictures else []
+        found = pictures[row.shown].result() if row.shown in pictures else []
         return found if isinstance(found, images.BadImageError) else build_question(benchmark, row, found)
 
     with ThreadPoolExecutor(DECODING_THREADS, thread_name_prefix="decode") as pool:
@@ -128,7 +129,7 @@ def _prefetched(
         try:
             while True:
                 while len(ahead) <= BATCHES_AHEAD and (batch := next(waiting, None)) is not None:
-                    shown = {} if blind else {_shown(row): row for row in batch if row.picture is not None}
+                    shown = {} if blind else {row.shown: row for row in batch if row.picture is not None}
                     ahead.append((batch, {key: pool.submit(decoded, row) for key, row in shown.items()}))
                 if not ahead:
                     return

@@ -19,9 +19,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from armor_eval.errors import RunFailed
+from armor_eval.understanding.cells import Reading
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.judge import Judged, Request
 from armor_eval.understanding.requests import matched_option, options_of
@@ -52,6 +53,8 @@ class Scored:
 
     headline: float | None
     verdicts: dict[str, Verdict]
+    differing: list[str] = field(default_factory=list)
+    """Rows (of circular evaluation: groups) that `evaluate` scored otherwise than their verdicts say."""
 
 
 @contextlib.contextmanager
@@ -95,14 +98,12 @@ def score(table: Table, predictions: dict[str, str], judged: Judged | None = Non
     """Score predictions (id -> text) by the dataset's own `evaluate`, in a folder of its own that is removed after.
 
     Without a judge the policy is `exact_matching`; with one its replies are said again. Rows without a prediction are
-    left out. Raises RunFailed where VLMEvalKit's result is not about exactly these rows.
+    left out. A row that VLMEvalKit's result does not hold has no verdict, and then there is no headline.
     """
-    with _workspace(table, predictions) as (work, file):
-        expected = set(predictions)
-        with _guards(work, judged):
-            dataset = _build(table, work)
-            said = dataset.evaluate(str(file), model=JUDGE_NAME if judged else "exact_matching", nproc=1)
-            return _read(table.benchmark, file, said, expected, judged)
+    with _Work.of(table, predictions) as work, _guards(work.folder, judged):
+        dataset = _build(work)
+        said = dataset.evaluate(str(work.file), model=JUDGE_NAME if judged else "exact_matching", nproc=1)
+        return _read(work, said, set(predictions), judged)
 
 
 def read_rows(table: Table, predictions: dict[str, str], judged: Judged | None) -> dict[str, Verdict]:
@@ -110,10 +111,8 @@ def read_rows(table: Table, predictions: dict[str, str], judged: Judged | None) 
     if table.benchmark.kind == "graded":
         marks = {i: float(judged.usable[i]) for i in predictions}
         return {i: Verdict(mark, mark, extras={"judge_reply": judged.raw[i]}) for i, mark in marks.items()}
-    with _workspace(table, predictions) as (_, file):
-        from vlmeval.smp import load
-
-        frame = load(str(file))
+    with _Work.of(table, predictions) as work:
+        frame = work.load(work.file)
         if table.benchmark.kind == "yes-no":
             return _yes_no_rows(frame, judged)
         return _mcq_verdicts(table.benchmark, frame, judged)
@@ -127,25 +126,95 @@ def judge_requests(table: Table, predictions: dict[str, str]) -> list[Request]:
     """
     from armor_eval.understanding.requests import build_requests
 
-    with _workspace(table, predictions) as (_, file):
+    with _Work.of(table, predictions) as work:
+        return build_requests(table.benchmark, work.load(work.file))
+
+
+@dataclass
+class _Work:
+    """A folder of its own with a prediction file in it, for VLMEvalKit to score."""
+
+    table: Table
+    folder: Path
+    file: Path
+    frame: pd.DataFrame
+    """The rows that have a prediction, without it."""
+    ids: dict[str, str]
+    """The index in the file -> ours. VLMEvalKit evaluates each index as Python source and compares it across files:
+    where its value says nothing to a formula, rows are numbered instead."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, table: Table, predictions: dict[str, str]) -> Iterator[Self]:
+        """vlmeval imported, its switches in the environment set, its own reading of files replaced by the table's."""
+        with tempfile.TemporaryDirectory(prefix="armor-eval-") as name, quiet_vlmeval():
+            folder = Path(name).resolve()
+            os.environ.update({"LMUData": str(folder), "PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"})
+            for variable in _CLEARED:
+                os.environ.pop(variable, None)
+            frame = table.frame[[str(i) in predictions for i in table.frame["index"]]]
+            ids = [str(i) for i in frame["index"]]
+            said = [predictions[i] for i in ids]
+            frame = _for_scoring(table, frame)
+            file = folder / f"armor_{table.benchmark.dataset}.tsv"
+            write_predictions(frame.assign(prediction=said), file)
+            work = cls(table, folder, file, frame, dict(zip(map(str, frame["index"]), ids, strict=True)))
+            with _reading_fence(table.reading, frame):
+                yield work
+
+    def load(self, file: Path | str) -> pd.DataFrame:
+        """A file that VLMEvalKit wrote or will read, as it reads it, under our ids."""
         from vlmeval.smp import load
 
-        return build_requests(table.benchmark, load(str(file)))
+        frame = load(str(file))
+        return frame.assign(index=[self.ids[str(index)] for index in frame["index"]])
+
+
+def _for_scoring(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with nothing in them that VLMEvalKit's scoring trips over and no formula needs."""
+    benchmark = table.benchmark
+    if benchmark.cluster not in ("circular-group", "hallusion-set"):
+        frame = frame.assign(index=range(len(frame)))
+    if "image_path" in frame:  # evaluated as Python source; only MME's formula pairs rows by it
+        frame = frame.assign(image_path=[f"image {n}" for n in frame["image_path"].factorize()[0]])
+    for column in {"category", "l2-category", "split"} & set(frame):
+        if frame[column].isna().any():  # sorted, which a missing one makes impossible
+            frame = frame.assign(**{column: frame[column].astype(object).fillna("(none)")})
+    return frame
 
 
 @contextlib.contextmanager
-def _workspace(table: Table, predictions: dict[str, str]) -> Iterator[tuple[Path, Path]]:
-    """A folder of its own with the prediction file in it, vlmeval imported and its switches in the environment set."""
-    with tempfile.TemporaryDirectory(prefix="armor-eval-") as folder, quiet_vlmeval():
-        work = Path(folder).resolve()
-        os.environ.update({"LMUData": str(work), "PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"})
-        for name in _CLEARED:
-            os.environ.pop(name, None)
-        frame = table.frame[[str(i) in predictions for i in table.frame["index"]]].copy()
-        frame["prediction"] = [predictions[str(i)] for i in frame["index"]]
-        file = work / f"armor_{table.benchmark.dataset}.tsv"
-        write_predictions(frame, file)
-        yield work, file
+def _reading_fence(reading: Reading, frame: pd.DataFrame) -> Iterator[None]:
+    """VLMEvalKit's `load` reads a TSV with pandas' list of missing words and guesses every column's type.
+
+    keep-none: the dataset's columns and the predictions are read as text, and only an empty cell is missing; what
+    scoring adds (`hit`, `score` ...) is typed as ever. vlmeval: as it is, but for a column of questions that are all
+    numbers, which VLMEvalKit cannot score.
+    """
+    import pandas as pd
+    from vlmeval.smp import file as module
+
+    how: dict[str, Any] = {"dtype": {"question": str}}
+    if reading == "keep-none":
+        text = {*frame, "prediction"} - {"index", "g_index"}
+        how = {"dtype": dict.fromkeys(text, str), "keep_default_na": False, "na_values": [""]}
+
+    class TextPandas:
+        """pandas, as the module that defines `load` sees it: every importer of `load` calls it there."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pd, name)
+
+        @staticmethod
+        def read_csv(path: Any, **settings: Any) -> pd.DataFrame:
+            return pd.read_csv(path, **how, **settings)
+
+    before = module.pd
+    module.pd = TextPandas()
+    try:
+        yield
+    finally:
+        module.pd = before
 
 
 def write_predictions(frame: pd.DataFrame, file: Path) -> None:
@@ -153,12 +222,12 @@ def write_predictions(frame: pd.DataFrame, file: Path) -> None:
     frame.to_csv(file, sep="\t", index=False, encoding="utf-8", quoting=csv.QUOTE_ALL)
 
 
-def _build(table: Table, work: Path) -> Any:
+def _build(work: _Work) -> Any:
     """The dataset object over our rows, without pictures (scoring reads none), its md5 check replaced by our sha256."""
     from vlmeval.dataset import DATASET_CLASSES, build_dataset
 
-    name = table.benchmark.dataset
-    write_predictions(table.frame, work / f"{name}.tsv")
+    name = work.table.benchmark.dataset
+    write_predictions(work.frame, work.folder / f"{name}.tsv")
     owners = [c for c in DATASET_CLASSES if name in getattr(c, "DATASET_MD5", {})]
     kept = [(c, c.DATASET_MD5.pop(name)) for c in owners if name in c.DATASET_MD5]
     try:
@@ -222,39 +291,49 @@ def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any =
     return results
 
 
-def _read(benchmark: Benchmark, file: Path, said: Any, expected: set[str], judged: Judged | None) -> Scored:
+def _read(work: _Work, said: Any, expected: set[str], judged: Judged | None) -> Scored:
     """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
-    from vlmeval.smp import load
-
-    stem = str(file)[: -len(".tsv")]
+    benchmark = work.table.benchmark
+    stem = str(work.file)[: -len(".tsv")]
+    differing: list[str] = []
     if benchmark.kind in ("mcq", "mcq-circular"):
-        frame = load(str(file))
-        verdicts = _mcq_verdicts(benchmark, frame, judged)
+        verdicts = _mcq_verdicts(benchmark, work.load(work.file), judged)
         split = "validation" if benchmark.dataset.startswith("MMMU") else None
         chosen = said[said["split"] == split] if split and split in set(said["split"]) else said
-        headline = float(chosen["Overall"].iloc[0]) * 100 if len(chosen) == 1 else None
-        if headline is None:  # several splits in one file: the number over all of them
-            name = JUDGE_NAME if judged else "exact_matching"
-            headline = float(load(f"{stem}_{name}_result.tsv")["hit"].mean()) * 100
+        results = work.load(f"{stem}_{JUDGE_NAME if judged else 'exact_matching'}_result.tsv")
+        # Several splits in one file: the number over all of them.
+        headline = float(chosen["Overall"].iloc[0] if len(chosen) == 1 else results["hit"].mean()) * 100
+        differing = _differing(work.table, results, verdicts)
     elif benchmark.kind == "yes-no":
-        frame = load(f"{stem}_auxmatch.tsv")
+        frame = work.load(f"{stem}_auxmatch.tsv")
         verdicts = {str(r["index"]): _yes_no_verdict(r) for r in frame.to_dict("records")}
         headline = _yes_no_headline(benchmark, said)
     elif benchmark.kind == "graded":
-        frame = load(f"{stem}_{JUDGE_NAME}.tsv")
+        frame = work.load(f"{stem}_{JUDGE_NAME}.tsv")
         verdicts = {str(r["index"]): Verdict(float(r["score"]), float(r["score"])) for r in frame.to_dict("records")}
         headline = float(said.loc[said["Category"] == "Overall", "acc"].iloc[0])
     else:
-        frame = load(f"{stem}_openai_result.tsv")
+        frame = work.load(f"{stem}_openai_result.tsv")
         verdicts = {str(r["index"]): _ratio_verdict(r) for r in frame.to_dict("records")}
         headline = float(said.loc[said["split"] == "overall", "Relative Score (main)"].iloc[0])
     if judged is not None:
         for index, verdict in verdicts.items():
             if index in judged.raw:
                 verdict.extras["judge_reply"] = judged.raw[index]
-    if set(verdicts) != expected:
-        raise RunFailed(f"VLMEvalKit scored {len(verdicts)} rows of {len(expected)}: the prediction file was misread")
-    return Scored(None if headline != headline else headline, verdicts)
+    if headline != headline or set(verdicts) != expected:
+        headline = None
+    return Scored(headline, verdicts, differing)
+
+
+def _differing(table: Table, results: pd.DataFrame, verdicts: dict[str, Verdict]) -> list[str]:
+    """The rows, or circular groups, whose `hit` in VLMEvalKit's result file is not what our verdicts make it."""
+    right: dict[str, bool] = {}
+    for row in table.rows:
+        if row.id in verdicts:
+            key = row.cluster if table.benchmark.kind == "mcq-circular" else row.id
+            right[key] = right.get(key, True) and verdicts[row.id].score == 1.0
+    hits = zip(results["index"], results["hit"], strict=True)
+    return [str(index) for index, hit in hits if bool(hit) != right[str(index)]]
 
 
 def _mcq_verdicts(benchmark: Benchmark, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:

@@ -29,6 +29,12 @@ def read_yes_no(text: str) -> str | None:
     return None
 
 
+def read_first_four(text: str) -> str | None:
+    """`Yes` or `No` by the rule of MME's own evaluation tool (calculation.py): what the first four characters hold."""
+    head = text.lower()[:4]
+    return "Yes" if "yes" in head else "No" if "no" in head else None
+
+
 def read_option(text: str, options: Mapping[str, Any]) -> str | None:
     """The letter of the option that the text chooses, or None where it chooses none or several."""
     body = _body(text).strip()

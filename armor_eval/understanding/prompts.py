@@ -22,7 +22,7 @@ _CHINESE = re.compile("[\u4e00-\u9fff]")
 
 def question_text(prompt: Prompt, row: Row) -> str:
     """The text of a question, without picture marks."""
-    text = str(row.fields["question"])
+    text = str(row.fields.get("question", ""))  # a row without one is recorded, never asked
     if prompt.form == "question":
         return text + prompt.suffix
     if "hint" in row.fields:

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from armor_eval.understanding.cells import OPTIONS
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.judge import Request
-from armor_eval.understanding.table import CIRCLE, OPTIONS
+from armor_eval.understanding.table import CIRCLE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,11 +25,19 @@ def build_requests(benchmark: Benchmark, frame: pd.DataFrame) -> list[Request]:
 
 
 def options_of(benchmark: Benchmark, record: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """A row's options and the right letter; an open MMMU question is the choice between its answer and any other."""
+    """A row's options and the right letter; an open MMMU question is the choice between its answer and any other.
+
+    Its right letter is A, but for an answer that is itself one capital letter (four of the 53 open ones): VLMEvalKit
+    keeps that letter, which the two options then seldom hold (`mcq_vanilla_eval`, `MMMU_preproc`).
+    """
     options = {c: record[c] for c in OPTIONS if c in record and record[c] == record[c]}
-    if benchmark.dataset.startswith("MMMU") and "A" not in options:
-        return {"A": record["answer"], "B": "Other Answers"}, "A"
-    return options, str(record["answer"])
+    answer = record.get("answer")
+    if not benchmark.dataset.startswith("MMMU"):
+        return options, str(answer)
+    if "A" not in options:
+        options = {"A": answer, **options, "B": "Other Answers"}
+        options = {c: options[c] for c in OPTIONS if c in options and options[c] == options[c]}
+    return options, answer if answer in list(OPTIONS) else "A"
 
 
 def matched_option(prediction: Any, options: dict[str, Any]) -> str | None:

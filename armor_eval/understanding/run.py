@@ -14,6 +14,7 @@ from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores
 from armor_eval.understanding import loop, prompts
+from armor_eval.understanding.cells import Reading
 from armor_eval.understanding.data import locate, shapes_content
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.judge import Judge
@@ -40,6 +41,8 @@ class Settings:
     """Accept a file whose md5 is not the published one, and mark the result."""
     blind: bool = False
     """Leave the pictures out: a baseline."""
+    reading: Reading = "keep-none"
+    """How the cells of the TSV are read; part of the protocol label."""
 
 
 @dataclass
@@ -56,7 +59,7 @@ def open_table(benchmark: Benchmark, settings: Settings) -> tuple[Table, Any]:
     path = locate(benchmark, settings.profile, settings.data)
     published = settings.profile == "official" and not settings.any_data
     content = shapes_content(benchmark) if settings.profile == "shapes" and settings.data is None else None
-    table = read_table(benchmark, path, need_published=published, content=content)
+    table = read_table(benchmark, path, need_published=published, content=content, reading=settings.reading)
     return limit_table(table, settings.limit, settings.seed)
 
 
@@ -69,6 +72,8 @@ def describe(
     )
     mode = "judge" if judge is not None else "exact_matching"
     prompt = prompts.prompt_hash(benchmark)
+    if any(not name.lower().endswith(".png") for row in table.rows for name in row.saved_as):
+        prompt = provenance.sha256_json([prompt, "images as VLMEvalKit saves them"])  # other pixels than before
     if (protocol := getattr(model, "protocol", None)) is not None:  # asked in other words than ours
         prompt = provenance.sha256_json([prompt, protocol])
     return Run(
@@ -81,6 +86,7 @@ def describe(
         subset=subset,
         model=model.info,
         data=DataInfo(name=benchmark.dataset, split=benchmark.split, sha256=table.sha256, items=len(table.rows)),
+        protocol={"reading": table.reading},
         prompt_sha256=provenance.sha256_json([prompt, "blind"]) if settings.blind else prompt,
         scorer=ScorerInfo(
             name=f"{name}.evaluate",
@@ -171,6 +177,7 @@ def take_over(bundle: Bundle, table: Table, shared: Path) -> None:
         other.model.fingerprint == mine.model.fingerprint
         and other.data.sha256 == mine.data.sha256
         and other.decoding == mine.decoding
+        and other.protocol == mine.protocol
         and other.extras.get("blind") == mine.extras.get("blind")
     )
     if not same:

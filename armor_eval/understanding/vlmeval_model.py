@@ -9,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from vlmeval.vlm.base import BaseModel
 
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding, Question
-from armor_eval.understanding import prompts
+from armor_eval.understanding import images, prompts
 from armor_eval.understanding.declare import Benchmark, benchmarks
 from armor_eval.understanding.table import Row
 
@@ -48,8 +49,8 @@ class ArmorVLM(BaseModel):
     def generate_inner(self, message: list[dict[str, str]], dataset: str | None = None) -> str:
         """The answer's text. A question that cannot be asked raises, so that it is never an answer."""
         benchmark: Benchmark | None = self._declared.get(dataset or "")
-        pieces = [Path(m["value"]) if m["type"] == "image" else m["value"] for m in message]
-        pictures = sum(isinstance(p, Path) for p in pieces)
+        pieces = [_opened(m["value"]) if m["type"] == "image" else m["value"] for m in message]
+        pictures = sum(not isinstance(p, str) for p in pieces)
         tiles = prompts.tiles_each(benchmark.prompt, pictures) if benchmark else 6
         question = Question(
             "0", pieces, dataset, max_tiles=tiles, upscale_first=benchmark.prompt.upscale_first if benchmark else False
@@ -58,6 +59,12 @@ class ArmorVLM(BaseModel):
         if answer.error is not None:
             raise RuntimeError(answer.error)
         return answer.text
+
+
+def _opened(file: str) -> Image.Image:
+    """The pixels that `armor-eval understanding` shows; our model's own reader would lay transparency on white."""
+    with Image.open(file) as image:
+        return images.shown(image)
 
 
 def register(model_path: str | None = None, max_new_tokens: int = 4096) -> None:

@@ -169,9 +169,10 @@ def test_scores_that_contradict_vlmevalkits_are_not_reported(tsv_folder, tmp_pat
         return verdicts
 
     monkeypatch.setattr(official, "_mcq_verdicts", flipped)
-    with pytest.raises(RunFailed, match="nothing is reported"):
-        run("SEED", tsv_folder, tmp_path / "r")
-    assert read_bundle(tmp_path / "r")[0].status == "failed"
+    done = run("SEED", tsv_folder, tmp_path / "r")
+    assert done.run.status == "partial" and primary(done).value is None
+    assert "VLMEvalKit" in done.run.status_reason and "rows 0, 1, 2" in done.run.status_reason
+    assert all(it.output for it in read_bundle(tmp_path / "r")[1])
 
 
 def test_a_file_without_answers_gets_a_submission(tmp_path, capsys):
@@ -190,8 +191,8 @@ def test_a_file_without_answers_gets_a_submission(tmp_path, capsys):
     ("bench", "frame", "needle"),
     [
         ("MME", mme(1).assign(category="colour"), "not one of MME's 14"),
-        ("MME", mme(2).drop(index=[3]), "asks two questions"),
-        ("MME", mme(1).assign(answer="yes"), "expected Yes or No"),
+        ("MME", mme(1).drop(index=[1, 3, 5, 7, 9]), "MME asks two"),
+        ("MME", mme(1).assign(answer="si"), "expected Yes or No"),
         ("MMVet", mmvet().drop(columns=["answer"]), "answer"),
         ("LLaVABench", llavabench().drop(columns=["gpt4_ans"]), "gpt4_ans"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer
+from harness_data import mmmu, seed_bench, write
 
 from armor_eval.models.base import Answer
 from armor_eval.models.endpoint import Endpoint, Patience
@@ -47,8 +48,8 @@ def hash_of(text: str) -> int:
     return int(hashlib.sha256(text.encode()).hexdigest()[:8], 16)
 
 
-def measured(bench, out, model, judge=None, data=None, profile="official"):
-    settings = Settings(profile=profile, command=["x"], data=data, any_data=True)
+def measured(bench, out, model, judge=None, data=None, profile="official", reading="keep-none"):
+    settings = Settings(profile=profile, command=["x"], data=data, any_data=True, reading=reading)
     done = run_benchmark(choose([bench])[0], model, out, settings, judge=judge)
     table, _ = open_table(choose([bench])[0], settings)
     frame = table.frame.copy()
@@ -78,6 +79,33 @@ def compare(bench: str, ours: float, theirs: float) -> None:
     assert (round(ours, 1) if bench == "LLaVABench" else ours) == pytest.approx(theirs, rel=1e-12, abs=1e-12), bench
 
 
+LOST, SAFE = "None", "Nihil"
+"""A word that pandas reads as missing, and one that it keeps: VLMEvalKit's own verdicts on the second are what ours on
+the first must be when the option is kept."""
+
+
+class Wordy(MockModel):
+    """Says letters and the words of options in turn, and the lost word (or what stands for it) most."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__("wordy")
+        self._texts = ("A", "D", f"It is {word}.", "B", word, "C", f"{word}, not a cross", "circle")
+
+    def answer(self, questions, decoding):
+        return [Answer(text=self._texts[hash_of(q.id) % len(self._texts)]) for q in questions]
+
+
+def lossy_files(folder: Path, word: str) -> Path:
+    """SEED-Bench and MMMU with options, right and wrong ones, that are the word; MMMU also with such an open answer."""
+    for name, frame in (("SEEDBench_IMG", seed_bench(24)), ("MMMU_DEV_VAL", mmmu(24))):
+        for n, letter in enumerate("ABCDABCDABCD"):
+            if isinstance(frame.loc[n, letter], str):
+                frame.loc[n, letter] = word
+        frame["answer"] = frame["answer"].replace("forty two", word)
+        write(frame, folder / f"{name}.tsv")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def both(tsv_folder, tmp_path_factory):
     """(benchmark, our headline, theirs) and (table, their prompts): one fresh process computes all of theirs."""
@@ -85,7 +113,7 @@ def both(tsv_folder, tmp_path_factory):
     settings = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
     tables = [open_table(choose([bench])[0], settings)[0] for bench in (*CLOSED, *FREE)]
     jobs = [{"dataset": t.benchmark.dataset, "tsv": str(t.path), "prompts": True} for t in tables]
-    ours = []
+    ours, lossy = [], []
     with FaultServer() as server:
         for turn in (0, 19):
             for bench in CLOSED:
@@ -96,9 +124,21 @@ def both(tsv_folder, tmp_path_factory):
             value, job = measured(bench, folder / f"{bench}-judged", Says(3), judge, data=tsv_folder)
             ours, jobs = [*ours, (bench, value)], [*jobs, job]
             judge.close()
+        lost, safe = lossy_files(folder / "lost", LOST), lossy_files(folder / "safe", SAFE)
+        for bench in ("SEED", "MMMU"):
+            value, job = measured(bench, folder / f"{bench}-lost", Wordy(LOST), data=lost, reading="vlmeval")
+            ours, jobs = [*ours, (bench, value)], [*jobs, job]
+            kept, _ = measured(bench, folder / f"{bench}-kept", Wordy(LOST), data=lost)
+            _, job = measured(bench, folder / f"{bench}-safe", Wordy(SAFE), data=safe)
+            ours, jobs = [*ours, (bench, kept)], [*jobs, job]
+            settings = Settings(profile="official", command=["x"], data=lost, any_data=True, reading="vlmeval")
+            lossy.append(open_table(choose([bench])[0], settings)[0])
+            jobs.append({"dataset": lossy[-1].benchmark.dataset, "tsv": str(lossy[-1].path), "prompts": True})
         theirs = officially(jobs, folder, server.url)
-    headlines = [(bench, value, found) for (bench, value), found in zip(ours, theirs[len(tables) :], strict=True)]
-    return headlines, list(zip(tables, theirs[: len(tables)], strict=True))
+    asked = [found for job, found in zip(jobs, theirs, strict=True) if "prompts" in job]
+    scores = [found for job, found in zip(jobs, theirs, strict=True) if "prompts" not in job]
+    headlines = [(bench, value, found) for (bench, value), found in zip(ours, scores, strict=True)]
+    return headlines, list(zip([*tables, *lossy], asked, strict=True))
 
 
 def test_headlines_are_vlmevalkits_own(both):

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from harness_data import mmbench, png, write
 
@@ -93,7 +92,7 @@ def test_a_picture_that_several_ask_about_is_decoded_once_a_batch(folder, tmp_pa
     from armor_eval.understanding import images
 
     seen, real, count = [], images.decode, []
-    monkeypatch.setattr(images, "decode", lambda cell: count.append(cell) or real(cell))
+    monkeypatch.setattr(images, "decode", lambda cell, *more: count.append(cell) or real(cell, *more))
 
     class Looks(MockModel):
         def answer(self, questions, decoding):
@@ -240,19 +239,14 @@ def cases(frame):
     def without(column):
         return frame.drop(columns=[column])
 
-    def cell(column, value, row=1):
-        changed = frame.copy()
-        changed[column] = changed[column].astype(object)
-        changed.loc[row, column] = value
-        return changed
-
     yield from ((f"no {c}", without(c), c) for c in ("index", "image", "question", "A", "B", "category"))
-    yield "twice", cell("index", 1), "occurs twice"
-    yield "word", cell("index", "one"), "not an integer"
-    yield "no base", frame[frame["index"] != 2], "rotation of 2"
-    yield "no answer", cell("answer", np.nan), "no answer"
-    yield "odd answer", cell("answer", "E"), "not one of its options"
-    yield "no question", cell("question", np.nan), "no question"
+    twice = frame.copy()
+    twice.loc[1, "index"] = 1
+    yield "twice", twice, "occurs twice"
+    nameless = frame.copy().astype({"index": object})
+    nameless.loc[1, "index"] = None
+    yield "nameless", nameless, "row 2 has no index"
+    yield "no answer at all fits", frame.assign(answer="E"), "no row that can be used"
     yield "empty", frame.iloc[:0], "no row"
 
 

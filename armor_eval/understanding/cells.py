@@ -1,0 +1,68 @@
+"""The cells of a published TSV as text, and its two readings: ours keeps `None`, VLMEvalKit 0.0.20 loses it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Container
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Reading = Literal["keep-none", "vlmeval"]
+"""`keep-none`: a cell is its text, and only an empty one is missing (as in VLMEvalKit's versions after 0.0.20).
+
+`vlmeval`: what 0.0.20 makes of the file, with pandas' defaults: `None`, `NA`, `N/A`, `null`, `nan` ... are missing, and
+a column of numbers loses its spelling (`007`, `3.0`)."""
+READINGS: tuple[Reading, ...] = get_args(Reading)
+
+OPTIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+ASKED = ("question", "hint", *OPTIONS, "answer")
+"""The columns whose text is asked or scored: where the readings differ in one, the row is touched."""
+_WHOLE = re.compile(r"(-?\d+)(?:\.0*)?")
+
+
+def read_text(path: Path) -> pd.DataFrame:
+    """Every column but `image`, each cell as its text, empty ones missing. Raises what pandas raises for a bad file."""
+    import pandas as pd
+
+    return pd.read_csv(
+        path, sep="\t", usecols=lambda column: column != "image", dtype=str, keep_default_na=False, na_values=[""]
+    )
+
+
+def as_vlmeval_reads(text: pd.DataFrame) -> pd.DataFrame:
+    """The same rows as pandas' defaults, and so VLMEvalKit 0.0.20, make them of the file."""
+    import pandas as pd
+
+    written = io.StringIO()
+    text.to_csv(written, sep="\t", index=False, quoting=csv.QUOTE_ALL)
+    written.seek(0)
+    return pd.read_csv(written, sep="\t")
+
+
+def differing_cells(kept: pd.DataFrame, lossy: pd.DataFrame) -> list[str]:
+    """Per row what the two readings differ in, as `D: 'None'`; an empty string where they agree."""
+    found = [""] * len(kept)
+    for column in (c for c in ASKED if c in kept):
+        for row, (text, value) in enumerate(zip(kept[column], lossy[column], strict=True)):
+            if text == text and text != (str(value) if value == value else None):
+                found[row] += f"{', ' if found[row] else ''}{column}: {text[:40]!r}"
+    return found
+
+
+def whole_number(text: Any) -> int | None:
+    """The integer that a cell holds (`12`, `007`, `12.0`), else None."""
+    match = _WHOLE.fullmatch(str(text).strip())
+    return int(match[1]) if match else None
+
+
+def plain_answer(kind: str, answer: str, options: Container[str]) -> str:
+    """An answer as the scoring rules spell it: `b` of a row with an option B is `B`, `yes` is `Yes`; else unchanged."""
+    trimmed = answer.strip()
+    if kind == "yes-no" and trimmed.capitalize() in ("Yes", "No"):
+        return trimmed.capitalize()
+    return trimmed.upper() if kind.startswith("mcq") and trimmed.upper() in options else answer
