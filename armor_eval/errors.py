@@ -13,8 +13,8 @@ class ArmorEvalError(Exception):
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
-        self.message = " ".join(message.split())
-        self.hint = " ".join(hint.split()) if hint else None
+        self.message = one_line(message)
+        self.hint = one_line(hint) if hint else None
 
     def line(self) -> str:
         """What is printed: the message and, behind a dash, what to type instead."""
@@ -31,6 +31,11 @@ class RunFailed(ArmorEvalError):  # noqa: N818 - the verdict is the name
     """The command was right but the run did not produce its headline. Exit code 1."""
 
     exit_code = 1
+
+
+def one_line(text: str) -> str:
+    """The text as one line that a terminal shows as it is: what a server or a file says must not steer it."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

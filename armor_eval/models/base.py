@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from armor_eval.errors import RunFailed
 from armor_eval.runs.schema import ModelInfo
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ class Answer:
     """One line; the item is counted as `error`, never scored."""
     extras: dict[str, Any] = field(default_factory=dict)
     """`imgbos`: switches to drawing while answering; usage counts of an endpoint ..."""
+
+
+class ModelUnavailable(RunFailed):
+    """The model cannot be asked any more (server dead, quota spent): the run stops, and the same command resumes it."""
+
+    def __init__(self, why: str, answers: Sequence[Answer | None]) -> None:
+        super().__init__(why, "the answers so far are kept: the same command goes on from there")
+        self.answers = list(answers)
+        """What the batch did bring, in the order of its questions; None: not to be had."""
 
 
 @runtime_checkable

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from armor_eval.errors import UserError
-from armor_eval.models.base import Answer, Decoding, Question
-from armor_eval.models.endpoint import Endpoint, EndpointError, Patience
+from armor_eval.errors import UserError, unknown_name
+from armor_eval.models.base import Answer, Decoding, ModelUnavailable, Question
+from armor_eval.models.endpoint import ONE_QUESTIONS, Endpoint, EndpointDown, EndpointError, Extra, Patience, Reply
 from armor_eval.runs.schema import ModelInfo, Profile
+
+CONCURRENCY = 16
+"""Requests at a time; `--model-args concurrency=N` says otherwise."""
 
 
 class EndpointModel:
@@ -21,30 +25,87 @@ class EndpointModel:
         self._endpoint = endpoint
         self.info = ModelInfo(spec=spec, name=Path(endpoint.model).name, fingerprint=endpoint.fingerprint)
 
-    def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
-        return self._endpoint.many([lambda q=q: self._answer(q, decoding) for q in questions])
+    @property
+    def served(self) -> dict[str, Any]:
+        """What the run's record says of the requests: `adapted` (field -> what was said instead), `extra` (fields that
+        the user added)."""
+        extra = dict(self._endpoint.extra.body)
+        return {name: value for name, value in (("adapted", self._endpoint.adapted), ("extra", extra)) if value}
 
-    def _answer(self, question: Question, decoding: Decoding) -> Answer:
+    def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
+        """Answers in order. Raises ModelUnavailable, with what did come, where the endpoint is down: it says so itself,
+        or every question of the batch failed alike."""
+        got = self._endpoint.many([lambda q=q: self._answer(q, decoding) for q in questions])
+        down = next((str(one) for one in got if isinstance(one, EndpointDown)), None) or _alike(questions, got)
+        if down is not None:
+            raise ModelUnavailable(down, [one if isinstance(one, Answer) and not one.error else None for one in got])
+        return [one for one in got if isinstance(one, Answer)]
+
+    def _answer(self, question: Question, decoding: Decoding) -> Answer | EndpointDown:
         parameters: dict[str, Any] = {"temperature": decoding.temperature, "max_tokens": decoding.max_new_tokens}
         if decoding.temperature > 0:
             parameters |= {"top_p": decoding.top_p, "seed": decoding.seed}
         message = {"role": "user", "content": [_part(part) for part in question.parts]}
         try:
-            return Answer(text=self._endpoint.chat([message], **parameters))
+            reply = self._endpoint.chat([message], **parameters)
+        except EndpointDown as down:
+            return down
         except EndpointError as error:
-            return Answer(error=str(error))
+            return Answer(error=str(error), extras={"failure": error.kind})
+        return Answer(text=reply.text, extras=_extras(reply))
 
     def close(self) -> None:
         self._endpoint.close()
 
 
-def load(rest: str, profile: Profile, **options: Any) -> EndpointModel:
-    """`URL#NAME`; the key comes from OPENAI_API_KEY alone."""
+def load(
+    rest: str, profile: Profile, *, model_args: Mapping[str, Any] | None = None, extra: Extra | None = None
+) -> EndpointModel:
+    """`URL#NAME`; the key comes from the environment alone. `model_args` are Patience's fields, `extra` is what every
+    request gets besides."""
     url, mark, name = rest.rpartition("#")
     if not mark or not url or not name:
         raise UserError(f"openai:{rest} lacks the model's name", "expected openai:URL#NAME")
-    patience = Patience(timeout=600.0, deadline=1800.0, concurrency=int(options.get("concurrency") or 16))
-    return EndpointModel(f"openai:{rest}", Endpoint(url, name, options.get("patience") or patience))
+    return EndpointModel(
+        f"openai:{rest}", Endpoint(url, name, patience({"concurrency": CONCURRENCY}, model_args), extra)
+    )
+
+
+def patience(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> Patience:
+    """An endpoint's limits. UserError for an unknown name, or a value that is no positive number."""
+    known = {field.name: type(field.default) for field in fields(Patience)}
+    for name, value in (given or {}).items():
+        if name not in known:
+            raise unknown_name("limit of an endpoint", name, known)
+        whole = known[name] is int
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value > 0:
+            raise UserError(f"{name}={value!r} is no positive {'whole number' if whole else 'number'}")
+    return Patience(**{**defaults, **(given or {})})
+
+
+def _alike(questions: Sequence[Question], got: Sequence[Answer | EndpointDown]) -> str | None:
+    """The failure that a whole batch shares and that the endpoint is to blame for, else None.
+
+    Questions about one picture count as one: a moderation that refuses the picture refuses them all.
+    """
+    kinds = {one.extras.get("failure") if isinstance(one, Answer) and one.error else None for one in got}
+    shown = {tuple(id(part) for part in q.parts if not isinstance(part, str)) or q.id for q in questions}
+    if len(kinds) != 1 or len(shown) < 2 or kinds & {None, *ONE_QUESTIONS}:
+        return None
+    first = next(one.error for one in got if isinstance(one, Answer))
+    return f"all {len(got)} questions of a batch failed alike: {first}"
+
+
+def _extras(reply: Reply) -> dict[str, Any]:
+    """What an item keeps of a reply beside its text."""
+    found = {
+        "finish_reason": reply.finish_reason,
+        "cut_by_length": reply.cut,
+        "reasoning": reply.reasoning,
+        "refusal": reply.refused,
+        "max_tokens": reply.room,
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def _part(part: Any) -> dict[str, Any]:

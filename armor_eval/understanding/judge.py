@@ -119,7 +119,7 @@ class EndpointJudge:
                 longest = LONGEST_REPLY.get(request.kind, 64)
                 try:
                     # The first try is greedy; asking the same again would give the same.
-                    reply = self._endpoint.chat(messages, temperature=0.5 * attempt, max_tokens=longest)
+                    reply = self._endpoint.chat(messages, temperature=0.5 * attempt, max_tokens=longest).text
                 except EndpointError as error:
                     return None, f"judge: {error}"
                 self._cache.put(key, reply)

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from armor_eval.errors import ArmorEvalError
-from armor_eval.models.base import Answer, AnswersQuestions, Decoding, Question
+from armor_eval.models.base import Answer, AnswersQuestions, Decoding, ModelUnavailable, Question
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.provenance import sha256_text
 from armor_eval.runs.schema import Item
@@ -45,7 +45,8 @@ def answer_all(
 ) -> None:
     """Answer the rows that the journal does not hold and append them. `part` = (this process, of how many).
 
-    `blind` leaves the pictures out (and says so in the prompt's marks): the baseline of what text alone gives.
+    `blind` leaves the pictures out (and says so in the prompt's marks): the baseline of what text alone gives. Raises
+    ModelUnavailable, after journaling what there is, where the model is gone.
     """
     rank, world = part
     mine = [row for rows in by_picture(table)[rank::world] for row in rows]
@@ -60,16 +61,24 @@ def answer_all(
     for batch, questions in _prefetched(table.benchmark, batches, blind):
         began = time.monotonic()
         asked = [q for q in questions if isinstance(q, Question)]
-        answers = iter(_answer_batch(model, asked, decoding))
+        stop: ModelUnavailable | None = None
+        try:
+            answers = iter(_answer_batch(model, asked, decoding))
+        except ModelUnavailable as error:
+            stop, answers = error, iter(error.answers)
         seconds = (time.monotonic() - began) / max(1, len(asked))
         failed = 0
         for row, question in zip(batch, questions, strict=True):
             answer = next(answers) if isinstance(question, Question) else Answer(error=f"picture: {question}")
+            if answer is None:  # the model was gone: left open, and asked by the command that resumes
+                continue
             failed += answer.error is not None
             pictures = 1 if not isinstance(question, Question) else _pictures(question)
             bundle.append(_item(table, row, answer, seconds, pictures))
         if progress is not None:
             progress(len(batch), failed)
+        if stop is not None:
+            raise stop
 
 
 def by_picture(table: Table) -> list[list[Row]]:
