@@ -78,6 +78,10 @@ class Extra:
         texts = isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
         if not texts:
             raise UserError(f"{option} is not an object of fields (with `headers` of texts)", hint)
+        if not text.startswith("@") and any(_SECRET_NAME.search(name) for name in headers):
+            raise UserError(
+                f"{option}: a key on the command line is seen by others and recorded", f"give {option} @FILE"
+            )
         if taken := sorted({"model", "messages", "prompt"} & fields.keys()):
             raise UserError(f"{option} must not set {taken[0]!r}", "that is what the harness asks")
         return cls(fields, headers)
@@ -96,8 +100,9 @@ class Endpoint:
         self.fingerprint = sha256_json([*identity, dict(self.extra.body)] if self.extra.body else identity)
         self._dialect = Dialect(self.extra.body)
         key = (os.environ.get("AZURE_OPENAI_API_KEY") if azure else None) or os.environ.get("OPENAI_API_KEY") or ""
-        headers = {"api-key": key} if azure else {"Authorization": f"Bearer {key}"}
-        headers = {**(headers if key else {}), **self.extra.headers}
+        ours = ("api-key", key) if azure else ("Authorization", f"Bearer {key}")
+        own = {name.lower() for name in self.extra.headers}
+        headers = {**self.extra.headers, **(dict([ours]) if key and ours[0].lower() not in own else {})}
         self._transport = Transport(self.patience, headers, [key, *self.extra.secrets], probe=self.address("/models"))
         self._down: EndpointDown | None = None
         self._wake: asyncio.Event | None = None

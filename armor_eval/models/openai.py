@@ -100,7 +100,6 @@ def _extras(reply: Reply) -> dict[str, Any]:
     """What an item keeps of a reply beside its text."""
     found = {
         "finish_reason": reply.finish_reason,
-        "cut_by_length": reply.cut,
         "reasoning": reply.reasoning,
         "refusal": reply.refused,
         "max_tokens": reply.room,

@@ -1,6 +1,6 @@
 """Judges read answers that no rule can. Every reply is checked; one that cannot be read is a failure, never a score.
 
-The prompts are VLMEvalKit's own. Replies are kept in a cache under the hash of endpoint, model, prompt and attempt.
+The prompts are VLMEvalKit's own. Usable replies are kept in a cache under the hash of judge, prompt and reply limit.
 """
 
 from __future__ import annotations
@@ -14,13 +14,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from armor_eval.engine.ask import ask, one_line
+from armor_eval.models.base import Answer, AnswersQuestions, Decoding, Question
 from armor_eval.models.endpoint import Endpoint, EndpointError
 from armor_eval.runs.provenance import packages, sha256_json
 from armor_eval.runs.schema import JudgeInfo
+from armor_eval.understanding.loop import clean
+from armor_eval.understanding.thinking import strip_thoughts
 
 ATTEMPTS = 3
 """How often a judge is asked again when its reply cannot be read."""
+WARMER = 0.5
+"""Temperature that each further attempt adds."""
 LONGEST_REPLY = {"graded": 16, "ratio": 1024}
+"""New tokens of a reply by kind of benchmark; SHORT_REPLY for the others."""
+SHORT_REPLY = 64
+ROOM_TO_THINK = 4096
+"""New tokens of a reply where the judge was cut short while it thought."""
+JUDGED_TOGETHER = 8
+"""Prompts that a local judge reads at a time."""
 _NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?(?![\d.]*\d)")
 
 
@@ -80,58 +92,147 @@ def read_reply(request: Request, reply: str) -> str | None:
     return can_infer(reply, dict(request.options)) or None
 
 
-class EndpointJudge:
-    """A model behind an OpenAI-compatible endpoint."""
+class AskingJudge:
+    """A judge that is a model: asked in rounds, each reply checked, usable ones kept.
 
-    def __init__(self, endpoint: Endpoint, cache: Path) -> None:
-        self._endpoint = endpoint
-        self._cache = ReplyCache(cache / f"{endpoint.fingerprint[:16]}.jsonl")
+    The first round is greedy and later ones are not: asking the same again would give the same. What is unreadable is
+    never kept, so that a judge that was mended is asked again.
+    """
+
+    def __init__(self, identity: str, info: JudgeInfo, cache: Path, longest: int | None = None) -> None:
         version = packages().get("ms-vlmeval", "?")
-        self.info = JudgeInfo(
-            name=endpoint.model, endpoint="openai-compatible",
-            prompt_sha256=sha256_json(["vlmeval judge prompts", version, ATTEMPTS, LONGEST_REPLY]),
-        )  # fmt: skip
+        words: list[Any] = ["vlmeval judge prompts", version, ATTEMPTS, LONGEST_REPLY]
+        self.info = info.model_copy(update={"prompt_sha256": sha256_json([*words, longest] if longest else words)})
+        self._identity, self._longest = identity, longest
+        self._cache = ReplyCache(cache / f"{identity[:16]}.jsonl")
+        self._thinks = False
 
     def judge(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> Judged:
-        """Ask for each; equal prompts are asked once. Raises UserError where the endpoint refuses us altogether."""
-        judged = Judged()
+        """Ask for each; equal prompts are asked once. Raises UserError where the judge refuses us altogether."""
         unique = {request.prompt: request for request in requests}
-        found = self._endpoint.many([lambda r=r: self._ask(r) for r in unique.values()], done)
-        by_prompt = dict(zip(unique, found, strict=True))
+        verdicts = {prompt: self._recalled(request) for prompt, request in unique.items()}
+        left = [request for prompt, request in unique.items() if verdicts[prompt].usable is None]
+        if done is not None and len(left) < len(unique):
+            done(len(unique) - len(left))
+        attempt = 0
+        while left and attempt < ATTEMPTS:
+            thought = self._thinks
+            heard = self._say(left, attempt, done)
+            verdicts |= {request.prompt: verdict for request, verdict in zip(left, heard, strict=True)}
+            left = [r for r, verdict in zip(left, heard, strict=True) if verdict.usable is None and not verdict.final]
+            attempt += thought == self._thinks  # a judge found to think is asked the same again, with room for it
+            done = None
+        judged = Judged()
         for request in requests:
-            usable, said = by_prompt[request.prompt]
-            if usable is None:
-                judged.failed[request.id] = said
+            verdict = verdicts[request.prompt]
+            if verdict.usable is None:
+                judged.failed[request.id] = f"judge: {verdict.why}"
             else:
-                judged.replies[request.prompt] = judged.usable[request.id] = usable
-                judged.raw[request.id] = said
+                judged.replies[request.prompt] = judged.usable[request.id] = verdict.usable
+                judged.raw[request.id] = verdict.raw
         return judged
 
-    def _ask(self, request: Request) -> tuple[str | None, str]:
-        """(usable reply, raw reply), or (None, why not)."""
-        said = "no reply"
-        for attempt in range(ATTEMPTS):
-            key = sha256_json([self._endpoint.url, self._endpoint.model, request.system, request.prompt, attempt])
-            reply = self._cache.get(key)
-            if reply is None:
-                system = [{"role": "system", "content": request.system}] if request.system else []
-                messages = [*system, {"role": "user", "content": request.prompt}]
-                longest = LONGEST_REPLY.get(request.kind, 64)
-                try:
-                    # The first try is greedy; asking the same again would give the same.
-                    reply = self._endpoint.chat(messages, temperature=0.5 * attempt, max_tokens=longest).text
-                except EndpointError as error:
-                    return None, f"judge: {error}"
-                self._cache.put(key, reply)
-            usable = read_reply(request, reply)
-            if usable is not None:
-                return usable, reply
-            said = f"judge: unreadable after {attempt + 1} tries: {' '.join(reply.split())[:120]!r}"
-        return None, said
+    def _say(self, requests: Sequence[Request], attempt: int, done: Callable[[int], None] | None) -> list[_Verdict]:
+        """A verdict a request, in order; `done` is called with the number of those that came."""
+        raise NotImplementedError
+
+    def _room(self, kind: str) -> int:
+        """New tokens that a reply may have."""
+        usual = self._longest or LONGEST_REPLY.get(kind, SHORT_REPLY)
+        return max(usual, ROOM_TO_THINK) if self._thinks and not self._longest else usual
+
+    def _heard(self, request: Request, text: str, reasoning: str | None = None, cut: bool = False) -> _Verdict:
+        """What a reply says, with its thoughts cut; kept if it is usable."""
+        text = clean(text)
+        said = strip_thoughts(text)
+        usable = read_reply(request, said)
+        if usable is not None:
+            self._cache.put(self._key(request), said)
+            return _Verdict(usable, said)
+        if cut and (reasoning or not said):
+            self._thinks = True
+        return _Verdict(None, said, f"unreadable: {' '.join(text.split())[:120]!r}{' (cut by length)' if cut else ''}")
+
+    def _recalled(self, request: Request) -> _Verdict:
+        said = self._cache.get(self._key(request))
+        return _Verdict(read_reply(request, said), said) if said is not None else _Verdict(None, "")
+
+    def _key(self, request: Request) -> str:
+        return sha256_json([self._identity, request.system, request.prompt, self._longest, "usable"])
+
+    def close(self) -> None:
+        self._cache.close()
+
+
+class EndpointJudge(AskingJudge):
+    """A model behind an OpenAI-compatible endpoint. `longest`: new tokens of a reply, instead of LONGEST_REPLY."""
+
+    def __init__(self, endpoint: Endpoint, cache: Path, longest: int | None = None) -> None:
+        info = JudgeInfo(name=endpoint.model, endpoint="openai-compatible")
+        super().__init__(endpoint.fingerprint, info, cache, longest)
+        self._endpoint = endpoint
+
+    def _say(self, requests: Sequence[Request], attempt: int, done: Callable[[int], None] | None) -> list[_Verdict]:
+        return self._endpoint.many([lambda r=r: self._ask(r, attempt) for r in requests], done)
+
+    def _ask(self, request: Request, attempt: int) -> _Verdict:
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        messages = [*system, {"role": "user", "content": request.prompt}]
+        try:
+            reply = self._endpoint.chat(messages, temperature=WARMER * attempt, max_tokens=self._room(request.kind))
+        except EndpointError as error:
+            return _Verdict(None, "", str(error), final=True)
+        return self._heard(request, reply.text, reply.reasoning, reply.cut)
 
     def close(self) -> None:
         self._endpoint.close()
-        self._cache.close()
+        super().close()
+
+
+class ModelJudge(AskingJudge):
+    """A model of this machine, asked in batches."""
+
+    def __init__(self, model: AnswersQuestions, cache: Path, longest: int | None = None) -> None:
+        info = JudgeInfo(name=model.info.name, version=model.info.revision, endpoint="local")
+        super().__init__(model.info.fingerprint, info, cache, longest)
+        self._model = model
+
+    def _say(self, requests: Sequence[Request], attempt: int, done: Callable[[int], None] | None) -> list[_Verdict]:
+        verdicts: list[_Verdict] = []
+        for start in range(0, len(requests), JUDGED_TOGETHER):
+            batch = requests[start : start + JUDGED_TOGETHER]
+            room = max(self._room(request.kind) for request in batch)
+            words = ["\n\n".join(filter(None, (request.system, request.prompt))) for request in batch]
+            questions = [Question(request.id, [text]) for request, text in zip(batch, words, strict=True)]
+            decoding = Decoding(max_new_tokens=room, temperature=WARMER * attempt, seed=attempt)
+            answers = ask(self._model, questions, decoding)
+            verdicts += [self._read(request, answer) for request, answer in zip(batch, answers, strict=True)]
+            if done is not None:
+                done(len(batch))
+        return verdicts
+
+    def _read(self, request: Request, answer: Answer | Exception) -> _Verdict:
+        if isinstance(answer, Exception) or answer.error:
+            return _Verdict(None, "", answer.error if isinstance(answer, Answer) else one_line(answer), final=True)
+        unclosed = bool(answer.text.strip()) and not strip_thoughts(answer.text)
+        cut = unclosed or "length" in (answer.extras.get("finish_reason"), answer.extras.get("finish"))
+        return self._heard(request, answer.text, answer.extras.get("reasoning"), cut)
+
+    def close(self) -> None:
+        self._model.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What a judge's reply to one prompt says."""
+
+    usable: str | None
+    """In the form that is read without doubt; None: there is no such reply."""
+    raw: str
+    why: str = "no reply"
+    final: bool = False
+    """No reply could be had: asking for another one is the endpoint's business, and done."""
 
 
 class ReplyCache:

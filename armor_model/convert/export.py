@@ -44,8 +44,17 @@ def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> dict[
         _write_processor(processor, draft)
         settings = {key: value for key, value in config.to_dict().items() if key not in ARMOR_ONLY}
         settings |= {"model_type": "internvl", "architectures": ["InternVLForConditionalGeneration"]}
+        (draft / "generation_config.json").write_text(json.dumps(_ends(processor), indent=2) + "\n")
         (draft / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
         return {"tensors": len(items), "files": len(files)}
+
+
+def _ends(processor: Any) -> dict[str, Any]:
+    """generation_config.json. A server ends an answer at these tokens and knows no others: without them armor-nano's
+    answers ran on and POPE fell from 85.7 to 77.4 %."""
+    if not processor.stop_ids:
+        raise ArmorError("the tokenizer has no token that ends an answer: <|im_end|> and eos_token are missing")
+    return {"eos_token_id": processor.stop_ids, "pad_token_id": processor.pad_id, "do_sample": False}
 
 
 def _write_processor(processor: Any, out: Path) -> None:
