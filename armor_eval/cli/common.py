@@ -152,6 +152,7 @@ def primary(one: Finished) -> Metric:
 def remarks(one: Finished) -> list[str]:
     """What stands under the table: reservations, the headline's second lines, the data's notes, switches to drawing."""
     from armor_eval.runs.comparable import reservations_of
+    from armor_eval.understanding import served
 
     lines = [r.text for r in reservations_of(one.run)]
     headline = primary(one)
@@ -163,6 +164,7 @@ def remarks(one: Finished) -> list[str]:
         if metric.name.startswith(f"{headline.name}, ") and not same:
             lines.append(f"{metric.name}: {value(metric)}{f' ({metric.note})' if metric.note else ''}")
     lines += one.run.extras.get("notes", [])
+    lines += served.remarks(one.run)
     if switched := one.run.extras.get("items_with_imgbos"):
         lines.append(f"{switched} answers switched to drawing (<imgbos>)")
     return lines

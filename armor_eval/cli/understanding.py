@@ -53,10 +53,22 @@ def understanding(
         str, typer.Option(help="keep-none (`None`, `NA` ... are text) or vlmeval (lost, as VLMEvalKit 0.0.20 does).")
     ] = "keep-none",
     blind: Annotated[bool, typer.Option("--blind", help="Leave the pictures out: a baseline.")] = False,
+    request_json: Annotated[
+        str | None,
+        typer.Option(help="Fields that every request to an openai: model gets, and `headers`: JSON or @FILE."),
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="openai:URL#NAME (its key: OPENAI_API_KEY) or hf:ID.")] = None,
     judge_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint of a judge; its key comes from OPENAI_API_KEY.")
+        str | None, typer.Option(help="With --judge-model the same as --judge openai:URL#MODEL.")
     ] = None,
     judge_model: Annotated[str | None, typer.Option(help="The judge's model name.")] = None,
+    judge_max_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Longest reply of a judge; default 16 to 1024 by benchmark, 4096 for one that thinks."
+        ),
+    ] = None,
+    judge_request_json: Annotated[str | None, typer.Option(help="As --request-json, for the judge.")] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Also measure the model without pictures, and a constant answer.")
     ] = False,
@@ -78,7 +90,9 @@ def understanding(
     from armor_eval.cli import common
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
+    from armor_eval.models.endpoint import Extra
     from armor_eval.understanding.declare import choose
+    from armor_eval.understanding.judges import judge_spec
     from armor_eval.understanding.run import Settings
     from armor_eval.understanding.team import join_team
 
@@ -103,13 +117,19 @@ def understanding(
         from armor_eval.understanding.retention import base_of
 
         base_of(retention, [b.name for b in benchmarks])
-    judges = make_judges(chosen, judge_url, judge_model, benchmarks)
+    behind_server = {"extra": Extra.read(request_json)} if request_json is not None else {}
+    if behind_server and not (model or "").startswith("openai:"):
+        raise UserError("--request-json is for a model behind a server", "expected --model openai:URL#NAME with it")
+    judges = make_judges(
+        chosen, judge_spec(judge, judge_url, judge_model), benchmarks, longest=judge_max_tokens,
+        extra=Extra.read(judge_request_json, "--judge-request-json"), trust_remote_code=trust_remote_code,
+    )  # fmt: skip
     team = join_team()
     if download:
         if chosen == "shapes":
             raise UserError("--download fetches published files", "add --profile official")
         fetch_missing(benchmarks, data, team, show=not json_output)
-    adapter = registry.load(model, chosen, trust_remote_code=trust_remote_code, device=team.device)
+    adapter = registry.load(model, chosen, trust_remote_code=trust_remote_code, device=team.device, **behind_server)
     if not isinstance(adapter, AnswersQuestions):
         raise UserError(f"{adapter.info.name} cannot answer questions", "see armor-eval list")
     task = Task(benchmarks, settings, judges, team, out, show_progress=not json_output and team.first)
@@ -263,25 +283,23 @@ def check_reading(reading: str) -> Reading:
     return reading
 
 
-def make_judges(profile: str, url: str | None, name: str | None, benchmarks: list[Benchmark]) -> dict[str, Judge]:
-    """Benchmark name -> judge: the endpoint for all if one is given, else the shapes world's rules for free text.
+def make_judges(profile: str, spec: str | None, benchmarks: list[Benchmark], **options: Any) -> dict[str, Judge]:
+    """Benchmark name -> judge: the named one for all if there is one, else the shapes world's rules for free text.
 
-    UserError before anything is asked where a benchmark cannot be scored.
+    UserError before anything is asked where a benchmark cannot be scored. `options`: see judges.open_judge.
     """
-    if (url is None) != (name is None):
-        raise UserError("a judge needs both --judge-url and --judge-model")
-    if url is not None:
-        from armor_eval.models.endpoint import Endpoint
+    if spec is not None:
         from armor_eval.understanding.data import cache_dir
-        from armor_eval.understanding.judge import EndpointJudge
+        from armor_eval.understanding.judges import open_judge
 
-        judge = EndpointJudge(Endpoint(url, name), cache_dir() / "judge")
+        judge = open_judge(spec, profile, cache_dir() / "judge", **options)
         return {b.name: judge for b in benchmarks}
     free = [b.name for b in benchmarks if b.judge == "required"]
     if profile == "official":
         if free:
             raise UserError(
-                f"{' and '.join(free)} need a judge", "give --judge-url and --judge-model, or leave them out of --bench"
+                f"{' and '.join(free)} need a judge",
+                "give --judge openai:URL#NAME or --judge hf:ID, or leave them out of --bench",
             )
         return {}
     from armor_eval.understanding.judge import RuleJudge

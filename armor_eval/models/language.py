@@ -41,8 +41,8 @@ class LanguageModel:
         return self._loaded
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
-        """Answers in order, by the model's chat template if it has one. `finish_reason` in the extras: `length` where an
-        answer met no end token."""
+        """Answers in order, by the model's chat template if it has one; `finish_reason` in the extras is `length` where
+        an answer met no end token."""
         import torch
 
         model, tokenizer = self._load()

@@ -59,7 +59,12 @@ class EndpointModel:
 
 
 def load(
-    rest: str, profile: Profile, *, model_args: Mapping[str, Any] | None = None, extra: Extra | None = None
+    rest: str,
+    profile: Profile,
+    *,
+    model_args: Mapping[str, Any] | None = None,
+    extra: Extra | None = None,
+    **_: Any,
 ) -> EndpointModel:
     """`URL#NAME`; the key comes from the environment alone. `model_args` are Patience's fields, `extra` is what every
     request gets besides."""

@@ -120,6 +120,7 @@ class Transport:
         """Raises AgainError where no whole reply came, EndpointError where it is too large."""
         import httpx
 
+        self._http()  # its making, the first time, is no part of the server's time
         began = time.monotonic()
         exchange = asyncio.ensure_future(self._exchange(url, json.dumps(body).encode()))
         try:

@@ -79,7 +79,7 @@ class JudgeInfo(Record):
 class Reservation(Record):
     """What must be known wherever the run's number is printed; a number with one is never ranked with one without."""
 
-    kind: Literal["data", "subset", "blind", "judge", "unread", "failed", "blank", "partial"]
+    kind: Literal["data", "subset", "blind", "judge", "unread", "failed", "blank", "partial", "decoding"]
     text: str
     """One line for a reader, e.g. `the data file is not the published one`."""
 

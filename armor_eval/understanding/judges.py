@@ -22,7 +22,7 @@ def judge_spec(judge: str | None, url: str | None, name: str | None) -> str | No
         raise UserError("a judge needs both --judge-url and --judge-model", "or one --judge openai:URL#NAME")
     if judge is not None and url is not None:
         raise UserError("--judge and --judge-url name two judges", "give one of them")
-    return judge if url is None else f"openai:{url}#{name}"
+    return judge if url is None or name is None else f"openai:{url}#{name}"
 
 
 def open_judge(

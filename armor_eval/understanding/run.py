@@ -13,7 +13,7 @@ from armor_eval.models.base import AnswersQuestions, Decoding
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores
-from armor_eval.understanding import loop, prompts
+from armor_eval.understanding import loop, prompts, served
 from armor_eval.understanding.cells import Reading
 from armor_eval.understanding.data import locate, shapes_content
 from armor_eval.understanding.declare import Benchmark
@@ -128,7 +128,8 @@ def run_benchmark(
     table, subset = open_table(benchmark, settings)
     if benchmark.judge == "required" and judge is None:
         raise UserError(
-            f"{benchmark.name} needs a judge", "give --judge-url and --judge-model, or leave it out of --bench"
+            f"{benchmark.name} needs a judge",
+            "give --judge openai:URL#NAME or --judge hf:ID, or leave it out of --bench",
         )
     if not team.first:
         _help(team, table, out, model, settings)
@@ -150,6 +151,7 @@ def run_benchmark(
         team.wait()
         if team.size > 1:
             bundle.adopt()
+        bundle.run = served.with_requests(bundle.run, model)
         return _finish(bundle, table, judge, progress)
 
 
@@ -193,7 +195,7 @@ def _finish(bundle: Bundle, table: Table, judge: Judge | None, progress: Progres
         raise UserError(f"{table.path} changed while the run was going: {read_again}", "give another --out")
     outcome = score_run(table, bundle.items, judge, progress)
     switched = Counter(bool(it.extras.get("imgbos")) for it in outcome.items)[True]
-    extras = {**bundle.run.extras, "items_with_imgbos": switched}
+    extras = {**bundle.run.extras, "items_with_imgbos": switched, "answers": served.answer_kinds(outcome.items)}
     bundle.run = bundle.run.model_copy(update={"extras": extras})
     if not table.has_answers:
         write_submission(table, bundle.items, bundle.path / "submission.xlsx")

@@ -151,6 +151,8 @@ def _outcome(table: Table, items: list[Item], expected: int, scored: official.Sc
     elif (errors + judge_failed) > WITHHOLD_ABOVE * expected:
         lost = f"{errors} errors, {judge_failed} judge failures"
         withheld = f"{errors + judge_failed} of {expected} items have no verdict ({lost})"
+        if judge_failed:
+            withheld += f", e.g. {next(it.reason for it in items if it.status == 'judge_failed')}"
     if withheld is not None:
         metrics = [
             m.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"}) if m.primary else m
@@ -159,7 +161,9 @@ def _outcome(table: Table, items: list[Item], expected: int, scored: official.Sc
     reason = None
     if errors:
         first = next(it for it in items if it.status == "error")
-        reason = f"{errors} of {expected} items could not be answered, e.g. {first.id}: {first.reason}"
+        kinds = Counter(it.extras.get("failure", "other") for it in items if it.status == "error").most_common()
+        by_kind = f" ({', '.join(f'{n} {kind}' for kind, n in kinds)})" if any(k != "other" for k, _ in kinds) else ""
+        reason = f"{errors} of {expected} items could not be answered{by_kind}, e.g. {first.id}: {first.reason}"
     all_counts = {status: counts[status] for status in ("ok", "unparsed", "judge_failed", "error")}
     return Outcome(
         items, Scores(metrics=metrics, counts=all_counts, expected_items=expected, withheld=withheld), reason

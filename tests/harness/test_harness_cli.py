@@ -16,8 +16,8 @@ HERE = {
     "demo": ["--out", "--seed", "--json"],
     "understanding": [
         "--bench", "--model", "--profile", "--limit", "--out", "--data", "--any-data", "--batch-size", "--seed",
-        "--max-new-tokens", "--mask-imgbos", "--blind", "--judge-url", "--judge-model", "--baselines", "--retention",
-        "--trust-remote-code", "--json",
+        "--max-new-tokens", "--mask-imgbos", "--blind", "--judge", "--judge-url", "--judge-model", "--judge-max-tokens",
+        "--judge-request-json", "--request-json", "--baselines", "--retention", "--trust-remote-code", "--json",
     ],
     "vlmeval": ["--checkpoint", "--max-new-tokens", "--any-data"],
     "list": ["--json"],

@@ -84,22 +84,6 @@ def test_an_endpoint_answers_with_pictures(tsv_folder, tmp_path):
         assert body["messages"][0]["content"][0]["image_url"]["url"].startswith("data:image/png;base64,")
 
 
-def test_an_endpoint_that_fails_costs_its_rows_and_resumes(tsv_folder, tmp_path):
-    from armor_eval.models.endpoint import Endpoint, Patience
-    from armor_eval.models.openai import EndpointModel
-
-    quick = Patience(timeout=5, deadline=2, attempts=2, first_wait=0.01, longest_wait=0.02)
-    with FaultServer() as server:
-        down = EndpointModel("openai:x#y", Endpoint(server.url, "dead", quick))
-        down.info = down.info.model_copy(update={"fingerprint": "same"})
-        done = run("SEED", tsv_folder, tmp_path / "r", down)
-        assert done.scores.counts["error"] == 12 and done.run.status == "partial"
-        assert all(it.score is None for it in read_bundle(tmp_path / "r")[1])
-        up = EndpointModel("openai:x#y", Endpoint(server.url, "good", quick))
-        up.info = up.info.model_copy(update={"fingerprint": "same"})
-        assert run("SEED", tsv_folder, tmp_path / "r", up).run.status == "complete"
-
-
 def test_a_zoo_entry_runs_through_our_loop(tsv_folder, tmp_path):
     from armor_eval.understanding.official import quiet_vlmeval
 

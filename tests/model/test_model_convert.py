@@ -290,6 +290,8 @@ def test_export_is_a_plain_internvl_with_armors_text_head(make_model, tmp_path, 
     export(tmp_path / "armor", tmp_path / "plain")
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "plain").eval()
     assert type(plain) is InternVLForConditionalGeneration
+    ends = plain.generation_config  # all that a server knows of where an answer ends
+    assert (ends.eos_token_id, ends.pad_token_id) == (processor.stop_ids, processor.pad_id)
     batch = processor.encode(conversations[1:2], add_generation_prompt=True)
     with torch.no_grad():
         ours = model.text_logits(model.backbone(model.embed(batch["input_ids"], batch["pixel_values"])))

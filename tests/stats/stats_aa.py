@@ -44,7 +44,7 @@ def measure(model: str, benches: str, folder: Path, seed: int) -> Path:
     chosen = choose([benches])
     decoding = Decoding(max_new_tokens=LONGEST_ANSWER["shapes"], temperature=1.0, seed=seed)
     settings = Settings(profile="shapes", command=["stats_aa"], decoding=decoding, batch_size=64)
-    judges, adapter = make_judges("shapes", None, None, chosen), registry.load(model, "shapes")
+    judges, adapter = make_judges("shapes", None, chosen), registry.load(model, "shapes")
     folders: dict[str, Path] = {}
     for bench in chosen:
         folders[bench.name] = folder / bench.name
