@@ -248,8 +248,8 @@ class Endpoint:
                     if done is not None:
                         done(1)
             except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                self._transport.cancel()  # else the pool would wait for every reply that is under way
+                with self._transport.stopped():  # else the pool would wait for every reply that is under way
+                    pool.shutdown(cancel_futures=True)
                 raise
         return [future.result() for future in futures]
 

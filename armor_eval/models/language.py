@@ -97,4 +97,4 @@ def load(name: str) -> LanguageModel | None:
     seeing = config.model_type in known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
     if seeing or config.model_type not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return None
-    return LanguageModel(source, config._commit_hash)
+    return LanguageModel(source, getattr(config, "_commit_hash", None))

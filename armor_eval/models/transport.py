@@ -7,11 +7,12 @@ is down) and a blocked socket cannot.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
 import zlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -86,28 +87,38 @@ class Transport:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Future] = set()
         self._lock = threading.Lock()
+        self._stopping = False
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine, from any thread. `cancel` ends it with concurrent.futures.CancelledError."""
+        """The result of a coroutine, from any thread. `stopped` ends it with concurrent.futures.CancelledError."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="endpoint-loop", daemon=True).start()
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         self._open.add(future)
+        if self._stopping:
+            future.cancel()
         try:
             return future.result()
         finally:
             future.cancel()  # nothing to do but where the waiting thread was interrupted
             self._open.discard(future)
 
-    def cancel(self) -> None:
-        """End everything that is under way."""
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Everything that is under way ends, and what begins inside ends at once."""
+        self._stopping = True
         for future in list(self._open):
             future.cancel()
+        try:
+            yield
+        finally:
+            self._stopping = False
 
     def close(self) -> None:
-        self.cancel()
+        with self.stopped():
+            pass
         if self._loop is None:
             return
         if self._client is not None:
