@@ -13,7 +13,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -92,6 +92,9 @@ class Transport:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of a coroutine, from any thread. `stopped` ends it with concurrent.futures.CancelledError."""
         with self._lock:
+            if self._stopping:
+                work.close()
+                raise CancelledError
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="endpoint-loop", daemon=True).start()
@@ -121,11 +124,19 @@ class Transport:
             pass
         if self._loop is None:
             return
-        if self._client is not None:
-            self.run(self._client.aclose())
-            self._client = None
+        self.run(self._leave())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._loop = None
+
+    async def _leave(self) -> None:
+        """Let what was cancelled end, and the connections be closed."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        if self._client is not None:
+            await self._client.aclose()
+            self._client = None
 
     async def post(self, url: str, body: Any) -> HttpReply:
         """Raises AgainError where no whole reply came, EndpointError where it is too large."""
