@@ -7,6 +7,7 @@ To add a command, write `armor_eval/cli/<name>.py` with a function (its paramete
 from __future__ import annotations
 
 import errno
+import gc
 import importlib
 import shlex
 import sys
@@ -42,6 +43,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 GATE = "compare"
 """Its exit code 1 says `regression`: whatever else goes wrong in it ends with 2."""
+
+INTERRUPTED = 130
+"""Exit code of Ctrl-C."""
 
 USES_REST = {"vlmeval"}
 """Commands that pass everything after their name on, unparsed."""
@@ -107,13 +111,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)
     failed = 2 if selected == GATE else 1
     try:
-        return build_app(selected)(args=argv, prog_name="armor-eval", standalone_mode=False) or 0
+        code = build_app(selected)(args=argv, prog_name="armor-eval", standalone_mode=False) or 0
+        return _interrupted(argv) if code == INTERRUPTED else code
     except ArmorEvalError as error:
         return _complain(error.line(), max(failed, error.exit_code))
     except ArmorError as error:
         return _complain(" ".join(str(error).split()), 2)
     except (KeyboardInterrupt, typer.Abort):
-        return _complain(f"interrupted, nothing is lost - continue with: {shlex.join(['armor-eval', *argv])}", 130)
+        return _interrupted(argv)
     except OSError as error:
         line = _filesystem_line(error, argv)
         if line is None:
@@ -154,6 +159,13 @@ def _filesystem_line(error: OSError, argv: Sequence[str]) -> str | None:
     if error.errno in _UNUSABLE:
         return f"cannot use{where}: {error.strerror}"
     return None
+
+
+def _interrupted(argv: Sequence[str]) -> int:
+    """Typer makes an exit code of Ctrl-C, older ones an exception: both end here."""
+    gc.freeze()  # else Python collects the objects of torch and VLMEvalKit before it ends: 10 s on a busy machine
+    again = shlex.join(["armor-eval", *argv])
+    return _complain(f"interrupted, nothing is lost - continue with: {again}", INTERRUPTED)
 
 
 def _complain(line: str, code: int) -> int:
