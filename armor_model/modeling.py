@@ -340,7 +340,7 @@ class ArmorModel(PreTrainedModel):
             out.text_tokens = len(sums.text_each)
             out.text_loss = sums.text / out.text_tokens
             weighted.append(alpha * out.text_loss)
-        if sums.image_each is not None:
+        if sums.image_each is not None and sums.image_renormalised is not None:
             out.image_tokens = len(sums.image_each)
             out.image_loss = sums.image / out.image_tokens
             out.image_loss_image_tokens = sums.image_renormalised / out.image_tokens
