@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from armor_model.compat import greedy_nms, prepare_torchvision
+from armor_model.base.runtime import greedy_nms, prepare_torchvision
 
 
 @functools.cache

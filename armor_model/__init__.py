@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from armor_model.base.errors import UserError
+
 _HOME = {
     "ArmorConfig": "config",
     "ArmorError": "base.errors",
@@ -52,8 +54,6 @@ def bundled(name: str = "armor-nano") -> Path:
     Raises:
         UserError: there is no such checkpoint, or it has not been written yet.
     """
-    from armor_model.base.errors import UserError
-
     folder = Path(__file__).resolve().parent / "pretrained" / name
     if not (folder / "config.json").is_file():
         have = sorted(p.parent.name for p in folder.parent.glob("*/config.json"))

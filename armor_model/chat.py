@@ -1,6 +1,6 @@
-"""A conversation on the terminal: text and pictures in order, the pictures as PNG files.
+"""A conversation on the terminal: text and images in order, the images as PNG files.
 
-Drawn pictures stay in the history as codes.
+Drawn images stay in the history as codes.
 
 armor-model chat --seed 1
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from armor_model.modeling import ArmorForConditionalGeneration
     from armor_model.processing import ArmorProcessor
 
-HELP = "/image PATH  show a picture with the next message    /reset  start again    /quit  leave"
+HELP = "/image PATH  show an image with the next message    /reset  start again    /quit  leave"
 
 
 @dataclass
@@ -32,12 +32,12 @@ class Chat:
     processor: ArmorProcessor
     settings: GenerationSettings
     out: Path
-    """Where pictures and transcript.jsonl go."""
+    """Where images and transcript.jsonl go."""
     seed: int = 0
     """Of the first answer; the next ones count on."""
     history: list[dict[str, Any]] = field(default_factory=list)
     waiting: list[Path] = field(default_factory=list)
-    """Pictures for the next message."""
+    """Images for the next message."""
     turn: int = 0
     earlier: int = 0
     """Turns that the folder's transcript holds already; file names count on from there."""
@@ -48,9 +48,9 @@ class Chat:
             self.earlier = len(transcript.read_text().splitlines())
 
     def show(self, path: str) -> str:
-        """Attach a picture to the next message."""
+        """Attach an image to the next message."""
         if not path.strip():
-            raise UserError("/image needs the path of a picture")
+            raise UserError("/image needs the path of an image")
         file = Path(path.strip().strip("'\"")).expanduser()
         open_image(file)
         self.waiting.append(file)
@@ -62,26 +62,25 @@ class Chat:
         return "[a new conversation]"
 
     def say(self, text: str) -> list[str]:
-        """Send a message; the answer's texts and picture paths, in order. A refused one leaves no trace."""
-        from armor_model.cli import save_parts
+        """Send a message; the answer's texts and image paths, in order. A refused one leaves no trace."""
         from armor_model.generation import generate
 
-        pictures = [{"type": "image", "image": str(file)} for file in self.waiting]
-        message = {"role": "user", "content": [*pictures, {"type": "text", "text": text}]}
+        images = [{"type": "image", "image": str(file)} for file in self.waiting]
+        message = {"role": "user", "content": [*images, {"type": "text", "text": text}]}
         if not text.strip():
             raise UserError("the prompt is empty")
-        talk = [*self.history, message]
-        [answer] = generate(self.model, self.processor, [talk], self.settings, [self.seed + self.turn])
+        conversation = [*self.history, message]
+        [answer] = generate(self.model, self.processor, [conversation], self.settings, [self.seed + self.turn])
         self.turn += 1
         self.waiting = []
-        parts = save_parts(answer.parts, self.out, f"turn-{self.earlier + self.turn:03d}")
-        self.history = [*talk, answer.message()]
-        record = {"user": text, "images": [p["image"] for p in pictures], "parts": parts, "stats": answer.stats}
+        parts = answer.save_parts(self.out, f"turn-{self.earlier + self.turn:03d}")
+        self.history = [*conversation, answer.message()]
+        record = {"user": text, "images": [p["image"] for p in images], "parts": parts, "stats": answer.stats}
         with (self.out / "transcript.jsonl").open("a") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
         return [part.get("text") or f"[{part['image']}]" for part in parts] or ["[an empty answer]"]
 
-    def run(self, lines: Iterable[str], tell: Callable[[str], None]) -> None:
+    def run(self, lines: Iterable[str], show_line: Callable[[str], None]) -> None:
         """Serve lines until they end or say /quit. A mistake costs one line, not the conversation."""
         for line in lines:
             line = line.strip()
@@ -90,13 +89,13 @@ class Chat:
                 if command in ("/quit", "/exit"):
                     return
                 if command == "/image":
-                    tell(self.show(rest))
+                    show_line(self.show(rest))
                 elif command == "/reset":
-                    tell(self.reset())
+                    show_line(self.reset())
                 elif command.startswith("/"):
-                    tell(HELP)
+                    show_line(HELP)
                 elif line:
                     for part in self.say(line):
-                        tell(part)
+                        show_line(part)
             except ArmorError as error:
-                tell(f"! {error}")
+                show_line(f"! {error}")

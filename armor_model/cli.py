@@ -1,23 +1,31 @@
 """`armor-model`: build, inspect and talk to a model. Nothing heavy is imported before a command runs.
 
-armor-model generate "draw a red circle" --seed 3 --out pictures
+armor-model generate "draw a red circle" --seed 3 --out images
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import armor_model
 from armor_model.base.cli import run_app
 from armor_model.base.devices import choose_device, torch_dtype
 from armor_model.base.errors import ArmorError, UserError
-from armor_model.base.files import make_folder
+from armor_model.base.files import make_folder, write_file
+from armor_model.base.runtime import quiet_transformers
+from armor_model.loading import check_checkpoint
+from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorForConditionalGeneration
+    from armor_model.processing import ArmorProcessor
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
@@ -29,26 +37,22 @@ Dtype = Annotated[str | None, typer.Option(help="Type of the weights, e.g. bfloa
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed: same answers; the next ones count on.")]
 Tokens = Annotated[int, typer.Option(min=1, help="Most text tokens of an answer; the model's context is the limit.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Of the text; 0 takes the most likely token.")]
-ImageTemperature = Annotated[float, typer.Option(min=0, help="Of the pictures; 0 takes the most likely code.")]
-Guidance = Annotated[float, typer.Option(min=0, help="Classifier-free guidance of the pictures; 1 is off.")]
+ImageTemperature = Annotated[float, typer.Option(min=0, help="Of the images; 0 takes the most likely code.")]
+Guidance = Annotated[float, typer.Option(min=0, help="Classifier-free guidance of the images; 1 is off.")]
 ShardGb = Annotated[float, typer.Option(help="Most gigabytes a file, 0.001 to 1000.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 
 
 def find_model(model: str | None) -> Path:
     """The checkpoint folder that `--model` means, looked at before anything heavy is imported."""
-    import armor_model
-    from armor_model.loading import check_checkpoint
-
     return check_checkpoint(armor_model.bundled("armor-nano") if model in (None, "armor-nano") else model)
 
 
-def open_model(model: str | None, device: str | None, dtype: str | None):
+def open_model(
+    model: str | None, device: str | None, dtype: str | None
+) -> tuple[ArmorForConditionalGeneration, ArmorProcessor]:
     """Load a checkpoint for a command, quietly."""
     folder, kind = find_model(model), torch_dtype(dtype)
-    import armor_model
-    from armor_model.loading import quiet_transformers
-
     quiet_transformers()
     return armor_model.load(folder, device=choose_device(device), dtype=kind)
 
@@ -65,20 +69,20 @@ def generate(
     prompts: Annotated[list[str], typer.Argument(help="One answer each.", metavar="PROMPT...")],
     model: Model = None,
     image: Annotated[
-        list[Path] | None, typer.Option(help="A picture to look at, before each prompt; repeatable.")
+        list[Path] | None, typer.Option(help="An image to look at, before each prompt; repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures and answers.jsonl.")] = Path("outputs"),
+    out: Annotated[Path, typer.Option(help="Folder for the images and answers.jsonl.")] = Path("outputs"),
     seed: Seed = 0,
-    draw: Annotated[bool, typer.Option(help="Make each answer begin with a picture.")] = False,
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Allow pictures in the answer.")] = True,
+    draw: Annotated[bool, typer.Option(help="Make each answer begin with an image.")] = False,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Allow images in the answer.")] = True,
     max_new_tokens: Tokens = 256,
-    max_images: Annotated[int, typer.Option(min=0, help="Most pictures of an answer.")] = 4,
+    max_images: Annotated[int, typer.Option(min=0, help="Most images of an answer.")] = 4,
     temperature: Temperature = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Text tokens kept before sampling; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(max=1, help="Probability kept before sampling, above 0; 1 keeps all.")] = 1.0,
     image_temperature: ImageTemperature = 1.0,
-    image_top_k: Annotated[int, typer.Option(min=0, help="The same of the pictures' codes.")] = 0,
-    image_top_p: Annotated[float, typer.Option(max=1, help="The same of the pictures' codes.")] = 1.0,
+    image_top_k: Annotated[int, typer.Option(min=0, help="The same of the images' codes.")] = 0,
+    image_top_p: Annotated[float, typer.Option(max=1, help="The same of the images' codes.")] = 1.0,
     guidance: Guidance = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Most answers under way at once.")] = 64,
     fuse: Annotated[
@@ -87,9 +91,7 @@ def generate(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Answer prompts with text and pictures, in order; pictures become PNG files."""
-    import armor_model
-
+    """Answer prompts with text and images, in order; images become PNG files."""
     find_model(model)
     settings = armor_model.GenerationSettings(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
@@ -98,39 +100,27 @@ def generate(
     )  # fmt: skip
     folder = make_folder(out)
     network, processor = open_model(model, device, dtype)
-    looks = [{"type": "image", "image": path} for path in image or []]
-    conversations = [[{"role": "user", "content": [*looks, {"type": "text", "text": text}]}] for text in prompts]
+    images_seen = [{"type": "image", "image": path} for path in image or []]
+    conversations = [[{"role": "user", "content": [*images_seen, {"type": "text", "text": text}]}] for text in prompts]
     seeds = [seed + i for i in range(len(prompts))]
-    answers = armor_model.generate(network, processor, conversations, settings, seeds, batch_size,
-                                    compile="auto" if fuse is None else fuse)  # fmt: skip
+    answers = armor_model.generate(
+        network, processor, conversations, settings, seeds, batch_size, compile="auto" if fuse is None else fuse
+    )
     records = []
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
         typer.echo(f"> {prompt}")
-        parts = save_parts(answer.parts, folder, f"{i:03d}")
+        parts = answer.save_parts(folder, f"{i:03d}")
         records.append({"prompt": prompt, "parts": parts, "stats": answer.stats})
         for part in parts:
             typer.echo(part.get("text") or f"[{part['image']}]")
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    (folder / "answers.jsonl").write_text("".join(lines))
-
-
-def save_parts(parts: list, folder: Path, stem: str) -> list[dict[str, str]]:
-    """Write an answer's pictures as `<stem>-<n>.png`; the parts in order, pictures by their path."""
-    saved: list[dict[str, str]] = []
-    for n, part in enumerate(parts):
-        if isinstance(part, str):
-            saved.append({"type": "text", "text": part})
-        else:
-            path = folder / f"{stem}-{n}.png"
-            part.save(path)
-            saved.append({"type": "image", "image": str(path)})
-    return saved
+    write_file(folder / "answers.jsonl", "".join(lines))
 
 
 @app.command()
 def chat(
     model: Model = None,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures and transcript.jsonl.")] = Path("outputs/chat"),
+    out: Annotated[Path, typer.Option(help="Folder for the images and transcript.jsonl.")] = Path("outputs/chat"),
     seed: Seed = 0,
     max_new_tokens: Tokens = 512,
     temperature: Temperature = 0.0,
@@ -139,7 +129,7 @@ def chat(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Talk with a model: /image PATH shows it a picture, /reset starts again, /quit leaves."""
+    """Talk with a model: /image PATH shows it an image, /reset starts again, /quit leaves."""
     find_model(model)
     from armor_model.chat import HELP, Chat
     from armor_model.generation import GenerationSettings
@@ -148,22 +138,24 @@ def chat(
         max_new_tokens=max_new_tokens, temperature=temperature, image_temperature=image_temperature, guidance=guidance
     )
     folder = make_folder(out)
-    talk = Chat(*open_model(model, device, dtype), settings, folder, seed)
-    asks = sys.stdin.isatty()
-    if asks:
+    network, processor = open_model(model, device, dtype)
+    interactive = sys.stdin.isatty()
+    if interactive:
         typer.echo(HELP)
 
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text cost a message, not the conversation
 
-    def lines():
+    def lines() -> Iterator[str]:
         while True:
             try:
-                yield input("> " if asks else "")
+                yield input("> " if interactive else "")
             except EOFError:
                 return
 
-    talk.run(lines(), lambda line: typer.echo(line.encode(errors="replace").decode()))
+    Chat(network, processor, settings, folder, seed).run(
+        lines(), lambda line: typer.echo(line.encode(errors="replace").decode())
+    )
 
 
 @app.command()
@@ -172,9 +164,6 @@ def params(
     as_json: Json = False,
 ) -> None:
     """Parameters by part, and what each training stage trains; from the configuration alone."""
-    import armor_model
-    from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
-
     path = Path(config) / "config.json"
     if not path.is_file() and config in PRESETS:
         # A preset's vocabulary is a guess; where a checkpoint of that name is here, it knows.
@@ -201,9 +190,7 @@ def params(
 def build(
     base: Annotated[str, typer.Option(help="InternVL2.5 (original layout) or InternVL2.5/3 (-hf): folder or hub id.")],
     out: Annotated[Path, typer.Option(help="The new checkpoint's folder.")],
-    vqgan: Annotated[
-        str | None, typer.Option(help="Chameleon's vqgan.ckpt; without it no picture can be drawn.")
-    ] = None,
+    vqgan: Annotated[str | None, typer.Option(help="Chameleon's vqgan.ckpt; without it no image can be drawn.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub id, where the base's needs code to be run.")
     ] = None,
@@ -217,13 +204,21 @@ def build(
 ) -> None:
     """Build an ARMOR from published weights, streamed: one tensor is in memory at a time."""
     from armor_model.convert import build as builder
-    from armor_model.loading import quiet_transformers
 
     quiet_transformers()
     done = builder.build(
-        base, vqgan, out, tokenizer, adapter_layers, adapter_init, heads, torch_dtype(dtype), seed,
-        shard_bytes(shard_gb), system_prompt,
-    )  # fmt: skip
+        base,
+        vqgan,
+        out,
+        tokenizer,
+        adapter_layers,
+        adapter_init,
+        heads,
+        torch_dtype(dtype),
+        seed,
+        shard_bytes(shard_gb),
+        system_prompt,
+    )
     typer.echo(
         f"{out}: {done['tensors']} tensors in {done['files']} file(s) from the {done['layout']} layout, "
         f"{done['new']:,} new parameters"
@@ -241,7 +236,6 @@ def export_internvl(
     """Write the text path as a plain InternVL, for engines that serve one."""
     folder = find_model(model)
     from armor_model.convert.export import export
-    from armor_model.loading import quiet_transformers
 
     quiet_transformers()
     done = export(folder, out, shard_bytes(shard_gb))

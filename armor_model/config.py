@@ -7,6 +7,8 @@ Source: the paper's Table 1 (which head says which token) and Figure 3.
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.internvl.configuration_internvl import InternVLConfig
@@ -29,7 +31,7 @@ class ArmorFields(PreTrainedConfig):
     codebook_size: int = 8192
     """K: codes of the image tokenizer."""
     image_grid: int = 16
-    """Codes per side: a picture is image_grid squared codes (256 for 256x256 pixels under Chameleon's VQGAN)."""
+    """Codes per side: an image is image_grid squared codes (256 for 256x256 pixels under Chameleon's VQGAN)."""
     heads: str = "switching"
     """`switching`: a text head and a visual head (Figure 4). `single`: the ablation's "Normal" arm, one head over all
     V + K + 3 tokens, on the adapter branch at every position."""
@@ -38,7 +40,7 @@ class ArmorFields(PreTrainedConfig):
     tie_word_embeddings: bool = False
     """Must be False: InternVL's default of True silently overwrites the head with the embeddings on loading."""
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
         if self.vq_config is None:
             self.vq_config = {"type": "chameleon"}

@@ -1,4 +1,4 @@
-"""Pictures in: InternVL's tiles for what the model looks at, and square pixels for the image tokenizer.
+"""Images in: InternVL's tiles for what the model looks at, and square pixels for the image tokenizer.
 
 Legend: N tiles, H W pixels. Tile rules, sizes and statistics are InternVL2.5's published ones.
 """
@@ -18,11 +18,11 @@ from armor_model.base.errors import UserError
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 100_000_000
-"""Larger pictures are refused: decoding one takes half a gigabyte, and they all end as at most 12 tiles."""
+"""Larger images are refused: decoding one takes half a gigabyte, and they all end as at most 12 tiles."""
 
 
 def open_image(source: Image.Image | str | Path) -> Image.Image:
-    """A picture or its path, as RGB over white. Raises UserError for no image, 0 pixels, or too many.
+    """An image or its path, as RGB over white. Raises UserError for no image, 0 pixels, or too many.
 
     Pillow's readers raise whatever their parsing meets (struct.error, IndexError, KeyError, ...): all mean a bad file.
     Memory that has run out does not.
@@ -70,8 +70,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def tile_grid(width: int, height: int, max_tiles: int, tile: int, min_tiles: int = 1) -> tuple[int, int]:
-    """Columns and rows of tiles for a picture: the grid whose aspect ratio is nearest; among equals, a larger grid is
-    taken only while the picture has more than half the grid's pixels."""
+    """Columns and rows of tiles for an image: the grid whose aspect ratio is nearest; among equals, a larger grid is
+    taken only while the image has more than half the grid's pixels."""
     aspect = width / height
     grids = [
         (c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1) if min_tiles <= c * r <= max_tiles
@@ -87,8 +87,8 @@ def tile_grid(width: int, height: int, max_tiles: int, tile: int, min_tiles: int
 
 
 def tiles(image: Image.Image, tile: int, max_tiles: int, thumbnail: bool = True) -> Tensor:
-    """A picture as normalised tiles (N, 3, tile, tile), row by row; of several, the last is the whole picture."""
-    columns, rows = tile_grid(*image.size, max_tiles, tile)
+    """An image as normalised tiles (N, 3, tile, tile), row by row; of several, the last is the whole image."""
+    columns, rows = tile_grid(image.width, image.height, max_tiles, tile)
     resized = image.resize((columns * tile, rows * tile), Image.Resampling.BICUBIC)
     parts = [
         resized.crop((c * tile, r * tile, (c + 1) * tile, (r + 1) * tile)) for r in range(rows) for c in range(columns)
@@ -101,7 +101,7 @@ def tiles(image: Image.Image, tile: int, max_tiles: int, thumbnail: bool = True)
 
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """A picture for the image tokenizer: shortest side to `size`, centre crop, (3, size, size) in [-1, 1]."""
+    """An image for the image tokenizer: shortest side to `size`, centre crop, (3, size, size) in [-1, 1]."""
     if image.size != (size, size):
         image = ImageOps.fit(to_rgb(image), (size, size), Image.Resampling.LANCZOS)
     array = np.asarray(to_rgb(image), dtype=np.float32)
@@ -109,6 +109,6 @@ def to_pixels(image: Image.Image, size: int) -> Tensor:
 
 
 def to_images(pixels_BCHW: Tensor) -> list[Image.Image]:
-    """Pixels in [-1, 1] to pictures, truncated to whole values as the published decoder does."""
+    """Pixels in [-1, 1] to images, truncated to whole values as the published decoder does."""
     array = ((pixels_BCHW.detach().float().cpu().clamp(-1, 1) + 1) / 2 * 255).to(torch.uint8)
-    return [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in array]
+    return [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in array]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +65,7 @@ def load_model(
 
 def load_processor(folder: str | Path) -> ArmorProcessor:
     """The processor of a checkpoint, with its image tokenizer where there is one."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     from transformers import AutoTokenizer
@@ -106,12 +105,3 @@ def save(model: ArmorForConditionalGeneration, processor: ArmorProcessor, folder
     """Write a whole checkpoint folder."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-
-
-def quiet_transformers() -> None:
-    """Without the progress bars and notices that transformers prints while loading: a command line prints its own."""
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -10,7 +10,7 @@ size N x V is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ CHUNK_ELEMENTS = 1 << 24
 
 class _ChunkedHeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_ND: Tensor, labels_N: Tensor, rows: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, hidden_ND: Tensor, labels_N: Tensor, rows: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
         count, width = hidden_ND.shape[0], sum(w.shape[0] for w in weights)
         need_hidden = ctx.needs_input_grad[0]
         need_weight = [ctx.needs_input_grad[3 + i] for i in range(len(weights))]
@@ -67,17 +67,18 @@ class _ChunkedHeadLoss(torch.autograd.Function):
                             grad_hidden[start : start + rows] = slope @ w
                         else:
                             grad_hidden[start : start + rows] += slope @ w
-                    if grads[i] is not None and grads[i].dtype == kind:
-                        grads[i].addmm_(slope.t(), part)
-                    elif grads[i] is not None:
-                        grads[i] += slope.t() @ part
+                    if (grad := grads[i]) is not None:
+                        if grad.dtype == kind:
+                            grad.addmm_(slope.t(), part)
+                        else:
+                            grad += slope.t() @ part
                     at += w.shape[0]
         ctx.save_for_backward(grad_hidden, *grads)
         ctx.mark_non_differentiable(losses_N)
         return losses_N.sum(), losses_N
 
     @staticmethod
-    def backward(ctx, upstream: Tensor, _: Tensor) -> tuple:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple:
         grad_hidden, *grads = ctx.saved_tensors
         # In place: these buffers belong to this node alone, and a copy of a head's gradient would double its memory.
         return (
@@ -169,7 +170,7 @@ def summed_losses(
             rows_B[0] = True
         if not rows_B.any():
             return hidden_BTD.new_zeros(0, hidden_BTD.shape[2]), labels_BT.new_zeros(0), nothing
-        kept = [hidden_BTD, attention_mask, position_ids, labels_BT]
+        kept: list[Any] = [hidden_BTD, attention_mask, position_ids, labels_BT]
         if not rows_B.all():
             kept = [one if one is None or len(one) == 1 else one[rows_B] for one in kept]
         visual_BTD = model.visual_hidden(*kept[:3])
@@ -201,7 +202,7 @@ def _single(
     renormalise: bool,
 ) -> Sums:
     """The ablation's Normal arm: every position through adapter and one head over V + 3 + K tokens."""
-    given = text_BT if text_BT is not None else image_BT
+    given: Any = text_BT if text_BT is not None else image_BT
     none_BT = torch.full_like(given, IGNORE)
     labels_text = none_BT if text_BT is None else text_BT
     either_BT = torch.where(labels_text != IGNORE, labels_text, none_BT if image_BT is None else image_BT)

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from armor_model.compat import prepare_torchvision
+from armor_model.base.runtime import prepare_torchvision
 
 prepare_torchvision()  # before transformers' model classes, which import torchvision
 
@@ -66,7 +66,7 @@ class ArmorModel(PreTrainedModel):
     config: ArmorFields
     model: Any
     lm_head: nn.Linear
-    _tied_weights_keys = None
+    _tied_weights_keys = None  # type: ignore[assignment]
 
     def __init__(self, config: ArmorFields):
         super().__init__(config)
@@ -118,7 +118,9 @@ class ArmorModel(PreTrainedModel):
         known = base.config.to_dict()
         for drop in ("model_type", "architectures", "transformers_version", "tie_word_embeddings"):
             known.pop(drop, None)
-        model = cls(cls.config_class(**{**known, **settings})).to(base.dtype)
+        config_class: Any = cls.config_class
+        model: Any = cls(config_class(**{**known, **settings}))
+        model = model.to(base.dtype)
         state = {**base.state_dict(), "lm_head.weight": base.lm_head.weight}
         unexpected = model.load_state_dict(state, strict=False).unexpected_keys
         if unexpected:
@@ -127,7 +129,7 @@ class ArmorModel(PreTrainedModel):
         return model.to(base.device)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """transformers' `from_pretrained` (with `dtype`, `device_map`, ...), from safetensors only; each weight is
         accounted for. Raises UserError for a folder that is not an ARMOR checkpoint, or a damaged one."""
         check_checkpoint(folder)
@@ -135,17 +137,18 @@ class ArmorModel(PreTrainedModel):
         # a mis-shaped weight is let through, to be named below
         kwargs.update(use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True)
         try:
-            model, info = super().from_pretrained(str(folder), *args, **kwargs)
+            loaded: Any = super().from_pretrained(str(folder), *args, **kwargs)
         except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(f"the checkpoint in {folder} cannot be loaded: {reason}") from error
+        model, info = loaded
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info.get(problem):
                 name = sorted(str(key) for key in info[problem])[0]
                 raise UserError(f"the checkpoint in {folder} does not fit: {problem.replace('_', ' ')}, first {name}")
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """transformers' `save_pretrained`, with tensors under their module names: InternVL's legacy prefixes, which it
         would restore, fit only half of an ARMOR."""
         super().save_pretrained(str(folder), **{"save_original_format": False, **kwargs})
@@ -232,7 +235,8 @@ class ArmorModel(PreTrainedModel):
         cache: Any,
         rotary: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        given, mask = position_ids, attention_mask
+        given = position_ids
+        mask: Any = attention_mask
         if position_ids is None:
             position_ids = self.positions(attention_mask, hidden_BTD)
         if cache is None and (mask is None or mask.ndim != 4):
@@ -336,7 +340,7 @@ class ArmorModel(PreTrainedModel):
             out.text_tokens = len(sums.text_each)
             out.text_loss = sums.text / out.text_tokens
             weighted.append(alpha * out.text_loss)
-        if sums.image_each is not None:
+        if sums.image_each is not None and sums.image_renormalised is not None:
             out.image_tokens = len(sums.image_each)
             out.image_loss = sums.image / out.image_tokens
             out.image_loss_image_tokens = sums.image_renormalised / out.image_tokens
@@ -356,7 +360,7 @@ def _asked(labels_BT: Tensor | None, weight: float, first: int, last: int, head:
     return labels_BT
 
 
-class ArmorForConditionalGeneration(ArmorModel, InternVLForConditionalGeneration):
+class ArmorForConditionalGeneration(ArmorModel, InternVLForConditionalGeneration):  # type: ignore[misc]
     """ARMOR on InternVL."""
 
     config_class = ArmorConfig

@@ -122,7 +122,8 @@ class ArmorProcessor:
         """
         from armor_model.vq import build_vq
 
-        size = config.vision_config.image_size[0]
+        vision: Any = config.vision_config
+        size = vision.image_size[0]
         fits = {
             "vocab_size": config.vocab_size,
             "codebook_size": config.codebook_size,

@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from armor_model.base.errors import ArmorError, UserError
-from armor_model.compat import prepare_torchvision
+from armor_model.base.runtime import prepare_torchvision
 
 
 class ImageTokenizer(nn.Module, ABC):
     """What the rest of ARMOR needs of an image tokenizer."""
 
-    type: str
+    type: str  # type: ignore[assignment]  # nn.Module has a method of this name, which nobody calls here
     settings: dict[str, Any]
     """Arguments that rebuild this tokenizer; saved as JSON."""
 
@@ -94,7 +94,7 @@ class ChameleonVQ(ImageTokenizer):
         downsampling = 2 ** (len(block_out_channels) - 1)
         super().__init__(image_size, image_size // downsampling, codebook_size)
         if grid is not None and grid != self.grid:
-            raise UserError(f"a {image_size}-pixel picture has {self.grid} codes a side here, not {grid}")
+            raise UserError(f"a {image_size}-pixel image has {self.grid} codes a side here, not {grid}")
         prepare_torchvision()  # diffusers imports transformers' model classes
         from diffusers import VQModel
 
@@ -107,7 +107,7 @@ class ChameleonVQ(ImageTokenizer):
             "latent_dim": latent_dim,
             "norm_num_groups": norm_num_groups,
         }
-        self.model = VQModel(
+        self.model: Any = VQModel(
             in_channels=3,
             out_channels=3,
             down_block_types=("DownEncoderBlock2D",) * depth,

@@ -63,7 +63,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     import torch
 
     from armor_model import load
-    from armor_model.loading import quiet_transformers
+    from armor_model.base.runtime import quiet_transformers
     from trainer import devices
     from trainer.bundle import Training
     from trainer.checkpoints import find_model, save_model

@@ -171,8 +171,8 @@ def run_vqgan(config: VQConfig) -> dict[str, Any]:
     check_free(config.out)
 
     from armor_model import load
+    from armor_model.base.runtime import quiet_transformers
     from armor_model.images import open_image, to_pixels
-    from armor_model.loading import quiet_transformers
     from armor_model.vq import build_vq
     from trainer.checkpoints import find_model, save_model
 

@@ -46,7 +46,7 @@ def run_ablation(
     from armor_eval.errors import UserError
     from armor_eval.runs.bundle import read_head
     from armor_model.base.errors import ArmorError
-    from armor_model.loading import quiet_transformers
+    from armor_model.base.runtime import quiet_transformers
     from trainer import devices
 
     if fields.get("seeds") is not None:

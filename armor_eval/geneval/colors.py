@@ -126,7 +126,7 @@ class ClipColors:
 
 def load_clip(vocabulary: Vocabulary, weights: Path, sha256: str, device: str) -> ClipColors:
     """OpenAI's ViT-L/14 in open_clip with QuickGELU, from its TorchScript archive or from safetensors."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     import open_clip

@@ -73,7 +73,7 @@ def build_mmdet(architecture: Architecture = Architecture()):
 
 def build_transformers(architecture: Architecture = Architecture()):
     """The same network as transformers' Mask2FormerForUniversalSegmentation, without weights."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig

@@ -56,8 +56,7 @@ class ArmorAdapter:
             import torch
 
             from armor_model import load
-            from armor_model.allocator import keep_freed_memory
-            from armor_model.loading import quiet_transformers
+            from armor_model.base.runtime import keep_freed_memory, quiet_transformers
 
             quiet_transformers()
             device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")

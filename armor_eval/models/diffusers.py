@@ -69,7 +69,7 @@ class DiffusersModel:
 
     def _load(self):
         if self._pipeline is None:
-            from armor_model.compat import prepare_torchvision
+            from armor_model.base.runtime import prepare_torchvision
 
             prepare_torchvision()
             import torch

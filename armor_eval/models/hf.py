@@ -37,7 +37,7 @@ class HubModel:
 
     def _commit(self) -> str:
         """The commit that the revision stands for: two runs of `main` months apart are two models."""
-        from armor_model.compat import prepare_torchvision
+        from armor_model.base.runtime import prepare_torchvision
 
         prepare_torchvision()
         from transformers import AutoConfig
@@ -50,7 +50,7 @@ class HubModel:
 
     def _load(self) -> tuple[Any, Any]:
         if self._loaded is None:
-            from armor_model.compat import prepare_torchvision
+            from armor_model.base.runtime import prepare_torchvision
 
             prepare_torchvision()
             import torch

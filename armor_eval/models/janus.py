@@ -73,7 +73,7 @@ class JanusModel:
 
     def _load(self):
         if self._loaded is None:
-            from armor_model.compat import prepare_torchvision
+            from armor_model.base.runtime import prepare_torchvision
 
             prepare_torchvision()
             import torch

@@ -63,7 +63,7 @@ def quiet_vlmeval() -> Iterator[None]:
     import numpy as np
     import torch
 
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     grad, tls = torch.is_grad_enabled(), ssl._create_default_https_context

@@ -26,7 +26,7 @@ def failure(status: dict[str, Any]) -> str | None:
 def main(argv: list[str]) -> int:
     """Run; 1 where a model and data set combination failed or was skipped, which VLMEvalKit itself ends with 0."""
     checkpoint, longest, data, *rest = argv
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     hide_keys()

@@ -14,11 +14,9 @@ from typing import Any
 
 from armor_model.base.errors import ArmorError, disk_is_full
 
-_UNUSABLE = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOENT,
-    errno.ELOOP,
-)  # fmt: skip
-"""What a path can have wrong with it that the user can mend; any other OSError is a bug."""
+_BAD_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError)
+"""What a path can have wrong with it that the user can mend; so are these numbers. Any other OSError is a bug."""
+_BAD_PATH_ERRNO = (errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 def run_app(
@@ -61,7 +59,7 @@ def run_app(
         if disk_is_full(error):
             where = f" for {error.filename}" if isinstance(error, OSError) and error.filename else ""
             return end(f"no space left on the disk{where}: free some, then {go_on}", failed)
-        if isinstance(error, OSError) and error.errno in _UNUSABLE:
+        if isinstance(error, OSError) and (isinstance(error, _BAD_PATH) or error.errno in _BAD_PATH_ERRNO):
             where = f" {error.filename}" if error.filename else ""
             return end(f"cannot use{where}: {error.strerror}", 2)
         if hasattr(error, "format_message"):  # a usage error's class differs between Typer versions, not this method

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL_FILES = frozenset({".safetensors", ".json", ".bin", ".txt", ".model"})
-"""Suffixes of what makes a checkpoint: weights, settings, vocabularies; not its card or pictures."""
+"""Suffixes of what makes a checkpoint: weights, settings, vocabularies; not its card or images."""
 
 
 def sha256_text(text: str) -> str:

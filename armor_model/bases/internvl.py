@@ -99,9 +99,15 @@ RULES = {"internlm2": [*_VISION, *_INTERNLM2], "qwen2": [*_VISION, *_QWEN2], "na
 
 _TEXT_KINDS = {"InternLM2ForCausalLM": ("internlm2", "llama"), "Qwen2ForCausalLM": ("qwen2", "qwen2")}
 _NATIVE_SETTINGS = (
-    "text_config", "vision_config", "image_token_id", "image_seq_length", "downsample_ratio", "projector_hidden_act",
-    "vision_feature_layer", "vision_feature_select_strategy",
-)  # fmt: skip
+    "text_config",
+    "vision_config",
+    "image_token_id",
+    "image_seq_length",
+    "downsample_ratio",
+    "projector_hidden_act",
+    "vision_feature_layer",
+    "vision_feature_select_strategy",
+)
 
 
 def _original(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder
+from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import BaseModel, Origin, Settings, base_of
-from armor_model.compat import prepare_torchvision
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
 
@@ -150,7 +150,8 @@ def plan(
         if name not in expected:
             raise UserError(f"unknown weight {origins[name].key}: the configuration has no place for it")
     read = _Reader(source)
-    dtype = dtype or source.tensors[origins["lm_head.weight"].key].dtype if "lm_head.weight" in origins else dtype
+    head = origins.get("lm_head.weight")  # without one, the plan ends below
+    dtype = dtype or (source.tensors[head.key].dtype if head else torch.float32)
     if adapter_init not in ("copy", "random"):
         raise UserError(f"adapter_init must be copy or random, not {adapter_init!r}")
     depth = config.text_config.num_hidden_layers
@@ -163,7 +164,7 @@ def plan(
         shaped = tuple(take(torch.empty(stored.shape, device="meta")).shape)
         if shaped != shape:
             raise UserError(f"{origin.key} is {stored.shape}, which gives {shaped} for {name}; expected {shape}")
-        return Item(name, shape, dtype or stored.dtype, lambda: take(read(origin.key)))
+        return Item(name, shape, dtype, lambda: take(read(origin.key)))
 
     items = []
     for name, shape in expected.items():
@@ -187,13 +188,13 @@ class _Reader:
     """Reads source tensors, keeping the newest: a fused projection is wanted three times in a row."""
 
     def __init__(self, source: Source):
-        self.source, self.newest = source, ("", None)
+        self.source, self.key, self.tensor = source, "", torch.empty(0)
 
     def __call__(self, key: str) -> Tensor:
-        if self.newest[0] != key:
-            self.newest = ("", None)  # before the next one is read
-            self.newest = (key, self.source.read(key))
-        return self.newest[1]
+        if self.key != key:
+            self.tensor = torch.empty(0)  # before the next one is read
+            self.key, self.tensor = key, self.source.read(key)
+        return self.tensor
 
 
 def _twin(name: str, base: BaseModel, config: Any, adapter_init: str) -> str:

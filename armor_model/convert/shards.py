@@ -12,6 +12,7 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -97,13 +98,11 @@ def read_header(file: Path) -> dict[str, Stored]:
         try:
             header = json.loads(handle.read(length))
             header.pop("__metadata__", None)
-            found = {
-                name: Stored(
-                    file, DTYPES[e["dtype"]], tuple(e["shape"]), 8 + length + e["data_offsets"][0],
-                    e["data_offsets"][1] - e["data_offsets"][0],
-                )
-                for name, e in header.items()
-            }  # fmt: skip
+            found = {}
+            for name, entry in header.items():
+                first, stop = entry["data_offsets"]
+                shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
+                found[name] = Stored(file, dtype, shape, 8 + length + first, stop - first)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise UserError(f"{file} has a damaged header: {error}") from error
     for name, stored in found.items():
@@ -157,11 +156,11 @@ def write(items: Iterable[Item], folder: Path, max_shard: int = 4_000_000_000) -
 
 
 def _write_file(items: list[Item], file: Path) -> None:
-    header, offset = {"__metadata__": {"format": "pt"}}, 0
+    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    offset = 0
     for item in items:
-        header[item.name] = {
-            "dtype": NAMES[item.dtype], "shape": list(item.shape), "data_offsets": [offset, offset + item.size],
-        }  # fmt: skip
+        where = [offset, offset + item.size]
+        header[item.name] = {"dtype": NAMES[item.dtype], "shape": list(item.shape), "data_offsets": where}
         offset += item.size
     encoded = json.dumps(header, separators=(",", ":")).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -173,7 +172,7 @@ def _write_file(items: list[Item], file: Path) -> None:
                 tensor = item.make().to(item.dtype).contiguous()
                 if tuple(tensor.shape) != item.shape:
                     raise AssertionError(f"{item.name} was planned as {item.shape}, made as {tuple(tensor.shape)}")
-                handle.write(memoryview(tensor.flatten().view(torch.uint8).numpy()))
+                handle.write(tensor.flatten().view(torch.uint8).numpy().data)
         partial.replace(file)
     except OSError as error:
         partial.unlink(missing_ok=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import pickle
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.convert.shards import Source
 from armor_model.vq import ChameleonVQ, ImageTokenizer
 
 PREFIXES = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
@@ -25,10 +27,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(f"no VQGAN file at {path}")
     if path.suffix == ".safetensors":
-        from armor_model.convert.shards import Source
-
         source = Source(path)
-        state = {name: source.read(name) for name in source.tensors}
+        state: Any = {name: source.read(name) for name in source.tensors}
     else:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.files import whole_file
 from armor_model.generation.engine import Engine
 from armor_model.generation.state import Request, Row
 from armor_model.processing import is_empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from PIL.Image import Image
 
@@ -110,6 +112,19 @@ class Response:
     def images(self) -> list[Image]:
         """The images, in order."""
         return [part for part in self.parts if not isinstance(part, str)]
+
+    def save_parts(self, folder: Path, stem: str) -> list[dict[str, str]]:
+        """Write the images as `<stem>-<n>.png`; returns the parts in order, images by their path."""
+        saved: list[dict[str, str]] = []
+        for n, part in enumerate(self.parts):
+            if isinstance(part, str):
+                saved.append({"type": "text", "text": part})
+            else:
+                path = folder / f"{stem}-{n}.png"
+                with whole_file(path) as draft:
+                    part.save(draft)
+                saved.append({"type": "image", "image": str(path)})
+        return saved
 
     def message(self) -> dict[str, Any]:
         """The answer as an assistant message, images with their codes, to go on with the conversation."""
@@ -212,9 +227,13 @@ def draw(
 ) -> list[Image]:
     """One image a prompt: the answer is made to begin with <imgbos> and ends with the image."""
     settings = replace(
-        settings or GenerationSettings(), allow_images=True, force_image=True, stop_after_image=True, max_images=1,
+        settings or GenerationSettings(),
+        allow_images=True,
+        force_image=True,
+        stop_after_image=True,
+        max_images=1,
         max_new_tokens=1,
-    )  # fmt: skip
+    )
     conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
     responses = generate(model, processor, conversations, settings, seeds, batch_size, compile=compile)
     return [response.images[0] for response in responses]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -57,9 +57,15 @@ class Engine:
     """
 
     def __init__(
-        self, model: ArmorModel, settings: GenerationSettings, stop_ids: list[int], unconditional: list[int],
-        batch_size: int = 64, static: bool | None = None, compile: bool | str = "auto",
-    ):  # fmt: skip
+        self,
+        model: ArmorModel,
+        settings: GenerationSettings,
+        stop_ids: list[int],
+        unconditional: list[int],
+        batch_size: int = 64,
+        static: bool | None = None,
+        compile: bool | str = "auto",
+    ):
         self.model, self.settings, self.config, self.device = model, settings, model.config, model.device
         if len(devices := sorted({str(p.device) for p in model.parameters()})) > 1:
             raise UserError(f"generation needs the whole model on one device; it is on {', '.join(devices)}")
@@ -73,16 +79,13 @@ class Engine:
         self.compile = ""
         """torch.compile's backend for the present requests; empty where steps run as they are."""
         self.single = self.config.heads == "single"
-        c = self.config
-        self.limits = Limits(
-            settings, frozenset(stop_ids), c.imgbos_id, c.imgend_id, c.first_code_id, c.codes_per_image,
-            c.text_config.max_position_embeddings,
-        )  # fmt: skip
+        c, ends, context = self.config, frozenset(stop_ids), self.config.text_config.max_position_embeddings
+        self.limits = Limits(settings, ends, c.imgbos_id, c.imgend_id, c.first_code_id, c.codes_per_image, context)
         self.done: dict[int, Row] = {}
         self.waiting: deque[tuple[int, Request]] = deque()
         self.steps: dict[tuple[int, int, bool], StaticStep] = {}
         self.batch: Batch | None = None
-        self.graph_pool: list[tuple[int, int]] = []
+        self.graph_pool: list[Any] = []
 
     def run(self, requests: list[Request]) -> list[Row]:
         """Answer all requests."""
@@ -198,7 +201,7 @@ class Engine:
         hidden_NTD = self.model.backbone(embeds_NTD, mask, positions, batch.cache)
         last_RD = hidden_NTD.new_zeros(len(batch.rows), hidden_NTD.shape[-1])
         last_RD[indices[0] :] = hidden_NTD[:, -1]
-        if batch.hidden_RSD is not None:
+        if batch.with_adapter:
             batch.hidden_RSD[indices[0] : indices[-1] + 1, first : batch.slot] = hidden_NTD
         return last_RD
 
@@ -240,7 +243,7 @@ class Engine:
         batch.cache.at(n, slot, slot + 1, low)
         mask, positions = attention(self.model, starts, slot, slot + 1, low)
         hidden_n1D = self.model.backbone(self.model.embed(ids_n1), mask, positions, batch.cache)
-        if batch.hidden_RSD is not None:
+        if batch.with_adapter:
             batch.hidden_RSD[:n, slot] = hidden_n1D[:, 0]
         batch.slot += 1
         self._sample(batch, list(range(n)), hidden_n1D[:, 0])
@@ -301,7 +304,8 @@ class Engine:
 
     def _adapt(self, batch: Batch, indices: list[int]) -> dict[int, Tensor]:
         """The adapter's newest output (D,) for some rows, by row index; rows that lag catch up in one pass."""
-        newest, out = batch.slot - 1, {}
+        newest = batch.slot - 1
+        out: dict[int, Tensor] = {}
         steady = [i for i in indices if batch.rows[i].adapted == newest]
         behind = [i for i in indices if batch.rows[i].adapted < newest]
         for group in (steady, behind):

@@ -9,7 +9,7 @@ Legend: R rows, N some of them, H key-value heads, S slots, d head width, T new 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from armor_model.generation.api import GenerationSettings
     from armor_model.modeling import ArmorModel
 
-Rows = int | Tensor
+Rows: TypeAlias = int | Tensor
 """Which rows: the first n, or a list of indices."""
 
 
@@ -195,26 +195,23 @@ class KVCache:
 
 class Batch:
     """The rows under way and what is kept for each of their slots: keys and values of decoder and adapter, and the
-    hidden states that the adapter has yet to read. Adapter's and hidden states are None where no image can be drawn."""
+    hidden states that the adapter has yet to read; nothing for the adapter where no image can be drawn."""
 
     def __init__(self, model: ArmorModel, count: int, slots: int, with_adapter: bool):
         config, text, kind = model.config, model.config.text_config, (model.dtype, model.device)
         self.rows: list[Row] = []
         self.slot, self.count, self.slots = 0, count, slots
+        self.with_adapter, self.device = with_adapter, model.device
         self.cache = KVCache(text, text.num_hidden_layers, count, slots, *kind)
-        self.adapter_cache: KVCache | None = None
-        self.hidden_RSD: Tensor | None = None
-        if with_adapter:
-            self.hidden_RSD = torch.zeros(count, slots, text.hidden_size, dtype=kind[0], device=kind[1])
-            self.adapter_cache = KVCache(text, config.num_adapter_layers, count, slots, *kind)
-        self.device = model.device
+        self.adapter_cache = KVCache(text, config.num_adapter_layers if with_adapter else 0, count, slots, *kind)
+        shape = (count if with_adapter else 0, slots, text.hidden_size)
+        self.hidden_RSD = torch.zeros(shape, dtype=kind[0], device=kind[1])
 
     @property
     def _slot_views(self) -> list[Tensor]:
         """All stores, as (R, S, ...)."""
-        caches = [self.cache, *([self.adapter_cache] if self.adapter_cache is not None else [])]
-        views = [store.transpose(1, 2) for cache in caches for store in cache.stores]
-        return views if self.hidden_RSD is None else [*views, self.hidden_RSD]
+        stores = [*self.cache.stores, *self.adapter_cache.stores]
+        return [*(store.transpose(1, 2) for store in stores), *([self.hidden_RSD] if self.with_adapter else [])]
 
     def select(self, indices: list[int]) -> Rows:
         """A row selection for the caches: a plain count when the rows are the first ones, which needs no copying."""

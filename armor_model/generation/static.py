@@ -10,7 +10,7 @@ Legend: n rows, m conditional rows (the others serve guidance), S slots, L slots
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -143,7 +143,7 @@ class StaticStep:
 
     def __init__(
         self, model: ArmorModel, settings: GenerationSettings, batch: Batch, rows: int, length: int, drawing: bool,
-        max_steps: int, backend: str, graph_pool: list[tuple[int, int]],
+        max_steps: int, backend: str, graph_pool: list[Any],
     ):  # fmt: skip
         self.model, self.settings, self.batch = model, settings, batch
         self.rows, self.length, self.drawing, self.graph_pool = rows, length, drawing, graph_pool
@@ -160,8 +160,8 @@ class StaticStep:
         self.no_image_n, self.masked_n = zeros(rows, dtype=torch.bool), zeros(rows)
         self.keys_L = torch.arange(length, device=device)
         self.views = batch.cache.first(rows)
-        self.adapter_views = batch.adapter_cache.first(rows) if batch.adapter_cache is not None else []
-        self.hidden_nSD = batch.hidden_RSD[:rows] if batch.hidden_RSD is not None else None
+        self.adapter_views = batch.adapter_cache.first(rows)
+        self.hidden_nSD = batch.hidden_RSD[:rows]
         self.run = fused(self._step, backend) if backend else self._step
         self.graph: torch.cuda.CUDAGraph | None = None
         self.loaded: tuple[list[int], int, int] = ([], 0, 0)
@@ -199,7 +199,7 @@ class StaticStep:
             codes_n = choose(logits_nK, u_n, s.image_temperature, s.image_top_k, s.image_top_p)
             tokens_n = codes_n + model.config.first_code_id
         else:
-            if self.hidden_nSD is not None:
+            if batch.with_adapter:
                 self.hidden_nSD.index_copy_(1, self.slot_1, hidden_n1D)
             logits_nK = model.text_logits(hidden_n1D[:, 0])
             self.masked_n.copy_(self.no_image_n & (logits_nK.argmax(-1) == model.config.imgbos_id))

@@ -11,7 +11,7 @@ from armor_eval.models.base import Decoding, DrawsImages
 @pytest.fixture(scope="module")
 def tiny_ldm(tmp_path_factory):
     """CompVis' LDM at a hundredth of the size, saved as diffusers saves it."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     import torch

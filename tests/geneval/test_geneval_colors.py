@@ -55,7 +55,7 @@ def test_the_crop_is_the_object_over_grey():
 @pytest.fixture(scope="module")
 def clip():
     """A CLIP of a few thousand parameters, QuickGELU, random."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     import open_clip

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from armor_eval import compat
-from armor_model.compat import greedy_nms, prepare_torchvision
+from armor_model.base.runtime import greedy_nms, prepare_torchvision
 
 
 def test_torchvision_imports_and_transforms_work():

@@ -51,7 +51,7 @@ def prompts(rows: list) -> list[str]:
 
 
 def main(jobs_file: str, results_file: str) -> None:
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     import vlmeval.smp

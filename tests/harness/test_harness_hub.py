@@ -91,7 +91,7 @@ def qwen2_vl(folder: Path) -> None:
 @pytest.fixture(scope="module", params=[llava, qwen2_vl], ids=["llava", "qwen2-vl"])
 def saved(request, tmp_path_factory) -> Path:
     """A published architecture's folder, as transformers writes one: weights, configuration, processor files."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     import torch
@@ -203,7 +203,7 @@ def llava_onevision(folder: Path) -> None:
 def test_a_zoo_entrys_own_class_and_weights(tsv_folder, tmp_path, monkeypatch):
     """VLMEvalKit's LLaVA_OneVision_HF as it stands, which asks for a GPU: only its `.to("cuda")` is led to the CPU."""
     from armor_eval.understanding.official import quiet_vlmeval
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     import torch

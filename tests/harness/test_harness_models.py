@@ -116,7 +116,7 @@ def test_a_zoo_entry_runs_through_our_loop(tsv_folder, tmp_path):
 
 # accelerate's own `main`, after the shim that a CPU build of torch needs beside torchvision's CUDA build.
 ACCELERATE = (
-    "from armor_model.compat import prepare_torchvision; prepare_torchvision()\n"
+    "from armor_model.base.runtime import prepare_torchvision; prepare_torchvision()\n"
     "from accelerate.commands.launch import main; main()"
 )
 LAUNCHERS = {

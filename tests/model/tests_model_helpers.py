@@ -7,7 +7,7 @@ import torch
 
 def internvl(vocab_size: int, seed: int = 0):
     """A plain tiny InternVL of transformers, with widely spread random weights."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
     from armor_model.presets import preset_dict
 
     prepare_torchvision()

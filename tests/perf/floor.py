@@ -176,10 +176,7 @@ def sizes(model: Any, engine: Engine) -> tuple[int, int]:
     """Bytes of the weights, and of what the engine has allocated for its rows."""
     weights = sum(p.nbytes for p in model.parameters())
     batch = engine.batch
-    caches = [
-        store.nbytes for cache in (batch.cache, batch.adapter_cache) if cache is not None for store in cache.stores
-    ]
-    return weights, sum(caches) + (0 if batch.hidden_RSD is None else batch.hidden_RSD.nbytes)
+    return weights, sum(t.nbytes for t in (*batch.cache.stores, *batch.adapter_cache.stores, batch.hidden_RSD))
 
 
 def rows(plan: Plan, model: Any, config: dict[str, Any], vq: Any) -> Iterator[tuple[str, str, float, str, dict]]:

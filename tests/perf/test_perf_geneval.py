@@ -20,7 +20,7 @@ pytestmark = pytest.mark.perf
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     import torch

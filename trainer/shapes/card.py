@@ -27,7 +27,7 @@ def save_nano(outcome: NanoOutcome, folder: Path) -> None:
     import copy
 
     from armor_model import save
-    from armor_model.loading import quiet_transformers
+    from armor_model.base.runtime import quiet_transformers
 
     quiet_transformers()
     processor = copy.deepcopy(outcome.processor)
@@ -46,7 +46,7 @@ def measure(folder: Path, each: dict[str, int], seed: int, settings: dict[str, A
     """Judge a checkpoint folder: accuracy by question type, modality choice, drawings by task. Plain numbers, for
     JSON."""
     from armor_model import GenerationSettings, load
-    from armor_model.loading import quiet_transformers
+    from armor_model.base.runtime import quiet_transformers
 
     quiet_transformers()
     model, processor = load(folder)

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from armor_model.allocator import keep_freed_memory
 from armor_model.base.hashing import sha256_json
+from armor_model.base.runtime import keep_freed_memory
 from trainer.bundle import Training
 from trainer.config import LoopOptions, Optimization
 from trainer.configure import document

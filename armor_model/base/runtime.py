@@ -1,18 +1,14 @@
-"""Makes `import torchvision` work beside a CPU-only torch; a no-op wherever the installed pair already fits.
-
-The package registries carry torchvision as a CUDA build only. Beside a CPU torch its C extension cannot be loaded, so
-the operators that its Python part registers fake kernels for are unknown and the import dies (`operator
-torchvision::nms does not exist`), and with it transformers' model classes, open_clip and vlmeval. Call
-`prepare_torchvision()` before the first of these imports.
-"""
+"""Third-party libraries made to behave: torchvision beside a CPU-only torch, transformers' notices, glibc's memory."""
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
+import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -20,7 +16,12 @@ if TYPE_CHECKING:
 
 @functools.cache
 def prepare_torchvision() -> bool:
-    """Declare torchvision's missing operators if, and only if, its own extension cannot. Returns True if it had to.
+    """Make `import torchvision` work beside a CPU-only torch: declare its missing operators if, and only if, its own
+    extension cannot. Returns True if it had to. Call it before the first import that meets torchvision.
+
+    The package registries carry torchvision as a CUDA build only. Beside a CPU torch its C extension cannot be loaded,
+    so the operators that its Python part registers fake kernels for are unknown and the import dies (`operator
+    torchvision::nms does not exist`), and with it transformers' model classes, open_clip and vlmeval.
 
     Declaring an operator that the extension declares later kills the process, so the extension gets the first word:
     only after it failed to load (by the call torchvision makes itself) are the two schemas declared, with a CPU `nms`.
@@ -44,7 +45,7 @@ def prepare_torchvision() -> bool:
     return True
 
 
-def _declare(torch) -> None:
+def _declare(torch: Any) -> None:
     library = _library()
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -52,7 +53,7 @@ def _declare(torch) -> None:
 
 
 @functools.cache
-def _library():
+def _library() -> Any:
     """Kept for the life of the process: dropping the object removes its operators."""
     import torch
 
@@ -84,3 +85,31 @@ def greedy_nms(boxes_N4: torch.Tensor, scores_N: torch.Tensor, iou_threshold: fl
         iou = overlap / (area_N[i] + area_N[rest] - overlap)
         alive_N[rest] &= ~(iou > iou_threshold)
     return order[torch.tensor(keep, dtype=torch.long, device=order.device)]
+
+
+def quiet_transformers() -> None:
+    """Without the progress bars and notices that transformers prints while loading: a command line prints its own."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed memory in the process; whether it could be set. Elsewhere than on glibc nothing happens.
+
+    glibc hands large blocks back to the kernel and fetches them again at every step: half of a small model's CPU time
+    went into page faults. Measured on 2600 x 256 fp32 products: 1.57 ms with the default, 0.65 ms with this. Results
+    are the same; resident memory stays at its peak.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    wanted = ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, (1 << 31) - 1), (_M_TOP_PAD, 64 << 20))
+    return all(bool(mallopt(option, value)) for option, value in wanted)
