@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import tarfile
@@ -111,3 +112,46 @@ def test_two_tokenizers_do_not_write_into_one_folder(tmp_path, capsys):
             tokenize(file, tmp_path / "out", processor, "nano")
     assert not (tmp_path / "out/manifest.json").exists()
     assert tokenize(file, tmp_path / "out", processor, "nano")["complete"]
+
+
+def test_a_replaced_folder_is_whole_old_or_whole_new_at_every_instant(tmp_path, monkeypatch):
+    """Killed at any call that changes a folder: what a reader finds is one of the two, never nothing or a part."""
+    import os
+    import shutil
+    from pathlib import Path
+
+    from armor_model.base import files
+
+    def names(folder: Path) -> list[str]:
+        return sorted(f"{p.name}={p.read_text()}" for p in folder.iterdir())
+
+    def write(out: Path, text: str) -> None:
+        with files.whole_folder(out, "config.json") as draft:
+            for name in ("config.json", "weights"):
+                (draft / name).write_text(text)
+
+    class Killed(BaseException):
+        pass
+
+    seen = set()
+    for stop in range(20):
+        out, calls = tmp_path / str(stop) / "model", iter(range(100))
+        write(out, "old")
+
+        def step(real, stop=stop, calls=calls):
+            def call(*args, **kwargs):
+                if next(calls) == stop:
+                    raise Killed
+                return real(*args, **kwargs)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in ((Path, "rename"), (Path, "mkdir"), (os, "fsync"), (files, "_exchange")):
+                patch.setattr(owner, name, step(getattr(owner, name)))
+            patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # a killed process cleans nothing up
+            with contextlib.suppress(Killed):
+                write(out, "new")
+        assert names(out) in (["config.json=old", "weights=old"], ["config.json=new", "weights=new"]), stop
+        seen.add(names(out)[0])
+    assert seen == {"config.json=old", "config.json=new"}
