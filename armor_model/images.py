@@ -21,8 +21,9 @@ MAX_PIXELS = 100_000_000
 """Larger images are refused: decoding one takes half a gigabyte, and they all end as at most 12 tiles."""
 
 
-def open_image(source: Image.Image | str | Path) -> Image.Image:
-    """An image or its path, as RGB over white. Raises UserError for no image, 0 pixels, or too many.
+def open_image(source: Image.Image | str | Path, drawn: bool = False) -> Image.Image:
+    """An image or its path, as RGB over white; `drawn`: as the image tokenizer reads it, see `drawn_rgb`. Raises
+    UserError for no image, 0 pixels, or too many.
 
     Pillow's readers raise whatever their parsing meets (struct.error, IndexError, KeyError, ...): all mean a bad file.
     Memory that has run out does not.
@@ -49,7 +50,7 @@ def open_image(source: Image.Image | str | Path) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise UserError(f"{name} has {width * height / 1e6:.0f} megapixels; the limit is {MAX_PIXELS / 1e6:.0f}")
     try:
-        return to_rgb(image)
+        return drawn_rgb(image) if drawn else to_rgb(image)
     except MemoryError:
         raise
     except Exception as error:
@@ -63,10 +64,32 @@ def _reason(error: Exception) -> str:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """RGB, with transparent parts over white."""
+    image = _eight_bits(image)
     if image.mode in ("RGBA", "LA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
     return image.convert("RGB")
+
+
+def drawn_rgb(image: Image.Image) -> Image.Image:
+    """RGB of an image to learn to draw: upright, and over white as Chameleon's program does it, which blends only where
+    something is transparent, in floating point, and truncates."""
+    image = _eight_bits(ImageOps.exif_transpose(image))
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    rgba_HW4 = np.asarray(image.convert("RGBA"))
+    if (rgba_HW4[..., 3] == 255).all():
+        return image.convert("RGB")
+    alpha_HW1 = rgba_HW4[..., 3:] / 255.0
+    return Image.fromarray(((1 - alpha_HW1) * 255 + alpha_HW1 * rgba_HW4[..., :3]).astype(np.uint8))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Sixteen-bit grey as eight: Pillow's own conversion cuts off at 255, so that all but the darkest is white."""
+    if not image.mode.startswith("I"):
+        return image
+    values_HW = np.asarray(image, dtype=np.int64)
+    return Image.fromarray((values_HW.clip(0, 65_535) // 257).astype(np.uint8))
 
 
 def tile_grid(width: int, height: int, max_tiles: int, tile: int, min_tiles: int = 1) -> tuple[int, int]:
@@ -101,10 +124,13 @@ def tiles(image: Image.Image, tile: int, max_tiles: int, thumbnail: bool = True)
 
 
 def to_pixels(image: Image.Image, size: int) -> Tensor:
-    """An image for the image tokenizer: shortest side to `size`, centre crop, (3, size, size) in [-1, 1]."""
-    if image.size != (size, size):
-        image = ImageOps.fit(to_rgb(image), (size, size), Image.Resampling.LANCZOS)
-    array = np.asarray(to_rgb(image), dtype=np.float32)
+    """An image for the image tokenizer: shortest side to `size`, centre crop at whole pixels, (3, size, size) in
+    [-1, 1]; as Chameleon's program does it, whose codes these have to be."""
+    image, scale = drawn_rgb(image), size / min(image.size)
+    width, height = round(scale * image.width), round(scale * image.height)
+    left, top = (width - size) // 2, (height - size) // 2
+    image = image.resize((width, height), Image.Resampling.LANCZOS).crop((left, top, left + size, top + size))
+    array = np.asarray(image, dtype=np.float32)
     return torch.from_numpy(array / 255 * 2 - 1).permute(2, 0, 1).contiguous()
 
 

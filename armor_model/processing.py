@@ -205,7 +205,7 @@ class ArmorProcessor:
     def image_codes(self, images: list[Image.Image | str | Path]) -> Tensor:
         """Images to codes (B, h, w) on the CPU, through the image tokenizer."""
         vq, device = self._image_tokenizer()
-        pixels = torch.stack([to_pixels(open_image(image), vq.image_size) for image in images])
+        pixels = torch.stack([to_pixels(open_image(image, drawn=True), vq.image_size) for image in images])
         return vq.encode(pixels.to(device)).cpu()
 
     @torch.no_grad()

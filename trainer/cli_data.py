@@ -76,10 +76,7 @@ def build_data(
 def tokenize(
     conversations: Annotated[Path, typer.Argument(help="A conversations file (JSON lines, or ShareGPT4V's JSON).")],
     out: Annotated[Path, typer.Option(help="Directory of shards to write or to go on with.")],
-    model: Annotated[
-        str | None,
-        typer.Option(help="Checkpoint whose processor reads, the one to be trained: a folder, or armor-nano."),
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="Checkpoint to be trained: its folder, or armor-nano.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Conversations in a shard.")] = 2048,
     max_length: Annotated[int, typer.Option(min=1, help="Longer conversations are left out, in positions.")] = 4096,
     device: Annotated[str | None, typer.Option(help="Of the image tokenizer; a GPU where there is one.")] = None,

@@ -186,7 +186,7 @@ def run_vqgan(config: VQConfig) -> dict[str, Any]:
     order = np.random.default_rng([config.seed, 20]).permutation(len(files))
     for number in order[: config.limit]:
         try:
-            pixels = to_pixels(open_image(files[number]), vq.image_size)
+            pixels = to_pixels(open_image(files[number], drawn=True), vq.image_size)
         except ArmorError:
             dropped += 1
             continue

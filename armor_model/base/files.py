@@ -6,6 +6,7 @@ with whole_folder(Path("model")) as draft:
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import secrets
@@ -97,12 +98,23 @@ def whole_folder(
 
 
 def _swap(draft: Path, out: Path) -> None:
-    """Rename a draft to `out`; what was there is removed only once the new one stands."""
-    old = out.with_name(f"{draft.name}-old")
-    if out.exists():
+    """Put a draft in the place of `out`, which is whole at any instant; what was there is removed last."""
+    if not out.exists():
+        draft.rename(out)
+    elif _exchange(draft, out):
+        shutil.rmtree(draft, ignore_errors=True)
+    else:  # a file system that cannot: for an instant the old one stands under another name only
+        old = out.with_name(f"{draft.name}-old")
         out.rename(old)
-    draft.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+        draft.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(a: Path, b: Path) -> bool:
+    """Swap two names in one step (Linux's renameat2 with RENAME_EXCHANGE); False where that is not to be had."""
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    here, exchange = -100, 2
+    return rename is not None and rename(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
 
 
 def check_free(folder: Path, replaces: str | None = None) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from armor_model.base.errors import UserError
+from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_file
 from trainer.data.records import IMAGE, Tally, is_unicode, losses, raw_records
 from trainer.data.screens import Pair, ScreenSettings, rules, screen
@@ -111,7 +112,7 @@ def build(
         "part": part,
         "sha256": sha256_file(draft),
     }
-    (out / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_file(out / "report.json", json.dumps(report, indent=1) + "\n")
     draft.replace(out / "conversations.jsonl")
     return report
 
@@ -122,9 +123,7 @@ def store_image(out: Path, pair: Pair) -> str:
     path = out / "images" / name[:2] / f"{name}.{pair.extension}"
     if not path.exists():
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_bytes(pair.image)
-        draft.replace(path)
+        write_file(path, pair.image, sync=False)
     return str(path.relative_to(out))
 
 

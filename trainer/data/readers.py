@@ -106,7 +106,7 @@ def read_tars(shards: list[str], source: Source, tally: Tally, index: Index | No
 
 
 def _samples(shard: str, tally: Tally) -> Iterator[dict[str, Any]]:
-    """webdataset's own streaming and grouping by key. It reads tars as streams, so a cut one gives what it held."""
+    """Samples of a tar, read as a stream by webdataset, so that a cut one gives what it held."""
     import webdataset as wds
 
     name = shard.rsplit("/", 1)[-1]
@@ -129,9 +129,38 @@ def _samples(shard: str, tally: Tally) -> Iterator[dict[str, Any]]:
     streams = watch(wds.tariterators.url_opener([{"url": shard}], handler=gone))
     files = wds.tariterators.tar_file_expander(streams, handler=cut)
     before = tally.dropped["truncated_tar"]
-    yield from wds.tariterators.group_by_keys(files, handler=cut)
+    yield from group_members(files, tally, name)
     if tally.dropped["truncated_tar"] == before and any(stream.is_cut() for stream in watched):
         tally.drop("truncated_tar", f"{name}: it has no end mark")
+
+
+def group_members(files: Iterable[dict[str, Any]], tally: Tally, tar: str) -> Iterator[dict[str, Any]]:
+    """Members that follow each other under one key, as samples: extension -> bytes, and `__key__`.
+
+    webdataset's own grouping cuts keys at their first dot (`a.b.jpg`), and gives up a whole tar at a name that comes
+    twice; here the first of them is kept and the other counted. A further field (`7.mask.png` between `7.jpg` and
+    `7.txt`) stays with its sample.
+    """
+    sample: dict[str, Any] = {}
+    for file in files:
+        if "fname" not in file:
+            continue
+        key, dot, extension = file["fname"].rpartition(".")
+        if not dot or "/" in extension:
+            continue
+        extension = extension.lower()
+        whole = any(e in sample for e in EXTENSIONS) and ("json" in sample or "txt" in sample)
+        if sample and not whole and key.startswith(f"{sample['__key__']}."):
+            key, extension = sample["__key__"], f"{key[len(sample['__key__']) + 1 :]}.{extension}"
+        if sample and (key != sample["__key__"] or (whole and extension in sample)):
+            yield sample
+            sample = {}
+        if extension in sample:
+            tally.drop("duplicate_member", f"{tar}: {file['fname']} comes twice")
+            continue
+        sample = {**sample, "__key__": key, extension: file["data"]}
+    if sample:
+        yield sample
 
 
 class _Watched:

@@ -8,11 +8,13 @@ killed run goes on behind them, and a model that reads images or text in another
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 
 from armor_model.base.errors import UserError
+from armor_model.base.files import whole_file, write_file
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.losses import IGNORE
 from trainer.batches import Example
@@ -46,9 +49,6 @@ def tokenize(
 
     Called again, it goes on where it was killed, and replaces shards that are missing or damaged. Raises UserError.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     settings = {
         **_reading(processor),
         "conversations_sha256": sha256_file(conversations),
@@ -57,7 +57,30 @@ def tokenize(
         "max_length": max_length,
     }
     out.mkdir(parents=True, exist_ok=True)
-    manifest = _start(out, settings)
+    with _locked(out):
+        return _tokenize(conversations, out, processor, settings, batch_size)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the folder; the operating system lets go of it however the process ends. Raises UserError."""
+    with (out / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"another armor-train tokenize is writing {out}", "wait for it, or choose another"
+            ) from error
+        yield
+
+
+def _tokenize(
+    conversations: Path, out: Path, processor: Any, settings: dict[str, Any], batch_size: int
+) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    manifest, shard_size, max_length = _start(out, settings), settings["shard_size"], settings["max_length"]
     raw = raw_records(conversations)
     for number in itertools.count():
         # Records of the file, good or bad: an image that is gone since the last call must not shift the others.
@@ -70,10 +93,9 @@ def tokenize(
         records = [r for where, one in chunk if (r := checked(one, where, conversations.parent, tally)) is not None]
         rows = list(_rows(records, processor, max_length, batch_size, tally))
         name = f"shard-{number:06d}.parquet"
-        draft = out / f".{name}.draft"
-        pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), draft, compression="zstd")
-        digest = sha256_file(draft)
-        draft.replace(out / name)
+        with whole_file(out / name) as draft:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), draft, compression="zstd")
+        digest = sha256_file(out / name)
         parts = (name, digest, len(rows), tally.read, dict(tally.dropped), tally.examples)
         manifest["shards"].append(dict(zip(ENTRY, parts, strict=True)))
         _write_manifest(out, manifest)
@@ -163,9 +185,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _write_manifest(out: Path, manifest: dict[str, Any]) -> None:
-    draft = out / ".manifest.draft"
-    draft.write_text(json.dumps(manifest, indent=1) + "\n")
-    draft.replace(out / MANIFEST)
+    write_file(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def _schema() -> Any:
