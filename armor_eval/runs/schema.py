@@ -71,7 +71,7 @@ class JudgeInfo(Record):
     name: str
     """Model name sent to the endpoint, or the local rule's name."""
     version: str | None = None
-    endpoint: Literal["none", "rules", "openai-compatible"]
+    endpoint: Literal["none", "rules", "recorded", "openai-compatible"]
     prompt_sha256: str | None = None
 
 
