@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armor_eval.cli.understanding_score import score_file
 from armor_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from armor_eval.understanding.judge import Judge
     from armor_eval.understanding.run import Finished, Settings
     from armor_eval.understanding.team import Team
+    from armor_eval.understanding.thinking import Thinking
 
 CONSTANT = {
     "mcq": "A", "mcq-circular": "A", "yes-no": "Yes", "graded": "there is a red circle",
@@ -32,8 +34,16 @@ BATCH = {"official": 16, "shapes": 64}
 """Tiles of 448 pixels fill an accelerator sooner than pictures of 32."""
 
 
-def understanding(
-    bench: Annotated[list[str], typer.Option("--bench", help="Benchmark, several (repeat or commas), or `all`.")],
+understanding = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
+understanding.command("score")(score_file)
+
+
+@understanding.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    bench: Annotated[
+        list[str] | None, typer.Option("--bench", help="Benchmark, several (repeat or commas), or `all`.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
     profile: Annotated[
         str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
@@ -58,6 +68,9 @@ def understanding(
         typer.Option(help="Fields that every request to an openai: model gets, and `headers`: JSON or @FILE."),
     ] = None,
     judge: Annotated[str | None, typer.Option(help="openai:URL#NAME (its key: OPENAI_API_KEY) or hf:ID.")] = None,
+    thinking: Annotated[
+        str | None, typer.Option(help="<think>...</think>: strip (default) cuts it from what is scored, keep does not.")
+    ] = None,
     judge_url: Annotated[
         str | None, typer.Option(help="With --judge-model the same as --judge openai:URL#MODEL.")
     ] = None,
@@ -87,6 +100,10 @@ def understanding(
     Several processes share a run: torchrun --nproc-per-node N -m armor_eval understanding ..., or accelerate launch
     --multi_gpu --num_processes N -m armor_eval understanding ...; both also on CPUs. Any number resumes any other's.
     """
+    if context.invoked_subcommand is not None:
+        return
+    if bench is None:
+        raise UserError("Missing option '--bench'", "see armor-eval understanding --help")
     from armor_eval.cli import common
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
@@ -111,6 +128,7 @@ def understanding(
         data=data,
         any_data=any_data,
         blind=blind,
+        thinking=check_thinking(thinking),
         reading=check_reading(reading),
     )
     if retention is not None:
@@ -228,6 +246,8 @@ class Task:
                 name += f"-limit{settings.limit}-seed{settings.seed}"
             if settings.blind:
                 name += "-blind"
+            if settings.thinking == "keep":
+                name += "-thoughts"
             if settings.reading != "keep-none":
                 name += f"-{settings.reading}"
             base = Path("runs") / "understanding" / f"{short_name(model)}-{settings.profile}" / name
@@ -271,6 +291,15 @@ def check_profile(profile: str | None, model: str | None) -> str:
     if profile not in ("shapes", "official"):
         raise unknown_name("profile", profile, ["shapes", "official"])
     return profile
+
+
+def check_thinking(mode: str | None) -> Thinking:
+    """What `--thinking` says; cutting is the default."""
+    from armor_eval.errors import unknown_name
+
+    if mode not in (None, "strip", "keep"):
+        raise unknown_name("--thinking", mode, ["strip", "keep"])
+    return mode or "strip"
 
 
 def check_reading(reading: str) -> Reading:

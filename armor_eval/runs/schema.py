@@ -71,8 +71,8 @@ class JudgeInfo(Record):
     name: str
     """Model name sent to the endpoint, or the local rule's name."""
     version: str | None = None
-    endpoint: Literal["none", "rules", "openai-compatible", "local"]
-    """`local`: a model of this machine."""
+    endpoint: Literal["none", "rules", "recorded", "openai-compatible", "local"]
+    """`recorded`: replies of an earlier judging; `local`: a model of this machine."""
     prompt_sha256: str | None = None
 
 

@@ -53,7 +53,7 @@ def answer_all(
     open_rows = [row for row in mine if row.id not in bundle.items]
     unusable = [row for row in open_rows if row.problem is not None]
     for row in unusable:
-        bundle.append(_item(table, row, Answer(error=f"data: the row {row.problem}"), 0.0, 0))
+        bundle.append(item_of(table, row, Answer(error=f"data: the row {row.problem}"), 0.0, 0))
     if unusable and progress is not None:
         progress(len(unusable), len(unusable))
     open_rows = [row for row in open_rows if row.problem is None]
@@ -74,7 +74,7 @@ def answer_all(
                 continue
             failed += answer.error is not None
             pictures = 1 if not isinstance(question, Question) else _pictures(question)
-            bundle.append(_item(table, row, answer, seconds, pictures))
+            bundle.append(item_of(table, row, answer, seconds, pictures))
         if progress is not None:
             progress(len(batch), failed)
         if stop is not None:
@@ -171,7 +171,7 @@ def _pictures(question: Question) -> int:
     return sum(not isinstance(part, str) for part in question.parts)
 
 
-def _item(table: Table, row: Row, answer: Answer, seconds: float, pictures: int) -> Item:
+def item_of(table: Table, row: Row, answer: Answer, seconds: float, pictures: int) -> Item:
     """The journal's record of an answer, not scored yet."""
     benchmark = table.benchmark
     prompt = marked_prompt(benchmark, row, pictures)

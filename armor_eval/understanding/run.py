@@ -12,16 +12,17 @@ from armor_eval.errors import UserError
 from armor_eval.models.base import AnswersQuestions, Decoding
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores
+from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores, protocol_of
 from armor_eval.understanding import loop, prompts, served
 from armor_eval.understanding.cells import Reading
 from armor_eval.understanding.data import locate, shapes_content
 from armor_eval.understanding.declare import Benchmark
 from armor_eval.understanding.judge import Judge
-from armor_eval.understanding.score import Progress, score_run, write_submission
+from armor_eval.understanding.score import Progress, score_run, unread_reservation, write_submission
 from armor_eval.understanding.subset import limit_table
 from armor_eval.understanding.table import Table, read_table
 from armor_eval.understanding.team import Team
+from armor_eval.understanding.thinking import Thinking
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Settings:
     """Accept a file whose md5 is not the published one, and mark the result."""
     blind: bool = False
     """Leave the pictures out: a baseline."""
+    thinking: Thinking = "strip"
+    """Whether thoughts are cut from what is scored."""
     reading: Reading = "keep-none"
     """How the cells of the TSV are read; part of the protocol label."""
 
@@ -86,7 +89,7 @@ def describe(
         subset=subset,
         model=model.info,
         data=DataInfo(name=benchmark.dataset, split=benchmark.split, sha256=table.sha256, items=len(table.rows)),
-        protocol={"reading": table.reading},
+        protocol={"reading": table.reading, "thinking": settings.thinking},
         prompt_sha256=provenance.sha256_json([prompt, "blind"]) if settings.blind else prompt,
         scorer=ScorerInfo(
             name=f"{name}.evaluate",
@@ -152,7 +155,7 @@ def run_benchmark(
         if team.size > 1:
             bundle.adopt()
         bundle.run = served.with_requests(bundle.run, model)
-        return _finish(bundle, table, judge, progress)
+        return finish(bundle, table, judge, progress)
 
 
 def _help(team: Team, table: Table, out: Path, model: AnswersQuestions, settings: Settings) -> None:
@@ -190,15 +193,20 @@ def take_over(bundle: Bundle, table: Table, shared: Path) -> None:
             bundle.append(item.model_copy(update={"parsed": None, "score": None, "status": "ok", "reason": None}))
 
 
-def _finish(bundle: Bundle, table: Table, judge: Judge | None, progress: Progress = None) -> Finished:
+def finish(bundle: Bundle, table: Table, judge: Judge | None, progress: Progress = None) -> Finished:
+    """Score what the bundle holds and close it."""
     if read_again := _changed(table):
         raise UserError(f"{table.path} changed while the run was going: {read_again}", "give another --out")
-    outcome = score_run(table, bundle.items, judge, progress)
+    thinking: Any = protocol_of(bundle.run)["thinking"]
+    outcome = score_run(table, bundle.items, judge, progress, thinking=thinking)
     switched = Counter(bool(it.extras.get("imgbos")) for it in outcome.items)[True]
+    reservations = [kept for kept in bundle.run.reservations if kept.kind != "unread"]
+    if (unread := unread_reservation(outcome.items)) is not None:
+        reservations.append(unread)
     extras = {**bundle.run.extras, "items_with_imgbos": switched, "answers": served.answer_kinds(outcome.items)}
-    bundle.run = bundle.run.model_copy(update={"extras": extras})
+    bundle.run = bundle.run.model_copy(update={"extras": extras, "reservations": reservations})
     if not table.has_answers:
-        write_submission(table, bundle.items, bundle.path / "submission.xlsx")
+        write_submission(table, outcome.items, bundle.path / "submission.xlsx")
     bundle.finish(outcome.items, outcome.scores, outcome.reason)
     return Finished(bundle.path, bundle.run, outcome.scores)
 

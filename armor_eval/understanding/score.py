@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armor_eval.runs.schema import Item, Metric, Scores
+from armor_eval.runs.schema import Item, Metric, Reservation, Scores
 from armor_eval.understanding import mmmu, official, parse
 from armor_eval.understanding.judge import Judge, Judged
 from armor_eval.understanding.table import Row, Table
+from armor_eval.understanding.thinking import SCORED_TEXT, Thinking, scored_text
 
 if TYPE_CHECKING:
     from armor_eval.stats.composite import Composite
@@ -21,6 +22,8 @@ Progress = Callable[[int, int], Callable[[int, int], None]] | None
 
 WITHHOLD_ABOVE = 0.01
 """Share of items without a verdict (judge failed, or no answer) from which on the headline is withheld."""
+UNREAD_ABOVE = 0.5
+"""Share of answers that the official rule cannot read from which on the run says so beside its headline."""
 SEED, RESAMPLES = 0, 2000
 
 
@@ -32,13 +35,21 @@ class Outcome:
     """Why the run is partial beyond a withheld headline, one line."""
 
 
-def score_run(table: Table, items: dict[str, Item], judge: Judge | None = None, progress: Progress = None) -> Outcome:
+def score_run(
+    table: Table,
+    items: dict[str, Item],
+    judge: Judge | None = None,
+    progress: Progress = None,
+    *,
+    thinking: Thinking = "strip",
+) -> Outcome:
     """Score what was answered: by exact matching, or with a judge for what the rule cannot read.
 
-    `progress(total, done)` is called when a judge begins and returns what is called after each reply.
+    `progress(total, done)` is called when a judge begins and returns what is called after each reply; `thinking` says
+    whether thoughts are cut before anything reads the answers.
     """
-    present = [items[row.id] for row in table.rows if row.id in items]
-    predictions = {it.id: it.output or "" for it in present if it.status != "error"}
+    present = [_with_scored_text(items[row.id], thinking) for row in table.rows if row.id in items]
+    predictions = {it.id: _scored_text(it) for it in present if it.status != "error"}
     judged, failed = None, {}
     if judge is not None and predictions and table.has_answers:
         requests = official.judge_requests(table, predictions)
@@ -60,6 +71,28 @@ def score_run(table: Table, items: dict[str, Item], judge: Judge | None = None, 
     outcome = _outcome(table, done, len(table.rows), scored)
     outcome.scores.metrics += _other_reading(table, done, judged)
     return outcome
+
+
+def _with_scored_text(item: Item, thinking: Thinking) -> Item:
+    """The item with what is scored beside its output, where that is something else."""
+    extras = {key: value for key, value in item.extras.items() if key != SCORED_TEXT}
+    if item.status != "error" and (text := scored_text(item, thinking)) != (item.output or ""):
+        extras[SCORED_TEXT] = text
+    return item.model_copy(update={"extras": extras})
+
+
+def _scored_text(item: Item) -> str:
+    return item.extras.get(SCORED_TEXT, item.output or "")
+
+
+def unread_reservation(items: list[Item]) -> Reservation | None:
+    """What must be said of a score that is mostly about answers nobody could read."""
+    answered = [it for it in items if it.status in ("ok", "unparsed")]
+    unread = sum(it.status == "unparsed" for it in answered)
+    if unread <= UNREAD_ABOVE * len(answered):
+        return None
+    text = f"{unread} of {len(answered)} answers could not be read by the official rule and count as wrong"
+    return Reservation(kind="unread", text=text)
 
 
 def _without_broken_groups(table: Table, predictions: dict[str, str], failed: dict[str, str]) -> dict[str, str]:
@@ -89,7 +122,7 @@ def _scored(table: Table, row: Row, item: Item, verdict: official.Verdict | None
     extras |= verdict.extras
     if table.benchmark.kind == "yes-no":
         extras |= {"answer": str(row.fields["answer"]), "extracted": verdict.parsed}
-    for key, (read, score) in _second_readings(table, row, item.output or "").items():
+    for key, (read, score) in _second_readings(table, row, _scored_text(item)).items():
         extras |= {f"{key}_parse": read, f"{key}_score": score}
     return item.model_copy(
         update={
@@ -250,7 +283,7 @@ def _other_reading(table: Table, items: list[Item], judged: Judged | None) -> li
         return [Metric(name=name, value=None, unit=primary.unit, n=0, clusters=0, note=note)]
     rows = {row.id: row for row in other.rows}
     verdicts = official.read_rows(
-        other, {it.id: it.output or "" for it in items if it.id in rows and it.score is not None}, judged
+        other, {it.id: _scored_text(it) for it in items if it.id in rows and it.score is not None}, judged
     )
     read = [_scored(other, rows[it.id], it, verdicts[it.id], None) if it.id in verdicts else it for it in items]
     differ = sum(one.score != it.score for one, it in zip(read, items, strict=True))
@@ -259,9 +292,10 @@ def _other_reading(table: Table, items: list[Item], judged: Judged | None) -> li
     return [metric.model_copy(update={"name": name, "primary": False, "note": note})]
 
 
-def write_submission(table: Table, items: dict[str, Item], path: Path) -> None:
+def write_submission(table: Table, items: list[Item], path: Path) -> None:
     """What MMBench's server takes: the dataset's columns and the predictions, as a spreadsheet."""
     frame = table.frame.copy()
-    frame["prediction"] = [items[str(i)].output if str(i) in items else "" for i in frame["index"]]
+    texts = {it.id: _scored_text(it) for it in items}
+    frame["prediction"] = [texts.get(str(i), "") for i in frame["index"]]
     as_text = {"options": {"strings_to_formulas": False, "strings_to_urls": False}}  # "=A" is an answer
     frame.to_excel(path, index=False, engine="xlsxwriter", engine_kwargs=as_text)

@@ -53,7 +53,7 @@ def _ends(processor: Any) -> dict[str, Any]:
     """generation_config.json. A server ends an answer at these tokens and knows no others: without them armor-nano's
     answers ran on and POPE fell from 85.7 to 77.4 %."""
     if not processor.stop_ids:
-        raise ArmorError("the tokenizer has no token that ends an answer: <|im_end|> and eos_token are missing")
+        raise UserError("the tokenizer has no token that ends an answer: <|im_end|> and eos_token are missing")
     return {"eos_token_id": processor.stop_ids, "pad_token_id": processor.pad_id}
 
 

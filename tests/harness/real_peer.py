@@ -1,7 +1,7 @@
 """Real peers, as child processes: python real_peer.py serve FOLDER --port N | plain GGUF_FOLDER GGUF_FILE OUT
 
 `serve` is transformers' own server. Beside a CPU torch torchvision is a CUDA build: its operators are declared by
-armor_model.compat, and its image decoder, which is missing too, is replaced by Pillow's here. `plain` writes a GGUF
+armor_model.base.runtime, and its image decoder, which is missing too, is replaced by Pillow's here. `plain` writes a GGUF
 file as the transformers folder that the server can load (it cannot save a quantised model).
 """
 
@@ -48,7 +48,7 @@ def plain(folder: str, file: str, out: str) -> None:
 if __name__ == "__main__":
     import torch
 
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     torch.set_num_threads(1)
     prepare_torchvision()

@@ -154,7 +154,7 @@ def test_a_judges_reply_is_in_range_or_unusable(text, kind):
     ("text", "read"),
     [
         ("Yes, no doubt", "Yes"), ("Y", "Yes"), ("no", "No"), ("N.", "No"), ("There is a dog", None), ("", None),
-        ("**Yes**", "Yes"), ("It is not, so no.", "No"), ("I would say yes", "Yes"), ("yes or no?", "Yes"),
+        ("**Yes**", "Yes"), ("It is not, so no.", "No"), ("I would say yes", "Yes"), ("yes or no?", None),
         ("not", "No"), ("<think>no</think> yes", "Yes"), ("\\boxed{No}", "No"), ("nobody", None), ("Yesterday", None),
     ],
 )  # fmt: skip

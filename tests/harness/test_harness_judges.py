@@ -138,7 +138,7 @@ def test_a_judge_is_named_once_in_either_way(tsv_folder, tmp_path, capsys, monke
 def grader(tmp_path_factory):
     """A language model whose weights make it say `1` for ever: nothing is added to equal embeddings, and its head knows
     one token."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
     import torch

@@ -1,0 +1,78 @@
+"""`armor-eval understanding score`: a file of answers that exists already, scored without a model."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor_eval.errors import UserError
+
+
+def score_file(
+    bench: Annotated[str, typer.Option("--bench", help="Benchmark that the answers are to.")],
+    predictions: Annotated[
+        Path,
+        typer.Option(help="VLMEvalKit's xlsx/tsv/json, LLaVA's, lm-eval's or plain JSONL, MMMU's or MME's folder."),
+    ],
+    data: Annotated[Path | None, typer.Option(help="The TSV, or a folder of them; default $LMUData.")] = None,
+    questions: Annotated[
+        list[Path] | None,
+        typer.Option(help="Instead of a TSV: the benchmark's own question file (repeat where it has several)."),
+    ] = None,
+    profile: Annotated[str, typer.Option(help="official, or shapes (embedded).")] = "official",
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/understanding/...")] = None,
+    model_name: Annotated[str | None, typer.Option(help="Who answered, for tables; default: the file's name.")] = None,
+    thinking: Annotated[
+        str | None, typer.Option(help="<think>...</think>: strip (default) cuts it from what is scored, keep does not.")
+    ] = None,
+    reading: Annotated[
+        str, typer.Option(help="keep-none (`None`, `NA` ... are text) or vlmeval (lost, as VLMEvalKit 0.0.20 does).")
+    ] = "keep-none",
+    judging: Annotated[int | None, typer.Option(min=1, help="Which of several recorded judgings.")] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="OpenAI-compatible endpoint of a judge; its key comes from OPENAI_API_KEY.")
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The judge's model name; without --judge-url: of who gave the recorded replies.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Score a file of answers that exists already: counted, joined to the benchmark's rows, and no model asked.
+
+    Exit code 1 where rows lack an answer or the headline is withheld.
+    """
+    from armor_eval.cli import common
+    from armor_eval.cli.understanding import check_profile, check_reading, check_thinking, make_judges
+    from armor_eval.understanding.declare import choose
+    from armor_eval.understanding.predictions.score import Source, score_predictions
+
+    common.quiet_libraries()
+    benchmarks = choose([bench])
+    if len(benchmarks) != 1:
+        raise UserError(f"--bench {bench}: a file holds the answers to one benchmark", "name one, see armor-eval list")
+    benchmark = benchmarks[0]
+    source = Source(
+        benchmark, predictions, data, tuple(questions or ()), check_profile(profile, None), model_name,
+        check_thinking(thinking), check_reading(reading), ["armor-eval", *sys.argv[1:]], judging, judge_model,
+    )  # fmt: skip
+    folder = out or Path("runs") / "understanding" / f"{common.short_name(source.name)}-predictions" / source.variant
+    judge = None
+    if judge_url is not None:
+        judge = make_judges(source.profile, judge_url, judge_model, benchmarks)[benchmark.name]
+    try:
+        with common.progress_bar(benchmark.name, not json_output) as progress:
+            finished = score_predictions(source, folder, judge, progress)
+    finally:
+        if judge is not None:
+            judge.close()
+    if json_output:
+        common.write(common.as_json([finished]))
+    else:
+        common.print_scores([finished])
+        for note in finished.run.extras.get("notes", []):
+            common.console().print(f"  {note}", markup=False, soft_wrap=True)
+    if finished.run.status != "complete":
+        raise typer.Exit(1)
