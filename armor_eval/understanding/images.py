@@ -43,6 +43,7 @@ def decode(text: str, folder: Path | None = None, saved_as: str | None = None) -
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "Palette images with Transparency")  # converted plainly on purpose
             image = Image.open(io.BytesIO(data))
             if image.width * image.height > MAX_PIXELS:
                 raise BadImageError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")

@@ -199,6 +199,8 @@ def _asked(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> 
     asked = [picture is not None for picture in pictures]
     if without := asked.count(False):
         table.notes.append(f"{without} rows have no picture and are not asked (VLMEvalKit drops them too)")
+    if empty := sum(p is not None and p.length == 2 and p.cell() == "[]" for p in pictures):
+        table.notes.append(f"{empty} rows have an empty list of pictures and are asked without any")
     keep = table.benchmark.keep
     if keep is not None:
         before = sum(asked)

@@ -188,6 +188,7 @@ def test_picture_cells_of_every_kind(tmp_path):
     assert pixels["5"] == [first, first, second] and pixels["6"] == []
     reasons = {i: it.reason for i, it in items.items() if it.status == "error"}
     assert set(reasons) == {"7", "8", "9"} and done.run.status == "partial"
+    assert "1 rows have an empty list of pictures and are asked without any" in done.run.extras["notes"]
     assert "out of the data folder" in reasons["7"] and "no image at" in reasons["8"] and "fetched" in reasons["9"]
 
 
