@@ -1,8 +1,8 @@
 """Real peers, as child processes: python real_peer.py serve FOLDER --port N | plain GGUF_FOLDER GGUF_FILE OUT
 
 `serve` is transformers' own server. Beside a CPU torch torchvision is a CUDA build: its operators are declared by
-armor_model.base.runtime, and its image decoder, which is missing too, is replaced by Pillow's here. `plain` writes a GGUF
-file as the transformers folder that the server can load (it cannot save a quantised model).
+armor_model.base.runtime, and its image decoder, which is missing too, is replaced by Pillow's here. `plain` writes a
+GGUF file as the transformers folder that the server can load (it cannot save a quantised model).
 """
 
 from __future__ import annotations
