@@ -9,7 +9,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import unknown_name
-from armor_model.bases.internvl import INTERNVL
+from armor_model.bases import BASES, find_base
 
 if TYPE_CHECKING:
     from armor_model.config import ArmorConfig
@@ -63,7 +63,7 @@ def _small(
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    **INTERNVL.presets,
+    **{preset: settings for base in BASES for preset, settings in find_base(base).presets.items()},
     # Patches of 8 pixels: one token a cell of the shapes world, and prompts a quarter shorter. Initial weights of
     # 0.1, about # 1 / sqrt(width); the usual 0.02 is made for widths in the thousands.
     "armor-nano": _small(
@@ -136,7 +136,7 @@ def count(config: dict[str, Any]) -> dict[str, int]:
     D, V = t["hidden_size"], t["vocab_size"]
     single = config.get("heads") == "single"
     return {
-        **INTERNVL.parameters(config),
+        **find_base(config.get("base_name", "internvl")).parameters(config),
         "embeddings": V * D,
         "decoder": t["num_hidden_layers"] * block(t) + D,
         "text_head": V * D,
