@@ -72,7 +72,5 @@ def score_file(
         common.write(common.as_json([finished]))
     else:
         common.print_scores([finished])
-        for note in finished.run.extras.get("notes", []):
-            common.console().print(f"  {note}", markup=False, soft_wrap=True)
     if finished.run.status != "complete":
         raise typer.Exit(1)
