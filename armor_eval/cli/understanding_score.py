@@ -32,8 +32,9 @@ def score_file(
         str, typer.Option(help="keep-none (`None`, `NA` ... are text) or vlmeval (lost, as VLMEvalKit 0.0.20 does).")
     ] = "keep-none",
     judging: Annotated[int | None, typer.Option(min=1, help="Which of several recorded judgings.")] = None,
+    judge: Annotated[str | None, typer.Option(help="openai:URL#NAME (its key: OPENAI_API_KEY) or hf:ID.")] = None,
     judge_url: Annotated[
-        str | None, typer.Option(help="OpenAI-compatible endpoint of a judge; its key comes from OPENAI_API_KEY.")
+        str | None, typer.Option(help="With --judge-model the same as --judge openai:URL#MODEL.")
     ] = None,
     judge_model: Annotated[
         str | None, typer.Option(help="The judge's model name; without --judge-url: of who gave the recorded replies.")
@@ -47,6 +48,7 @@ def score_file(
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile, check_reading, check_thinking, make_judges
     from armor_eval.understanding.declare import choose
+    from armor_eval.understanding.judges import judge_spec
     from armor_eval.understanding.predictions.score import Source, score_predictions
 
     common.quiet_libraries()
@@ -58,21 +60,20 @@ def score_file(
         benchmark, predictions, data, tuple(questions or ()), check_profile(profile, None), model_name,
         check_thinking(thinking), check_reading(reading), ["armor-eval", *sys.argv[1:]], judging, judge_model,
     )  # fmt: skip
+    asked = None
+    if judge is not None or judge_url is not None:
+        spec = judge_spec(judge, judge_url, judge_model)
+        asked = make_judges(source.profile, spec, benchmarks)[benchmark.name]
     folder = out or Path("runs") / "understanding" / f"{common.short_name(source.name)}-predictions" / source.variant
-    judge = None
-    if judge_url is not None:
-        judge = make_judges(source.profile, judge_url, judge_model, benchmarks)[benchmark.name]
     try:
         with common.progress_bar(benchmark.name, not json_output) as progress:
-            finished = score_predictions(source, folder, judge, progress)
+            finished = score_predictions(source, folder, asked, progress)
     finally:
-        if judge is not None:
-            judge.close()
+        if asked is not None:
+            asked.close()
     if json_output:
         common.write(common.as_json([finished]))
     else:
         common.print_scores([finished])
-        for note in finished.run.extras.get("notes", []):
-            common.console().print(f"  {note}", markup=False, soft_wrap=True)
     if finished.run.status != "complete":
         raise typer.Exit(1)

@@ -44,7 +44,7 @@ SAME_RUN = {
     "model (fingerprint)": lambda run: run.model.fingerprint,
     "decoding": lambda run: run.decoding,
     "seeds": lambda run: run.seeds,
-    "protocol": protocol_of,
+    "protocol": lambda run: ", ".join(f"{name} {value}" for name, value in sorted(protocol_of(run).items())),
     "shard": lambda run: run.extras.get("shard"),
 }
 """What must agree for two runs to share a folder."""

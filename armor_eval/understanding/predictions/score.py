@@ -135,7 +135,7 @@ def _judge(source: Source, joined: Joined, judge: Judge | None, whole: bool) -> 
     if judge is None and source.benchmark.judge == "required":
         raise UserError(
             f"{source.benchmark.name} needs a judge, and the file holds no replies of one",
-            "give --judge-url and --judge-model, or a `judge` field with what a judge said",
+            "give --judge openai:URL#NAME or --judge hf:ID, or a `judge` field with what a judge said",
         )
     if judge is not None and not whole:
         raise UserError("the question file lacks texts that a judge must read", "give the TSV with --data")
