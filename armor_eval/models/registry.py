@@ -6,11 +6,13 @@ armor-eval list --models
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from armor_eval.errors import UserError, did_you_mean
+from armor_eval.models.options import honoured, names
 from armor_eval.runs.schema import Profile
 
 BUNDLED = "armor-nano"
@@ -20,7 +22,7 @@ BUNDLED = "armor-nano"
 @dataclass(frozen=True)
 class Kind:
     target: str
-    """module:function(rest, profile, **options) -> adapter."""
+    """module:function(rest, profile, *, ...) -> adapter. The options that it names are those that it honours."""
     shows: str
     help: str
 
@@ -43,19 +45,30 @@ def default_profile(spec: str | None) -> Profile:
     return "shapes" if spec in (None, BUNDLED) else "official"
 
 
-def load(spec: str | None, profile: Profile, **options: Any) -> Any:
-    """The adapter for a model specification; UserError where it names none.
+def load(spec: str | None, profile: Profile, *, own_device: str | None = None, **options: Any) -> Any:
+    """The adapter for a model specification; UserError where it names none, or cannot honour an option.
 
     None and `armor-nano` are the bundled checkpoint, `KIND:...` one of KINDS, anything else a checkpoint's folder.
+    `options`: what a user asked for (see options.GENERIC). `own_device`: this process's own device among several; it is
+    used where none was asked for and the model computes here.
     """
+    loader, first = _loader(spec, profile)
+    given = honoured(loader, f"--model {spec or BUNDLED}", options)
+    if own_device and not {"device", "device_map"} & given.keys() and names(loader, "device"):
+        given["device"] = own_device
+    return loader(*first, **given)
+
+
+def _loader(spec: str | None, profile: Profile) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function that loads the model, and its positional arguments."""
     if spec is None or spec == BUNDLED:
         from armor_eval.models.armor import load_bundled
 
-        return load_bundled(BUNDLED, **options)
+        return load_bundled, (BUNDLED,)
     kind, _, rest = spec.partition(":")
     if kind in KINDS:
         module, function = KINDS[kind].target.split(":")
-        return getattr(importlib.import_module(module), function)(rest, profile, **options)
+        return getattr(importlib.import_module(module), function), (rest, profile)
     folder = Path(spec).expanduser()
     if not folder.exists():
         near = did_you_mean(kind, [BUNDLED, *KINDS])
@@ -63,4 +76,4 @@ def load(spec: str | None, profile: Profile, **options: Any) -> Any:
         raise UserError(f"no model {spec!r}: not a folder and not a known kind{near}", f"expected one of: {shows}")
     from armor_eval.models.armor import load_folder
 
-    return load_folder(folder, spec, **options)
+    return load_folder, (folder, spec)
