@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armor_eval.cli import common
 from armor_eval.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ def understanding(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that an hf: model brings along.")
     ] = False,
+    dtype: common.DType = None,
+    device: common.Device = None,
+    device_map: common.DeviceMap = None,
+    model_args: common.ModelArgs = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print runs and scores as JSON (with --retention: {runs, retention}).")
     ] = False,
@@ -87,10 +92,10 @@ def understanding(
     Several processes share a run: torchrun --nproc-per-node N -m armor_eval understanding ..., or accelerate launch
     --multi_gpu --num_processes N -m armor_eval understanding ...; both also on CPUs. Any number resumes any other's.
     """
-    from armor_eval.cli import common
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
     from armor_eval.models.endpoint import Extra
+    from armor_eval.understanding.data import locate
     from armor_eval.understanding.declare import choose
     from armor_eval.understanding.judges import judge_spec
     from armor_eval.understanding.run import Settings
@@ -129,9 +134,11 @@ def understanding(
         if chosen == "shapes":
             raise UserError("--download fetches published files", "add --profile official")
         fetch_missing(benchmarks, data, team, show=not json_output)
-    adapter = registry.load(model, chosen, trust_remote_code=trust_remote_code, device=team.device, **behind_server)
-    if not isinstance(adapter, AnswersQuestions):
-        raise UserError(f"{adapter.info.name} cannot answer questions", "see armor-eval list")
+    for benchmark in benchmarks:
+        locate(benchmark, chosen, data)
+    brings_code = trust_remote_code and ((model or "").startswith("hf:") or not (judge or "").startswith("hf:"))
+    options = common.model_options(dtype, device, device_map, model_args, trust_remote_code=brings_code)
+    adapter = registry.load(model, chosen, does=AnswersQuestions, own_device=team.device, **options, **behind_server)
     task = Task(benchmarks, settings, judges, team, out, show_progress=not json_output and team.first)
     try:
         finished = task.measure(adapter)
@@ -157,7 +164,6 @@ def understanding(
 
 def fetch_missing(benchmarks: list[Benchmark], data: Path | None, team: Team, show: bool) -> None:
     """What `--download` does, by the first process; the others wait."""
-    from armor_eval.cli import common
     from armor_eval.understanding.data import download
 
     if team.first:
@@ -180,7 +186,6 @@ class Task:
 
     def measure(self, adapter: AnswersQuestions, label: str = "", **changes: Any) -> list[Finished]:
         """Every benchmark with one model; MME's answers serve MME-P. `label` names a baseline's folders."""
-        from armor_eval.cli import common
         from armor_eval.understanding.run import run_benchmark
 
         settings = replace(self.settings, **changes)
@@ -244,7 +249,6 @@ def retention_json(base: Path, finished: list[Finished]) -> list[dict[str, Any]]
 
 def print_retention(base: Path, finished: list[Finished]) -> None:
     """How much of the base run's scores is kept, per benchmark and in the mean."""
-    from armor_eval.cli import common
     from armor_eval.understanding.retention import retention
 
     rows, mean = retention(base, [one.path for one in finished])

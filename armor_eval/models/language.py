@@ -79,7 +79,7 @@ class LanguageModel:
 def load(name: str) -> LanguageModel | None:
     """`ID`, `ID@REVISION` or a folder, if it is a language model without eyes; None for every other kind of model.
     UserError where its configuration cannot be had."""
-    from armor_model.compat import prepare_torchvision
+    from armor_model.base.runtime import prepare_torchvision
 
     if not name:
         raise UserError("hf: lacks a model", "expected hf:ID[@REVISION], e.g. hf:Qwen/Qwen3-8B")

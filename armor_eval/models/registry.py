@@ -12,8 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.errors import UserError, did_you_mean
+from armor_eval.models.base import AnswersQuestions, DrawsImages, RespondsFreely
 from armor_eval.models.options import honoured, names
 from armor_eval.runs.schema import Profile
+
+EVERYTHING = (AnswersQuestions, DrawsImages, RespondsFreely)
+TASKS = {
+    AnswersQuestions: "answer questions", DrawsImages: "draw", RespondsFreely: "answer with text and pictures"
+}  # fmt: skip
+"""Protocol -> what a model that lacks it cannot do, in a user's words."""
 
 BUNDLED = "armor-nano"
 """The checkpoint that comes with the package, and the default model."""
@@ -25,17 +32,35 @@ class Kind:
     """module:function(rest, profile, *, ...) -> adapter. The options that it names are those that it honours."""
     shows: str
     help: str
+    does: tuple[type, ...]
+    """The protocols of models.base that its adapters have: what else is asked of them is refused before they load."""
 
 
 KINDS: dict[str, Kind] = {
-    "hf": Kind("armor_eval.models.hf:load", "hf:ID[@REVISION]", "any transformers image-text-to-text model"),
-    "vlmeval": Kind("armor_eval.models.vlmeval_zoo:load", "vlmeval:NAME", "an entry of VLMEvalKit's zoo"),
-    "openai": Kind(
-        "armor_eval.models.openai:load", "openai:URL#NAME", "an OpenAI-compatible server (vLLM, SGLang ...)"
+    "hf": Kind(
+        "armor_eval.models.hf:load",
+        "hf:ID[@REVISION]",
+        "any transformers image-text-to-text model",
+        (AnswersQuestions,),
     ),
-    "mock": Kind("armor_eval.models.mock:load", "mock[:PATTERN]", "a seeded stand-in, for tests and baselines"),
-    "diffusers": Kind("armor_eval.models.diffusers:load", "diffusers:ID", "a diffusers text-to-image pipeline"),
-    "janus": Kind("armor_eval.models.janus:load", "janus:ID", "Janus-Pro through transformers, drawing"),
+    "vlmeval": Kind(
+        "armor_eval.models.vlmeval_zoo:load", "vlmeval:NAME", "an entry of VLMEvalKit's zoo", (AnswersQuestions,)
+    ),
+    "openai": Kind(
+        "armor_eval.models.openai:load",
+        "openai:URL#NAME",
+        "an OpenAI-compatible server (vLLM, SGLang ...)",
+        (AnswersQuestions,),
+    ),
+    "mock": Kind(
+        "armor_eval.models.mock:load", "mock[:PATTERN]", "a seeded stand-in, for tests and baselines", EVERYTHING
+    ),
+    "diffusers": Kind(
+        "armor_eval.models.diffusers:load", "diffusers:ID", "a diffusers text-to-image pipeline", (DrawsImages,)
+    ),
+    "janus": Kind(
+        "armor_eval.models.janus:load", "janus:ID", "Janus-Pro through transformers, drawing", (DrawsImages,)
+    ),
 }
 """Prefix before the colon -> how to load it."""
 
@@ -45,13 +70,20 @@ def default_profile(spec: str | None) -> Profile:
     return "shapes" if spec in (None, BUNDLED) else "official"
 
 
-def load(spec: str | None, profile: Profile, *, own_device: str | None = None, **options: Any) -> Any:
-    """The adapter for a model specification; UserError where it names none, or cannot honour an option.
+def load(
+    spec: str | None, profile: Profile, *, does: type | None = None, own_device: str | None = None, **options: Any
+) -> Any:
+    """The adapter for a model specification; UserError where it names none, or cannot do what is asked.
 
     None and `armor-nano` are the bundled checkpoint, `KIND:...` one of KINDS, anything else a checkpoint's folder.
-    `options`: what a user asked for (see options.GENERIC). `own_device`: this process's own device among several; it is
-    used where none was asked for and the model computes here.
+    `does`: the protocol of models.base that will be used. `options`: what a user asked for (see options.GENERIC).
+    `own_device`: this process's own device among several; it is used where none was asked for and the model computes
+    here.
     """
+    kind = KINDS.get((spec or "").partition(":")[0])
+    if does is not None and kind is not None and does not in kind.does:
+        able = [k.shows for k in KINDS.values() if does in k.does]
+        raise UserError(f"--model {spec} cannot {TASKS[does]}", f"expected {BUNDLED}, FOLDER, {', '.join(able)}")
     loader, first = _loader(spec, profile)
     given = honoured(loader, f"--model {spec or BUNDLED}", options)
     if own_device and not {"device", "device_map"} & given.keys() and names(loader, "device"):
