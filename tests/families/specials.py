@@ -214,6 +214,7 @@ WHY: dict[str, dict[str, str]] = {
     "pi0": {"not": "moves a robot; gives no text"},
     "pix2struct": {"not": "its processor draws the question into the image with a font that it fetches from the hub"},
     "pp_formulanet": {"not": "reads formulas; its processor takes no question"},
+    "shieldgemma2": {"not": "a classifier: its processor asks its own questions about an image"},
     "udop": {"not": "its processor reads the page by OCR (pytesseract), which is not installed"},
     "vision-encoder-decoder": {"not": "captions; has no processor that takes a question"},
 }
