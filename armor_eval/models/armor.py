@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from armor_eval.errors import UserError
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.runs.provenance import fingerprint_folder
 from armor_eval.runs.schema import ModelInfo
@@ -24,24 +26,37 @@ MAX_IMAGES = 1
 """Pictures one answer to a question may hold: a switch to drawing is recorded, an album is not waited for."""
 
 
-def load_bundled(name: str, **options: Any) -> ArmorAdapter:
+def load_bundled(name: str, *, device: str | None = None, dtype: str | None = None) -> ArmorAdapter:
     """The checkpoint that travels with the package. Raises ArmorError where it is not there."""
     from armor_model import bundled
 
-    return ArmorAdapter(bundled(name), spec=name, name=name, **options)
+    return ArmorAdapter(bundled(name), spec=name, name=name, device=device, dtype=dtype)
 
 
-def load_folder(folder: Path, spec: str, **options: Any) -> ArmorAdapter:
-    """A checkpoint folder. Raises ArmorError in one line where it is not one."""
-    return ArmorAdapter(folder, spec=spec, name=folder.resolve().name, **options)
+def load_folder(folder: Path, spec: str, *, device: str | None = None, dtype: str | None = None) -> ArmorAdapter:
+    """A checkpoint folder. Raises ArmorError in one line where it is not one, and UserError where it is another kind of
+    model's: the kind is named."""
+    if (kind := _other_kind(folder)) is not None:
+        raise UserError(f"{folder} is no ARMOR checkpoint", f"did you mean --model {kind}:{folder}?")
+    return ArmorAdapter(folder, spec=spec, name=folder.resolve().name, device=device, dtype=dtype)
+
+
+def _other_kind(folder: Path) -> str | None:
+    """`hf` for a transformers folder, `diffusers` for a pipeline's; None for ARMOR's and for what is none of these."""
+    if (folder / "model_index.json").is_file():
+        return "diffusers"
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):  # not there or not to be read: check_checkpoint says what is wrong
+        return None
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    return "hf" if isinstance(model_type, str) and model_type != "armor" else None
 
 
 class ArmorAdapter:
     """Loads on first use, so that a finished run is shown without waiting for weights."""
 
-    def __init__(
-        self, folder: Path, spec: str, name: str, device: str | None = None, dtype: str | None = None, **_: Any
-    ) -> None:
+    def __init__(self, folder: Path, spec: str, name: str, device: str | None = None, dtype: str | None = None) -> None:
         from armor_model.loading import check_checkpoint
 
         self._folder = check_checkpoint(folder)
@@ -64,7 +79,7 @@ class ArmorAdapter:
             dtype = self._dtype or ("bfloat16" if device.startswith("cuda") else "float32")
             if device == "cpu" and (self.info.parameters or 0) < SMALL:
                 keep_freed_memory()
-            self._loaded = load(self._folder, device=device, dtype=getattr(torch, dtype))
+            self._loaded = load(self._folder, device=device, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
         return self._loaded
 
     def _settings(self, decoding: Decoding, **extra: Any) -> Any:

@@ -102,6 +102,18 @@ class AnswersQuestions(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A model that loads, and tries one question, before a run's first item."""
+
+    def prepare(self, images: bool = True) -> dict[str, Any]:
+        """What the run must record of how the model is asked and decodes. `images`: whether it will be shown any.
+
+        Raises UserError where the model cannot be loaded or cannot be asked so.
+        """
+        ...
+
+
+@runtime_checkable
 class DrawsImages(Protocol):
     info: ModelInfo
 

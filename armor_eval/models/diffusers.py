@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-def load(rest: str, profile: Profile, **options: Any) -> DiffusersModel:
-    return DiffusersModel(rest, **options)
+def load(rest: str, profile: Profile, *, device: str | None = None) -> DiffusersModel:
+    return DiffusersModel(rest, device)
 
 
 def snapshot(kind: str, name: str, revision: str | None, patterns: list[str] | None = None) -> tuple[Path, str | None]:
@@ -53,7 +53,7 @@ def parse(kind: str, rest: str) -> tuple[str, str | None]:
 class DiffusersModel:
     """Loads on first use; each picture has a generator of its own, so that its pixels do not hang on the batch."""
 
-    def __init__(self, rest: str, device: str | None = None, **_: Any) -> None:
+    def __init__(self, rest: str, device: str | None = None) -> None:
         name, revision = parse("diffusers", rest)
         self._folder, commit = snapshot("diffusers", name, revision)
         if not (self._folder / "model_index.json").is_file():

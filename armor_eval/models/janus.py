@@ -23,8 +23,8 @@ GUIDANCE = 5.0
 """Janus-Pro's own classifier-free guidance."""
 
 
-def load(rest: str, profile: Profile, **options: Any) -> JanusModel:
-    return JanusModel(rest, **options)
+def load(rest: str, profile: Profile, *, device: str | None = None) -> JanusModel:
+    return JanusModel(rest, device)
 
 
 class GuidedSampling:
@@ -59,7 +59,7 @@ class GuidedSampling:
 class JanusModel:
     """Loads on first use."""
 
-    def __init__(self, rest: str, device: str | None = None, **_: Any) -> None:
+    def __init__(self, rest: str, device: str | None = None) -> None:
         name, revision = parse("janus", rest)
         self._folder, commit = snapshot("janus", name, revision)
         self._device = device

@@ -71,7 +71,7 @@ class MockModel:
         """Nothing is held."""
 
 
-def load(rest: str, profile: Profile, **options: Any) -> MockModel:
+def load(rest: str, profile: Profile) -> MockModel:
     if rest.startswith("slow") and not _SLOW.fullmatch(rest):
         raise UserError(f"mock:{rest} is no mock: expected mock:slowSECONDS")
     return MockModel(rest)

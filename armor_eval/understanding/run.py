@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.errors import UserError
-from armor_eval.models.base import AnswersQuestions, Decoding
+from armor_eval.models.base import AnswersQuestions, Decoding, Prepares
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores, protocol_of
@@ -146,6 +146,9 @@ def run_benchmark(
         if shared is not None:
             take_over(bundle, table, shared)
         tick = progress(len(table.rows), len(bundle.items)) if progress is not None else None
+        if isinstance(model, Prepares) and len(bundle.items) < len(table.rows):
+            asked = model.prepare(images=not settings.blind)
+            bundle.update(extras={**bundle.run.extras, "model": asked})
         team.wait()
         loop.answer_all(
             model, table, bundle, settings.decoding, settings.batch_size,
