@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from armor_eval.runs.schema import Item, Metric, Reservation, Scores
 from armor_eval.understanding import mmmu, official, parse
 from armor_eval.understanding.judge import Judge, Judged
+from armor_eval.understanding.served import failure_kind
 from armor_eval.understanding.table import Row, Table
 from armor_eval.understanding.thinking import SCORED_TEXT, Thinking, scored_text
 
@@ -194,9 +195,9 @@ def _outcome(table: Table, items: list[Item], expected: int, scored: official.Sc
     reason = None
     if errors:
         first = next(it for it in items if it.status == "error")
-        kinds = Counter(it.extras.get("failure", "other") for it in items if it.status == "error").most_common()
-        by_kind = f" ({', '.join(f'{n} {kind}' for kind, n in kinds)})" if any(k != "other" for k, _ in kinds) else ""
-        reason = f"{errors} of {expected} items could not be answered{by_kind}, e.g. {first.id}: {first.reason}"
+        kinds = Counter(failure_kind(it) for it in items if it.status == "error").most_common()
+        by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds)
+        reason = f"{errors} of {expected} items could not be answered ({by_kind}), e.g. {first.id}: {first.reason}"
     all_counts = {status: counts[status] for status in ("ok", "unparsed", "judge_failed", "error")}
     return Outcome(
         items, Scores(metrics=metrics, counts=all_counts, expected_items=expected, withheld=withheld), reason

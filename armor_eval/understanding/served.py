@@ -29,10 +29,16 @@ def answer_kinds(items: Iterable[Item]) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for item in items:
         if item.status == "error":
-            counts[f"failed: {item.extras.get('failure', 'other')}"] += 1
+            counts[f"failed: {failure_kind(item)}"] += 1
         counts["cut by length"] += "length" in (item.extras.get("finish_reason"), item.extras.get("finish"))
         counts["refusal"] += bool(item.extras.get("refusal"))
     return {kind: n for kind, n in sorted(counts.items()) if n}
+
+
+def failure_kind(item: Item) -> str:
+    """What an item without an answer failed with: a server's kind of failure, else what its reason begins with (`data`,
+    `picture`, an exception's name)."""
+    return item.extras.get("failure") or (item.reason or "unknown").partition(":")[0]
 
 
 def remarks(run: Run) -> list[str]:
