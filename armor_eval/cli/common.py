@@ -190,6 +190,8 @@ def remarks(one: Finished) -> list[str]:
     from armor_eval.understanding import served
 
     lines = [r.text for r in reservations_of(one.run)]
+    if one.scores.blank is not None:
+        lines.append(f"blank: {one.scores.blank}")
     headline = primary(one)
     if headline.note and headline.value is None:
         lines.append(headline.note)

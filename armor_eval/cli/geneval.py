@@ -14,9 +14,9 @@ from armor_eval.cli import common
 from armor_eval.errors import UserError, unknown_name
 
 
-def finite(value: float) -> float:
+def finite(value: float | None) -> float | None:
     """For Typer: a range without an upper end lets inf through and, in some versions, every range lets NaN."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no number")
     return value
 
@@ -54,7 +54,10 @@ def run(
     dtype: common.DType = None,
     device_map: common.DeviceMap = None,
     model_args: common.ModelArgs = None,
-    guidance: Annotated[float, typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none.")] = 1.0,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none, default: the model's own."),
+    ] = None,
     image_temperature: Annotated[
         float, typer.Option(min=0, callback=finite, help="0 = the likeliest code each time.")
     ] = 1.0,

@@ -49,8 +49,8 @@ KINDS: dict[str, Kind] = {
     "openai": Kind(
         "armor_eval.models.openai:load",
         "openai:URL#NAME",
-        "an OpenAI-compatible server (vLLM, SGLang ...)",
-        (AnswersQuestions,),
+        "an OpenAI-compatible server (vLLM, SGLang ...), drawing too",
+        EVERYTHING,
     ),
     "mock": Kind(
         "armor_eval.models.mock:load", "mock[:PATTERN]", "a seeded stand-in, for tests and baselines", EVERYTHING
@@ -61,6 +61,7 @@ KINDS: dict[str, Kind] = {
     "janus": Kind(
         "armor_eval.models.janus:load", "janus:ID", "Janus-Pro through transformers, drawing", (DrawsImages,)
     ),
+    "emu3": Kind("armor_eval.models.emu3:load", "emu3:ID", "Emu3 through transformers, drawing", (DrawsImages,)),
 }
 """Prefix before the colon -> how to load it."""
 

@@ -12,7 +12,7 @@ from armor_eval.errors import UserError
 from armor_eval.models.base import AnswersQuestions, Decoding, Prepares
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores, protocol_of
+from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores, decoding_of, protocol_of
 from armor_eval.understanding import loop, prompts, served
 from armor_eval.understanding.cells import Reading
 from armor_eval.understanding.data import locate, shapes_content
@@ -184,7 +184,7 @@ def take_over(bundle: Bundle, table: Table, shared: Path) -> None:
     same = (
         other.model.fingerprint == mine.model.fingerprint
         and other.data.sha256 == mine.data.sha256
-        and other.decoding == mine.decoding
+        and decoding_of(other) == decoding_of(mine)
         and other.protocol == mine.protocol
         and other.extras.get("blind") == mine.extras.get("blind")
     )
