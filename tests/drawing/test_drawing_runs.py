@@ -56,6 +56,28 @@ def test_what_is_not_finite_is_never_scored(folder, capsys):
     assert not (folder / "r" / "scores.json").exists()
 
 
+def test_options_of_a_command_reach_the_pipeline_and_its_record(folder, tiny):
+    command = [
+        "geneval",
+        "--profile",
+        "shapes",
+        "--model",
+        f"diffusers:{tiny('SD1.5')}",
+        "--limit",
+        "6",
+        "--samples",
+        "1",
+    ]
+    options = ["--dtype", "bfloat16", "--guidance", "1", "--model-args", "steps=2,size=24x32,negative_prompt=grey"]
+    assert main([*command, *options, "--out", "r"]) == 0
+    run = json.loads((folder / "r" / "run.json").read_text())
+    drawing = run["extras"]["drawing"]
+    assert (drawing["dtype"], drawing["guidance"], drawing["num_inference_steps"]) == ("bfloat16", 1.0, 2)
+    assert drawing["negative_prompt"] == "grey" and run["extras"]["image_sizes"] == {"24x32": 6}
+    assert run["decoding"]["guidance"] == 1.0 and run["protocol"]["guidance"] == "1"
+    assert main([*command, "--guidance", "1", "--model-args", "steps=3", "--out", "r"]) == 2  # another run's folder
+
+
 def test_an_option_without_effect_stops_the_command_before_anything_is_drawn(folder, capsys):
     assert main(["geneval", "--profile", "shapes", "--model", "mock", "--guidance", "3", "--out", "r"]) == 2
     assert "--guidance 3" in capsys.readouterr().err
