@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,6 +18,39 @@ if TYPE_CHECKING:
 
     from armor_eval.runs.schema import Metric
     from armor_eval.understanding.run import Finished
+
+
+DType = Annotated[
+    str | None, typer.Option("--dtype", help="Of the model: auto, float32, bfloat16, float16; default by device.")
+]
+Device = Annotated[
+    str | None, typer.Option("--device", help="Of the model: cpu, cuda, cuda:1; default: what there is.")
+]
+DeviceMap = Annotated[
+    str | None, typer.Option("--device-map", help="auto spreads an hf: model over all devices (accelerate).")
+]
+ModelArgs = Annotated[
+    str | None,
+    typer.Option(
+        "--model-args", help="k=v,... of a model: attn_implementation, max_pixels, load_in_4bit, revision ..."
+    ),
+]
+"""Options that every command with `--model` has; a model that cannot honour one refuses it."""
+
+
+def model_options(
+    dtype: str | None, device: str | None, device_map: str | None, model_args: str | None, **more: Any
+) -> dict[str, Any]:
+    """The options as `registry.load` takes them, read and checked. UserError, ArmorError for a device that is none."""
+    from armor_eval.models.options import parse_dtype, parse_model_args
+
+    options = {"dtype": parse_dtype(dtype), "device": device, "device_map": device_map, **more}
+    options["model_args"] = parse_model_args(model_args)
+    if device is not None:
+        from armor_model.base.devices import check_device
+
+        check_device(device)
+    return options
 
 
 def console() -> Console:
@@ -155,6 +190,8 @@ def remarks(one: Finished) -> list[str]:
     from armor_eval.understanding import served
 
     lines = [r.text for r in reservations_of(one.run)]
+    if one.scores.blank is not None:
+        lines.append(f"blank: {one.scores.blank}")
     headline = primary(one)
     if headline.note and headline.value is None:
         lines.append(headline.note)
@@ -164,9 +201,21 @@ def remarks(one: Finished) -> list[str]:
         if metric.name.startswith(f"{headline.name}, ") and not same:
             lines.append(f"{metric.name}: {value(metric)}{f' ({metric.note})' if metric.note else ''}")
     lines += one.run.extras.get("notes", [])
+    lines += asked_by(one.run.extras.get("model", {}))
     lines += served.remarks(one.run)
     if switched := one.run.extras.get("items_with_imgbos"):
         lines.append(f"{switched} answers switched to drawing (<imgbos>)")
+    return lines
+
+
+def asked_by(model: Mapping[str, Any]) -> list[str]:
+    """How a model was asked, where a reader would expect otherwise."""
+    lines = []
+    if (form := model.get("prompt_form", "chat template")) != "chat template":
+        lines.append(f"asked by {form}" if "no chat" not in form else f"asked by its plain form ({form})")
+    if unused := model.get("generation_config_not_used"):
+        said = ", ".join(f"{name}={value}" for name, value in unused.items())
+        lines.append(f"the checkpoint's own generation_config is not used: {said}")
     return lines
 
 

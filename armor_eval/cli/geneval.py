@@ -10,12 +10,13 @@ from typing import Annotated
 
 import typer
 
+from armor_eval.cli import common
 from armor_eval.errors import UserError, unknown_name
 
 
-def finite(value: float) -> float:
+def finite(value: float | None) -> float | None:
     """For Typer: a range without an upper end lets inf through and, in some versions, every range lets NaN."""
-    if not math.isfinite(value):
+    if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is no number")
     return value
 
@@ -48,9 +49,15 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn and judged together.")] = 16,
     detector_batch: Annotated[int | None, typer.Option(min=1, help="Pictures a detector pass; default 8, 32.")] = None,
     device: Annotated[
-        str | None, typer.Option(help="Of the judges: cpu, cuda, cuda:1; default: what there is.")
+        str | None, typer.Option(help="Of the model and the judges: cpu, cuda, cuda:1; default: what there is.")
     ] = None,
-    guidance: Annotated[float, typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none.")] = 1.0,
+    dtype: common.DType = None,
+    device_map: common.DeviceMap = None,
+    model_args: common.ModelArgs = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none, default: the model's own."),
+    ] = None,
     image_temperature: Annotated[
         float, typer.Option(min=0, callback=finite, help="0 = the likeliest code each time.")
     ] = 1.0,
@@ -62,7 +69,6 @@ def run(
     """Measure drawing. The same command again resumes an interrupted run, or shows a finished one."""
     if context.invoked_subcommand is not None:
         return
-    from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
     from armor_eval.geneval.detectors import DETECTORS
     from armor_eval.geneval.pictures import shapes_prompts
@@ -98,15 +104,12 @@ def run(
     kind = detector or ("embedded" if chosen == "shapes" else "mmdet")
     if kind not in DETECTORS:
         raise unknown_name("detector", kind, DETECTORS)
-    if device is not None:
-        from armor_model.base.devices import check_device
-
-        check_device(device)
+    options = common.model_options(dtype, device, device_map, model_args)
     processes = join_processes()
-    source = _source(images, model, chosen, vocabulary, given, samples)
+    where = options.pop("device") or _default_device(processes.index)
+    source = _source(images, model, chosen, vocabulary, given, samples, {**options, "own_device": where})
     own = source.folder.prompts if source.folder else own
     folder = out or Path("runs") / "geneval" / _folder_name(source.info.name, chosen, limit, seed, prompts)
-    where = device or _default_device(processes.index)
     with common.progress_bar("geneval", not json_output and processes.first) as progress:
         finished = run_geneval(
             source, own,
@@ -196,7 +199,7 @@ def _given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _source(images, model, profile, vocabulary, given, samples):
+def _source(images, model, profile, vocabulary, given, samples, options):
     from armor_eval.geneval.folders import scan_folder
     from armor_eval.geneval.run import Source
     from armor_eval.models import registry
@@ -211,9 +214,7 @@ def _source(images, model, profile, vocabulary, given, samples):
         digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(folder.files.items())})
         info = ModelInfo(spec=f"images:{images}", name=images.resolve().name, fingerprint=digest)
         return Source(info, folder=folder)
-    adapter = registry.load(model, profile)
-    if not isinstance(adapter, DrawsImages):
-        raise UserError(f"{adapter.info.name} cannot draw", "see armor-eval list")
+    adapter = registry.load(model, profile, does=DrawsImages, **options)
     return Source(adapter.info, model=adapter)
 
 
@@ -258,7 +259,6 @@ def _load_colors(vocabulary, prompts, weights, download, device):
 
 
 def _show(finished, json_output: bool) -> None:
-    from armor_eval.cli import common
     from armor_eval.geneval.protocols import declared
     from armor_eval.runs.schema import protocol_of
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from armor_eval.cli import common
 from armor_eval.errors import UserError
 from armor_eval.tasks.modality import LINE
 
@@ -32,16 +33,20 @@ def run(
     shard: Annotated[
         str | None, typer.Option(metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
     ] = None,
+    dtype: common.DType = None,
+    device: common.Device = None,
+    device_map: common.DeviceMap = None,
+    model_args: common.ModelArgs = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
     """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one."""
     if context.invoked_subcommand is not None:
         return
-    from armor_eval.cli import COMMAND_LINE, common
+    from armor_eval.cli import COMMAND_LINE
     from armor_eval.cli.understanding import check_profile
     from armor_eval.engine import Settings, evaluate, join_processes
     from armor_eval.models import registry
-    from armor_eval.models.base import Decoding
+    from armor_eval.models.base import Decoding, RespondsFreely
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.modality.task import ModalityTask
 
@@ -59,8 +64,9 @@ def run(
     )
     settings = Settings(chosen, list(COMMAND_LINE.get()), decoding, batch_size, parse_shard(shard))
     task = ModalityTask(prompts=prompts, limit=limit, seed=seed, readable=chosen == "shapes")
+    options = common.model_options(dtype, device, device_map, model_args)
     processes = join_processes()
-    adapter = registry.load(model, chosen)
+    adapter = registry.load(model, chosen, does=RespondsFreely, own_device=processes.device, **options)
     name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
     folder = out or Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen}-{name}"
     try:
@@ -89,7 +95,6 @@ def side_by_side(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Ask several models the prompts of the paper's section 6.2 and show the answers side by side."""
-    from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
     from armor_eval.runs.bundle import make_folder
     from armor_eval.tasks.modality.side import write_side_by_side
@@ -105,8 +110,6 @@ def side_by_side(
 def _show(done) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
-
-    from armor_eval.cli import common
 
     run, out = done.run, common.console()
     grid = Table(title=f"modality - {run.model.name} - profile {run.profile}", title_justify="left", box=SIMPLE_HEAD)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armor_eval.cli import common
 from armor_eval.cli.understanding_score import score_file
 from armor_eval.errors import UserError
 
@@ -91,6 +92,10 @@ def run(
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that an hf: model brings along.")
     ] = False,
+    dtype: common.DType = None,
+    device: common.Device = None,
+    device_map: common.DeviceMap = None,
+    model_args: common.ModelArgs = None,
     json_output: Annotated[
         bool, typer.Option("--json", help="Print runs and scores as JSON (with --retention: {runs, retention}).")
     ] = False,
@@ -104,10 +109,10 @@ def run(
         return
     if bench is None:
         raise UserError("Missing option '--bench'", "see armor-eval understanding --help")
-    from armor_eval.cli import common
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
     from armor_eval.models.endpoint import Extra
+    from armor_eval.understanding.data import locate
     from armor_eval.understanding.declare import choose
     from armor_eval.understanding.judges import judge_spec
     from armor_eval.understanding.run import Settings
@@ -147,9 +152,11 @@ def run(
         if chosen == "shapes":
             raise UserError("--download fetches published files", "add --profile official")
         fetch_missing(benchmarks, data, team, show=not json_output)
-    adapter = registry.load(model, chosen, trust_remote_code=trust_remote_code, device=team.device, **behind_server)
-    if not isinstance(adapter, AnswersQuestions):
-        raise UserError(f"{adapter.info.name} cannot answer questions", "see armor-eval list")
+    for benchmark in benchmarks:
+        locate(benchmark, chosen, data)
+    brings_code = trust_remote_code and ((model or "").startswith("hf:") or not (judge or "").startswith("hf:"))
+    options = common.model_options(dtype, device, device_map, model_args, trust_remote_code=brings_code)
+    adapter = registry.load(model, chosen, does=AnswersQuestions, own_device=team.device, **options, **behind_server)
     task = Task(benchmarks, settings, judges, team, out, show_progress=not json_output and team.first)
     try:
         finished = task.measure(adapter)
@@ -175,7 +182,6 @@ def run(
 
 def fetch_missing(benchmarks: list[Benchmark], data: Path | None, team: Team, show: bool) -> None:
     """What `--download` does, by the first process; the others wait."""
-    from armor_eval.cli import common
     from armor_eval.understanding.data import download
 
     if team.first:
@@ -198,7 +204,6 @@ class Task:
 
     def measure(self, adapter: AnswersQuestions, label: str = "", **changes: Any) -> list[Finished]:
         """Every benchmark with one model; MME's answers serve MME-P. `label` names a baseline's folders."""
-        from armor_eval.cli import common
         from armor_eval.understanding.run import run_benchmark
 
         settings = replace(self.settings, **changes)
@@ -264,7 +269,6 @@ def retention_json(base: Path, finished: list[Finished]) -> list[dict[str, Any]]
 
 def print_retention(base: Path, finished: list[Finished]) -> None:
     """How much of the base run's scores is kept, per benchmark and in the mean."""
-    from armor_eval.cli import common
     from armor_eval.understanding.retention import retention
 
     rows, mean = retention(base, [one.path for one in finished])

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 from armor_eval.engine.task import Conversation, Prompt, Ready, Request
-from armor_eval.errors import ArmorEvalError
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, Question, RespondsFreely
-
-log = logging.getLogger(__name__)
+from armor_eval.models.drawing import one_by_one
 
 ABILITIES = {Question: AnswersQuestions, Prompt: DrawsImages, Conversation: RespondsFreely}
 """The protocol that a model needs for each kind of request."""
@@ -23,24 +20,10 @@ def ask(model: Any, requests: Sequence[Request | Exception], decoding: Decoding)
         places = [at for at, request in enumerate(requests) if isinstance(request, kind)]
         if places:
             asked = [requests[at] for at in places]
-            for at, output in zip(places, _each(one_kind, model, asked, decoding), strict=True):
+            answered = one_by_one(lambda some, one_kind=one_kind: one_kind(model, some, decoding), asked)
+            for at, output in zip(places, answered, strict=True):
                 outputs[at] = output
     return outputs
-
-
-def _each(one_kind: Any, model: Any, requests: list[Any], decoding: Decoding) -> list[Any]:
-    try:
-        outputs = list(one_kind(model, requests, decoding))
-        if len(outputs) != len(requests):
-            raise RuntimeError(f"{len(outputs)} outputs for {len(requests)} requests")
-        return outputs
-    except ArmorEvalError:
-        raise  # the run cannot go on: a wrong key, an endpoint that is gone
-    except Exception as error:
-        if len(requests) == 1:
-            return [error]
-        log.warning("a batch of %d failed (%s); its requests are asked one by one", len(requests), one_line(error))
-        return [_each(one_kind, model, [request], decoding)[0] for request in requests]
 
 
 def _answer(model: AnswersQuestions, questions: list[Question], decoding: Decoding) -> Sequence[Any]:
@@ -53,8 +36,3 @@ def _draw(model: DrawsImages, prompts: list[Prompt], decoding: Decoding) -> Sequ
 
 def _respond(model: RespondsFreely, conversations: list[Conversation], decoding: Decoding) -> Sequence[Any]:
     return model.respond([c.messages for c in conversations], [c.seed for c in conversations], decoding)
-
-
-def one_line(error: Exception, longest: int = 300) -> str:
-    """An exception's type and message without line breaks, cut."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:longest]

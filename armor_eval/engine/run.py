@@ -23,6 +23,9 @@ from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import Profile, Run, Scores
 
+DRAWN = ("geneval", "modality")
+"""Kinds of runs whose record says what images were drawn with."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -80,6 +83,8 @@ def evaluate(
         outcome = task.finish(bundle, progress)
         if outcome.update:
             bundle.update(**outcome.update)
+        if served := getattr(model, "served", None):
+            bundle.update(extras={**bundle.run.extras, "served": served})
         bundle.finish(outcome.items, outcome.scores, outcome.reason)
         return Finished(bundle.path, bundle.run, outcome.scores)
 
@@ -95,6 +100,7 @@ def read_finished(out: Path) -> Finished:
 def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -> Run:
     """run.json as it stands at the start."""
     told = task.describe(model.info)
+    drawing = {"drawing": model.settings(settings.decoding)} if told.kind in DRAWN else {}
     device = provenance.device()
     device.processes = processes
     return Run(
@@ -119,7 +125,7 @@ def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -
         device=device,
         git_commit=provenance.git_commit(),
         started=provenance.now(),
-        extras=dict(told.extras) | ({"shard": shard_text(settings.shard)} if settings.shard else {}),
+        extras=dict(told.extras) | drawing | ({"shard": shard_text(settings.shard)} if settings.shard else {}),
     )
 
 

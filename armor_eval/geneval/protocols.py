@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from armor_eval.resources import benchmarks_dir
 from armor_eval.runs.provenance import sha256_json
-from armor_eval.runs.schema import Run
+from armor_eval.runs.schema import Run, decoding_of
 
 CUSTOM = "custom"
 
@@ -112,7 +112,7 @@ def _prompts_of(file_sha256: str, content_sha256: str | None) -> str:
 
 
 def _guidance_of(run: Run) -> str:
-    guidance = run.decoding.get("guidance")
+    guidance = decoding_of(run).get("guidance")
     if run.model.spec.startswith("images:"):
         return "not stated"
     return "the model's own" if guidance is None else f"{guidance:g}"

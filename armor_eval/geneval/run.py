@@ -27,6 +27,7 @@ from armor_eval.geneval.scoring import finish
 from armor_eval.geneval.verdicts import Rules
 from armor_eval.geneval.vocabulary import TASKS
 from armor_eval.models.base import Decoding, DrawsImages
+from armor_eval.models.drawing import is_blank
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, Profile, Run, ScorerInfo, Scores, Subset
@@ -83,7 +84,7 @@ def choose_prompts(prompts: PromptSet, limit: int | None, seed: int, samples: in
 
 def describe(
     prompts: PromptSet, subset: Subset | None, model: ModelInfo, detector: Detector, colors: ColorJudge | None,
-    s: Settings, processes: int,
+    s: Settings, processes: int, drawing: dict[str, Any] | None = None,
 ) -> Run:  # fmt: skip
     """run.json as it stands at the start."""
     settings = {**detector.settings, **(colors.settings if colors else {}), **asdict(s.rules)}
@@ -106,7 +107,11 @@ def describe(
         device=provenance.device(processes),
         git_commit=provenance.git_commit(),
         started=provenance.now(),
-        extras={"prompts_are_official": prompts.official, "samples": s.samples},
+        extras={
+            "prompts_are_official": prompts.official,
+            "samples": s.samples,
+            **({"drawing": drawing} if drawing is not None else {}),
+        },
     )
     return run.model_copy(update={"protocol": label_of(run, prompts.content_sha256)})
 
@@ -136,9 +141,10 @@ def run_geneval(
     """
     processes = processes or Processes()
     chosen, subset = choose_prompts(prompts, s.limit, s.seed, s.samples)
+    drawing = source.model.settings(s.decoding) if source.model else None
     judge, namer = detector(), colors()
     if processes.first:
-        run = describe(prompts, subset, source.info, judge, namer, s, processes.count)
+        run = describe(prompts, subset, source.info, judge, namer, s, processes.count, drawing)
         bundle = Bundle.open(out, run, again=lambda item: not all(P.is_whole(out / p, out) for p in item.output_images))
     processes.wait()
     if not processes.first:
@@ -157,7 +163,7 @@ def run_geneval(
         bundle.adopt()
         notes = source.folder.notes if source.folder else []
         lost = source.folder.lost if source.folder else None
-        scores = finish(bundle, chosen, s, work.timing(), notes, lost)
+        scores = finish(bundle, chosen, s, work.timing(), notes, lost, getattr(source.model, "served", None))
         return Finished(bundle.path, bundle.run, scores)
 
 
@@ -301,6 +307,9 @@ class _Work:
         if judged is None:
             reason = " ".join(str(image).split())[:300] or type(image).__name__
             return Item(**common, status="error", reason=reason, extras=extras)
+        extras["size"] = "{}x{}".format(*image.size)
+        if is_blank(image):
+            extras["blank"] = 1
         extras |= {"detections": judged.detections, "colors": judged.colors, "margins": judged.margins}
         return Item(
             **common,

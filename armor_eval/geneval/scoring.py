@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.geneval.pictures import UnreadablePictureError, read_picture, write_picture
 from armor_eval.geneval.protocols import remark_of
 from armor_eval.geneval.sheet import Shown, contact_sheet
 from armor_eval.geneval.vocabulary import TASKS
+from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.journal import replace_file
 from armor_eval.runs.schema import Item, Metric, Scores, protocol_of
@@ -45,9 +46,8 @@ def score_items(items: Sequence[Item], expected: int, remark: str | None) -> Sco
             metrics[i] = metric.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"})
         elif metric.primary and remark:
             metrics[i] = metric.model_copy(update={"note": remark})
-    return Scores(
-        metrics=metrics, counts=Counter(item.status for item in items), expected_items=expected, withheld=withheld
-    )
+    counts = Counter(item.status for item in items)
+    return Scores(metrics=metrics, counts=counts, expected_items=expected, blank=blank_of(items)[0], withheld=withheld)
 
 
 def _held_out(composite: Composite):
@@ -60,9 +60,13 @@ def _held_out(composite: Composite):
 
 
 def finish(
-    bundle: Bundle, chosen: list[int], settings: Settings, timing: dict, notes: list[str], lost: str | None = None
+    bundle: Bundle, chosen: list[int], settings: Settings, timing: dict, notes: list[str], lost: str | None = None,
+    served: dict[str, Any] | None = None,
 ) -> Scores:  # fmt: skip
-    """Score, write detections.jsonl and the sheets, then close the bundle; `partial` where `lost` says why."""
+    """Score, write detections.jsonl and the sheets, then close the bundle; `partial` where `lost` says why.
+
+    `served`: what a server made of the requests.
+    """
     items = sorted(bundle.items.values(), key=lambda item: item.id)
     remark = remark_of(protocol_of(bundle.run), "geneval" if settings.profile == "official" else "shapes")
     scores = score_items(items, len(chosen) * settings.samples, remark)
@@ -78,7 +82,12 @@ def finish(
     ]
     replace_file(bundle.path / DETECTIONS, "".join(json.dumps(line) + "\n" for line in lines))
     write_sheets(bundle, items)
-    bundle.update(extras={**bundle.run.extras, "timing": timing, "notes": notes})
+    sizes = Counter(item.extras["size"] for item in items if "size" in item.extras)
+    found = {"timing": timing, "notes": notes, "image_sizes": dict(sizes.most_common())}
+    bundle.update(
+        extras={**bundle.run.extras, **found, **({"served": served} if served else {})},
+        reservations=reserve_blank(bundle.run.reservations, *blank_of(items)),
+    )
     bundle.finish(items, scores, lost)
     return scores
 

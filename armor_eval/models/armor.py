@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from armor_eval.errors import UserError
 from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, device_of
 from armor_eval.runs.provenance import fingerprint_folder
 from armor_eval.runs.schema import ModelInfo
 
@@ -24,28 +27,44 @@ MAX_IMAGES = 1
 """Pictures one answer to a question may hold: a switch to drawing is recorded, an album is not waited for."""
 
 
-def load_bundled(name: str, **options: Any) -> ArmorAdapter:
+def load_bundled(name: str, *, device: str | None = None, dtype: str | None = None) -> ArmorAdapter:
     """The checkpoint that travels with the package. Raises ArmorError where it is not there."""
     from armor_model import bundled
 
-    return ArmorAdapter(bundled(name), spec=name, name=name, **options)
+    return ArmorAdapter(bundled(name), spec=name, name=name, device=device, dtype=dtype)
 
 
-def load_folder(folder: Path, spec: str, **options: Any) -> ArmorAdapter:
-    """A checkpoint folder. Raises ArmorError in one line where it is not one."""
-    return ArmorAdapter(folder, spec=spec, name=folder.resolve().name, **options)
+def load_folder(folder: Path, spec: str, *, device: str | None = None, dtype: str | None = None) -> ArmorAdapter:
+    """A checkpoint folder. Raises ArmorError in one line where it is not one, and UserError where it is another kind of
+    model's: the kind is named."""
+    if (kind := _other_kind(folder)) is not None:
+        raise UserError(f"{folder} is no ARMOR checkpoint", f"did you mean --model {kind}:{folder}?")
+    return ArmorAdapter(folder, spec=spec, name=folder.resolve().name, device=device, dtype=dtype)
 
 
-class ArmorAdapter:
+def _other_kind(folder: Path) -> str | None:
+    """`hf` for a transformers folder, `diffusers` for a pipeline's; None for ARMOR's and for what is none of these."""
+    if (folder / "model_index.json").is_file():
+        return "diffusers"
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):  # not there or not to be read: check_checkpoint says what is wrong
+        return None
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    return "hf" if isinstance(model_type, str) and model_type != "armor" else None
+
+
+class ArmorAdapter(DrawingModel):
     """Loads on first use, so that a finished run is shown without waiting for weights."""
 
-    def __init__(
-        self, folder: Path, spec: str, name: str, device: str | None = None, dtype: str | None = None, **_: Any
-    ) -> None:
+    honours = frozenset(IMAGE_OPTIONS)
+
+    def __init__(self, folder: Path, spec: str, name: str, device: str | None = None, dtype: str | None = None) -> None:
         from armor_model.loading import check_checkpoint
 
         self._folder = check_checkpoint(folder)
         self._device, self._dtype = device, dtype
+        self.asked = {"dtype": dtype} if dtype else {}
         self._loaded: tuple[Any, Any] | None = None
         self.info = ModelInfo(
             spec=spec, name=name, fingerprint=fingerprint_folder(folder), parameters=_parameters(folder), dtype=dtype
@@ -59,21 +78,24 @@ class ArmorAdapter:
             from armor_model.base.runtime import keep_freed_memory, quiet_transformers
 
             quiet_transformers()
-            device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-            # InternVL's published scores are bf16; a CPU computes a small fp16 checkpoint faster and safer in fp32.
-            dtype = self._dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+            device, dtype = device_of(self._device), self._torch_dtype()
             if device == "cpu" and (self.info.parameters or 0) < SMALL:
                 keep_freed_memory()
-            self._loaded = load(self._folder, device=device, dtype=getattr(torch, dtype))
+            self._loaded = load(self._folder, device=device, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
         return self._loaded
+
+    def _torch_dtype(self) -> str:
+        """InternVL's published scores are bf16; a CPU computes a small fp16 checkpoint faster and safer in fp32."""
+        return self._dtype or ("bfloat16" if device_of(self._device).startswith("cuda") else "float32")
 
     def _settings(self, decoding: Decoding, **extra: Any) -> Any:
         from armor_model import GenerationSettings
 
         context = self._load()[0].config.text_config.max_position_embeddings
-        same = ("temperature", "top_k", "top_p", "image_temperature", "image_top_k", "image_top_p", "guidance")
-        kept = {name: getattr(decoding, name) for name in same}
-        return GenerationSettings(max_new_tokens=min(decoding.max_new_tokens, context), **kept, **extra)
+        kept = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p", *SAMPLING)}
+        return GenerationSettings(
+            max_new_tokens=min(decoding.max_new_tokens, context), guidance=_guidance(decoding), **kept, **extra
+        )
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
         """Answers in order; questions with an equal tile limit share a batch."""
@@ -108,17 +130,15 @@ class ArmorAdapter:
             for r in responses
         ]
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
-        """One picture a prompt; a batch that fails is drawn one by one, so that only the culprit is lost."""
+    def _own(self, decoding: Decoding) -> dict[str, Any]:
+        used = {name: getattr(decoding, name) for name in SAMPLING}
+        return {"dtype": self._torch_dtype(), "guidance": _guidance(decoding), **used}
+
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
         from armor_model import draw
 
         model, processor = self._load()
-        try:
-            return list(draw(model, processor, list(prompts), self._settings(decoding), list(seeds)))
-        except Exception as error:
-            if len(prompts) == 1:
-                return [error]
-            return [self.draw([p], [s], decoding)[0] for p, s in zip(prompts, seeds, strict=True)]
+        return list(draw(model, processor, list(prompts), self._settings(decoding), list(seeds)))
 
     def respond(
         self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
@@ -133,6 +153,11 @@ class ArmorAdapter:
     def close(self) -> None:
         """Let go of the weights."""
         self._loaded = None
+
+
+def _guidance(decoding: Decoding) -> float:
+    """ARMOR's own is none."""
+    return 1.0 if decoding.guidance is None else decoding.guidance
 
 
 def seed_of(name: str, base: int) -> int:

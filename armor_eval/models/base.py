@@ -35,8 +35,8 @@ class Decoding(BaseModel):
     top_p: float = Field(default=1.0, gt=0, le=1)
     seed: int = Field(default=0, ge=0)
     """Base seed where something is sampled."""
-    guidance: float = Field(default=1.0, ge=0)
-    """Classifier-free guidance of images; 1 = none."""
+    guidance: float | None = Field(default=None, ge=0)
+    """Classifier-free guidance of images; 1 = without, None = the model's own (which stands in `extras.drawing`)."""
     image_temperature: float = Field(default=1.0, ge=0)
     image_top_k: int = Field(default=0, ge=0)
     image_top_p: float = Field(default=1.0, gt=0, le=1)
@@ -102,11 +102,28 @@ class AnswersQuestions(Protocol):
 
 
 @runtime_checkable
+class Prepares(Protocol):
+    """A model that loads, and tries one question, before a run's first item."""
+
+    def prepare(self, images: bool = True) -> dict[str, Any]:
+        """What the run must record of how the model is asked and decodes. `images`: whether it will be shown any.
+
+        Raises UserError where the model cannot be loaded or cannot be asked so.
+        """
+        ...
+
+
+@runtime_checkable
 class DrawsImages(Protocol):
     info: ModelInfo
 
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
-        """One picture a prompt and seed, in order; an exception stands where one failed."""
+        """One image a prompt and seed, in order; an exception stands where one failed."""
+        ...
+
+    def settings(self, decoding: Decoding) -> dict[str, Any]:
+        """What the model draws with, its own defaults too, for `extras.drawing` of run.json. UserError for an option
+        that it cannot honour."""
         ...
 
     def close(self) -> None: ...
@@ -120,6 +137,10 @@ class RespondsFreely(Protocol):
         self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
     ) -> list[list[str | Image.Image]]:
         """For each conversation what the model said, text and pictures in order."""
+        ...
+
+    def settings(self, decoding: Decoding) -> dict[str, Any]:
+        """As that of DrawsImages."""
         ...
 
     def close(self) -> None: ...

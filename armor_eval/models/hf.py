@@ -1,141 +1,290 @@
 """`--model hf:ID[@REVISION]`: any transformers image-text-to-text model, asked through its own processor.
 
 So every InternVL, Qwen-VL or LLaVA row of the paper's Table 2 can be measured side by side. Code from the hub runs only
-where `--trust-remote-code` says so.
+where `--trust-remote-code` says so. Which families work stands in docs/models.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from armor_eval.errors import UserError
+from armor_eval.errors import ArmorEvalError, UserError, did_you_mean
 from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.hf_options import ModelArgs, end_tokens, kept_fields, neutralise
+from armor_eval.models.hf_prompts import Prompter, find_prompter, probe_question
+from armor_eval.models.options import names
 from armor_eval.runs.provenance import fingerprint_folder, sha256_json
 from armor_eval.runs.schema import ModelInfo, Profile
 
-PROBE = "what follows a picture"
-"""Text by which a chat template's words around a picture are told."""
+log = logging.getLogger(__name__)
+
+ALONE = frozenset({"blip", "emu3", "kosmos-2.5", "minicpmv4_6", "minicpmv4_7"})
+"""Model types whose rows in a batch get other logits than alone (docs/models.md): they are asked one by one."""
+UNUSED = ("labels", "token_type_ids")
+"""What some processors return and their models do not take; given only to a model that names it."""
 
 
 class HubModel:
     """Batched generation, padded on the left; loads on first use."""
 
-    def __init__(self, name: str, revision: str | None, trust_remote_code: bool) -> None:
-        self._source = {"pretrained_model_name_or_path": name, "revision": revision}
-        self._source["trust_remote_code"] = trust_remote_code
-        self._loaded: tuple[Any, Any] | None = None
-        folder = Path(name)
-        spec = f"hf:{name}@{revision}" if revision else f"hf:{name}"
+    def __init__(
+        self,
+        name: str,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        *,
+        device: str | None = None,
+        device_map: str | None = None,
+        dtype: str | None = None,
+        model_args: Mapping[str, Any] | None = None,
+    ) -> None:
+        given = dict(model_args or {})
+        if revision and given.get("revision", revision) != revision:
+            raise UserError(f"hf:{name}@{revision} and --model-args revision={given['revision']} differ", "give one")
+        if device and device_map:
+            raise UserError("--device and --device-map both say where the model goes", "give one")
+        self._args = ModelArgs.sort(given)
+        self._source = {"pretrained_model_name_or_path": name, "trust_remote_code": trust_remote_code}
+        self._source |= {"revision": revision, **self._args.source}
+        self._device, self._device_map, self._dtype = device, device_map, dtype
+        self._prompter: Prompter | None = None
+        self._loaded: Any = None
+        self._ends: list[int] = []
+        self._most: int | None = None
+        revision = self._source["revision"]
+        folder = Path(name).expanduser()
         if folder.is_dir():
+            check_folder(folder)
+            self._source["pretrained_model_name_or_path"] = str(folder)
             fingerprint, commit = fingerprint_folder(folder), None
         else:
-            commit = self._commit()
+            commit = self._config()._commit_hash or "unknown"
             fingerprint = sha256_json(["huggingface", name, commit])
-        self.info = ModelInfo(spec=spec, name=folder.name, fingerprint=fingerprint, revision=commit)
+        changes = {k: v for k, v in given.items() if k != "revision"}
+        self.info = ModelInfo(
+            spec=f"hf:{name}@{revision}" if revision else f"hf:{name}",
+            name=folder.name,
+            fingerprint=sha256_json([fingerprint, changes]) if changes else fingerprint,
+            dtype=dtype,
+            revision=commit,
+        )
+        self.facts: dict[str, Any] = {"model_args": given} if given else {}
 
-    def _commit(self) -> str:
-        """The commit that the revision stands for: two runs of `main` months apart are two models."""
+    def _config(self) -> Any:
+        """The model's configuration. Of the hub it also says the commit: `main` months apart is two models."""
         from armor_model.base.runtime import prepare_torchvision
 
         prepare_torchvision()
         from transformers import AutoConfig
 
         try:
-            config = AutoConfig.from_pretrained(**self._source)
+            return AutoConfig.from_pretrained(**self._source)
         except Exception as error:  # the hub's client raises many kinds; each means: not to be had
-            raise _cannot_load(self._source, error) from error
-        return config._commit_hash or "unknown"
+            raise self._cannot_load(error) from error
+
+    def _load_prompter(self) -> Prompter:
+        """The processor and how it is to be asked: files of a few kilobytes, read before the weights are."""
+        if self._prompter is None:
+            config = self._config()
+            name = self._source["pretrained_model_name_or_path"]
+            check_type(config, name, self._source["trust_remote_code"])
+            from transformers import AutoProcessor
+
+            from armor_model.base.runtime import quiet_transformers
+
+            quiet_transformers()
+            try:
+                processor = AutoProcessor.from_pretrained(**self._source, **self._args.images)
+            except Exception as error:
+                raise self._cannot_load(error) from error
+            self._args.check_images(getattr(processor, "image_processor", None))
+            tokenizer = getattr(processor, "tokenizer", None)
+            if tokenizer is not None and not config.is_encoder_decoder:
+                tokenizer.padding_side = "left"
+            if tokenizer is not None and tokenizer.pad_token is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            self._prompter = find_prompter(processor, config, name, self._args.chat_template)
+            self._most = 1 if config.model_type in ALONE else None
+            self.facts |= {"prompt_form": self._prompter.form, "model_class": (config.architectures or [None])[0]}
+        return self._prompter
 
     def _load(self) -> tuple[Any, Any]:
+        """The model and its processor."""
+        prompter = self._load_prompter()
         if self._loaded is None:
-            from armor_model.base.runtime import prepare_torchvision
-
-            prepare_torchvision()
             import torch
-            from transformers import AutoModelForImageTextToText, AutoProcessor
+            from transformers import AutoModelForImageTextToText
 
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            dtype = torch.bfloat16 if device == "cuda" else torch.float32
+            device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+            placed = {"device_map": self._device_map} if self._device_map else {}
+            on_gpu = (bool(placed) and torch.cuda.is_available()) or device.startswith("cuda")
+            dtype = self._dtype or ("bfloat16" if on_gpu else "float32")
             try:
-                processor = AutoProcessor.from_pretrained(**self._source)
-                model = AutoModelForImageTextToText.from_pretrained(**self._source, dtype=dtype).to(device).eval()
+                model = AutoModelForImageTextToText.from_pretrained(
+                    **self._source, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **placed,
+                    **self._args.for_model(),
+                ).eval()  # fmt: skip
+                quantised = getattr(model, "is_quantized", False)
+                self._loaded = model if placed or quantised else model.to(device)
             except Exception as error:
-                raise _cannot_load(self._source, error) from error
-            processor.tokenizer.padding_side = "left"
-            if processor.tokenizer.pad_token is None:
-                processor.tokenizer.pad_token = processor.tokenizer.eos_token
-            self._loaded = model, processor
-        return self._loaded
+                raise self._cannot_load(error) from error
+            self._record(self._loaded, prompter.processor.tokenizer)
+        return self._loaded, prompter.processor
+
+    def _record(self, model: Any, tokenizer: Any) -> None:
+        """Set the checkpoint's own decoding aside, and write down what was and what is."""
+        self._ends = end_tokens(model, tokenizer)
+        dropped = neutralise(model, self._ends, tokenizer.pad_token_id)
+        self.facts |= {
+            "model_class": type(model).__name__,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "device": str(model.device) if not self._device_map else f"device_map {self._device_map}",
+            "attention": getattr(model.config, "_attn_implementation", None),
+            "end_tokens": {str(i): tokenizer.convert_ids_to_tokens(i) for i in self._ends},
+            "generation_config_not_used": json.loads(json.dumps(dropped, default=str)),
+            "generation_config_kept": kept_fields(model),
+        }
+
+    def prepare(self, images: bool = True) -> dict[str, Any]:
+        """Load, ask one token about a probe with or without an image, and say what a run must record.
+
+        UserError, in one line and before the first question, where the model cannot be had or cannot be asked so.
+        """
+        self._load()
+        try:
+            self._generate([probe_question(images)], Decoding(max_new_tokens=1))
+        except Exception as error:  # whatever fails here would fail every row
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            what = "about an image" if images else "without an image"
+            raise UserError(f"{self.info.spec} cannot be asked {what}: {reason}") from error
+        return dict(self.facts)
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
-        """Answers in order, by the model's own chat template."""
+        """Answers in order; rows with and without images apart, for a processor takes either in a batch, not both."""
+        self._load()
+        answers: list[Answer] = [Answer(error="not asked")] * len(questions)
+        for with_images in (True, False):
+            places = [i for i, q in enumerate(questions) if any(not isinstance(p, str) for p in q.parts) == with_images]
+            size = self._most or len(places)
+            for start in range(0, len(places), max(1, size)):
+                chunk = places[start : start + size]
+                for i, answer in zip(chunk, self._ask([questions[i] for i in chunk], decoding), strict=True):
+                    answers[i] = answer
+        return answers
+
+    def _ask(self, questions: list[Question], decoding: Decoding) -> list[Answer]:
+        """A batch that fails is halved until only the culprit is lost; if every half goes, batches stay that small."""
+        try:
+            return self._generate(questions, decoding)
+        except ArmorEvalError:
+            raise
+        except Exception as error:
+            if len(questions) == 1:
+                return [Answer(error=" ".join(f"{type(error).__name__}: {error}".split())[:500])]
+            half = (len(questions) + 1) // 2
+            log.warning("a batch of %d failed (%s): asking by %d", len(questions), type(error).__name__, half)
+        answers = self._ask(questions[:half], decoding) + self._ask(questions[half:], decoding)
+        if all(answer.error is None for answer in answers):
+            self._most = min(self._most or half, half)
+        return answers
+
+    def _generate(self, questions: list[Question], decoding: Decoding) -> list[Answer]:
         import torch
 
         model, processor = self._load()
-        breaks = _breaks_after_picture(processor)
-        conversations = [[{"role": "user", "content": _content(q, breaks)}] for q in questions]
-        inputs = processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-        ).to(model.device, model.dtype)
-        sampling = {"do_sample": False}
+        prompter = self._load_prompter()
+        inputs = prompter.encode(questions).to(model.device, model.dtype)
+        for name in UNUSED:
+            if name in inputs and not names(model.forward, name):
+                inputs.pop(name)
+        sampling: dict[str, Any] = {"do_sample": False}
         if decoding.temperature > 0:
             torch.manual_seed(decoding.seed)
             sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p}
             sampling["top_k"] = decoding.top_k
         with torch.inference_mode():
-            out = model.generate(
-                **inputs, **sampling, max_new_tokens=decoding.max_new_tokens,
-                pad_token_id=processor.tokenizer.pad_token_id, eos_token_id=_ends(model, processor),
-            )  # fmt: skip
-        texts = processor.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [Answer(text=text.strip()) for text in texts]
+            out = model.generate(**inputs, **sampling, max_new_tokens=decoding.max_new_tokens)
+        new = _new_tokens(out, inputs["input_ids"])
+        texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
+        ends = set(self._ends)
+        answers = []
+        for question, text, row in zip(questions, texts, new.tolist(), strict=True):
+            extras: dict[str, Any] = {"finish_reason": "stop" if ends.intersection(row) else "length"}
+            if marks := prompter.marks_in(question):
+                extras["marks_in_text"] = marks
+            answers.append(Answer(text=text.strip(), extras=extras))
+        return answers
 
     def close(self) -> None:
         self._loaded = None
 
+    def _cannot_load(self, error: BaseException) -> UserError:
+        """Every line of the error and of those it came from: transformers' first line seldom names the cause."""
+        name, lines, seen = self._source["pretrained_model_name_or_path"], [], error
+        while seen is not None:
+            line = " ".join(f"{type(seen).__name__}: {seen}".split())
+            lines += [line] if not any(line in other for other in lines) else []
+            seen = seen.__cause__
+        return UserError(f"cannot load hf:{name}: {'; from '.join(lines)}")
 
-def load(rest: str, profile: Profile, *, trust_remote_code: bool = False, **_: Any) -> HubModel:
+
+def load(
+    rest: str,
+    profile: Profile,
+    *,
+    trust_remote_code: bool = False,
+    device: str | None = None,
+    device_map: str | None = None,
+    dtype: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+) -> HubModel:
     """`ID`, `ID@REVISION` or a local folder."""
     if not rest:
         raise UserError("hf: lacks a model", "expected hf:ID[@REVISION], e.g. hf:OpenGVLab/InternVL3-1B-hf")
-    name, _, revision = (rest, "", "") if Path(rest).is_dir() else rest.partition("@")
-    return HubModel(name, revision or None, trust_remote_code)
+    name, _, revision = (rest, "", "") if Path(rest).expanduser().is_dir() else rest.partition("@")
+    return HubModel(
+        name, revision or None, trust_remote_code, device=device, device_map=device_map, dtype=dtype,
+        model_args=model_args,
+    )  # fmt: skip
 
 
-def _ends(model: Any, processor: Any) -> int | list[int] | None:
-    """The tokens that end an answer: the model's own; a checkpoint that names none ends at its tokenizer's."""
-    own = model.generation_config.eos_token_id
-    return own if own is not None else processor.tokenizer.eos_token_id
+def check_folder(folder: Path) -> None:
+    """UserError where a folder is no transformers checkpoint, from config.json and file names: nothing is imported."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"cannot load hf:{folder}: it has no config.json", "expected a transformers folder") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load hf:{folder}: config.json cannot be read: {error}") from None
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if kind == "armor":
+        raise UserError(f"hf:{folder} is an ARMOR checkpoint", f"did you mean --model {folder}?")
+    if not any(next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*.bin", "*.safetensors.index.json")):
+        raise UserError(f"cannot load hf:{folder}: it has no weights (*.safetensors)")
 
 
-def _breaks_after_picture(processor: Any) -> bool:
-    """The chat template itself ends a picture with a line break, as InternVL's and LLaVA's do and Qwen's does not."""
-    probe = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROBE}]}]
-    return processor.apply_chat_template(probe, tokenize=False).split(PROBE)[0].endswith("\n")
+def check_type(config: Any, name: str, trust_remote_code: bool) -> None:
+    """UserError where transformers has no image-text-to-text class for the configuration and none is brought along."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 
-
-def _content(question: Question, template_breaks: bool) -> list[dict[str, Any]]:
-    """The question's parts. Text behind a picture begins with a line break, unless the template has one there."""
-    content: list[dict[str, Any]] = []
-    for part in question.parts:
-        if not isinstance(part, str):
-            content.append({"type": "image", "image": part})
-            continue
-        behind_picture = bool(content) and content[-1]["type"] == "image"
-        text = part.removeprefix("\n") if template_breaks and behind_picture else part
-        content.append({"type": "text", "text": text})
-    return content
-
-
-def _cannot_load(source: dict[str, Any], error: Exception) -> UserError:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"cannot load {source['pretrained_model_name_or_path']!r} from the hub or its cache: {first[:200]}"
+    brings_code = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
+    if config.model_type in KNOWN or (brings_code and trust_remote_code):
+        return
+    near = did_you_mean(config.model_type, KNOWN)
+    raise UserError(
+        f"cannot load hf:{name}: transformers has no image-text-to-text class for {config.model_type!r}{near}",
+        "--trust-remote-code runs the code it brings" if brings_code else "expected a model that reads images and text",
     )
+
+
+def _new_tokens(out: Any, prompt: Any) -> Any:
+    """The answers' tokens [B, N] of what `generate` returned [B, T + N]: a model that generates from embeddings, and an
+    encoder-decoder, return them without the prompt."""
+    length = prompt.shape[1]
+    if out.shape[1] >= length and bool((out[:, :length] == prompt).all()):
+        return out[:, length:]
+    return out

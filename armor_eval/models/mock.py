@@ -18,6 +18,7 @@ from PIL import Image
 
 from armor_eval.errors import UserError
 from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.drawing import DrawingModel
 from armor_eval.runs.provenance import sha256_text
 from armor_eval.runs.schema import ModelInfo, Profile
 
@@ -25,7 +26,7 @@ _FAIL = re.compile(r"fail(\d+)")
 _SLOW = re.compile(r"slow([\d.]+)")
 
 
-class MockModel:
+class MockModel(DrawingModel):
     """Implements all three protocols; equal input gives equal output, in any batch."""
 
     def __init__(self, pattern: str = "") -> None:
@@ -53,7 +54,10 @@ class MockModel:
         choices = letters or ["Yes", "No"]
         return Answer(text=choices[draw % len(choices)], extras={"imgbos": 0})
 
-    def draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
+    def _own(self, decoding: Decoding) -> dict[str, Any]:
+        return {"guidance": None}
+
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
         return [_picture(_number(prompt, seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
 
     def respond(
@@ -71,7 +75,7 @@ class MockModel:
         """Nothing is held."""
 
 
-def load(rest: str, profile: Profile, **options: Any) -> MockModel:
+def load(rest: str, profile: Profile) -> MockModel:
     if rest.startswith("slow") and not _SLOW.fullmatch(rest):
         raise UserError(f"mock:{rest} is no mock: expected mock:slowSECONDS")
     return MockModel(rest)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,17 +10,18 @@ from typing import Any
 from armor_eval.errors import UserError, unknown_name
 from armor_eval.models.base import Answer, Decoding, ModelUnavailable, Question
 from armor_eval.models.endpoint import ONE_QUESTIONS, Endpoint, EndpointDown, EndpointError, Extra, Patience, Reply
+from armor_eval.models.openai_images import OPTIONS, ServedImages, content_part
 from armor_eval.runs.schema import ModelInfo, Profile
 
 CONCURRENCY = 16
 """Requests at a time; `--model-args concurrency=N` says otherwise."""
 
 
-class EndpointModel:
+class EndpointModel(ServedImages):
     """Answers questions through chat completions; rows that fail are errors of those rows."""
 
-    def __init__(self, spec: str, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+    def __init__(self, spec: str, endpoint: Endpoint, images: Mapping[str, Any] | None = None) -> None:
+        super().__init__(endpoint, images)
         self.info = ModelInfo(spec=spec, name=Path(endpoint.model).name, fingerprint=endpoint.fingerprint)
 
     @property
@@ -30,7 +29,8 @@ class EndpointModel:
         """What the run's record says of the requests: `adapted` (field -> what was said instead), `extra` (fields that
         the user added)."""
         extra = dict(self._endpoint.extra.body)
-        return {name: value for name, value in (("adapted", self._endpoint.adapted), ("extra", extra)) if value}
+        known = {"adapted": self._endpoint.adapted, "extra": extra, "images": self.drawn}
+        return {name: value for name, value in known.items() if value}
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
         """Answers in order. Raises ModelUnavailable, with what did come, where the endpoint is down: it says so itself,
@@ -45,7 +45,7 @@ class EndpointModel:
         parameters: dict[str, Any] = {"temperature": decoding.temperature, "max_tokens": decoding.max_new_tokens}
         if decoding.temperature > 0:
             parameters |= {"top_p": decoding.top_p, "seed": decoding.seed}
-        message = {"role": "user", "content": [_part(part) for part in question.parts]}
+        message = {"role": "user", "content": [content_part(part) for part in question.parts]}
         try:
             reply = self._endpoint.chat([message], **parameters)
         except EndpointDown as down:
@@ -66,14 +66,16 @@ def load(
     extra: Extra | None = None,
     **_: Any,
 ) -> EndpointModel:
-    """`URL#NAME`; the key comes from the environment alone. `model_args` are Patience's fields, `extra` is what every
+    """`URL#NAME`; the key comes from the environment alone. `model_args` are Patience's fields and what is asked
+    of images (openai_images.OPTIONS), `extra` is what every
     request gets besides."""
     url, mark, name = rest.rpartition("#")
     if not mark or not url or not name:
         raise UserError(f"openai:{rest} lacks the model's name", "expected openai:URL#NAME")
-    return EndpointModel(
-        f"openai:{rest}", Endpoint(url, name, patience({"concurrency": CONCURRENCY}, model_args), extra)
-    )
+    images = {key: value for key, value in (model_args or {}).items() if key in OPTIONS}
+    limits = {key: value for key, value in (model_args or {}).items() if key not in OPTIONS}
+    endpoint = Endpoint(url, name, patience({"concurrency": CONCURRENCY}, limits), extra)
+    return EndpointModel(f"openai:{rest}", endpoint, images)
 
 
 def patience(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> Patience:
@@ -81,7 +83,7 @@ def patience(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> Pa
     known = {field.name: type(field.default) for field in fields(Patience)}
     for name, value in (given or {}).items():
         if name not in known:
-            raise unknown_name("limit of an endpoint", name, known)
+            raise unknown_name("model argument of an endpoint", name, [*known, *OPTIONS])
         whole = known[name] is int
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value > 0:
             raise UserError(f"{name}={value!r} is no positive {'whole number' if whole else 'number'}")
@@ -110,16 +112,3 @@ def _extras(reply: Reply) -> dict[str, Any]:
         "max_tokens": reply.room,
     }
     return {name: value for name, value in found.items() if value}
-
-
-def _part(part: Any) -> dict[str, Any]:
-    """A part as the endpoint wants it; pictures go as PNG, so that nothing is lost on the way."""
-    if isinstance(part, str):
-        return {"type": "text", "text": part}
-    from PIL import Image
-
-    picture = part if isinstance(part, Image.Image) else Image.open(part).convert("RGB")
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    encoded = base64.b64encode(buffer.getvalue()).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{encoded}"}}

@@ -6,12 +6,21 @@ armor-eval list --models
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from armor_eval.errors import UserError, did_you_mean
+from armor_eval.models.base import AnswersQuestions, DrawsImages, RespondsFreely
+from armor_eval.models.options import honoured, names
 from armor_eval.runs.schema import Profile
+
+EVERYTHING = (AnswersQuestions, DrawsImages, RespondsFreely)
+TASKS = {
+    AnswersQuestions: "answer questions", DrawsImages: "draw", RespondsFreely: "answer with text and pictures"
+}  # fmt: skip
+"""Protocol -> what a model that lacks it cannot do, in a user's words."""
 
 BUNDLED = "armor-nano"
 """The checkpoint that comes with the package, and the default model."""
@@ -20,20 +29,39 @@ BUNDLED = "armor-nano"
 @dataclass(frozen=True)
 class Kind:
     target: str
-    """module:function(rest, profile, **options) -> adapter."""
+    """module:function(rest, profile, *, ...) -> adapter. The options that it names are those that it honours."""
     shows: str
     help: str
+    does: tuple[type, ...]
+    """The protocols of models.base that its adapters have: what else is asked of them is refused before they load."""
 
 
 KINDS: dict[str, Kind] = {
-    "hf": Kind("armor_eval.models.hf:load", "hf:ID[@REVISION]", "any transformers image-text-to-text model"),
-    "vlmeval": Kind("armor_eval.models.vlmeval_zoo:load", "vlmeval:NAME", "an entry of VLMEvalKit's zoo"),
-    "openai": Kind(
-        "armor_eval.models.openai:load", "openai:URL#NAME", "an OpenAI-compatible server (vLLM, SGLang ...)"
+    "hf": Kind(
+        "armor_eval.models.hf:load",
+        "hf:ID[@REVISION]",
+        "any transformers image-text-to-text model",
+        (AnswersQuestions,),
     ),
-    "mock": Kind("armor_eval.models.mock:load", "mock[:PATTERN]", "a seeded stand-in, for tests and baselines"),
-    "diffusers": Kind("armor_eval.models.diffusers:load", "diffusers:ID", "a diffusers text-to-image pipeline"),
-    "janus": Kind("armor_eval.models.janus:load", "janus:ID", "Janus-Pro through transformers, drawing"),
+    "vlmeval": Kind(
+        "armor_eval.models.vlmeval_zoo:load", "vlmeval:NAME", "an entry of VLMEvalKit's zoo", (AnswersQuestions,)
+    ),
+    "openai": Kind(
+        "armor_eval.models.openai:load",
+        "openai:URL#NAME",
+        "an OpenAI-compatible server (vLLM, SGLang ...), drawing too",
+        EVERYTHING,
+    ),
+    "mock": Kind(
+        "armor_eval.models.mock:load", "mock[:PATTERN]", "a seeded stand-in, for tests and baselines", EVERYTHING
+    ),
+    "diffusers": Kind(
+        "armor_eval.models.diffusers:load", "diffusers:ID", "a diffusers text-to-image pipeline", (DrawsImages,)
+    ),
+    "janus": Kind(
+        "armor_eval.models.janus:load", "janus:ID", "Janus-Pro through transformers, drawing", (DrawsImages,)
+    ),
+    "emu3": Kind("armor_eval.models.emu3:load", "emu3:ID", "Emu3 through transformers, drawing", (DrawsImages,)),
 }
 """Prefix before the colon -> how to load it."""
 
@@ -43,19 +71,37 @@ def default_profile(spec: str | None) -> Profile:
     return "shapes" if spec in (None, BUNDLED) else "official"
 
 
-def load(spec: str | None, profile: Profile, **options: Any) -> Any:
-    """The adapter for a model specification; UserError where it names none.
+def load(
+    spec: str | None, profile: Profile, *, does: type | None = None, own_device: str | None = None, **options: Any
+) -> Any:
+    """The adapter for a model specification; UserError where it names none, or cannot do what is asked.
 
     None and `armor-nano` are the bundled checkpoint, `KIND:...` one of KINDS, anything else a checkpoint's folder.
+    `does`: the protocol of models.base that will be used. `options`: what a user asked for (see options.GENERIC).
+    `own_device`: this process's own device among several; it is used where none was asked for and the model computes
+    here.
     """
+    kind = KINDS.get((spec or "").partition(":")[0])
+    if does is not None and kind is not None and does not in kind.does:
+        able = [k.shows for k in KINDS.values() if does in k.does]
+        raise UserError(f"--model {spec} cannot {TASKS[does]}", f"expected {BUNDLED}, FOLDER, {', '.join(able)}")
+    loader, first = _loader(spec, profile)
+    given = honoured(loader, f"--model {spec or BUNDLED}", options)
+    if own_device and not {"device", "device_map"} & given.keys() and names(loader, "device"):
+        given["device"] = own_device
+    return loader(*first, **given)
+
+
+def _loader(spec: str | None, profile: Profile) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The function that loads the model, and its positional arguments."""
     if spec is None or spec == BUNDLED:
         from armor_eval.models.armor import load_bundled
 
-        return load_bundled(BUNDLED, **options)
+        return load_bundled, (BUNDLED,)
     kind, _, rest = spec.partition(":")
     if kind in KINDS:
         module, function = KINDS[kind].target.split(":")
-        return getattr(importlib.import_module(module), function)(rest, profile, **options)
+        return getattr(importlib.import_module(module), function), (rest, profile)
     folder = Path(spec).expanduser()
     if not folder.exists():
         near = did_you_mean(kind, [BUNDLED, *KINDS])
@@ -63,4 +109,4 @@ def load(spec: str | None, profile: Profile, **options: Any) -> Any:
         raise UserError(f"no model {spec!r}: not a folder and not a known kind{near}", f"expected one of: {shows}")
     from armor_eval.models.armor import load_folder
 
-    return load_folder(folder, spec, **options)
+    return load_folder, (folder, spec)

@@ -100,7 +100,8 @@ class ZooModel:
         shutil.rmtree(self._pictures, ignore_errors=True)
 
 
-def load(rest: str, profile: Profile, **_: Any) -> ZooModel:
+def load(rest: str, profile: Profile) -> ZooModel:
+    """Takes no options: an entry of the zoo carries its own."""
     if not rest:
         raise UserError("vlmeval: lacks a model", "expected vlmeval:NAME, see vlmutil mlist all")
     return ZooModel(rest)

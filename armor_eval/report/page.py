@@ -159,7 +159,7 @@ def _run_row(view: RunView) -> dict[str, object]:
         "id": run.run_id,
         "label": view.label,
         "status": " ".join(filter(None, [run.status, subset, f"({run.status_reason})" if run.status_reason else ""])),
-        "counts": ", ".join(f"{n} {name}" for name, n in counts.items()) or "-",
+        "counts": ", ".join([f"{n} {name}" for name, n in counts.items()] + _blank(view)) or "-",
         "cost": f"{run.wall_seconds:,.0f} s wall, {run.cpu_seconds:,.0f} s CPU, "
         f"{run.peak_memory_bytes / 2**30:.2f} GiB",
         "facts": [
@@ -173,6 +173,7 @@ def _run_row(view: RunView) -> dict[str, object]:
             ("scorer", f"{run.scorer.name} {run.scorer.version} {run.scorer.settings or ''}"),
             ("judge", f"{run.judge.name} {run.judge.version or ''} ({run.judge.endpoint})"),
             ("decoding", str(run.decoding or "-")),
+            ("drawing", str(run.extras.get("drawing") or "-")),
             ("seeds", str(run.seeds or "-")),
             ("device", f"{run.device.count} x {run.device.kind}, {run.device.processes} process(es)"),
             ("commit", run.git_commit or "-"),
@@ -180,6 +181,11 @@ def _run_row(view: RunView) -> dict[str, object]:
             ("started", f"{run.started} to {run.finished or '-'}"),
         ],
     }
+
+
+def _blank(view: RunView) -> list[str]:
+    """`blank: 3`: images of one single colour, where images were made."""
+    return [f"blank: {view.scores.blank}"] if view.scores and view.scores.blank is not None else []
 
 
 @functools.cache

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from armor_eval.errors import UserError
 from armor_eval.runs import provenance
 from armor_eval.runs.journal import Journal, read_journal, replace_file, rewrite_journal
-from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, protocol_of
+from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, decoding_of, protocol_of
 from armor_eval.runs.seal import write_run
 
 if TYPE_CHECKING:
@@ -42,7 +42,8 @@ SAME_RUN = {
     "data (sha256)": lambda run: (run.data.name, run.data.sha256),
     "prompts (hash)": lambda run: run.prompt_sha256,
     "model (fingerprint)": lambda run: run.model.fingerprint,
-    "decoding": lambda run: run.decoding,
+    "decoding": decoding_of,
+    "options of the model": lambda run: run.extras.get("drawing", {}).get("asked", {}),
     "seeds": lambda run: run.seeds,
     "protocol": lambda run: ", ".join(f"{name} {value}" for name, value in sorted(protocol_of(run).items())),
     "shard": lambda run: run.extras.get("shard"),

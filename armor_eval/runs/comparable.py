@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from armor_eval.runs.schema import Reservation, Run, protocol_of
+from armor_eval.runs.schema import Reservation, Run, decoding_of, protocol_of
 
 
 def _decoding(run: Run) -> dict[str, Any]:
     """How tokens were chosen, apart from the seed: two seeds of one setting are a repeat."""
-    return {name: value for name, value in run.decoding.items() if name != "seed"}
+    return {name: value for name, value in decoding_of(run).items() if name != "seed"}
 
 
 COMPARED: dict[str, Callable[[Run], Any]] = {

@@ -168,6 +168,13 @@ def protocol_of(run: Run) -> dict[str, str]:
     return {**UNSTATED_PROTOCOL.get(run.kind, {}), **run.protocol}
 
 
+def decoding_of(run: Run) -> dict[str, Any]:
+    """The run's decoding. Runs of before `drawing` was recorded wrote a guidance of 1 where none was asked for."""
+    if "drawing" in run.extras or run.decoding.get("guidance") != 1.0:
+        return run.decoding
+    return {**run.decoding, "guidance": None}
+
+
 class Item(Record):
     """One line of items.jsonl."""
 
@@ -227,6 +234,8 @@ class Scores(Record):
     counts: dict[ItemStatus, int]
     expected_items: int = Field(ge=0)
     """Items that a complete run of this subset holds; fewer in `counts` means partial."""
+    blank: int | None = None
+    """Images of one single colour, which were scored as they are; None where no images are made, or nobody looked."""
     withheld: str | None = None
     """Why the primary metric has no value, one line."""
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from armor_eval.engine.ask import ask, one_line
+from armor_eval.engine.ask import ask
 from armor_eval.models.base import Answer, AnswersQuestions, Decoding, Question
+from armor_eval.models.drawing import one_line
 from armor_eval.models.endpoint import Endpoint, EndpointError
 from armor_eval.runs.provenance import packages, sha256_json
 from armor_eval.runs.schema import JudgeInfo

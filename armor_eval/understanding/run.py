@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.errors import UserError
-from armor_eval.models.base import AnswersQuestions, Decoding
+from armor_eval.models.base import AnswersQuestions, Decoding, Prepares
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores, protocol_of
+from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores, decoding_of, protocol_of
 from armor_eval.understanding import loop, prompts, served
 from armor_eval.understanding.cells import Reading
 from armor_eval.understanding.data import locate, shapes_content
@@ -146,6 +146,9 @@ def run_benchmark(
         if shared is not None:
             take_over(bundle, table, shared)
         tick = progress(len(table.rows), len(bundle.items)) if progress is not None else None
+        if isinstance(model, Prepares) and len(bundle.items) < len(table.rows):
+            asked = model.prepare(images=not settings.blind)
+            bundle.update(extras={**bundle.run.extras, "model": asked})
         team.wait()
         loop.answer_all(
             model, table, bundle, settings.decoding, settings.batch_size,
@@ -181,7 +184,7 @@ def take_over(bundle: Bundle, table: Table, shared: Path) -> None:
     same = (
         other.model.fingerprint == mine.model.fingerprint
         and other.data.sha256 == mine.data.sha256
-        and other.decoding == mine.decoding
+        and decoding_of(other) == decoding_of(mine)
         and other.protocol == mine.protocol
         and other.extras.get("blind") == mine.extras.get("blind")
     )

@@ -31,6 +31,9 @@ class Renderer:
         self.info = ModelInfo(spec="renderer", name="renderer", fingerprint="renderer-1")
         self.fails, self.stop_after, self.drawn = set(fails), stop_after, 0
 
+    def settings(self, decoding):
+        return {"guidance": None}
+
     def draw(self, prompts, seeds, decoding):
         if self.stop_after is not None and self.drawn >= self.stop_after:
             raise KeyboardInterrupt

@@ -56,7 +56,13 @@ def label(prompts, judges, spec="m", **settings):
 
 def test_the_paper_s_number_is_named_and_every_departure_is(build):
     official = official_prompts()
-    whole = {"protocol": "geneval", "prompts": "official", "samples": "4", "guidance": "1", "detector": "geneval"}
+    whole = {
+        "protocol": "geneval",
+        "prompts": "official",
+        "samples": "4",
+        "guidance": "the model's own",
+        "detector": "geneval",
+    }
     assert label(official, build()) == whole
     assert label(official, build("743b7d99" + "2" * 56)) == whole  # the same training under mmdet 2.x's names
     assert label(official, build(), spec="images:x", decoding=None) == {**whole, "guidance": "not stated"}
@@ -142,7 +148,7 @@ def test_the_committed_baseline_of_before_labels_has_that_of_a_run_today():
     root = Path(__file__).resolve().parents[2]
     run, _, _ = read_bundle(root / "reports" / "baselines" / "armor-nano" / "geneval-shapes")
     assert run.protocol == {}
-    parts = {"prompts": "shapes", "samples": "4", "guidance": "1", "detector": "shapes"}
+    parts = {"prompts": "shapes", "samples": "4", "guidance": "the model's own", "detector": "shapes"}
     assert protocol_of(run) == {"protocol": "shapes", **parts}
 
 

@@ -156,15 +156,35 @@ def test_an_exported_armor_answers_as_armor_itself(tmp_path):
         assert done[0].scores == done[1].scores
 
 
-def test_what_is_no_model_is_one_line(tmp_path, capsys):
+def test_what_is_no_model_is_one_line_before_anything_is_written(tmp_path, capsys):
     words = ["understanding", "--bench", "SEED", "--profile", "shapes", "--limit", "2"]
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text").mkdir()
-    (tmp_path / "text" / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    for name in ("empty", "text"):
+    for name, config, expected in (
+        ("empty", None, "it has no config.json"),
+        ("broken", "{", "config.json cannot be read"),
+        ("weightless", '{"model_type": "llava"}', "it has no weights"),
+        ("armor", '{"model_type": "armor"}', "did you mean --model "),
+    ):
+        (tmp_path / name).mkdir()
+        if config is not None:
+            (tmp_path / name / "config.json").write_text(config)
         assert main([*words, "--model", f"hf:{tmp_path / name}", "--out", str(tmp_path / "runs" / name)]) == 2
-        assert "cannot load" in capsys.readouterr().err.strip().splitlines()[-1]
-        assert not read_bundle(tmp_path / "runs" / name)[1], "a model that cannot be had is no question's error"
+        assert expected in capsys.readouterr().err.strip().splitlines()[-1]
+        assert not (tmp_path / "runs" / name).exists()
+
+
+def test_a_model_of_another_task_is_no_questions_error(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    words = ["understanding", "--bench", "SEED", "--profile", "shapes", "--limit", "2"]
+    assert main([*words, "--model", f"hf:{tmp_path}", "--out", str(tmp_path / "run")]) == 2
+    assert "no image-text-to-text class for 'llama'" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not read_bundle(tmp_path / "run")[1]
+
+
+def test_a_folder_of_another_kind_says_what_was_meant(tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava"}))
+    assert main(["understanding", "--bench", "SEED", "--profile", "shapes", "--model", str(tmp_path)]) == 2
+    assert f"did you mean --model hf:{tmp_path}?" in capsys.readouterr().err
 
 
 def llava_onevision(folder: Path) -> None:

@@ -49,9 +49,7 @@ def write_side_by_side(specs: Sequence[str], profile: str, out: Path, picture: P
     asked = prompts(profile, picture)
     answers: list[tuple[str, list[Any]]] = []
     for spec in specs:
-        adapter = registry.load(spec, profile)
-        if not isinstance(adapter, RespondsFreely):
-            raise UserError(f"{adapter.info.name} cannot answer with text and pictures", "see armor-eval list")
+        adapter = registry.load(spec, profile, does=RespondsFreely)
         try:
             rows = [_message(text, shown) for _, text, shown in asked]
             decoding = Decoding(max_new_tokens=64 if profile == "shapes" else 512, seed=seed)

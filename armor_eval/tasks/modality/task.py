@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.engine import Conversation, Described, Outcome, Unit
-from armor_eval.engine.ask import one_line
 from armor_eval.engine.task import Progress
 from armor_eval.errors import UserError
 from armor_eval.models.base import RespondsFreely
+from armor_eval.models.drawing import is_blank, one_line
+from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.provenance import sha256_json, sha256_text
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
@@ -84,6 +85,7 @@ class ModalityTask:
         if isinstance(output, Exception):
             return Item(**fields, status="error", reason=one_line(output), extras=asked)
         judged = judge(record, output, readable=self._readable)
+        blank = sum(is_blank(part) for part in output if not isinstance(part, str))
         return Item(
             **fields,
             output=" ".join(part for part in output if isinstance(part, str)).strip() or None,
@@ -93,7 +95,7 @@ class ModalityTask:
             reason=_reason(record, judged),
             status="ok",
             extras={**asked, "held_out": record.held_out, "shown": judged.shown, "agrees": judged.agrees,
-                    "seen": judged.seen},
+                    "seen": judged.seen, **({"blank": blank} if blank else {})},
         )  # fmt: skip
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
@@ -104,9 +106,11 @@ class ModalityTask:
         lost = counts["error"]
         if bundle.run.subset is None and not lost:
             extras["claims"] = findings(metrics)
-        scores = Scores(metrics=metrics, counts=counts, expected_items=len(self._records))
+        blank, drawn = blank_of(items)
+        scores = Scores(metrics=metrics, counts=counts, expected_items=len(self._records), blank=blank)
         reason = f"{lost} of {len(items)} requests failed" if lost else None
-        return Outcome(items, scores, reason, {"extras": extras})
+        reservations = reserve_blank(bundle.run.reservations, blank, drawn)
+        return Outcome(items, scores, reason, {"extras": extras, "reservations": reservations})
 
     def _confusion(self, items: Sequence[Item]) -> dict[str, Any]:
         """Requests of each kind by what was given."""

@@ -1,0 +1,127 @@
+"""Base of the adapters that draw: batches, the culprit alone again, images that are none, the record of settings."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from armor_eval.errors import ArmorEvalError, UserError
+from armor_eval.models.base import Decoding
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger(__name__)
+
+SAMPLING = ("image_temperature", "image_top_k", "image_top_p")
+"""Fields of Decoding about the sampling of image codes."""
+IMAGE_OPTIONS = ("guidance", *SAMPLING)
+"""Fields of Decoding that are about images."""
+
+
+class NotDrawnError(Exception):
+    """The model gave no image that may be scored; one line on why."""
+
+
+class DrawingModel(ABC):
+    """An adapter that draws; it says in `_draw` how a batch is drawn, and in `_own` what it draws with."""
+
+    honours: frozenset[str] = frozenset()
+    """Those of IMAGE_OPTIONS that have an effect; the others are refused before anything is drawn."""
+    asked: Mapping[str, Any] = {}
+    """Options of the model that a user gave (`--model-args`, `--dtype`): a run is only continued under the same."""
+    alone: bool = False
+    """Images are drawn one at a time, because the model cannot seed the rows of a batch apart."""
+
+    def settings(self, decoding: Decoding) -> dict[str, Any]:
+        """Everything the model draws with, its own defaults too, for run.json. UserError where it cannot honour an
+        option of `decoding`."""
+        self._refuse(decoding)
+        return {**({"asked": dict(self.asked)} if self.asked else {}), **self._own(decoding)}
+
+    def _refuse(self, decoding: Decoding) -> None:
+        unset = Decoding()
+        for name in IMAGE_OPTIONS:
+            value = getattr(decoding, name)
+            if value != getattr(unset, name) and name not in self.honours:
+                knows = ", ".join(_flag(n) for n in IMAGE_OPTIONS if n in self.honours)
+                raise UserError(
+                    f"{self.info.name} cannot honour {_flag(name)} {value:g}",
+                    f"of these options it knows {knows}" if knows else "leave it out",
+                )
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
+        """One image a prompt and seed. Where a batch fails its prompts are drawn one by one: only the culprit is lost.
+        What stops the whole run (a mistake of the user's, a server that is down) passes."""
+        self._refuse(decoding)
+        self._load()
+        if self.alone and len(prompts) > 1:
+            return [self.draw([p], [s], decoding)[0] for p, s in zip(prompts, seeds, strict=True)]
+        return one_by_one(lambda p, s: self._draw(p, s, decoding), prompts, seeds)
+
+    def _load(self) -> Any:
+        """The model in memory, loaded on first use; a failure is of the run, not of a prompt."""
+        return None  # what holds no weights has nothing to load
+
+    @abstractmethod
+    def _draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
+        """A batch, in order; NotDrawnError stands where an image may not be scored."""
+
+    @abstractmethod
+    def _own(self, decoding: Decoding) -> dict[str, Any]:
+        """What stands in run.json; `guidance` is the one in force, None where the model has none."""
+
+
+def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[Any]) -> list[Any]:
+    """`batch(*columns)`; where it raises, its rows one by one, an exception standing for the row that it is of.
+
+    An error of our own passes: the run cannot go on (a wrong key, an endpoint that is gone).
+    """
+    rows = len(columns[0])
+    try:
+        results = list(batch(*columns))
+        if len(results) != rows:
+            raise RuntimeError(f"{len(results)} outputs for {rows} requests")
+        return results
+    except ArmorEvalError:
+        raise
+    except Exception as error:
+        if rows == 1:
+            return [error]
+        log.warning("a batch of %d failed (%s); its requests are asked one by one", rows, one_line(error))
+        return [one_by_one(batch, *([value] for value in row))[0] for row in zip(*columns, strict=True)]
+
+
+def one_line(error: Exception, longest: int = 300) -> str:
+    """An exception's type and message without line breaks, cut."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:longest]
+
+
+def image_from(values_HWC: np.ndarray) -> Image.Image | NotDrawnError:
+    """An image of RGB values 0 to 255, cut off (not rounded) to whole ones; NotDrawnError where one is not finite."""
+    from PIL import Image
+
+    if not np.isfinite(values_HWC).all():
+        share = 1 - np.isfinite(values_HWC).mean()
+        return NotDrawnError(f"{share:.0%} of the image's values are not finite (NaN): another --dtype may help")
+    return Image.fromarray(values_HWC.clip(0, 255).astype(np.uint8))
+
+
+def is_blank(image: Image.Image) -> bool:
+    """Whether all pixels have one single colour: what is left of an image that was censored or not drawn."""
+    return all(low == high for low, high in image.convert("RGB").getextrema())
+
+
+def device_of(device: str | None) -> str:
+    """The device asked for, or the one there is."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

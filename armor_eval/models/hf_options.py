@@ -1,0 +1,96 @@
+"""What `--model-args` may say to a transformers model, and decoding that is what the run says.
+
+Nothing here imports torch or transformers before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from armor_eval.models.options import refuse_unknown
+
+SOURCE = ("revision", "subfolder")
+"""Where the files are: for configuration, processor and model alike."""
+LOADING = (
+    "attn_implementation", "experts_implementation", "quantization_config", "load_in_4bit", "load_in_8bit",
+    "max_memory", "offload_folder", "variant", "use_safetensors", "tp_plan",
+)  # fmt: skip
+"""For the model's `from_pretrained`; `load_in_4bit` and `load_in_8bit` are bitsandbytes' two usual configurations."""
+PROMPTING = ("chat_template",)
+"""Which of several named chat templates."""
+STRUCTURE = frozenset({
+    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id",
+    "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "use_cache", "cache_implementation",
+    "cache_config", "transformers_version",
+})  # fmt: skip
+"""Fields of a generation configuration that belong to the architecture, not to the choice of tokens."""
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """`--model-args`, sorted by who reads them."""
+
+    source: dict[str, Any] = field(default_factory=dict)
+    loading: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    images: dict[str, Any] = field(default_factory=dict)
+    """The rest: for the image processor (`min_pixels`, `max_pixels`, `size` ...), checked when its class is known."""
+
+    @classmethod
+    def sort(cls, given: Mapping[str, Any]) -> ModelArgs:
+        pick = {name: {k: v for k, v in given.items() if k in keys} for name, keys in (("s", SOURCE), ("l", LOADING))}
+        rest = {k: v for k, v in given.items() if k not in (*SOURCE, *LOADING, *PROMPTING)}
+        return cls(pick["s"], pick["l"], given.get("chat_template"), rest)
+
+    def check_images(self, image_processor: Any) -> None:
+        """UserError for an argument that neither the loading nor this image processor knows."""
+        declared = getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", {})
+        refuse_unknown("hf:", self.images, {*declared, *SOURCE, *LOADING, *PROMPTING})
+
+    def for_model(self) -> dict[str, Any]:
+        """Keyword arguments for `AutoModelForImageTextToText.from_pretrained`."""
+        arguments = dict(self.loading)
+        bits = {k: v for k in ("load_in_4bit", "load_in_8bit") if (v := arguments.pop(k, None))}
+        if bits:
+            from transformers import BitsAndBytesConfig
+
+            arguments["quantization_config"] = BitsAndBytesConfig(**bits)
+        return arguments
+
+
+def neutralise(model: Any, ends: list[int], pad: int | None) -> dict[str, Any]:
+    """Make greedy search mean greedy search: a checkpoint's own generation_config chooses no tokens any more.
+
+    Its ids and caches stay, with these end tokens; every other field of transformers' GenerationConfig goes back to the
+    default, in the model and in a language model inside of it (BLIP-2 generates through one). Returns {field: the
+    checkpoint's value} of what was set back, for the record.
+    """
+    from transformers import GenerationConfig
+
+    default = GenerationConfig().to_dict()
+    dropped: dict[str, Any] = {}
+    for own in {id(c): c for m in model.modules() if (c := getattr(m, "generation_config", None)) is not None}.values():
+        for name, value in own.to_dict().items():
+            if name in default and name not in STRUCTURE and not name.startswith("_") and value != default[name]:
+                dropped.setdefault(name, value)
+                setattr(own, name, default[name])
+        own.eos_token_id, own.pad_token_id = ends or None, pad
+    return dropped
+
+
+def kept_fields(model: Any) -> dict[str, Any]:
+    """What of the checkpoint's generation_config is still in force and can choose a token."""
+    own = model.generation_config.to_dict()
+    names = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
+    return {name: own[name] for name in names if own.get(name)}
+
+
+def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """All ids that end an answer: the generation_config's, its language model's, and the tokenizer's."""
+    text = model.config.get_text_config(decoder=True)
+    found: set[int] = set()
+    for value in (model.generation_config.eos_token_id, getattr(text, "eos_token_id", None), tokenizer.eos_token_id):
+        found |= set(value) if isinstance(value, (list, tuple)) else {value}
+    return sorted(i for i in found if isinstance(i, int))

@@ -1,0 +1,220 @@
+"""How a question becomes the inputs of a transformers processor: by its chat template, or by its plain form.
+
+A prompter is found once, by probing the processor with a small image and a text, before any weights are loaded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from armor_eval.errors import UserError, unknown_name
+from armor_eval.models.base import Question
+
+PROBE = "what follows a picture"
+"""Text by which a chat template's words around an image are told."""
+PROBE_SIDE = 224
+"""Side of the probe's image in pixels: no processor refuses it as too small."""
+MARK_BREAK = " "
+"""What is put behind the first character of a mark that a question holds as text: `<image>` is shown as `< image>`."""
+
+Render = Callable[[list[list[Any]]], list[str]]
+"""Each question's parts -> the text that the processor reads."""
+
+
+@dataclass(frozen=True)
+class Prompter:
+    """One way of asking, proven on the probe."""
+
+    form: str
+    """For a reader: `chat template`, `plain text, ...`."""
+    processor: Any
+    render: Render
+    nested: bool
+    """The processor takes a list of images a row; else one flat list."""
+    marks: re.Pattern[str] | None
+    """What in a question would be read as structure."""
+
+    def encode(self, questions: Sequence[Question]) -> Any:
+        """The processor's inputs [B, T] of several questions, all with images or all without."""
+        rows = [[self.clean(part) for part in question.parts] for question in questions]
+        return _call(
+            self.processor,
+            self.render(rows),
+            [[part for part in parts if not isinstance(part, str)] for parts in rows],
+            self.nested,
+        )
+
+    def clean(self, part: Any) -> Any:
+        """A part whose text cannot be read as the model's own marks: each is broken behind its first character."""
+        if not isinstance(part, str) or self.marks is None:
+            return part
+        while (broken := self.marks.sub(lambda m: m[0][:1] + MARK_BREAK + m[0][1:], part)) != part:
+            part = broken
+        return part
+
+    def marks_in(self, question: Question) -> list[str]:
+        """The marks that the question's text holds, for the record."""
+        texts = [part for part in question.parts if isinstance(part, str)]
+        return sorted({m for text in texts for m in self.marks.findall(text)}) if self.marks is not None else []
+
+
+def find_prompter(processor: Any, config: Any, name: str, wanted: str | None = None) -> Prompter:
+    """The first way of asking that the processor can follow. UserError, in one line, where it can follow none.
+
+    Args:
+        processor: of transformers' AutoProcessor.
+        config: the model's configuration; its image token tells whether an image has arrived in the text.
+        name: of the model, for errors.
+        wanted: which of several named chat templates; None is the `default` one.
+    """
+    if getattr(processor, "tokenizer", None) is None or getattr(processor, "image_processor", None) is None:
+        raise UserError(
+            f"hf:{name} cannot be asked about an image: its processor ({type(processor).__name__}) does not take both "
+            "text and images"
+        )
+    template = chat_template(processor, wanted, name)
+    marks = _marks(processor, template[1] if template else "")
+    mark = _image_mark(processor)
+    ids = _image_ids(processor, config)
+    candidates = _templated(processor, *template, mark) if template else _plain(mark)
+    probe = probe_question()
+    reasons: list[str] = []
+    for form, render, nested in candidates:
+        prompter = Prompter(form, processor, render, nested, marks)
+        try:
+            text = render([probe.parts])[0]
+            if PROBE not in text or re.search(r"""['"]type['"]\s*:""", text):
+                raise ValueError("the template does not take the question in this form")
+            inputs = prompter.encode([probe])
+            seen = {int(token) for token in inputs["input_ids"].flatten()}
+            if ids and not seen & ids:
+                raise ValueError("no image token arrives in the text")
+            return prompter
+        except Exception as error:  # a processor refuses in its own way; the reasons are shown if none works
+            reason = " ".join(f"{form}: {type(error).__name__}: {error}".split())
+            reasons += [reason] if reason not in reasons else []
+    raise UserError(f"hf:{name} cannot be asked about an image: {'; '.join(reasons)}")
+
+
+def chat_template(processor: Any, wanted: str | None, name: str) -> tuple[str, str] | None:
+    """(whose it is, the Jinja template) of the processor or else of its tokenizer; None where neither has one."""
+    for owner, holder in (("", processor), ("tokenizer's ", getattr(processor, "tokenizer", None))):
+        found = getattr(holder, "chat_template", None)
+        if isinstance(found, dict) and found:
+            key = wanted or "default"
+            if key not in found and len(found) > 1:
+                raise unknown_name(f"chat template of hf:{name} (--model-args chat_template=NAME)", key, found)
+            found = found.get(key) or next(iter(found.values()))
+        if found:
+            return owner, found
+    return None
+
+
+def _templated(processor: Any, owner: str, template: str, mark: str | None) -> list[tuple[str, Render, bool]]:
+    """A message's content as parts; else, for a template that wants one string, with the image's mark in the text."""
+
+    def fill(contents: list[Any]) -> list[str]:
+        asked = [[{"role": "user", "content": content}] for content in contents]
+        return processor.apply_chat_template(
+            asked, chat_template=template, add_generation_prompt=True, tokenize=False
+        )  # fmt: skip
+
+    def by_parts(rows: list[list[Any]]) -> list[str]:
+        return fill(
+            [[{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in row] for row in rows]
+        )
+
+    def spaced(rows: list[list[Any]]) -> list[str]:
+        return by_parts([_without_breaks(row) for row in rows] if breaks() else rows)
+
+    def breaks() -> bool:
+        """The template itself ends an image with a line break, as InternVL's and LLaVA's do and Qwen's does not."""
+        if "is" not in known:
+            known["is"] = by_parts([[None, PROBE]])[0].split(PROBE)[0].endswith("\n")
+        return known["is"]
+
+    known: dict[str, bool] = {}
+    forms: list[tuple[str, Render, bool]] = [(f"{owner}chat template", spaced, nested) for nested in (True, False)]
+    if mark is not None:
+        one = f"{owner}chat template, as one string"
+        forms += [(one, lambda rows: fill(_in_text(rows, mark)), nested) for nested in (True, False)]
+    return forms
+
+
+def _plain(mark: str | None) -> list[tuple[str, Render, bool]]:
+    """Without a template: the text alone, where the processor places the image itself; else the image's mark in it."""
+    forms: list[tuple[str, Render, bool]] = []
+    for nested in (True, False):
+        forms.append(("no chat template: plain text, the processor places the image", _text_alone, nested))
+    if mark is not None:
+        for nested in (True, False):
+            forms.append((f"no chat template: plain text, {mark} in it", lambda rows: _in_text(rows, mark), nested))
+    return forms
+
+
+def _text_alone(rows: list[list[Any]]) -> list[str]:
+    return ["".join(p for p in _without_breaks(row) if isinstance(p, str)) for row in rows]
+
+
+def _in_text(rows: list[list[Any]], mark: str) -> list[str]:
+    return ["".join(p if isinstance(p, str) else mark for p in row) for row in rows]
+
+
+def _without_breaks(parts: list[Any]) -> list[Any]:
+    """The parts without the line break that a text behind an image begins with."""
+    kept: list[Any] = []
+    for part in parts:
+        behind_image = bool(kept) and not isinstance(kept[-1], str)
+        kept.append(part.removeprefix("\n") if isinstance(part, str) and behind_image else part)
+    return kept
+
+
+def _call(processor: Any, texts: list[str], images: list[list[Any]], nested: bool) -> Any:
+    """The processor's inputs. A template that writes the BOS token itself gets no second one, as in
+    `apply_chat_template`."""
+    bos = processor.tokenizer.bos_token
+    options: dict[str, Any] = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
+    if "mm_token_type_ids" in processor.model_input_names and not getattr(processor, "return_mm_token_type_ids", True):
+        options["return_mm_token_type_ids"] = True  # Cosmos3-Edge needs what its processor leaves out
+    given = {} if not any(images) else {"images": images if nested else [image for row in images for image in row]}
+    return processor(text=texts, **given, padding=True, return_tensors="pt", **options)
+
+
+def probe_question(image: bool = True) -> Question:
+    """A small image and a line of text, or the text alone."""
+    from PIL import Image
+
+    shown = [Image.linear_gradient("L").resize((PROBE_SIDE, PROBE_SIDE)).convert("RGB")] if image else []
+    return Question("probe", [*shown, "\n" + PROBE])
+
+
+def _image_mark(processor: Any) -> str | None:
+    """What stands for an image in a text."""
+    for holder in (processor, processor.tokenizer):
+        mark = getattr(holder, "image_token", None)
+        mark = getattr(mark, "content", mark)  # an AddedToken
+        if isinstance(mark, str) and mark:
+            return mark
+    return "<image>" if "<image>" in processor.tokenizer.get_vocab() else None
+
+
+def _image_ids(processor: Any, config: Any) -> set[int]:
+    """Ids of the tokens that an image becomes; empty for a model that has none (GIT reads pixels beside the text)."""
+    named = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
+    named += [getattr(processor, name, None) for name in ("image_token_id", "image_ids", "image_token_ids")]
+    found = {i for value in named for i in (value if isinstance(value, (list, tuple)) else [value])}
+    return {i for i in found if isinstance(i, int)}
+
+
+def _marks(processor: Any, template: str) -> re.Pattern[str] | None:
+    """The tokenizer's special tokens, those that the template writes, and the processor's own names for images."""
+    tokens = {
+        t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special or t.content in template
+    }
+    named = [value for key, value in vars(processor).items() if key.endswith("token")]
+    tokens |= {getattr(value, "content", value) for value in named if value}
+    marks = [re.escape(t) for t in tokens if isinstance(t, str) and len(t) > 1 and not t[1].isspace()]
+    return re.compile("|".join(sorted(marks, key=len, reverse=True))) if marks else None
