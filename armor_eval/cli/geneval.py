@@ -208,7 +208,7 @@ def selftest(
     if record and kind == "embedded" and reference is None:
         raise UserError("the embedded detector's reference comes with the program", "give a file as --reference")
     if device is not None:
-        from armor_model.loading import check_device
+        from armor_model.base.devices import check_device
 
         check_device(device)
     where = device or _default_device(0)
