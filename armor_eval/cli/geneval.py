@@ -180,6 +180,84 @@ def score_detections(
         sys.stderr.write(f"verdicts that need colours, rebuilt from its reasons: {many} consistent\n")
 
 
+@geneval.command("selftest")
+def selftest(
+    profile: Annotated[str, typer.Option(help="official, or shapes (the embedded detector).")] = "shapes",
+    detector: Annotated[str | None, typer.Option(help="As in geneval; default by profile.")] = None,
+    detector_weights: Annotated[Path | None, typer.Option(help="Mask2Former checkpoint, mmdet 2.x or 3.x.")] = None,
+    clip_weights: Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or as safetensors.")] = None,
+    download: Annotated[bool, typer.Option("--download", help="Fetch missing weights into the cache.")] = False,
+    detector_batch: Annotated[int | None, typer.Option(min=1, help="Images a detector pass; default 8, 32.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: what there is.")] = None,
+    record: Annotated[bool, typer.Option("--record", help="Store what is seen as these weights' reference.")] = False,
+    reference: Annotated[Path | None, typer.Option(help="Its file; default: in the cache, by weights.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print what was seen as JSON.")] = False,
+) -> None:
+    """Do detector and colours see on this machine what was recorded? Images of our own are run through them. Exit code
+    1: they drift."""
+    from armor_eval.cli import common
+    from armor_eval.cli.understanding import check_profile
+    from armor_eval.geneval import selftest as test
+    from armor_eval.geneval.detectors import DETECTORS
+    from armor_eval.geneval.verdicts import Rules
+    from armor_eval.geneval.vocabulary import load_vocabulary
+
+    common.quiet_libraries()
+    chosen = check_profile(profile, None)
+    vocabulary = load_vocabulary(chosen)
+    kind = detector or ("embedded" if chosen == "shapes" else "mmdet")
+    if kind not in DETECTORS:
+        raise unknown_name("detector", kind, DETECTORS)
+    if record and kind == "embedded" and reference is None:
+        raise UserError("the embedded detector's reference comes with the program", "give a file as --reference")
+    if device is not None:
+        from armor_model.base.devices import check_device
+
+        check_device(device)
+    where = device or _default_device(0)
+    judge = _load_detector(kind, vocabulary, detector_weights, download, where, detector_batch)
+    colors = _color_judge(vocabulary, clip_weights, download, where)
+    seen = test.look(judge, colors, vocabulary, where)
+    path = reference or test.path_for(seen.settings)
+    then = None if record else test.read_reference(path, seen)
+    if then is None:
+        judge.self_check(Rules())
+        test.write_reference(path, seen)
+        sys.stderr.write(f"armor-eval: recorded {len(seen.images)} images on {where}: {path}\n")
+        return
+    drifts = test.compare(seen, then)
+    if json_output:
+        problems = {one.name: one.problems for one in drifts}
+        common.write(json.dumps({"seen": seen.model_dump(mode="json"), "problems": problems}, indent=1))
+    else:
+        _show_drift(drifts, then, where, path)
+    if any(one.problems for one in drifts):
+        raise typer.Exit(1)
+    judge.self_check(Rules())
+
+
+def _show_drift(drifts, then, where: str, path: Path) -> None:
+    from rich.table import Table
+
+    from armor_eval.cli import common
+    from armor_eval.geneval.verdicts import Rules
+
+    out, threshold = common.console(), Rules().threshold
+    table = Table(title=f"geneval selftest - {then.settings['detector']} on {where}", title_justify="left")
+    for name in ("image", "seen", "recorded", "score differs by", "verdict"):
+        table.add_column(name, no_wrap=True, justify="right" if name.startswith("score") else "left")
+    for one in drifts:
+        cells = [", ".join(f"{n} {c}" for c, n in s.counts(threshold).items()) or "-" for s in (one.now, one.then)]
+        table.add_row(one.name, *cells, f"{one.score:.1e}", "DRIFT" if one.problems else "as recorded")
+    common.print_table(out, table)
+    for one in drifts:
+        for problem in one.problems:
+            out.print(f"{one.name}: {problem}", markup=False, soft_wrap=True)
+    kept, worst = sum(not one.problems for one in drifts), max(one.score for one in drifts)
+    words = f"{kept} of {len(drifts)} images as recorded, largest score difference {worst:.1e}"
+    out.print(f"{words}; reference of {then.device}: {path}", markup=False, soft_wrap=True)
+
+
 @geneval.command("train-detector")
 def train_detector(
     out: Annotated[Path, typer.Argument(help="Folder for the weights and their card.")],
@@ -246,10 +324,14 @@ def _load_detector(kind, vocabulary, weights, download, device, batch):
 
 
 def _load_colors(vocabulary, prompts, weights, download, device):
-    from armor_eval.geneval.colors import PixelColors, load_clip
-
     if not any(need.color for meta in prompts.metadata for need in meta.include):
         return None
+    return _color_judge(vocabulary, weights, download, device)
+
+
+def _color_judge(vocabulary, weights, download, device):
+    from armor_eval.geneval.colors import PixelColors, load_clip
+
     if vocabulary.name == "shapes-geneval":
         return PixelColors(vocabulary)
     from armor_eval.geneval.weights import locate

@@ -99,8 +99,6 @@ def _side(source: Source) -> Side:
 
 def compare_sources(base: Source, candidate: Source, policy: Policy) -> BenchmarkResult:
     """One benchmark's numbers and checks; verdicts of numbers are set by `decide`, which sees all benchmarks."""
-    from armor_eval.stats.tallies import scored_in_all
-
     result = _head(base, candidate)
     forbidding, ignored = differences(base.run, candidate.run, policy.comparability.ignore)
     result.reasons = [f"ignored by the policy: {line}" for line in ignored]
@@ -120,7 +118,7 @@ def compare_sources(base: Source, candidate: Source, policy: Policy) -> Benchmar
     if not measured:
         return _stop(result, "INCOMPLETE", ["no item has a score in both runs"])
     try:
-        result.metrics = _metrics(base.run.benchmark, *scored_in_all(base.items, candidate.items), policy)
+        result.metrics = _metrics(base, candidate, len(measured) == len(ids), policy)
     except ValueError as error:
         return _stop(result, "NOT COMPARABLE", [str(error)])
     if base.run.model.fingerprint == candidate.run.model.fingerprint and _identical(base.items, candidate.items):
@@ -135,12 +133,16 @@ def _stop(result: BenchmarkResult, verdict: Verdict, reasons: list[str]) -> Benc
     return result
 
 
-def _metrics(benchmark: str, ours: list[Item], theirs: list[Item], policy: Policy) -> list[MetricResult]:
+def _metrics(base: Source, candidate: Source, whole: bool, policy: Policy) -> list[MetricResult]:
+    """Every number's comparison; `whole`: all items have a score in both runs."""
     from armor_eval.stats.composite import composites_for
     from armor_eval.stats.paired import compare_sums
     from armor_eval.stats.resample import stream
+    from armor_eval.stats.tallies import scored_in_all
 
+    benchmark = base.run.benchmark
     found, seed = [], stream(policy.statistics.seed, benchmark)
+    ours, theirs = scored_in_all(base.items, candidate.items) if not whole else ([], [])
     for composite in composites_for(benchmark):
         tolerance = policy.tolerance_of(benchmark, composite.name, composite.unit)
         row = MetricResult(
@@ -148,7 +150,10 @@ def _metrics(benchmark: str, ours: list[Item], theirs: list[Item], policy: Polic
             base=None, candidate=None, tolerance=tolerance,
         )  # fmt: skip
         found.append(row)
-        a, b = composite.cluster_sums(ours), composite.cluster_sums(theirs)
+        if whole:
+            a, b = base.sums(composite), candidate.sums(composite)
+        else:
+            a, b = composite.cluster_sums(ours), composite.cluster_sums(theirs)
         try:
             paired = compare_sums(a, b, composite, policy.statistics.resamples, seed)
         except ValueError as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.errors import UserError
 from armor_eval.runs.bundle import read_head
@@ -15,6 +15,9 @@ from armor_eval.runs.comparable import COMPARED, differing
 from armor_eval.runs.journal import read_journal
 from armor_eval.runs.schema import Item, Run, Scores
 from armor_eval.runs.seal import changed_files
+
+if TYPE_CHECKING:
+    from armor_eval.stats.composite import ClusterSums, Composite
 
 CONTROLS = ("-blind", "-constant")
 """Folder endings of the control runs that `understanding --baselines` writes beside a benchmark's own."""
@@ -33,12 +36,19 @@ class Source:
     _items: dict[str, Item] | None = None
     dropped: int = 0
     """Lines of the journal that are torn, repeated or no valid item."""
+    _sums: dict[str, ClusterSums] = field(default_factory=dict)
 
     @property
     def items(self) -> dict[str, Item]:
         if self._items is None:
             self._items, self.dropped = read_journal(self.path / "items.jsonl")
         return self._items
+
+    def sums(self, composite: Composite) -> ClusterSums:
+        """The composite's sums over all items, made once: the check of the headline and the comparison share them."""
+        if composite.name not in self._sums:
+            self._sums[composite.name] = composite.cluster_sums(self.items.values())
+        return self._sums[composite.name]
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -143,13 +153,13 @@ def _contradiction(source: Source) -> str | None:
     """
     from armor_eval.stats.composite import composites_for
 
-    items, scores = source.items.values(), source.scores
-    counted = Counter(item.status for item in items)
+    scores = source.scores
+    counted = Counter(item.status for item in source.items.values())
     if stated := {k: n for k, n in scores.counts.items() if n != counted[k]}:
         return "; ".join(f"it counts {n} {k}, the items are {counted[k]}" for k, n in stated.items())
     try:
         composite = next(c for c in composites_for(source.run.benchmark) if c.primary)
-        found = composite.value(items)
+        found = composite.value_of(source.sums(composite))
     except KeyError as error:
         raise UserError(f"{source.path}: {error.args[0]}") from None
     except ValueError as error:

@@ -94,11 +94,11 @@ def write_bytes(path: Path, raw: bytes) -> None:
 def make_durable(files: Iterable[Path]) -> None:
     """Files and the folders that name them reach the disk before this returns.
 
-    Side by side: a disk that takes 5 ms for each then takes them together (0.5 ms each for 16 small files).
+    Side by side: a disk that takes 6 ms a file one by one takes 0.9 ms so.
     """
     files = set(files)
     folders = {folder for file in files for folder in list(file.parents)[:3]}
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(4) as pool:
         list(pool.map(_sync, [*sorted(files), *sorted(folders)]))
 
 

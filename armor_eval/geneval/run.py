@@ -36,6 +36,7 @@ IMAGES = "images"
 """Folder of a run that holds the pictures in GenEval's layout."""
 Pair = tuple[int, int]
 """(prompt index, sample)."""
+MISSING = P.UnreadablePictureError("the picture is missing")
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class _Work:
             P.make_durable(file for file in copies if file.exists())
             return found
         files = [self.images / P.sample_path(*pair) for pair in chunk]
-        found = [self._read(file, self.images) for file in files]
+        found = [self._read(file, self.images) if file.exists() else (MISSING, None) for file in files]
         lacking = [n for n, (image, _) in enumerate(found) if isinstance(image, Exception)]  # not there, empty or cut
         if lacking:
             since = time.perf_counter()
@@ -254,7 +255,7 @@ class _Work:
     def _from_folder(self, pair: Pair) -> tuple[Any, str | None]:
         file = self.source.folder.files.get(pair)
         if file is None:
-            return P.UnreadablePictureError("the picture is missing"), None
+            return MISSING, None
         image, note = self._read(file, self.source.folder.root)
         if not isinstance(image, Exception):
             P.write_bytes(self.images / P.sample_path(*pair), file.read_bytes())

@@ -106,7 +106,10 @@ class Composite:
 
     def value(self, items: Iterable[Item]) -> float | None:
         """The score of the items; None where it is undefined (no items, an empty denominator)."""
-        sums = self.cluster_sums(items)
+        return self.value_of(self.cluster_sums(items))
+
+    def value_of(self, sums: ClusterSums) -> float | None:
+        """The score of all clusters together."""
         if not sums.clusters:
             return None
         value = float(self.formula(sums.sums_CS.sum(axis=0)))

@@ -9,6 +9,10 @@ import sys
 import numpy as np
 import pytest
 
+from armor_eval.runs.journal import read_journal
+from armor_eval.runs.schema import Scores
+from armor_eval.stats.composite import composites_for, measure
+
 pytestmark = pytest.mark.perf
 
 ITEMS = 14_232
@@ -42,8 +46,10 @@ def write(folder, scores, clusters, benchmark, extras):
                 "prompt_sha256": "0" * 64, "output": "Yes", "score": float(score), "status": "ok",
                 "extras": extras(i, score),
             }) + "\n")  # fmt: skip
-    scores_file = {"schema_version": 1, "metrics": [], "counts": {"ok": ITEMS}, "expected_items": ITEMS}
-    (folder / "scores.json").write_text(json.dumps(scores_file))
+    items = list(read_journal(folder / "items.jsonl")[0].values())
+    metrics = [measure(items, composite) for composite in composites_for(benchmark)]
+    scores_file = Scores(metrics=metrics, counts={"ok": ITEMS}, expected_items=ITEMS)
+    (folder / "scores.json").write_text(scores_file.model_dump_json())
     return folder
 
 
