@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 ALONE = frozenset({"blip", "emu3", "kosmos-2.5", "minicpmv4_6", "minicpmv4_7"})
 """Model types whose rows in a batch get other logits than alone (docs/models.md): they are asked one by one."""
-UNUSED = ("labels", "token_type_ids")
+UNUSED = ("labels", "token_type_ids", "mm_token_type_ids")
 """What some processors return and their models do not take; given only to a model that names it."""
 
 

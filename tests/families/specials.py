@@ -32,6 +32,7 @@ GEMMA3 = {
     "config": {**SIGLIP224, "mm_tokens_per_image": 49}, "image": side(224), "processor": {"image_seq_length": 49},
     "mark": "<|boi_token|>", "ids": {"image_token_index": "<|image_token|>"},
 }  # fmt: skip
+DAVIT = {"embed_dim": [32, 64, 128, 256], "depths": [1] * 4, "num_heads": [2] * 4, "num_groups": [2] * 4}
 GEMMA4 = {"named": {"audio_token": "<|audio|>", "boa_token": "<|boa|>", "eoa_token": "<|eoa|>"}}
 SMOL = {
     "config": {"vision_config": {"image_size": 364, "patch_size": 14}, "scale_factor": 2},
@@ -92,12 +93,6 @@ SPECIAL: dict[str, Special] = {
         config={"text_config": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), ROPE)}},
         **PATCH16,
     ),
-    "deepseek_ocr2": Special(
-        config={
-            "text_config": {"mlp_layer_types": ["dense", "sparse"]},
-            "vision_config": {"sam_config": {"downsample_channels": [512, 256]}},
-        }
-    ),
     "deepseek_vl": Special(config=SIGLIP224, image=side(224), processor={"num_image_tokens": 196}),
     "deepseek_vl_hybrid": Special(config=SIGLIP224, image=side(224), processor={"num_image_tokens": 196}),
     "diffusion_gemma": Special(like="gemma4"),
@@ -114,7 +109,7 @@ SPECIAL: dict[str, Special] = {
     ),
     "florence2": Special(
         template=False, named={"image_token": "<image>"}, processor={"num_additional_image_tokens": 1},
-        attributes={"image_seq_length": 50},
+        attributes={"image_seq_length": 50}, config={"vision_config": DAVIT},
     ),
     "fuyu": Special(template=False, tokens=("|SPEAKER|", "|NEWLINE|", "<0x04>")),
     "gemma3": Special(**GEMMA3),
@@ -131,11 +126,6 @@ SPECIAL: dict[str, Special] = {
         **GLM, processor_class="Glm46VProcessor", like="glm46v", parts={"image_processor": "GlmgaImageProcessor"},
     ),
     "got_ocr2": Special(image=side(1024)),
-    "granite4_vision": Special(
-        config={**SIGLIP224, "deepstack_layer_map": [[0, 0]], "downsample_rate": "1/2"}, image=crop(224),
-        processor={**LLAVA, "patch_size": 16, "num_additional_image_tokens": 0, "downsample_rate": "1/2"},
-    ),
-    "hunyuan_vl": Special(config={"text_config": {"head_dim": 128}, "vision_config": {"head_dim": 128}}),
     "idefics": Special(template=False),
     "idefics3": Special(**SMOL),
     "instructblip": Special(**PLAIN_BLIP),
@@ -158,18 +148,20 @@ SPECIAL: dict[str, Special] = {
     "minimax_m3_vl": Special(tokens=("]<]image[>[", "]<]video[>[", "]<]start of image[>[", "]<]end of image[>[")),
     "mistral3": Special(**MISTRAL),
     "mistral_large4": Special(**MISTRAL, config={"text_config": {"num_key_value_heads": 2}}),
-    "mllama": Special(config={"vision_config": {"vision_output_dim": 512}}, image=side(448)),
+    "mllama": Special(config={"vision_config": {"vision_output_dim": 512, "image_size": 112}}, image=side(112)),
     "molmo2": Special(config=molmo2),
     "muse_glimmer": Special(config={"out_hidden_size": 1024}),
     "muse_spark": Special(config={"out_hidden_size": 1024}),
-    "nemotron_h_omni": Special(parts={"feature_extractor": "ParakeetFeatureExtractor"}),
     "ovis2": Special(config=ovis2, image=side(224), ids={"image_token_id": "<IMG_ATOM>"}),
     "paligemma": Special(
         template=False, named={"image_token": ""}, config=SIGLIP224, image=side(224),
         attributes={"image_seq_length": 196},
     ),
     "pix2struct": Special(template=False),
-    "pp_chart2table": Special(template=False, ids={"image_token_id": "<imgpad>"}),
+    "pp_chart2table": Special(
+        mark="<img>" + "<imgpad>" * 256 + "</img>", tokens=("<img>", "<imgpad>", "</img>"),
+        ids={"image_token_id": "<imgpad>", "image_token_index": "<imgpad>"}, image=side(1024),
+    ),
     "pp_formulanet": Special(template=False),
     "qianfan_ocr": Special(mark="<image>", image=side(448)),
     "qwen2_5_omni_thinker": Special(processor_class="Qwen2_5OmniProcessor", like="qwen2_5_omni", config=omni),
@@ -196,6 +188,10 @@ TIMM = "its vision tower is a network of timm that has no small form"
 WHY: dict[str, dict[str, str]] = {
     "dots3_note": {"unbuilt": WIDTHS},
     "fuyu": {"unbuilt": "not built: its processor counts on the prefix token of a SentencePiece tokenizer"},
+    "granite4_vision": {"unbuilt": WIDTHS},
+    "nemotron_h_omni": {"unbuilt": WIDTHS},
+    "deepseek_ocr2": {"unbuilt": WIDTHS},
+    "hunyuan_vl": {"unbuilt": WIDTHS},
     "kimi_k25": {"unbuilt": WIDTHS},
     "qwen4_exp": {"unbuilt": WIDTHS},
     "fast_vlm": {"unbuilt": TIMM},
