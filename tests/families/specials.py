@@ -183,7 +183,8 @@ SPECIAL: dict[str, Special] = {
 }  # fmt: skip
 
 WIDTHS = "not built: its declared defaults do not shrink to one tiny geometry by the general recipe"
-TIMM = "its vision tower is a network of timm that has no small form"
+TIMM = "not built: its vision tower is a timm network, which the general recipe does not shrink"
+BATCH = "rows of a batch get other logits than alone; the cause was not looked for"
 
 WHY: dict[str, dict[str, str]] = {
     "dots3_note": {"unbuilt": WIDTHS},
@@ -197,21 +198,27 @@ WHY: dict[str, dict[str, str]] = {
     "fast_vlm": {"unbuilt": TIMM},
     "gemma3n": {"unbuilt": TIMM},
     "perception_lm": {"unbuilt": TIMM},
-    "blip": {"alone": "a padded row gets slightly other logits (0.1 %)"},
-    "emu3": {"alone": "images of a batch are padded to one size, which changes their codes"},
-    "kosmos-2.5": {"alone": "a padded row gets other logits"},
-    "minicpmv4_6": {"alone": "the second row of a batch gets other logits, even where it is the first one again"},
-    "minicpmv4_7": {"alone": "the second row of a batch gets other logits, even where it is the first one again"},
+    "blip": {"alone": "rows of a batch get slightly other logits than alone (0.1 %); the cause was not looked for"},
+    "emu3": {"alone": BATCH},
+    "kosmos-2.5": {"alone": BATCH},
+    "minicpmv4_6": {
+        "alone": "the second row of a batch gets other logits, even where it repeats the first; cause not looked for"
+    },
+    "minicpmv4_7": {"alone": BATCH},
     "cosmos3_omni": {"not": "transformers names no processor for it"},
-    "diffusion_gemma": {"not": "writes a block by diffusion, not token by token"},
+    "diffusion_gemma": {
+        "not": "not built by the general recipe; it writes blocks by diffusion, which hf: was not made for"
+    },
     "evolla": {"not": "asks for a protein instead of an image"},
     "instructblipvideo": {"not": "reads videos; its processor takes no images"},
-    "mistral4": {"not": "a text model; transformers names no processor for it"},
+    "mistral4": {"not": "transformers names no processor for it"},
     "pi0": {"not": "moves a robot; gives no text"},
-    "pix2struct": {"not": "its processor draws the question into the image with a font that it fetches from the hub"},
-    "pp_formulanet": {"not": "reads formulas; its processor takes no question"},
+    "pix2struct": {
+        "not": "the captioning form, which was tried, gives the text as decoder_input_ids; the VQA form was not tried"
+    },
+    "pp_formulanet": {"not": "its processor gives no input_ids for a question"},
     "shieldgemma2": {"not": "a classifier: its processor asks its own questions about an image"},
     "udop": {"not": "its processor reads the page by OCR (pytesseract), which is not installed"},
-    "vision-encoder-decoder": {"not": "captions; has no processor that takes a question"},
+    "vision-encoder-decoder": {"not": "transformers names no processor for it"},
 }
 """Model type -> {status key of table.py: why, in words}."""

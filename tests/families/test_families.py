@@ -9,7 +9,7 @@ from table import STATUS, explained, measure, read_table
 
 KINDS = {
     "llava": "a chat template",
-    "paligemma": "no template: marks in the text",
+    "paligemma": "no template, and no question without an image",
     "blip-2": "no template: the processor places the image",
     "idefics2": "nested images",
     "mllama": "cross-attention: rows with and without an image",
