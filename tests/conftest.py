@@ -5,3 +5,9 @@ import os
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ[name] = "1"  # before torch or numpy is imported; child processes inherit it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# No clock decides a test: on a busy machine drawing an example takes as long as it takes.
+settings.register_profile("armor", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("armor")
