@@ -13,7 +13,7 @@ from typing import Any
 from armor_eval.ablations import judging
 from armor_eval.ablations.base import Base, new_arm
 from armor_eval.ablations.plan import Plan
-from armor_eval.runs.journal import replace_file
+from armor_model.base.files import write_file
 from trainer.config import LoopOptions, Optimization
 from trainer.stages import STAGES
 
@@ -110,7 +110,7 @@ class Bench:
             name = f"{stage}-{step:06d}-{request.id}.png"
             picture.save(folder / name)
             found.pictures.append(name)
-        replace_file(folder / f"judged-{stage}-{step:06d}.json", json.dumps(asdict(found)))
+        write_file(folder / f"judged-{stage}-{step:06d}.json", json.dumps(asdict(found)))
         return found
 
 
@@ -158,7 +158,7 @@ def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Pla
         tokens=sum(c.tokens for c in costs), device_seconds=sum(c.device_seconds for c in costs),
     )  # fmt: skip
     if state.is_main_process:
-        replace_file(folder / "result.json", json.dumps(asdict(result)))
+        write_file(folder / "result.json", json.dumps(asdict(result)))
         for part in arm.parts:  # with the result written nobody resumes from them, and at 8B they are large
             shutil.rmtree(work / part.stage / "checkpoints", ignore_errors=True)
     state.wait_for_everyone()

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.ablations.plan import Plan
-from armor_eval.errors import UserError
-from armor_eval.runs.provenance import fingerprint_folder
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_folder
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
         try:
             folder = Path(bundled("armor-nano"))
             model, processor = load(folder)
-            return Base(model, processor, fingerprint_folder(folder), "bundled armor-nano")
+            return Base(model, processor, sha256_folder(folder), "bundled armor-nano")
         except ArmorError as error:
             log.warning("no bundled checkpoint (%s): a short base is trained instead", error)
     elif plan.base != "train":
@@ -114,7 +114,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
             raise UserError(
                 f"base {plan.base!r}: {error}", "expected `train`, `bundled` or a checkpoint folder"
             ) from error
-        return Base(model, processor, fingerprint_folder(Path(plan.base)), plan.base)
+        return Base(model, processor, sha256_folder(Path(plan.base)), plan.base)
     folder = work / "base"
     cost = 0.0
     if not (folder / "config.json").is_file():
@@ -125,7 +125,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
         _train_base(plan, folder)
         cost = time.process_time() - start
     model, processor = load(folder)
-    return Base(model, processor, fingerprint_folder(folder), f"base stage of the recipe x {plan.base_share:g}", cost)
+    return Base(model, processor, sha256_folder(folder), f"base stage of the recipe x {plan.base_share:g}", cost)
 
 
 def _base_budget(plan: Plan) -> str:

@@ -17,9 +17,9 @@ from armor_eval.ablations.findings import HOLDS, area, faster, mean_interval, re
 from armor_eval.ablations.plan import HeadsPlan, Plan
 from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.ablations.sheets import sheet
-from armor_eval.errors import UserError
 from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
+from armor_model.base.errors import UserError
 from trainer.stages import SCHEMES
 
 log = logging.getLogger(__name__)

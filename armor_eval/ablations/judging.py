@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from armor_eval.ablations.base import VALIDATION_SEED, Base
-from armor_eval.runs import provenance
+from armor_model.base.hashing import sha256_text
 
 DRAW_TEMPERATURE = 0.5
 """Of the visual head, as on armor-nano's card."""
@@ -42,7 +42,7 @@ class Wanted:
     @property
     def cluster(self) -> str:
         """Pictures of one prompt are resampled together."""
-        return provenance.sha256_text(self.prompt)[:12]
+        return sha256_text(self.prompt)[:12]
 
 
 def questions(each: int, seed: int) -> list[Asked]:
@@ -74,7 +74,7 @@ def questions(each: int, seed: int) -> list[Asked]:
 
 def wanted(each: int, seed: int) -> list[Wanted]:
     """`each` pictures of each of GenEval's six tasks, over the prompts whose combinations training never shows."""
-    from armor_eval.geneval.pictures import shapes_prompts
+    from armor_eval.tasks.geneval.pictures import shapes_prompts
 
     held_out: dict[str, list[dict[str, Any]]] = {}
     for record in shapes_prompts().records:
@@ -124,10 +124,10 @@ class DrawingReader:
     """The embedded detector, checked on a picture with a known answer, and GenEval's rules over what it finds."""
 
     def __init__(self) -> None:
-        from armor_eval.geneval.colors import PixelColors
-        from armor_eval.geneval.detectors import load_detector
-        from armor_eval.geneval.verdicts import Rules
-        from armor_eval.geneval.vocabulary import load_vocabulary
+        from armor_eval.tasks.geneval.colors import PixelColors
+        from armor_eval.tasks.geneval.detectors import load_detector
+        from armor_eval.tasks.geneval.verdicts import Rules
+        from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
         vocabulary = load_vocabulary("shapes")
         self._rules, self._colors = Rules(), PixelColors(vocabulary)
@@ -137,9 +137,9 @@ class DrawingReader:
 
     def read(self, requests: Sequence[Wanted], pictures: Sequence[Any]) -> tuple[list[bool], list[str]]:
         """(whether each picture shows what was asked for, what is missing), in order."""
-        from armor_eval.geneval.judging import judge_pictures
-        from armor_eval.geneval.pictures import as_array
-        from armor_eval.geneval.prompts import Metadata
+        from armor_eval.tasks.geneval.judging import judge_pictures
+        from armor_eval.tasks.geneval.pictures import as_array
+        from armor_eval.tasks.geneval.prompts import Metadata
 
         metas = [Metadata.model_validate(r.record) for r in requests]
         found = judge_pictures([as_array(p) for p in pictures], metas, self._detector, self._colors, self._rules)

@@ -12,8 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from armor_eval.errors import UserError
-from armor_model.base.errors import ArmorError
+from armor_model.base.errors import ArmorError, UserError
 from trainer.config import Optimization
 from trainer.configure import configure
 

@@ -13,7 +13,6 @@ from armor_eval.ablations.base import Base
 from armor_eval.ablations.plan import Plan
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle
-from armor_eval.runs.journal import replace_file
 from armor_eval.runs.schema import (
     DataInfo,
     Item,
@@ -28,6 +27,8 @@ from armor_eval.runs.schema import (
     Scores,
     TrainingInfo,
 )
+from armor_model.base.files import write_file
+from armor_model.base.hashing import sha256_json, sha256_text
 
 
 class Recorder:
@@ -59,8 +60,8 @@ class Recorder:
             model=ModelInfo(
                 spec=plan.base, name="armor-nano (ablation)", fingerprint=base.fingerprint, parameters=parameters
             ),
-            data=DataInfo(name="shapes-world", sha256=provenance.sha256_json(fields), items=0),
-            prompt_sha256=provenance.sha256_json([q.text for q in bench.questions] + [w.prompt for w in bench.wanted]),
+            data=DataInfo(name="shapes-world", sha256=sha256_json(fields), items=0),
+            prompt_sha256=sha256_json([q.text for q in bench.questions] + [w.prompt for w in bench.wanted]),
             scorer=ScorerInfo(
                 name="GenEval's rules and exact answers" if bench.reader else "losses only",
                 version="2",
@@ -98,7 +99,7 @@ class Recorder:
                 self._pictures[f"{label}/draw/{w.id}"] = folder / name
                 self._items.append(
                     Item(id=f"{label}/draw/{w.id}", cluster=w.cluster, group=label, prompt=w.prompt,
-                         prompt_sha256=provenance.sha256_text(w.prompt), gold=w.prompt, score=good,
+                         prompt_sha256=sha256_text(w.prompt), gold=w.prompt, score=good,
                          reason=why or None, status="ok")
                 )  # fmt: skip
         self._cost["images"] += result.images_seen
@@ -111,7 +112,7 @@ class Recorder:
             good = judging.right(said, q.gold)
             self._items.append(
                 Item(id=f"{label}/ask/{q.id}", cluster=q.id, group=label, prompt=q.text,
-                     prompt_sha256=provenance.sha256_text(q.text), gold=q.gold, output=said,
+                     prompt_sha256=sha256_text(q.text), gold=q.gold, output=said,
                      parsed=said.strip().lower(), score=float(good), status="ok")
             )  # fmt: skip
 
@@ -133,7 +134,7 @@ class Recorder:
                         item = item.model_copy(update={"output_images": [bundle.add_image(picture)]})
                 stored.append(item)
             figures = [{"path": bundle.add_image(p), "title": title, "name": name} for name, title, p in self._figures]
-            replace_file(self.out / "series.jsonl", "".join(p.model_dump_json() + "\n" for p in self._points))
+            write_file(self.out / "series.jsonl", "".join(p.model_dump_json() + "\n" for p in self._points))
             training = TrainingInfo(
                 images_seen=self._cost["images"], tokens=self._cost["tokens"], device_days=self._cost["cpu"] / 86_400,
                 optimizer_steps=self._cost["steps"],

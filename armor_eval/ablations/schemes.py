@@ -19,10 +19,10 @@ from armor_eval.ablations.heads import in_first_process, materials
 from armor_eval.ablations.plan import StagesPlan
 from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.ablations.sheets import sheet
-from armor_eval.errors import UserError, unknown_name
 from armor_eval.report.prose import load_statements
 from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
+from armor_model.base.errors import UserError, unknown_name
 from trainer.stages import SCHEMES
 
 log = logging.getLogger(__name__)

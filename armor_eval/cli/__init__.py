@@ -6,12 +6,8 @@ To add a command, write `armor_eval/cli/<name>.py` with a function (its paramete
 
 from __future__ import annotations
 
-import errno
-import gc
 import importlib
-import shlex
 import sys
-import traceback
 from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Annotated
@@ -19,8 +15,8 @@ from typing import Annotated
 import typer
 
 from armor_eval import __version__
-from armor_eval.errors import ArmorEvalError, did_you_mean
-from armor_model.base.errors import ArmorError
+from armor_model.base.cli import run_app
+from armor_model.base.errors import did_you_mean
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),
@@ -44,7 +40,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 GATE = "compare"
 """Its exit code 1 says `regression`: whatever else goes wrong in it ends with 2."""
 
-INTERRUPTED = 130
 """Exit code of Ctrl-C."""
 
 USES_REST = {"vlmeval"}
@@ -109,63 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     selected = next((a for a in argv if not a.startswith("-")), None)
     if selected is not None and selected not in COMMANDS:
         return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)
-    failed = 2 if selected == GATE else 1
-    try:
-        code = build_app(selected)(args=argv, prog_name="armor-eval", standalone_mode=False) or 0
-        return _interrupted(argv) if code == INTERRUPTED else code
-    except ArmorEvalError as error:
-        return _complain(error.line(), max(failed, error.exit_code))
-    except ArmorError as error:
-        return _complain(" ".join(str(error).split()), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        return _interrupted(argv)
-    except OSError as error:
-        line = _filesystem_line(error, argv)
-        if line is None:
-            return _bug(selected)
-        return _complain(line, failed if error.errno in _FULL else 2)
-    except Exception as error:  # a usage error's class differs between Typer versions; all know how to print themselves
-        if not hasattr(error, "format_message"):
-            return _bug(selected)
-        text = error.format_message().strip()
-        if text.startswith("Usage:"):  # a command without arguments that needs some: its help, made to be read
-            sys.stderr.write(f"{text}\n")
-            return 2
-        see = " ".join(part for part in ("armor-eval", selected, "--help") if part)
-        return _complain(f"{' '.join(text.split())} - see {see}", 2)
-
-
-def _bug(selected: str | None) -> int:
-    """Inside an except block: the traceback is Python's affair, but for the gate, where its code 1 has a meaning."""
-    if selected != GATE:
-        raise
-    traceback.print_exc()
-    return _complain("an error in armor-eval itself (above): nothing was compared", 2)
-
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_UNUSABLE = (
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOENT,
-    errno.ELOOP,
-)  # fmt: skip
-
-
-def _filesystem_line(error: OSError, argv: Sequence[str]) -> str | None:
-    """One line for the errors of a disk that a user can mend; None for any other."""
-    where = f" {error.filename}" if error.filename else ""
-    if error.errno in _FULL:
-        again = shlex.join(["armor-eval", *argv])
-        return f"no space left on the device{where}: free some, then continue with: {again}"
-    if error.errno in _UNUSABLE:
-        return f"cannot use{where}: {error.strerror}"
-    return None
-
-
-def _interrupted(argv: Sequence[str]) -> int:
-    """Typer makes an exit code of Ctrl-C, older ones an exception: both end here."""
-    gc.freeze()  # else Python collects the objects of torch and VLMEvalKit before it ends: 10 s on a busy machine
-    again = shlex.join(["armor-eval", *argv])
-    return _complain(f"interrupted, nothing is lost - continue with: {again}", INTERRUPTED)
+    return run_app(
+        lambda **call: build_app(selected)(**call), "armor-eval", argv,
+        failed=2 if selected == GATE else 1, kept=", nothing is lost",
+    )  # fmt: skip
 
 
 def _complain(line: str, code: int) -> int:

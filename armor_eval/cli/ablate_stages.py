@@ -43,9 +43,8 @@ def run_ablation(
 ) -> int:
     """Build the plan, run it, say where the bundle is and what it found. Exit code 0 for a complete run, else 1."""
     from armor_eval.cli import common
-    from armor_eval.errors import UserError
     from armor_eval.runs.bundle import read_head
-    from armor_model.base.errors import ArmorError
+    from armor_model.base.errors import ArmorError, UserError
     from armor_model.base.runtime import quiet_transformers
     from trainer import devices
 

@@ -40,7 +40,7 @@ def compare(
     from armor_eval.compare.baseline import resolve
     from armor_eval.compare.gate import compare as run_gate
     from armor_eval.compare.policy import load_policy
-    from armor_eval.runs.journal import replace_file
+    from armor_model.base.files import write_file
 
     quiet_libraries()
     base_path, beside = resolve(base, baselines)
@@ -61,7 +61,7 @@ def compare(
             made = render()
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
-                replace_file(target, made)
+                write_file(target, made)
     if json_output:
         write(found.model_dump_json(indent=1))
     else:

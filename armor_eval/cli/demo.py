@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from armor_eval.models.base import DrawsImages
-    from armor_eval.understanding.run import Finished
+    from armor_eval.tasks.understanding.run import Finished
 
 PROMPTS = (
     "draw a red circle", "draw a blue square", "draw a green triangle and a yellow cross",
@@ -38,8 +38,8 @@ def demo(
     from armor_eval.cli import common
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding
-    from armor_eval.understanding.declare import choose
-    from armor_eval.understanding.run import Settings, run_benchmark
+    from armor_eval.tasks.understanding.declare import choose
+    from armor_eval.tasks.understanding.run import Settings, run_benchmark
 
     common.quiet_libraries()
     folder = out or Path("runs") / "demo" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
@@ -76,11 +76,11 @@ def write_page(folder: Path) -> Path:
     """The report of the tour's runs: verdict, tables, plots and every item."""
     from armor_eval.report.loading import load_runs
     from armor_eval.report.page import render_page
-    from armor_eval.runs.journal import replace_file
+    from armor_model.base.files import write_file
 
     page = folder / "report.html"
     images = [("What it drew, not judged", folder / "drawings.png")]
-    replace_file(page, render_page(load_runs([folder]), title="armor-eval demo", images=images))
+    write_file(page, render_page(load_runs([folder]), title="armor-eval demo", images=images))
     return page
 
 

@@ -122,9 +122,9 @@ def _hardware() -> list[dict[str, str]]:
 
 def _data(checked: Path | None) -> list[dict[str, str]]:
     """The published files: by name in VLMEvalKit's folder, by md5 in one that is given."""
-    from armor_eval.errors import UserError
-    from armor_eval.understanding.data import lmu_data, state_of
-    from armor_eval.understanding.declare import benchmarks
+    from armor_eval.tasks.understanding.data import lmu_data, state_of
+    from armor_eval.tasks.understanding.declare import benchmarks
+    from armor_model.base.errors import UserError
 
     rows = [_bundled()]
     if checked is not None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from armor_eval.cli import common
-from armor_eval.errors import UserError, unknown_name
+from armor_model.base.errors import UserError, unknown_name
 
 
 def finite(value: float | None) -> float | None:
@@ -70,13 +70,13 @@ def run(
     if context.invoked_subcommand is not None:
         return
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.geneval.detectors import DETECTORS
-    from armor_eval.geneval.pictures import shapes_prompts
-    from armor_eval.geneval.processes import join_processes
-    from armor_eval.geneval.prompts import official_prompts, read_prompts
-    from armor_eval.geneval.run import Settings, run_geneval
-    from armor_eval.geneval.vocabulary import load_vocabulary
     from armor_eval.models.base import Decoding
+    from armor_eval.tasks.geneval.detectors import DETECTORS
+    from armor_eval.tasks.geneval.pictures import shapes_prompts
+    from armor_eval.tasks.geneval.processes import join_processes
+    from armor_eval.tasks.geneval.prompts import official_prompts, read_prompts
+    from armor_eval.tasks.geneval.run import Settings, run_geneval
+    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
     if images is not None and model is not None:
@@ -132,8 +132,8 @@ def print_prompts(
 ) -> None:
     """Print the prompts as JSON lines; the official ones byte for byte as published."""
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.geneval.pictures import shapes_prompts
-    from armor_eval.geneval.prompts import official_prompts, to_jsonl
+    from armor_eval.tasks.geneval.pictures import shapes_prompts
+    from armor_eval.tasks.geneval.prompts import official_prompts, to_jsonl
 
     chosen = official_prompts() if check_profile(profile, None) == "official" else shapes_prompts()
     sys.stdout.write(to_jsonl(chosen.records))
@@ -155,9 +155,9 @@ def score_detections(
 ) -> None:
     """Judge stored detections, or the official evaluator's results, again: a JSON line a picture with `correct` and
     `reason`; the summary goes to stderr."""
-    from armor_eval.geneval.detections import score_file
-    from armor_eval.geneval.verdicts import Rules
-    from armor_eval.geneval.vocabulary import TASKS
+    from armor_eval.tasks.geneval.detections import score_file
+    from armor_eval.tasks.geneval.verdicts import Rules
+    from armor_eval.tasks.geneval.vocabulary import TASKS
 
     rules = Rules(threshold, counting_threshold, max_objects, position_threshold)
     right: dict[str, list[bool]] = {}
@@ -197,10 +197,10 @@ def selftest(
     1: they drift."""
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.geneval import selftest as test
-    from armor_eval.geneval.detectors import DETECTORS
-    from armor_eval.geneval.verdicts import Rules
-    from armor_eval.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval import selftest as test
+    from armor_eval.tasks.geneval.detectors import DETECTORS
+    from armor_eval.tasks.geneval.verdicts import Rules
+    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
     chosen = check_profile(profile, None)
@@ -240,7 +240,7 @@ def _show_drift(drifts, then, where: str, path: Path) -> None:
     from rich.table import Table
 
     from armor_eval.cli import common
-    from armor_eval.geneval.verdicts import Rules
+    from armor_eval.tasks.geneval.verdicts import Rules
 
     out, threshold = common.console(), Rules().threshold
     table = Table(title=f"geneval selftest - {then.settings['detector']} on {where}", title_justify="left")
@@ -265,8 +265,8 @@ def train_detector(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train the embedded detector on renders of the shapes world: about 15 CPU-minutes on one thread."""
-    from armor_eval.geneval.train_detector import Recipe, train_and_save
-    from armor_eval.runs.bundle import make_folder
+    from armor_eval.tasks.geneval.train_detector import Recipe, train_and_save
+    from armor_model.base.files import make_folder
 
     make_folder(out)
     train_and_save(out, Recipe(steps=steps, seed=seed))
@@ -278,12 +278,12 @@ def _given(context: typer.Context, name: str) -> bool:
 
 
 def _source(images, model, profile, vocabulary, given, samples, options):
-    from armor_eval.geneval.folders import scan_folder
-    from armor_eval.geneval.run import Source
     from armor_eval.models import registry
     from armor_eval.models.base import DrawsImages
-    from armor_eval.runs.provenance import sha256_file, sha256_json
     from armor_eval.runs.schema import ModelInfo
+    from armor_eval.tasks.geneval.folders import scan_folder
+    from armor_eval.tasks.geneval.run import Source
+    from armor_model.base.hashing import sha256_file, sha256_json
 
     if images is not None:
         folder = scan_folder(images, vocabulary, given, samples)
@@ -316,7 +316,7 @@ def _default_device(index: int) -> str:
 
 
 def _load_detector(kind, vocabulary, weights, download, device, batch):
-    from armor_eval.geneval.detectors import load_detector
+    from armor_eval.tasks.geneval.detectors import load_detector
 
     return load_detector(
         kind, vocabulary, weights=weights, download=download, device=device, batch=batch
@@ -330,19 +330,19 @@ def _load_colors(vocabulary, prompts, weights, download, device):
 
 
 def _color_judge(vocabulary, weights, download, device):
-    from armor_eval.geneval.colors import PixelColors, load_clip
+    from armor_eval.tasks.geneval.colors import PixelColors, load_clip
 
     if vocabulary.name == "shapes-geneval":
         return PixelColors(vocabulary)
-    from armor_eval.geneval.weights import locate
+    from armor_eval.tasks.geneval.weights import locate
 
     file = locate("clip", weights, download)
     return load_clip(vocabulary, file.path, file.sha256, device)
 
 
 def _show(finished, json_output: bool) -> None:
-    from armor_eval.geneval.protocols import declared
     from armor_eval.runs.schema import protocol_of
+    from armor_eval.tasks.geneval.protocols import declared
 
     if json_output:
         common.write(common.as_json([finished]))

@@ -23,7 +23,7 @@ def listing(
 
     from armor_eval.cli import common
     from armor_eval.models.registry import BUNDLED, KINDS
-    from armor_eval.understanding.declare import benchmarks
+    from armor_eval.tasks.understanding.declare import benchmarks
 
     declared = benchmarks().values()
     if json_output:

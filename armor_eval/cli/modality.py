@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from armor_eval.cli import common
-from armor_eval.errors import UserError
 from armor_eval.tasks.modality import LINE
+from armor_model.base.errors import UserError
 
 modality = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 
@@ -96,8 +96,8 @@ def side_by_side(
 ) -> None:
     """Ask several models the prompts of the paper's section 6.2 and show the answers side by side."""
     from armor_eval.cli.understanding import check_profile
-    from armor_eval.runs.bundle import make_folder
     from armor_eval.tasks.modality.side import write_side_by_side
+    from armor_model.base.files import make_folder
 
     if out.is_dir():
         raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'side-by-side.html'}")

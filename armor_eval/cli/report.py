@@ -19,18 +19,18 @@ def report(
     row: Annotated[list[str] | None, typer.Option(help="MODEL=ROW: which row of the paper a model is.")] = None,
 ) -> None:
     """Write a page that needs no network: verdict, tables, plots, every item with picture, answer and reason."""
-    from armor_eval.errors import UserError
     from armor_eval.report.claims import load_claims, parse_row_choices
     from armor_eval.report.loading import load_runs, notices
     from armor_eval.report.page import render_page
-    from armor_eval.runs.journal import replace_file
+    from armor_model.base.errors import UserError
+    from armor_model.base.files import write_file
 
     if out.is_dir():
         raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'report.html'}")
     views = load_runs(runs)
     page = render_page(views, title=title, row_choices=parse_row_choices(row or [], load_claims()))
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(out, page)
+    write_file(out, page)
     if figures is not None:
         from armor_eval.report.files import write_figures
 

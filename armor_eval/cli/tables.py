@@ -28,10 +28,10 @@ def tables(
 
     Without runs every cell says what a run would take. Embedded-profile results stand in tables of their own.
     """
-    from armor_eval.errors import unknown_name
     from armor_eval.report import tables as build_tables
     from armor_eval.report.claims import load_claims, parse_row_choices
     from armor_eval.report.loading import load_runs, notices
+    from armor_model.base.errors import unknown_name
 
     wanted = [f.strip() for f in formats.split(",") if f.strip()]
     for name in wanted:

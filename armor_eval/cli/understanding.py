@@ -12,16 +12,16 @@ import typer
 
 from armor_eval.cli import common
 from armor_eval.cli.understanding_score import score_file
-from armor_eval.errors import UserError
+from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     from armor_eval.models.base import AnswersQuestions
-    from armor_eval.understanding.cells import Reading
-    from armor_eval.understanding.declare import Benchmark
-    from armor_eval.understanding.judge import Judge
-    from armor_eval.understanding.run import Finished, Settings
-    from armor_eval.understanding.team import Team
-    from armor_eval.understanding.thinking import Thinking
+    from armor_eval.tasks.understanding.cells import Reading
+    from armor_eval.tasks.understanding.declare import Benchmark
+    from armor_eval.tasks.understanding.judge import Judge
+    from armor_eval.tasks.understanding.run import Finished, Settings
+    from armor_eval.tasks.understanding.team import Team
+    from armor_eval.tasks.understanding.thinking import Thinking
 
 CONSTANT = {
     "mcq": "A", "mcq-circular": "A", "yes-no": "Yes", "graded": "there is a red circle",
@@ -112,11 +112,11 @@ def run(
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
     from armor_eval.models.endpoint import Extra
-    from armor_eval.understanding.data import locate
-    from armor_eval.understanding.declare import choose
-    from armor_eval.understanding.judges import judge_spec
-    from armor_eval.understanding.run import Settings
-    from armor_eval.understanding.team import join_team
+    from armor_eval.tasks.understanding.data import locate
+    from armor_eval.tasks.understanding.declare import choose
+    from armor_eval.tasks.understanding.judges import judge_spec
+    from armor_eval.tasks.understanding.run import Settings
+    from armor_eval.tasks.understanding.team import join_team
 
     common.quiet_libraries()
     benchmarks = choose(bench)
@@ -137,7 +137,7 @@ def run(
         reading=check_reading(reading),
     )
     if retention is not None:
-        from armor_eval.understanding.retention import base_of
+        from armor_eval.tasks.understanding.retention import base_of
 
         base_of(retention, [b.name for b in benchmarks])
     behind_server = {"extra": Extra.read(request_json)} if request_json is not None else {}
@@ -182,7 +182,7 @@ def run(
 
 def fetch_missing(benchmarks: list[Benchmark], data: Path | None, team: Team, show: bool) -> None:
     """What `--download` does, by the first process; the others wait."""
-    from armor_eval.understanding.data import download
+    from armor_eval.tasks.understanding.data import download
 
     if team.first:
         for benchmark in benchmarks:
@@ -204,7 +204,7 @@ class Task:
 
     def measure(self, adapter: AnswersQuestions, label: str = "", **changes: Any) -> list[Finished]:
         """Every benchmark with one model; MME's answers serve MME-P. `label` names a baseline's folders."""
-        from armor_eval.understanding.run import run_benchmark
+        from armor_eval.tasks.understanding.run import run_benchmark
 
         settings = replace(self.settings, **changes)
         folders: dict[str, Path] = {}
@@ -261,7 +261,7 @@ class Task:
 
 def retention_json(base: Path, finished: list[Finished]) -> list[dict[str, Any]]:
     """A record a benchmark, then the mean."""
-    from armor_eval.understanding.retention import retention
+    from armor_eval.tasks.understanding.retention import retention
 
     rows, mean = retention(base, [one.path for one in finished])
     return [asdict(row) for row in rows] + [{"mean": mean.kept, "ci95": mean.ci95}]
@@ -269,7 +269,7 @@ def retention_json(base: Path, finished: list[Finished]) -> list[dict[str, Any]]
 
 def print_retention(base: Path, finished: list[Finished]) -> None:
     """How much of the base run's scores is kept, per benchmark and in the mean."""
-    from armor_eval.understanding.retention import retention
+    from armor_eval.tasks.understanding.retention import retention
 
     rows, mean = retention(base, [one.path for one in finished])
     from rich.box import SIMPLE_HEAD
@@ -287,8 +287,8 @@ def print_retention(base: Path, finished: list[Finished]) -> None:
 
 def check_profile(profile: str | None, model: str | None) -> str:
     """The profile by name, or the model's default."""
-    from armor_eval.errors import unknown_name
     from armor_eval.models.registry import default_profile
+    from armor_model.base.errors import unknown_name
 
     if profile is None:
         return default_profile(model)
@@ -299,7 +299,7 @@ def check_profile(profile: str | None, model: str | None) -> str:
 
 def check_thinking(mode: str | None) -> Thinking:
     """What `--thinking` says; cutting is the default."""
-    from armor_eval.errors import unknown_name
+    from armor_model.base.errors import unknown_name
 
     if mode not in (None, "strip", "keep"):
         raise unknown_name("--thinking", mode, ["strip", "keep"])
@@ -308,8 +308,8 @@ def check_thinking(mode: str | None) -> Thinking:
 
 def check_reading(reading: str) -> Reading:
     """The reading of the data by name."""
-    from armor_eval.errors import unknown_name
-    from armor_eval.understanding.cells import READINGS
+    from armor_eval.tasks.understanding.cells import READINGS
+    from armor_model.base.errors import unknown_name
 
     if reading not in READINGS:
         raise unknown_name("reading", reading, READINGS)
@@ -322,8 +322,8 @@ def make_judges(profile: str, spec: str | None, benchmarks: list[Benchmark], **o
     UserError before anything is asked where a benchmark cannot be scored. `options`: see judges.open_judge.
     """
     if spec is not None:
-        from armor_eval.understanding.data import cache_dir
-        from armor_eval.understanding.judges import open_judge
+        from armor_eval.tasks.understanding.data import cache_dir
+        from armor_eval.tasks.understanding.judges import open_judge
 
         judge = open_judge(spec, profile, cache_dir() / "judge", **options)
         return {b.name: judge for b in benchmarks}
@@ -335,6 +335,6 @@ def make_judges(profile: str, spec: str | None, benchmarks: list[Benchmark], **o
                 "give --judge openai:URL#NAME or --judge hf:ID, or leave them out of --bench",
             )
         return {}
-    from armor_eval.understanding.judge import RuleJudge
+    from armor_eval.tasks.understanding.judge import RuleJudge
 
     return {name: RuleJudge() for name in free}

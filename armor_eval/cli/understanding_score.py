@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from armor_eval.errors import UserError
+from armor_model.base.errors import UserError
 
 
 def score_file(
@@ -47,9 +47,9 @@ def score_file(
     """
     from armor_eval.cli import common
     from armor_eval.cli.understanding import check_profile, check_reading, check_thinking, make_judges
-    from armor_eval.understanding.declare import choose
-    from armor_eval.understanding.judges import judge_spec
-    from armor_eval.understanding.predictions.score import Source, score_predictions
+    from armor_eval.tasks.understanding.declare import choose
+    from armor_eval.tasks.understanding.judges import judge_spec
+    from armor_eval.tasks.understanding.predictions.score import Source, score_predictions
 
     common.quiet_libraries()
     benchmarks = choose([bench])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from armor_eval.errors import UserError
+from armor_model.base.errors import UserError
 
 
 def vlmeval(
@@ -28,6 +28,6 @@ def vlmeval(
         raise UserError("nothing for VLMEvalKit to do", "armor-eval vlmeval -- --model ARMOR --data MMBench_DEV_EN")
     check_checkpoint(checkpoint or bundled("armor-nano"))
     words = [str(checkpoint or ""), str(max_new_tokens), "any" if any_data else "published", *context.args]
-    done = subprocess.run([sys.executable, "-m", "armor_eval.understanding.vlmeval_runner", *words], check=False)
+    done = subprocess.run([sys.executable, "-m", "armor_eval.vlmevalkit.runner", *words], check=False)
     if done.returncode:
         raise typer.Exit(1 if done.returncode > 0 else 130)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from armor_eval.compare.policy import EXAMPLE, load_policy
 from armor_eval.compare.sources import Source, find, unusable
-from armor_eval.errors import UserError, did_you_mean
-from armor_eval.runs.journal import replace_file
 from armor_eval.runs.schema import Item
 from armor_eval.runs.seal import write_run
+from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.files import write_file
 
 SCORE_EXTRAS = ("split", "pair", "figure", "question", "answer", "extracted", "reference_score")
 """What composite scores read of an item's extras (armor_eval.stats.composite)."""
@@ -70,7 +70,7 @@ def save(name: str, run: Path, root: Path, policy: Path | None, force: bool) -> 
         text = policy.read_text(encoding="utf-8") if policy else EXAMPLE
         if policy is None and (target / POLICY).is_file():
             text = (target / POLICY).read_text(encoding="utf-8")
-        replace_file(fresh / POLICY, text)
+        write_file(fresh / POLICY, text)
         fresh.chmod(0o755)
         if target.exists():
             shutil.rmtree(target)
@@ -91,8 +91,8 @@ def _write(source: Source, folder: Path) -> None:
     command = [Path(part).name if "/" in part else part for part in source.run.command]
     run = source.run.model_copy(update={"command": command, "packages": {}})
     lines = (slim(item).model_dump_json(exclude_defaults=True) for item in source.items.values())
-    replace_file(folder / "items.jsonl", "\n".join(lines) + "\n")
-    replace_file(folder / "scores.json", source.scores.model_dump_json(indent=1) + "\n")
+    write_file(folder / "items.jsonl", "\n".join(lines) + "\n")
+    write_file(folder / "scores.json", source.scores.model_dump_json(indent=1) + "\n")
     write_run(folder, run, seal=True)
 
 

@@ -31,8 +31,8 @@ from armor_eval.compare.record import (
     worst,
 )
 from armor_eval.compare.sources import Source, differences, find, item_differences, pair, unusable
-from armor_eval.errors import UserError
 from armor_eval.runs.schema import Item
+from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     from armor_eval.stats.composite import ClusterSums

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from armor_eval.compare import text
-from armor_eval.errors import UserError
+from armor_model.base.errors import UserError
 
 SIZES: dict[str, tuple[int, int, str]] = {
     "MME-P": (2114, 1057, ""), "POPE": (5127, 500, ""), "MMVet": (218, 200, ""), "LLaVABench": (60, 24, ""),
@@ -25,7 +25,7 @@ two questions; aAcc, fAcc and qAcc of a set of 5.8 items, 2.1 figures and 2.75 q
 
 def size_of(benchmark: str) -> tuple[int, int, str]:
     """Items and groups of the published data, and what of it is assumed (empty: nothing)."""
-    from armor_eval.understanding.declare import benchmarks
+    from armor_eval.tasks.understanding.declare import benchmarks
 
     if benchmark in SIZES:
         return SIZES[benchmark]

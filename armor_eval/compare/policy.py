@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, ValidationError
 
-from armor_eval.errors import UserError, did_you_mean
 from armor_eval.runs.comparable import COMPARED
+from armor_model.base.errors import UserError, did_you_mean
 
 COMPARABLE_FIELDS = tuple(COMPARED)
 """What must agree before a number is computed. `decoding.seed` and `seeds` may differ: that is an A/A comparison."""

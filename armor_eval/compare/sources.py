@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armor_eval.errors import UserError
 from armor_eval.runs.bundle import read_head
 from armor_eval.runs.comparable import COMPARED, differing
 from armor_eval.runs.journal import read_journal
 from armor_eval.runs.schema import Item, Run, Scores
 from armor_eval.runs.seal import changed_files
+from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     from armor_eval.stats.composite import ClusterSums, Composite

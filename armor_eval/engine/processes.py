@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from armor_eval.errors import UserError
+from armor_model.base.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -17,11 +17,12 @@ from armor_eval.engine.batches import batches_of
 from armor_eval.engine.pipeline import asked_batches
 from armor_eval.engine.processes import Processes
 from armor_eval.engine.task import Progress, Task
-from armor_eval.errors import RunFailed, UserError
 from armor_eval.models.base import Decoding
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import Profile, Run, Scores
+from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.hashing import sha256_json
 
 DRAWN = ("geneval", "modality")
 """Kinds of runs whose record says what images were drawn with."""
@@ -104,9 +105,7 @@ def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -
     device = provenance.device()
     device.processes = processes
     return Run(
-        run_id=provenance.sha256_json([told.benchmark, model.info.fingerprint, told.data.sha256, provenance.now()])[
-            :16
-        ],
+        run_id=sha256_json([told.benchmark, model.info.fingerprint, told.data.sha256, provenance.now()])[:16],
         kind=told.kind,
         benchmark=told.benchmark,
         command=settings.command,

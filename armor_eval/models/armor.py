@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armor_eval.errors import UserError
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, device_of
-from armor_eval.runs.provenance import fingerprint_folder
 from armor_eval.runs.schema import ModelInfo
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -67,7 +67,7 @@ class ArmorAdapter(DrawingModel):
         self.asked = {"dtype": dtype} if dtype else {}
         self._loaded: tuple[Any, Any] | None = None
         self.info = ModelInfo(
-            spec=spec, name=name, fingerprint=fingerprint_folder(folder), parameters=_parameters(folder), dtype=dtype
+            spec=spec, name=name, fingerprint=sha256_folder(folder), parameters=_parameters(folder), dtype=dtype
         )
 
     def _load(self) -> tuple[Any, Any]:

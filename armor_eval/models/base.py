@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from armor_eval.errors import RunFailed
 from armor_eval.runs.schema import ModelInfo
+from armor_model.base.errors import RunFailed
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from armor_eval.errors import ArmorEvalError, UserError
 from armor_eval.models.base import Decoding
+from armor_model.base.errors import ArmorError, UserError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,7 +87,7 @@ def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[Any]) -> list
         if len(results) != rows:
             raise RuntimeError(f"{len(results)} outputs for {rows} requests")
         return results
-    except ArmorEvalError:
+    except ArmorError:
         raise
     except Exception as error:
         if rows == 1:

@@ -12,12 +12,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from armor_eval.errors import UserError
 from armor_eval.models.base import Decoding
 from armor_eval.models.options import refuse_unknown
 from armor_eval.models.sampling import GuidedSampling
 from armor_eval.models.transformers_drawing import TransformersDrawing, images_of
 from armor_eval.runs.schema import Profile
+from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     import torch

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
-from armor_eval.errors import UserError
 from armor_eval.models import replies
 from armor_eval.models.dialect import Dialect
 from armor_eval.models.replies import Reply
 from armor_eval.models.transport import AgainError, EndpointDown, EndpointError, HttpReply, Patience, Transport
-from armor_eval.runs.provenance import sha256_json
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_json
 
 __all__ = ["AgainError", "Endpoint", "EndpointDown", "EndpointError", "Extra", "Patience", "Reply"]
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from armor_eval.errors import ArmorEvalError, UserError, did_you_mean
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.models.hf_options import ModelArgs, end_tokens, kept_fields, neutralise
 from armor_eval.models.hf_prompts import Prompter, find_prompter, probe_question
 from armor_eval.models.options import names
-from armor_eval.runs.provenance import fingerprint_folder, sha256_json
 from armor_eval.runs.schema import ModelInfo, Profile
+from armor_model.base.errors import ArmorError, UserError, did_you_mean
+from armor_model.base.hashing import sha256_folder, sha256_json
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class HubModel:
         if folder.is_dir():
             check_folder(folder)
             self._source["pretrained_model_name_or_path"] = str(folder)
-            fingerprint, commit = fingerprint_folder(folder), None
+            fingerprint, commit = sha256_folder(folder), None
         else:
             commit = self._config()._commit_hash or "unknown"
             fingerprint = sha256_json(["huggingface", name, commit])
@@ -180,7 +180,7 @@ class HubModel:
         """A batch that fails is halved until only the culprit is lost; if every half goes, batches stay that small."""
         try:
             return self._generate(questions, decoding)
-        except ArmorEvalError:
+        except ArmorError:
             raise
         except Exception as error:
             if len(questions) == 1:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from armor_eval.errors import UserError, unknown_name
 from armor_eval.models.base import Question
+from armor_model.base.errors import UserError, unknown_name
 
 PROBE = "what follows a picture"
 """Text by which a chat template's words around an image are told."""

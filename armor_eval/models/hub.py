@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from armor_eval.errors import UserError
-from armor_eval.runs.provenance import fingerprint_folder, sha256_text
 from armor_eval.runs.schema import ModelInfo
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_folder, sha256_text
 
 
 def parse(kind: str, rest: str) -> tuple[str, str | None]:
@@ -44,6 +44,6 @@ def locate(kind: str, rest: str, dtype: str | None = None, leave: list[str] | No
     """The folder of `KIND:ID[@REVISION]`, and the record of the model in it."""
     name, revision = parse(kind, rest)
     folder, commit = snapshot(kind, name, revision, leave)
-    fingerprint = sha256_text(f"{kind}:{name}@{commit}") if commit else fingerprint_folder(folder)
+    fingerprint = sha256_text(f"{kind}:{name}@{commit}") if commit else sha256_folder(folder)
     info = ModelInfo(spec=f"{kind}:{rest}", name=Path(name).name, fingerprint=fingerprint, dtype=dtype, revision=commit)
     return folder, info

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from armor_eval.errors import UserError
 from armor_eval.models.base import Answer, Decoding, Question
-from armor_eval.runs.provenance import fingerprint_folder, sha256_json
 from armor_eval.runs.schema import ModelInfo
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_folder, sha256_json
 
 
 class LanguageModel:
@@ -20,7 +20,7 @@ class LanguageModel:
         self._loaded: tuple[Any, Any] | None = None
         name = source["pretrained_model_name_or_path"]
         folder = Path(name)
-        fingerprint = fingerprint_folder(folder) if folder.is_dir() else sha256_json(["huggingface", name, commit])
+        fingerprint = sha256_folder(folder) if folder.is_dir() else sha256_json(["huggingface", name, commit])
         self.info = ModelInfo(spec=f"hf:{name}", name=folder.name, fingerprint=fingerprint, revision=commit)
 
     def _load(self) -> tuple[Any, Any]:

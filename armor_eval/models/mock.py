@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from armor_eval.errors import UserError
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.models.drawing import DrawingModel
-from armor_eval.runs.provenance import sha256_text
 from armor_eval.runs.schema import ModelInfo, Profile
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_text
 
 _FAIL = re.compile(r"fail(\d+)")
 _SLOW = re.compile(r"slow([\d.]+)")

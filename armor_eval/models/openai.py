@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from armor_eval.errors import UserError, unknown_name
 from armor_eval.models.base import Answer, Decoding, ModelUnavailable, Question
 from armor_eval.models.endpoint import ONE_QUESTIONS, Endpoint, EndpointDown, EndpointError, Extra, Patience, Reply
 from armor_eval.models.openai_images import OPTIONS, ServedImages, content_part
 from armor_eval.runs.schema import ModelInfo, Profile
+from armor_model.base.errors import UserError, unknown_name
 
 CONCURRENCY = 16
 """Requests at a time; `--model-args concurrency=N` says otherwise."""

@@ -17,10 +17,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from armor_eval.errors import RunFailed, UserError, unknown_name
 from armor_eval.models.base import Decoding
 from armor_eval.models.drawing import DrawingModel, NotDrawnError
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Reply
+from armor_model.base.errors import RunFailed, UserError, unknown_name
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from armor_eval.errors import UserError, did_you_mean, unknown_name
+from armor_model.base.errors import UserError, did_you_mean, unknown_name
 
 EXAMPLE = "expected k=v,..., e.g. attn_implementation=sdpa,max_pixels=1003520"
 TEXT_KEYS = frozenset({"revision", "variant", "subfolder"})

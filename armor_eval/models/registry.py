@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from armor_eval.errors import UserError, did_you_mean
 from armor_eval.models.base import AnswersQuestions, DrawsImages, RespondsFreely
 from armor_eval.models.options import honoured, names
 from armor_eval.runs.schema import Profile
+from armor_model.base.errors import UserError, did_you_mean
 
 EVERYTHING = (AnswersQuestions, DrawsImages, RespondsFreely)
 TASKS = {
@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
         (AnswersQuestions,),
     ),
     "vlmeval": Kind(
-        "armor_eval.models.vlmeval_zoo:load", "vlmeval:NAME", "an entry of VLMEvalKit's zoo", (AnswersQuestions,)
+        "armor_eval.vlmevalkit.zoo:load", "vlmeval:NAME", "an entry of VLMEvalKit's zoo", (AnswersQuestions,)
     ),
     "openai": Kind(
         "armor_eval.models.openai:load",

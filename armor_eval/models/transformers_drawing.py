@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from armor_eval.errors import UserError
 from armor_eval.models.base import Decoding
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of, image_from
 from armor_eval.models.hub import locate
+from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     import torch

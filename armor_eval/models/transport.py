@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from armor_eval.errors import one_line
+from armor_model.base.errors import one_line
 
 T = TypeVar("T")
 

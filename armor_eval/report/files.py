@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from armor_eval.errors import UserError
 from armor_eval.report import formats
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Doc
-from armor_eval.runs.journal import replace_file
+from armor_model.base.errors import UserError
+from armor_model.base.files import write_file
 
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
@@ -29,7 +29,7 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
     made: list[Path] = []
 
     def write(name: str, text: str) -> None:
-        replace_file(out / name, text)
+        write_file(out / name, text)
         made.append(out / name)
 
     if "md" in wanted:
@@ -64,7 +64,7 @@ def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
         head, _, rest = plot.svg.partition(">")
         head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" color="#000"', 1)
         text = f"<title>{formats.escape(plot.title)}</title><desc>{formats.escape(plot.text)}</desc>"
-        replace_file(path, f"{head}>{text}{ground}{rest}")
+        write_file(path, f"{head}>{text}{ground}{rest}")
         made.append(path)
     for view in views:
         for figure in view.run.extras.get("figures", []):

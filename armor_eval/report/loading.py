@@ -8,11 +8,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from armor_eval.errors import UserError
 from armor_eval.runs.bundle import as_found, read_head
 from armor_eval.runs.journal import check_journal, read_journal
 from armor_eval.runs.schema import Item, Metric, Point, Run, Scores, protocol_of
 from armor_eval.runs.seal import changed_files
+from armor_model.base.errors import UserError
 
 
 @dataclass(frozen=True)

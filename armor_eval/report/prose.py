@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from armor_eval.base.resources import benchmarks_dir
 from armor_eval.report.claims import Claims, load_claims
-from armor_eval.resources import benchmarks_dir
 from armor_eval.runs.schema import Record, Run
 
 Verdict = Literal["supported", "contradicted", "undecided", "not run"]

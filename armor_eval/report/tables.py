@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from armor_eval.geneval.protocols import declared
 from armor_eval.report.claims import Claims, Column, Row, Table, load_claims, normal_name, row_of_model
 from armor_eval.report.loading import RunView
 from armor_eval.report.prose import Judged, judge_statements
 from armor_eval.report.verdicts import Cell, find, judge_cell
 from armor_eval.runs.comparable import rankable, reservations_of
 from armor_eval.runs.schema import Metric, Run
+from armor_eval.tasks.geneval.protocols import declared
 
 
 @dataclass(frozen=True)
@@ -290,8 +290,8 @@ def build(
     claims: Claims | None = None,
 ) -> list[Doc]:
     """All tables, or those named in `only`; the paper's first. Raises UserError for an unknown name."""
-    from armor_eval.errors import unknown_name
     from armor_eval.report.embedded import embedded_tables
+    from armor_model.base.errors import unknown_name
 
     claims = claims or load_claims()
     models = [n for v in views for n in (v.run.model.name, v.run.model.spec)]

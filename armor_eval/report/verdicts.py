@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from armor_eval.geneval.protocols import remark_of
 from armor_eval.report.claims import Column, Row
 from armor_eval.report.loading import RunView
 from armor_eval.runs.comparable import reservations_of
 from armor_eval.runs.schema import Metric, Run, protocol_of
+from armor_eval.tasks.geneval.protocols import remark_of
 
 CellVerdict = Literal["match", "differs", "not comparable", "not run", "no print"]
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from armor_eval.errors import UserError
 from armor_eval.report.loading import RunView
 from armor_eval.runs.schema import Item
+from armor_model.base.errors import UserError
 
 STATUSES = ("ok", "unparsed", "judge_failed", "error")
 OUTCOMES = ("right", "partly", "wrong", "marked", "unmeasured")

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
-from armor_eval.errors import UserError
 from armor_eval.runs import provenance
-from armor_eval.runs.journal import Journal, read_journal, replace_file, rewrite_journal
+from armor_eval.runs.journal import Journal, read_journal, rewrite_journal
 from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, decoding_of, protocol_of
 from armor_eval.runs.seal import write_run
+from armor_model.base.errors import UserError
+from armor_model.base.files import make_folder, write_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -167,7 +168,7 @@ class Bundle:
         rewrite_journal(self.path / "items.jsonl", items)
         self._journal = Journal(self.path / "items.jsonl")
         self.items = {item.id: item for item in items}
-        replace_file(self.path / "scores.json", scores.model_dump_json(indent=1) + "\n")
+        write_file(self.path / "scores.json", scores.model_dump_json(indent=1) + "\n")
         status: RunStatus = "partial" if reason else "complete"
         self.run = self.run.model_copy(update={"status": status, "status_reason": reason, "finished": provenance.now()})
         self._write_run()
@@ -302,18 +303,6 @@ def _continue(path: Path, earlier: Run, run: Run) -> Run:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def make_folder(path: Path) -> None:
-    """Create a folder, or see that it can be written to. Raises UserError."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UserError(f"cannot write to {path}: it is, or lies under, a file", "give another --out") from error
-    except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}", "give another --out") from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {path}: permission denied", "give another --out")
 
 
 def _take_lock(path: Path) -> int:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from armor_eval.errors import RunFailed
 from armor_eval.runs.schema import Item
+from armor_model.base.errors import RunFailed
+from armor_model.base.files import write_file
 
 log = logging.getLogger(__name__)
 
@@ -116,21 +117,5 @@ def _parsed(line: bytes) -> Item | None:
         return None
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old or the new content, never a part; survives a kill."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", errors="surrogatepass") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        error.filename, error.filename2 = str(path), None  # what the user named, not our temporary file
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def rewrite_journal(path: Path, items: Iterable[Item]) -> None:
-    replace_file(path, "".join(item.model_dump_json() + "\n" for item in items))
+    write_file(path, "".join(item.model_dump_json() + "\n" for item in items))

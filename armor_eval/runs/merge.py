@@ -10,11 +10,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from armor_eval.errors import UserError
 from armor_eval.runs.bundle import SAME_RUN, read_head, refuse_used_folder
 from armor_eval.runs.journal import read_journal, rewrite_journal
 from armor_eval.runs.schema import Item, Run
 from armor_eval.runs.seal import write_run
+from armor_model.base.errors import UserError
 
 _OWN = re.compile(r"--(?:shard|out)(=.*)?")
 """Options of a shard's command line that the joined run does not have."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import os
 import platform
 import resource
@@ -14,9 +12,9 @@ import time
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from armor_eval.runs.schema import DeviceInfo
+from armor_model.base.hashing import sha256_text
 
 RECORDED_PACKAGES = (
     "armor-eval", "torch", "torchvision", "transformers", "accelerate", "diffusers", "ms-vlmeval", "mmdet", "mmengine",
@@ -27,34 +25,6 @@ RECORDED_PACKAGES = (
 def now() -> str:
     """UTC, ISO 8601, whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def sha256_text(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def sha256_json(value: Any) -> str:
-    """Hash of a value that JSON can hold, independent of key order."""
-    return sha256_text(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
-
-
-def sha256_file(path: Path, block: int = 1 << 20) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while chunk := handle.read(block):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def fingerprint_folder(folder: Path) -> str:
-    """sha256 over names and contents of a checkpoint's weights and JSON files: two equal models have equal ones."""
-    digest = hashlib.sha256()
-    kept = [p for p in sorted(folder.rglob("*")) if p.suffix in {".safetensors", ".json", ".bin", ".txt", ".model"}]
-    for path in kept:
-        if path.is_file():
-            digest.update(str(path.relative_to(folder)).encode())
-            digest.update(bytes.fromhex(sha256_file(path)))
-    return digest.hexdigest()
 
 
 @functools.cache

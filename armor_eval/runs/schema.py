@@ -162,7 +162,7 @@ so that an equal answer got an equal score."""
 def protocol_of(run: Run) -> dict[str, str]:
     """The run's protocol label, complete also for runs of before it was written down."""
     if run.kind == "geneval" and not run.protocol:
-        from armor_eval.geneval.protocols import label_of
+        from armor_eval.tasks.geneval.protocols import label_of
 
         return label_of(run)
     return {**UNSTATED_PROTOCOL.get(run.kind, {}), **run.protocol}

@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from armor_eval.runs.journal import replace_file
-from armor_eval.runs.provenance import sha256_file, sha256_json
 from armor_eval.runs.schema import Run, Seal
+from armor_model.base.files import write_file
+from armor_model.base.hashing import sha256_file, sha256_json
 
 SEALED = {"items": "items.jsonl", "scores": "scores.json"}
 
@@ -22,7 +22,7 @@ def write_run(folder: Path, run: Run, *, seal: bool) -> Run:
         hashes = {part: sha256_file(folder / name) for part, name in SEALED.items() if (folder / name).is_file()}
         record = json.loads(run.model_dump_json())
         run = run.model_copy(update={"seal": Seal(**hashes, run=_record_hash(record))})
-    replace_file(folder / "run.json", run.model_dump_json(indent=1) + "\n")
+    write_file(folder / "run.json", run.model_dump_json(indent=1) + "\n")
     return run
 
 

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from armor_eval.errors import UserError, unknown_name
-from armor_eval.resources import benchmarks_dir
+from armor_eval.base.resources import benchmarks_dir
 from armor_eval.shapes import choice, open_answers, yesno
+from armor_model.base.errors import UserError, unknown_name
 from trainer.shapes.world import Scene, render_batch
 
 Row = choice.Row

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from armor_eval.errors import did_you_mean
+from armor_model.base.errors import did_you_mean
 
 from .tallies import (
     tally_all_right,
@@ -307,7 +307,7 @@ REGISTRY: dict[str, Callable[[], list[Composite]]] = {
 
 def formula_names() -> dict[str, str]:
     """Every benchmark that has a score -> the name of its formula here: MMBench's other splits are scored as MMB is."""
-    from armor_eval.understanding.declare import benchmarks
+    from armor_eval.tasks.understanding.declare import benchmarks
 
     return {name: name for name in REGISTRY} | {name: b.composite for name, b in benchmarks().items()}
 

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 Ctrl-C. A bug keeps its
 from __future__ import annotations
 
 import errno
+import gc
 import shlex
 import sys
 import traceback
@@ -26,6 +27,7 @@ def run_app(
     *,
     failed: int = 1,
     go_on: str | None = None,
+    kept: str = "",
 ) -> int:
     """Run one command and return its exit code; an integer that the command returns is its own.
 
@@ -36,6 +38,7 @@ def run_app(
         failed: the code of a run that failed. 2 for a command whose own code 1 has a meaning (a gate's regression):
             then a bug, its traceback printed, ends with 2 as well.
         go_on: how to continue after Ctrl-C or a full disk; by default the same command again.
+        kept: what is said behind `interrupted`, e.g. `, nothing is lost`.
     """
     import typer  # its click, whose Abort it raises
 
@@ -54,7 +57,8 @@ def run_app(
     except ArmorError as error:
         return end(error.line(), max(failed, error.exit_code))
     except (KeyboardInterrupt, typer.Abort):
-        return end(f"interrupted - {go_on}", 130)
+        gc.freeze()  # else Python collects torch's and VLMEvalKit's objects before it ends: 10 s on a busy machine
+        return end(f"interrupted{kept} - {go_on}", 130)
     except Exception as error:
         if disk_is_full(error):
             where = f" for {error.filename}" if isinstance(error, OSError) and error.filename else ""

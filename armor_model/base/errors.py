@@ -13,8 +13,8 @@ class ArmorError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        self.message = " ".join(message.split())
-        self.hint = " ".join(hint.split()) if hint else None
+        self.message = one_line(message)
+        self.hint = one_line(hint) if hint else None
         super().__init__(self.line())
 
     def line(self) -> str:
@@ -31,6 +31,11 @@ class UserError(ArmorError):
 class RunFailed(ArmorError):  # noqa: N818 - the verdict is the name
     """The command was right, but the run stopped or gave no headline: a full disk, a NaN, a model that is not to be
     had. Exit code 1."""
+
+
+def one_line(text: str) -> str:
+    """The text as one line that a terminal shows as it is: what a server or a file says must not steer it."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -54,7 +59,7 @@ def disk_is_full(error: BaseException) -> bool:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
         if type(cause).__name__ == "SafetensorError" and "os error 28" in str(cause):
             return True

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from armor_eval.errors import RunFailed, UserError
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding, DrawsImages
 from armor_eval.models.drawing import DrawingModel, NotDrawnError, image_from, is_blank, one_by_one
 from armor_eval.runs.schema import ModelInfo
+from armor_model.base.errors import RunFailed, UserError
 
 
 class Painter(DrawingModel):

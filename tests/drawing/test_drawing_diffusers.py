@@ -6,10 +6,10 @@ import shutil
 import numpy as np
 import pytest
 
-from armor_eval.errors import UserError
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding, DrawsImages
 from armor_eval.models.drawing import NotDrawnError, is_blank
+from armor_model.base.errors import UserError
 
 PROMPTS, SEEDS = ["a photo of a bench", "a photo of a cow"], [1, 2]
 FAMILIES = (

@@ -9,13 +9,13 @@ from PIL import Image
 
 from armor_eval.cli import main
 from armor_eval.compare.sources import differences
-from armor_eval.errors import UserError
 from armor_eval.models.base import Decoding
 from armor_eval.models.drawing import DrawingModel
 from armor_eval.report.loading import load_runs
 from armor_eval.report.page import _run_row
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import ModelInfo, Run
+from armor_model.base.errors import UserError
 
 BASELINE = Path(__file__).parents[2] / "reports" / "baselines" / "armor-nano"
 

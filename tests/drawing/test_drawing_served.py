@@ -8,9 +8,9 @@ import pytest
 from drawing_server import DrawingServer, drawn
 from PIL import Image
 
-from armor_eval.errors import UserError
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding, DrawsImages, RespondsFreely
+from armor_model.base.errors import UserError
 
 PROMPTS, SEEDS = ["a cow", "a bench"], [3, 4]
 

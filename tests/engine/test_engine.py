@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from armor_eval.engine import Described, Outcome, Prompt, Ready, Settings, Unit, evaluate
 from armor_eval.engine.batches import batches_of, in_asking_order
-from armor_eval.errors import RunFailed, UserError
 from armor_eval.models.base import Answer, Question
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
+from armor_model.base.errors import RunFailed, UserError
 
 UNITS = st.lists(
     st.builds(

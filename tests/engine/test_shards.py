@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from armor_eval.cli import main
-from armor_eval.errors import UserError
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.merge import merge, parse_shard
+from armor_model.base.errors import UserError
 
 ARGV = ["modality", "--model", "mock", "--profile", "shapes", "--limit", "4", "--batch-size", "3"]
 

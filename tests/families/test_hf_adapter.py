@@ -9,9 +9,9 @@ import pytest
 from probe import images
 
 from armor_eval.cli import main
-from armor_eval.errors import UserError
 from armor_eval.models import registry
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, Question
+from armor_model.base.errors import UserError
 
 SHORT = Decoding(max_new_tokens=8)
 QUESTION = "\nWhat is shown?\nA. a cat\nB. a dog"

@@ -5,8 +5,8 @@ import json
 import numpy as np
 from PIL import Image
 
-from armor_eval.geneval.pictures import shapes_prompts, write_metadata, write_picture
 from armor_eval.runs.schema import ModelInfo
+from armor_eval.tasks.geneval.pictures import shapes_prompts, write_metadata, write_picture
 from trainer.shapes.world import COLOR_NAMES, Scene, Thing, holds, render
 
 RECORDS = {record["prompt"]: record for record in shapes_prompts().records}

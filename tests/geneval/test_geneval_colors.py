@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from armor_eval.errors import UserError
-from armor_eval.geneval import colors as C
-from armor_eval.geneval.vocabulary import load_vocabulary
+from armor_eval.tasks.geneval import colors as C
+from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_model.base.errors import UserError
 
 SHAPES = load_vocabulary("shapes")
 OFFICIAL = load_vocabulary("official")

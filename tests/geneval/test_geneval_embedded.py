@@ -5,15 +5,23 @@ import json
 import numpy as np
 import pytest
 
-from armor_eval.errors import RunFailed, UserError
-from armor_eval.geneval.detector_data import augment, sample_example
-from armor_eval.geneval.detectors import EmbeddedDetector
-from armor_eval.geneval.mmdet_detector import run_batch
-from armor_eval.geneval.rtmdet import detect_batch
-from armor_eval.geneval.train_detector import CARD, PRETRAINED, WEIGHTS, _counts, _multiset, build_model, load_trained
-from armor_eval.geneval.verdicts import Rules
-from armor_eval.geneval.vocabulary import load_vocabulary
-from armor_eval.runs.provenance import sha256_file
+from armor_eval.tasks.geneval.detector_data import augment, sample_example
+from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+from armor_eval.tasks.geneval.mmdet_detector import run_batch
+from armor_eval.tasks.geneval.rtmdet import detect_batch
+from armor_eval.tasks.geneval.train_detector import (
+    CARD,
+    PRETRAINED,
+    WEIGHTS,
+    _counts,
+    _multiset,
+    build_model,
+    load_trained,
+)
+from armor_eval.tasks.geneval.verdicts import Rules
+from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.hashing import sha256_file
 
 VOCABULARY = load_vocabulary("shapes")
 

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from geneval_world import Renderer, metadata_line, scene_for, write_folder
 
-from armor_eval.errors import UserError
-from armor_eval.geneval import pictures
-from armor_eval.geneval.colors import PixelColors
-from armor_eval.geneval.detectors import EmbeddedDetector
-from armor_eval.geneval.folders import scan_folder
-from armor_eval.geneval.prompts import official_prompts, prompt_set, read_prompts
-from armor_eval.geneval.run import Settings, Source, run_geneval
-from armor_eval.geneval.vocabulary import load_vocabulary
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import ModelInfo
+from armor_eval.tasks.geneval import pictures
+from armor_eval.tasks.geneval.colors import PixelColors
+from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+from armor_eval.tasks.geneval.folders import scan_folder
+from armor_eval.tasks.geneval.prompts import official_prompts, prompt_set, read_prompts
+from armor_eval.tasks.geneval.run import Settings, Source, run_geneval
+from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_model.base.errors import UserError
 from trainer.shapes.world import render
 
 VOCABULARY = load_vocabulary("shapes")

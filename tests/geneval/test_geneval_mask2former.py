@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from armor_eval.errors import UserError
-from armor_eval.geneval import mask2former as M
-from armor_eval.geneval.prompts import Metadata
-from armor_eval.geneval.verdicts import Rules, judge
+from armor_eval.tasks.geneval import mask2former as M
+from armor_eval.tasks.geneval.prompts import Metadata
+from armor_eval.tasks.geneval.verdicts import Rules, judge
+from armor_model.base.errors import UserError
 
 SMALL = M.Architecture(embed=24, depths=(1, 1, 2, 1), heads=(1, 2, 3, 6), queries=100, encoder_layers=2,
                        decoder_layers=3, classes=12)  # fmt: skip

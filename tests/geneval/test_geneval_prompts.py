@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from armor_eval.errors import UserError
-from armor_eval.geneval import prompts as P
-from armor_eval.geneval.vocabulary import load_vocabulary
+from armor_eval.tasks.geneval import prompts as P
+from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_model.base.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "geneval"
 

@@ -12,16 +12,16 @@ from geneval_world import RECORDS, write_folder
 from armor_eval.cli import main
 from armor_eval.compare.gate import compare
 from armor_eval.compare.policy import Policy
-from armor_eval.geneval import detectors, protocols
-from armor_eval.geneval.colors import ClipColors
-from armor_eval.geneval.detectors import Mask2FormerDetector
-from armor_eval.geneval.prompts import official_prompts, prompt_set, read_prompts
-from armor_eval.geneval.run import Settings, describe
-from armor_eval.geneval.train_detector import CARD, PRETRAINED
-from armor_eval.geneval.verdicts import Rules
-from armor_eval.geneval.vocabulary import load_vocabulary
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import ModelInfo, protocol_of
+from armor_eval.tasks.geneval import detectors, protocols
+from armor_eval.tasks.geneval.colors import ClipColors
+from armor_eval.tasks.geneval.detectors import Mask2FormerDetector
+from armor_eval.tasks.geneval.prompts import official_prompts, prompt_set, read_prompts
+from armor_eval.tasks.geneval.run import Settings, describe
+from armor_eval.tasks.geneval.train_detector import CARD, PRETRAINED
+from armor_eval.tasks.geneval.verdicts import Rules
+from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
 OFFICIAL = load_vocabulary("official")
 VARIANTS = Path(__file__).resolve().parents[3] / "shared" / "suites" / "data" / "geneval_variants"

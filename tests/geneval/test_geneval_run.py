@@ -7,16 +7,16 @@ import pytest
 from geneval_world import RECORDS, Renderer, metadata_line, spoil_folder, write_folder
 
 from armor_eval.cli import main
-from armor_eval.errors import RunFailed, UserError
-from armor_eval.geneval.colors import PixelColors
-from armor_eval.geneval.detections import score_file
-from armor_eval.geneval.detectors import EmbeddedDetector
-from armor_eval.geneval.folders import scan_folder
-from armor_eval.geneval.pictures import shapes_prompts
-from armor_eval.geneval.run import Settings, Source, run_geneval
-from armor_eval.geneval.verdicts import Rules
-from armor_eval.geneval.vocabulary import TASKS, load_vocabulary
 from armor_eval.runs.bundle import read_bundle
+from armor_eval.tasks.geneval.colors import PixelColors
+from armor_eval.tasks.geneval.detections import score_file
+from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+from armor_eval.tasks.geneval.folders import scan_folder
+from armor_eval.tasks.geneval.pictures import shapes_prompts
+from armor_eval.tasks.geneval.run import Settings, Source, run_geneval
+from armor_eval.tasks.geneval.verdicts import Rules
+from armor_eval.tasks.geneval.vocabulary import TASKS, load_vocabulary
+from armor_model.base.errors import RunFailed, UserError
 
 VOCABULARY = load_vocabulary("shapes")
 

@@ -8,13 +8,13 @@ import pytest
 
 from armor_eval.cli import geneval as command
 from armor_eval.cli import main
-from armor_eval.errors import RunFailed
-from armor_eval.geneval import selftest
-from armor_eval.geneval.colors import ColorAnswer, PixelColors
-from armor_eval.geneval.detectors import EmbeddedDetector
-from armor_eval.geneval.found import Found
-from armor_eval.geneval.selftest_images import images_for
-from armor_eval.geneval.vocabulary import load_vocabulary
+from armor_eval.tasks.geneval import selftest
+from armor_eval.tasks.geneval.colors import ColorAnswer, PixelColors
+from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.selftest_images import images_for
+from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_model.base.errors import RunFailed
 
 SHAPES, OFFICIAL = load_vocabulary("shapes"), load_vocabulary("official")
 

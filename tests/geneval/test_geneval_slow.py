@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 
-from armor_eval.errors import RunFailed, UserError
-from armor_eval.geneval import mask2former as M
-from armor_eval.geneval.detectors import Mask2FormerDetector
-from armor_eval.geneval.verdicts import Rules
-from armor_eval.geneval.vocabulary import load_vocabulary
 from armor_eval.runs.bundle import read_bundle
+from armor_eval.tasks.geneval import mask2former as M
+from armor_eval.tasks.geneval.detectors import Mask2FormerDetector
+from armor_eval.tasks.geneval.verdicts import Rules
+from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_model.base.errors import RunFailed, UserError
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +85,7 @@ def test_two_processes_share_one_run(tmp_path):
 
 def test_a_short_training_learns(tmp_path):
     """120 steps: far from the bundled detector, but things on blank paper are mostly found."""
-    from armor_eval.geneval.train_detector import CARD, WEIGHTS, Recipe, build_model, load_trained, train_and_save
+    from armor_eval.tasks.geneval.train_detector import CARD, WEIGHTS, Recipe, build_model, load_trained, train_and_save
 
     train_and_save(tmp_path, Recipe(steps=120, calibration=100), measured=60)
     assert (tmp_path / WEIGHTS).stat().st_size < 8 * 2**20 and (tmp_path / CARD).is_file()

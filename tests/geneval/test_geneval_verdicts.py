@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from geneval_reference import reference_verdict, relation_set
 
-from armor_eval.errors import UserError
-from armor_eval.geneval.detections import Detected, read_detections, score_file, verdict_of
-from armor_eval.geneval.prompts import Metadata, official_records
-from armor_eval.geneval.verdicts import Rules, colors_needed, judge, passing, relations_of
+from armor_eval.tasks.geneval.detections import Detected, read_detections, score_file, verdict_of
+from armor_eval.tasks.geneval.prompts import Metadata, official_records
+from armor_eval.tasks.geneval.verdicts import Rules, colors_needed, judge, passing, relations_of
+from armor_model.base.errors import UserError
 
 RECORDS = official_records()
 BY_TAG = {}

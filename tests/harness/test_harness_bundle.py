@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from armor_eval.errors import UserError
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.journal import read_journal
 from armor_eval.runs.schema import DataInfo, DeviceInfo, Item, JudgeInfo, Metric, ModelInfo, Run, ScorerInfo, Scores
+from armor_model.base.errors import UserError
 
 
 def make_run(**changes) -> Run:
@@ -188,7 +188,7 @@ def test_a_damaged_or_newer_bundle_is_one_line(tmp_path, text):
 def test_unusable_folders(tmp_path):
     (tmp_path / "file").write_text("x")
     for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match="cannot write to"):
+        with pytest.raises(UserError, match="cannot write into"):
             Bundle.open(path, make_run())
     (tmp_path / "lone").mkdir()
     (tmp_path / "lone" / "items.jsonl").write_text("")

@@ -51,7 +51,7 @@ def test_list_names_every_measurement_and_model(capsys):
 
     from armor_eval.cli import COMMANDS
     from armor_eval.models.registry import KINDS
-    from armor_eval.understanding.declare import benchmarks
+    from armor_eval.tasks.understanding.declare import benchmarks
 
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
@@ -160,7 +160,7 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(argv, tmp_path,
     def worked(*_args, **_kwargs):
         raise AssertionError("worked")
 
-    monkeypatch.setattr("armor_eval.geneval.train_detector.train", worked)
+    monkeypatch.setattr("armor_eval.tasks.geneval.train_detector.train", worked)
     monkeypatch.setattr("armor_eval.models.registry.load", worked)
     (tmp_path / "file").touch()
     assert main([*argv, str(tmp_path / "file" / "x")]) == 2
@@ -193,7 +193,7 @@ def test_python_m_is_the_command():
 
 
 def test_what_vlmevalkit_skips_is_a_failure_unless_the_answers_were_all_that_was_wanted():
-    from armor_eval.understanding.vlmeval_runner import failure
+    from armor_eval.vlmevalkit.runner import failure
 
     assert failure({"status": "done", "skip_reason": "invalid_dataset"}) == "skipped, invalid_dataset"
     assert failure({"status": "done", "error_message": "out of memory"}) == "out of memory"

@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from harness_data import seed_bench, write
 
+from armor_eval.base.fetch import fetch
 from armor_eval.cli import main
-from armor_eval.errors import RunFailed
-from armor_eval.fetch import fetch
-from armor_eval.understanding import declare
+from armor_eval.tasks.understanding import declare
+from armor_model.base.errors import RunFailed
 
 
 class FileServer:
@@ -139,7 +139,7 @@ def test_doctor_says_which_files_are_there_and_whole(server, tmp_path, capsys):
 
 
 def test_vlmevalkits_runner_keeps_the_other_edition(server, tmp_path, monkeypatch):
-    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.official import quiet_vlmeval
 
     (tmp_path / "SEEDBench_IMG.tsv").write_bytes(server.content)
     monkeypatch.setenv("LMUData", str(tmp_path))
@@ -147,7 +147,7 @@ def test_vlmevalkits_runner_keeps_the_other_edition(server, tmp_path, monkeypatc
         from vlmeval.dataset import build_dataset
         from vlmeval.dataset.image_mcq import ImageMCQDataset
 
-        from armor_eval.understanding.vlmeval_runner import accept_editions
+        from armor_eval.vlmevalkit.runner import accept_editions
 
         monkeypatch.setattr(ImageMCQDataset, "DATASET_MD5", dict(ImageMCQDataset.DATASET_MD5))
         monkeypatch.setattr(
@@ -159,7 +159,7 @@ def test_vlmevalkits_runner_keeps_the_other_edition(server, tmp_path, monkeypatc
 
 
 def test_every_file_has_named_editions_and_vlmevalkits_is_the_first():
-    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.official import quiet_vlmeval
 
     with quiet_vlmeval():
         from vlmeval.dataset import DATASET_CLASSES

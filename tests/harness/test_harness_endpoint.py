@@ -8,10 +8,10 @@ import time
 import pytest
 from scripted_server import ScriptedServer, chat, delta, events, refusal
 
-from armor_eval.errors import UserError, one_line
 from armor_eval.models.dialect import Dialect
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Extra, Patience
 from armor_eval.models.openai import patience
+from armor_model.base.errors import UserError, one_line
 
 QUICK = Patience(timeout=5, deadline=5, attempts=4, first_wait=0.01, longest_wait=0.03, dead_after=0.4, concurrency=4)
 SECRET = "sk-0123456789abcdef"

@@ -10,16 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from armor_eval.errors import UserError
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding import parse
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.images import BadImageError, decode, image_cells
-from armor_eval.understanding.judge import Request, read_reply
-from armor_eval.understanding.run import Settings, run_benchmark
-from armor_eval.understanding.table import read_table
+from armor_eval.tasks.understanding import parse
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.images import BadImageError, decode, image_cells
+from armor_eval.tasks.understanding.judge import Request, read_reply
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.table import read_table
+from armor_model.base.errors import UserError
 
 FRAMES = {"MMB": mmbench(3), "SEED": seed_bench(4), "MME": mme(1)}
 quick = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}

@@ -10,13 +10,13 @@ import pytest
 from harness_data import llavabench, mmbench, mme, mmvet, write
 
 from armor_eval.cli import main
-from armor_eval.errors import RunFailed, UserError
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.understanding import official
-from armor_eval.understanding.declare import benchmarks, choose
-from armor_eval.understanding.run import Settings, describe, open_table, run_benchmark
+from armor_eval.tasks.understanding.declare import benchmarks, choose
+from armor_eval.tasks.understanding.run import Settings, describe, open_table, run_benchmark
+from armor_eval.vlmevalkit import official
+from armor_model.base.errors import RunFailed, UserError
 
 
 def opened(bench, folder, **changes):

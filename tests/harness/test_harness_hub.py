@@ -10,8 +10,8 @@ from armor_eval.cli import main
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding, Question
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 WORDS = ("what", "is", "a", "b", "the", "answer", "which", "word", "fits", "option", "from", "given", "choices")
@@ -141,7 +141,7 @@ def test_an_exported_armor_answers_as_armor_itself(tmp_path):
     decoding = Decoding(max_new_tokens=16, mask_imgbos=True)  # a plain InternVL knows no <imgbos>
     settings = Settings(profile="shapes", command=["x"], decoding=decoding, limit=12, batch_size=16)
     for bench in ("MMB", "POPE", "MMVet"):
-        from armor_eval.understanding.judge import RuleJudge
+        from armor_eval.tasks.understanding.judge import RuleJudge
 
         done = []
         for spec in ("armor-nano", f"hf:{tmp_path / 'plain'}"):
@@ -222,7 +222,7 @@ def llava_onevision(folder: Path) -> None:
 
 def test_a_zoo_entrys_own_class_and_weights(tsv_folder, tmp_path, monkeypatch):
     """VLMEvalKit's LLaVA_OneVision_HF as it stands, which asks for a GPU: only its `.to("cuda")` is led to the CPU."""
-    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.official import quiet_vlmeval
     from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
@@ -250,13 +250,13 @@ def test_a_zoo_entrys_own_class_and_weights(tsv_folder, tmp_path, monkeypatch):
 
 def test_armor_as_a_zoo_entry_answers_as_armor(tmp_path, monkeypatch):
     """Its own prompt, pictures as files and no batches: the same words go in and the same answers come out."""
-    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.official import quiet_vlmeval
     from armor_model import bundled
 
     with quiet_vlmeval():
         from vlmeval.config import supported_VLM
 
-        from armor_eval.understanding.vlmeval_model import ArmorVLM
+        from armor_eval.vlmevalkit.model import ArmorVLM
     monkeypatch.setitem(supported_VLM, "ARMOR", partial(ArmorVLM, str(bundled("armor-nano")), max_new_tokens=16))
     settings = Settings(profile="shapes", command=["x"], decoding=Decoding(max_new_tokens=16), limit=8, batch_size=16)
     found = []

@@ -7,13 +7,13 @@ import pytest
 from fault_server import FaultServer, good_reply
 
 from armor_eval.cli import main
-from armor_eval.errors import UserError
 from armor_eval.models.endpoint import Endpoint, EndpointError, Patience
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.judge import EndpointJudge, ReplyCache, Request, read_reply
-from armor_eval.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.judge import EndpointJudge, ReplyCache, Request, read_reply
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
+from armor_model.base.errors import UserError
 
 QUICK = Patience(timeout=5, deadline=5, attempts=4, first_wait=0.01, longest_wait=0.05, concurrency=4)
 SECRET = "sk-this-is-a-secret"

@@ -7,16 +7,16 @@ import pytest
 from scripted_server import ScriptedServer, chat, refusal
 
 from armor_eval.cli import main
-from armor_eval.errors import UserError
 from armor_eval.models import language
 from armor_eval.models.base import Answer
 from armor_eval.models.endpoint import Endpoint, Patience
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.judge import EndpointJudge, ModelJudge, Request
-from armor_eval.understanding.judges import judge_spec, open_judge
-from armor_eval.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.judge import EndpointJudge, ModelJudge, Request
+from armor_eval.tasks.understanding.judges import judge_spec, open_judge
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
+from armor_model.base.errors import UserError
 
 QUICK = Patience(timeout=5, deadline=5, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=0.4, concurrency=2)
 

@@ -11,14 +11,14 @@ from fault_server import FaultServer
 from harness_data import mmbench, write
 
 from armor_eval.cli import main
-from armor_eval.errors import UserError
 from armor_eval.models import registry
 from armor_eval.models.armor import seed_of
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, Question, RespondsFreely
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
+from armor_model.base.errors import UserError
 
 
 def run(bench, folder, out, model, **changes):
@@ -85,7 +85,7 @@ def test_an_endpoint_answers_with_pictures(tsv_folder, tmp_path):
 
 
 def test_a_zoo_entry_runs_through_our_loop(tsv_folder, tmp_path):
-    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.official import quiet_vlmeval
 
     with quiet_vlmeval():
         from vlmeval.config import supported_VLM
@@ -198,8 +198,8 @@ def test_processes_of_an_mpi_are_one_team(tmp_path):
 
 def test_every_row_belongs_to_one_process(tmp_path):
     from armor_eval.runs.bundle import Bundle
-    from armor_eval.understanding.loop import answer_all
-    from armor_eval.understanding.run import describe, open_table
+    from armor_eval.tasks.understanding.loop import answer_all
+    from armor_eval.tasks.understanding.run import describe, open_table
 
     write(mmbench(5), tmp_path / "d" / "MMBench_DEV_EN.tsv")
     benchmark = choose(["MMB"])[0]
@@ -238,7 +238,7 @@ def test_baselines_stand_beside(tmp_path, capsys):
 
 
 def test_retention(tmp_path, tsv_folder, capsys):
-    from armor_eval.understanding.retention import retention
+    from armor_eval.tasks.understanding.retention import retention
 
     base, now = tmp_path / "base", tmp_path / "now"
     for bench in ("SEED", "POPE"):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from armor_eval.errors import UserError
 from armor_eval.models import registry
 from armor_eval.models.options import honoured, parse_model_args, refuse_unknown
+from armor_model.base.errors import UserError
 
 
 @pytest.mark.parametrize(

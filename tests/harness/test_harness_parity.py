@@ -14,10 +14,10 @@ from armor_eval.models.base import Answer
 from armor_eval.models.endpoint import Endpoint, Patience
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding import official
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.judge import EndpointJudge
-from armor_eval.understanding.run import Settings, open_table, run_benchmark
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.judge import EndpointJudge
+from armor_eval.tasks.understanding.run import Settings, open_table, run_benchmark
+from armor_eval.vlmevalkit import official
 
 CLOSED = ("MMMU", "MME", "MMB", "SEED", "HallusionBench", "POPE")
 FREE = ("MMVet", "LLaVABench")
@@ -149,8 +149,8 @@ def test_headlines_are_vlmevalkits_own(both):
 
 
 def test_prompts_are_vlmevalkits_internvl_prompts(both):
-    from armor_eval.understanding.images import image_cells
-    from armor_eval.understanding.loop import marked_prompt
+    from armor_eval.tasks.understanding.images import image_cells
+    from armor_eval.tasks.understanding.loop import marked_prompt
 
     for table, theirs in both[1]:
         for row in table.rows:

@@ -11,10 +11,10 @@ from PIL import Image
 
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
-from armor_eval.understanding import images
-from armor_eval.understanding.declare import benchmarks, choose
-from armor_eval.understanding.official import quiet_vlmeval
-from armor_eval.understanding.run import Settings, open_table
+from armor_eval.tasks.understanding import images
+from armor_eval.tasks.understanding.declare import benchmarks, choose
+from armor_eval.tasks.understanding.run import Settings, open_table
+from armor_eval.vlmevalkit.official import quiet_vlmeval
 from armor_model.images import open_image
 
 
@@ -112,8 +112,8 @@ def test_vlmevalkits_runner_and_ours_show_the_same_pixels_of_mme(tmp_path, monke
     with quiet_vlmeval():
         from vlmeval.dataset import build_dataset
 
-        from armor_eval.understanding import vlmeval_model
-        from armor_eval.understanding.vlmeval_runner import accept_any_data
+        from armor_eval.tasks.understanding import vlmeval_model
+        from armor_eval.vlmevalkit.runner import accept_any_data
 
         monkeypatch.setenv("LMUData", str(tmp_path / "lmu"))
         accept_any_data()

@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from armor_eval.cli import main
-from armor_eval.errors import UserError
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding.declare import benchmarks
-from armor_eval.understanding.judge import Request
-from armor_eval.understanding.predictions.join import join
-from armor_eval.understanding.predictions.layouts import Prediction, PredictionFile, read_predictions
-from armor_eval.understanding.predictions.questions import read_questions, write_table
-from armor_eval.understanding.predictions.recorded import RecordedJudge
-from armor_eval.understanding.run import Settings, run_benchmark
-from armor_eval.understanding.table import read_table
+from armor_eval.tasks.understanding.declare import benchmarks
+from armor_eval.tasks.understanding.judge import Request
+from armor_eval.tasks.understanding.predictions.join import join
+from armor_eval.tasks.understanding.predictions.layouts import Prediction, PredictionFile, read_predictions
+from armor_eval.tasks.understanding.predictions.questions import read_questions, write_table
+from armor_eval.tasks.understanding.predictions.recorded import RecordedJudge
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.table import read_table
+from armor_model.base.errors import UserError
 
 BY_DATASET = {b.dataset: b for b in benchmarks().values() if b.shares is None}
 

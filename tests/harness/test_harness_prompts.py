@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from armor_eval.understanding.declare import benchmarks, choose
-from armor_eval.understanding.images import image_cells
-from armor_eval.understanding.loop import build_question, decoded, marked_prompt
-from armor_eval.understanding.prompts import parts, picture_marks, prompt_hash, tiles_each
-from armor_eval.understanding.run import Settings, open_table
+from armor_eval.tasks.understanding.declare import benchmarks, choose
+from armor_eval.tasks.understanding.images import image_cells
+from armor_eval.tasks.understanding.loop import build_question, decoded, marked_prompt
+from armor_eval.tasks.understanding.prompts import parts, picture_marks, prompt_hash, tiles_each
+from armor_eval.tasks.understanding.run import Settings, open_table
 
 SNAPSHOT = Path(__file__).with_name("prompts_snapshot.json")
 
@@ -62,8 +62,8 @@ def test_mmmu_doubles_its_first_picture(tsv_folder):
 
 @pytest.mark.parametrize("name", ["MMB", "MMMU"])
 def test_a_chinese_question_is_asked_in_chinese(name):
-    from armor_eval.understanding.prompts import question_text
-    from armor_eval.understanding.table import Row
+    from armor_eval.tasks.understanding.prompts import question_text
+    from armor_eval.tasks.understanding.table import Row
 
     row = Row("1", 1, {"question": "\u8fd9\u662f\u4ec0\u4e48?", "A": "x", "B": "y"}, None)
     chinese = "\u8bf7\u76f4\u63a5\u56de\u7b54\u9009\u9879\u5b57\u6bcd\u3002"

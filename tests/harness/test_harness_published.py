@@ -10,9 +10,9 @@ from armor_eval.cli import main
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding import official
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.run import Settings, open_table, run_benchmark
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.run import Settings, open_table, run_benchmark
+from armor_eval.vlmevalkit import official
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "understanding"
 LOST = ("None", "NA", "N/A", "n/a", "null", "nan", "NULL", "NaN")

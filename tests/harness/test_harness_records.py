@@ -19,7 +19,7 @@ from harness_data import png
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.stats.composite import composites_for
-from armor_eval.understanding import mmmu
+from armor_eval.tasks.understanding import mmmu
 
 RECORDS = Path(__file__).resolve().parents[3] / "shared" / "records"
 MANIFEST = json.loads((RECORDS / "manifest.json").read_bytes())["records"] if RECORDS.is_dir() else []

@@ -13,10 +13,11 @@ from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Item
 from armor_eval.stats.composite import composites_for
-from armor_eval.understanding import mmmu as mmmu_rules
-from armor_eval.understanding import official, parse
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding import mmmu as mmmu_rules
+from armor_eval.tasks.understanding import parse
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
+from armor_eval.vlmevalkit import official
 
 RECORDS = Path(__file__).parents[3] / "shared" / "records" / "understanding"
 OPTIONS = {"A": "Lima", "B": "Oslo", "C": "Rome"}

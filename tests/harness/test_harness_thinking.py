@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from armor_eval.errors import UserError
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Item, Run, Scores, protocol_of
-from armor_eval.understanding import parse
-from armor_eval.understanding.declare import benchmarks
-from armor_eval.understanding.run import Settings, run_benchmark
-from armor_eval.understanding.thinking import scored_text, strip_thoughts
+from armor_eval.tasks.understanding import parse
+from armor_eval.tasks.understanding.declare import benchmarks
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.thinking import scored_text, strip_thoughts
+from armor_model.base.errors import UserError
 
 ANIMALS = {"A": "dog", "B": "cat", "C": "cow", "D": "horse"}
 quick = {"deadline": None, "derandomize": True}

@@ -15,8 +15,8 @@ from armor_eval.cli import main
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.understanding.declare import benchmarks, choose
-from armor_eval.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.declare import benchmarks, choose
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
 
 MMB = choose(["MMB"])[0]
 
@@ -89,7 +89,7 @@ def test_batches_hold_questions_of_like_length(frame, folder, tmp_path):
 
 
 def test_a_picture_that_several_ask_about_is_decoded_once_a_batch(folder, tmp_path, monkeypatch):
-    from armor_eval.understanding import images
+    from armor_eval.tasks.understanding import images
 
     seen, real, count = [], images.decode, []
     monkeypatch.setattr(images, "decode", lambda cell, *more: count.append(cell) or real(cell, *more))
@@ -211,7 +211,7 @@ def test_limit_keeps_rotations_together(frame, folder, tmp_path, limit):
 
 
 def test_a_changed_file_is_refused_on_resume(frame, tmp_path):
-    from armor_eval.errors import UserError
+    from armor_model.base.errors import UserError
 
     path = write(frame, tmp_path / "d" / "MMBench_DEV_EN.tsv")
     run(path.parent, tmp_path / "r", limit=2)
@@ -221,7 +221,7 @@ def test_a_changed_file_is_refused_on_resume(frame, tmp_path):
 
 
 def test_a_file_edited_while_running_is_refused(frame, tmp_path):
-    from armor_eval.errors import UserError
+    from armor_model.base.errors import UserError
 
     path = write(frame, tmp_path / "d" / "MMBench_DEV_EN.tsv")
 
@@ -278,7 +278,7 @@ def test_a_folder_that_cannot_be_written(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     argv = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(folder), "--any-data"]
     assert main([*argv, "--out", str(tmp_path / "file" / "r")]) == 2
-    assert "cannot write to" in capsys.readouterr().err
+    assert "cannot write into" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_is_not_one(tmp_path, capsys):

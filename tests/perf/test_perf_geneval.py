@@ -63,15 +63,15 @@ def renders():
 
 @pytest.fixture(scope="module")
 def embedded():
-    from armor_eval.geneval.detectors import EmbeddedDetector
-    from armor_eval.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     return EmbeddedDetector(load_vocabulary("shapes"))
 
 
 def test_embedded_detector_batched(renders, embedded, report):
     """Against mmdet's own `test_step`, one picture at a time."""
-    from armor_eval.geneval.mmdet_detector import run_batch
+    from armor_eval.tasks.geneval.mmdet_detector import run_batch
 
     slow, alone = best(lambda: [run_batch(embedded._model, [picture])[0] for picture in renders])
     fast, batched = best(lambda: embedded.detect(renders))
@@ -85,8 +85,8 @@ def test_mask2former_post_processing(report):
     import torch
     import torch.nn.functional as F
 
-    from armor_eval.compat import prepare_mmcv, quiet_openmmlab
-    from armor_eval.geneval.mask2former import detections_of
+    from armor_eval.base.mmcv import prepare_mmcv, quiet_openmmlab
+    from armor_eval.tasks.geneval.mask2former import detections_of
 
     prepare_mmcv()
     with quiet_openmmlab():
@@ -124,8 +124,8 @@ def test_colour_crops_batched(report, bench_row):
     import torch
     from torch.utils.data import DataLoader
 
-    from armor_eval.geneval.colors import CLIP_MODEL, ClipColors, Crop
-    from armor_eval.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.colors import CLIP_MODEL, ClipColors, Crop
+    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     torch.manual_seed(0)
     model = open_clip.create_model(CLIP_MODEL, pretrained=None)
@@ -159,11 +159,11 @@ def test_whole_judging(embedded, report, bench_row):
     """Detection, colours and rules of renders with prompts from all six tasks."""
     from geneval_world import RECORDS, scene_for
 
-    from armor_eval.geneval.colors import PixelColors
-    from armor_eval.geneval.judging import judge_pictures
-    from armor_eval.geneval.prompts import Metadata
-    from armor_eval.geneval.verdicts import Rules
-    from armor_eval.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.colors import PixelColors
+    from armor_eval.tasks.geneval.judging import judge_pictures
+    from armor_eval.tasks.geneval.prompts import Metadata
+    from armor_eval.tasks.geneval.verdicts import Rules
+    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
     from trainer.shapes.world import render_batch
 
     rng = np.random.default_rng(6)

@@ -14,9 +14,9 @@ import pytest
 from armor_eval.models.base import Decoding
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.understanding import loop
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.run import Settings, describe, open_table, run_benchmark
+from armor_eval.tasks.understanding import loop
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.run import Settings, describe, open_table, run_benchmark
 
 pytestmark = pytest.mark.perf
 
@@ -58,7 +58,7 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(name, units, checkpoint, tmp_pa
     import torch
 
     from armor_eval.models import registry
-    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.official import quiet_vlmeval
 
     chosen = settings()
     model = registry.load(str(checkpoint), "shapes")
@@ -72,8 +72,8 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(name, units, checkpoint, tmp_pa
         from vlmeval.inference import infer_data_job
         from vlmeval.smp import load
 
-        from armor_eval.understanding.vlmeval_model import ArmorVLM
-        from armor_eval.understanding.vlmeval_runner import accept_any_data
+        from armor_eval.vlmevalkit.model import ArmorVLM
+        from armor_eval.vlmevalkit.runner import accept_any_data
 
         accept_any_data()
         their_model = ArmorVLM(model_path=str(checkpoint), max_new_tokens=LONGEST)
@@ -126,7 +126,7 @@ def lmu(table, folder: Path) -> Path:
     """The same rows, with pictures, as a data folder of VLMEvalKit's."""
     import pandas as pd
 
-    from armor_eval.understanding.official import write_predictions
+    from armor_eval.vlmevalkit.official import write_predictions
 
     frame = pd.read_csv(table.path, sep="\t")
     wanted = {row.id for row in table.rows}
@@ -157,7 +157,7 @@ def test_reading_a_tsv_against_vlmevalkits_load(tmp_path, bench_row):
     """
     import pandas as pd
 
-    from armor_eval.understanding.table import read_table
+    from armor_eval.tasks.understanding.table import read_table
 
     file = tmp_path / "SEEDBench_IMG.tsv"
     write_large(file, rows=400, picture=150_000)

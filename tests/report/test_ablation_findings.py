@@ -8,7 +8,7 @@ from armor_eval.ablations.heads import arms_of
 from armor_eval.ablations.plan import HeadsPlan, StagesPlan
 from armor_eval.ablations.schemes import arms_of as stage_arms
 from armor_eval.ablations.schemes import moments
-from armor_eval.errors import UserError
+from armor_model.base.errors import UserError
 
 CURVE = [(0, 4.0), (10, 2.0), (30, 1.0)]
 

@@ -8,7 +8,6 @@ from PIL import Image
 
 from armor_eval.cli import main
 from armor_eval.engine import Finished, Settings, evaluate
-from armor_eval.errors import UserError
 from armor_eval.models.base import Decoding
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
@@ -17,6 +16,7 @@ from armor_eval.tasks.modality import LINE
 from armor_eval.tasks.modality.judging import agrees_with, judge, things_told
 from armor_eval.tasks.modality.records import Expect, Message, Record, choose, read_records, shapes_records
 from armor_eval.tasks.modality.task import ModalityTask, findings
+from armor_model.base.errors import UserError
 from trainer.shapes.world import Scene, render
 
 SCENE = Scene.parse("red circle@0; blue square@3")

@@ -3,9 +3,9 @@
 import pytest
 from report_mocks import shapes_run
 
-from armor_eval.errors import UserError
 from armor_eval.report.claims import load_claims, normal_name, parse_row_choices, row_of_model
 from armor_eval.report.prose import added_parameter_count, judge_statements, load_statements
+from armor_model.base.errors import UserError
 
 
 def test_every_row_of_the_paper_is_there() -> None:

@@ -60,7 +60,7 @@ def test_an_archive_holds_heads_and_sheets_and_makes_the_same_tables(tmp_path: P
 
 
 def test_two_runs_of_one_folder_name_are_refused(tmp_path: Path) -> None:
-    from armor_eval.errors import UserError
+    from armor_model.base.errors import UserError
 
     for place in ("a", "b"):
         write_bundle(tmp_path / place / "pope", make_run(place), [metric("F1", 88.7, None)])

@@ -10,12 +10,12 @@ import pytest
 from report_mocks import make_items, make_run, metric, pictures, shapes_run, write_bundle
 
 from armor_eval.cli import main
-from armor_eval.errors import UserError
 from armor_eval.report import viewer
 from armor_eval.report.loading import load_runs
 from armor_eval.report.page import render_page
 from armor_eval.report.plots import aligned, plots
 from armor_eval.runs.schema import Point
+from armor_model.base.errors import UserError
 
 
 def unpacked(payload: viewer.Payload) -> dict:

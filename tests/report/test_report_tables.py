@@ -11,8 +11,6 @@ import pytest
 from report_mocks import a_subset, a_training, make_items, make_run, metric, shapes_run, write_bundle
 
 from armor_eval.cli import main
-from armor_eval.errors import UserError
-from armor_eval.geneval.protocols import declared
 from armor_eval.report import formats
 from armor_eval.report.claims import load_claims
 from armor_eval.report.loading import RunView, load_runs, notices
@@ -20,6 +18,8 @@ from armor_eval.report.tables import build, rank_printed
 from armor_eval.report.verdicts import widened
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import DataInfo, ScorerInfo, Scores
+from armor_eval.tasks.geneval.protocols import declared
+from armor_model.base.errors import UserError
 
 
 def view(run, *metrics) -> RunView:

@@ -30,8 +30,8 @@ from armor_eval.models import registry
 from armor_eval.models.base import Decoding
 from armor_eval.stats.composite import ClusterSums, Composite, composites_for
 from armor_eval.stats.paired import compare_sums
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.run import Settings, run_benchmark
 
 SEEDS = (1, 2)
 FACTORS = (1, 4, 16)

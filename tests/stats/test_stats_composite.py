@@ -91,7 +91,7 @@ def test_missing_extras_are_named():
 def tsv(tmp_path):
     import pandas as pd
 
-    from armor_eval.understanding.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.official import quiet_vlmeval
 
     def write(rows):
         path = tmp_path / "data.tsv"
@@ -239,9 +239,9 @@ def test_geneval_overall_is_the_mean_of_the_task_means():
 @pytest.mark.parametrize(("official", "fits"), [(84.7, True), (84.8, True), (84.6, False), (84.9, False)])
 def test_a_ratio_that_is_half_a_decimal_fits_both_roundings(official, fits):
     """LLaVABench's evaluate prints one decimal: 84.75 is 84.7 there, and armor-nano once had it."""
-    from armor_eval.understanding.declare import benchmarks
-    from armor_eval.understanding.official import Scored
-    from armor_eval.understanding.score import _disagreement
+    from armor_eval.tasks.understanding.declare import benchmarks
+    from armor_eval.tasks.understanding.score import _disagreement
+    from armor_eval.vlmevalkit.official import Scored
 
     class Table:
         benchmark = benchmarks()["LLaVABench"]

@@ -15,9 +15,9 @@ from armor_eval.compare import junit, markdown
 from armor_eval.compare.gate import compare
 from armor_eval.compare.planning import SIZES
 from armor_eval.compare.policy import EXAMPLE, Policy, load_policy
-from armor_eval.errors import UserError
 from armor_eval.stats.composite import formula_names
-from armor_eval.understanding.declare import benchmarks
+from armor_eval.tasks.understanding.declare import benchmarks
+from armor_model.base.errors import UserError
 
 HOSTILE = "</script><img src=x onerror=alert(1)> | `code` \x00\x1b[31m ]]> \ud800 **bold** [a](http://x)"
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from armor_eval.errors import UserError
 from armor_eval.shapes import geneval, modality, truth, understanding
+from armor_model.base.errors import UserError
 from trainer.shapes import language, questions, requests, world
 
 YES_NO = ("MME", "HallusionBench", "POPE")

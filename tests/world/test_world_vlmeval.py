@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from armor_eval.shapes.understanding import declared, tsv_path
-from armor_eval.understanding import official
-from armor_eval.understanding.declare import choose
-from armor_eval.understanding.judge import RuleJudge
-from armor_eval.understanding.table import Table, read_table
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.judge import RuleJudge
+from armor_eval.tasks.understanding.table import Table, read_table
+from armor_eval.vlmevalkit import official
 
 EXPECTED: dict[str, tuple[float, float, float]] = {
     "MMB": (100.0, 0.0, 25.7),

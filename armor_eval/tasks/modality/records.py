@@ -14,9 +14,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from armor_eval.errors import UserError
 from armor_eval.runs.schema import Subset
 from armor_eval.tasks.modality import LINE
+from armor_model.base.errors import UserError
 
 IMAGE = "<image>"
 

@@ -10,10 +10,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from armor_eval.errors import UserError
+from armor_eval.base.resources import benchmarks_dir
 from armor_eval.models.base import Decoding, RespondsFreely
-from armor_eval.resources import benchmarks_dir
-from armor_eval.runs.journal import replace_file
+from armor_model.base.errors import UserError
+from armor_model.base.files import write_file
 
 SIDE = 256
 
@@ -57,7 +57,7 @@ def write_side_by_side(specs: Sequence[str], profile: str, out: Path, picture: P
         finally:
             adapter.close()
     left = [] if picture or profile == "shapes" else ["the first prompt needs a picture (--picture) and is left out"]
-    replace_file(out, page(asked, answers, profile, left))
+    write_file(out, page(asked, answers, profile, left))
 
 
 def _message(text: str, shown: Any) -> list[dict[str, Any]]:

@@ -9,15 +9,15 @@ from typing import Any
 
 from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress
-from armor_eval.errors import UserError
 from armor_eval.models.base import RespondsFreely
 from armor_eval.models.drawing import is_blank, one_line
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
-from armor_eval.runs.provenance import sha256_json, sha256_text
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_eval.tasks.modality.judging import Judged, judge
 from armor_eval.tasks.modality.records import Record, choose, conversation, read_records, shapes_records
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_json, sha256_text
 
 GIVEN = ("text", "image", "both", "none")
 READER = "shapes tile reader"

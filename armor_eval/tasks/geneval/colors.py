@@ -1,0 +1,169 @@
+"""Which colour an object has: CLIP as GenEval asks it, or pixel statistics in the embedded profile.
+
+Shape legend: n crops, K colours, E CLIP width, H x W picture pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from armor_eval.tasks.geneval.vocabulary import Vocabulary
+from armor_model.base.errors import UserError
+
+BACKGROUND = "#999"
+TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
+CLIP_MODEL = "ViT-L-14-quickgelu"
+"""`ViT-L-14` with OpenAI's weights would be built with GELU since open_clip 2.29, and only warn."""
+
+
+@dataclass(frozen=True)
+class Crop:
+    """One object whose colour is asked."""
+
+    picture: np.ndarray
+    """RGB uint8 [H, W, 3]."""
+    mask: np.ndarray
+    """bool [H, W]."""
+    box: Sequence[float]
+    """x1, y1, x2, y2, score."""
+    name: str
+    """Its class."""
+
+
+@dataclass(frozen=True)
+class ColorAnswer:
+    color: str
+    margin: float
+    """Lead over the second colour: softmax probability (CLIP), share of the object's pixels (pixel statistics)."""
+
+
+class ColorJudge(Protocol):
+    settings: dict[str, object]
+
+    def name(self, crops: Sequence[Crop]) -> list[ColorAnswer]: ...
+
+
+class PixelColors:
+    """Each pixel of the object votes for the nearest of the world's colours; pixels nearer to white do not vote."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        from trainer.shapes.world import COLORS
+
+        self.colors = vocabulary.colors
+        self._palette_K3 = np.array([COLORS[c] for c in self.colors] + [(255, 255, 255)], np.float32)
+        self.settings = {"colors": "pixel votes", "palette": {c: list(COLORS[c]) for c in self.colors}}
+
+    def name(self, crops: Sequence[Crop]) -> list[ColorAnswer]:
+        return [self._one(crop.picture[crop.mask]) for crop in crops]
+
+    def _one(self, pixels_n3: np.ndarray) -> ColorAnswer:
+        if len(pixels_n3) == 0:
+            return ColorAnswer(self.colors[0], 0.0)
+        distance = np.linalg.norm(pixels_n3[:, None].astype(np.float32) - self._palette_K3, axis=2)
+        votes = np.bincount(distance.argmin(1), minlength=len(self._palette_K3))[:-1]
+        if votes.sum() == 0:  # all but white: the least white of all
+            votes = -distance[:, :-1].mean(0)
+            return ColorAnswer(self.colors[int(votes.argmax())], 0.0)
+        second, first = np.sort(votes)[-2:]
+        return ColorAnswer(self.colors[int(votes.argmax())], float((first - second) / votes.sum()))
+
+
+def composite_crop(crop: Crop):
+    """The official crop: the picture over #999 through the object's mask, cut to its box. Returns a PIL image."""
+    from PIL import Image
+
+    picture = Image.fromarray(crop.picture)
+    blank = Image.new("RGB", picture.size, color=BACKGROUND)
+    return Image.composite(picture, blank, Image.fromarray(crop.mask)).crop(tuple(crop.box[:4]))
+
+
+class ClipColors:
+    """GenEval's zero-shot colours: crops of many pictures in one pass, a text classifier cached for each class."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, model, tokenizer, transform, settings: dict, device: str, batch: int = 64
+    ):
+        self.colors = vocabulary.colors
+        self.settings = {"colors": CLIP_MODEL, "background": BACKGROUND, **settings}
+        self.batch, self.device = batch, device
+        self._model, self._tokenizer, self._transform = model.to(device).eval(), tokenizer, transform
+        self._classifiers: dict[str, object] = {}
+
+    def classifier(self, name: str):
+        """Unit text features, [E, K]: three templates a colour, normalised, averaged, normalised."""
+        import torch
+        import torch.nn.functional as F
+
+        if name not in self._classifiers:
+            texts = [t.format(color=c, name=name) for c in self.colors for t in TEMPLATES]
+            with torch.inference_mode():
+                features = F.normalize(self._model.encode_text(self._tokenizer(texts).to(self.device)), dim=-1)
+                mean = features.unflatten(0, (len(self.colors), len(TEMPLATES))).mean(1)
+                self._classifiers[name] = F.normalize(mean, dim=-1).T
+        return self._classifiers[name]
+
+    def name(self, crops: Sequence[Crop]) -> list[ColorAnswer]:
+        import torch
+        import torch.nn.functional as F
+
+        answers: list[ColorAnswer] = []
+        for start in range(0, len(crops), self.batch):
+            part = crops[start : start + self.batch]
+            pixels = torch.stack([self._transform(composite_crop(crop)) for crop in part]).to(self.device)
+            with torch.inference_mode():
+                features = F.normalize(self._model.encode_image(pixels), dim=-1)
+                for crop, feature in zip(part, features, strict=True):
+                    chances = (100.0 * feature @ self.classifier(crop.name)).softmax(-1)
+                    top = chances.topk(2).values
+                    answers.append(ColorAnswer(self.colors[int(chances.argmax())], float(top[0] - top[1])))
+        return answers
+
+
+def load_clip(vocabulary: Vocabulary, weights: Path, sha256: str, device: str) -> ClipColors:
+    """OpenAI's ViT-L/14 in open_clip with QuickGELU, from its TorchScript archive or from safetensors."""
+    from armor_model.base.runtime import prepare_torchvision
+
+    prepare_torchvision()
+    import open_clip
+
+    model = open_clip.create_model(CLIP_MODEL, pretrained=None)
+    _fill(model, weights)
+    transform = open_clip.image_transform(
+        model.visual.image_size, is_train=False, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD
+    )
+    settings = {"colors_weights_sha256": sha256}
+    return ClipColors(vocabulary, model, open_clip.get_tokenizer("ViT-L-14"), transform, settings, device)
+
+
+def _fill(model, weights: Path) -> None:
+    import pickle
+
+    import torch
+
+    try:
+        if weights.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(weights)
+        else:
+            try:
+                state = torch.jit.load(weights, map_location="cpu").state_dict()
+            except RuntimeError:  # a plain checkpoint, not TorchScript
+                state = torch.load(weights, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"{weights} cannot be read as CLIP weights: {str(error).splitlines()[0]}") from None
+    state = state.get("state_dict", state)
+    state = {name: v.float() for name, v in state.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    own = model.state_dict()
+    wrong = [n for n, v in own.items() if v.is_floating_point() and n != "attn_mask"]
+    wrong = [name for name in wrong if name not in state or state[name].shape != own[name].shape]
+    if wrong:
+        raise UserError(
+            f"{weights} is not CLIP ViT-L/14: {len(wrong)} parameters missing or misshapen, e.g. {wrong[0]}"
+        )
+    model.load_state_dict({name: value for name, value in state.items() if name in own}, strict=False)

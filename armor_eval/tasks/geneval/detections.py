@@ -1,0 +1,130 @@
+"""The stored form of what a detector saw in a picture, and re-scoring it: `armor-eval geneval score --detections FILE`.
+
+One JSON object a line: `{image, metadata, detections: {class: [[x1, y1, x2, y2, score], ...]}, colors: {class: [name,
+...]}}`. Boxes stand by falling score; the thresholds, the limit a class and every rule are applied in the order of the
+file. `colors[class][i]` belongs to `detections[class][i]`; null where nobody asked. A result file of the official
+evaluator is read too (armor_eval.tasks.geneval.official_results).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+
+from armor_eval.tasks.geneval.official_results import as_detected, is_official
+from armor_eval.tasks.geneval.prompts import Metadata, check_metadata
+from armor_eval.tasks.geneval.verdicts import Rules, Verdict, judge
+from armor_model.base.errors import UserError
+
+STORED_ABOVE = 0.05
+"""Every run stores the detections whose score is strictly above."""
+
+
+class Detected(BaseModel):
+    """One picture's record."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    image: str
+    metadata: dict[str, Any]
+    detections: dict[str, list[tuple[float, float, float, float, float]]]
+    colors: dict[str, list[str | None]] = {}
+    recorded: bool | None = None
+    """The verdict that the official evaluator gave, where the file is its own."""
+
+    @field_validator("detections")
+    @classmethod
+    def _finite(cls, value):
+        for name, boxes in value.items():
+            for i, box in enumerate(boxes):
+                if not all(math.isfinite(number) for number in box):
+                    raise ValueError(f"{name}[{i}] holds a number that is not finite")
+        return value
+
+
+class ColorMissingError(Exception):
+    """A verdict needs a colour that the record does not hold."""
+
+
+def read_detections(path: Path) -> Iterator[tuple[str, Detected, Metadata]]:
+    """(where, record, checked metadata) a line; a UserError names file and line, also of a picture that was there
+    before. Class names are not held to a list."""
+    seen: dict[str, int] = {}
+    try:
+        with path.open() as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                where = f"{path}:{number}"
+                record = _parse(line, where)
+                first = seen.setdefault(record.image, number)
+                if first != number:
+                    raise UserError(f"{where}: picture {record.image!r} stands in line {first} already")
+                yield where, record, check_metadata(record.metadata, None, where)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read detections {path}: {error}") from None
+
+
+def _parse(line: str, where: str) -> Detected:
+    try:
+        record = json.loads(line)
+        return Detected.model_validate(as_detected(record) if is_official(record) else record)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or "the record"
+        raise UserError(
+            f"{where}: {place}: {first['msg']}",
+            hint="expected {image, metadata, detections: {class: [[x1, y1, x2, y2, score]]}, colors: {class: [name]}}",
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{where}: {error}", "expected a line of the official evaluator's result file") from None
+
+
+def verdict_of(record: Detected, meta: Metadata, rules: Rules) -> Verdict:
+    """Judge a stored record; ColorMissingError if it lacks a colour that the rules ask for."""
+
+    def color_of(name: str, indices: list[int]) -> list[str]:
+        stored = record.colors.get(name, [])
+        found = [stored[i] if i < len(stored) else None for i in indices]
+        if None in found:
+            raise ColorMissingError(f"the colour of {name}[{indices[found.index(None)]}] is not stored")
+        return found
+
+    return judge(meta, record.detections, color_of, rules)
+
+
+def score_file(path: Path, rules: Rules) -> Iterator[dict[str, Any]]:
+    """A line of `geneval score` for each stored picture: image, tag, prompt, correct, reason.
+
+    Of an official result also its own verdict (`recorded`), and if ours follows from the boxes alone (`from_boxes`).
+    """
+    for where, record, meta in read_detections(path):
+        try:
+            verdict = verdict_of(record, meta, rules)
+        except ColorMissingError as error:
+            raise UserError(
+                f"{where}: {error}",
+                hint="these thresholds look at an object that has no colour on file: judge the pictures again",
+            ) from None
+        yield {
+            "image": record.image,
+            "tag": meta.tag,
+            "prompt": meta.prompt,
+            "correct": verdict.correct,
+            "reason": verdict.reason,
+            **({} if record.recorded is None else _beside(record, meta, rules)),
+        }
+
+
+def _beside(record: Detected, meta: Metadata, rules: Rules) -> dict[str, bool]:
+    """A verdict follows from the boxes where no colour is asked, or where it is wrong whatever the colours are."""
+    plain = meta.model_copy(update={"include": [w.model_copy(update={"color": None}) for w in meta.include]})
+    wrong = not judge(plain, record.detections, lambda name, indices: [], rules).correct
+    return {"recorded": record.recorded, "from_boxes": wrong or plain == meta}

@@ -1,0 +1,93 @@
+"""From pictures to verdicts, many at a time: detection, colours, rules; each step batched over the chunk."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from armor_eval.tasks.geneval.colors import ColorJudge, Crop
+from armor_eval.tasks.geneval.detections import STORED_ABOVE, Detected, verdict_of
+from armor_eval.tasks.geneval.detectors import Detector
+from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.prompts import Metadata
+from armor_eval.tasks.geneval.verdicts import Rules, Verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is kept of one picture."""
+
+    verdict: Verdict
+    detections: dict[str, list[list[float]]]
+    """The stored form, all above .05."""
+    colors: dict[str, list[str | None]]
+    margins: dict[str, list[float | None]]
+    found: Found
+
+
+@dataclass
+class Stopwatch:
+    """Seconds by part, and pictures."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    pictures: int = 0
+
+    def add(self, part: str, since: float) -> float:
+        now = time.perf_counter()
+        self.seconds[part] = self.seconds.get(part, 0.0) + now - since
+        return now
+
+
+def judge_pictures(
+    pictures: Sequence[np.ndarray],
+    metas: Sequence[Metadata],
+    detector: Detector,
+    colors: ColorJudge | None,
+    rules: Rules,
+    watch: Stopwatch | None = None,
+) -> list[Judged]:
+    """Verdicts in order. `colors` may be None where no prompt names a colour.
+
+    A coloured class has the colour of its first `count` stored detections named whatever their score, so that stored
+    detections can be judged again under any threshold.
+    """
+    watch = watch or Stopwatch()
+    since = time.perf_counter()
+    found = detector.detect(pictures)
+    since = watch.add("detect", since)
+    stored = [f.by_class(detector.classes, STORED_ABOVE) for f in found]
+    asked: list[tuple[int, str, int]] = []
+    crops: list[Crop] = []
+    for n, (meta, boxes) in enumerate(zip(metas, stored, strict=True)):
+        for name, count in _coloured(meta).items():
+            masks = found[n].masks_of(detector.classes.index(name), STORED_ABOVE)
+            for i, box in enumerate(boxes.get(name, [])[:count]):
+                asked.append((n, name, i))
+                crops.append(Crop(pictures[n], masks[i], box, name))
+    answers = colors.name(crops) if crops else []
+    since = watch.add("colours", since)
+    names: list[dict[str, list[Any]]] = [{} for _ in pictures]
+    margins: list[dict[str, list[Any]]] = [{} for _ in pictures]
+    for (n, name, _), answer in zip(asked, answers, strict=True):
+        names[n].setdefault(name, []).append(answer.color)
+        margins[n].setdefault(name, []).append(round(answer.margin, 4))
+    judged = []
+    for n, meta in enumerate(metas):
+        record = Detected(image="", metadata={}, detections=stored[n], colors=names[n])
+        judged.append(Judged(verdict_of(record, meta, rules), stored[n], names[n], margins[n], found[n]))
+    watch.add("rules", since)
+    watch.pictures += len(pictures)
+    return judged
+
+
+def _coloured(meta: Metadata) -> dict[str, int]:
+    """Class -> how many of its detections the prompt asks the colour of."""
+    wanted: dict[str, int] = {}
+    for need in meta.include:
+        if need.color is not None:
+            wanted[need.name] = max(need.count, wanted.get(need.name, 0))
+    return wanted

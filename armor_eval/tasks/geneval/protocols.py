@@ -1,0 +1,131 @@
+"""The protocol label of a GenEval run: which of the ways that go by the name it was measured in, and what differs.
+
+Declared in benchmarks/geneval/protocols.toml. A label has `protocol` (a name there, or `custom`), `prompts`, `samples`,
+`guidance` and `detector`; two runs are compared and ranked only where all of it agrees.
+"""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from armor_eval.base.resources import benchmarks_dir
+from armor_eval.runs.schema import Run, decoding_of
+from armor_model.base.hashing import sha256_json
+
+CUSTOM = "custom"
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PromptFile(_Declared):
+    sha256: str
+    """Or its first digits."""
+    where: str
+    """Projects that hold a copy."""
+
+
+class Prompts(_Declared):
+    rewritten: bool
+    content_sha256: str
+    """Of the prompts joined by newlines, or its first digits."""
+    files: list[PromptFile]
+    note: str
+
+
+class Protocol(_Declared):
+    prompts: str
+    samples: int
+    """Images a prompt."""
+    detector: str
+    note: str
+
+
+class Recipe(_Declared):
+    """How a published number's images were drawn."""
+
+    protocol: str
+    guidance: float
+    steps: int | None = None
+    pixels: str
+    seeds: str
+    after: str | None = None
+    """What was done to the images before they were judged."""
+    reported: str | None = None
+
+
+class Protocols(_Declared):
+    limits: list[str]
+    """What GenEval's number must be read with."""
+    prompts: dict[str, Prompts]
+    detectors: dict[str, dict[str, list[str | float]]]
+    """Build -> scorer setting -> the values that it may have; of a sha256 the first digits."""
+    protocols: dict[str, Protocol]
+    recipes: dict[str, Recipe]
+
+
+@functools.cache
+def declared() -> Protocols:
+    return Protocols.model_validate(tomllib.loads((benchmarks_dir() / "geneval" / "protocols.toml").read_text()))
+
+
+def label_of(run: Run, content_sha256: str | None = None) -> dict[str, str]:
+    """The run's label. `content_sha256` is its PromptSet's; without one (runs of before labels were written) the
+    prompts are known by their file."""
+    label = {
+        "prompts": _prompts_of(run.data.sha256, content_sha256),
+        "samples": str(run.extras.get("samples", "not stated")),
+        "guidance": _guidance_of(run),
+        "detector": _detector_of(run.scorer.settings),
+    }
+    name = next((name for name in declared().protocols if not departures(label, name)), CUSTOM)
+    return {"protocol": name, **label}
+
+
+def departures(label: dict[str, str], protocol: str) -> list[str]:
+    """In what a label is not the protocol, in words: `samples 2 (geneval: 4)`."""
+    wanted = declared().protocols[protocol]
+    parts = {"prompts": wanted.prompts, "samples": str(wanted.samples), "detector": wanted.detector}
+    return [f"{part} {label.get(part)} ({protocol}: {value})" for part, value in parts.items() if label[part] != value]
+
+
+def remark_of(label: dict[str, str], expected: str) -> str | None:
+    """What is printed under a headline that is not of the expected protocol; None where it is."""
+    if label["protocol"] == expected:
+        return None
+    number = "the paper's number" if expected == "geneval" else f"the {expected} number"
+    return f"protocol {label['protocol']}: {'; '.join(departures(label, expected))}: not {number}"
+
+
+def _prompts_of(file_sha256: str, content_sha256: str | None) -> str:
+    for name, prompts in declared().prompts.items():
+        if content_sha256 is not None and content_sha256.startswith(prompts.content_sha256):
+            return name
+        if content_sha256 is None and any(file_sha256.startswith(file.sha256) for file in prompts.files):
+            return name
+    return f"{CUSTOM} {file_sha256[:8]}"
+
+
+def _guidance_of(run: Run) -> str:
+    guidance = decoding_of(run).get("guidance")
+    if run.model.spec.startswith("images:"):
+        return "not stated"
+    return "the model's own" if guidance is None else f"{guidance:g}"
+
+
+def _detector_of(settings: dict[str, Any]) -> str:
+    for name, build in declared().detectors.items():
+        if all(_allowed(key, settings.get(key), values) for key, values in build.items()):
+            return name
+    return f"{CUSTOM} {settings.get('detector', 'unknown')} {sha256_json(settings)[:8]}"
+
+
+def _allowed(key: str, value: Any, values: list[str | float]) -> bool:
+    if key.endswith("sha256"):
+        return isinstance(value, str) and value.startswith(tuple(map(str, values)))
+    return value in values

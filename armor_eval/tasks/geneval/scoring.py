@@ -1,0 +1,114 @@
+"""From judged items to scores.json, the stored detections and the contact sheets."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from armor_eval.runs.blank import blank_of, reserve_blank
+from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.schema import Item, Metric, Scores, protocol_of
+from armor_eval.stats.composite import Composite, composites_for, measure
+from armor_eval.tasks.geneval.pictures import UnreadablePictureError, read_picture, write_picture
+from armor_eval.tasks.geneval.protocols import remark_of
+from armor_eval.tasks.geneval.sheet import Shown, contact_sheet
+from armor_eval.tasks.geneval.vocabulary import TASKS
+from armor_model.base.files import write_file
+
+if TYPE_CHECKING:
+    from armor_eval.tasks.geneval.run import Settings
+
+DETECTIONS = "detections.jsonl"
+SHEETS = "sheets"
+
+
+def score_items(items: Sequence[Item], expected: int, remark: str | None) -> Scores:
+    """Metrics with intervals clustered by prompt; the headline is withheld while a picture has no verdict.
+
+    `remark` is put under the headline (prompts that are not the official ones ...).
+    """
+    judged = [item for item in items if item.status == "ok"]
+    lost = expected - len(judged)
+    metrics: list[Metric] = []
+    composites = composites_for("geneval")
+    held_out = [replace(c, name=f"held-out {c.name}", primary=False, keep=_held_out(c)) for c in composites]
+    for composite in composites + (held_out if any("held_out" in item.extras for item in judged) else []):
+        metric = measure(judged, composite)
+        if metric.n == 0 and not composite.primary:
+            continue
+        metrics.append(metric)
+    withheld = f"{lost} of {expected} pictures have no verdict" if lost else None
+    for i, metric in enumerate(metrics):
+        if metric.primary and withheld:
+            metrics[i] = metric.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"})
+        elif metric.primary and remark:
+            metrics[i] = metric.model_copy(update={"note": remark})
+    counts = Counter(item.status for item in items)
+    return Scores(metrics=metrics, counts=counts, expected_items=expected, blank=blank_of(items)[0], withheld=withheld)
+
+
+def _held_out(composite: Composite):
+    """The composite's own choice of items, and of those the prompts that training never showed."""
+
+    def keep(item: Item) -> bool:
+        return bool(item.extras.get("held_out")) and (composite.keep is None or composite.keep(item))
+
+    return keep
+
+
+def finish(
+    bundle: Bundle, chosen: list[int], settings: Settings, timing: dict, notes: list[str], lost: str | None = None,
+    served: dict[str, Any] | None = None,
+) -> Scores:  # fmt: skip
+    """Score, write detections.jsonl and the sheets, then close the bundle; `partial` where `lost` says why.
+
+    `served`: what a server made of the requests.
+    """
+    items = sorted(bundle.items.values(), key=lambda item: item.id)
+    remark = remark_of(protocol_of(bundle.run), "geneval" if settings.profile == "official" else "shapes")
+    scores = score_items(items, len(chosen) * settings.samples, remark)
+    lines = [
+        {
+            "image": item.output_images[0],
+            "metadata": item.gold,
+            "detections": item.extras["detections"],
+            "colors": item.extras["colors"],
+        }
+        for item in items
+        if item.status == "ok"
+    ]
+    write_file(bundle.path / DETECTIONS, "".join(json.dumps(line) + "\n" for line in lines))
+    write_sheets(bundle, items)
+    sizes = Counter(item.extras["size"] for item in items if "size" in item.extras)
+    found = {"timing": timing, "notes": notes, "image_sizes": dict(sizes.most_common())}
+    bundle.update(
+        extras={**bundle.run.extras, **found, **({"served": served} if served else {})},
+        reservations=reserve_blank(bundle.run.reservations, *blank_of(items)),
+    )
+    bundle.finish(items, scores, lost)
+    return scores
+
+
+def write_sheets(bundle: Bundle, items: Sequence[Item]) -> None:
+    """sheets/TASK.png: a row a prompt, green frames around right pictures, red around wrong ones."""
+    for task in TASKS:
+        rows: dict[str, Shown] = {}
+        right = [item.score for item in items if item.group == task and item.score is not None]
+        for item in items:
+            if item.group != task:
+                continue
+            row = rows.setdefault(item.cluster, Shown(item.prompt, []))
+            picture = None
+            if item.output_images:
+                try:
+                    picture, _ = read_picture(bundle.path / item.output_images[0], bundle.path)
+                except UnreadablePictureError:
+                    picture = None
+            row.pictures.append((picture, None if item.score is None else bool(item.score)))
+        if rows:
+            share = f"{sum(right) / len(right):.2f}" if right else "-"
+            title = f"{task}: {share} right of {len(right)} pictures, {len(rows)} prompts"
+            write_picture(bundle.path / SHEETS / f"{task}.png", contact_sheet(title, list(rows.values())))

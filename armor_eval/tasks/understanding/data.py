@@ -1,0 +1,84 @@
+"""Where a benchmark's TSV lies: generated for the shapes profile, else a copy of the published one, or its download."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from armor_eval.base.fetch import Progress, fetch
+from armor_eval.runs.schema import Profile
+from armor_eval.tasks.understanding.declare import Benchmark
+from armor_eval.tasks.understanding.table import file_hashes, missing_file
+from armor_model.base.errors import UserError
+
+
+def cache_dir() -> Path:
+    """`$ARMOR_EVAL_CACHE`, else `armor-eval` under the user's cache folder: derived files only, safe to delete."""
+    named = os.environ.get("ARMOR_EVAL_CACHE")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "armor-eval"
+    return base.expanduser()
+
+
+def lmu_data() -> Path:
+    """VLMEvalKit's folder of published files: `$LMUData`, else `~/LMUData`. Read only, by us."""
+    named = os.environ.get("LMUData")  # noqa: SIM112 - VLMEvalKit's spelling
+    return Path(named or Path.home() / "LMUData").expanduser()
+
+
+def locate(benchmark: Benchmark, profile: Profile, data: Path | None) -> Path:
+    """The TSV to read; `data` is a folder of TSVs or one file. UserError names what is missing and its source."""
+    if data is not None:
+        if data.is_file():
+            return data
+        if not data.is_dir():
+            raise UserError(f"--data {data} is neither a folder nor a file")
+        return _existing(benchmark, data / benchmark.official.file)
+    if profile == "official":
+        return _existing(benchmark, lmu_data() / benchmark.official.file)
+    from armor_eval.shapes.understanding import tsv_path
+
+    return tsv_path(benchmark.dataset, cache_dir() / "shapes")
+
+
+def shapes_content(benchmark: Benchmark) -> str:
+    """The declared hash of the generated file's content, which `locate` has checked."""
+    from armor_eval.shapes.understanding import declared
+
+    return declared()[benchmark.dataset]["sha256"]
+
+
+def download(benchmark: Benchmark, data: Path | None, progress: Progress | None = None) -> None:
+    """Fetch the published file into `data`, or VLMEvalKit's folder, unless it is there. RunFailed in one line."""
+    if data is not None and data.is_file():
+        return
+    target = (lmu_data() if data is None else data) / benchmark.official.file
+    if target.is_file():
+        return
+
+    def fault(file: Path) -> str | None:
+        _, md5 = file_hashes(file)
+        if benchmark.official.edition(md5) is not None:
+            return None
+        return f"md5 {md5}, expected {' or '.join(benchmark.official.md5.values())}"
+
+    fetch(benchmark.official.url, target, fault, progress)
+
+
+def state_of(benchmark: Benchmark, folder: Path) -> tuple[str, str]:
+    """(ok, missing or broken; what was found) of a benchmark's file in a folder, by its md5."""
+    path = folder / benchmark.official.file
+    if not path.is_file():
+        part = path.with_name(f"{path.name}.part")
+        begun = f"; {part.stat().st_size:,} bytes of it are fetched" if part.is_file() else ""
+        return "missing", f"{path.name} is not in {folder}{begun}"
+    _, md5 = file_hashes(path)
+    edition = benchmark.official.edition(md5)
+    if edition is None:
+        return "broken", f"{path}: truncated or changed (md5 {md5}, {path.stat().st_size:,} bytes)"
+    return "ok", f"{path}: whole, {edition}"
+
+
+def _existing(benchmark: Benchmark, path: Path) -> Path:
+    if not path.is_file():
+        raise missing_file(benchmark, path)
+    return path

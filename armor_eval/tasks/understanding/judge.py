@@ -1,0 +1,294 @@
+"""Judges read answers that no rule can. Every reply is checked; one that cannot be read is a failure, never a score.
+
+The prompts are VLMEvalKit's own. Usable replies are kept in a cache under the hash of judge, prompt and reply limit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from armor_eval.engine.ask import ask
+from armor_eval.models.base import Answer, AnswersQuestions, Decoding, Question
+from armor_eval.models.drawing import one_line
+from armor_eval.models.endpoint import Endpoint, EndpointError
+from armor_eval.runs.provenance import packages
+from armor_eval.runs.schema import JudgeInfo
+from armor_eval.tasks.understanding.loop import clean
+from armor_eval.tasks.understanding.thinking import strip_thoughts
+from armor_model.base.hashing import sha256_json
+
+ATTEMPTS = 3
+"""How often a judge is asked again when its reply cannot be read."""
+WARMER = 0.5
+"""Temperature that each further attempt adds."""
+LONGEST_REPLY = {"graded": 16, "ratio": 1024}
+"""New tokens of a reply by kind of benchmark; SHORT_REPLY for the others."""
+SHORT_REPLY = 64
+ROOM_TO_THINK = 4096
+"""New tokens of a reply where the judge was cut short while it thought."""
+JUDGED_TOGETHER = 8
+"""Prompts that a local judge reads at a time."""
+_NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?(?![\d.]*\d)")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to be judged."""
+
+    id: str
+    prompt: str
+    """VLMEvalKit's own words, as its `evaluate` will send them."""
+    kind: str
+    """The benchmark's kind: what a readable reply looks like."""
+    options: dict[str, Any] = field(default_factory=dict)
+    system: str | None = None
+
+
+@dataclass
+class Judged:
+    """Replies as VLMEvalKit wants them, by prompt; and the items that no reply could be had for."""
+
+    replies: dict[str, str] = field(default_factory=dict)
+    usable: dict[str, str] = field(default_factory=dict)
+    """Item id -> the reply in the form that is read without doubt."""
+    raw: dict[str, str] = field(default_factory=dict)
+    """Item id -> what the judge said."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Item id -> why, one line."""
+
+    def generate(self, prompt: str, **_: Any) -> str:
+        """Stands in for VLMEvalKit's judge: says again what was said."""
+        return self.replies[prompt]
+
+
+class Judge(Protocol):
+    info: JudgeInfo
+
+    def judge(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> Judged: ...
+
+    def close(self) -> None: ...
+
+
+def read_reply(request: Request, reply: str) -> str | None:
+    """The reply in the form that VLMEvalKit reads without doubt, or None where it says nothing usable."""
+    if request.kind == "graded":
+        # "0.5", "Correctness: 0.5", "0.5 (half of it)": one number between 0 and 1, and no other.
+        found = {float(n) for n in _NUMBER.findall(reply)}
+        return str(found.pop()) if len(found) == 1 and 0 <= min(found) <= 1 else None
+    if request.kind == "ratio":
+        first = next((line for line in reply.splitlines() if line.strip()), "")
+        found = [float(n) for n in _NUMBER.findall(first)]
+        return f"{found[0]} {found[1]}" if len(found) == 2 and all(1 <= n <= 10 for n in found) else None
+    if request.kind == "yes-no":
+        words = set(re.findall(r"[a-z]+", reply.lower())) & {"yes", "no", "unknown"}
+        return words.pop().capitalize() if len(words) == 1 else None
+    from vlmeval.utils import can_infer
+
+    return can_infer(reply, dict(request.options)) or None
+
+
+class AskingJudge:
+    """A judge that is a model: asked in rounds, each reply checked, usable ones kept.
+
+    The first round is greedy and later ones are not: asking the same again would give the same. What is unreadable is
+    never kept, so that a judge that was mended is asked again.
+    """
+
+    def __init__(self, identity: str, info: JudgeInfo, cache: Path, longest: int | None = None) -> None:
+        version = packages().get("ms-vlmeval", "?")
+        words: list[Any] = ["vlmeval judge prompts", version, ATTEMPTS, LONGEST_REPLY]
+        self.info = info.model_copy(update={"prompt_sha256": sha256_json([*words, longest] if longest else words)})
+        self._identity, self._longest = identity, longest
+        self._cache = ReplyCache(cache / f"{identity[:16]}.jsonl")
+        self._thinks = False
+
+    def judge(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> Judged:
+        """Ask for each; equal prompts are asked once. Raises UserError where the judge refuses us altogether."""
+        unique = {request.prompt: request for request in requests}
+        verdicts = {prompt: self._recalled(request) for prompt, request in unique.items()}
+        left = [request for prompt, request in unique.items() if verdicts[prompt].usable is None]
+        if done is not None and len(left) < len(unique):
+            done(len(unique) - len(left))
+        attempt = 0
+        while left and attempt < ATTEMPTS:
+            thought = self._thinks
+            heard = self._say(left, attempt, done)
+            verdicts |= {request.prompt: verdict for request, verdict in zip(left, heard, strict=True)}
+            left = [r for r, verdict in zip(left, heard, strict=True) if verdict.usable is None and not verdict.final]
+            attempt += thought == self._thinks  # a judge found to think is asked the same again, with room for it
+            done = None
+        judged = Judged()
+        for request in requests:
+            verdict = verdicts[request.prompt]
+            if verdict.usable is None:
+                judged.failed[request.id] = f"judge: {verdict.why}"
+            else:
+                judged.replies[request.prompt] = judged.usable[request.id] = verdict.usable
+                judged.raw[request.id] = verdict.raw
+        return judged
+
+    def _say(self, requests: Sequence[Request], attempt: int, done: Callable[[int], None] | None) -> list[_Verdict]:
+        """A verdict a request, in order; `done` is called with the number of those that came."""
+        raise NotImplementedError
+
+    def _room(self, kind: str) -> int:
+        """New tokens that a reply may have."""
+        usual = self._longest or LONGEST_REPLY.get(kind, SHORT_REPLY)
+        return max(usual, ROOM_TO_THINK) if self._thinks and not self._longest else usual
+
+    def _heard(self, request: Request, text: str, reasoning: str | None = None, cut: bool = False) -> _Verdict:
+        """What a reply says, with its thoughts cut; kept if it is usable."""
+        text = clean(text)
+        said = strip_thoughts(text)
+        usable = read_reply(request, said)
+        if usable is not None:
+            self._cache.put(self._key(request), said)
+            return _Verdict(usable, said)
+        if cut and (reasoning or not said):
+            self._thinks = True
+        return _Verdict(None, said, f"unreadable: {' '.join(text.split())[:120]!r}{' (cut by length)' if cut else ''}")
+
+    def _recalled(self, request: Request) -> _Verdict:
+        said = self._cache.get(self._key(request))
+        return _Verdict(read_reply(request, said), said) if said is not None else _Verdict(None, "")
+
+    def _key(self, request: Request) -> str:
+        return sha256_json([self._identity, request.system, request.prompt, self._longest, "usable"])
+
+    def close(self) -> None:
+        self._cache.close()
+
+
+class EndpointJudge(AskingJudge):
+    """A model behind an OpenAI-compatible endpoint. `longest`: new tokens of a reply, instead of LONGEST_REPLY."""
+
+    def __init__(self, endpoint: Endpoint, cache: Path, longest: int | None = None) -> None:
+        info = JudgeInfo(name=endpoint.model, endpoint="openai-compatible")
+        super().__init__(endpoint.fingerprint, info, cache, longest)
+        self._endpoint = endpoint
+
+    def _say(self, requests: Sequence[Request], attempt: int, done: Callable[[int], None] | None) -> list[_Verdict]:
+        return self._endpoint.many([lambda r=r: self._ask(r, attempt) for r in requests], done)
+
+    def _ask(self, request: Request, attempt: int) -> _Verdict:
+        system = [{"role": "system", "content": request.system}] if request.system else []
+        messages = [*system, {"role": "user", "content": request.prompt}]
+        try:
+            reply = self._endpoint.chat(messages, temperature=WARMER * attempt, max_tokens=self._room(request.kind))
+        except EndpointError as error:
+            return _Verdict(None, "", str(error), final=True)
+        return self._heard(request, reply.text, reply.reasoning, reply.cut)
+
+    def close(self) -> None:
+        self._endpoint.close()
+        super().close()
+
+
+class ModelJudge(AskingJudge):
+    """A model of this machine, asked in batches."""
+
+    def __init__(self, model: AnswersQuestions, cache: Path, longest: int | None = None) -> None:
+        info = JudgeInfo(name=model.info.name, version=model.info.revision, endpoint="local")
+        super().__init__(model.info.fingerprint, info, cache, longest)
+        self._model = model
+
+    def _say(self, requests: Sequence[Request], attempt: int, done: Callable[[int], None] | None) -> list[_Verdict]:
+        verdicts: list[_Verdict] = []
+        for start in range(0, len(requests), JUDGED_TOGETHER):
+            batch = requests[start : start + JUDGED_TOGETHER]
+            room = max(self._room(request.kind) for request in batch)
+            words = ["\n\n".join(filter(None, (request.system, request.prompt))) for request in batch]
+            questions = [Question(request.id, [text]) for request, text in zip(batch, words, strict=True)]
+            decoding = Decoding(max_new_tokens=room, temperature=WARMER * attempt, seed=attempt)
+            answers = ask(self._model, questions, decoding)
+            verdicts += [self._read(request, answer) for request, answer in zip(batch, answers, strict=True)]
+            if done is not None:
+                done(len(batch))
+        return verdicts
+
+    def _read(self, request: Request, answer: Answer | Exception) -> _Verdict:
+        if isinstance(answer, Exception) or answer.error:
+            return _Verdict(None, "", answer.error if isinstance(answer, Answer) else one_line(answer), final=True)
+        unclosed = bool(answer.text.strip()) and not strip_thoughts(answer.text)
+        cut = unclosed or "length" in (answer.extras.get("finish_reason"), answer.extras.get("finish"))
+        return self._heard(request, answer.text, answer.extras.get("reasoning"), cut)
+
+    def close(self) -> None:
+        self._model.close()
+        super().close()
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What a judge's reply to one prompt says."""
+
+    usable: str | None
+    """In the form that is read without doubt; None: there is no such reply."""
+    raw: str
+    why: str = "no reply"
+    final: bool = False
+    """No reply could be had: asking for another one is the endpoint's business, and done."""
+
+
+class ReplyCache:
+    """Replies by key in a JSON-lines file: appended and flushed, torn lines ignored, safe for threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._lock = path, threading.Lock()
+        self._known: dict[str, str] = {}
+        self._descriptor = -1
+        if path.exists():
+            for line in path.read_bytes().split(b"\n"):
+                try:
+                    entry = json.loads(line)
+                    self._known[entry["key"]] = entry["reply"]
+                except (ValueError, KeyError, TypeError):
+                    continue
+
+    def get(self, key: str) -> str | None:
+        return self._known.get(key)
+
+    def put(self, key: str, reply: str) -> None:
+        line = b"\n" + json.dumps({"key": key, "reply": reply}).encode() + b"\n"
+        with self._lock:
+            if self._descriptor < 0:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.write(self._descriptor, line)
+            self._known[key] = reply
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+class RuleJudge:
+    """The shapes world's own judge: exact rules, named as such, never an official number."""
+
+    def __init__(self) -> None:
+        from armor_eval.shapes.judge import ShapesRules
+
+        self._rules = ShapesRules()
+        self.info = JudgeInfo(name=self._rules.name, endpoint="rules")
+
+    def judge(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> Judged:
+        judged = Judged()
+        for request in requests:
+            try:
+                reply = self._rules.generate(request.prompt)
+            except ValueError as error:  # a row that is not of the shapes world
+                judged.failed[request.id] = f"judge: {error}"
+                continue
+            judged.replies[request.prompt] = judged.usable[request.id] = judged.raw[request.id] = reply
+        return judged
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,193 @@
+"""Readers of prediction files in the layouts of others, told apart by the fields they have.
+
+| layout | whose | joins by |
+|---|---|---|
+| `index`, `prediction` (.xlsx, .tsv, .json, .jsonl) | VLMEvalKit, and ours (`judge`: recorded replies) | index |
+| `question_id`, `text` or `prediction` | LLaVA, SEED-Bench's submissions | question_id, picture and question |
+| `id`, `response`, also SUBJECT/output.json under a folder | MMMU | id |
+| `{id: answer}` | MM-Vet's results | id |
+| CATEGORY.txt under a folder | MME's tool | category, picture, question |
+| `set_id`, `figure_id`, `model_prediction` | HallusionBench | category, set, figure, question |
+| `doc_id`, `resps` or `filtered_resps` | lm-eval, lmms-eval | the doc's id, picture and question, doc_id |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from armor_eval.tasks.understanding.predictions.files import read_records, text_of
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_file, sha256_json
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One answer of a file, and what names its question."""
+
+    where: str
+    """Its place in the file, for messages."""
+    ids: tuple[str, ...]
+    """What may be its row's index, most telling first."""
+    text: str | None
+    """None: the file names the question and holds no answer."""
+    prompt: str | None = None
+    """The question, or the whole text that the model was asked."""
+    picture: str | None = None
+    """The picture's name."""
+    replies: tuple[str, ...] = ()
+    """Recorded judge replies, one a judging."""
+    reasoning: str | None = None
+    """Thoughts that were stored apart from the answer."""
+
+
+@dataclass(frozen=True)
+class PredictionFile:
+    path: Path
+    layout: str
+    sha256: str
+    predictions: list[Prediction]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one tool writes its answers."""
+
+    name: str
+    needs: tuple[tuple[str, ...], ...]
+    """Fields that a record must have; of each tuple one."""
+    read: Callable[[str, dict[str, Any]], Prediction]
+
+    def fits(self, record: dict[str, Any]) -> bool:
+        return all(any(name in record for name in names) for names in self.needs)
+
+
+def read_predictions(path: Path) -> PredictionFile:
+    """The answers of a file or folder in any known layout. UserError where it is none, or a record is another one."""
+    if path.is_dir():
+        return _read_folder(path)
+    records = read_records(path)
+    layout = next((one for one in LAYOUTS if one.fits(records[0][1])), None)
+    if layout is None:
+        fields = ", ".join(map(str, list(records[0][1])[:12]))
+        known = "; ".join(f"{one.name}: {', '.join(' or '.join(names) for names in one.needs)}" for one in LAYOUTS)
+        raise UserError(f"{path} is a prediction file of no known layout (it has {fields})", f"known - {known}")
+    found = []
+    for where, record in records:
+        if not layout.fits(record):
+            lacks = next(" or ".join(names) for names in layout.needs if not any(name in record for name in names))
+            raise UserError(f"{where}: no {lacks}", f"the file begins in the layout {layout.name}")
+        found.append(layout.read(where, record))
+    return PredictionFile(path, layout.name, sha256_file(path), found)
+
+
+def _read_folder(path: Path) -> PredictionFile:
+    outputs = sorted(path.rglob("output.json"))
+    files = outputs or sorted(path.glob("*.txt"))
+    if not files:
+        raise UserError(f"{path} holds neither CATEGORY.txt (MME) nor SUBJECT/output.json (MMMU)")
+    found = [one for file in files for one in (read_predictions(file).predictions if outputs else _mme(file))]
+    digest = sha256_json({str(file.relative_to(path)): sha256_file(file) for file in files})
+    return PredictionFile(path, "MMMU" if outputs else "MME", digest, found)
+
+
+def mme_lines(path: Path, columns: int) -> list[tuple[str, list[str]]]:
+    """The lines of MME's CATEGORY.txt: picture, question, right answer[, prediction], between tabs."""
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        cells = line.split("\t", 3)
+        if not line.strip():
+            continue
+        if len(cells) < columns:
+            wanted = ("picture", "question", "answer", "prediction")[:columns]
+            raise UserError(f"{path}, line {number}: {len(cells)} columns, expected {', '.join(wanted)} between tabs")
+        lines.append((f"{path.name}, line {number}", cells))
+    return lines
+
+
+def _mme(path: Path) -> list[Prediction]:
+    return [
+        Prediction(where, (), text, prompt=question, picture=f"{path.stem}/{picture}")
+        for where, (picture, question, _, text) in mme_lines(path, 4)
+    ]
+
+
+def hallusion_index(record: dict[str, Any]) -> str | None:
+    """VLMEvalKit's index of a HallusionBench record: category, subcategory, visual input, set, figure, question."""
+    parts = [record.get(k) for k in ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")]
+    return None if None in parts else "_".join(text_of(part) for part in parts)
+
+
+def _answer(value: Any) -> str | None:
+    """An answer as text; None where there is none (a list of alternatives is shown as JSON)."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _first(record: dict[str, Any], *names: str) -> Any:
+    return next((record[name] for name in names if record.get(name) not in (None, "", [])), None)
+
+
+def _text(record: dict[str, Any], *names: str) -> str | None:
+    found = _first(record, *names)
+    return found if isinstance(found, str) else None
+
+
+def _by(names: tuple[str, ...], *answers: str) -> Callable[[str, dict[str, Any]], Prediction]:
+    """Reader of a flat record whose id stands in one of `names` and whose answer in one of `answers`."""
+
+    def read(where: str, record: dict[str, Any]) -> Prediction:
+        replies = record.get("judge")
+        replies = replies if isinstance(replies, list) else [] if replies in (None, "") else [replies]
+        return Prediction(
+            where,
+            tuple(text_of(record[name]) for name in names if record.get(name) is not None),
+            _answer(next((record[name] for name in answers if name in record), None)),
+            prompt=_text(record, "prompt", "question"),
+            picture=_text(record, "image_path"),
+            replies=tuple(str(reply) for reply in replies),
+            reasoning=_text(record, "thinking", "reasoning"),
+        )
+
+    return read
+
+
+def _hallusion(where: str, record: dict[str, Any]) -> Prediction:
+    index = hallusion_index(record)
+    if index is None:
+        raise UserError(f"{where}: the record does not name its category, set, figure and question")
+    return Prediction(where, (index,), _answer(record["model_prediction"]), prompt=_text(record, "question"))
+
+
+def _samples(where: str, record: dict[str, Any]) -> Prediction:
+    """A line of --log_samples. The raw reply is scored, not what the tool's filters made of it."""
+    reply = _first(record, "resps", "filtered_resps")
+    while isinstance(reply, list) and reply:
+        reply = reply[0]
+    if not isinstance(reply, str) and reply not in (None, []):
+        raise UserError(f"{where}: the replies are {type(reply).__name__}, expected text", "likelihoods are no answers")
+    doc = record.get("doc") if isinstance(record.get("doc"), dict) else {}
+    # lmms-eval drops the doc or parts of it in some versions; its metrics then name the question.
+    named = [doc, *(value for value in record.values() if isinstance(value, dict) and value is not doc)]
+    ids = [hallusion_index(doc), *(one.get(key) for one in named for key in ("index", "id", "question_id"))]
+    ids = [text_of(one) for one in ids if isinstance(one, (str, int, float))] or [text_of(record["doc_id"])]
+    picture = _text(doc, "image_path", "image_source", "image", "filename")
+    return Prediction(
+        where, tuple(dict.fromkeys(ids)), reply if isinstance(reply, str) else None,
+        prompt=_text(doc, "question") or _text(record, "input"), picture=picture,
+    )  # fmt: skip
+
+
+LAYOUTS = (
+    Layout("lm-eval samples", (("doc_id",), ("resps", "filtered_resps")), _samples),
+    Layout("HallusionBench", (("set_id",), ("figure_id",), ("model_prediction",)), _hallusion),
+    Layout("VLMEvalKit", (("index",), ("prediction",)), _by(("index",), "prediction")),
+    Layout("LLaVA answers", (("question_id",), ("text", "prediction")), _by(("question_id",), "prediction", "text")),
+    Layout("MMMU", (("id",), ("response",)), _by(("id",), "response")),
+    Layout("answers by id", (("id",), ("prediction",)), _by(("id",), "prediction")),
+)
+"""In the order they are tried."""

@@ -1,0 +1,231 @@
+"""A benchmark's own published question files as a VLMEvalKit TSV, for scoring answers where the TSV cannot be had.
+
+Pictures are not part of it: their cells hold the picture's name, which tells the rows about one picture from others.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from armor_eval.tasks.understanding.declare import Benchmark
+from armor_eval.tasks.understanding.images import REFERENCE_LENGTH
+from armor_eval.tasks.understanding.predictions.files import Record, read_records, text_of
+from armor_eval.tasks.understanding.predictions.layouts import hallusion_index, mme_lines
+from armor_eval.tasks.understanding.table import OPTIONS
+from armor_model.base.errors import UserError
+
+PICTURE = "picture"
+"""Key of a built row that names its picture; becomes the `image` column."""
+NOT_PUBLISHED = "(not in the question file)"
+"""Stands where a column's text is in none of the given files: no judge may read it."""
+
+
+@dataclass
+class Questions:
+    """Rows in VLMEvalKit's columns, and the ids by which other files call them."""
+
+    rows: list[dict[str, Any]]
+    aliases: dict[str, str] = field(default_factory=dict)
+    """Id in a file of prompts -> row index."""
+
+    @property
+    def whole(self) -> bool:
+        """Every text is there: a judge may be asked."""
+        return not any(NOT_PUBLISHED in row.values() for row in self.rows)
+
+
+def read_questions(benchmark: Benchmark, paths: Sequence[Path]) -> Questions:
+    """The benchmark's rows from its published question file(s). UserError names what is wrong or lacking."""
+    build = BUILDERS.get(benchmark.dataset.split("_")[0])
+    records = [one for path in paths for one in _records(path)]
+    if records and "index" in records[0][1]:
+        build = _vlmevalkit
+    if build is None:
+        raise UserError(f"--questions knows no question file of {benchmark.name}", "give its TSV with --data")
+    try:
+        questions = build(records)
+    except KeyError as error:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: a record has no {error}, which a question file of {benchmark.name} has"
+        ) from error
+    if not questions.rows:
+        raise UserError(f"{', '.join(map(str, paths))} holds no question of {benchmark.name}")
+    return questions
+
+
+def write_table(benchmark: Benchmark, questions: Questions, path: Path) -> Path:
+    """Write the rows as a TSV that `understanding.table.read_table` reads; columns of the benchmark that no file holds
+    are there and say so."""
+    import pandas as pd
+
+    frame = pd.DataFrame([{k: v for k, v in row.items() if k != PICTURE} for row in questions.rows])
+    for column in benchmark.columns:
+        if column not in frame and column != "image":
+            frame[column] = NOT_PUBLISHED
+    frame["image"] = [_picture_cell(str(row[PICTURE])) for row in questions.rows]
+    frame.to_csv(path, sep="\t", index=False, quoting=csv.QUOTE_ALL)
+    return path
+
+
+def _picture_cell(name: str) -> str:
+    """A picture's name in the form of a picture: longer than a reference to another row's."""
+    return base64.b64encode(f"picture {name}".ljust(REFERENCE_LENGTH).encode()).decode()
+
+
+def _records(path: Path) -> Iterator[Record]:
+    """The records of a file, or of a folder's files; MME's text files become records too. Each knows its file."""
+    files = [path]
+    if path.is_dir():
+        files = sorted(path.rglob("output.json")) or sorted(
+            file for file in path.iterdir() if file.suffix in (".txt", ".json", ".jsonl") and file.is_file()
+        )
+        if not files:
+            raise UserError(f"{path} holds no question files (.txt, .json, .jsonl)")
+    for file in files:
+        if file.suffix == ".txt":
+            for where, (picture, question, answer, *_) in mme_lines(file, 3):
+                record = {"category": file.stem, "picture": picture, "question": question, "answer": answer}
+                yield where, {**record, "_file": file.stem}
+        else:
+            for where, record in read_records(file):
+                yield where, {**record, "_file": file.stem}
+
+
+def _vlmevalkit(records: list[Record]) -> Questions:
+    """VLMEvalKit's columns without pictures: a prediction file, or MMBench's own spreadsheet."""
+    left_out = {"image", "prediction", "judge", "thinking", "_file"}
+    rows = []
+    for _, record in records:
+        row = {k: v for k, v in record.items() if k not in left_out and v not in ("", None)}
+        row["index"] = text_of(record["index"])
+        rows.append({**row, PICTURE: row.get("image_path", row["index"])})
+    return Questions(rows)
+
+
+def _mmvet(records: list[Record]) -> Questions:
+    """mm-vet.json: {v1_0: {imagename, question, answer, capability: [...]}}."""
+    rows = [
+        {"index": r["id"], "question": r["question"], "answer": r["answer"], "category": ",".join(r["capability"]),
+         PICTURE: r["imagename"]}
+        for _, r in records
+    ]  # fmt: skip
+    return Questions(rows)
+
+
+def _llavabench(records: list[Record]) -> Questions:
+    """questions.jsonl, and for a judge that is to be asked also context.jsonl (captions) and answers_gpt4.jsonl."""
+    captions = {r["image"]: r["caption"] for _, r in records if "caption" in r}
+    references = {text_of(r["question_id"]): r["text"] for _, r in records if "text" in r and "category" not in r}
+    rows = []
+    for _, r in records:
+        if "category" in r and "text" in r:
+            index = text_of(r["question_id"])
+            reference = references.get(index, NOT_PUBLISHED)
+            rows.append({
+                "index": index, "question": r["text"], "category": r["category"], "answer": reference,
+                "gpt4_ans": reference, "caption": captions.get(r["image"], NOT_PUBLISHED), PICTURE: r["image"],
+            })  # fmt: skip
+    return Questions(rows)
+
+
+def _pope(records: list[Record]) -> Questions:
+    """coco_pope_CATEGORY.json (JSON lines with label), one a category, folded to a row a picture and question as in
+    VLMEvalKit; a file of prompts without labels (LLaVA's llava_pope_test.jsonl) gives its ids as aliases."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    prompts: list[tuple[str, tuple[str, str]]] = []
+    for where, r in records:
+        question = r["text"].split("\n")[0].strip()
+        key = r["image"], question
+        if "label" not in r:
+            prompts.append((text_of(r["question_id"]), key))
+            continue
+        category = r.get("category") or r["_file"].rsplit("_", 1)[-1]
+        answer = str(r["label"]).capitalize()
+        row = rows.setdefault(key, {
+            "index": str(len(rows)), "question": question, "answer": answer, "category": category,
+            "image_path": r["image"], PICTURE: r["image"],
+        })  # fmt: skip
+        if row["answer"] != answer:
+            raise UserError(f"{where}: {question!r} about {r['image']} is {answer} here and {row['answer']} before")
+        if category not in row["category"].split(","):
+            row["category"] += f",{category}"
+    return Questions(list(rows.values()), {index: rows[key]["index"] for index, key in prompts if key in rows})
+
+
+def _mmmu(records: list[Record]) -> Questions:
+    """SUBJECT/output.json (options and answers of each question), answer_dict_val.json (answers); merged by id."""
+    merged: dict[str, dict[str, Any]] = {}
+    for _, r in records:
+        merged.setdefault(r["id"], {}).update(r)
+    rows = []
+    for index, r in merged.items():
+        split, _, rest = index.partition("_")
+        options = r.get("index2ans") or {}
+        if r.get("question_type") == "multiple-choice" and not options:
+            raise UserError(
+                f"{index} is a choice without options (index2ans)", "add the output.json files of the benchmark"
+            )
+        answer = r["answer"] if "answer" in r else r["ground_truth"]
+        rows.append({
+            "index": index, "question": r.get("question", NOT_PUBLISHED), "split": split,
+            "category": rest.rsplit("_", 1)[0], **{k: v for k, v in options.items() if k in OPTIONS},
+            "A": options.get("A"), "B": options.get("B"), "answer": str(answer), PICTURE: index,
+        })  # fmt: skip
+    return Questions(rows)
+
+
+def _mme(records: list[Record]) -> Questions:
+    """The tool's folder: CATEGORY.txt with picture, question, answer (and what a model said)."""
+    rows = [
+        {"index": str(number), "question": r["question"], "answer": r["answer"].strip().capitalize(),
+         "category": r["category"], "image_path": f"{r['category']}/{r['picture']}",
+         PICTURE: f"{r['category']}/{r['picture']}"}
+        for number, (_, r) in enumerate(records)
+    ]  # fmt: skip
+    return Questions(rows)
+
+
+def _seed(records: list[Record]) -> Questions:
+    """SEED-Bench.json: {questions: [...], question_type: {name: number}}; its picture questions."""
+    rows = []
+    for _, whole in records:
+        names = {number: name for name, number in whole["question_type"].items()}
+        for r in whole["questions"]:
+            if r.get("data_type", "image") == "image":
+                options = {
+                    letter: r[f"choice_{letter.lower()}"] for letter in "ABCD" if f"choice_{letter.lower()}" in r
+                }
+                rows.append({
+                    "index": text_of(r["question_id"]), "question": r["question"], **options, "answer": r["answer"],
+                    "category": names[r["question_type_id"]], PICTURE: r["data_id"],
+                })  # fmt: skip
+    return Questions(rows)
+
+
+def _hallusion(records: list[Record]) -> Questions:
+    """HallusionBench.json; its questions without a picture (visual input 0) are not in VLMEvalKit's TSV."""
+    answers = {"0": "No", "1": "Yes"}
+    rows = []
+    for where, r in records:
+        if text_of(r["visual_input"]) == "0":
+            continue
+        answer = answers.get(text_of(r["gt_answer"]))
+        if answer is None:
+            raise UserError(f"{where}: gt_answer is {r['gt_answer']!r}, expected 0 (No) or 1 (Yes)")
+        rows.append({
+            "index": hallusion_index(r), "question": r["question"], "answer": answer, "category": r["category"],
+            "l2-category": r["subcategory"], "image_path": r["filename"], PICTURE: r["filename"],
+        })  # fmt: skip
+    return Questions(rows)
+
+
+BUILDERS: dict[str, Callable[[list[Record]], Questions]] = {
+    "MMVet": _mmvet, "LLaVABench": _llavabench, "POPE": _pope, "MMMU": _mmmu, "MME": _mme, "SEEDBench": _seed,
+    "HallusionBench": _hallusion,
+}  # fmt: skip
+"""First word of the dataset's name -> builder."""

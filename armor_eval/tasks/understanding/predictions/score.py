@@ -1,0 +1,184 @@
+"""A prediction file scored into a run bundle, by the same rules as answers that we asked for ourselves."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from armor_eval.models.base import Answer
+from armor_eval.runs.bundle import Bundle, read_bundle
+from armor_eval.runs.schema import Item, ModelInfo, Profile, Reservation
+from armor_eval.tasks.understanding import loop
+from armor_eval.tasks.understanding.cells import Reading
+from armor_eval.tasks.understanding.declare import Benchmark
+from armor_eval.tasks.understanding.judge import Judge
+from armor_eval.tasks.understanding.predictions.join import Joined, join
+from armor_eval.tasks.understanding.predictions.layouts import Prediction, PredictionFile, read_predictions
+from armor_eval.tasks.understanding.predictions.questions import read_questions, write_table
+from armor_eval.tasks.understanding.predictions.recorded import RecordedJudge
+from armor_eval.tasks.understanding.run import Finished, Settings, describe, finish, open_table
+from armor_eval.tasks.understanding.score import Progress
+from armor_eval.tasks.understanding.table import Row, Table, read_table
+from armor_eval.tasks.understanding.thinking import Thinking
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_json, sha256_text
+
+FAILED_CALL = "Failed to obtain answer"
+"""How VLMEvalKit's files say that nothing came back (`Failed to obtain answer via API.`): no answer, never scored."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a user gave to be scored."""
+
+    benchmark: Benchmark
+    predictions: Path
+    data: Path | None = None
+    """A TSV or a folder of them; None: the published one in $LMUData."""
+    questions: Sequence[Path] = ()
+    """The benchmark's own question file(s), instead of a TSV."""
+    profile: Profile = "official"
+    model: str | None = None
+    """Name for tables; by default the file's."""
+    thinking: Thinking = "strip"
+    reading: Reading = "keep-none"
+    command: list[str] = field(default_factory=list)
+    judging: int | None = None
+    """Which of several recorded judgings, from 1."""
+    judge_name: str | None = None
+    """Who gave the recorded replies."""
+
+    @property
+    def name(self) -> str:
+        """Who answered: as given, else the file's name without VLMEvalKit's `_DATASET`."""
+        file = self.predictions.resolve()
+        return self.model or file.name.removesuffix(file.suffix).removesuffix(f"_{self.benchmark.dataset}")
+
+    @property
+    def variant(self) -> str:
+        """The benchmark and what of its scoring is not the default: names a folder."""
+        parts = [self.benchmark.name, "" if self.reading == "keep-none" else self.reading]
+        parts += ["thoughts" if self.thinking == "keep" else "", f"judging{self.judging}" if self.judging else ""]
+        return "-".join(part for part in parts if part)
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """The model's side of run.json: nobody is asked, and in which words and how it was decoded is not known."""
+
+    info: ModelInfo
+    protocol: str = "recorded predictions"
+
+
+def score_predictions(source: Source, out: Path, judge: Judge | None = None, progress: Progress = None) -> Finished:
+    """Score a file of answers into the bundle `out`; a complete bundle of the same file is only read.
+
+    `judge` is asked where the file holds no replies of its own. Rows without an answer are counted as lost: the run is
+    partial, and its headline withheld above 1 %. Raises UserError where the file is not of this benchmark.
+    """
+    file = read_predictions(source.predictions)
+    with tempfile.TemporaryDirectory(prefix="armor-eval-") as folder:
+        table, aliases, whole = _open(source, Path(folder))
+        joined = join(table, file, aliases)
+        judge = _judge(source, joined, judge, whole)
+        run = _describe(source, table, file, joined, judge)
+        with Bundle.open(out, run) as bundle:
+            if bundle.complete:
+                run, _, scores = read_bundle(out)
+                if scores is None:
+                    raise UserError(f"{out} says complete but has no scores.json", "remove it and score again")
+                return Finished(out, run, scores)
+            for row in table.rows:
+                if row.id not in bundle.items:
+                    bundle.append(_item(table, row, joined))
+            return finish(bundle, table, judge, progress)
+
+
+def _open(source: Source, folder: Path) -> tuple[Table, dict[str, str], bool]:
+    """The rows, the ids by which other files call them, and whether a judge could be asked about them."""
+    settings = Settings(
+        profile=source.profile, command=source.command, data=source.data, any_data=True, reading=source.reading
+    )
+    if not source.questions:
+        table, _ = open_table(source.benchmark, settings)
+        if not table.has_answers:
+            raise UserError(f"{table.path} holds no answers to score by", "its benchmark's server has them")
+        return table, {}, True
+    if source.data is not None:
+        raise UserError("--data and --questions each name the questions: leave one out")
+    questions = read_questions(source.benchmark, source.questions)
+    path = write_table(source.benchmark, questions, folder / source.benchmark.official.file)
+    table = read_table(source.benchmark, path, need_published=False, reading=source.reading)
+    return table, questions.aliases, questions.whole
+
+
+def _judge(source: Source, joined: Joined, judge: Judge | None, whole: bool) -> Judge | None:
+    """The recorded replies as a judge, else the one that was given; UserError where a required one is lacking."""
+    judgings = max((len(one.replies) for one in joined.by_row.values()), default=0)
+    if judgings:
+        if judge is not None:
+            raise UserError("the file holds judge replies, and a judge is given", "leave one of them out")
+        if judgings > 1 and source.judging is None:
+            raise UserError(f"each answer was judged {judgings} times", f"say which: --judging 1 to {judgings}")
+        number = source.judging or 1
+        if number > judgings:
+            raise UserError(f"--judging {number}: the file holds {judgings}")
+        replies = {
+            i: loop.clean(one.replies[number - 1]) for i, one in joined.by_row.items() if len(one.replies) >= number
+        }
+        return RecordedJudge(replies, source.judge_name or "recorded judge", number if judgings > 1 else None)
+    if source.judging is not None:
+        raise UserError("--judging names a recorded judging, and the file holds none")
+    if judge is None and source.benchmark.judge == "required":
+        raise UserError(
+            f"{source.benchmark.name} needs a judge, and the file holds no replies of one",
+            "give --judge openai:URL#NAME or --judge hf:ID, or a `judge` field with what a judge said",
+        )
+    if judge is not None and not whole:
+        raise UserError("the question file lacks texts that a judge must read", "give the TSV with --data")
+    return judge
+
+
+def _describe(source: Source, table: Table, file: PredictionFile, joined: Joined, judge: Judge | None) -> Any:
+    model = _Recorded(ModelInfo(spec=f"predictions:{file.path.name}", name=source.name, fingerprint=file.sha256))
+    settings = Settings(profile=source.profile, command=source.command, thinking=source.thinking)
+    run = describe(source.benchmark, table, None, model, settings, judge)
+    reservations = list(run.reservations)
+    if source.questions:
+        names = ", ".join(path.name for path in source.questions)
+        text = f"questions and right answers are from {names}, not from VLMEvalKit's published file"
+        if (rows := source.benchmark.official.rows) not in (None, len(table.rows)):
+            text += f" ({len(table.rows):,} rows, the published one has {rows:,})"
+        reservations.append(Reservation(kind="data", text=text))
+    notes = [*run.extras["notes"], f"{len(file.predictions)} answers in the layout {file.layout}", *joined.notes()]
+    return run.model_copy(update={
+        "protocol": {**run.protocol, "prompts": "recorded"}, "decoding": {}, "reservations": reservations,
+        "prompt_sha256": sha256_json([source.benchmark.name, model.protocol]),
+        "extras": {**run.extras, "notes": notes, "layout": file.layout},
+    })  # fmt: skip
+
+
+def _item(table: Table, row: Row, joined: Joined) -> Item:
+    """The journal's record of a row: its recorded answer, or why it has none. Its prompt is the recorded one, else the
+    question."""
+    one = joined.by_row.get(row.id)
+    item = loop.item_of(table, row, _recorded_answer(row, one, joined), 0.0, 0)
+    prompt = (one.prompt if one is not None else None) or str(row.fields.get("question", ""))
+    prompt = loop.clean(prompt)
+    return item.model_copy(update={"prompt": prompt, "prompt_sha256": sha256_text(prompt)})
+
+
+def _recorded_answer(row: Row, one: Prediction | None, joined: Joined) -> Answer:
+    if row.problem is not None:
+        return Answer(error=f"data: the row {row.problem}")
+    if one is None:
+        where = joined.contradicted.get(row.id)
+        return Answer(error=f"several different answers ({where})" if where else "no answer in the file")
+    if one.text is None:
+        return Answer(error=f"no answer ({one.where})")
+    if one.text.startswith(FAILED_CALL):
+        return Answer(error=f"the file says: {' '.join(one.text.split())[:120]}")
+    return Answer(one.text, extras={"reasoning": loop.clean(one.reasoning)} if one.reasoning else {})

@@ -1,0 +1,303 @@
+"""From journaled answers to scored items and metrics: the official rule, our guards, armor_eval.stats' intervals."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from armor_eval.runs.schema import Item, Metric, Reservation, Scores
+from armor_eval.tasks.understanding import mmmu, parse
+from armor_eval.tasks.understanding.judge import Judge, Judged
+from armor_eval.tasks.understanding.served import failure_kind
+from armor_eval.tasks.understanding.table import Row, Table
+from armor_eval.tasks.understanding.thinking import SCORED_TEXT, Thinking, scored_text
+from armor_eval.vlmevalkit import official
+
+if TYPE_CHECKING:
+    from armor_eval.stats.composite import Composite
+
+Progress = Callable[[int, int], Callable[[int, int], None]] | None
+
+WITHHOLD_ABOVE = 0.01
+"""Share of items without a verdict (judge failed, or no answer) from which on the headline is withheld."""
+UNREAD_ABOVE = 0.5
+"""Share of answers that the official rule cannot read from which on the run says so beside its headline."""
+SEED, RESAMPLES = 0, 2000
+
+
+@dataclass
+class Outcome:
+    items: list[Item]
+    scores: Scores
+    reason: str | None
+    """Why the run is partial beyond a withheld headline, one line."""
+
+
+def score_run(
+    table: Table,
+    items: dict[str, Item],
+    judge: Judge | None = None,
+    progress: Progress = None,
+    *,
+    thinking: Thinking = "strip",
+) -> Outcome:
+    """Score what was answered: by exact matching, or with a judge for what the rule cannot read.
+
+    `progress(total, done)` is called when a judge begins and returns what is called after each reply; `thinking` says
+    whether thoughts are cut before anything reads the answers.
+    """
+    present = [_with_scored_text(items[row.id], thinking) for row in table.rows if row.id in items]
+    predictions = {it.id: _scored_text(it) for it in present if it.status != "error"}
+    judged, failed = None, {}
+    if judge is not None and predictions and table.has_answers:
+        requests = official.judge_requests(table, predictions)
+        tick = progress(len(requests), 0) if progress is not None else None
+        judged = judge.judge(requests, (lambda n: tick(n, 0)) if tick is not None else None)
+        failed = judged.failed
+    usable = _without_broken_groups(table, predictions, failed)
+    verdicts: dict[str, official.Verdict] = {}
+    scored = official.Scored(None, {})
+    if usable and table.has_answers:
+        scored = official.score(table, usable, judged)
+        verdicts = dict(scored.verdicts)
+    if len(usable) + len(failed) < len(predictions):
+        # Rows of a group that lost one: read one by one.
+        rest = {i: text for i, text in predictions.items() if i not in usable and i not in failed}
+        verdicts |= official.read_rows(table, rest, judged)
+    rows = {row.id: row for row in table.rows}
+    done = [_scored(table, rows[it.id], it, verdicts.get(it.id), failed.get(it.id)) for it in present]
+    outcome = _outcome(table, done, len(table.rows), scored)
+    outcome.scores.metrics += _other_reading(table, done, judged)
+    return outcome
+
+
+def _with_scored_text(item: Item, thinking: Thinking) -> Item:
+    """The item with what is scored beside its output, where that is something else."""
+    extras = {key: value for key, value in item.extras.items() if key != SCORED_TEXT}
+    if item.status != "error" and (text := scored_text(item, thinking)) != (item.output or ""):
+        extras[SCORED_TEXT] = text
+    return item.model_copy(update={"extras": extras})
+
+
+def _scored_text(item: Item) -> str:
+    return item.extras.get(SCORED_TEXT, item.output or "")
+
+
+def unread_reservation(items: list[Item]) -> Reservation | None:
+    """What must be said of a score that is mostly about answers nobody could read."""
+    answered = [it for it in items if it.status in ("ok", "unparsed")]
+    unread = sum(it.status == "unparsed" for it in answered)
+    if unread <= UNREAD_ABOVE * len(answered):
+        return None
+    text = f"{unread} of {len(answered)} answers could not be read by the official rule and count as wrong"
+    return Reservation(kind="unread", text=text)
+
+
+def _without_broken_groups(table: Table, predictions: dict[str, str], failed: dict[str, str]) -> dict[str, str]:
+    """What VLMEvalKit may score. A circular group that lacks a row would pass as whole there, an MME picture that lacks
+    a question ends its program, an MM-Vet capability without rows too: those groups are left to our own formula."""
+    usable = {i: text for i, text in predictions.items() if i not in failed}
+    whole = len(usable) == len(table.rows)
+    if whole or table.benchmark.kind in ("mcq", "ratio") or table.benchmark.dataset in ("POPE", "HallusionBench"):
+        return usable
+    if table.benchmark.kind == "graded":
+        return {}
+    broken = {row.cluster for row in table.rows if row.id not in usable}
+    return {row.id: usable[row.id] for row in table.rows if row.cluster not in broken}
+
+
+def _scored(table: Table, row: Row, item: Item, verdict: official.Verdict | None, failure: str | None) -> Item:
+    """The item with its parse, score, status and what its composite's formula needs."""
+    extras = {**item.extras, **_formula_extras(table, row)}
+    if item.status == "error":
+        return item.model_copy(update={"extras": extras, "score": None})
+    if failure is None and verdict is None and table.has_answers:
+        failure = "VLMEvalKit's result does not hold this row"
+    if failure is not None:
+        return item.model_copy(update={"status": "judge_failed", "score": None, "reason": failure, "extras": extras})
+    if verdict is None:
+        return item.model_copy(update={"extras": extras})
+    extras |= verdict.extras
+    if table.benchmark.kind == "yes-no":
+        extras |= {"answer": str(row.fields["answer"]), "extracted": verdict.parsed}
+    for key, (read, score) in _second_readings(table, row, _scored_text(item)).items():
+        extras |= {f"{key}_parse": read, f"{key}_score": score}
+    return item.model_copy(
+        update={
+            "parsed": verdict.parsed,
+            "score": verdict.score,
+            "status": "unparsed" if verdict.unparsed else "ok",
+            "reason": "no choice could be read from the answer: counts as wrong" if verdict.unparsed else None,
+            "extras": extras,
+        }
+    )
+
+
+def _formula_extras(table: Table, row: Row) -> dict[str, Any]:
+    """What armor_eval.stats.composite declares for this benchmark."""
+    if table.benchmark.dataset.startswith("MMMU"):
+        return {"split": str(row.fields["split"])}
+    if table.benchmark.dataset == "MME":
+        return {"pair": str(row.fields.get("image_path", row.id))}
+    if table.benchmark.cluster == "hallusion-set":
+        pieces = row.id.split("_")
+        return {"figure": pieces[4], "question": pieces[5]} if len(pieces) == 6 else {"figure": "?", "question": "?"}
+    return {}
+
+
+SECOND_LINES = {
+    "our": "our reading",
+    "mmmu": "MMMU's own parser",
+    "mme": "MME's own rule",
+}
+"""Other readings of the same answers, each printed beside the official one: key of an item's extras -> name."""
+
+
+def _second_readings(table: Table, row: Row, text: str) -> dict[str, tuple[str | None, float]]:
+    """What other rules than the official one read, for closed questions: key -> (parse, score)."""
+    gold = str(row.fields.get("answer"))
+    read: dict[str, str | None] = {}
+    if table.benchmark.kind == "yes-no":
+        read["our"] = parse.read_yes_no(text)
+        if table.benchmark.dataset == "MME":
+            read["mme"] = parse.read_first_four(text)
+    elif table.benchmark.kind in ("mcq", "mcq-circular") and row.options:
+        read["our"] = parse.read_option(text, row.options)
+        if table.benchmark.dataset.startswith("MMMU"):
+            read["mmmu"] = mmmu.read_choice(text, row.options)
+    elif table.benchmark.dataset.startswith("MMMU"):
+        said = mmmu.read_open(text)
+        return {"mmmu": (" | ".join(map(str, said)), float(mmmu.is_right(said, gold)))}
+    return {key: (one, float(one == gold)) for key, one in read.items()}
+
+
+def _outcome(table: Table, items: list[Item], expected: int, scored: official.Scored) -> Outcome:
+    counts = Counter(it.status for it in items)
+    metrics = _metrics(table, items)
+    errors, judge_failed = counts["error"], counts["judge_failed"]
+    withheld = _disagreement(table, items, scored)
+    if not table.has_answers:
+        note = "the file holds no answers: send submission.xlsx to the benchmark's server"
+        metrics = [Metric(name="submission", value=None, unit="%", n=0, clusters=0, primary=True, note=note)]
+    elif (errors + judge_failed) > WITHHOLD_ABOVE * expected:
+        lost = f"{errors} errors, {judge_failed} judge failures"
+        withheld = f"{errors + judge_failed} of {expected} items have no verdict ({lost})"
+        if judge_failed:
+            withheld += f", e.g. {next(it.reason for it in items if it.status == 'judge_failed')}"
+    if withheld is not None:
+        metrics = [
+            m.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"}) if m.primary else m
+            for m in metrics
+        ]
+    reason = None
+    if errors:
+        first = next(it for it in items if it.status == "error")
+        kinds = Counter(failure_kind(it) for it in items if it.status == "error").most_common()
+        by_kind = ", ".join(f"{n} {kind}" for kind, n in kinds)
+        reason = f"{errors} of {expected} items could not be answered ({by_kind}), e.g. {first.id}: {first.reason}"
+    all_counts = {status: counts[status] for status in ("ok", "unparsed", "judge_failed", "error")}
+    return Outcome(
+        items, Scores(metrics=metrics, counts=all_counts, expected_items=expected, withheld=withheld), reason
+    )
+
+
+def _metrics(table: Table, items: list[Item]) -> list[Metric]:
+    """Every declared composite with its interval, and behind the headline its second lines."""
+    from armor_eval.stats.composite import composites_for, measure
+
+    composites = composites_for(table.benchmark.composite)
+    if not any(it.score is not None for it in items):
+        primary = next(c for c in composites if c.primary)
+        return [
+            Metric(
+                name=primary.name, value=None, unit=primary.unit, n=0, clusters=0, primary=True, note="nothing scored"
+            )
+        ]
+    metrics = []
+    for composite in composites:
+        metrics.append(measure(items, composite, seed=SEED, resamples=RESAMPLES))
+        # MME's own rule is what its perception and cognition were published by, each for itself.
+        keys = [key for key in SECOND_LINES if composite.primary or key == "mme"]
+        metrics += [
+            _second_line(items, composite, key) for key in keys if any(f"{key}_score" in it.extras for it in items)
+        ]
+    return metrics
+
+
+def _disagreement(table: Table, items: list[Item], scored: official.Scored) -> str | None:
+    """Why the headline cannot be trusted: our formula and VLMEvalKit's `evaluate` say different numbers.
+
+    None where they agree, or where rows are missing, for which VLMEvalKit has no rule (ours leaves their group out).
+    """
+    from armor_eval.stats.composite import composites_for
+
+    if not table.has_answers or not items or any(it.score is None for it in items):
+        return None
+    ours = next(c for c in composites_for(table.benchmark.composite) if c.primary).value(items)
+    theirs = scored.headline
+    # LLaVABench's evaluate rounds to one decimal; 84.75 may become 84.7 there and 84.8 here.
+    near = 0.05 + 1e-9 if table.benchmark.kind == "ratio" else 1e-9
+    if ours is None or theirs is None:
+        agree = ours is theirs
+    else:
+        agree = math.isclose(ours, theirs, rel_tol=1e-9, abs_tol=near)
+    if agree:
+        return None
+    differing = scored.differing
+    named = f"rows {', '.join(differing[:10])}{' ...' if len(differing) > 10 else ''} ({len(differing)}) differ"
+    return f"our formula gives {ours}, VLMEvalKit {theirs}: {named if differing else 'no single row differs'}"
+
+
+def _second_line(items: list[Item], composite: Composite, key: str) -> Metric:
+    """The composite's formula over another reading of the answers: what the official parser cost or gave."""
+    from armor_eval.stats.composite import measure
+
+    read, differ, unread = [], 0, 0
+    for it in items:
+        if f"{key}_score" not in it.extras:
+            read.append(it)
+            continue
+        score, said = it.extras[f"{key}_score"], it.extras[f"{key}_parse"]
+        differ += score != it.score
+        unread += said is None
+        extras = {**it.extras, "extracted": said} if "extracted" in it.extras else it.extras
+        read.append(it.model_copy(update={"score": score, "extras": extras}))
+    metric = measure(read, composite, seed=SEED, resamples=RESAMPLES)
+    note = f"{differ} of {len(items)} answers score differently than by the official rule, {unread} are unread"
+    return metric.model_copy(update={"name": f"{composite.name}, {SECOND_LINES[key]}", "primary": False, "note": note})
+
+
+def _other_reading(table: Table, items: list[Item], judged: Judged | None) -> list[Metric]:
+    """The headline that the same answers give by the other reading of the file; none where it touches no row."""
+    from armor_eval.stats.composite import composites_for, measure
+
+    other = table.other
+    if other is None or not table.has_answers or not any(it.score is not None for it in items):
+        return []
+    primary = next(c for c in composites_for(table.benchmark.composite) if c.primary)
+    name = f"{primary.name}, reading {other.reading}"
+    if table.benchmark.kind in ("graded", "ratio"):
+        note = f"{len(other.rows)} rows would be put to the judge in other words: only a run of its own can tell"
+        return [Metric(name=name, value=None, unit=primary.unit, n=0, clusters=0, note=note)]
+    rows = {row.id: row for row in other.rows}
+    verdicts = official.read_rows(
+        other, {it.id: _scored_text(it) for it in items if it.id in rows and it.score is not None}, judged
+    )
+    read = [_scored(other, rows[it.id], it, verdicts[it.id], None) if it.id in verdicts else it for it in items]
+    differ = sum(one.score != it.score for one, it in zip(read, items, strict=True))
+    metric = measure(read, primary, seed=SEED, resamples=RESAMPLES)
+    note = f"the same answers; it touches {len(rows)} rows, {differ} of them score differently"
+    return [metric.model_copy(update={"name": name, "primary": False, "note": note})]
+
+
+def write_submission(table: Table, items: list[Item], path: Path) -> None:
+    """What MMBench's server takes: the dataset's columns and the predictions, as a spreadsheet."""
+    frame = table.frame.copy()
+    texts = {it.id: _scored_text(it) for it in items}
+    frame["prediction"] = [texts.get(str(i), "") for i in frame["index"]]
+    as_text = {"options": {"strings_to_formulas": False, "strings_to_urls": False}}  # "=A" is an answer
+    frame.to_excel(path, index=False, engine="xlsxwriter", engine_kwargs=as_text)

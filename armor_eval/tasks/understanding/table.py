@@ -1,0 +1,299 @@
+"""Reads a published TSV: each cell as what it is; a row with an unusable one is counted, never silently lost."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from armor_eval.tasks.understanding import images
+from armor_eval.tasks.understanding.cells import (
+    OPTIONS,
+    Reading,
+    as_vlmeval_reads,
+    differing_cells,
+    plain_answer,
+    read_text,
+    whole_number,
+)
+from armor_eval.tasks.understanding.checks import problems_of
+from armor_eval.tasks.understanding.declare import Benchmark
+from armor_eval.tasks.understanding.pictures import Gallery, Picture, read_pictures
+from armor_model.base.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from PIL import Image
+
+CIRCLE = 1_000_000
+"""MMBench: rotation k of question i has the index i + k * 10^6."""
+
+
+@dataclass
+class Row:
+    """One question of the file."""
+
+    id: str
+    index: Any
+    """As VLMEvalKit holds it: int where every index is one, else str."""
+    fields: dict[str, Any]
+    """Every column but `image`; missing cells are absent."""
+    picture: Picture | None
+    """The cell with the image(s), references followed; its text is read from disk when asked for."""
+    cluster: str = ""
+    gallery: Gallery | None = None
+    saved_as: tuple[str, ...] = ()
+    """The names of the image files, where the benchmark declares that VLMEvalKit's files are what is shown."""
+    problem: str | None = None
+    """Why the row can be neither asked nor scored, one line: it counts as an error."""
+
+    @property
+    def image(self) -> str | None:
+        return None if self.picture is None else self.picture.cell()
+
+    @property
+    def shown(self) -> Any:
+        """What tells the row's images from other rows'; the row itself where it has none."""
+        return self.id if self.picture is None else (self.picture.digest, self.picture.length, self.saved_as)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {letter: self.fields[letter] for letter in OPTIONS if letter in self.fields}
+
+    def images(self) -> list[Image.Image]:
+        """The row's images, RGB, as they are shown. BadImageError where one cannot be read."""
+        if self.picture is None or self.gallery is None:
+            return []
+        return self.gallery.open(self.picture, self.saved_as)
+
+
+@dataclass
+class Table:
+    """The rows that are asked, and the frame (without images) that predictions are written against."""
+
+    benchmark: Benchmark
+    path: Path
+    sha256: str
+    """What names the data: of the bytes, or of the content where it was generated (a PNG's bytes depend on zlib)."""
+    file_sha256: str
+    rows: list[Row]
+    """Also those with a problem."""
+    frame: pd.DataFrame
+    """The usable rows, as the reading makes them."""
+    has_answers: bool
+    published: bool
+    """The file is one whose md5 the benchmark declares."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the numbers should know about the file."""
+    reading: Reading = "keep-none"
+    touched: dict[str, str] = field(default_factory=dict)
+    """Row -> the cells that the two readings make something else of."""
+    other: Table | None = None
+    """The touched rows by the other reading."""
+
+    def select(self, keep: set[str]) -> Table:
+        """The same table with fewer rows."""
+        rows = [row for row in self.rows if row.id in keep]
+        frame = self.frame[[str(i) in keep for i in self.frame["index"]]]
+        touched = {index: cells for index, cells in self.touched.items() if index in keep}
+        other = None if self.other is None or not touched else self.other.select(keep)
+        return replace(self, rows=rows, frame=frame, touched=touched, other=other)
+
+
+def read_table(
+    benchmark: Benchmark,
+    path: Path,
+    *,
+    need_published: bool,
+    content: str | None = None,
+    reading: Reading = "keep-none",
+) -> Table:
+    """Read and check a TSV. UserError in one line where no row could be asked or no score would mean anything.
+
+    `need_published` refuses a file whose md5 is not a declared one; `content` is the hash of generated content. A row
+    with a cell that cannot be used carries its `problem`.
+    """
+    import pandas as pd
+
+    if not path.is_file():
+        raise missing_file(benchmark, path)
+    sha256, md5 = file_hashes(path)
+    edition = benchmark.official.edition(md5)
+    if need_published and edition is None:
+        known = " or ".join(f"{known} ({name})" for name, known in benchmark.official.md5.items())
+        raise UserError(
+            f"{path} is not the published {benchmark.dataset}: truncated or changed (md5 {md5}, expected {known})",
+            "get it again, or add --any-data to measure this file and mark the result",
+        )
+    if edition is None and not _ends_with_newline(path):
+        raise UserError(f"{path} does not end with a whole line: truncated", "get it again")
+    try:
+        text = read_text(path)
+        columns = [*text.columns, *pd.read_csv(path, sep="\t", nrows=0).columns.intersection(["image"])]
+        pictures = read_pictures(path) if "image" in columns else []
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path} is not a whole TSV file: {' '.join(str(error).split())}", "get it again") from error
+    lacking = [c for c in benchmark.columns if c not in columns]
+    if lacking:
+        raise UserError(
+            f"{path} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}",
+            f"{benchmark.name} needs {', '.join(benchmark.columns)}",
+        )
+    if len(pictures) != len(text):
+        raise UserError(f"{path} is not a whole TSV file: {len(text)} rows, {len(pictures)} images", "get it again")
+    table = Table(benchmark, path, content or sha256, sha256, [], text, False, edition is not None, reading=reading)
+    if edition is not None and len(benchmark.official.md5) > 1:
+        table.notes.append(f"the file is the edition {edition}")
+    _fill(table, text, pictures)
+    return table
+
+
+def _fill(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> None:
+    """The table's rows, its frame, and what the other reading would make of them, from the file's cells."""
+    benchmark, path, reading = table.benchmark, table.path, table.reading
+    indices = _indices(benchmark, path, text)
+    named = [*zip(indices, pictures, strict=True), *zip(text["index"], pictures, strict=True)]
+    gallery = Gallery(path.parent, {str(index): picture for index, picture in named if picture is not None})
+    asked = _asked(table, text, pictures)
+    kept = _with_plain_answers(benchmark, text.assign(index=indices)[asked])
+    lossy = as_vlmeval_reads(text).assign(index=indices)[asked]
+    frames: dict[Reading, pd.DataFrame] = {"keep-none": kept, "vlmeval": lossy}
+    table.has_answers = "answer" in kept and bool(kept["answer"].notna().any())
+    if not table.has_answers and benchmark.kind != "mcq-circular":
+        raise UserError(f"{path} has no answers, and {benchmark.name} has no server that takes submissions")
+    rows = _rows(benchmark, kept, gallery)
+    problems = problems_of(benchmark, rows, table.has_answers)
+    if reading == "vlmeval":
+        rows = _rows(benchmark, lossy, gallery)
+        lost = {
+            row.id: "has a question that VLMEvalKit 0.0.20 reads as missing"
+            for row in rows
+            if "question" not in row.fields
+        }
+        problems = {**lost, **problems}
+    for row in rows:
+        row.problem = problems.get(row.id)
+    if len(problems) == len(rows):
+        raise UserError(f"{path} has no row that can be used: row {rows[0].id} {rows[0].problem}")
+    if problems:
+        index, why = next(iter(problems.items()))
+        table.notes.append(
+            f"{len(problems)} of {len(rows)} rows cannot be used and count as errors, e.g. {index} {why}"
+        )
+    usable = [row.id not in problems for row in rows]
+    differing = zip((row.id for row in rows), differing_cells(kept, lossy), usable, strict=True)
+    table.rows, table.frame = rows, frames[reading][usable]
+    table.touched = {index: cells for index, cells, one in differing if cells and one}
+    if table.touched:
+        other: Reading = "vlmeval" if reading == "keep-none" else "keep-none"
+        touched = frames[other][[row.id in table.touched for row in rows]]
+        table.other = replace(table, rows=_rows(benchmark, touched, gallery), frame=touched, reading=other)
+        index, cells = next(iter(table.touched.items()))
+        table.notes.append(f"the reading ({reading}) touches {len(table.touched)} rows, e.g. {index} ({cells})")
+
+
+def _asked(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> list[bool]:
+    """Which rows of the file are asked at all: those with an image cell, of the split that the benchmark keeps."""
+    asked = [picture is not None for picture in pictures]
+    if without := asked.count(False):
+        table.notes.append(f"{without} rows have no picture and are not asked (VLMEvalKit drops them too)")
+    if empty := sum(p is not None and p.length == 2 and p.cell() == "[]" for p in pictures):
+        table.notes.append(f"{empty} rows have an empty list of pictures and are asked without any")
+    keep = table.benchmark.keep
+    if keep is not None:
+        before = sum(asked)
+        asked = [one and value in keep.one_of for one, value in zip(asked, text[keep.column], strict=True)]
+        table.notes.append(f"{sum(asked)} of {before} rows belong to {table.benchmark.split} ({keep.column})")
+    if not any(asked):
+        raise UserError(f"{table.path} has no row to ask")
+    return asked
+
+
+def missing_file(benchmark: Benchmark, path: Path) -> UserError:
+    """The error for a file that is not there: its name, where it comes from, the options that bring one."""
+    return UserError(
+        f"{benchmark.name} needs {benchmark.official.file}, which is not at {path}",
+        f"add --download to fetch {benchmark.official.url}, give the folder of a copy with --data,"
+        " or use --profile shapes",
+    )
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as handle:
+        size = handle.seek(0, 2)
+        handle.seek(max(0, size - 1))
+        return size == 0 or handle.read(1) == b"\n"
+
+
+def file_hashes(path: Path) -> tuple[str, str]:
+    """(sha256, md5) of a file in one pass."""
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as handle:
+        while block := handle.read(1 << 20):
+            sha256.update(block)
+            md5.update(block)
+    return sha256.hexdigest(), md5.hexdigest()
+
+
+def _indices(benchmark: Benchmark, path: Path, text: pd.DataFrame) -> list[Any]:
+    """The index of each row, an integer where every one is (or has to be): `007` and `7.0` are 7. All are unique."""
+    if text["index"].isna().any():
+        raise UserError(
+            f"{path}: row {int(text['index'].isna().to_numpy().argmax()) + 1} has no index (a truncated file?)"
+        )
+    numbers = [whole_number(index) for index in text["index"]]
+    if benchmark.cluster == "circular-group" or None not in numbers:
+        indices = [index if number is None else number for index, number in zip(text["index"], numbers, strict=True)]
+    else:
+        indices = list(text["index"])
+    twice, times = Counter(map(str, indices)).most_common(1)[0] if indices else ("", 1)
+    if times > 1:
+        raise UserError(f"{path}: index {twice} occurs {'twice' if times == 2 else f'{times} times'}")
+    return indices
+
+
+def _with_plain_answers(benchmark: Benchmark, frame: pd.DataFrame) -> pd.DataFrame:
+    if "answer" not in frame:
+        return frame
+    letters = [c for c in OPTIONS if c in frame]
+    options = zip(*(frame[c] for c in letters), strict=True) if letters else ([] for _ in range(len(frame)))
+    answers = [
+        plain_answer(benchmark.kind, answer, {c for c, text in zip(letters, texts, strict=True) if text == text})
+        if answer == answer
+        else None
+        for answer, texts in zip(frame["answer"], options, strict=True)
+    ]
+    return frame.assign(answer=answers)
+
+
+def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[Row]:
+    rows = []
+    for record in frame.to_dict("records"):
+        fields = {str(k): v for k, v in record.items() if v is not None and v == v}
+        index = str(record["index"])
+        row = Row(index, record["index"], fields, gallery.cells[index], gallery=gallery)
+        try:
+            row.picture = gallery.follow(row.picture)
+            row.saved_as = tuple(images.image_cells(str(fields.get(benchmark.saved_as, "[]"))))
+        except images.BadImageError as error:
+            row.problem = f"has a picture that {error}"
+        row.cluster = _cluster(benchmark, row)
+        rows.append(row)
+    return rows
+
+
+def _cluster(benchmark: Benchmark, row: Row) -> str:
+    """The key of what is resampled together."""
+    if benchmark.cluster == "circular-group":
+        number, group = whole_number(row.index), whole_number(row.fields.get("g_index"))
+        return row.id if number is None else str(number % CIRCLE if group is None else group)
+    if benchmark.cluster == "image_path":
+        return str(row.fields.get("image_path", row.id))
+    if benchmark.cluster == "image":
+        return row.picture.digest if row.picture is not None else row.id
+    if benchmark.cluster == "hallusion-set":
+        pieces = row.id.split("_")
+        return f"{row.fields.get('l2-category')}_{pieces[3]}" if len(pieces) == 6 else row.id
+    return row.id

@@ -1,0 +1,1 @@
+"""VLMEvalKit behind one door: the only package that imports vlmeval."""

@@ -1,0 +1,383 @@
+"""VLMEvalKit's own scoring, fenced: imported once, in one place, and put back as it was found.
+
+`import vlmeval` turns gradients off, seeds torch, disables TLS verification, reads a `.env` and takes seconds; its
+scoring draws random options, shares files in /tmp between runs and saves a pickle an item. Each is undone or guarded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import importlib
+import io
+import logging
+import os
+import random
+import ssl
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from armor_eval.tasks.understanding.cells import Reading
+from armor_eval.tasks.understanding.declare import Benchmark
+from armor_eval.tasks.understanding.judge import Judged, Request
+from armor_eval.tasks.understanding.table import Table
+from armor_eval.vlmevalkit.requests import matched_option, options_of
+from armor_model.base.errors import RunFailed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+JUDGE_NAME = "judge"
+"""The name that stands in the names of VLMEvalKit's result files."""
+_CLEARED = ("USE_COT", "SPLIT_THINK", "SKIP_ERR", "LOCAL_LLM", "PRINT_VANILLA", "FORCE_LOCAL", "VERBOSE", "EVAL_PROXY")
+"""Switches of VLMEvalKit in the environment that would change prompts or scores."""
+
+
+@dataclass
+class Verdict:
+    """What the official rule made of one answer."""
+
+    parsed: Any
+    score: float | None
+    unparsed: bool = False
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Scored:
+    """The official result of a set of predictions."""
+
+    headline: float | None
+    verdicts: dict[str, Verdict]
+    differing: list[str] = field(default_factory=list)
+    """Rows (of circular evaluation: groups) that `evaluate` scored otherwise than their verdicts say."""
+
+
+@contextlib.contextmanager
+def quiet_vlmeval() -> Iterator[None]:
+    """Import vlmeval if it is not yet, and keep the process as it was: gradients, TLS, random states, logging."""
+    import numpy as np
+    import torch
+
+    from armor_model.base.runtime import prepare_torchvision
+
+    prepare_torchvision()
+    grad, tls = torch.is_grad_enabled(), ssl._create_default_https_context
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    root = logging.getLogger()
+    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
+    environment = dict(os.environ)
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            importlib.import_module("vlmeval")
+            importlib.import_module("vlmeval.dataset")
+            # llavabench.py imports `..smp.log` from one level too low.
+            for name in ("smp", "smp.log"):
+                sys.modules.setdefault(f"vlmeval.dataset.{name}", importlib.import_module(f"vlmeval.{name}"))
+            yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        torch.set_grad_enabled(grad)
+        ssl._create_default_https_context = tls
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def score(table: Table, predictions: dict[str, str], judged: Judged | None = None) -> Scored:
+    """Score predictions (id -> text) by the dataset's own `evaluate`, in a folder of its own that is removed after.
+
+    Without a judge the policy is `exact_matching`; with one its replies are said again. Rows without a prediction are
+    left out. A row that VLMEvalKit's result does not hold has no verdict, and then there is no headline.
+    """
+    with _Work.of(table, predictions) as work, _guards(work.folder, judged):
+        dataset = _build(work)
+        said = dataset.evaluate(str(work.file), model=JUDGE_NAME if judged else "exact_matching", nproc=1)
+        return _read(work, said, set(predictions), judged)
+
+
+def read_rows(table: Table, predictions: dict[str, str], judged: Judged | None) -> dict[str, Verdict]:
+    """The verdicts of single rows by the official reading, without a score over them."""
+    if table.benchmark.kind == "graded":
+        marks = {i: float(judged.usable[i]) for i in predictions}
+        return {i: Verdict(mark, mark, extras={"judge_reply": judged.raw[i]}) for i, mark in marks.items()}
+    with _Work.of(table, predictions) as work:
+        frame = work.load(work.file)
+        if table.benchmark.kind == "yes-no":
+            return _yes_no_rows(frame, judged)
+        return _mcq_verdicts(table.benchmark, frame, judged)
+
+
+def judge_requests(table: Table, predictions: dict[str, str]) -> list[Request]:
+    """What VLMEvalKit would send to a judge for these predictions, in its own words.
+
+    Graded benchmarks: every row. Closed questions: the rows that its rule cannot read (of a circular group only while
+    none of its rows is read as wrong).
+    """
+    from armor_eval.vlmevalkit.requests import build_requests
+
+    with _Work.of(table, predictions) as work:
+        return build_requests(table.benchmark, work.load(work.file))
+
+
+@dataclass
+class _Work:
+    """A folder of its own with a prediction file in it, for VLMEvalKit to score."""
+
+    table: Table
+    folder: Path
+    file: Path
+    frame: pd.DataFrame
+    """The rows that have a prediction, without it."""
+    ids: dict[str, str]
+    """The index in the file -> ours. VLMEvalKit evaluates each index as Python source and compares it across files:
+    where its value says nothing to a formula, rows are numbered instead."""
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, table: Table, predictions: dict[str, str]) -> Iterator[Self]:
+        """vlmeval imported, its switches in the environment set, its own reading of files replaced by the table's."""
+        with tempfile.TemporaryDirectory(prefix="armor-eval-") as name, quiet_vlmeval():
+            folder = Path(name).resolve()
+            os.environ.update({"LMUData": str(folder), "PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"})
+            for variable in _CLEARED:
+                os.environ.pop(variable, None)
+            frame = table.frame[[str(i) in predictions for i in table.frame["index"]]]
+            ids = [str(i) for i in frame["index"]]
+            said = [predictions[i] for i in ids]
+            frame = _for_scoring(table, frame)
+            file = folder / f"armor_{table.benchmark.dataset}.tsv"
+            write_predictions(frame.assign(prediction=said), file)
+            work = cls(table, folder, file, frame, dict(zip(map(str, frame["index"]), ids, strict=True)))
+            with _reading_fence(table.reading, frame):
+                yield work
+
+    def load(self, file: Path | str) -> pd.DataFrame:
+        """A file that VLMEvalKit wrote or will read, as it reads it, under our ids."""
+        from vlmeval.smp import load
+
+        frame = load(str(file))
+        return frame.assign(index=[self.ids[str(index)] for index in frame["index"]])
+
+
+def _for_scoring(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with nothing in them that VLMEvalKit's scoring trips over and no formula needs."""
+    benchmark = table.benchmark
+    if benchmark.cluster not in ("circular-group", "hallusion-set"):
+        frame = frame.assign(index=range(len(frame)))
+    if "image_path" in frame:  # evaluated as Python source; only MME's formula pairs rows by it
+        frame = frame.assign(image_path=[f"image {n}" for n in frame["image_path"].factorize()[0]])
+    for column in {"category", "l2-category", "split"} & set(frame):
+        if frame[column].isna().any():  # sorted, which a missing one makes impossible
+            frame = frame.assign(**{column: frame[column].astype(object).fillna("(none)")})
+    return frame
+
+
+@contextlib.contextmanager
+def _reading_fence(reading: Reading, frame: pd.DataFrame) -> Iterator[None]:
+    """VLMEvalKit's `load` reads a TSV with pandas' list of missing words and guesses every column's type.
+
+    keep-none: the dataset's columns and the predictions are read as text, and only an empty cell is missing; what
+    scoring adds (`hit`, `score` ...) is typed as ever. vlmeval: as it is, but for a column of questions that are all
+    numbers, which VLMEvalKit cannot score.
+    """
+    import pandas as pd
+    from vlmeval.smp import file as module
+
+    how: dict[str, Any] = {"dtype": {"question": str}}
+    if reading == "keep-none":
+        text = {*frame, "prediction"} - {"index", "g_index"}
+        how = {"dtype": dict.fromkeys(text, str), "keep_default_na": False, "na_values": [""]}
+
+    class TextPandas:
+        """pandas, as the module that defines `load` sees it: every importer of `load` calls it there."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(pd, name)
+
+        @staticmethod
+        def read_csv(path: Any, **settings: Any) -> pd.DataFrame:
+            return pd.read_csv(path, **how, **settings)
+
+    before = module.pd
+    module.pd = TextPandas()
+    try:
+        yield
+    finally:
+        module.pd = before
+
+
+def write_predictions(frame: pd.DataFrame, file: Path) -> None:
+    """VLMEvalKit's layout of a prediction file: the dataset's columns without `image`, and `prediction`."""
+    frame.to_csv(file, sep="\t", index=False, encoding="utf-8", quoting=csv.QUOTE_ALL)
+
+
+def _build(work: _Work) -> Any:
+    """The dataset object over our rows, without pictures (scoring reads none), its md5 check replaced by our sha256."""
+    from vlmeval.dataset import DATASET_CLASSES, build_dataset
+
+    name = work.table.benchmark.dataset
+    write_predictions(work.frame, work.folder / f"{name}.tsv")
+    owners = [c for c in DATASET_CLASSES if name in getattr(c, "DATASET_MD5", {})]
+    kept = [(c, c.DATASET_MD5.pop(name)) for c in owners if name in c.DATASET_MD5]
+    try:
+        return build_dataset(name)
+    finally:
+        for owner, md5 in kept:
+            owner.DATASET_MD5[name] = md5
+
+
+@contextlib.contextmanager
+def _guards(work: Path, judge: Judged | None) -> Iterator[None]:
+    """Replace, while scoring, what would draw at random, collide with another run, ask the network, or crawl."""
+    modules = [importlib.import_module(f"vlmeval.dataset.{m}") for m in ("image_mcq", "image_yorn", "image_vqa")]
+    choice = importlib.import_module("vlmeval.dataset.utils.multiple_choice")
+    patches: list[tuple[Any, str, Any]] = [(choice, "rd", _NoDice()), (choice, "track_progress_rich", _in_turn)]
+    # Its circular scoring writes /tmp/<time to the second>.tsv: two runs would read each other's rows.
+    patches.append((choice, "timestr", lambda *_, **__: f"../{str(work).lstrip('/')}/circular"))
+    for module in modules:
+        everywhere = {"track_progress_rich": _in_turn, "build_judge": lambda **_: _Working(judge)}
+        patches += [(module, name, value) for name, value in everywhere.items() if hasattr(module, name)]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
+    try:
+        for owner, name, value in patches:
+            setattr(owner, name, value)
+        yield
+    finally:
+        for owner, name, value in before:
+            setattr(owner, name, value)
+
+
+class _NoDice:
+    """Stands where VLMEvalKit would draw a random option for an answer that its judge could not read."""
+
+    def choice(self, options: Sequence[str]) -> str:
+        raise RunFailed("an answer was left to chance by VLMEvalKit's scoring: nothing is scored at random here")
+
+
+class _Working:
+    def __init__(self, judge: Judged | None) -> None:
+        self._judge = judge
+
+    def working(self) -> bool:
+        return self._judge is not None
+
+    def generate(self, prompt: str, **settings: Any) -> str:
+        if self._judge is None:
+            raise RunFailed("VLMEvalKit asked for a judge that this run does not have")
+        return self._judge.generate(prompt, **settings)
+
+
+def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any = None, **_: Any) -> list[Any]:
+    """track_progress_rich without threads, without a bar, and with one save instead of one an item."""
+    results = [
+        func(**t) if isinstance(t, dict) else func(*t) if isinstance(t, (list, tuple)) else func(t) for t in tasks
+    ]
+    if save is not None:
+        from vlmeval.smp import dump, load
+
+        earlier = load(save) if Path(save).exists() else {}
+        dump({**earlier, **dict(zip(keys or [], results, strict=bool(keys)))}, save)
+    return results
+
+
+def _read(work: _Work, said: Any, expected: set[str], judged: Judged | None) -> Scored:
+    """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
+    benchmark = work.table.benchmark
+    stem = str(work.file)[: -len(".tsv")]
+    differing: list[str] = []
+    if benchmark.kind in ("mcq", "mcq-circular"):
+        verdicts = _mcq_verdicts(benchmark, work.load(work.file), judged)
+        split = "validation" if benchmark.dataset.startswith("MMMU") else None
+        chosen = said[said["split"] == split] if split and split in set(said["split"]) else said
+        results = work.load(f"{stem}_{JUDGE_NAME if judged else 'exact_matching'}_result.tsv")
+        # Several splits in one file: the number over all of them.
+        headline = float(chosen["Overall"].iloc[0] if len(chosen) == 1 else results["hit"].mean()) * 100
+        differing = _differing(work.table, results, verdicts)
+    elif benchmark.kind == "yes-no":
+        frame = work.load(f"{stem}_auxmatch.tsv")
+        verdicts = {str(r["index"]): _yes_no_verdict(r) for r in frame.to_dict("records")}
+        headline = _yes_no_headline(benchmark, said)
+    elif benchmark.kind == "graded":
+        frame = work.load(f"{stem}_{JUDGE_NAME}.tsv")
+        verdicts = {str(r["index"]): Verdict(float(r["score"]), float(r["score"])) for r in frame.to_dict("records")}
+        headline = float(said.loc[said["Category"] == "Overall", "acc"].iloc[0])
+    else:
+        frame = work.load(f"{stem}_openai_result.tsv")
+        verdicts = {str(r["index"]): _ratio_verdict(r) for r in frame.to_dict("records")}
+        headline = float(said.loc[said["split"] == "overall", "Relative Score (main)"].iloc[0])
+    if judged is not None:
+        for index, verdict in verdicts.items():
+            if index in judged.raw:
+                verdict.extras["judge_reply"] = judged.raw[index]
+    if headline != headline or set(verdicts) != expected:
+        headline = None
+    return Scored(headline, verdicts, differing)
+
+
+def _differing(table: Table, results: pd.DataFrame, verdicts: dict[str, Verdict]) -> list[str]:
+    """The rows, or circular groups, whose `hit` in VLMEvalKit's result file is not what our verdicts make it."""
+    right: dict[str, bool] = {}
+    for row in table.rows:
+        if row.id in verdicts:
+            key = row.cluster if table.benchmark.kind == "mcq-circular" else row.id
+            right[key] = right.get(key, True) and verdicts[row.id].score == 1.0
+    hits = zip(results["index"], results["hit"], strict=True)
+    return [str(index) for index, hit in hits if bool(hit) != right[str(index)]]
+
+
+def _mcq_verdicts(benchmark: Benchmark, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
+    """Row by row what VLMEvalKit's option matching reads, on the file as it reads it back (empty is `nan`)."""
+    verdicts = {}
+    for record in frame.to_dict("records"):
+        index = str(record["index"])
+        options, gold = options_of(benchmark, record)
+        read = matched_option(record["prediction"], options)
+        if read is None and judged is not None and index in judged.usable:
+            read = judged.usable[index]
+        verdicts[index] = Verdict(read, float(read == gold), unparsed=read not in options)
+    return verdicts
+
+
+def _yes_no_rows(frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
+    """Yes/no rows read one by one, by VLMEvalKit's rule and then by what the judge said."""
+    from vlmeval.dataset.utils.yorn import YOrN_Extraction
+
+    verdicts = {}
+    for record in frame.to_dict("records"):
+        index = str(record["index"])
+        read = YOrN_Extraction(str(record["prediction"]))
+        if read == "Unknown" and judged is not None:
+            read = judged.usable.get(index, read)
+        verdicts[index] = _yes_no_verdict({"extracted": read, "score": read == record["answer"]})
+    return verdicts
+
+
+def _yes_no_verdict(record: dict[str, Any]) -> Verdict:
+    read = record["extracted"]
+    return Verdict(read, float(bool(record["score"])), unparsed=read not in ("Yes", "No"))
+
+
+def _ratio_verdict(record: dict[str, Any]) -> Verdict:
+    mine, reference = float(record["score"]), float(record["gpt4_score"])
+    return Verdict(mine, mine, extras={"reference_score": reference})
+
+
+def _yes_no_headline(benchmark: Benchmark, said: pd.DataFrame) -> float:
+    if benchmark.dataset == "MME":
+        first = said.iloc[0]
+        return float(first["perception"]) + (float(first["reasoning"]) if benchmark.name == "MME" else 0.0)
+    overall = said[said["split"] == "Overall"].iloc[0]
+    if benchmark.dataset == "POPE":
+        return float(overall["Overall"])
+    return float(overall["aAcc"] + overall["fAcc"] + overall["qAcc"]) / 3
