@@ -152,6 +152,7 @@ def run(
         if chosen == "shapes":
             raise UserError("--download fetches published files", "add --profile official")
         fetch_missing(benchmarks, data, team, show=not json_output)
+    registry.check(model, chosen, AnswersQuestions)
     for benchmark in benchmarks:
         locate(benchmark, chosen, data)
     brings_code = trust_remote_code and ((model or "").startswith("hf:") or not (judge or "").startswith("hf:"))

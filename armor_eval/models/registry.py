@@ -81,15 +81,21 @@ def load(
     `own_device`: this process's own device among several; it is used where none was asked for and the model computes
     here.
     """
-    kind = KINDS.get((spec or "").partition(":")[0])
-    if does is not None and kind is not None and does not in kind.does:
-        able = [k.shows for k in KINDS.values() if does in k.does]
-        raise UserError(f"--model {spec} cannot {TASKS[does]}", f"expected {BUNDLED}, FOLDER, {', '.join(able)}")
-    loader, first = _loader(spec, profile)
+    loader, first = check(spec, profile, does)
     given = honoured(loader, f"--model {spec or BUNDLED}", options)
     if own_device and not {"device", "device_map"} & given.keys() and names(loader, "device"):
         given["device"] = own_device
     return loader(*first, **given)
+
+
+def check(spec: str | None, profile: Profile, does: type | None = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What loads the model, and its positional arguments; nothing is loaded, and no hub is asked. UserError where the
+    specification names no model, or a kind that lacks the protocol `does`."""
+    kind = KINDS.get((spec or "").partition(":")[0])
+    if does is not None and kind is not None and does not in kind.does:
+        able = [k.shows for k in KINDS.values() if does in k.does]
+        raise UserError(f"--model {spec} cannot {TASKS[does]}", f"expected {BUNDLED}, FOLDER, {', '.join(able)}")
+    return _loader(spec, profile)
 
 
 def _loader(spec: str | None, profile: Profile) -> tuple[Callable[..., Any], tuple[Any, ...]]:
