@@ -310,7 +310,7 @@ def _take_lock(path: Path) -> int:
     try:
         descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
-        raise UserError(f"cannot write to {path}: {error.strerror}", "give another --out") from error
+        raise UserError(f"cannot write into {path}: {error.strerror}", "give another --out") from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

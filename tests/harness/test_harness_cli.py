@@ -165,7 +165,7 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(argv, tmp_path,
     (tmp_path / "file").touch()
     assert main([*argv, str(tmp_path / "file" / "x")]) == 2
     error = capsys.readouterr().err
-    assert "lies under, a file" in error and error.count("\n") == 1
+    assert "cannot write into" in error and error.count("\n") == 1
 
 
 def test_a_usage_text_keeps_its_lines_and_the_version_is_told(capsys):
