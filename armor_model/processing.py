@@ -10,7 +10,7 @@ Legend: B conversations, T tokens, N tiles, h w codes a side.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -270,7 +270,9 @@ class ArmorProcessor:
             add_generation_prompt: end with the assistant's opening, for an answer to follow.
             max_tiles: override the setting for this conversation.
         """
-        out, pending, chat, token = Encoded(), "", self.base.chat, self.settings.image_token
+        out, chat, token = Encoded(), self.base.chat, self.settings.image_token
+        pending: str = ""
+        lengths: list[int] = []
         out.add(self._prefix)
         for text, image, target in self._segments(conversation, add_generation_prompt):
             if token in text:
@@ -280,26 +282,35 @@ class ArmorProcessor:
                 if image is not None:
                     tiles = image["tiles"] if "tiles" in image else self.cut(image["image"], max_tiles)
                     out.tiles.append(tiles)
-                    placeholders = token * (len(tiles) * self.settings.image_seq_length)
-                    pending += chat.image_start + placeholders + chat.image_end
+                    lengths.append(len(tiles) * self.settings.image_seq_length)
+                    pending += chat.image_start + token + chat.image_end
                 continue
-            out.add(self._tokens(pending))
-            pending = ""
+            out.add(self._tokens(pending, lengths))
+            pending, lengths = "", []
             if image is None:
                 out.add(self._tokens(text), "t")
             else:
                 out.add([self.imgbos_id], "t")
                 out.add([self.first_code_id + k for k in self._codes_of(image)] + [self.imgend_id], "v")
-        out.add(self._tokens(pending))
+        out.add(self._tokens(pending, lengths))
         return out
 
-    def _tokens(self, text: str) -> list[int]:
-        if any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise UserError("text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8")
+    def _tokens(self, text: str, lengths: Sequence[int] = ()) -> list[int]:
+        """Token ids of a text; the mark of its k-th image becomes `lengths[k]` placeholders. Only one is tokenised:
+        thirteen tiles are 43,000 letters."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UserError(
+                "text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8"
+            ) from error
         ids = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
         if ids and max(ids) >= self.settings.vocab_size:
             raise UserError(f"text must not hold the reserved token {self.tokenizer.convert_ids_to_tokens(max(ids))}")
-        return ids
+        if not lengths:
+            return ids
+        placeholder, left = self.tokenizer.convert_tokens_to_ids(self.settings.image_token), iter(lengths)
+        return [one for i in ids for one in ([i] * next(left) if i == placeholder else [i])]
 
     def _codes_of(self, part: dict[str, Any]) -> list[int]:
         codes = part.get("codes")
