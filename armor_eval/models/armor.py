@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question
-from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, device_of
+from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of
 from armor_eval.runs.schema import ModelInfo
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
@@ -126,7 +126,10 @@ class ArmorAdapter(DrawingModel):
         return [
             Answer(error=r.error)
             if r.error is not None
-            else Answer(text=r.text, extras={k: r.stats[k] for k in ("imgbos", "imgbos_masked", "finish")})
+            else Answer(
+                text=r.text,
+                extras={"finish_reason": r.stats["finish"], **{k: r.stats[k] for k in ("imgbos", "imgbos_masked")}},
+            )
             for r in responses
         ]
 
@@ -138,17 +141,21 @@ class ArmorAdapter(DrawingModel):
         from armor_model import draw
 
         model, processor = self._load()
-        return list(draw(model, processor, list(prompts), self._settings(decoding), list(seeds)))
+        try:
+            return list(draw(model, processor, list(prompts), self._settings(decoding), list(seeds)))
+        except UserError as error:  # a prompt's mistake, not the run's: asked alone, it costs itself
+            raise NotDrawnError(error.line()) from error
 
     def respond(
         self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
-    ) -> list[list[str | Image.Image]]:
-        """Text and pictures of each answer, in order."""
+    ) -> list[list[str | Image.Image] | Exception]:
+        """Text and images of each answer, in order; an exception stands where a conversation cannot be answered."""
         from armor_model import generate
 
         model, processor = self._load()
         settings = self._settings(decoding, allow_images=not decoding.mask_imgbos)
-        return [list(r.parts) for r in generate(model, processor, list(conversations), settings, list(seeds))]
+        responses = generate(model, processor, list(conversations), settings, list(seeds), on_error="record")
+        return [NotDrawnError(r.error) if r.error is not None else list(r.parts) for r in responses]
 
     def close(self) -> None:
         """Let go of the weights."""

@@ -135,8 +135,8 @@ class RespondsFreely(Protocol):
 
     def respond(
         self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
-    ) -> list[list[str | Image.Image]]:
-        """For each conversation what the model said, text and pictures in order."""
+    ) -> list[list[str | Image.Image] | Exception]:
+        """For each conversation what the model said, text and images in order; an exception where one failed."""
         ...
 
     def settings(self, decoding: Decoding) -> dict[str, Any]:

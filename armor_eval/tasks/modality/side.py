@@ -82,7 +82,9 @@ def page(
     return _PAGE.format(profile=escape(profile), head=head, rows="".join(rows), notes=notes)
 
 
-def _parts(parts: Sequence[Any]) -> str:
+def _parts(parts: Sequence[Any] | Exception) -> str:
+    if isinstance(parts, Exception):
+        return f"<p><em>{escape(str(parts))}</em></p>"
     shown = [f"<p>{escape(p)}</p>" if isinstance(p, str) else _img(p, "drawn picture") for p in parts]
     return "".join(shown) or "<p><em>nothing</em></p>"
 
