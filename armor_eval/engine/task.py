@@ -87,7 +87,8 @@ class Described:
     scorer: ScorerInfo
     judge: JudgeInfo = field(default_factory=lambda: JudgeInfo(name="none", endpoint="none"))
     protocol: Mapping[str, str] = field(default_factory=dict)
-    seeds: Mapping[str, int] = field(default_factory=dict)
+    seeds: Mapping[str, int | None] = field(default_factory=dict)
+    """None stands for the seed of the run's decoding."""
     extras: Mapping[str, Any] = field(default_factory=dict)
     reservations: Sequence[Reservation] = ()
     asks: bool = True
