@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from armor_eval.engine import Finished
     from armor_eval.runs.schema import Metric
-    from armor_eval.tasks.understanding.run import Finished
 
 
 DType = Annotated[
@@ -186,8 +186,8 @@ def primary(one: Finished) -> Metric:
 
 def remarks(one: Finished) -> list[str]:
     """What stands under the table: reservations, the headline's second lines, the data's notes, switches to drawing."""
+    from armor_eval.runs import served
     from armor_eval.runs.comparable import reservations_of
-    from armor_eval.tasks.understanding import served
 
     lines = [r.text for r in reservations_of(one.run)]
     if one.scores.blank is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from armor_eval.engine import Finished
     from armor_eval.models.base import DrawsImages
-    from armor_eval.tasks.understanding.run import Finished
 
 PROMPTS = (
     "draw a red circle", "draw a blue square", "draw a green triangle and a yellow cross",
@@ -35,26 +34,22 @@ def demo(
     json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
 ) -> None:
     """A tour: VLMEvalKit's data set and scoring on the embedded benchmark, then a sheet of drawings."""
-    from armor_eval.cli import common
+    from armor_eval.cli import COMMAND_LINE, common
+    from armor_eval.engine import Settings, evaluate
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding
     from armor_eval.tasks.understanding.declare import choose
-    from armor_eval.tasks.understanding.run import Settings, run_benchmark
+    from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 
     common.quiet_libraries()
     folder = out or Path("runs") / "demo" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     adapter = registry.load(model, "shapes")
-    settings = Settings(
-        profile="shapes",
-        command=["armor-eval", *sys.argv[1:]],
-        decoding=Decoding(max_new_tokens=64),
-        limit=limit,
-        batch_size=batch_size,
-    )
+    settings = Settings("shapes", list(COMMAND_LINE.get()), Decoding(max_new_tokens=64), batch_size)
     finished = []
     for benchmark in choose(list(BENCHMARKS)):
         with common.progress_bar(f"answering {benchmark.name} of the shapes world", not json_output) as progress:
-            finished.append(run_benchmark(benchmark, adapter, folder / benchmark.name, settings, progress=progress))
+            task = UnderstandingTask(benchmark, "shapes", Options(limit=limit))
+            finished.append(evaluate(task, adapter, folder / benchmark.name, settings, progress=progress))
     sheet = folder / "drawings.png"
     drawn = draw_sheet(adapter, PROMPTS, seed, sheet)
     adapter.close()

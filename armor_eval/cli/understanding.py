@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,12 +14,12 @@ from armor_eval.cli.understanding_score import score_file
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
+    from armor_eval.engine import Finished, Processes, Settings
     from armor_eval.models.base import AnswersQuestions
     from armor_eval.tasks.understanding.cells import Reading
     from armor_eval.tasks.understanding.declare import Benchmark
     from armor_eval.tasks.understanding.judge import Judge
-    from armor_eval.tasks.understanding.run import Finished, Settings
-    from armor_eval.tasks.understanding.team import Team
+    from armor_eval.tasks.understanding.task import Options
     from armor_eval.tasks.understanding.thinking import Thinking
 
 CONSTANT = {
@@ -89,6 +88,9 @@ def run(
     retention: Annotated[
         Path | None, typer.Option(help="Run(s) of the base model: print how much of its score is kept.")
     ] = None,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that an hf: model brings along.")
     ] = False,
@@ -109,33 +111,32 @@ def run(
         return
     if bench is None:
         raise UserError("Missing option '--bench'", "see armor-eval understanding --help")
+    from armor_eval.cli import COMMAND_LINE
+    from armor_eval.engine import Settings, join_processes
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
     from armor_eval.models.endpoint import Extra
+    from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.understanding.data import locate
     from armor_eval.tasks.understanding.declare import choose
     from armor_eval.tasks.understanding.judges import judge_spec
-    from armor_eval.tasks.understanding.run import Settings
-    from armor_eval.tasks.understanding.team import join_team
+    from armor_eval.tasks.understanding.task import Options
 
     common.quiet_libraries()
     benchmarks = choose(bench)
     if not benchmarks:
         raise UserError("--bench names nothing", "see armor-eval list")
     chosen = check_profile(profile, model)
+    if shard is not None and (baselines or retention is not None):
+        raise UserError("a shard is not scored: it has no baselines and no retention", "ask for them without --shard")
     settings = Settings(
-        profile=chosen,
-        command=["armor-eval", *sys.argv[1:]],
-        decoding=Decoding(max_new_tokens=max_new_tokens or LONGEST_ANSWER[chosen], mask_imgbos=mask_imgbos),
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size or BATCH[chosen],
-        data=data,
-        any_data=any_data,
-        blind=blind,
-        thinking=check_thinking(thinking),
-        reading=check_reading(reading),
+        chosen,
+        list(COMMAND_LINE.get()),
+        Decoding(max_new_tokens=max_new_tokens or LONGEST_ANSWER[chosen], mask_imgbos=mask_imgbos),
+        batch_size or BATCH[chosen],
+        parse_shard(shard),
     )
+    questions = Options(limit, seed, data, any_data, blind, check_thinking(thinking), check_reading(reading))
     if retention is not None:
         from armor_eval.tasks.understanding.retention import base_of
 
@@ -147,26 +148,32 @@ def run(
         chosen, judge_spec(judge, judge_url, judge_model), benchmarks, longest=judge_max_tokens,
         extra=Extra.read(judge_request_json, "--judge-request-json"), trust_remote_code=trust_remote_code,
     )  # fmt: skip
-    team = join_team()
+    processes = join_processes()
     if download:
         if chosen == "shapes":
             raise UserError("--download fetches published files", "add --profile official")
-        fetch_missing(benchmarks, data, team, show=not json_output)
+        fetch_missing(benchmarks, data, processes, show=not json_output)
     registry.check(model, chosen, AnswersQuestions)
     for benchmark in benchmarks:
         locate(benchmark, chosen, data)
     brings_code = trust_remote_code and ((model or "").startswith("hf:") or not (judge or "").startswith("hf:"))
     options = common.model_options(dtype, device, device_map, model_args, trust_remote_code=brings_code)
-    adapter = registry.load(model, chosen, does=AnswersQuestions, own_device=team.device, **options, **behind_server)
-    task = Task(benchmarks, settings, judges, team, out, show_progress=not json_output and team.first)
+    adapter = registry.load(
+        model, chosen, does=AnswersQuestions, own_device=processes.device, **options, **behind_server
+    )
+    suite = Suite(benchmarks, questions, settings, judges, processes, out, not json_output and processes.first)
     try:
-        finished = task.measure(adapter)
-        beside = task.measure_baselines(adapter) if baselines else {}
+        finished = suite.measure(adapter)
+        beside = suite.measure_baselines(adapter) if baselines else {}
     finally:
         adapter.close()
         for judge in judges.values():
             judge.close()
-    if not team.first:
+    if not processes.first:
+        return
+    if shard is not None:
+        for one in finished:
+            common.show_shard(one)
         return
     if json_output:
         runs = common.as_json([*finished, *(one for row in beside.values() for one in row)])
@@ -181,46 +188,50 @@ def run(
         raise typer.Exit(1)
 
 
-def fetch_missing(benchmarks: list[Benchmark], data: Path | None, team: Team, show: bool) -> None:
+def fetch_missing(benchmarks: list[Benchmark], data: Path | None, processes: Processes, show: bool) -> None:
     """What `--download` does, by the first process; the others wait."""
     from armor_eval.tasks.understanding.data import download
 
-    if team.first:
+    if processes.first:
         for benchmark in benchmarks:
             with common.byte_bar(benchmark.official.file, show) as progress:
                 download(benchmark, data, progress)
-    team.wait()
+    processes.wait()
 
 
-@dataclass
-class Task:
+@dataclass(frozen=True)
+class Suite:
     """The benchmarks of one command, and where their bundles go."""
 
     benchmarks: list[Benchmark]
+    questions: Options
     settings: Settings
     judges: dict[str, Judge]
-    team: Team
+    processes: Processes
     out: Path | None
     show_progress: bool
 
     def measure(self, adapter: AnswersQuestions, label: str = "", **changes: Any) -> list[Finished]:
         """Every benchmark with one model; MME's answers serve MME-P. `label` names a baseline's folders."""
-        from armor_eval.tasks.understanding.run import run_benchmark
+        from armor_eval.engine import evaluate
+        from armor_eval.tasks.understanding.task import UnderstandingTask
 
-        settings = replace(self.settings, **changes)
-        folders: dict[str, Path] = {}
+        questions = replace(self.questions, **changes)
+        folders = {b.name: self._folder(b.name, adapter.info.name, label) for b in self.benchmarks}
         finished = []
         for benchmark in self.benchmarks:
-            folder = self._folder(benchmark.name, adapter.info.name, label)
-            folders[benchmark.name] = folder
+            task = UnderstandingTask(
+                benchmark, self.settings.profile, questions,
+                judge=self.judges.get(benchmark.name), shared=folders.get(benchmark.shares or ""),
+            )  # fmt: skip
             with common.progress_bar(f"{benchmark.name} {label}".strip(), self.show_progress) as progress:
-                one = run_benchmark(
-                    benchmark, adapter, folder, settings, judge=self.judges.get(benchmark.name), progress=progress,
-                    shared=folders.get(benchmark.shares or ""), team=self.team,
+                finished.append(
+                    evaluate(
+                        task, adapter, folders[benchmark.name], self.settings, processes=self.processes,
+                        progress=progress,
+                    )
                 )  # fmt: skip
-            if one is not None:
-                finished.append(one)
-        return finished
+        return [one for one in finished if one is not None]
 
     def measure_baselines(self, adapter: AnswersQuestions) -> dict[str, list[Finished]]:
         """Benchmark -> the model without pictures, and a constant answer: what a score must be held against."""
@@ -228,11 +239,9 @@ class Task:
 
         blind = self.measure(adapter, "blind", blind=True)
         constant: list[Finished] = []
-        everything = self.benchmarks
         for kind, answer in CONSTANT.items():
-            self.benchmarks = [b for b in everything if b.kind == kind]
-            constant += self.measure(MockModel(answer), "constant")
-        self.benchmarks = everything
+            same = replace(self, benchmarks=[b for b in self.benchmarks if b.kind == kind])
+            constant += same.measure(MockModel(answer), "constant")
         by_name = {one.run.benchmark: one for one in constant}
         return {one.run.benchmark: [one, by_name[one.run.benchmark]] for one in blind}
 
@@ -241,22 +250,24 @@ class Task:
 
         The default depends on what is measured alone, so that the same command finds its own run again.
         """
-        from armor_eval.cli.common import short_name
+        from armor_eval.engine.run import shard_text
 
-        settings = self.settings
+        questions = self.questions
         if self.out is not None:
             base = self.out / bench if len(self.benchmarks) > 1 or label else self.out
         else:
             name = bench
-            if settings.limit is not None:
-                name += f"-limit{settings.limit}-seed{settings.seed}"
-            if settings.blind:
+            if questions.limit is not None:
+                name += f"-limit{questions.limit}-seed{questions.seed}"
+            if questions.blind:
                 name += "-blind"
-            if settings.thinking == "keep":
+            if questions.thinking == "keep":
                 name += "-thoughts"
-            if settings.reading != "keep-none":
-                name += f"-{settings.reading}"
-            base = Path("runs") / "understanding" / f"{short_name(model)}-{settings.profile}" / name
+            if questions.reading != "keep-none":
+                name += f"-{questions.reading}"
+            if self.settings.shard is not None:
+                name += common.shard_name(shard_text(self.settings.shard))
+            base = Path("runs") / "understanding" / f"{common.short_name(model)}-{self.settings.profile}" / name
         return base.with_name(f"{base.name}-{label}") if label else base
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +44,7 @@ def score_file(
 
     Exit code 1 where rows lack an answer or the headline is withheld.
     """
-    from armor_eval.cli import common
+    from armor_eval.cli import COMMAND_LINE, common
     from armor_eval.cli.understanding import check_profile, check_reading, check_thinking, make_judges
     from armor_eval.tasks.understanding.declare import choose
     from armor_eval.tasks.understanding.judges import judge_spec
@@ -58,7 +57,7 @@ def score_file(
     benchmark = benchmarks[0]
     source = Source(
         benchmark, predictions, data, tuple(questions or ()), check_profile(profile, None), model_name,
-        check_thinking(thinking), check_reading(reading), ["armor-eval", *sys.argv[1:]], judging, judge_model,
+        check_thinking(thinking), check_reading(reading), list(COMMAND_LINE.get()), judging, judge_model,
     )  # fmt: skip
     asked = None
     if judge is not None or judge_url is not None:

@@ -11,6 +11,11 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from armor_eval.engine import Finished, Settings, evaluate
+from armor_eval.models.base import Decoding
+from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.task import Options, UnderstandingTask
+
 LETTERS = "ABCD"
 WORDS = ("circle", "square", "cross", "triangle", "red", "green", "blue", "yellow")
 
@@ -151,3 +156,19 @@ def write_all(folder: Path) -> Path:
     for name, make in MAKERS.items():
         write(make(), folder / f"{name}.tsv")
     return folder
+
+
+def task_of(
+    bench: str, data: Path | None = None, profile: str = "official", judge=None, **options
+) -> UnderstandingTask:
+    """A benchmark's task over a folder of TSVs that need not be the published ones."""
+    return UnderstandingTask(choose([bench])[0], profile, Options(data=data, any_data=True, **options), judge=judge)
+
+
+def measure(
+    bench: str, model, out: Path, data: Path | None = None, *, profile: str = "official", judge=None,
+    batch_size: int = 16, decoding: Decoding | None = None, **options,
+) -> Finished:  # fmt: skip
+    """One benchmark measured by the engine into `out`."""
+    task = task_of(bench, data, profile, judge, **options)
+    return evaluate(task, model, out, Settings(profile, ["x"], decoding or Decoding(), batch_size))

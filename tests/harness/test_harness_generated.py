@@ -5,7 +5,7 @@ import io
 
 import pandas as pd
 import pytest
-from harness_data import mmbench, mme, png, seed_bench, write
+from harness_data import measure, mmbench, mme, png, seed_bench, write
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -17,7 +17,6 @@ from armor_eval.tasks.understanding import parse
 from armor_eval.tasks.understanding.declare import choose
 from armor_eval.tasks.understanding.images import BadImageError, decode, image_cells
 from armor_eval.tasks.understanding.judge import Request, read_reply
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
 from armor_eval.tasks.understanding.table import read_table
 from armor_model.base.errors import UserError
 
@@ -187,9 +186,8 @@ class Says(MockModel):
 @given(texts=st.lists(st.text(max_size=30), min_size=1, max_size=12))
 def test_any_answers_are_scored_or_counted(texts, tsv_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("any")
-    run = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
     for bench in ("SEED", "POPE"):
-        done = run_benchmark(choose([bench])[0], Says(texts), out / bench, run)
+        done = measure(bench, Says(texts), out / bench, tsv_folder)
         items = read_bundle(out / bench)[1]
         assert sum(done.scores.counts.values()) == len(items) == done.scores.expected_items
         for item in items:
@@ -212,11 +210,8 @@ def test_odd_pictures_are_answered_or_counted_by_a_real_model(tiny_checkpoint, t
     pictures = [*fine.values(), *bad.values()]
     frame = seed_bench(len(pictures)).assign(image=pictures)
     write(frame, tmp_path / "SEEDBench_IMG.tsv")
-    chosen = Settings(
-        profile="official", command=["x"], data=tmp_path, any_data=True, decoding=Decoding(max_new_tokens=4)
-    )
     model = registry.load(str(tiny_checkpoint), "official")
-    done = run_benchmark(choose(["SEED"])[0], model, tmp_path / "r", chosen)
+    done = measure("SEED", model, tmp_path / "r", tmp_path, decoding=Decoding(max_new_tokens=4))
     model.close()
     items = {it.id: it for it in read_bundle(tmp_path / "r")[1]}
     assert len(items) == len(pictures) and done.run.status == "partial"

@@ -7,26 +7,25 @@ import ssl
 
 import numpy as np
 import pytest
-from harness_data import llavabench, mmbench, mme, mmvet, write
+from harness_data import llavabench, measure, mmbench, mme, mmvet, task_of, write
 
 from armor_eval.cli import main
+from armor_eval.engine import Settings
+from armor_eval.engine.run import run_record
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.tasks.understanding.declare import benchmarks, choose
-from armor_eval.tasks.understanding.run import Settings, describe, open_table, run_benchmark
 from armor_eval.vlmevalkit import official
 from armor_model.base.errors import RunFailed, UserError
 
 
 def opened(bench, folder, **changes):
-    settings = Settings(**{"profile": "official", "command": ["x"], "data": folder, "any_data": True, **changes})
-    return open_table(choose([bench])[0], settings)
+    return task_of(bench, folder, **changes)._opened
 
 
 def run(bench, folder, out, model=None, **changes):
-    settings = Settings(**{"profile": "official", "command": ["x"], "data": folder, "any_data": True, **changes})
-    return run_benchmark(choose([bench])[0], model or MockModel(), out, settings)
+    return measure(bench, model or MockModel(), out, folder, **changes)
 
 
 def primary(finished):
@@ -204,10 +203,8 @@ def test_files_that_would_be_misread_are_refused(bench, frame, needle, tmp_path)
 
 
 def test_a_folder_in_use_is_refused_by_the_command(tsv_folder, tmp_path, capsys):
-    table, subset = opened("SEED", tsv_folder)
-    settings = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
     argv = ["understanding", "--bench", "SEED", "--model", "mock", "--data", str(tsv_folder), "--any-data"]
-    with Bundle.open(tmp_path / "r", describe(choose(["SEED"])[0], table, subset, MockModel(), settings, None)):
+    with Bundle.open(tmp_path / "r", run_record(task_of("SEED", tsv_folder), MockModel(), Settings("official", ["x"]))):
         assert main([*argv, "--out", str(tmp_path / "r")]) == 2
     assert "another command is writing" in capsys.readouterr().err
 

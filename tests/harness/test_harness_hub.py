@@ -5,13 +5,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from harness_data import measure
 
 from armor_eval.cli import main
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding, Question
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 WORDS = ("what", "is", "a", "b", "the", "answer", "which", "word", "fits", "option", "from", "given", "choices")
@@ -139,7 +139,6 @@ def test_an_exported_armor_answers_as_armor_itself(tmp_path):
 
     export(bundled("armor-nano"), tmp_path / "plain")
     decoding = Decoding(max_new_tokens=16, mask_imgbos=True)  # a plain InternVL knows no <imgbos>
-    settings = Settings(profile="shapes", command=["x"], decoding=decoding, limit=12, batch_size=16)
     for bench in ("MMB", "POPE", "MMVet"):
         from armor_eval.tasks.understanding.judge import RuleJudge
 
@@ -149,7 +148,7 @@ def test_an_exported_armor_answers_as_armor_itself(tmp_path):
             benchmark = choose([bench])[0]
             judge = RuleJudge() if benchmark.judge == "required" else None
             folder = tmp_path / f"{bench}-{len(done)}"
-            done.append(run_benchmark(benchmark, model, folder, settings, judge=judge))
+            done.append(measure(bench, model, folder, profile="shapes", judge=judge, decoding=decoding, limit=12))
             model.close()
         assert answers(done[0].path) == answers(done[1].path)
         assert len({output for output, _, _ in answers(done[0].path).values()}) > 1
@@ -258,11 +257,11 @@ def test_armor_as_a_zoo_entry_answers_as_armor(tmp_path, monkeypatch):
 
         from armor_eval.vlmevalkit.model import ArmorVLM
     monkeypatch.setitem(supported_VLM, "ARMOR", partial(ArmorVLM, str(bundled("armor-nano")), max_new_tokens=16))
-    settings = Settings(profile="shapes", command=["x"], decoding=Decoding(max_new_tokens=16), limit=8, batch_size=16)
     found = []
     for spec in ("armor-nano", "vlmeval:ARMOR"):
         model = registry.load(spec, "shapes")
-        done = run_benchmark(choose(["POPE"])[0], model, tmp_path / spec.replace(":", "-"), settings)
+        out, decoding = tmp_path / spec.replace(":", "-"), Decoding(max_new_tokens=16)
+        done = measure("POPE", model, out, profile="shapes", decoding=decoding, limit=8)
         found.append(answers(done.path))
         model.close()
     assert found[0] == found[1] and len(found[0]) >= 8

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer, good_reply
+from harness_data import measure
 
 from armor_eval.cli import main
 from armor_eval.models.endpoint import Endpoint, EndpointError, Patience
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.tasks.understanding.declare import choose
 from armor_eval.tasks.understanding.judge import EndpointJudge, ReplyCache, Request, read_reply
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
 from armor_model.base.errors import UserError
 
 QUICK = Patience(timeout=5, deadline=5, attempts=4, first_wait=0.01, longest_wait=0.05, concurrency=4)
@@ -28,9 +27,8 @@ def server(monkeypatch):
 
 def run(bench, folder, out, server, mode, model=None, cache="cache"):
     judge = EndpointJudge(Endpoint(server.url, mode, QUICK), out.parent / cache)
-    settings = Settings(profile="official", command=["x"], data=folder, any_data=True)
     try:
-        return run_benchmark(choose([bench])[0], model or MockModel("a cat"), out, settings, judge=judge)
+        return measure(bench, model or MockModel("a cat"), out, folder, judge=judge)
     finally:
         judge.close()
 

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from harness_data import measure
 from scripted_server import ScriptedServer, chat, refusal
 
 from armor_eval.cli import main
@@ -12,10 +13,8 @@ from armor_eval.models.base import Answer
 from armor_eval.models.endpoint import Endpoint, Patience
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.tasks.understanding.declare import choose
 from armor_eval.tasks.understanding.judge import EndpointJudge, ModelJudge, Request
 from armor_eval.tasks.understanding.judges import judge_spec, open_judge
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
 from armor_model.base.errors import UserError
 
 QUICK = Patience(timeout=5, deadline=5, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=0.4, concurrency=2)
@@ -25,19 +24,18 @@ QUICK = Patience(timeout=5, deadline=5, attempts=3, first_wait=0.01, longest_wai
 def judged(tsv_folder, tmp_path):
     """script, run's name, ... -> (the finished MMVet run, the server)"""
 
-    def measure(script, name="r", cache="cache", **options):
-        settings = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
+    def scripted(script, name="r", cache="cache", **options):
         with ScriptedServer(script) as server:
             endpoint = Endpoint(server.url, "j", QUICK)
             endpoint.fingerprint = "one judge"  # whatever port its server has
             judge = EndpointJudge(endpoint, tmp_path / cache, **options)
             try:
-                done = run_benchmark(choose(["MMVet"])[0], MockModel("a cat"), tmp_path / name, settings, judge=judge)
+                done = measure("MMVet", MockModel("a cat"), tmp_path / name, tsv_folder, judge=judge)
             finally:
                 judge.close()
         return done, server
 
-    return measure
+    return scripted
 
 
 def headline(done):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer
-from harness_data import mmbench, write
+from harness_data import measure, mmbench, write
 
 from armor_eval.cli import main
 from armor_eval.models import registry
@@ -16,14 +16,11 @@ from armor_eval.models.armor import seed_of
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, Question, RespondsFreely
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
 from armor_model.base.errors import UserError
 
 
 def run(bench, folder, out, model, **changes):
-    settings = Settings(**{"profile": "official", "command": ["x"], "data": folder, "any_data": True, **changes})
-    return run_benchmark(choose([bench])[0], model, out, settings)
+    return measure(bench, model, out, folder, **changes)
 
 
 def answers(path):
@@ -196,22 +193,24 @@ def test_processes_of_an_mpi_are_one_team(tmp_path):
     assert run.device.processes == 2 and len(items) == 16
 
 
-def test_every_row_belongs_to_one_process(tmp_path):
-    from armor_eval.runs.bundle import Bundle
-    from armor_eval.tasks.understanding.loop import answer_all
-    from armor_eval.tasks.understanding.run import describe, open_table
-
-    write(mmbench(5), tmp_path / "d" / "MMBench_DEV_EN.tsv")
-    benchmark = choose(["MMB"])[0]
-    settings = Settings(profile="official", command=["x"], data=tmp_path / "d", any_data=True)
-    table, subset = open_table(benchmark, settings)
-    with Bundle.open(tmp_path / "r", describe(benchmark, table, subset, MockModel(), settings, None)) as first:
-        others = [Bundle.join(tmp_path / "r") for _ in range(2)]
-        for rank, bundle in enumerate([first, *others]):
-            answer_all(MockModel(), table, bundle, Decoding(), 4, part=(rank, 3))
-        first.adopt()
-        assert set(first.items) == {row.id for row in table.rows}
-        assert len((tmp_path / "r" / "items.jsonl").read_text().splitlines()) == 20
+def test_shards_of_a_run_are_asked_apart_and_join_to_the_whole(tsv_folder, tmp_path, capsys):
+    words = ["understanding", "--bench", "MME,MME-P", "--model", "mock", "--data", str(tsv_folder), "--any-data"]
+    for part in ("1", "2", "3"):
+        assert main([*words, "--shard", f"{part}/3", "--out", str(tmp_path / part), "--batch-size", "3"]) == 0
+        assert f"shard {part}/3" in capsys.readouterr().out
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    for bench, rows in (("MME", 20), ("MME-P", 12)):
+        parts = [str(tmp_path / part / bench) for part in ("1", "2", "3")]
+        assert main(["merge", *parts, "--out", str(tmp_path / bench)]) == 0
+        _, items, scores = read_bundle(tmp_path / bench)
+        of_whole = read_bundle(tmp_path / "whole" / bench)[2]
+        if scores is None:  # joined, not yet scored: the run's own command does that
+            again = [bench if word == "MME,MME-P" else word for word in words]
+            assert main([*again, "--batch-size", "3", "--out", str(tmp_path / bench)]) == 0
+            _, items, scores = read_bundle(tmp_path / bench)
+        assert len(items) == rows and answers(tmp_path / bench) == answers(tmp_path / "whole" / bench)
+        assert scores == of_whole
+    assert main([*words, "--shard", "1/3", "--baselines", "--out", str(tmp_path / "no")]) == 2
 
 
 def test_one_inference_serves_mme_and_mme_p(tsv_folder, tmp_path, capsys):

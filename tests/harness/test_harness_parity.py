@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer
-from harness_data import mmmu, seed_bench, write
+from harness_data import measure, mmmu, seed_bench, task_of, write
 
 from armor_eval.models.base import Answer
 from armor_eval.models.endpoint import Endpoint, Patience
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.tasks.understanding.declare import choose
 from armor_eval.tasks.understanding.judge import EndpointJudge
-from armor_eval.tasks.understanding.run import Settings, open_table, run_benchmark
 from armor_eval.vlmevalkit import official
 
 CLOSED = ("MMMU", "MME", "MMB", "SEED", "HallusionBench", "POPE")
@@ -49,9 +47,8 @@ def hash_of(text: str) -> int:
 
 
 def measured(bench, out, model, judge=None, data=None, profile="official", reading="keep-none"):
-    settings = Settings(profile=profile, command=["x"], data=data, any_data=True, reading=reading)
-    done = run_benchmark(choose([bench])[0], model, out, settings, judge=judge)
-    table, _ = open_table(choose([bench])[0], settings)
+    done = measure(bench, model, out, data, profile=profile, judge=judge, reading=reading)
+    table = task_of(bench, data, profile, reading=reading).table
     frame = table.frame.copy()
     said = {it.id: it.output for it in read_bundle(out)[1]}
     frame["prediction"] = [said[str(i)] for i in frame["index"]]
@@ -110,8 +107,7 @@ def lossy_files(folder: Path, word: str) -> Path:
 def both(tsv_folder, tmp_path_factory):
     """(benchmark, our headline, theirs) and (table, their prompts): one fresh process computes all of theirs."""
     folder = tmp_path_factory.mktemp("parity")
-    settings = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
-    tables = [open_table(choose([bench])[0], settings)[0] for bench in (*CLOSED, *FREE)]
+    tables = [task_of(bench, tsv_folder).table for bench in (*CLOSED, *FREE)]
     jobs = [{"dataset": t.benchmark.dataset, "tsv": str(t.path), "prompts": True} for t in tables]
     ours, lossy = [], []
     with FaultServer() as server:
@@ -131,8 +127,7 @@ def both(tsv_folder, tmp_path_factory):
             kept, _ = measured(bench, folder / f"{bench}-kept", Wordy(LOST), data=lost)
             _, job = measured(bench, folder / f"{bench}-safe", Wordy(SAFE), data=safe)
             ours, jobs = [*ours, (bench, kept)], [*jobs, job]
-            settings = Settings(profile="official", command=["x"], data=lost, any_data=True, reading="vlmeval")
-            lossy.append(open_table(choose([bench])[0], settings)[0])
+            lossy.append(task_of(bench, lost, reading="vlmeval").table)
             jobs.append({"dataset": lossy[-1].benchmark.dataset, "tsv": str(lossy[-1].path), "prompts": True})
         theirs = officially(jobs, folder, server.url)
     asked = [found for job, found in zip(jobs, theirs, strict=True) if "prompts" in job]
@@ -150,7 +145,7 @@ def test_headlines_are_vlmevalkits_own(both):
 
 def test_prompts_are_vlmevalkits_internvl_prompts(both):
     from armor_eval.tasks.understanding.images import image_cells
-    from armor_eval.tasks.understanding.loop import marked_prompt
+    from armor_eval.tasks.understanding.question import marked_prompt
 
     for table, theirs in both[1]:
         for row in table.rows:

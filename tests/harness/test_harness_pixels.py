@@ -6,14 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from harness_data import mme, png, write
+from harness_data import mme, png, task_of, write
 from PIL import Image
 
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.tasks.understanding import images
-from armor_eval.tasks.understanding.declare import benchmarks, choose
-from armor_eval.tasks.understanding.run import Settings, open_table
+from armor_eval.tasks.understanding.declare import benchmarks
 from armor_eval.vlmevalkit.official import quiet_vlmeval
 from armor_model.images import open_image
 
@@ -107,7 +106,7 @@ def test_vlmevalkits_runner_and_ours_show_the_same_pixels_of_mme(tmp_path, monke
     frame["image"] = [png(n // 2, 40) for n in range(len(frame))]
     frame.loc[2:3, "image"] = kinds()["L tRNS"]
     path = write(frame, tmp_path / "lmu" / "MME.tsv")
-    table, _ = open_table(choose(["MME"])[0], Settings("official", ["x"], data=path, any_data=True))
+    table = task_of("MME", path).table
     ours = [open_image(one) for row in table.rows for one in row.images()]
     with quiet_vlmeval():
         from vlmeval.dataset import DATASET_CLASSES, build_dataset

@@ -22,7 +22,6 @@ from armor_eval.tasks.understanding.predictions.join import join
 from armor_eval.tasks.understanding.predictions.layouts import Prediction, PredictionFile, read_predictions
 from armor_eval.tasks.understanding.predictions.questions import read_questions, write_table
 from armor_eval.tasks.understanding.predictions.recorded import RecordedJudge
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
 from armor_eval.tasks.understanding.table import read_table
 from armor_model.base.errors import UserError
 
@@ -365,10 +364,7 @@ def of(scores):
 @pytest.mark.parametrize("bench", ["MMB", "MME", "HallusionBench"])
 def test_the_same_answers_get_the_same_scores_as_a_models(tsv_folder, tmp_path, bench):
     """Equivalence: measured, and written down and scored again."""
-    benchmark = benchmarks()[bench]
-    measured = run_benchmark(
-        benchmark, MockModel(), tmp_path / "measured", Settings("official", [], data=tsv_folder, any_data=True)
-    )
+    measured = made.measure(bench, MockModel(), tmp_path / "measured", tsv_folder)
     _, items, _ = read_bundle(tmp_path / "measured")
     file = write_lines(tmp_path / "said.jsonl", [{"index": it.id, "prediction": it.output} for it in items])
     run, again, scores = score(bench, file, tmp_path / "scored", "--data", tsv_folder)

@@ -4,22 +4,21 @@ import json
 from pathlib import Path
 
 import pytest
+from harness_data import task_of
 
 from armor_eval.tasks.understanding.declare import benchmarks, choose
 from armor_eval.tasks.understanding.images import image_cells
-from armor_eval.tasks.understanding.loop import build_question, decoded, marked_prompt
 from armor_eval.tasks.understanding.prompts import parts, picture_marks, prompt_hash, tiles_each
-from armor_eval.tasks.understanding.run import Settings, open_table
+from armor_eval.tasks.understanding.question import build_question, decoded, marked_prompt
 
 SNAPSHOT = Path(__file__).with_name("prompts_snapshot.json")
 
 
 def current(tsv_folder) -> dict:
-    settings = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
     found = {}
     for benchmark in benchmarks().values():
         if benchmark.in_paper:
-            rows = open_table(benchmark, settings)[0].rows
+            rows = task_of(benchmark.name, tsv_folder).table.rows
             shown = {row.id: marked_prompt(benchmark, row, len(image_cells(row.image))) for row in rows[:4]}
             found[benchmark.name] = {"hash": prompt_hash(benchmark), "prompts": shown}
     return found
@@ -50,8 +49,7 @@ def test_mmmu_doubles_its_first_picture(tsv_folder):
     from armor_eval.models.armor import _content
 
     benchmark = choose(["MMMU"])[0]
-    settings = Settings(profile="official", command=["x"], data=tsv_folder, any_data=True)
-    row = next(r for r in open_table(benchmark, settings)[0].rows if r.image.startswith("["))
+    row = next(r for r in task_of(benchmark.name, tsv_folder).table.rows if r.image.startswith("["))
     from armor_eval.models.armor import _doubled
 
     shown = _content(

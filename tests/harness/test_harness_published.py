@@ -4,14 +4,13 @@ import base64
 from pathlib import Path
 
 import pytest
-from harness_data import hallusion, llavabench, mmbench, mme, mmmu, png, pope, seed_bench, write
+from harness_data import hallusion, llavabench, measure, mmbench, mme, mmmu, png, pope, seed_bench, task_of, write
 
 from armor_eval.cli import main
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.run import Settings, open_table, run_benchmark
 from armor_eval.vlmevalkit import official
 
 CASES = Path(__file__).parents[3] / "shared" / "cases" / "understanding"
@@ -31,10 +30,6 @@ class Says(MockModel):
         return [Answer(text=self._texts if isinstance(self._texts, str) else self._texts[q.id]) for q in questions]
 
 
-def settings(folder, **changes):
-    return Settings(**{"profile": "official", "command": ["x"], "data": folder, "any_data": True, **changes})
-
-
 def put(frame, bench, folder):
     return write(frame, folder / choose([bench])[0].official.file)
 
@@ -44,7 +39,7 @@ def measured(bench, frame, tmp_path, model, **changes):
     name = f"{bench}{len(list(tmp_path.iterdir()))}"
     if not isinstance(frame, Path):
         frame = put(frame, bench, tmp_path / name / "data")
-    done = run_benchmark(choose([bench])[0], model, tmp_path / name / "run", settings(frame, **changes))
+    done = measure(bench, model, tmp_path / name / "run", frame, **changes)
     items = {it.id: it for it in read_bundle(done.path)[1]}
     return done, {m.name: m for m in done.scores.metrics}, items
 
@@ -206,7 +201,7 @@ def test_a_stretch_of_bare_references_keeps_its_spelling(tmp_path):
     frame = seed_bench(600)  # pandas reads 256 rows at a time, and makes numbers of a column that holds nothing else
     frame["index"] = [f"{n:04d}x" if n % 2 else f"{n:04d}" for n in range(600)]
     frame["image"] = [png(3), *["0000"] * 599]
-    table, _ = open_table(choose(["SEED"])[0], settings(put(frame, "SEED", tmp_path / "d")))
+    table = task_of("SEED", put(frame, "SEED", tmp_path / "d")).table
     assert {row.picture.digest for row in table.rows} == {table.rows[0].picture.digest}
 
 
@@ -236,7 +231,7 @@ def changed(frame, row, **cells):
 )
 def test_a_cell_that_cannot_be_used_costs_its_row(bench, frame, lost, reason, tmp_path):
     path = put(frame, bench, tmp_path / "d")
-    table, _ = open_table(choose([bench])[0], settings(path))
+    table = task_of(bench, path).table
     if bench == "LLaVABench":  # scored by a judge alone
         assert reason in next(row.problem for row in table.rows if row.id == lost)
         return
@@ -260,7 +255,7 @@ def test_one_row_in_two_hundred_does_not_cost_the_headline(tmp_path):
 def test_what_vlmevalkit_is_handed_survives_its_own_reading(tmp_path):
     frame = changed(with_lost_words(), 0, category=None)
     frame["l2-category"] = ["NA", *[None] * (len(frame) - 1)]
-    table, _ = open_table(choose(["SEED"])[0], settings(put(frame, "SEED", tmp_path / "d")))
+    table = task_of("SEED", put(frame, "SEED", tmp_path / "d")).table
     said = {row.id: ("None", "NA", "", "007", "a\tb\n", '"')[n % 6] for n, row in enumerate(table.rows)}
     with official._Work.of(table, said) as work:
         read = work.load(work.file)
@@ -282,5 +277,5 @@ def test_what_vlmevalkit_is_handed_survives_its_own_reading(tmp_path):
 @pytest.mark.parametrize("reading", ["keep-none", "vlmeval"])
 def test_the_cases_that_failed(case, bench, reading, tmp_path):
     folder = CASES / case
-    done = run_benchmark(choose([bench])[0], Says("A"), tmp_path / "r", settings(folder, reading=reading))
+    done = measure(bench, Says("A"), tmp_path / "r", folder, reading=reading)
     assert done.run.status == "complete" and done.scores.counts["error"] == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness_data import hallusion, mme, mmmu, pope, write
+from harness_data import hallusion, measure, mme, mmmu, pope, write
 
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
@@ -16,7 +16,6 @@ from armor_eval.stats.composite import composites_for
 from armor_eval.tasks.understanding import mmmu as mmmu_rules
 from armor_eval.tasks.understanding import parse
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
 from armor_eval.vlmevalkit import official
 
 RECORDS = Path(__file__).parents[3] / "shared" / "records" / "understanding"
@@ -37,8 +36,7 @@ class Says(MockModel):
 def measured(bench, frame, texts, tmp_path, name="r"):
     benchmark = choose([bench])[0]
     write(frame, tmp_path / name / "data" / benchmark.official.file)
-    settings = Settings(profile="official", command=["x"], data=tmp_path / name / "data", any_data=True)
-    done = run_benchmark(benchmark, Says(texts), tmp_path / name / "run", settings)
+    done = measure(bench, Says(texts), tmp_path / name / "run", tmp_path / name / "data")
     return done, {m.name: m for m in done.scores.metrics}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import harness_data
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,8 +15,6 @@ from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Item, Run, Scores, protocol_of
 from armor_eval.tasks.understanding import parse
-from armor_eval.tasks.understanding.declare import benchmarks
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
 from armor_eval.tasks.understanding.thinking import scored_text, strip_thoughts
 from armor_model.base.errors import UserError
 
@@ -233,7 +232,7 @@ class Thinks(MockModel):
 
 
 def measure(how: str, out: Path, data: Path, **changes) -> tuple[Run, list[Item], Scores]:
-    run_benchmark(benchmarks()["SEED"], Thinks(how), out, Settings("official", [], data=data, any_data=True, **changes))
+    harness_data.measure("SEED", Thinks(how), out, data, **changes)
     run, items, scores = read_bundle(out)
     assert scores is not None
     return run, items, scores

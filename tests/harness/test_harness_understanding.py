@@ -9,24 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
-from harness_data import mmbench, png, write
+from harness_data import measure, mmbench, png, write
 
 from armor_eval.cli import main
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.tasks.understanding.declare import benchmarks, choose
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
-
-MMB = choose(["MMB"])[0]
-
-
-def settings(folder: Path, **changes) -> Settings:
-    return Settings(**{"profile": "official", "command": ["x"], "data": folder, "any_data": True, **changes})
+from armor_eval.tasks.understanding.declare import benchmarks
 
 
 def run(folder, out, model=None, **changes):
-    return run_benchmark(MMB, model or MockModel(), out, settings(folder, **changes))
+    return measure("MMB", model or MockModel(), out, folder, **changes)
 
 
 def primary(finished):

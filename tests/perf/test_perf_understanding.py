@@ -7,16 +7,18 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from armor_eval.engine import Settings, evaluate
 from armor_eval.models.base import Decoding
 from armor_eval.models.mock import MockModel
-from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.tasks.understanding import loop
+from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.run import Settings, describe, open_table, run_benchmark
+from armor_eval.tasks.understanding.judge import RuleJudge
+from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 
 pytestmark = pytest.mark.perf
 
@@ -45,9 +47,15 @@ def checkpoint(tmp_path_factory) -> Path:
         return folder
 
 
-def settings(**changes) -> Settings:
-    decoding = Decoding(max_new_tokens=LONGEST)
-    return Settings(**{"profile": "shapes", "command": ["perf"], "decoding": decoding, "batch_size": 64, **changes})
+SETTINGS = Settings("shapes", ["perf"], Decoding(max_new_tokens=LONGEST), batch_size=64)
+ASKING = replace(SETTINGS, shard=(0, 1))
+"""A whole run as its only shard: asked, and not scored."""
+
+
+def task_of(bench: str, limit: int | None = None) -> UnderstandingTask:
+    benchmark = choose([bench])[0]
+    judge = RuleJudge() if benchmark.judge == "required" else None
+    return UnderstandingTask(benchmark, "shapes", Options(limit=limit), judge=judge)
 
 
 @pytest.mark.parametrize(("name", "units"), [("MMB", ONE), ("all nine", ALL)])
@@ -60,9 +68,8 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(name, units, checkpoint, tmp_pa
     from armor_eval.models import registry
     from armor_eval.vlmevalkit.official import quiet_vlmeval
 
-    chosen = settings()
     model = registry.load(str(checkpoint), "shapes")
-    tables = [open_table(choose([bench])[0], settings(limit=limit))[0] for bench, limit in units.items()]
+    tasks = [task_of(bench, limit) for bench, limit in units.items()]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     cost = {who: {"cpu": [0.0] * TURNS, "wall": [0.0] * TURNS} for who in ("ours", "theirs")}
@@ -78,16 +85,16 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(name, units, checkpoint, tmp_pa
         accept_any_data()
         their_model = ArmorVLM(model_path=str(checkpoint), max_new_tokens=LONGEST)
         their_model._adapter = model  # the same weights in the same memory
-        for table in tables:
+        for task in tasks:
+            table = task.table
             bench, dataset = table.benchmark.name, table.benchmark.dataset
             os.environ.update({"LMUData": str(lmu(table, tmp_path / bench)), "PRED_FORMAT": "tsv"})
             for turn in range(-1, TURNS):  # the first one warms up
-                run = describe(table.benchmark, table, None, model, chosen, None)
-                with Bundle.open(tmp_path / bench / f"ours{turn}", run) as bundle:
-                    took = stopwatch()
-                    loop.answer_all(model, table, bundle, chosen.decoding, chosen.batch_size)
-                    ours = took()
-                    said = {i: " ".join(it.output.split()) for i, it in bundle.items.items()}
+                took = stopwatch()
+                evaluate(task, model, tmp_path / bench / f"ours{turn}", ASKING)
+                ours = took()
+                items = read_bundle(tmp_path / bench / f"ours{turn}")[1]
+                said = {it.id: " ".join(it.output.split()) for it in items}
                 data = build_dataset(dataset)  # a job strips the pictures from its dataset
                 their_model.set_dump_image(data.dump_image)
                 work = tmp_path / bench / f"theirs{turn}"
@@ -141,9 +148,9 @@ def lmu(table, folder: Path) -> Path:
 def test_overhead_is_under_5_ms_an_item(tmp_path, bench_row):
     """With a model that costs nothing: reading, decoding, journaling, scoring by VLMEvalKit, intervals."""
     model = MockModel()
-    run_benchmark(choose(["SEED"])[0], model, tmp_path / "warm", settings())  # imports vlmeval
+    evaluate(task_of("SEED"), model, tmp_path / "warm", SETTINGS)  # imports vlmeval
     began, cpu = time.perf_counter(), time.process_time()
-    done = run_benchmark(choose(["MMB"])[0], model, tmp_path / "r", settings())
+    done = evaluate(task_of("MMB"), model, tmp_path / "r", SETTINGS)
     wall, cpu = time.perf_counter() - began, time.process_time() - cpu
     n = len(read_bundle(done.path)[1])
     bench_row("harness overhead an item", 1000 * cpu / n, "ms CPU", "< 5", items=n, wall_ms=1000 * wall / n)

@@ -21,17 +21,18 @@ from pathlib import Path
 import numpy as np
 from stats_report import share, table
 
-from armor_eval.cli.understanding import LONGEST_ANSWER, make_judges
+from armor_eval.cli.understanding import LONGEST_ANSWER, Suite, make_judges
 from armor_eval.compare.gate import compare, judge
 from armor_eval.compare.policy import Policy
 from armor_eval.compare.record import MetricResult
 from armor_eval.compare.sources import find
+from armor_eval.engine import Processes, Settings
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding
 from armor_eval.stats.composite import ClusterSums, Composite, composites_for
 from armor_eval.stats.paired import compare_sums
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.run import Settings, run_benchmark
+from armor_eval.tasks.understanding.task import Options
 
 SEEDS = (1, 2)
 FACTORS = (1, 4, 16)
@@ -43,13 +44,10 @@ def measure(model: str, benches: str, folder: Path, seed: int) -> Path:
     """Bundles of one model under a folder; finished ones are kept."""
     chosen = choose([benches])
     decoding = Decoding(max_new_tokens=LONGEST_ANSWER["shapes"], temperature=1.0, seed=seed)
-    settings = Settings(profile="shapes", command=["stats_aa"], decoding=decoding, batch_size=64)
+    settings = Settings("shapes", ["stats_aa"], decoding, batch_size=64)
     judges, adapter = make_judges("shapes", None, chosen), registry.load(model, "shapes")
-    folders: dict[str, Path] = {}
-    for bench in chosen:
-        folders[bench.name] = folder / bench.name
-        shared = folders.get(bench.shares or "")
-        run_benchmark(bench, adapter, folders[bench.name], settings, judge=judges.get(bench.name), shared=shared)
+    out = folder if len(chosen) > 1 else folder / chosen[0].name
+    Suite(chosen, Options(), settings, judges, Processes(), out, False).measure(adapter)
     adapter.close()
     return folder
 

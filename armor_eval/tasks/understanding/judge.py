@@ -20,7 +20,7 @@ from armor_eval.models.drawing import one_line
 from armor_eval.models.endpoint import Endpoint, EndpointError
 from armor_eval.runs.provenance import packages
 from armor_eval.runs.schema import JudgeInfo
-from armor_eval.tasks.understanding.loop import clean
+from armor_eval.tasks.understanding.question import clean
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.hashing import sha256_json
 

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from armor_eval.engine.task import Outcome, Progress
 from armor_eval.runs.schema import Item, Metric, Reservation, Scores
+from armor_eval.runs.served import failure_kind
 from armor_eval.tasks.understanding import mmmu, parse
 from armor_eval.tasks.understanding.judge import Judge, Judged
-from armor_eval.tasks.understanding.served import failure_kind
 from armor_eval.tasks.understanding.table import Row, Table
 from armor_eval.tasks.understanding.thinking import SCORED_TEXT, Thinking, scored_text
 from armor_eval.vlmevalkit import official
 
 if TYPE_CHECKING:
     from armor_eval.stats.composite import Composite
-
-Progress = Callable[[int, int], Callable[[int, int], None]] | None
 
 WITHHOLD_ABOVE = 0.01
 """Share of items without a verdict (judge failed, or no answer) from which on the headline is withheld."""
@@ -29,19 +26,11 @@ UNREAD_ABOVE = 0.5
 SEED, RESAMPLES = 0, 2000
 
 
-@dataclass
-class Outcome:
-    items: list[Item]
-    scores: Scores
-    reason: str | None
-    """Why the run is partial beyond a withheld headline, one line."""
-
-
 def score_run(
     table: Table,
     items: dict[str, Item],
     judge: Judge | None = None,
-    progress: Progress = None,
+    progress: Progress | None = None,
     *,
     thinking: Thinking = "strip",
 ) -> Outcome:

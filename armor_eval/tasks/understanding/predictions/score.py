@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from armor_eval.models.base import Answer
-from armor_eval.runs.bundle import Bundle, read_bundle
+from armor_eval.engine import Described, Finished, Ready, Settings, Unit, evaluate
+from armor_eval.engine.task import Progress
+from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.runs.schema import Item, ModelInfo, Profile, Reservation
-from armor_eval.tasks.understanding import loop
 from armor_eval.tasks.understanding.cells import Reading
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.judge import Judge
@@ -19,12 +19,12 @@ from armor_eval.tasks.understanding.predictions.join import Joined, join
 from armor_eval.tasks.understanding.predictions.layouts import Prediction, PredictionFile, read_predictions
 from armor_eval.tasks.understanding.predictions.questions import read_questions, write_table
 from armor_eval.tasks.understanding.predictions.recorded import RecordedJudge
-from armor_eval.tasks.understanding.run import Finished, Settings, describe, finish, open_table
-from armor_eval.tasks.understanding.score import Progress
+from armor_eval.tasks.understanding.question import clean, item_of
 from armor_eval.tasks.understanding.table import Row, Table, read_table
+from armor_eval.tasks.understanding.task import Options, UnderstandingTask, open_table
 from armor_eval.tasks.understanding.thinking import Thinking
 from armor_model.base.errors import UserError
-from armor_model.base.hashing import sha256_json, sha256_text
+from armor_model.base.hashing import sha256_json
 
 FAILED_CALL = "Failed to obtain answer"
 """How VLMEvalKit's files say that nothing came back (`Failed to obtain answer via API.`): no answer, never scored."""
@@ -67,43 +67,80 @@ class Source:
 
 @dataclass(frozen=True)
 class _Recorded:
-    """The model's side of run.json: nobody is asked, and in which words and how it was decoded is not known."""
+    """The model's side of run.json: nobody is asked."""
 
     info: ModelInfo
-    protocol: str = "recorded predictions"
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
+        raise AssertionError("recorded predictions are never asked for")
+
+    def close(self) -> None:
+        """Nothing is held."""
 
 
-def score_predictions(source: Source, out: Path, judge: Judge | None = None, progress: Progress = None) -> Finished:
+def score_predictions(
+    source: Source, out: Path, judge: Judge | None = None, progress: Progress | None = None
+) -> Finished:
     """Score a file of answers into the bundle `out`; a complete bundle of the same file is only read.
 
     `judge` is asked where the file holds no replies of its own. Rows without an answer are counted as lost: the run is
     partial, and its headline withheld above 1 %. Raises UserError where the file is not of this benchmark.
     """
     file = read_predictions(source.predictions)
+    model = _Recorded(ModelInfo(spec=f"predictions:{file.path.name}", name=source.name, fingerprint=file.sha256))
     with tempfile.TemporaryDirectory(prefix="armor-eval-") as folder:
-        table, aliases, whole = _open(source, Path(folder))
-        joined = join(table, file, aliases)
-        judge = _judge(source, joined, judge, whole)
-        run = _describe(source, table, file, joined, judge)
-        with Bundle.open(out, run) as bundle:
-            if bundle.complete:
-                run, _, scores = read_bundle(out)
-                if scores is None:
-                    raise UserError(f"{out} says complete but has no scores.json", "remove it and score again")
-                return Finished(out, run, scores)
-            for row in table.rows:
-                if row.id not in bundle.items:
-                    bundle.append(_item(table, row, joined))
-            return finish(bundle, table, judge, progress)
+        task = PredictionsTask(source, file, Path(folder), judge)
+        finished = evaluate(task, model, out, Settings(source.profile, source.command), progress=progress)
+    assert finished is not None  # one process
+    return finished
 
 
-def _open(source: Source, folder: Path) -> tuple[Table, dict[str, str], bool]:
+class PredictionsTask(UnderstandingTask):
+    """A benchmark whose answers are there already; in which words and how they were decoded is not known."""
+
+    def __init__(self, source: Source, file: PredictionFile, folder: Path, judge: Judge | None) -> None:
+        self._source, self._file = source, file
+        options = Options(data=source.data, any_data=True, thinking=source.thinking, reading=source.reading)
+        super().__init__(source.benchmark, source.profile, options)
+        table, aliases, whole = _open(source, options, folder)
+        self._opened = (table, None)
+        self._joined = join(table, file, aliases)
+        self._judge = _judge(source, self._joined, judge, whole)
+
+    def describe(self, model: ModelInfo) -> Described:
+        source, table, plain = self._source, self.table, super().describe(model)
+        reservations = []
+        if source.questions:
+            names = ", ".join(path.name for path in source.questions)
+            text = f"questions and right answers are from {names}, not from VLMEvalKit's published file"
+            if (rows := source.benchmark.official.rows) not in (None, len(table.rows)):
+                text += f" ({len(table.rows):,} rows, the published one has {rows:,})"
+            reservations.append(Reservation(kind="data", text=text))
+        told = f"{len(self._file.predictions)} answers in the layout {self._file.layout}"
+        notes = [*plain.extras["notes"], told, *self._joined.notes()]
+        return replace(
+            plain,
+            prompt_sha256=sha256_json([source.benchmark.name, "recorded predictions"]),
+            protocol={**plain.protocol, "prompts": "recorded"},
+            reservations=reservations,
+            extras={**plain.extras, "notes": notes, "layout": self._file.layout},
+            asks=False,
+        )
+
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Ready]:
+        return [Ready(_recorded_answer(self._rows[u.id], self._joined.by_row.get(u.id), self._joined)) for u in units]
+
+    def _item(self, row: Row, request: Any, output: Any) -> Item:
+        """With the prompt that was recorded, else the question."""
+        one = self._joined.by_row.get(row.id)
+        prompt = (one.prompt if one is not None else None) or str(row.fields.get("question", ""))
+        return item_of(self.table, row, output, 0, prompt)
+
+
+def _open(source: Source, options: Options, folder: Path) -> tuple[Table, dict[str, str], bool]:
     """The rows, the ids by which other files call them, and whether a judge could be asked about them."""
-    settings = Settings(
-        profile=source.profile, command=source.command, data=source.data, any_data=True, reading=source.reading
-    )
     if not source.questions:
-        table, _ = open_table(source.benchmark, settings)
+        table, _ = open_table(source.benchmark, source.profile, options)
         if not table.has_answers:
             raise UserError(f"{table.path} holds no answers to score by", "its benchmark's server has them")
         return table, {}, True
@@ -126,9 +163,7 @@ def _judge(source: Source, joined: Joined, judge: Judge | None, whole: bool) -> 
         number = source.judging or 1
         if number > judgings:
             raise UserError(f"--judging {number}: the file holds {judgings}")
-        replies = {
-            i: loop.clean(one.replies[number - 1]) for i, one in joined.by_row.items() if len(one.replies) >= number
-        }
+        replies = {i: clean(one.replies[number - 1]) for i, one in joined.by_row.items() if len(one.replies) >= number}
         return RecordedJudge(replies, source.judge_name or "recorded judge", number if judgings > 1 else None)
     if source.judging is not None:
         raise UserError("--judging names a recorded judging, and the file holds none")
@@ -142,35 +177,6 @@ def _judge(source: Source, joined: Joined, judge: Judge | None, whole: bool) -> 
     return judge
 
 
-def _describe(source: Source, table: Table, file: PredictionFile, joined: Joined, judge: Judge | None) -> Any:
-    model = _Recorded(ModelInfo(spec=f"predictions:{file.path.name}", name=source.name, fingerprint=file.sha256))
-    settings = Settings(profile=source.profile, command=source.command, thinking=source.thinking)
-    run = describe(source.benchmark, table, None, model, settings, judge)
-    reservations = list(run.reservations)
-    if source.questions:
-        names = ", ".join(path.name for path in source.questions)
-        text = f"questions and right answers are from {names}, not from VLMEvalKit's published file"
-        if (rows := source.benchmark.official.rows) not in (None, len(table.rows)):
-            text += f" ({len(table.rows):,} rows, the published one has {rows:,})"
-        reservations.append(Reservation(kind="data", text=text))
-    notes = [*run.extras["notes"], f"{len(file.predictions)} answers in the layout {file.layout}", *joined.notes()]
-    return run.model_copy(update={
-        "protocol": {**run.protocol, "prompts": "recorded"}, "decoding": {}, "reservations": reservations,
-        "prompt_sha256": sha256_json([source.benchmark.name, model.protocol]),
-        "extras": {**run.extras, "notes": notes, "layout": file.layout},
-    })  # fmt: skip
-
-
-def _item(table: Table, row: Row, joined: Joined) -> Item:
-    """The journal's record of a row: its recorded answer, or why it has none. Its prompt is the recorded one, else the
-    question."""
-    one = joined.by_row.get(row.id)
-    item = loop.item_of(table, row, _recorded_answer(row, one, joined), 0.0, 0)
-    prompt = (one.prompt if one is not None else None) or str(row.fields.get("question", ""))
-    prompt = loop.clean(prompt)
-    return item.model_copy(update={"prompt": prompt, "prompt_sha256": sha256_text(prompt)})
-
-
 def _recorded_answer(row: Row, one: Prediction | None, joined: Joined) -> Answer:
     if row.problem is not None:
         return Answer(error=f"data: the row {row.problem}")
@@ -181,4 +187,4 @@ def _recorded_answer(row: Row, one: Prediction | None, joined: Joined) -> Answer
         return Answer(error=f"no answer ({one.where})")
     if one.text.startswith(FAILED_CALL):
         return Answer(error=f"the file says: {' '.join(one.text.split())[:120]}")
-    return Answer(one.text, extras={"reasoning": loop.clean(one.reasoning)} if one.reasoning else {})
+    return Answer(one.text, extras={"reasoning": clean(one.reasoning)} if one.reasoning else {})
