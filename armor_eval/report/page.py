@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from armor_eval.report import formats, viewer
+from armor_eval.report.doc import Doc
 from armor_eval.report.loading import RunView, notices
 from armor_eval.report.results import control_of, results_doc, slices_doc
-from armor_eval.report.tables import Doc, build
+from armor_eval.report.tables import build
 from armor_eval.report.viewer import Flip
 
 MAX_FIGURE = 1_500_000
@@ -74,12 +75,13 @@ def render_page(
     sections: Sequence[tuple[str, str]] = (),
     row_choices: dict[str, str] | None = None,
     images: Sequence[tuple[str, Path]] = (),
+    data: Path | None = None,
 ) -> str:
     """The page as text: results, slices, drawings and items of the runs; below them the paper's tables.
 
     `flips`: the viewer holds only these items, each with both runs' answers. `docs`: tables to show, by default the
     paper's and the embedded ones. `sections`: (heading, HTML) put first; the caller escapes that HTML.
-    `images`: (title, PNG) to show beside the results.
+    `images`: (title, PNG) to show beside the results. `data`: where the TSV files lie that questions were read from.
     Raises UserError for a flip that the bundles do not hold.
     """
     from markupsafe import Markup
@@ -94,7 +96,7 @@ def render_page(
         drawn = plots(views)
     else:
         drawn = []
-    payload = viewer.pack(views, flips)
+    payload = viewer.pack(views, flips, data)
     script, style = _asset("viewer.js"), _asset("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _environment().get_template("page.html.j2").render(
@@ -104,7 +106,7 @@ def render_page(
         style=Markup(style),
         script=Markup(script),
         headline=headline,
-        notices=notices(views),
+        notices=notices(views) if flips is None else [],  # a comparison says them itself
         runs=[_run_row(v) for v in views],
         sections=[(heading, Markup(body)) for heading, body in sections],
         results=Markup(formats.html(results)) if results else None,
@@ -115,6 +117,7 @@ def render_page(
         figures=[*(f for v in views for f in _figures(v)), *(_figure(title, path) for title, path in images)],
         plots=[(p.title, Markup(p.svg), p.text) for p in drawn],
         payload=payload,
+        page_megabytes=viewer.PAGE_BUDGET // 1_000_000,
         table=Markup(payload.table),
         pictures=Markup(payload.pictures),
         flips_only=flips is not None,
