@@ -226,14 +226,14 @@ def show_shard(one: Finished) -> None:
     write(f"{one.path}: {one.run.status_reason} ({counts})")
 
 
-def run_folder(out: Path | None, name: str, default: Path) -> Path:
+def run_folder(out: Path, name: str) -> Path:
     """Where a run lies: always `OUT/NAME`, also where it is the only one, so that no run hides another.
 
-    `default` is the parent where no --out was given. A run that `OUT` itself holds, of the same name, is the one of
-    before this rule and is resumed where it lies; any other is refused, for NAME would lie inside of it.
+    A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; any other
+    is refused, for NAME would lie inside of it.
     """
-    folder = (default if out is None else out) / name
-    if out is not None and (out / "run.json").is_file():
+    folder = out / name
+    if (out / "run.json").is_file():
         from armor_eval.runs.bundle import read_head
 
         if read_head(out)[0].benchmark == name:

@@ -68,7 +68,8 @@ def run(
     processes = join_processes()
     adapter = registry.load(model, chosen, does=RespondsFreely, own_device=processes.device, **options)
     name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
-    folder = out or Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen}-{name}"
+    default = Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen}-{name}"
+    folder = default if out is None else common.run_folder(out, "modality")
     try:
         with common.progress_bar("modality", processes.first and not json_output) as progress:
             done = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)

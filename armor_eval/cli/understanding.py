@@ -246,7 +246,7 @@ class Suite:
         return {one.run.benchmark: [one, by_name[one.run.benchmark]] for one in blind}
 
     def _folder(self, bench: str, model: str, label: str) -> Path:
-        """`--out` itself for one benchmark, a folder under it for each of several; baselines stand beside.
+        """`--out/BENCH`, also for a single benchmark; baselines stand beside.
 
         The default depends on what is measured alone, so that the same command finds its own run again.
         """
@@ -254,7 +254,7 @@ class Suite:
 
         questions = self.questions
         if self.out is not None:
-            base = self.out / bench if len(self.benchmarks) > 1 or label else self.out
+            base = common.run_folder(self.out, bench)
         else:
             name = bench
             if questions.limit is not None:

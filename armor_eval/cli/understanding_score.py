@@ -63,7 +63,8 @@ def score_file(
     if judge is not None or judge_url is not None:
         spec = judge_spec(judge, judge_url, judge_model)
         asked = make_judges(source.profile, spec, benchmarks)[benchmark.name]
-    folder = out or Path("runs") / "understanding" / f"{common.short_name(source.name)}-predictions" / source.variant
+    default = Path("runs") / "understanding" / f"{common.short_name(source.name)}-predictions" / source.variant
+    folder = default if out is None else common.run_folder(out, benchmark.name)
     try:
         with common.progress_bar(benchmark.name, not json_output) as progress:
             finished = score_predictions(source, folder, asked, progress)

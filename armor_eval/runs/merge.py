@@ -16,8 +16,8 @@ from armor_eval.runs.schema import Item, Run
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError
 
-_OWN = re.compile(r"--(?:shard|out)(=.*)?")
-"""Options of a shard's command line that the joined run does not have."""
+_OWN = re.compile(r"--(?:shard|out|bench)(=.*)?")
+"""Options of a shard's command line that the joined run has otherwise or not at all."""
 
 
 def parse_shard(text: str | None) -> tuple[int, int] | None:
@@ -31,14 +31,16 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 
 def merge(shards: Sequence[Path], out: Path) -> Run:
-    """Write the joined journal and images into the new folder `out`, not yet scored: the run's own command does that.
+    """Write the joined journal and images into `out/BENCHMARK`, not yet scored: the run's own command does that.
 
     UserError where a shard is missing, unfinished, given twice, or of another run.
     """
     if not shards:
         raise UserError("no shards given", "give the folders that --shard wrote")
-    runs = {folder: read_head(folder)[0] for folder in shards}
+    runs = {folder: read_head(folder)[0] for folder in map(_only_run, shards)}
     _check_whole(runs)
+    first = next(iter(runs.values()))
+    command, out = _whole_command(first, out), out / first.benchmark
     refuse_used_folder(out)
     items: dict[str, Item] = {}
     for folder in runs:
@@ -47,12 +49,11 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
         if doubled is not None:
             raise UserError(f"item {doubled!r} is in two shards", "they were cut from different data or batch sizes")
         items |= journal
-    first = next(iter(runs.values()))
     joined = first.model_copy(
         update={
             "status": "running",
             "status_reason": None,
-            "command": _without_shard(first.command, out),
+            "command": command,
             "started": min(run.started for run in runs.values()),
             "wall_seconds": sum(run.wall_seconds for run in runs.values()),
             "cpu_seconds": sum(run.cpu_seconds for run in runs.values()),
@@ -67,6 +68,16 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
             shutil.copytree(folder / "images", out / "images", dirs_exist_ok=True)
     rewrite_journal(out / "items.jsonl", items.values())
     return write_run(out, joined, seal=False)
+
+
+def _only_run(folder: Path) -> Path:
+    """The folder itself where it is a run, else the one run below it (`--out FOLDER` writes FOLDER/NAME)."""
+    if (folder / "run.json").is_file():
+        return folder
+    below = sorted(file.parent for file in folder.glob("*/run.json"))
+    if len(below) != 1:
+        raise UserError(f"{folder} holds {len(below)} runs", "give the folder of one shard of one benchmark")
+    return below[0]
 
 
 def _check_whole(runs: dict[Path, Run]) -> None:
@@ -92,12 +103,13 @@ def _check_whole(runs: dict[Path, Run]) -> None:
         raise UserError(f"shards missing of {place[1]}: {', '.join(missing)}", "give all of them")
 
 
-def _without_shard(command: Sequence[str], out: Path) -> list[str]:
-    """The command line of the whole run: without --shard, and with --out where the joined run lies."""
+def _whole_command(run: Run, out: Path) -> list[str]:
+    """The command line of the whole run: no --shard, of several benchmarks this one, and where the joined run lies."""
     kept, skip = [], False
-    for word in command:
+    for word in run.command:
         own = _OWN.fullmatch(word)
         if own is None and not skip:
             kept.append(word)
         skip = own is not None and own[1] is None
-    return [*kept, "--out", str(out)]
+    bench = ["--bench", run.benchmark] if any(word.startswith("--bench") for word in run.command) else []
+    return [*kept, *bench, "--out", str(out)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any
@@ -38,7 +39,7 @@ def answer_kinds(items: Iterable[Item]) -> dict[str, int]:
 def failure_kind(item: Item) -> str:
     """What an item without an answer failed with: a server's kind of failure, else what its reason begins with (`data`,
     `picture`, an exception's name)."""
-    return item.extras.get("failure") or (item.reason or "unknown").partition(":")[0]
+    return item.extras.get("failure") or re.split(r": | \(", item.reason or "unknown", maxsplit=1)[0]
 
 
 def remarks(run: Run) -> list[str]:

@@ -54,8 +54,7 @@ def test_no_run_is_begun_inside_another(nested) -> None:
 
 
 def test_a_run_lies_in_out_and_its_name_also_alone(nested, tmp_path) -> None:
-    assert run_folder(tmp_path / "out", "MMB", tmp_path) == tmp_path / "out" / "MMB"
-    assert run_folder(None, "MMB", tmp_path / "runs") == tmp_path / "runs" / "MMB"
-    assert run_folder(nested, "SEED", tmp_path) == nested, "a run of before the rule is resumed where it lies"
+    assert run_folder(tmp_path / "out", "MMB") == tmp_path / "out" / "MMB"
+    assert run_folder(nested, "SEED") == nested, "a run of before the rule is resumed where it lies"
     with pytest.raises(UserError, match="is a run itself"):
-        run_folder(nested, "MMB", tmp_path)
+        run_folder(nested, "MMB")

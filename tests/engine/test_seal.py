@@ -19,7 +19,7 @@ ARGV = ["modality", "--model", "mock", "--profile", "shapes", "--limit", "3"]
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     assert main([*ARGV, "--out", str(tmp_path / "r")]) == 0
-    return tmp_path / "r"
+    return tmp_path / "r" / "modality"
 
 
 def edit_items(folder: Path) -> None:

@@ -23,19 +23,25 @@ def shards(tmp_path_factory) -> list[Path]:
 def test_joined_shards_equal_the_undivided_run(shards: list[Path], tmp_path: Path, capsys) -> None:
     assert main([*ARGV, "--out", str(tmp_path / "whole")]) == 0
     assert main(["merge", *map(str, reversed(shards)), "--out", str(tmp_path / "joined")]) == 0
-    (whole, items, scores), (joined, theirs, their_scores) = (read_bundle(tmp_path / n) for n in ("whole", "joined"))
+    (whole, items, scores), (joined, theirs, their_scores) = (
+        read_bundle(tmp_path / n / "modality") for n in ("whole", "joined")
+    )
     kept = [[i.model_dump(exclude={"seconds"}) for i in one] for one in (items, theirs)]
     assert kept[0] == kept[1] and scores == their_scores and joined.status == "complete"
     assert joined.extras == whole.extras and "--shard" not in joined.command
     for item in theirs:
-        assert all((tmp_path / "joined" / image).is_file() for image in [*item.images, *item.output_images])
+        assert all(
+            (tmp_path / "joined" / "modality" / image).is_file() for image in [*item.images, *item.output_images]
+        )
 
 
 def test_what_is_not_whole_is_refused_in_one_line(shards: list[Path], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="shards missing of 3: 2"):
         merge([shards[0], shards[2]], tmp_path / "a")
+    (tmp_path / "modality").mkdir()
+    (tmp_path / "modality" / "mine").touch()
     with pytest.raises(UserError, match="not empty"):
-        merge(shards, shards[0])
+        merge(shards, tmp_path)
     assert main([*ARGV, "--shard", "1/3", "--seed", "5", "--out", str(tmp_path / "other")]) == 0
     with pytest.raises(UserError, match=r"another run than .*: subset"):
         merge([shards[1], tmp_path / "other"], tmp_path / "b")

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from armor_eval import compat
+from armor_eval.base import mmcv as compat
 from armor_model.base.runtime import greedy_nms, prepare_torchvision
 
 

@@ -172,3 +172,12 @@ def measure(
     """One benchmark measured by the engine into `out`."""
     task = task_of(bench, data, profile, judge, **options)
     return evaluate(task, model, out, Settings(profile, ["x"], decoding or Decoding(), batch_size))
+
+
+def the_run(out: Path) -> Path:
+    """The folder of the one run that a command wrote with `--out`: OUT/NAME."""
+    if (out / "run.json").is_file():
+        return out
+    found = [file.parent for file in out.glob("*/run.json")]
+    assert len(found) == 1, f"{out} holds {len(found)} runs"
+    return found[0]

@@ -6,7 +6,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from harness_data import seed_bench, write
+from harness_data import seed_bench, the_run, write
 
 from armor_eval.base.fetch import fetch
 from armor_eval.cli import main
@@ -74,7 +74,7 @@ def test_a_file_is_fetched_checked_and_named_by_its_edition(server, tmp_path, ca
     assert main([word for word in command(tmp_path) if word != "--download"]) == 2
     assert "add --download to fetch http://127.0.0.1" in capsys.readouterr().err
     assert main(command(tmp_path)) == 0
-    run = json.loads((tmp_path / "r" / "run.json").read_text())
+    run = json.loads((the_run(tmp_path / "r") / "run.json").read_text())
     assert run["extras"]["data_is_published"] and "the file is the edition second" in run["extras"]["notes"]
     assert run["scorer"]["version"] == "0.0.20"
     assert (tmp_path / "d" / "SEEDBench_IMG.tsv").read_bytes() == server.content

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fault_server import FaultServer
-from harness_data import measure, mmbench, write
+from harness_data import measure, mmbench, the_run, write
 
 from armor_eval.cli import main
 from armor_eval.models import registry
@@ -24,7 +24,7 @@ def run(bench, folder, out, model, **changes):
 
 
 def answers(path):
-    return {it.id: (it.output, it.score, it.status) for it in read_bundle(path)[1]}
+    return {it.id: (it.output, it.score, it.status) for it in read_bundle(the_run(path))[1]}
 
 
 def test_protocols(tiny_checkpoint):
@@ -106,7 +106,7 @@ def test_a_zoo_entry_runs_through_our_loop(tsv_folder, tmp_path):
     model.close()
     # VLMEvalKit would have counted the failure message as an answer.
     assert done.scores.counts["error"] == 2
-    good = next(it for it in read_bundle(tmp_path / "r")[1] if it.status == "ok")
+    good = next(it for it in read_bundle(the_run(tmp_path / "r"))[1] if it.status == "ok")
     assert good.extras["vlmeval_prompt"].startswith("Question: Which word fits")
     assert done.run.prompt_sha256 != run("SEED", tsv_folder, tmp_path / "m", MockModel()).run.prompt_sha256
 
@@ -131,6 +131,7 @@ def launch(launcher: str, processes: int, argv: list[str], **env: str) -> subpro
 
 def half_of(source: Path, target: Path) -> None:
     """The run `source` as it would lie there had it been killed after a third of its items."""
+    source = the_run(source)
     target.mkdir()
     run_json = json.loads((source / "run.json").read_text()) | {"status": "running", "finished": None}
     (target / "run.json").write_text(json.dumps(run_json))
@@ -146,17 +147,17 @@ def test_processes_share_one_journal_and_any_number_resumes(tmp_path):
     done = launch("torchrun", 2, [*argv, "--out", str(tmp_path / "two")])
     assert done.returncode == 0, done.stderr[-3000:]
     assert answers(tmp_path / "two") == answers(tmp_path / "one")
-    assert read_bundle(tmp_path / "two")[0].device.processes == 2
+    assert read_bundle(the_run(tmp_path / "two"))[0].device.processes == 2
     # What two processes left half done is finished by one, and what one left by two.
     half_of(tmp_path / "two", tmp_path / "by-one")
     assert main([*argv, "--out", str(tmp_path / "by-one")]) == 0
     half_of(tmp_path / "one", tmp_path / "by-two")
     done = launch("accelerate --multi_gpu", 2, [*argv, "--out", str(tmp_path / "by-two")])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert read_bundle(tmp_path / "by-two")[0].device.processes == 2
+    assert read_bundle(the_run(tmp_path / "by-two"))[0].device.processes == 2
     for name in ("by-one", "by-two"):
         assert answers(tmp_path / name) == answers(tmp_path / "one")
-        ids = [json.loads(line)["id"] for line in (tmp_path / name / "items.jsonl").read_text().splitlines()]
+        ids = [json.loads(line)["id"] for line in (the_run(tmp_path / name) / "items.jsonl").read_text().splitlines()]
         assert len(ids) == len(set(ids)) == 32
 
 
@@ -166,7 +167,7 @@ def test_accelerates_cpu_switch_starts_one_process_and_is_told(tmp_path):
     argv = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
     done = launch("accelerate --cpu", 2, [*argv, "--out", str(tmp_path / "r")])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert read_bundle(tmp_path / "r")[0].device.processes == 1
+    assert read_bundle(the_run(tmp_path / "r"))[0].device.processes == 1
     assert "started one process: use torchrun" in " ".join(done.stderr.split())
 
 
@@ -189,7 +190,7 @@ def test_processes_of_an_mpi_are_one_team(tmp_path):
         team.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     said = [process.communicate(timeout=500)[1] for process in team]
     assert [process.returncode for process in team] == [0, 0], said
-    run, items, _ = read_bundle(tmp_path / "r")
+    run, items, _ = read_bundle(the_run(tmp_path / "r"))
     assert run.device.processes == 2 and len(items) == 16
 
 
@@ -202,14 +203,12 @@ def test_shards_of_a_run_are_asked_apart_and_join_to_the_whole(tsv_folder, tmp_p
     for bench, rows in (("MME", 20), ("MME-P", 12)):
         parts = [str(tmp_path / part / bench) for part in ("1", "2", "3")]
         assert main(["merge", *parts, "--out", str(tmp_path / bench)]) == 0
-        _, items, scores = read_bundle(tmp_path / bench)
-        of_whole = read_bundle(tmp_path / "whole" / bench)[2]
-        if scores is None:  # joined, not yet scored: the run's own command does that
-            again = [bench if word == "MME,MME-P" else word for word in words]
-            assert main([*again, "--batch-size", "3", "--out", str(tmp_path / bench)]) == 0
-            _, items, scores = read_bundle(tmp_path / bench)
-        assert len(items) == rows and answers(tmp_path / bench) == answers(tmp_path / "whole" / bench)
-        assert scores == of_whole
+        run, items, scores = read_bundle(the_run(tmp_path / bench / bench))
+        assert len(items) == rows and answers(tmp_path / bench / bench) == answers(tmp_path / "whole" / bench)
+        assert scores == read_bundle(the_run(tmp_path / "whole" / bench))[2] and run.command[-4:-2] == [
+            "--bench",
+            bench,
+        ]
     assert main([*words, "--shard", "1/3", "--baselines", "--out", str(tmp_path / "no")]) == 2
 
 
@@ -217,7 +216,7 @@ def test_one_inference_serves_mme_and_mme_p(tsv_folder, tmp_path, capsys):
     argv = ["understanding", "--bench", "MME-P,MME", "--model", "mock", "--data", str(tsv_folder), "--any-data"]
     assert main([*argv, "--out", str(tmp_path)]) == 0
     capsys.readouterr()
-    both, perception = (read_bundle(tmp_path / name) for name in ("MME", "MME-P"))
+    both, perception = (read_bundle(the_run(tmp_path / name)) for name in ("MME", "MME-P"))
     assert len(both[1]) == 20 and len(perception[1]) == 12
     seconds = {it.id: it.seconds for it in both[1]}
     assert all(seconds[it.id] == it.seconds for it in perception[1]), "the answers were asked for again"
@@ -233,7 +232,7 @@ def test_baselines_stand_beside(tmp_path, capsys):
     assert "blind" in shown and "const." in shown
     blind = next(tmp_path.glob("r/MMB-blind"))
     assert all("<image>" not in it.prompt and not it.images for it in read_bundle(blind)[1])
-    assert read_bundle(blind)[0].prompt_sha256 != read_bundle(tmp_path / "r")[0].prompt_sha256
+    assert read_bundle(blind)[0].prompt_sha256 != read_bundle(the_run(tmp_path / "r" / "MMB"))[0].prompt_sha256
 
 
 def test_retention(tmp_path, tsv_folder, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 import harness_data as made
 import pandas as pd
 import pytest
+from harness_data import the_run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -354,7 +355,7 @@ def test_a_question_file_that_cannot_be_used_is_one_line(tmp_path, bench, record
 def score(bench, predictions, out, *options, code=0):
     words = ["understanding", "score", "--bench", bench, "--predictions", predictions, "--out", out, *options]
     assert main([str(word) for word in words]) == code
-    return read_bundle(out) if code < 2 else None
+    return read_bundle(the_run(out)) if code < 2 else None
 
 
 def of(scores):
@@ -371,9 +372,9 @@ def test_the_same_answers_get_the_same_scores_as_a_models(tsv_folder, tmp_path, 
     assert of(scores) == of(measured.scores) and scores.counts == measured.scores.counts
     assert {it.id: (it.parsed, it.score) for it in again} == {it.id: (it.parsed, it.score) for it in items}
     assert run.decoding == {} and run.protocol["prompts"] == "recorded" and run.model.name == "said"
-    before = (tmp_path / "scored" / "items.jsonl").read_bytes()
+    before = (the_run(tmp_path / "scored") / "items.jsonl").read_bytes()
     score(bench, file, tmp_path / "scored", "--data", tsv_folder)  # a complete run is only read
-    assert (tmp_path / "scored" / "items.jsonl").read_bytes() == before
+    assert (the_run(tmp_path / "scored") / "items.jsonl").read_bytes() == before
 
 
 def test_missing_doubled_and_failed_rows_are_lost_and_told(tsv_folder, tmp_path, capsys):
@@ -443,7 +444,7 @@ def test_a_users_mistake_is_one_line(tsv_folder, tmp_path, capsys, bench, record
     file = write_lines(tmp_path / "p.jsonl", records)
     score(bench, file, tmp_path / "run", "--data", tsv_folder, *options, code=2)
     shown = capsys.readouterr().err
-    assert told in shown and len(shown.strip().splitlines()) == 1 and not (tmp_path / "run" / "items.jsonl").exists()
+    assert told in shown and len(shown.strip().splitlines()) == 1 and not list((tmp_path / "run").rglob("items.jsonl"))
 
 
 def test_a_judge_is_not_asked_about_texts_that_are_not_there(tmp_path, capsys):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness_data import png
+from harness_data import png, the_run
 
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
@@ -47,7 +47,7 @@ def score(bench: str, predictions: Path, out: Path, *options: object, code: int 
     """Through the command a user types; the bundle's metrics by name, and its run."""
     words = ["understanding", "score", "--bench", bench, "--predictions", predictions, "--out", out, *options]
     assert main([str(word) for word in words]) == code
-    run, items, scores = read_bundle(out)
+    run, items, scores = read_bundle(the_run(out))
     assert run.status == ("complete" if code == 0 else "partial")
     return {metric.name: metric.value for metric in scores.metrics}, run, items, scores
 

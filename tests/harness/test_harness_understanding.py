@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness_data import measure, mmbench, png, write
+from harness_data import measure, mmbench, png, the_run, write
 
 from armor_eval.cli import main
 from armor_eval.models.base import Answer
@@ -27,7 +27,7 @@ def primary(finished):
 
 
 def answers(path: Path) -> dict:
-    return {it.id: (it.output, it.score, it.status) for it in read_bundle(path)[1]}
+    return {it.id: (it.output, it.score, it.status) for it in read_bundle(the_run(path))[1]}
 
 
 class Oracle(MockModel):
@@ -112,7 +112,7 @@ def test_resumed_is_uninterrupted(folder, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(folder, tmp_path / "cut", Stops(), batch_size=4)
-    assert len(read_bundle(tmp_path / "cut")[1]) == 12
+    assert len(read_bundle(the_run(tmp_path / "cut"))[1]) == 12
     resumed = run(folder, tmp_path / "cut", batch_size=4)
     assert answers(resumed.path) == answers(whole.path)
     assert resumed.scores == whole.scores
@@ -131,7 +131,7 @@ def test_complete_run_is_shown_without_asking_again(folder, tmp_path):
 def test_kill_9_then_the_same_command_gives_the_same_scores(folder, tmp_path, capsys):
     argv = ["understanding", "--bench", "MMB", "--model", "mock:slow0.03", "--data", str(folder), "--any-data"]
     argv += ["--batch-size", "2", "--out"]
-    journal = tmp_path / "cut" / "items.jsonl"
+    journal = tmp_path / "cut" / "MMB" / "items.jsonl"
     child = subprocess.Popen(
         [sys.executable, "-m", "armor_eval", *argv, str(tmp_path / "cut")], stderr=subprocess.PIPE, cwd=Path.cwd()
     )
@@ -150,7 +150,7 @@ def test_kill_9_then_the_same_command_gives_the_same_scores(folder, tmp_path, ca
     lines = [json.loads(line)["id"] for line in journal.read_text().splitlines()]
     assert len(lines) == len(set(lines)) == 32
     assert answers(tmp_path / "cut") == answers(tmp_path / "whole")
-    cut, whole = (json.loads((tmp_path / n / "scores.json").read_text()) for n in ("cut", "whole"))
+    cut, whole = (json.loads((the_run(tmp_path / n) / "scores.json").read_text()) for n in ("cut", "whole"))
     assert cut == whole
 
 
@@ -163,7 +163,7 @@ def test_one_bad_row_does_not_cost_its_batch(folder, tmp_path):
 
     done = run(folder, tmp_path / "r", Chokes(), batch_size=16)
     assert done.scores.counts["error"] == 1 and done.run.status == "partial"
-    bad = next(it for it in read_bundle(tmp_path / "r")[1] if it.status == "error")
+    bad = next(it for it in read_bundle(the_run(tmp_path / "r"))[1] if it.status == "error")
     assert (bad.id, bad.score, bad.reason) == ("3", None, "RuntimeError: out of memory")
     # 1 of 32 is above 1 %: no headline.
     assert primary(done).value is None and "withheld" in primary(done).note
@@ -225,7 +225,7 @@ def test_a_file_edited_while_running_is_refused(frame, tmp_path):
 
     with pytest.raises(UserError, match="changed while"):
         run(path.parent, tmp_path / "r", Edits())
-    assert read_bundle(tmp_path / "r")[0].status == "failed"
+    assert read_bundle(the_run(tmp_path / "r"))[0].status == "failed"
 
 
 def cases(frame):

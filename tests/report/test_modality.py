@@ -179,7 +179,7 @@ def test_other_prompts_come_from_a_file_and_mistakes_are_one_line(tmp_path: Path
         str(tmp_path / "o"),
     ]
     assert main(argv) == 0
-    run, items, _ = read_bundle(tmp_path / "o")
+    run, items, _ = read_bundle(tmp_path / "o" / "modality")
     assert (run.profile, run.data.name, len(items)) == ("official", "p.jsonl", 1)
     assert "shown" in items[0].extras and items[0].extras["shown"] is None
     for bad, said in (
