@@ -43,32 +43,32 @@ def run(
     if context.invoked_subcommand is not None:
         return
     from armor_eval.cli import COMMAND_LINE
-    from armor_eval.cli.understanding import check_profile
     from armor_eval.engine import Settings, evaluate, join_processes
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding, RespondsFreely
+    from armor_eval.profiles import choose_profile
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.modality.task import ModalityTask
 
     common.quiet_libraries()
-    chosen = check_profile(profile, model)
-    if chosen == "official" and prompts is None:
+    chosen = choose_profile(profile, model)
+    if chosen.guest is None and prompts is None:
         raise UserError(
             "no public benchmark asks for a modality: outside of the shapes world requests are needed",
             f"give --prompts FILE.jsonl with lines like {LINE}, or --profile shapes",
         )
     decoding = Decoding(
-        max_new_tokens=max_new_tokens or (64 if chosen == "shapes" else 512),
+        max_new_tokens=max_new_tokens or chosen.response_tokens,
         image_temperature=image_temperature,
         seed=seed,
     )
-    settings = Settings(chosen, list(COMMAND_LINE.get()), decoding, batch_size, parse_shard(shard))
-    task = ModalityTask(prompts=prompts, limit=limit, seed=seed, readable=chosen == "shapes")
+    settings = Settings(chosen.name, list(COMMAND_LINE.get()), decoding, batch_size, parse_shard(shard))
+    task = ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed)
     options = common.model_options(dtype, device, device_map, model_args)
     processes = join_processes()
-    adapter = registry.load(model, chosen, does=RespondsFreely, own_device=processes.device, **options)
+    adapter = registry.load(model, chosen.name, does=RespondsFreely, own_device=processes.device, **options)
     name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
-    folder = out or Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen}-{name}"
+    folder = out or Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen.name}-{name}"
     try:
         with common.progress_bar("modality", processes.first and not json_output) as progress:
             done = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)
@@ -95,7 +95,7 @@ def side_by_side(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Ask several models the prompts of the paper's section 6.2 and show the answers side by side."""
-    from armor_eval.cli.understanding import check_profile
+    from armor_eval.profiles import choose_profile
     from armor_eval.tasks.modality.side import write_side_by_side
     from armor_model.base.files import make_folder
 
@@ -103,7 +103,7 @@ def side_by_side(
         raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'side-by-side.html'}")
     make_folder(out.parent)
     common.quiet_libraries()
-    write_side_by_side(model, check_profile(profile, model[0]), out, picture, seed)
+    write_side_by_side(model, choose_profile(profile, model[0]), out, picture, seed)
     common.write(str(out))
 
 
