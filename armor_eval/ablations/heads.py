@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 LEVELS = (3.0, 2.0, 1.5, 1.0, 0.7)
 """Image losses (nats a token, over image tokens) of the convergence table."""
+NOTE = "right answers after over before this training; no understanding data is in it"
 SHOWN = 4
 """Prompts of the picture pairs."""
 
@@ -70,18 +71,17 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
 
 
 def materials(plan: Plan, base: Base, kinds: tuple[str, ...], judged: tuple[str, ...]) -> tuple[dict[str, Any], Bench]:
-    """What is trained on and what every arm is asked: of the shapes world, or of tokenised data at any size."""
+    """What is trained on and what every arm is asked: of the embedded profile, or of tokenised data at any size."""
     if plan.data:
         pools, held = base.shards(plan, kinds)
-        return pools, Bench(
-            [], judging.own_prompts(plan.prompts, 0), judging.Validation.of(base, held, plan.optimization.batch_size)
-        )
-    pools = {kind: base.pool(kind, plan.pool, 0) for kind in kinds if kind != "ti2t"}
-    if "ti2t" in kinds:
-        pools["ti2t"] = base.descriptions(plan.pool, 0)
-    questions, wanted = judging.questions(plan.questions, 0), judging.wanted(plan.drawings, 0)
-    validation = judging.Validation(base, judged, plan.validation, 0)
-    return pools, Bench(questions, wanted, validation, judging.DrawingReader())
+        validation = judging.Validation(base, held, plan.optimization.batch_size)
+        return pools, Bench([], judging.own_prompts(plan.prompts, 0), validation)
+    world = plan.world
+    data = world.TrainingData(base.processor)
+    pools = {kind: data.training(kind, plan.pool) for kind in kinds}
+    held = [example for kind in judged for example in data.held_back(kind, plan.validation)]
+    questions, drawings = world.questions(plan.questions), world.drawings(plan.drawings)
+    return pools, Bench(questions, drawings, judging.Validation(base, held), world.DrawingReader())
 
 
 def in_first_process(write: Callable[[], RunStatus]) -> RunStatus:
@@ -111,17 +111,13 @@ def report(
         if plan.data:
             continue
         recorder.metrics.append(
-            accuracy_metric(f"drawing/{name}", [r.last().drawn for r in runs], [w.cluster for w in bench.wanted])
+            accuracy_metric(f"drawing/{name}", [r.last().drawn for r in runs], [w.cluster for w in bench.drawings])
         )
         kept = [
             [judging.right(s, q.gold) for s, q in zip(r.last().answers, bench.questions, strict=True)] for r in runs
         ]
-        value, interval = retention([sum(k) / len(k) for k in zip(*kept, strict=True)], knew)
-        recorder.metrics.append(
-            Metric(name=f"text kept/{name}", value=value, unit="share", n=len(knew), clusters=len(knew), ci95=interval,
-                   method="bootstrap over questions, 2000 resamples, seed 0, mean over seeds",
-                   note="right answers after over before this training; no understanding data is in it")
-        )  # fmt: skip
+        mean = [sum(k) / len(k) for k in zip(*kept, strict=True)]
+        recorder.metrics.append(retention(f"text kept/{name}", mean, knew, NOTE, "questions, mean over seeds"))
     _verdicts(plan, by_arm, recorder)
     _figure8(plan, by_arm, bench, recorder, out)
 
@@ -238,9 +234,9 @@ def _kept(name: str, metric: Metric) -> str:
 
 def _figure8(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], bench: Bench, recorder: Recorder, out: Path) -> None:
     """Pictures of the same prompts at equal steps, arm under arm, first seed."""
-    if not bench.wanted:
+    if not bench.drawings:
         return
-    chosen = [i for i, w in enumerate(bench.wanted) if w.id.endswith("-00")][:SHOWN]
+    chosen = [i for i, w in enumerate(bench.drawings) if w.id.endswith("-00")][:SHOWN]
     rows = []
     columns: list[str] = []
     for name, runs in by_arm.items():
@@ -248,7 +244,7 @@ def _figure8(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], bench: Bench, 
         folder = out / "work" / f"{name}/seed{result.seed}" / result.identity
         columns = [f"step {j.step}" for j in result.judgements]
         for i in chosen:
-            label = f"{name}: {bench.wanted[i].prompt}"
+            label = f"{name}: {bench.drawings[i].prompt}"
             rows.append((label, [folder / j.pictures[i] for j in result.judgements]))
     rows.sort(key=lambda row: row[0].partition(": ")[2])
     recorder.add_figure("figure8", "Figure 8: the same prompts at equal steps", sheet(rows, columns))
