@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 10.0
 """How often run.json's costs are brought up to date: what a kill -9 can take from the accounting."""
 
-SAME_RUN = {
+SAME_RUN: dict[str, Callable[[Run], Any]] = {
     "kind of run": lambda run: run.kind,
     "benchmark": lambda run: run.benchmark,
     "profile": lambda run: run.profile,
@@ -51,7 +51,10 @@ SAME_RUN = {
 }
 """What must agree for two runs to share a folder."""
 
-_SAME_SCORING = {"scorer": lambda run: run.scorer, "judge": lambda run: run.judge}
+_SAME_SCORING: dict[str, Callable[[Run], Any]] = {
+    "scorer": lambda run: run.scorer,
+    "judge": lambda run: run.judge,
+}
 """What must agree too once scores are written; before that, another judge simply scores the answers there are."""
 
 
