@@ -2,9 +2,9 @@
 
 from armor_eval.engine.processes import Processes, join_processes
 from armor_eval.engine.run import Finished, Settings, evaluate, read_finished
-from armor_eval.engine.task import Conversation, Described, Outcome, Prompt, Ready, Task, Unit
+from armor_eval.engine.task import Begins, Conversation, Described, Outcome, Prompt, Ready, Task, Unit
 
 __all__ = [
-    "Conversation", "Described", "Finished", "Outcome", "Processes", "Prompt", "Ready", "Settings", "Task", "Unit",
-    "evaluate", "join_processes", "read_finished",
+    "Begins", "Conversation", "Described", "Finished", "Outcome", "Processes", "Prompt", "Ready", "Settings", "Task",
+    "Unit", "evaluate", "join_processes", "read_finished",
 ]  # fmt: skip

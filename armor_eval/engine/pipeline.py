@@ -28,12 +28,14 @@ class Asked:
     outputs: list[Any]
     seconds: float
     """Wall seconds of asking, the whole batch."""
+    gone: Exception | None = None
+    """Why nothing is asked after this batch; None among its outputs is still to be asked."""
 
 
 def asked_batches(
     batches: Sequence[list[Unit]],
     prepare: Callable[[list[Unit]], list[Any]],
-    ask: Callable[[list[Any]], tuple[list[Any], float]],
+    ask: Callable[[list[Any]], tuple[list[Any], float, Exception | None]],
 ) -> Iterator[Asked]:
     """Every batch in order. What `prepare` or `ask` raises is raised here; nothing is asked after that."""
     ready: queue.Queue[Asked | BaseException | None] = queue.Queue(maxsize=1)
@@ -54,8 +56,8 @@ def asked_batches(
             for units, requests in _prepared(pool, batches, prepare):
                 if stop.is_set():
                     return
-                outputs, seconds = ask(requests)
-                if not offer(Asked(units, requests, outputs, seconds)):
+                asked = Asked(units, requests, *ask(requests))
+                if not offer(asked) or asked.gone is not None:
                     return
             offer(None)
         except BaseException as error:  # handed to the consumer, which raises it
@@ -70,6 +72,8 @@ def asked_batches(
             if isinstance(entry, BaseException):
                 raise entry
             yield entry
+            if entry.gone is not None:
+                raise entry.gone
     finally:
         stop.set()
         thread.join(timeout=LEAVE_SECONDS)

@@ -14,13 +14,13 @@ from typing import Any
 
 from armor_eval.engine import ask as asking
 from armor_eval.engine.batches import batches_of
-from armor_eval.engine.pipeline import asked_batches
+from armor_eval.engine.pipeline import Asked, asked_batches
 from armor_eval.engine.processes import Processes
-from armor_eval.engine.task import Progress, Task
-from armor_eval.models.base import Decoding
-from armor_eval.runs import provenance
+from armor_eval.engine.task import Begins, Progress, Ready, Task, Tick
+from armor_eval.models.base import Decoding, ModelUnavailable
+from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.runs.schema import Profile, Run, Scores
+from armor_eval.runs.schema import Item, Profile, Run, Scores
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.hashing import sha256_json
 
@@ -68,6 +68,10 @@ def evaluate(
     task.check(model)
     bundle = _open(task, model, out, settings, processes)
     with bundle:
+        if processes.first:
+            if not bundle.complete and isinstance(task, Begins):
+                task.begin(bundle, model)
+            processes.wait()
         if bundle.complete:
             return read_finished(out) if processes.first else None
         tick = progress(len(task.units()), len(bundle.items)) if progress is not None and processes.first else None
@@ -81,11 +85,10 @@ def evaluate(
             bundle.leave_partial(f"shard {shard_text(settings.shard)}: join all of them with armor-eval merge")
             empty = Scores(metrics=[], counts=Counter(i.status for i in bundle.items.values()), expected_items=0)
             return Finished(bundle.path, bundle.run, empty)
+        bundle.run = served.with_requests(bundle.run, model)
         outcome = task.finish(bundle, progress)
         if outcome.update:
             bundle.update(**outcome.update)
-        if served := getattr(model, "served", None):
-            bundle.update(extras={**bundle.run.extras, "served": served})
         bundle.finish(outcome.items, outcome.scores, outcome.reason)
         return Finished(bundle.path, bundle.run, outcome.scores)
 
@@ -118,7 +121,8 @@ def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -
         prompt_sha256=told.prompt_sha256,
         scorer=told.scorer,
         judge=told.judge,
-        decoding=settings.decoding.model_dump(),
+        decoding=settings.decoding.model_dump() if told.asks else {},
+        reservations=list(told.reservations),
         seeds=dict(told.seeds),
         packages=provenance.packages(),
         device=device,
@@ -134,32 +138,48 @@ def shard_text(shard: tuple[int, int]) -> str:
 
 
 def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Processes) -> Bundle:
-    """The first process makes or resumes the bundle, the others join it once it is there."""
+    """The first process makes or resumes the bundle, the others join it once that one has begun."""
     if processes.first:
-        bundle = Bundle.open(out, run_record(task, model, settings, processes.size))
-        processes.wait()
-        return bundle
+        return Bundle.open(out, run_record(task, model, settings, processes.size))
     processes.wait()
     return Bundle.join(out)
 
 
-def _ask_all(task: Task, model: Any, bundle: Bundle, settings: Settings, processes: Processes, tick: Any) -> None:
+def _ask_all(
+    task: Task, model: Any, bundle: Bundle, settings: Settings, processes: Processes, tick: Tick | None
+) -> None:
     shard, shards = settings.shard or (0, 1)
     rank, world = shard * processes.size + processes.rank, shards * processes.size
     batches = batches_of(task.units(), bundle.items, settings.batch_size, rank, world, whole=task.whole_batches)
 
-    def ask(requests: list[Any]) -> tuple[list[Any], float]:
-        began = time.monotonic()
-        return asking.ask(model, requests, settings.decoding), time.monotonic() - began
+    def ask(requests: list[Any]) -> tuple[list[Any], float, Exception | None]:
+        began, gone = time.monotonic(), None
+        try:
+            outputs = asking.ask(model, requests, settings.decoding)
+        except ModelUnavailable as error:
+            gone, outputs = error, error.answers
+        return outputs, time.monotonic() - began, gone
 
-    first = True
+    untried = not bundle.items
     for batch in asked_batches(batches, lambda units: task.requests(units, bundle.path), ask):
-        if first and len(batch.units) > 1 and all(isinstance(o, Exception) for o in batch.outputs):
-            raise RunFailed(f"none of the first {len(batch.units)} could be had: {batch.outputs[0]}")
-        first = False
-        items = task.judge(batch.units, batch.requests, batch.outputs, bundle)
-        missing = [item for item in items if item.id not in bundle.items]
-        for item in missing:
-            bundle.append(item.model_copy(update={"seconds": item.seconds or round(batch.seconds / len(items), 4)}))
-        if tick is not None:
-            tick(len(missing), sum(item.status == "error" for item in missing))
+        asked = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]
+        if untried and len(asked) > 1 and all(isinstance(output, Exception) for output in asked):
+            raise RunFailed(f"none of the first {len(asked)} could be had: {asked[0]}")
+        untried = False
+        _journal(task, batch, bundle, tick)
+
+
+def _journal(task: Task, batch: Asked, bundle: Bundle, tick: Tick | None) -> None:
+    """Judge what came of a batch and append the items that are new; a unit without an output stays open."""
+    had = [each for each in zip(batch.units, batch.requests, batch.outputs, strict=True) if each[2] is not None]
+    items: list[Item] = []
+    if had and (len(had) == len(batch.units) or not task.whole_batches):
+        units, requests, outputs = zip(*had, strict=True)
+        items = task.judge(units, requests, outputs, bundle)
+    asked = sum(not isinstance(request, (Ready, Exception)) for request in batch.requests)
+    missing = [item for item in items if item.id not in bundle.items]
+    for item in missing:
+        seconds = item.seconds or round(batch.seconds / asked if asked else 0.0, 6)
+        bundle.append(item.model_copy(update={"seconds": seconds}))
+    if tick is not None:
+        tick(len(missing), sum(item.status == "error" for item in missing))

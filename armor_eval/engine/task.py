@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from armor_eval.models.base import Question
-from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, RunKind, ScorerInfo, Scores, Subset
+from armor_eval.runs.schema import (
+    DataInfo,
+    Item,
+    JudgeInfo,
+    ModelInfo,
+    Reservation,
+    RunKind,
+    ScorerInfo,
+    Scores,
+    Subset,
+)
 
 if TYPE_CHECKING:
     from armor_eval.runs.bundle import Bundle
@@ -79,6 +89,9 @@ class Described:
     protocol: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     extras: Mapping[str, Any] = field(default_factory=dict)
+    reservations: Sequence[Reservation] = ()
+    asks: bool = True
+    """False where all outputs are there already: how they were decoded is not known."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,15 @@ class Task(Protocol):
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
         """Score everything that was journaled; called once, in the first process."""
+        ...
+
+
+@runtime_checkable
+class Begins(Protocol):
+    """A task that has something to do before the first unit is asked: take answers over, have the model load."""
+
+    def begin(self, bundle: Bundle, model: Any) -> None:
+        """Called once, by the first process, on a run that is not complete; the other processes wait for it."""
         ...
 
 

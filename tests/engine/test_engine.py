@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from armor_eval.engine import Described, Outcome, Prompt, Ready, Settings, Unit, evaluate
 from armor_eval.engine.batches import batches_of, in_asking_order
-from armor_eval.models.base import Answer, Question
+from armor_eval.models.base import Answer, ModelUnavailable, Question
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_model.base.errors import RunFailed, UserError
@@ -175,3 +175,39 @@ def test_a_prompt_is_drawn_with_its_own_seed() -> None:
     requests = [Prompt("1", "a cat", 7), Ready("kept"), Prompt("2", "a dog", 8), ValueError("no")]
     outputs = ask(Draws(), requests, Decoding())
     assert outputs[:3] == ["a cat/7", "kept", "a dog/8"] and isinstance(outputs[3], ValueError)
+
+
+def test_what_came_before_the_model_was_gone_is_kept_and_the_run_goes_on_from_there(tmp_path: Path) -> None:
+    class Dies(Echo):
+        def answer(self, questions, decoding):
+            if "c" in [q.id for q in questions]:
+                raise ModelUnavailable("quota spent", [None, Answer(text="d")])
+            return super().answer(questions, decoding)
+
+    with pytest.raises(RunFailed, match="quota spent"):
+        evaluate(EchoTask(["a", "b", "c", "d", "e"]), Dies(), tmp_path / "r", settings(2))
+    assert [i.id for i in read_bundle(tmp_path / "r")[1]] == ["a", "b", "d"]
+    model = Echo()
+    assert evaluate(EchoTask(["a", "b", "c", "d", "e"]), model, tmp_path / "r", settings(2)).run.status == "complete"
+    assert model.asked == [["c", "e"]]
+
+
+def test_a_resumed_run_is_not_ended_by_the_few_units_that_always_fail(tmp_path: Path) -> None:
+    for _ in range(2):
+        done = evaluate(EchoTask(["a", "b", "bad1", "bad2"]), Echo(), tmp_path / "r", settings(2))
+        assert done.run.status == "partial" and done.scores.counts == {"ok": 2, "error": 2}
+
+
+def test_begin_runs_once_before_asking_and_never_on_a_complete_run(tmp_path: Path) -> None:
+    class Takes(EchoTask):
+        begun = 0
+
+        def begin(self, bundle, model) -> None:
+            self.begun += 1
+            units = [Unit("a", cluster="a")]
+            bundle.append(self.judge(units, [None], [Answer(text="taken over")], bundle)[0])
+
+    task, model = Takes(["a", "b"]), Echo()
+    for _ in range(2):
+        evaluate(task, model, tmp_path / "r", settings())
+    assert task.begun == 1 and model.asked == [["b"]]
