@@ -16,10 +16,10 @@ from armor_eval.ablations.base import Base, get_base
 from armor_eval.ablations.findings import HOLDS, area, faster, mean_interval, retention, sign, span, steps_to
 from armor_eval.ablations.plan import HeadsPlan, Plan
 from armor_eval.ablations.record import Recorder, accuracy_metric
-from armor_eval.ablations.sheets import sheet
 from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
 from armor_model.base.errors import UserError
+from armor_model.base.sheets import Tile, contact_sheet
 from trainer.stages import SCHEMES
 
 log = logging.getLogger(__name__)
@@ -245,6 +245,7 @@ def _figure8(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], bench: Bench, 
         columns = [f"step {j.step}" for j in result.judgements]
         for i in chosen:
             label = f"{name}: {bench.drawings[i].prompt}"
-            rows.append((label, [folder / j.pictures[i] for j in result.judgements]))
+            rows.append((label, [Tile(folder / j.pictures[i]) for j in result.judgements]))
     rows.sort(key=lambda row: row[0].partition(": ")[2])
-    recorder.add_figure("figure8", "Figure 8: the same prompts at equal steps", sheet(rows, columns))
+    sheet = contact_sheet(rows, columns=columns, side=96)
+    recorder.add_figure("figure8", "Figure 8: the same prompts at equal steps", sheet)

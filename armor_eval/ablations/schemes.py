@@ -18,11 +18,11 @@ from armor_eval.ablations.findings import HOLDS, retention, share_difference, si
 from armor_eval.ablations.heads import in_first_process, materials
 from armor_eval.ablations.plan import StagesPlan
 from armor_eval.ablations.record import Recorder, accuracy_metric
-from armor_eval.ablations.sheets import sheet
 from armor_eval.report.prose import load_statements
 from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import RunStatus
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.sheets import Tile, contact_sheet
 from trainer.stages import SCHEMES
 
 log = logging.getLogger(__name__)
@@ -220,8 +220,9 @@ def _figures(plan: StagesPlan, results: Sequence[ArmResult], bench: Bench, recor
             continue
         folder = out / "work" / f"{name}/seed{result.seed}" / result.identity
         found = [j for j in result.judgements if j.stage == stage]
-        rows = [(bench.drawings[i].prompt, [folder / j.pictures[i] for j in found]) for i in chosen]
+        rows = [(bench.drawings[i].prompt, [Tile(folder / j.pictures[i]) for j in found]) for i in chosen]
         title = f"Figure {figure[-1]}: the same prompts over stage 2" + (
             ", embeddings frozen" if figure == "figure9" else ""
         )
-        recorder.add_figure(figure, title, sheet(rows, [f"step {j.step}" for j in found]))
+        sheet = contact_sheet(rows, columns=[f"step {j.step}" for j in found], side=96)
+        recorder.add_figure(figure, title, sheet)

@@ -30,9 +30,8 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the pictures.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 512, shapes 64.")] = None,
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
-    ] = None,
+    shard: common.Shard = None,
+    request_json: common.RequestJson = None,
     dtype: common.DType = None,
     device: common.Device = None,
     device_map: common.DeviceMap = None,
@@ -64,7 +63,7 @@ def run(
     )
     settings = Settings(chosen.name, list(COMMAND_LINE.get()), decoding, batch_size, parse_shard(shard))
     task = ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed)
-    options = common.model_options(dtype, device, device_map, model_args)
+    options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
     processes = join_processes()
     adapter = registry.load(model, chosen.name, does=RespondsFreely, own_device=processes.device, **options)
     name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)

@@ -16,12 +16,13 @@ import io
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
+from armor_eval.base.images import is_whole_image
 from armor_eval.runs import provenance
 from armor_eval.runs.journal import Journal, read_journal, rewrite_journal
 from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, decoding_of, protocol_of
@@ -70,14 +71,14 @@ class Bundle:
         self._clock = provenance.Clock()
         self._base = (run.wall_seconds, run.cpu_seconds, run.peak_memory_bytes)
         self._beat = time.monotonic()
+        self.asked_seconds = 0.0
+        """How long this process waited for the model, for tasks that report it."""
 
     @classmethod
-    def open(
-        cls, path: Path, run: Run, *, again: Callable[[Item], bool] = lambda item: False, anew: bool = False
-    ) -> Self:
+    def open(cls, path: Path, run: Run, *, anew: bool = False) -> Self:
         """Create the folder, or resume the same run in it; costs add up over resumes.
 
-        Items that ended as `error`, and those that `again` names, are forgotten, so that resuming tries them again; a
+        Items that ended as `error`, and those whose images are cut, are forgotten, so that resuming tries them again; a
         complete run that lost items since is taken up again. With `anew` an earlier record in the folder is replaced:
         for a command that resumes by files of its own. Raises UserError when the folder holds another run, a newer
         schema, something else, or is in use.
@@ -98,7 +99,7 @@ class Bundle:
                 run = _continue(path, earlier, run)
             kept = items
             if run.status != "complete":
-                kept = {i: item for i, item in items.items() if item.status != "error" and not again(item)}
+                kept = {i: item for i, item in items.items() if item.status != "error" and _has_images(path, item)}
             if dropped or len(kept) != len(items):
                 rewrite_journal(path / "items.jsonl", kept.values())
             bundle = cls(path, run, kept, Journal(path / "items.jsonl"), lock)
@@ -214,6 +215,11 @@ class Bundle:
         scored = self.run.status in ("complete", "partial") and (self.path / "scores.json").is_file()
         self.run = write_run(self.path, self.run, seal=scored)
         self._beat = time.monotonic()
+
+
+def _has_images(path: Path, item: Item) -> bool:
+    """Whether the item's images are there to their last byte: a machine that lost power may leave zeros."""
+    return all(is_whole_image(path / name) for name in item.output_images)
 
 
 def refuse_used_folder(path: Path) -> None:

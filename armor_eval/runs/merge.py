@@ -63,8 +63,9 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
     )
     out.mkdir(parents=True, exist_ok=True)
     for folder in runs:
-        if (folder / "images").is_dir():
-            shutil.copytree(folder / "images", out / "images", dirs_exist_ok=True)
+        for kept in ("images", "overlays"):
+            if (folder / kept).is_dir():
+                shutil.copytree(folder / kept, out / kept, dirs_exist_ok=True)
     rewrite_journal(out / "items.jsonl", items.values())
     return write_run(out, joined, seal=False)
 

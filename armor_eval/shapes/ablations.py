@@ -12,11 +12,10 @@ import numpy as np
 
 from armor_eval.ablations.judging import DrawingRequest, ShortQuestion
 from armor_eval.profiles import profile_of
+from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.geneval import records
-from armor_eval.tasks.geneval.colors import PixelColors
 from armor_eval.tasks.geneval.detectors import load_detector
-from armor_eval.tasks.geneval.judging import judge_pictures
-from armor_eval.tasks.geneval.pictures import as_array
+from armor_eval.tasks.geneval.judging import judge_images
 from armor_eval.tasks.geneval.prompts import Metadata
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
@@ -121,7 +120,7 @@ class DrawingReader:
     def read(self, requests: Sequence[DrawingRequest], images: Sequence[Any]) -> tuple[list[bool], list[str]]:
         """(whether each image shows what was asked for, what is missing), in order."""
         metas = [Metadata.model_validate(r.record) for r in requests]
-        judged = judge_pictures([as_array(i) for i in images], metas, self._detector, self._colors, self._rules)
+        judged = judge_images([np.asarray(i) for i in images], metas, self._detector, self._colors, self._rules)
         return [j.verdict.correct for j in judged], [j.verdict.reason for j in judged]
 
 

@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from armor_eval.cli import geneval as command
 from armor_eval.cli import main
-from armor_eval.tasks.geneval import selftest
-from armor_eval.tasks.geneval.colors import ColorAnswer, PixelColors
-from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+from armor_eval.shapes.colors import PixelColors
+from armor_eval.shapes.detector import EmbeddedDetector
+from armor_eval.tasks.geneval import colors, detectors, selftest
+from armor_eval.tasks.geneval.colors import ColorAnswer
 from armor_eval.tasks.geneval.found import Found
-from armor_eval.tasks.geneval.selftest_images import images_for
+from armor_eval.tasks.geneval.selftest import images_for
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import RunFailed
 
@@ -27,7 +27,7 @@ def embedded():
 @pytest.fixture
 def on_hand(embedded, monkeypatch):
     """The command with the module's detector, which a test may spoil."""
-    monkeypatch.setattr(command, "_load_detector", lambda *_: embedded)
+    monkeypatch.setattr(detectors, "load_detector", lambda *_, **__: embedded)
     return embedded
 
 
@@ -36,7 +36,7 @@ def selftest_of(*more):
 
 
 def test_the_images_are_the_same_everywhere():
-    found = {v.name: images_for(v.name) for v in (SHAPES, OFFICIAL)}
+    found = {v.name: images_for(v) for v in (SHAPES, OFFICIAL)}
     digest = hashlib.sha256(b"".join(image.tobytes() for image in found["geneval"].values())).hexdigest()
     assert digest == "4e1547616217c2f36c4d217ade4a01822dc851e0b5f2477730e65818b6d56629", (
         "references that users recorded would all drift"
@@ -126,10 +126,10 @@ def test_other_colours_and_other_pixels_drift(on_hand, monkeypatch, capsys):
             return [ColorAnswer("red", 1.0) for _ in crops]
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_color_judge", lambda *_: Red(SHAPES))
+        patch.setattr(colors, "load_colors", lambda *_, **__: Red(SHAPES))
         assert selftest_of() == 1
     assert "is red, recorded green" in capsys.readouterr().out
-    drawn = images_for(SHAPES.name)
+    drawn = images_for(SHAPES)
     drawn["one"] = drawn["one"].copy()
     drawn["one"][0, 0, 0] = 254
     monkeypatch.setattr(selftest, "images_for", lambda _: drawn)
@@ -167,10 +167,10 @@ class Sharp:
 def user(monkeypatch, tmp_path):
     """A user's own weights: a function that puts other ones in place."""
     monkeypatch.setenv("ARMOR_EVAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "_color_judge", lambda *_: None)
+    monkeypatch.setattr(colors, "load_colors", lambda *_, **__: None)
 
     def use(detector):
-        monkeypatch.setattr(command, "_load_detector", lambda *_: detector)
+        monkeypatch.setattr(detectors, "load_detector", lambda *_, **__: detector)
 
     use(Sharp())
     return use

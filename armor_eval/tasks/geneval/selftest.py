@@ -16,11 +16,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from armor_eval.base.resources import benchmarks_dir
+from armor_eval.profiles import profile_of
 from armor_eval.runs import provenance
+from armor_eval.tasks.geneval import selftest_images
 from armor_eval.tasks.geneval.colors import ColorJudge, Crop
 from armor_eval.tasks.geneval.detections import STORED_ABOVE
 from armor_eval.tasks.geneval.detectors import Detector
-from armor_eval.tasks.geneval.selftest_images import images_for
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_eval.tasks.geneval.weights import cache_dir
@@ -94,7 +95,7 @@ def look(
     detector: Detector, colors: ColorJudge | None, vocabulary: Vocabulary, device: str, rules: Rules = Rules()
 ) -> Reference:
     """Run the images through detector and colours, which are on `device`."""
-    images = images_for(vocabulary.name)
+    images = images_for(vocabulary)
     found = detector.detect(list(images.values()))
     seen = []
     for (name, image), report in zip(images.items(), found, strict=True):
@@ -117,6 +118,12 @@ def look(
     settings = {**detector.settings, **(colors.settings if colors else {})}
     kind = "cpu" if device == "cpu" else provenance.device().kind
     return Reference(settings=settings, device=kind, packages=provenance.packages(), images=seen)
+
+
+def images_for(vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+    """Name -> RGB uint8 [H, W, 3] for a vocabulary's detector."""
+    profile = profile_of(vocabulary.profile)
+    return selftest_images.images() if profile.guest is None else profile.part("detector").selftest_images()
 
 
 def compare(now: Reference, then: Reference, rules: Rules = Rules()) -> list[Drift]:
