@@ -14,7 +14,7 @@ from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import DataInfo, JudgeInfo, Profile, Run, ScorerInfo, Scores, decoding_of, protocol_of
 from armor_eval.tasks.understanding import loop, prompts, served
 from armor_eval.tasks.understanding.cells import Reading
-from armor_eval.tasks.understanding.data import locate, shapes_content
+from armor_eval.tasks.understanding.data import content_made, locate
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.judge import Judge
 from armor_eval.tasks.understanding.score import Progress, score_run, unread_reservation, write_submission
@@ -62,7 +62,7 @@ def open_table(benchmark: Benchmark, settings: Settings) -> tuple[Table, Any]:
     """The rows to ask and how `--limit` chose them."""
     path = locate(benchmark, settings.profile, settings.data)
     published = settings.profile == "official" and not settings.any_data
-    content = shapes_content(benchmark) if settings.profile == "shapes" and settings.data is None else None
+    content = content_made(benchmark, settings.profile) if settings.data is None else None
     table = read_table(benchmark, path, need_published=published, content=content, reading=settings.reading)
     return limit_table(table, settings.limit, settings.seed)
 
