@@ -7,6 +7,7 @@ from html import escape
 
 from armor_eval.compare import text
 from armor_eval.compare.record import BenchmarkResult, Comparison, FlipRecord, MetricResult
+from armor_eval.profiles import profile_of
 
 LIMIT_BYTES = 1_000_000
 """GitHub cuts a step summary at 1 MiB (1,048,576 bytes)."""
@@ -75,7 +76,7 @@ def _render(comparison: Comparison, shown: dict[int, int]) -> str:
 
 
 def _row(b: BenchmarkResult, m: MetricResult) -> str:
-    name = f"{safe(b.benchmark)}" + (" (shapes)" if b.profile == "shapes" else "")
+    name = f"{safe(b.benchmark)}{profile_of(b.profile).label}"
     verdict = f"**{m.verdict}**: {safe(m.reason)}"
     cells = [
         name, safe(m.name), text.plain(m.base, m.unit, False), text.plain(m.candidate, m.unit, False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from armor_eval.profiles import profile_of
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Doc, Footnotes, Line, Shown, decimals_of, number
 from armor_eval.runs.comparable import COMPARED, differing
@@ -35,7 +36,7 @@ def results_doc(views: Sequence[RunView]) -> Doc | None:
     for view in real:
         metric, run = view.primary, view.run
         tally = view.scores.counts
-        label = f"{run.benchmark}{' (shapes)' if run.profile == 'shapes' else ''}"
+        label = f"{run.benchmark}{profile_of(run.profile).label}"
         doc.lines.append(
             Line(
                 [
