@@ -210,8 +210,8 @@ def primary(one: Finished) -> Metric:
 
 def remarks(one: Finished) -> list[str]:
     """What stands under the table: reservations, the headline's second lines, the data's notes, switches to drawing."""
-    from armor_eval.runs.comparable import reservations_of
     from armor_eval.runs import served
+    from armor_eval.runs.comparable import reservations_of
 
     lines = [r.text for r in reservations_of(one.run)]
     if one.scores.blank is not None:

@@ -187,7 +187,9 @@ def score_detections(
 
 @geneval.command("selftest")
 def selftest(
-    profile: Annotated[str, typer.Option(help="official, or shapes (the embedded detector).")] = "shapes",
+    profile: Annotated[
+        str | None, typer.Option(help="official, or shapes (the embedded detector), the default.")
+    ] = None,
     detector: Annotated[str | None, typer.Option(help="As in geneval; default by profile.")] = None,
     detector_weights: Annotated[Path | None, typer.Option(help="Mask2Former checkpoint, mmdet 2.x or 3.x.")] = None,
     clip_weights: Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or as safetensors.")] = None,

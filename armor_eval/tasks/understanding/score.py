@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.runs.schema import Item, Metric, Reservation, Scores
+from armor_eval.runs.served import failure_kind
 from armor_eval.tasks.understanding import mmmu, parse
 from armor_eval.tasks.understanding.judge import Judge, Judged
-from armor_eval.runs.served import failure_kind
 from armor_eval.tasks.understanding.table import Row, Table
 from armor_eval.tasks.understanding.thinking import SCORED_TEXT, Thinking, scored_text
 from armor_eval.vlmevalkit import official
