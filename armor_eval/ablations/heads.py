@@ -6,7 +6,7 @@ Curves, convergence table, drawing accuracy, text kept, picture pairs at equal s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,7 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
     base = get_base(plan, out / "work", say=say)
     pools, bench = materials(plan, base, ("t2i", "t2ti"), ("t2i", "t2ti"))
     recorder = Recorder(out, "ablate-heads", plan, base, bench, command)
-    say(say_budget(arms, dict.fromkeys([a.key for a in arms], base), pools, plan, out / "work"))
-    results: list[ArmResult] = []
-    for i, arm in enumerate(arms):
-        say(f"arm {i + 1} of {len(arms)}: {arm.key}")
-        results.append(run_arm(arm, base, pools, bench, plan, out / "work" / arm.key))
-        recorder.add_arm(results[-1], bench, out / "work" / arm.key / results[-1].identity)
+    results = run_arms(arms, dict.fromkeys([a.key for a in arms], base), pools, bench, recorder, say)
 
     def write() -> RunStatus:
         before = judging.answer(base.model.eval(), base.processor, bench.questions) if bench.questions else []
@@ -68,6 +63,21 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
         return recorder.finish()
 
     return in_first_process(write)
+
+
+def run_arms(
+    arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any], bench: Bench, recorder: Recorder, say: Any
+) -> list[ArmResult]:
+    """Every arm's result, trained where it is not finished, and recorded. `bases`: arm key -> what it starts from."""
+    plan, work = recorder.plan, recorder.out / "work"
+    say(say_budget(arms, bases, pools, plan, work))
+    results = []
+    for number, arm in enumerate(arms, 1):
+        say(f"arm {number} of {len(arms)}: {arm.key}")
+        result = run_arm(arm, bases[arm.key], pools, bench, plan, work / arm.key)
+        recorder.add_arm(result, bench, work / arm.key / result.identity)
+        results.append(result)
+    return results
 
 
 def materials(plan: Plan, base: Base, kinds: tuple[str, ...], judged: tuple[str, ...]) -> tuple[dict[str, Any], Bench]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.ablations import judging
-from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, evenly, run_arm, say_budget, told_cost
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, evenly, told_cost
 from armor_eval.ablations.base import get_base
 from armor_eval.ablations.findings import HOLDS, retention, share_difference, sign, span
-from armor_eval.ablations.heads import in_first_process, materials
+from armor_eval.ablations.heads import in_first_process, materials, run_arms
 from armor_eval.ablations.plan import StagesPlan
 from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.report.prose import load_statements
@@ -70,15 +70,9 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
     untrained = {name for name in plan.schemes if SCHEMES[name].backbone == "random"}
     twin = get_base(plan, out / "work", random_backbone=True) if untrained else base
     bases = {arm.key: twin if arm.name in untrained else base for arm in arms}
-    say(say_budget(arms, bases, pools, plan, out / "work"))
     before = judging.answer(base.model.eval(), base.processor, bench.questions)
     recorder.add_base(before, bench)
-    results = []
-    for i, arm in enumerate(arms):
-        say(f"arm {i + 1} of {len(arms)}: {arm.key}")
-        result = run_arm(arm, bases[arm.key], pools, bench, plan, out / "work" / arm.key)
-        recorder.add_arm(result, bench, out / "work" / arm.key / result.identity)
-        results.append(result)
+    results = run_arms(arms, bases, pools, bench, recorder, say)
 
     def write() -> RunStatus:
         report(plan, results, before, bench, recorder, out)
