@@ -1,11 +1,13 @@
-"""Image files: read as OpenCV would read them, written whole, known to be whole, on the disk before anything counts."""
+"""Image files: decoded in one place, written whole, known to be whole, on the disk before anything counts."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,41 +19,65 @@ if TYPE_CHECKING:
 PNG_END = bytes.fromhex("0000000049454e44ae426082")
 
 
-class UnreadableImageError(Exception):
-    """One line on why a file is no image; the item counts as an error."""
+MAX_PIXELS = 178_000_000
+"""Pillow's own limit against decompression bombs."""
+
+
+class BadImageError(ValueError):
+    """One line about an image that cannot be read; costs its item, never the run."""
+
+
+@contextmanager
+def decoded(data: bytes) -> Iterator[Image.Image]:
+    """The image of a file's bytes (of an animation the first), decoded to its end. BadImageError if there is none,
+    whatever Pillow's decoders raise here or in the block: they have a dozen kinds, and each means the same."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise BadImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "Palette images with Transparency")
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise BadImageError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+                image.load()
+                yield image
+    except (BadImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError("it is not a picture") from error
+    except Exception as error:
+        raise BadImageError(" ".join(f"it cannot be decoded: {type(error).__name__}: {error}".split())) from error
 
 
 def read_image(path: Path, root: Path) -> tuple[Image.Image, str | None]:
-    """RGB, upright; and what had to be done to it, if anything. Raises UnreadableImageError.
+    """RGB, upright; and what had to be done to it, if anything. Raises BadImageError.
 
     Grey images get three equal channels, alpha is dropped, EXIF rotation is applied: what OpenCV does when GenEval's
     official script reads the file. A link that leads out of `root` is not followed.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import ImageOps
 
     if not path.resolve().is_relative_to(root.resolve()):
-        raise UnreadableImageError("it is a link that leads out of the folder")
+        raise BadImageError("it is a link that leads out of the folder")
     try:
-        raw = path.read_bytes()
-        if not raw:
-            raise UnreadableImageError("the file is empty")
-        with Image.open(io.BytesIO(raw)) as opened:
-            opened.load()
-            upright = ImageOps.exif_transpose(opened)
-            notes = [] if opened.format == "PNG" else [f"{opened.format}, not PNG"]
-            if upright.size != opened.size or opened.getexif().get(0x0112, 1) != 1:
-                notes.append("rotated by EXIF")
-            if upright.mode.startswith(("I", "F")):
-                raise UnreadableImageError(f"{upright.mode} pixels are not 8-bit")
-            if upright.mode != "RGB":
-                notes.append(f"{upright.mode} read as RGB")
-            return upright.convert("RGB"), "; ".join(notes) or None
+        data = path.read_bytes()
     except FileNotFoundError:
-        raise UnreadableImageError("the picture is missing") from None
-    except UnidentifiedImageError:
-        raise UnreadableImageError("it is not a picture") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadableImageError(" ".join(f"it cannot be decoded: {error}".split())) from None
+        raise BadImageError("the picture is missing") from None
+    except OSError as error:
+        raise BadImageError(f"it cannot be read: {error.strerror}") from None
+    with decoded(data) as image:
+        upright = ImageOps.exif_transpose(image)
+        notes = [] if image.format == "PNG" else [f"{image.format}, not PNG"]
+        if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:
+            notes.append("rotated by EXIF")
+        if upright.mode.startswith(("I", "F")):
+            raise BadImageError(f"{upright.mode} pixels are not 8-bit")
+        if upright.mode != "RGB":
+            notes.append(f"{upright.mode} read as RGB")
+        return upright.convert("RGB"), "; ".join(notes) or None
 
 
 def write_image(path: Path, image: Image.Image) -> None:
@@ -70,7 +96,7 @@ def is_whole_image(path: Path) -> bool:
             if file.read() == PNG_END:
                 return True
         read_image(path, path.parent)
-    except (OSError, UnreadableImageError):
+    except (OSError, BadImageError):
         return False
     return True
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from armor_eval.base.images import UnreadableImageError, make_durable, read_image, write_image
+from armor_eval.base.images import BadImageError, make_durable, read_image, write_image
 from armor_eval.engine import Described, Outcome, Prompt, Ready, Unit
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import DrawsImages
@@ -121,14 +121,14 @@ class GenEvalTask:
             ]
         return [f if isinstance(f, Exception) else Ready(f) for f in found]
 
-    def _read(self, pair: tuple[int, int], images: Path) -> Read | UnreadableImageError:
+    def _read(self, pair: tuple[int, int], images: Path) -> Read | BadImageError:
         """The user's image of a pair, or the one that this run drew."""
         file = images / sample_path(*pair) if self._folder is None else self._folder.files.get(pair)
         if file is None:
-            return UnreadableImageError("the picture is missing")
+            return BadImageError("the picture is missing")
         try:
             return read_image(file, images if self._folder is None else self._folder.root)
-        except UnreadableImageError as error:
+        except BadImageError as error:
             return error
 
     def judge(
