@@ -214,8 +214,6 @@ def selftest(
     chosen = choose_profile(profile, None)
     vocabulary = load_vocabulary(chosen.name)
     kind = detector_name(detector, chosen.detector)
-    if record and kind == "embedded" and reference is None:
-        raise UserError("the embedded detector's reference comes with the program", "give a file as --reference")
     if device is not None:
         from armor_model.base.devices import check_device
 
@@ -225,8 +223,10 @@ def selftest(
         kind, vocabulary, weights=detector_weights, download=download, device=where, batch=detector_batch
     )
     colors = load_colors(vocabulary, weights=clip_weights, download=download, device=where)
+    path = reference or test.path_for({**judge.settings, **(colors.settings if colors else {})})
+    if record and path == test.COMMITTED:
+        raise UserError(f"the {kind} detector's reference comes with the program", "give a file as --reference")
     seen = test.look(judge, colors, vocabulary, where)
-    path = reference or test.path_for(seen.settings)
     then = None if record else test.read_reference(path, seen)
     if then is None:
         judge.self_check(Rules())

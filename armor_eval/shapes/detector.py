@@ -17,7 +17,7 @@ import numpy as np
 from armor_eval.shapes.rtmdet import detect_batch
 from armor_eval.shapes.train_detector import CARD, PRETRAINED, WEIGHTS, build_model, load_trained
 from armor_eval.tasks.geneval.detectors import by_size
-from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.selftest_images import noise
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
@@ -43,7 +43,7 @@ class EmbeddedDetector:
     def _model(self) -> Any:
         return load_trained(build_model(), PRETRAINED / WEIGHTS, self.classes).to(self.device)
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Found]:
+    def detect(self, images: Sequence[np.ndarray]) -> list[Instances]:
         return by_size(images, self.batch, lambda part: detect_batch(self._model, part))
 
     def self_check(self, rules: Rules) -> None:

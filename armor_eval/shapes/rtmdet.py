@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.instances import Instances
 
 
-def detect_batch(model, images: Sequence[np.ndarray]) -> list[Found]:
+def detect_batch(model, images: Sequence[np.ndarray]) -> list[Instances]:
     """RGB uint8 [H, W, 3] images of one size, in order."""
     import mmcv
     import torch
@@ -36,7 +36,7 @@ def detect_batch(model, images: Sequence[np.ndarray]) -> list[Found]:
     return run_batch(model, images) if found is None else found
 
 
-def _detections(head, outputs, inner: tuple[int, int], size: tuple[int, int]) -> list[Found] | None:
+def _detections(head, outputs, inner: tuple[int, int], size: tuple[int, int]) -> list[Instances] | None:
     """None where an image has more candidates in a level than mmdet would look at."""
     import torch
 
@@ -57,7 +57,7 @@ def _detections(head, outputs, inner: tuple[int, int], size: tuple[int, int]) ->
     b, p, c, boxes, chosen = b[kept], p[kept], c[kept], boxes[kept], chosen[kept]
     masks = _masks(head, prototypes[b], _flat(kernels)[b, p], priors_P4[p], inner, size)
     b, arrays = b.cpu().numpy(), [a.cpu().numpy() for a in (c, chosen, boxes, masks)]
-    return [Found(*(a[b == i] for a in arrays)) for i in range(len(scores_BPC))]
+    return [Instances(*(a[b == i] for a in arrays)) for i in range(len(scores_BPC))]
 
 
 def _flat(levels):
@@ -130,7 +130,7 @@ def _masks(head, prototypes_nMhw, kernels_nK, priors_n4, inner: tuple[int, int],
     return logits.sigmoid() > head.test_cfg.mask_thr_binary
 
 
-def run_batch(model, images: Sequence[np.ndarray]) -> list[Found]:
+def run_batch(model, images: Sequence[np.ndarray]) -> list[Instances]:
     """mmdet's own test pipeline and `test_step` on many RGB uint8 [H, W, 3] images in one forward pass.
 
     `inference_detector(list)` would loop one at a time.
@@ -148,5 +148,5 @@ def run_batch(model, images: Sequence[np.ndarray]) -> list[Found]:
     for sample in samples:
         seen = sample.pred_instances.cpu().numpy()
         order = np.argsort(-seen.scores, kind="stable")
-        found.append(Found(seen.labels[order], seen.scores[order], seen.bboxes[order], seen.masks[order]))
+        found.append(Instances(seen.labels[order], seen.scores[order], seen.bboxes[order], seen.masks[order]))
     return found

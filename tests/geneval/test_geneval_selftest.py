@@ -11,7 +11,7 @@ from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.tasks.geneval import colors, detectors, selftest
 from armor_eval.tasks.geneval.colors import ColorAnswer
-from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.selftest import images_for
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import RunFailed
@@ -41,7 +41,7 @@ def test_the_images_are_the_same_everywhere():
     assert digest == "4e1547616217c2f36c4d217ade4a01822dc851e0b5f2477730e65818b6d56629", (
         "references that users recorded would all drift"
     )
-    committed = json.loads(selftest.path_for({"detector": selftest.EMBEDDED}).read_text())
+    committed = json.loads(selftest.path_for({"detector": "rtmdet-ins-shapes"}).read_text())
     assert [i["sha256"] for i in committed["images"]] == [
         hashlib.sha256(image.tobytes()).hexdigest() for image in found["shapes-geneval"].values()
     ]
@@ -58,23 +58,23 @@ def test_the_embedded_detector_sees_what_was_committed(on_hand, capsys, monkeypa
 
 
 def nothing(found):
-    return Found(found.labels[:0], found.scores[:0], found.boxes[:0], found.masks[:0])
+    return Instances(found.labels[:0], found.scores[:0], found.boxes[:0], found.masks[:0])
 
 
 def lower(by):
-    return lambda f: Found(f.labels, np.maximum(f.scores - np.float32(by), 0), f.boxes, f.masks)
+    return lambda f: Instances(f.labels, np.maximum(f.scores - np.float32(by), 0), f.boxes, f.masks)
 
 
 def moved(by):
-    return lambda f: Found(f.labels, f.scores, f.boxes + np.float32(by), f.masks)
+    return lambda f: Instances(f.labels, f.scores, f.boxes + np.float32(by), f.masks)
 
 
 def renamed(f):
-    return Found((f.labels + 1) % len(SHAPES.classes), f.scores, f.boxes, f.masks)
+    return Instances((f.labels + 1) % len(SHAPES.classes), f.scores, f.boxes, f.masks)
 
 
 def doubled(f):
-    return Found(*(np.concatenate([part, part[-1:]]) for part in (f.labels, f.scores, f.boxes, f.masks)))
+    return Instances(*(np.concatenate([part, part[-1:]]) for part in (f.labels, f.scores, f.boxes, f.masks)))
 
 
 @pytest.mark.parametrize(
@@ -154,10 +154,10 @@ class Sharp:
         mask = image.sum(2) < 120
         rows, columns = np.nonzero(mask)
         if not len(rows) or self.score == 0:
-            return Found.nothing(image.shape[:2])
+            return Instances.nothing(image.shape[:2])
         box = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32)
         label = np.array([OFFICIAL.classes.index("clock")])
-        return Found(label, np.array([self.score], np.float32), box, mask[None])
+        return Instances(label, np.array([self.score], np.float32), box, mask[None])
 
     def self_check(self, rules):
         pass

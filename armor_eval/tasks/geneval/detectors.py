@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from armor_eval.tasks.geneval import mask2former
-from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_eval.tasks.geneval.weights import locate
@@ -34,7 +34,7 @@ class Detector(Protocol):
     settings: dict[str, object]
     """Goes into the bundle's scorer settings: name, weights' hash, input size."""
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Found]:
+    def detect(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """RGB uint8 [H, W, 3] images of any sizes, in order."""
         ...
 
@@ -44,10 +44,10 @@ class Detector(Protocol):
 
 
 def by_size(
-    images: Sequence[np.ndarray], batch: int, detect: Callable[[Sequence[np.ndarray]], list[Found]]
-) -> list[Found]:
+    images: Sequence[np.ndarray], batch: int, detect: Callable[[Sequence[np.ndarray]], list[Instances]]
+) -> list[Instances]:
     """Batches of images of one size each, since padding would change what is seen; results in the given order."""
-    found: list[Found | None] = [None] * len(images)
+    found: list[Instances | None] = [None] * len(images)
     groups: dict[tuple[int, ...], list[int]] = {}
     for index, image in enumerate(images):
         groups.setdefault(image.shape[:2], []).append(index)
@@ -90,10 +90,10 @@ class Mask2FormerDetector:
         mask2former.load_weights(network, mask2former.read_state(self._weights), self.form, str(self._weights))
         return network.to(self.device).eval()
 
-    def detect(self, images: Sequence[np.ndarray]) -> list[Found]:
+    def detect(self, images: Sequence[np.ndarray]) -> list[Instances]:
         return by_size(images, self.batch, self._detect)
 
-    def _detect(self, images: Sequence[np.ndarray]) -> list[Found]:
+    def _detect(self, images: Sequence[np.ndarray]) -> list[Instances]:
         pixels, resized = mask2former.prepare(images, self.device)
         classes, masks = mask2former.forward(self._network, self.form, pixels)
         padded, size = tuple(pixels.shape[-2:]), images[0].shape[:2]

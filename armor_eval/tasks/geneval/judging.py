@@ -12,7 +12,7 @@ import numpy as np
 from armor_eval.tasks.geneval.colors import ColorJudge, Crop
 from armor_eval.tasks.geneval.detections import STORED_ABOVE, Detected, verdict_of
 from armor_eval.tasks.geneval.detectors import Detector
-from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.prompts import Metadata
 from armor_eval.tasks.geneval.verdicts import Rules, Verdict
 
@@ -26,7 +26,7 @@ class Judged:
     """The stored form, all above .05."""
     colors: dict[str, list[str | None]]
     margins: dict[str, list[float | None]]
-    found: Found
+    instances: Instances
 
 
 @dataclass

@@ -143,7 +143,7 @@ class GenEvalTask:
         by_id = {unit.id: one for (unit, _), one in zip(good, judged, strict=True)}
         for (unit, array), meta in zip(good, metas, strict=True) if self._overlays else ():
             threshold = self._rules.score_threshold(meta.tag)
-            drawn = overlay(array, by_id[unit.id].found, self._detector.classes, threshold)
+            drawn = overlay(array, by_id[unit.id].instances, self._detector.classes, threshold)
             write_image(bundle.path / "overlays" / sample_path(*self._pairs[unit.id]), drawn)
         seconds = round((time.perf_counter() - since) / len(units), 4)
         return [self._item(unit, f, by_id.get(unit.id), seconds) for unit, f in zip(units, found, strict=True)]
