@@ -90,23 +90,23 @@ class ArmResult:
 class Bench:
     """What every arm is asked."""
 
-    questions: Sequence[judging.Asked]
-    wanted: Sequence[judging.Wanted]
+    questions: Sequence[judging.ShortQuestion]
+    drawings: Sequence[judging.DrawingRequest]
     validation: Callable[[Any], dict[str, float]]
-    reader: judging.DrawingReader | None = None
-    """Judges drawings of the shapes world; None leaves them to the eye."""
+    reader: judging.ImageJudge | None = None
+    """None leaves drawings to the eye."""
 
     def judge(self, model: Any, processor: Any, stage: str, step: int, folder: Path) -> Judgement:
         """Answers and drawings of a model as it is; pictures are written to the folder."""
         was = model.training
         model.eval()
-        pictures = judging.draw_all(model, processor, self.wanted)
+        pictures = judging.draw_all(model, processor, self.drawings)
         found = Judgement(stage, step, judging.answer(model, processor, self.questions) if self.questions else [])
         model.train(was)
         if self.reader is not None:
-            found.drawn, found.reasons = self.reader.read(self.wanted, pictures)
+            found.drawn, found.reasons = self.reader.read(self.drawings, pictures)
         folder.mkdir(parents=True, exist_ok=True)
-        for request, picture in zip(self.wanted, pictures, strict=True):
+        for request, picture in zip(self.drawings, pictures, strict=True):
             name = f"{stage}-{step:06d}-{request.id}.png"
             picture.save(folder / name)
             found.pictures.append(name)

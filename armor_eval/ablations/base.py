@@ -1,10 +1,9 @@
-"""The understanding model that every arm starts from, its image tokenizer, and the conversations all arms read."""
+"""The understanding model that every arm starts from, with its image tokenizer, and the arms' own copies of it."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,6 @@ from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
 
 log = logging.getLogger(__name__)
-
-VALIDATION_SEED = 90_000
-"""Added to the data seed for held-back conversations: no arm is trained on them."""
 
 
 @dataclass
@@ -29,18 +25,6 @@ class Base:
     """Where it comes from, for the record."""
     cpu_seconds: float = 0.0
     """What training it cost; 0 where it was there."""
-
-    @cached_property
-    def codes(self) -> Any:
-        from trainer.shapes.data import Codes
-
-        return Codes(self.processor.vq)
-
-    def pool(self, kind: str, count: int, seed: int) -> list[Any]:
-        """Tokenised conversations of the shapes world, equal for equal seeds."""
-        from trainer.shapes.data import make_pool
-
-        return make_pool(self.processor, self.codes, kind, count, seed, version=1)
 
     def shards(self, plan: Plan, kinds: tuple[str, ...]) -> tuple[dict[str, Any], list[Any]]:
         """(pools to train on, examples held back) of tokenised folders; the last of each type are held back.
@@ -64,29 +48,6 @@ class Base:
             pools[kind] = Subset(found[kind], range(size - plan.validation))
             held += [found[kind][i] for i in range(size - plan.validation, size)]
         return pools, held
-
-    def descriptions(self, count: int, seed: int) -> list[Any]:
-        """ti2t conversations that only describe pictures, as the paper's ShareGPT4V does.
-
-        The world's own ti2t conversations are the base's training data: on them it could not forget.
-        """
-        import numpy as np
-
-        from trainer.data.records import encode, to_messages
-        from trainer.shapes.language import DESCRIBE_PICTURE, caption
-        from trainer.shapes.world import pick, render, sample_scene
-
-        rng = np.random.default_rng([seed, 73])
-        made = []
-        for i in range(count):
-            scene = sample_scene(rng)
-            turns = [
-                {"from": "human", "value": f"<image>\n{pick(rng, DESCRIBE_PICTURE)}"},
-                {"from": "gpt", "value": caption(scene, rng)},
-            ]
-            record = {"id": f"describe-{i}", "type": "ti2t", "conversations": turns}
-            made.append(encode(self.processor, "ti2t", to_messages(record, [render(scene)], [])))
-        return made
 
 
 def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any = log.info) -> Base:
@@ -120,49 +81,22 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
     if not (folder / "config.json").is_file():
         if devices.start().num_processes > 1:
             raise UserError("a base is trained in one process", "start one process first, or give --base FOLDER")
-        say(_base_budget(plan))
+        say(
+            f"the base is trained first: about {plan.world.base_seconds(plan.base_share) / 60:.1f} CPU-minutes, as the "
+            "bundled one took; --base bundled or --base FOLDER starts from one that is there"
+        )
         start = time.process_time()
-        _train_base(plan, folder)
+        plan.world.train_base(plan.base_share, folder)
         cost = time.process_time() - start
     model, processor = load(folder)
     return Base(model, processor, sha256_folder(folder), f"base stage of the recipe x {plan.base_share:g}", cost)
 
 
-def _base_budget(plan: Plan) -> str:
-    import json
-
-    from armor_model import bundled
-
-    costs = json.loads((Path(bundled("armor-nano")) / "training.json").read_text(encoding="utf-8"))["cost"]
-    seconds = sum(c["cpu_seconds"] for c in costs if c["name"] in ("vqgan", "vision", "data", "base"))
-    return (
-        f"the base is trained first: about {seconds * plan.base_share / 60:.1f} CPU-minutes, as the bundled one took; "
-        "--base bundled or --base FOLDER starts from one that is there"
-    )
-
-
-def _train_base(plan: Plan, folder: Path) -> None:
-    from trainer.checkpoints import save_model
-    from trainer.shapes.recipe import default_recipe, scaled, train_nano
-
-    recipe = default_recipe(0)
-    recipe = replace(recipe, stages=tuple(s for s in recipe.stages if s.stage == "base"))
-    if plan.base_share < 1:
-        recipe = scaled(recipe, plan.base_share)
-    outcome = train_nano(recipe, folder.with_name("base-training"))
-    save_model(outcome.model, outcome.processor, folder)
-
-
 def _untrained(plan: Plan, work: Path) -> Base:
     """The random-backbone twin: the same image tokenizer in front of a model that has learned nothing."""
-    import torch
-
-    from trainer.shapes.recipe import build, default_recipe
-
-    trained = get_base(plan, work)
-    torch.manual_seed(1)
-    model, _ = build(default_recipe(1))
-    return Base(model, trained.processor, "random-backbone-seed-1", "untrained backbone, trained image tokenizer")
+    processor = get_base(plan, work).processor
+    model = plan.world.untrained_model(1)
+    return Base(model, processor, "random-backbone-seed-1", "untrained backbone, trained image tokenizer")
 
 
 def new_arm(base: Base, heads: str, init: str, seed: int) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from armor_eval.runs.schema import Metric
 from armor_eval.stats.composite import fraction
 from armor_eval.stats.intervals import log_t, t_quantile
 from armor_eval.stats.resample import cluster_error
@@ -114,18 +115,23 @@ def share_difference(
     return float(gap.mean()), (float(low), float(high))
 
 
-def retention(after: Sequence[float], before: Sequence[bool]) -> tuple[float | None, tuple[float, float] | None]:
+def retention(name: str, after: Sequence[float], before: Sequence[bool], note: str, over: str = "questions") -> Metric:
     """Share of right answers after over before, paired by question: the interval that `understanding --retention` has
     (Student's t on the log ratio, armor_eval/stats), and the rule of three where nothing changed or nothing is kept.
 
-    None where the base answers nothing right. `after` may be a mean over seeds.
+    No value where the base answers nothing right. `after` may be a mean over seeds; `over` says so.
     """
+    common = {"name": name, "unit": "share", "n": len(before), "clusters": len(before), "note": note}
     sums_C2 = np.column_stack([after, before]).astype(float)
     kept, known = sums_C2.sum(axis=0)
     if not known:
-        return None, None
+        return Metric(value=None, **common)
     value = kept / known
     error, _ = cluster_error(sums_C2, fraction)
     if not kept or not error > 0:
-        return value, (max(0.0, value - NONE_SEEN / known), value + NONE_SEEN / known)
-    return value, log_t(value, error, len(sums_C2))
+        ends = max(0.0, value - NONE_SEEN / known), value + NONE_SEEN / known
+        return Metric(value=value, ci95=ends, method=f"rule of three over {over}", **common)
+    ends = log_t(value, error, len(sums_C2))
+    return Metric(
+        value=value, ci95=ends, method=f"Student's t on the log ratio, cluster jackknife over {over}", **common
+    )

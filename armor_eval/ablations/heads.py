@@ -6,7 +6,7 @@ Curves, convergence table, drawing accuracy, text kept, picture pairs at equal s
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,17 @@ from armor_eval.ablations.base import Base, get_base
 from armor_eval.ablations.findings import HOLDS, area, faster, mean_interval, retention, sign, span, steps_to
 from armor_eval.ablations.plan import HeadsPlan, Plan
 from armor_eval.ablations.record import Recorder, accuracy_metric
-from armor_eval.ablations.sheets import sheet
 from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
 from armor_model.base.errors import UserError
+from armor_model.base.sheets import Tile, contact_sheet
 from trainer.stages import SCHEMES
 
 log = logging.getLogger(__name__)
 
 LEVELS = (3.0, 2.0, 1.5, 1.0, 0.7)
 """Image losses (nats a token, over image tokens) of the convergence table."""
+NOTE = "right answers after over before this training; no understanding data is in it"
 SHOWN = 4
 """Prompts of the picture pairs."""
 
@@ -53,12 +54,7 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
     base = get_base(plan, out / "work", say=say)
     pools, bench = materials(plan, base, ("t2i", "t2ti"), ("t2i", "t2ti"))
     recorder = Recorder(out, "ablate-heads", plan, base, bench, command)
-    say(say_budget(arms, dict.fromkeys([a.key for a in arms], base), pools, plan, out / "work"))
-    results: list[ArmResult] = []
-    for i, arm in enumerate(arms):
-        say(f"arm {i + 1} of {len(arms)}: {arm.key}")
-        results.append(run_arm(arm, base, pools, bench, plan, out / "work" / arm.key))
-        recorder.add_arm(results[-1], bench, out / "work" / arm.key / results[-1].identity)
+    results = run_arms(arms, dict.fromkeys([a.key for a in arms], base), pools, bench, recorder, say)
 
     def write() -> RunStatus:
         before = judging.answer(base.model.eval(), base.processor, bench.questions) if bench.questions else []
@@ -69,19 +65,33 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
     return in_first_process(write)
 
 
+def run_arms(
+    arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any], bench: Bench, recorder: Recorder, say: Any
+) -> list[ArmResult]:
+    """Every arm's result, trained where it is not finished, and recorded. `bases`: arm key -> what it starts from."""
+    plan, work = recorder.plan, recorder.out / "work"
+    say(say_budget(arms, bases, pools, plan, work))
+    results = []
+    for number, arm in enumerate(arms, 1):
+        say(f"arm {number} of {len(arms)}: {arm.key}")
+        result = run_arm(arm, bases[arm.key], pools, bench, plan, work / arm.key)
+        recorder.add_arm(result, bench, work / arm.key / result.identity)
+        results.append(result)
+    return results
+
+
 def materials(plan: Plan, base: Base, kinds: tuple[str, ...], judged: tuple[str, ...]) -> tuple[dict[str, Any], Bench]:
-    """What is trained on and what every arm is asked: of the shapes world, or of tokenised data at any size."""
+    """What is trained on and what every arm is asked: of the embedded profile, or of tokenised data at any size."""
     if plan.data:
         pools, held = base.shards(plan, kinds)
-        return pools, Bench(
-            [], judging.own_prompts(plan.prompts, 0), judging.Validation.of(base, held, plan.optimization.batch_size)
-        )
-    pools = {kind: base.pool(kind, plan.pool, 0) for kind in kinds if kind != "ti2t"}
-    if "ti2t" in kinds:
-        pools["ti2t"] = base.descriptions(plan.pool, 0)
-    questions, wanted = judging.questions(plan.questions, 0), judging.wanted(plan.drawings, 0)
-    validation = judging.Validation(base, judged, plan.validation, 0)
-    return pools, Bench(questions, wanted, validation, judging.DrawingReader())
+        validation = judging.Validation(base, held, plan.optimization.batch_size)
+        return pools, Bench([], judging.own_prompts(plan.prompts, 0), validation)
+    world = plan.world
+    data = world.TrainingData(base.processor)
+    pools = {kind: data.training(kind, plan.pool) for kind in kinds}
+    held = [example for kind in judged for example in data.held_back(kind, plan.validation)]
+    questions, drawings = world.questions(plan.questions), world.drawings(plan.drawings)
+    return pools, Bench(questions, drawings, judging.Validation(base, held), world.DrawingReader())
 
 
 def in_first_process(write: Callable[[], RunStatus]) -> RunStatus:
@@ -111,17 +121,13 @@ def report(
         if plan.data:
             continue
         recorder.metrics.append(
-            accuracy_metric(f"drawing/{name}", [r.last().drawn for r in runs], [w.cluster for w in bench.wanted])
+            accuracy_metric(f"drawing/{name}", [r.last().drawn for r in runs], [w.cluster for w in bench.drawings])
         )
         kept = [
             [judging.right(s, q.gold) for s, q in zip(r.last().answers, bench.questions, strict=True)] for r in runs
         ]
-        value, interval = retention([sum(k) / len(k) for k in zip(*kept, strict=True)], knew)
-        recorder.metrics.append(
-            Metric(name=f"text kept/{name}", value=value, unit="share", n=len(knew), clusters=len(knew), ci95=interval,
-                   method="bootstrap over questions, 2000 resamples, seed 0, mean over seeds",
-                   note="right answers after over before this training; no understanding data is in it")
-        )  # fmt: skip
+        mean = [sum(k) / len(k) for k in zip(*kept, strict=True)]
+        recorder.metrics.append(retention(f"text kept/{name}", mean, knew, NOTE, "questions, mean over seeds"))
     _verdicts(plan, by_arm, recorder)
     _figure8(plan, by_arm, bench, recorder, out)
 
@@ -238,9 +244,9 @@ def _kept(name: str, metric: Metric) -> str:
 
 def _figure8(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], bench: Bench, recorder: Recorder, out: Path) -> None:
     """Pictures of the same prompts at equal steps, arm under arm, first seed."""
-    if not bench.wanted:
+    if not bench.drawings:
         return
-    chosen = [i for i, w in enumerate(bench.wanted) if w.id.endswith("-00")][:SHOWN]
+    chosen = [i for i, w in enumerate(bench.drawings) if w.id.endswith("-00")][:SHOWN]
     rows = []
     columns: list[str] = []
     for name, runs in by_arm.items():
@@ -248,7 +254,8 @@ def _figure8(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], bench: Bench, 
         folder = out / "work" / f"{name}/seed{result.seed}" / result.identity
         columns = [f"step {j.step}" for j in result.judgements]
         for i in chosen:
-            label = f"{name}: {bench.wanted[i].prompt}"
-            rows.append((label, [folder / j.pictures[i] for j in result.judgements]))
+            label = f"{name}: {bench.drawings[i].prompt}"
+            rows.append((label, [Tile(folder / j.pictures[i]) for j in result.judgements]))
     rows.sort(key=lambda row: row[0].partition(": ")[2])
-    recorder.add_figure("figure8", "Figure 8: the same prompts at equal steps", sheet(rows, columns))
+    sheet = contact_sheet(rows, columns=columns, side=96)
+    recorder.add_figure("figure8", "Figure 8: the same prompts at equal steps", sheet)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from armor_eval.profiles import EMBEDDED, profile_of
 from armor_model.base.errors import ArmorError, UserError
 from trainer.config import Optimization
 from trainer.configure import configure
@@ -45,8 +46,8 @@ class Plan(BaseModel):
     pool: int = Field(default=2500, ge=1)
     """Conversations of each type that are made and tokenised; steps read them round and round."""
     data: tuple[str, ...] = ()
-    """Folders of `armor-train tokenize` to train on, at any size; without any the shapes world is read. Curves and
-    picture pairs come from them too; drawing accuracy and understanding do not (their judges read the shapes world)."""
+    """Folders of `armor-train tokenize` to train on, at any size; without any the embedded profile's world is read.
+    Curves and image pairs come from them too; drawing accuracy and understanding do not (the world's judges)."""
     prompts: tuple[str, ...] = ()
     """What is drawn for the picture pairs where `data` is given."""
     evaluate_every: int = Field(default=20, ge=1)
@@ -84,6 +85,11 @@ class Plan(BaseModel):
     def for_quick(cls) -> dict[str, Any]:
         """Fields of the `--quick` plan."""
         return {}
+
+    @property
+    def world(self) -> Any:
+        """The guest's module: TrainingData, questions, drawings, DrawingReader, train_base, untrained_model."""
+        return profile_of(EMBEDDED).part("ablations")
 
     def identity(self) -> str:
         """Hash of everything that a finished arm depends on: another plan does not take its result over."""

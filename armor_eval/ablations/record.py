@@ -11,6 +11,7 @@ from armor_eval.ablations import judging
 from armor_eval.ablations.arms import ArmResult, Bench
 from armor_eval.ablations.base import Base
 from armor_eval.ablations.plan import Plan
+from armor_eval.profiles import EMBEDDED
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import (
@@ -55,13 +56,13 @@ class Recorder:
             kind=kind,
             benchmark=kind,
             command=command,
-            profile="shapes",
+            profile=EMBEDDED,
             status="running",
             model=ModelInfo(
                 spec=plan.base, name="armor-nano (ablation)", fingerprint=base.fingerprint, parameters=parameters
             ),
-            data=DataInfo(name="shapes-world", sha256=sha256_json(fields), items=0),
-            prompt_sha256=sha256_json([q.text for q in bench.questions] + [w.prompt for w in bench.wanted]),
+            data=DataInfo(name=f"{EMBEDDED}-world", sha256=sha256_json(fields), items=0),
+            prompt_sha256=sha256_json([q.text for q in bench.questions] + [w.prompt for w in bench.drawings]),
             scorer=ScorerInfo(
                 name="GenEval's rules and exact answers" if bench.reader else "losses only",
                 version="2",
@@ -93,9 +94,9 @@ class Recorder:
             final = result.last(stage)
             label = key if len({j.stage for j in result.judgements}) == 1 else f"{key}/stage {stage}"
             self._answers(label, final.answers, bench)
-            scores = [float(good) for good in final.drawn] or [None] * len(bench.wanted)
-            reasons = final.reasons or [""] * len(bench.wanted)
-            for w, good, why, name in zip(bench.wanted, scores, reasons, final.pictures, strict=True):
+            scores = [float(good) for good in final.drawn] or [None] * len(bench.drawings)
+            reasons = final.reasons or [""] * len(bench.drawings)
+            for w, good, why, name in zip(bench.drawings, scores, reasons, final.pictures, strict=True):
                 self._pictures[f"{label}/draw/{w.id}"] = folder / name
                 self._items.append(
                     Item(id=f"{label}/draw/{w.id}", cluster=w.cluster, group=label, prompt=w.prompt,

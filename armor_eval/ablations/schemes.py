@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.ablations import judging
-from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, evenly, run_arm, say_budget, told_cost
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, evenly, told_cost
 from armor_eval.ablations.base import get_base
 from armor_eval.ablations.findings import HOLDS, retention, share_difference, sign, span
-from armor_eval.ablations.heads import in_first_process, materials
+from armor_eval.ablations.heads import in_first_process, materials, run_arms
 from armor_eval.ablations.plan import StagesPlan
 from armor_eval.ablations.record import Recorder, accuracy_metric
-from armor_eval.ablations.sheets import sheet
 from armor_eval.report.prose import load_statements
 from armor_eval.runs.bundle import refuse_other_kind
-from armor_eval.runs.schema import Metric, RunStatus
+from armor_eval.runs.schema import RunStatus
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.sheets import Tile, contact_sheet
 from trainer.stages import SCHEMES
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
     arms = arms_of(plan)
     if plan.data:
         raise UserError(
-            "retention is measured by the shapes world's questions: ablate-stages reads no other data",
+            "retention is measured by the embedded profile's questions: ablate-stages reads no other data",
             "train with armor-train stage, measure with armor-eval understanding, compare with armor-eval compare",
         )
     refuse_other_kind(out, "ablate-stages")
@@ -70,15 +70,9 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
     untrained = {name for name in plan.schemes if SCHEMES[name].backbone == "random"}
     twin = get_base(plan, out / "work", random_backbone=True) if untrained else base
     bases = {arm.key: twin if arm.name in untrained else base for arm in arms}
-    say(say_budget(arms, bases, pools, plan, out / "work"))
     before = judging.answer(base.model.eval(), base.processor, bench.questions)
     recorder.add_base(before, bench)
-    results = []
-    for i, arm in enumerate(arms):
-        say(f"arm {i + 1} of {len(arms)}: {arm.key}")
-        result = run_arm(arm, bases[arm.key], pools, bench, plan, out / "work" / arm.key)
-        recorder.add_arm(result, bench, out / "work" / arm.key / result.identity)
-        results.append(result)
+    results = run_arms(arms, bases, pools, bench, recorder, say)
 
     def write() -> RunStatus:
         report(plan, results, before, bench, recorder, out)
@@ -116,13 +110,13 @@ def report(
             found = [at(r, stage, step) for r in runs]
             right = [[judging.right(s, q.gold) for s, q in zip(j.answers, bench.questions, strict=True)] for j in found]
             mean = [sum(k) / len(k) for k in zip(*right, strict=True)]
-            kept[name, label] = value, interval = retention(mean, knew)
+            kept_metric = retention(f"kept/{arm}", mean, knew, NOTE)
+            kept[name, label] = kept_metric.value, kept_metric.ci95
             recorder.metrics += [
-                Metric(name=f"kept/{arm}", value=value, unit="share", n=len(ids), clusters=len(ids), ci95=interval,
-                       method="bootstrap over questions, 2000 resamples, seed 0", note=NOTE),
+                kept_metric,
                 accuracy_metric(f"understanding/{arm}", right, ids),
-                accuracy_metric(f"drawing/{arm}", [j.drawn for j in found], [w.cluster for w in bench.wanted]),
-            ]  # fmt: skip
+                accuracy_metric(f"drawing/{arm}", [j.drawn for j in found], [w.cluster for w in bench.drawings]),
+            ]
     _verdicts(plan, results, kept, bench, recorder)
     _figures(plan, results, bench, recorder, out)
 
@@ -134,7 +128,7 @@ def _verdicts(plan: StagesPlan, results: Sequence[ArmResult], kept: dict, bench:
         f"Schemes of one stage had {2 * plan.one_stage_steps} steps of {plan.optimization.batch_size} conversations, "
         f"those of three {' + '.join(map(str, plan.stage_steps))}; {told_cost(results)}"
     ]
-    for key, told, verdict in (*_forgetting(plan, kept), *_drawing(plan, results, [w.cluster for w in bench.wanted])):
+    for key, told, verdict in (*_forgetting(plan, kept), *_drawing(plan, results, [w.cluster for w in bench.drawings])):
         verdict = "undecided" if plan.quick else verdict
         recorder.claims[key] = {"verdict": verdict, "evidence": told}
         words.append(f"The paper: {stated[key]}. The claim {HOLDS[verdict]}: {told}")
@@ -213,15 +207,16 @@ def _end_of_stage_two(runs: Sequence[ArmResult], plan: StagesPlan) -> float:
 
 def _figures(plan: StagesPlan, results: Sequence[ArmResult], bench: Bench, recorder: Recorder, out: Path) -> None:
     """Figure 6: the same prompts over stage 2; Figure 9: the same without trained embeddings."""
-    chosen = [i for i, w in enumerate(bench.wanted) if w.id.endswith("-00")]
+    chosen = [i for i, w in enumerate(bench.drawings) if w.id.endswith("-00")]
     for figure, name, stage in (("figure6", "wohg", "2"), ("figure9", "wohg-no-embeddings", "2-no-embeddings")):
         result = next((r for r in results if r.name == name), None)
         if result is None:
             continue
         folder = out / "work" / f"{name}/seed{result.seed}" / result.identity
         found = [j for j in result.judgements if j.stage == stage]
-        rows = [(bench.wanted[i].prompt, [folder / j.pictures[i] for j in found]) for i in chosen]
+        rows = [(bench.drawings[i].prompt, [Tile(folder / j.pictures[i]) for j in found]) for i in chosen]
         title = f"Figure {figure[-1]}: the same prompts over stage 2" + (
             ", embeddings frozen" if figure == "figure9" else ""
         )
-        recorder.add_figure(figure, title, sheet(rows, [f"step {j.step}" for j in found]))
+        sheet = contact_sheet(rows, columns=[f"step {j.step}" for j in found], side=96)
+        recorder.add_figure(figure, title, sheet)

@@ -15,8 +15,12 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from armor_model.base.runtime import greedy_nms, prepare_torchvision
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @functools.cache
@@ -30,9 +34,13 @@ def prepare_mmcv() -> bool:
         warnings.filterwarnings("ignore", message=notice)
     module = _Extension("mmcv._ext")
     module.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", loader=None)
-    module.nms = _nms
-    module.roi_align_forward = _roi_align_forward
-    module.ms_deform_attn_forward = _ms_deform_attn_forward
+    operators = {
+        "nms": _nms,
+        "roi_align_forward": _roi_align_forward,
+        "ms_deform_attn_forward": _ms_deform_attn_forward,
+    }
+    for name, operator in operators.items():
+        setattr(module, name, operator)
     sys.modules["mmcv._ext"] = module
     return True
 
@@ -40,11 +48,11 @@ def prepare_mmcv() -> bool:
 class _Extension(types.ModuleType):
     """Answers every operator name, so that `mmcv.ops` imports; one that is not backed raises by name when called."""
 
-    def __getattr__(self, name: str) -> Callable:
+    def __getattr__(self, name: str) -> Callable[..., Any]:
         if name.startswith("__"):
             raise AttributeError(name)
 
-        def missing(*args, **kwargs):
+        def missing(*args: Any, **kwargs: Any) -> NoReturn:
             raise NotImplementedError(
                 f"mmcv.ops needs its compiled operator `{name}`; install a full build of mmcv 2.1"
             )
@@ -52,13 +60,13 @@ class _Extension(types.ModuleType):
         return missing
 
 
-def _nms(boxes, scores, iou_threshold: float, offset: int = 0):
+def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
     return greedy_nms(boxes, scores, iou_threshold, offset)
 
 
 def _roi_align_forward(
-    features_BCHW, rois_N5, output, argmax_y, argmax_x, aligned_height: int, aligned_width: int, spatial_scale: float,
-    sampling_ratio: int, pool_mode: int, aligned: bool,
+    features_BCHW: Tensor, rois_N5: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, aligned_height: int,
+    aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool,
 ) -> None:  # fmt: skip
     """mmcv's signature: fills `output` in place. Only average pooling (pool_mode 1), which is what detectors use."""
     if pool_mode != 1:
@@ -69,7 +77,9 @@ def _roi_align_forward(
     output.copy_(roi_align(features_BCHW, rois_N5, size, spatial_scale, sampling_ratio, aligned))
 
 
-def _ms_deform_attn_forward(value, shapes, level_start_index, locations, weights, im2col_step: int):
+def _ms_deform_attn_forward(
+    value: Tensor, shapes: Tensor, level_start_index: Tensor, locations: Tensor, weights: Tensor, im2col_step: int
+) -> Tensor:
     """On CUDA mmcv calls this operator where its CPU path is plain PyTorch already: send it there too."""
     from mmcv.ops.multi_scale_deform_attn import multi_scale_deformable_attn_pytorch
 
@@ -99,7 +109,7 @@ def quiet_openmmlab() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def load_checkpoint(path: Path) -> dict:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read an mmengine/mmdet checkpoint with `weights_only` on: tensors, plain Python, and mmengine's log history.
 
     A checkpoint written in training pickles `HistoryBuffer`, which names its own methods through `getattr`: that one
@@ -109,14 +119,15 @@ def load_checkpoint(path: Path) -> dict:
     import torch
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    def history_method(owner, name: str):
+    def history_method(owner: type, name: str) -> Any:
         if owner is not HistoryBuffer or name.startswith("_"):
             raise ValueError(f"{path} asks for {owner}.{name} while loading: refused")
         return getattr(owner, name)
 
     rebuild = np.zeros(0).__reduce__()[0]
     # numpy 1 wrote `numpy.core`, numpy 2 writes `numpy._core`
-    arrays = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    arrays: list[Any] = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     arrays += [np.ndarray, np.dtype, np.dtypes.Float64DType, np.dtypes.Int64DType]
     with torch.serialization.safe_globals([HistoryBuffer, (history_method, "builtins.getattr"), *arrays]):
-        return torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return checkpoint

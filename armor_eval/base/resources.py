@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 def benchmarks_dir() -> Path:
-    """The folder of suites, claims and shapes data.
+    """The folder of declared benchmarks, claims and profile data.
 
     A top-level `benchmarks` package would clash in site-packages, so a wheel carries it as `armor_eval/benchmarks`.
     """

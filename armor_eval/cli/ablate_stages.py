@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,7 +41,7 @@ def run_ablation(
     fields: dict[str, Any],
 ) -> int:
     """Build the plan, run it, say where the bundle is and what it found. Exit code 0 for a complete run, else 1."""
-    from armor_eval.cli import common
+    from armor_eval.cli import COMMAND_LINE, common
     from armor_eval.runs.bundle import read_head
     from armor_model.base.errors import ArmorError, UserError
     from armor_model.base.runtime import quiet_transformers
@@ -63,7 +62,7 @@ def run_ablation(
     first = devices.start().is_main_process
     try:
         status = run(
-            plan, out, ["armor-eval", *sys.argv[1:]], say=lambda line: typer.echo(line, err=True) if first else None
+            plan, out, list(COMMAND_LINE.get()), say=lambda line: typer.echo(line, err=True) if first else None
         )
     except ArmorError as error:
         raise UserError(str(error), f"{out} keeps every finished arm") from error

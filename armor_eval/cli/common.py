@@ -42,6 +42,28 @@ ModelArgs = Annotated[
     ),
 ]
 """Options that every command with `--model` has; a model that cannot honour one refuses it."""
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Ask only this part; armor-eval merge joins the parts."),
+]
+RequestJson = Annotated[
+    str | None,
+    typer.Option(
+        "--request-json", help="Fields that every request to an openai: model gets, and `headers`: JSON or @FILE."
+    ),
+]
+
+
+def server_options(model: str | None, request_json: str | None) -> dict[str, Any]:
+    """`--request-json` as `registry.load` takes it. UserError where it is none, or the model is behind no server."""
+    from armor_eval.models.endpoint import Extra
+
+    if request_json is None:
+        return {}
+    extra = Extra.read(request_json)
+    if not (model or "").startswith("openai:"):
+        raise UserError("--request-json is for a model behind a server", "expected --model openai:URL#NAME with it")
+    return {"extra": extra}
 
 
 def model_options(

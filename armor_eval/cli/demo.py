@@ -21,8 +21,8 @@ PROMPTS = (
 """What the contact sheet asks for: single things, pairs, colours, counts, relations."""
 BENCHMARKS = ("MMB", "POPE")
 """What the tour measures: MMBench's circular multiple choice, and POPE's yes or no."""
-COLUMNS, SIDE, CAPTION = 4, 128, 30
-"""Layout of the contact sheet, in pictures and pixels."""
+COLUMNS = 4
+"""Of the contact sheet."""
 
 
 def demo(
@@ -80,30 +80,20 @@ def write_page(folder: Path) -> Path:
 
 
 def draw_sheet(model: DrawsImages, prompts: tuple[str, ...], seed: int, path: Path) -> int:
-    """Draw each prompt and write one sheet of captioned pictures; returns how many could be drawn."""
-    from PIL import Image, ImageDraw
-
+    """Draw each prompt and write one sheet of captioned images; returns how many could be drawn."""
     from armor_eval.models.base import Decoding
+    from armor_model.base.sheets import Tile, contact_sheet
 
-    pictures = model.draw(list(prompts), [seed + i for i in range(len(prompts))], Decoding(image_temperature=0.5))
-    rows = -(-len(prompts) // COLUMNS)
-    width = 2 * SIDE
-    sheet = Image.new("RGB", (COLUMNS * width, rows * (SIDE + CAPTION)), "white")
-    pen = ImageDraw.Draw(sheet)
-    drawn = 0
-    for place, (prompt, picture) in enumerate(zip(prompts, pictures, strict=True)):
-        x, y = place % COLUMNS * width, place // COLUMNS * (SIDE + CAPTION)
-        pen.text((x + 6, y + 6), prompt.removeprefix("draw "), fill="black")
-        corner = (x + 6, y + 24)
-        if isinstance(picture, Exception):
-            pen.text(corner, f"failed: {picture}"[:38], fill="red")
-            continue
-        drawn += 1
-        sheet.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), corner)
-        pen.rectangle((corner[0] - 1, corner[1] - 1, corner[0] + SIDE, corner[1] + SIDE), outline="gray")
+    images = model.draw(list(prompts), [seed + i for i in range(len(prompts))], Decoding(image_temperature=0.5))
+    tiles = [
+        Tile(None, caption=f"failed: {image}") if isinstance(image, Exception)
+        else Tile(image, caption=prompt.removeprefix("draw "))
+        for prompt, image in zip(prompts, images, strict=True)
+    ]  # fmt: skip
+    rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
-    return drawn
+    contact_sheet(rows, side=256).save(path)
+    return sum(tile.image is not None for tile in tiles)
 
 
 def _print_types(finished: Finished) -> None:

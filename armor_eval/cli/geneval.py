@@ -21,7 +21,7 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-DRAWING = ("guidance", "image_temperature", "image_top_k", "image_top_p")
+DRAWING = ("model", "request_json", "guidance", "image_temperature", "image_top_k", "image_top_p")
 """Options of drawing: without a model they would be stored as if used."""
 
 geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
@@ -54,6 +54,8 @@ def run(
     dtype: common.DType = None,
     device_map: common.DeviceMap = None,
     model_args: common.ModelArgs = None,
+    request_json: common.RequestJson = None,
+    shard: common.Shard = None,
     guidance: Annotated[
         float | None,
         typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none, default: the model's own."),
@@ -69,58 +71,61 @@ def run(
     """Measure drawing. The same command again resumes an interrupted run, or shows a finished one."""
     if context.invoked_subcommand is not None:
         return
-    from armor_eval.cli.understanding import check_profile
-    from armor_eval.models.base import Decoding
-    from armor_eval.tasks.geneval.detectors import DETECTORS
-    from armor_eval.tasks.geneval.pictures import shapes_prompts
-    from armor_eval.tasks.geneval.processes import join_processes
-    from armor_eval.tasks.geneval.prompts import official_prompts, read_prompts
-    from armor_eval.tasks.geneval.run import Settings, run_geneval
+    from armor_eval.cli import COMMAND_LINE
+    from armor_eval.engine import Settings, evaluate, join_processes
+    from armor_eval.models import registry
+    from armor_eval.models.base import Decoding, DrawsImages
+    from armor_eval.profiles import choose_profile
+    from armor_eval.runs.merge import parse_shard
+    from armor_eval.tasks.geneval.colors import load_colors
+    from armor_eval.tasks.geneval.detectors import load_detector
+    from armor_eval.tasks.geneval.folders import scan_folder
+    from armor_eval.tasks.geneval.prompts import own_prompts, read_prompts
+    from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
-    if images is not None and model is not None:
-        raise UserError("--images judges pictures that exist: leave --model out")
-    if images is not None and (asked := [name for name in DRAWING if _given(context, name)]):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in asked)
+    if images is not None and (unused := [name for name in DRAWING if _given(context, name)]):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
         raise UserError(f"--images judges pictures that exist: leave {options} out")
-    chosen = check_profile(profile, model if images is None else (model or "images"))
-    vocabulary = load_vocabulary(chosen)
-    given = read_prompts(prompts, vocabulary) if prompts is not None else None
-    own = given or (official_prompts() if chosen == "official" else shapes_prompts())
+    chosen = choose_profile(profile, model if images is None else "images")
+    vocabulary = load_vocabulary(chosen.name)
+    asked = read_prompts(prompts, vocabulary) if prompts is not None else None
     decoding = Decoding(
         guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
     )
-    settings = Settings(
-        profile=chosen,
-        command=["armor-eval", *sys.argv[1:]],
-        decoding=decoding if images is None else None,
-        samples=samples,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        overlays=overlays,
-    )
-    kind = detector or ("embedded" if chosen == "shapes" else "mmdet")
-    if kind not in DETECTORS:
-        raise unknown_name("detector", kind, DETECTORS)
-    options = common.model_options(dtype, device, device_map, model_args)
+    command, part = list(COMMAND_LINE.get()), parse_shard(shard)
+    settings = Settings(chosen.name, command, decoding, batch_size, part)
+    kind = detector_name(detector, chosen.detector)
+    options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
     processes = join_processes()
-    where = options.pop("device") or _default_device(processes.index)
-    source = _source(images, model, chosen, vocabulary, given, samples, {**options, "own_device": where})
-    own = source.folder.prompts if source.folder else own
-    folder = out or Path("runs") / "geneval" / _folder_name(source.info.name, chosen, limit, seed, prompts)
-    with common.progress_bar("geneval", not json_output and processes.first) as progress:
-        finished = run_geneval(
-            source, own,
-            lambda: _load_detector(kind, vocabulary, detector_weights, download, where, detector_batch),
-            lambda: _load_colors(vocabulary, own, clip_weights, download, where),
-            folder, settings, processes, progress,
-        )  # fmt: skip
-    if source.model is not None:
-        source.model.close()
+    where = options.pop("device") or processes.device or default_device()
+    found = scan_folder(images, vocabulary, asked, samples) if images is not None else None
+    for note in found.notes if found else ():
+        sys.stderr.write(f"armor-eval: {note}\n")
+    adapter = (
+        DrawnElsewhere.of(found) if found
+        else registry.load(model, chosen.name, does=DrawsImages, own_device=where, **options)
+    )  # fmt: skip
+    given = found.prompts if found else asked or own_prompts(vocabulary)
+    judge = load_detector(
+        kind, vocabulary, weights=detector_weights, download=download, device=where, batch=detector_batch
+    )
+    colors = None
+    if any(need.color for meta in given.metadata for need in meta.include):
+        colors = load_colors(vocabulary, weights=clip_weights, download=download, device=where)
+    task = GenEvalTask(given, judge, colors, images=found, samples=samples, limit=limit, seed=seed, overlays=overlays)
+    name = _folder_name(adapter.info.name, chosen.name, limit, seed, prompts) + common.shard_name(shard)
+    folder = Path("runs") / "geneval" / name if out is None else common.run_folder(out, "geneval")
+    try:
+        with common.progress_bar("geneval", not json_output and processes.first) as progress:
+            finished = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)
+    finally:
+        adapter.close()
     if finished is None:
         return
+    if shard is not None:
+        return common.show_shard(finished)
     _show(finished, json_output)
     if finished.run.status != "complete":
         raise typer.Exit(1)
@@ -131,12 +136,12 @@ def print_prompts(
     profile: Annotated[str, typer.Option(help="official (553) or shapes (144).")] = "official",
 ) -> None:
     """Print the prompts as JSON lines; the official ones byte for byte as published."""
-    from armor_eval.cli.understanding import check_profile
-    from armor_eval.tasks.geneval.pictures import shapes_prompts
-    from armor_eval.tasks.geneval.prompts import official_prompts, to_jsonl
+    from armor_eval.profiles import choose_profile
+    from armor_eval.tasks.geneval.prompts import own_prompts, to_jsonl
+    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
-    chosen = official_prompts() if check_profile(profile, None) == "official" else shapes_prompts()
-    sys.stdout.write(to_jsonl(chosen.records))
+    vocabulary = load_vocabulary(choose_profile(profile, None).name)
+    sys.stdout.write(to_jsonl(own_prompts(vocabulary).records))
 
 
 @geneval.command("score")
@@ -182,7 +187,9 @@ def score_detections(
 
 @geneval.command("selftest")
 def selftest(
-    profile: Annotated[str, typer.Option(help="official, or shapes (the embedded detector).")] = "shapes",
+    profile: Annotated[
+        str | None, typer.Option(help="official, or shapes (the embedded detector), the default.")
+    ] = None,
     detector: Annotated[str | None, typer.Option(help="As in geneval; default by profile.")] = None,
     detector_weights: Annotated[Path | None, typer.Option(help="Mask2Former checkpoint, mmdet 2.x or 3.x.")] = None,
     clip_weights: Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or as safetensors.")] = None,
@@ -196,29 +203,30 @@ def selftest(
     """Do detector and colours see on this machine what was recorded? Images of our own are run through them. Exit code
     1: they drift."""
     from armor_eval.cli import common
-    from armor_eval.cli.understanding import check_profile
+    from armor_eval.profiles import choose_profile
     from armor_eval.tasks.geneval import selftest as test
-    from armor_eval.tasks.geneval.detectors import DETECTORS
+    from armor_eval.tasks.geneval.colors import load_colors
+    from armor_eval.tasks.geneval.detectors import load_detector
     from armor_eval.tasks.geneval.verdicts import Rules
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
-    chosen = check_profile(profile, None)
-    vocabulary = load_vocabulary(chosen)
-    kind = detector or ("embedded" if chosen == "shapes" else "mmdet")
-    if kind not in DETECTORS:
-        raise unknown_name("detector", kind, DETECTORS)
-    if record and kind == "embedded" and reference is None:
-        raise UserError("the embedded detector's reference comes with the program", "give a file as --reference")
+    chosen = choose_profile(profile, None)
+    vocabulary = load_vocabulary(chosen.name)
+    kind = detector_name(detector, chosen.detector)
     if device is not None:
         from armor_model.base.devices import check_device
 
         check_device(device)
-    where = device or _default_device(0)
-    judge = _load_detector(kind, vocabulary, detector_weights, download, where, detector_batch)
-    colors = _color_judge(vocabulary, clip_weights, download, where)
+    where = device or default_device()
+    judge = load_detector(
+        kind, vocabulary, weights=detector_weights, download=download, device=where, batch=detector_batch
+    )
+    colors = load_colors(vocabulary, weights=clip_weights, download=download, device=where)
+    path = reference or test.path_for({**judge.settings, **(colors.settings if colors else {})})
+    if record and path == test.COMMITTED:
+        raise UserError(f"the {kind} detector's reference comes with the program", "give a file as --reference")
     seen = test.look(judge, colors, vocabulary, where)
-    path = reference or test.path_for(seen.settings)
     then = None if record else test.read_reference(path, seen)
     if then is None:
         judge.self_check(Rules())
@@ -265,11 +273,12 @@ def train_detector(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train the embedded detector on renders of the shapes world: about 15 CPU-minutes on one thread."""
-    from armor_eval.tasks.geneval.train_detector import Recipe, train_and_save
+    from armor_eval.profiles import EMBEDDED, profile_of
     from armor_model.base.files import make_folder
 
     make_folder(out)
-    train_and_save(out, Recipe(steps=steps, seed=seed))
+    trainer = profile_of(EMBEDDED).part("train_detector")
+    trainer.train_and_save(out, trainer.Recipe(steps=steps, seed=seed))
 
 
 def _given(context: typer.Context, name: str) -> bool:
@@ -277,26 +286,7 @@ def _given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _source(images, model, profile, vocabulary, given, samples, options):
-    from armor_eval.models import registry
-    from armor_eval.models.base import DrawsImages
-    from armor_eval.runs.schema import ModelInfo
-    from armor_eval.tasks.geneval.folders import scan_folder
-    from armor_eval.tasks.geneval.run import Source
-    from armor_model.base.hashing import sha256_file, sha256_json
-
-    if images is not None:
-        folder = scan_folder(images, vocabulary, given, samples)
-        for note in folder.notes:
-            sys.stderr.write(f"armor-eval: {note}\n")
-        digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(folder.files.items())})
-        info = ModelInfo(spec=f"images:{images}", name=images.resolve().name, fingerprint=digest)
-        return Source(info, folder=folder)
-    adapter = registry.load(model, profile, does=DrawsImages, **options)
-    return Source(adapter.info, model=adapter)
-
-
-def _folder_name(name: str, profile: str, limit: int | None, seed: int, prompts: Path | None) -> Path:
+def _folder_name(name: str, profile: str, limit: int | None, seed: int, prompts: Path | None) -> str:
     from armor_eval.cli.common import short_name
 
     parts = [short_name(name), profile]
@@ -306,38 +296,23 @@ def _folder_name(name: str, profile: str, limit: int | None, seed: int, prompts:
         parts.append(f"limit{limit}")
     if seed:
         parts.append(f"seed{seed}")
-    return Path("-".join(parts))
+    return "-".join(parts)
 
 
-def _default_device(index: int) -> str:
+def default_device() -> str:
+    """The accelerator where there is one."""
     import torch
 
-    return f"cuda:{index % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
 
 
-def _load_detector(kind, vocabulary, weights, download, device, batch):
-    from armor_eval.tasks.geneval.detectors import load_detector
+def detector_name(asked: str | None, usual: str) -> str:
+    """A detector's name, checked before anything is loaded."""
+    from armor_eval.tasks.geneval.detectors import DETECTORS
 
-    return load_detector(
-        kind, vocabulary, weights=weights, download=download, device=device, batch=batch
-    )  # fmt: skip
-
-
-def _load_colors(vocabulary, prompts, weights, download, device):
-    if not any(need.color for meta in prompts.metadata for need in meta.include):
-        return None
-    return _color_judge(vocabulary, weights, download, device)
-
-
-def _color_judge(vocabulary, weights, download, device):
-    from armor_eval.tasks.geneval.colors import PixelColors, load_clip
-
-    if vocabulary.name == "shapes-geneval":
-        return PixelColors(vocabulary)
-    from armor_eval.tasks.geneval.weights import locate
-
-    file = locate("clip", weights, download)
-    return load_clip(vocabulary, file.path, file.sha256, device)
+    if asked is not None and asked not in DETECTORS:
+        raise unknown_name("detector", asked, DETECTORS)
+    return asked or usual
 
 
 def _show(finished, json_output: bool) -> None:

@@ -30,9 +30,8 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the pictures.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 512, shapes 64.")] = None,
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
-    ] = None,
+    shard: common.Shard = None,
+    request_json: common.RequestJson = None,
     dtype: common.DType = None,
     device: common.Device = None,
     device_map: common.DeviceMap = None,
@@ -43,32 +42,32 @@ def run(
     if context.invoked_subcommand is not None:
         return
     from armor_eval.cli import COMMAND_LINE
-    from armor_eval.cli.understanding import check_profile
     from armor_eval.engine import Settings, evaluate, join_processes
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding, RespondsFreely
+    from armor_eval.profiles import choose_profile
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.modality.task import ModalityTask
 
     common.quiet_libraries()
-    chosen = check_profile(profile, model)
-    if chosen == "official" and prompts is None:
+    chosen = choose_profile(profile, model)
+    if chosen.guest is None and prompts is None:
         raise UserError(
             "no public benchmark asks for a modality: outside of the shapes world requests are needed",
             f"give --prompts FILE.jsonl with lines like {LINE}, or --profile shapes",
         )
     decoding = Decoding(
-        max_new_tokens=max_new_tokens or (64 if chosen == "shapes" else 512),
+        max_new_tokens=max_new_tokens or chosen.response_tokens,
         image_temperature=image_temperature,
         seed=seed,
     )
-    settings = Settings(chosen, list(COMMAND_LINE.get()), decoding, batch_size, parse_shard(shard))
-    task = ModalityTask(prompts=prompts, limit=limit, seed=seed, readable=chosen == "shapes")
-    options = common.model_options(dtype, device, device_map, model_args)
+    settings = Settings(chosen.name, list(COMMAND_LINE.get()), decoding, batch_size, parse_shard(shard))
+    task = ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed)
+    options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
     processes = join_processes()
-    adapter = registry.load(model, chosen, does=RespondsFreely, own_device=processes.device, **options)
+    adapter = registry.load(model, chosen.name, does=RespondsFreely, own_device=processes.device, **options)
     name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
-    default = Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen}-{name}"
+    default = Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen.name}-{name}"
     folder = default if out is None else common.run_folder(out, "modality")
     try:
         with common.progress_bar("modality", processes.first and not json_output) as progress:
@@ -96,7 +95,7 @@ def side_by_side(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Ask several models the prompts of the paper's section 6.2 and show the answers side by side."""
-    from armor_eval.cli.understanding import check_profile
+    from armor_eval.profiles import choose_profile
     from armor_eval.tasks.modality.side import write_side_by_side
     from armor_model.base.files import make_folder
 
@@ -104,7 +103,7 @@ def side_by_side(
         raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'side-by-side.html'}")
     make_folder(out.parent)
     common.quiet_libraries()
-    write_side_by_side(model, check_profile(profile, model[0]), out, picture, seed)
+    write_side_by_side(model, choose_profile(profile, model[0]), out, picture, seed)
     common.write(str(out))
 
 

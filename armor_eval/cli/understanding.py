@@ -16,6 +16,7 @@ from armor_model.base.errors import UserError
 if TYPE_CHECKING:
     from armor_eval.engine import Finished, Processes, Settings
     from armor_eval.models.base import AnswersQuestions
+    from armor_eval.runs.schema import Profile
     from armor_eval.tasks.understanding.cells import Reading
     from armor_eval.tasks.understanding.declare import Benchmark
     from armor_eval.tasks.understanding.judge import Judge
@@ -27,12 +28,6 @@ CONSTANT = {
     "ratio": "there is a red circle",
 }  # fmt: skip
 """What the constant baseline says, by kind of benchmark."""
-LONGEST_ANSWER = {"official": 4096, "shapes": 64}
-"""InternVL's protocol; the shapes world has no answer beyond a few dozen words."""
-
-BATCH = {"official": 16, "shapes": 64}
-"""Tiles of 448 pixels fill an accelerator sooner than pictures of 32."""
-
 
 understanding = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 understanding.command("score")(score_file)
@@ -116,6 +111,7 @@ def run(
     from armor_eval.models import registry
     from armor_eval.models.base import AnswersQuestions, Decoding
     from armor_eval.models.endpoint import Extra
+    from armor_eval.profiles import choose_profile
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.understanding.data import locate
     from armor_eval.tasks.understanding.declare import choose
@@ -126,14 +122,15 @@ def run(
     benchmarks = choose(bench)
     if not benchmarks:
         raise UserError("--bench names nothing", "see armor-eval list")
-    chosen = check_profile(profile, model)
+    spec = choose_profile(profile, model)
+    chosen = spec.name
     if shard is not None and (baselines or retention is not None):
         raise UserError("a shard is not scored: it has no baselines and no retention", "ask for them without --shard")
     settings = Settings(
         chosen,
         list(COMMAND_LINE.get()),
-        Decoding(max_new_tokens=max_new_tokens or LONGEST_ANSWER[chosen], mask_imgbos=mask_imgbos),
-        batch_size or BATCH[chosen],
+        Decoding(max_new_tokens=max_new_tokens or spec.understanding_tokens, mask_imgbos=mask_imgbos),
+        batch_size or spec.understanding_batch,
         parse_shard(shard),
     )
     questions = Options(limit, seed, data, any_data, blind, check_thinking(thinking), check_reading(reading))
@@ -141,16 +138,14 @@ def run(
         from armor_eval.tasks.understanding.retention import base_of
 
         base_of(retention, [b.name for b in benchmarks])
-    behind_server = {"extra": Extra.read(request_json)} if request_json is not None else {}
-    if behind_server and not (model or "").startswith("openai:"):
-        raise UserError("--request-json is for a model behind a server", "expected --model openai:URL#NAME with it")
+    behind_server = common.server_options(model, request_json)
     judges = make_judges(
         chosen, judge_spec(judge, judge_url, judge_model), benchmarks, longest=judge_max_tokens,
         extra=Extra.read(judge_request_json, "--judge-request-json"), trust_remote_code=trust_remote_code,
     )  # fmt: skip
     processes = join_processes()
     if download:
-        if chosen == "shapes":
+        if spec.guest is not None:
             raise UserError("--download fetches published files", "add --profile official")
         fetch_missing(benchmarks, data, processes, show=not json_output)
     registry.check(model, chosen, AnswersQuestions)
@@ -297,18 +292,6 @@ def print_retention(base: Path, finished: list[Finished]) -> None:
     common.console().print(table)
 
 
-def check_profile(profile: str | None, model: str | None) -> str:
-    """The profile by name, or the model's default."""
-    from armor_eval.models.registry import default_profile
-    from armor_model.base.errors import unknown_name
-
-    if profile is None:
-        return default_profile(model)
-    if profile not in ("shapes", "official"):
-        raise unknown_name("profile", profile, ["shapes", "official"])
-    return profile
-
-
 def check_thinking(mode: str | None) -> Thinking:
     """What `--thinking` says; cutting is the default."""
     from armor_model.base.errors import unknown_name
@@ -328,25 +311,26 @@ def check_reading(reading: str) -> Reading:
     return reading
 
 
-def make_judges(profile: str, spec: str | None, benchmarks: list[Benchmark], **options: Any) -> dict[str, Judge]:
-    """Benchmark name -> judge: the named one for all if there is one, else the shapes world's rules for free text.
+def make_judges(profile: Profile, judge: str | None, benchmarks: list[Benchmark], **options: Any) -> dict[str, Judge]:
+    """Benchmark name -> judge: the named one for all if there is one, else a guest profile's rules for free text.
 
     UserError before anything is asked where a benchmark cannot be scored. `options`: see judges.open_judge.
     """
-    if spec is not None:
+    if judge is not None:
         from armor_eval.tasks.understanding.data import cache_dir
         from armor_eval.tasks.understanding.judges import open_judge
 
-        judge = open_judge(spec, profile, cache_dir() / "judge", **options)
-        return {b.name: judge for b in benchmarks}
+        opened = open_judge(judge, profile, cache_dir() / "judge", **options)
+        return {b.name: opened for b in benchmarks}
     free = [b.name for b in benchmarks if b.judge == "required"]
-    if profile == "official":
+    from armor_eval.profiles import profile_of
+
+    spec = profile_of(profile)
+    if spec.guest is None:
         if free:
             raise UserError(
                 f"{' and '.join(free)} need a judge",
                 "give --judge openai:URL#NAME or --judge hf:ID, or leave them out of --bench",
             )
         return {}
-    from armor_eval.tasks.understanding.judge import RuleJudge
-
-    return {name: RuleJudge() for name in free}
+    return {name: spec.part("judge").RuleJudge() for name in free}

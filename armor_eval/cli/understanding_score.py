@@ -45,7 +45,8 @@ def score_file(
     Exit code 1 where rows lack an answer or the headline is withheld.
     """
     from armor_eval.cli import COMMAND_LINE, common
-    from armor_eval.cli.understanding import check_profile, check_reading, check_thinking, make_judges
+    from armor_eval.cli.understanding import check_reading, check_thinking, make_judges
+    from armor_eval.profiles import choose_profile
     from armor_eval.tasks.understanding.declare import choose
     from armor_eval.tasks.understanding.judges import judge_spec
     from armor_eval.tasks.understanding.predictions.score import Source, score_predictions
@@ -56,7 +57,7 @@ def score_file(
         raise UserError(f"--bench {bench}: a file holds the answers to one benchmark", "name one, see armor-eval list")
     benchmark = benchmarks[0]
     source = Source(
-        benchmark, predictions, data, tuple(questions or ()), check_profile(profile, None), model_name,
+        benchmark, predictions, data, tuple(questions or ()), choose_profile(profile, None).name, model_name,
         check_thinking(thinking), check_reading(reading), list(COMMAND_LINE.get()), judging, judge_model,
     )  # fmt: skip
     asked = None

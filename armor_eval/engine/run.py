@@ -104,7 +104,10 @@ def read_finished(out: Path) -> Finished:
 def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -> Run:
     """run.json as it stands at the start."""
     told = task.describe(model.info)
-    drawing = {"drawing": model.settings(settings.decoding)} if told.kind in DRAWN else {}
+    drawing = {"drawing": model.settings(settings.decoding)} if told.kind in DRAWN and told.asks else {}
+    protocol = dict(told.protocol)
+    if told.asks and settings.decoding.guidance is not None and "guidance" in protocol:
+        protocol["guidance"] = f"{settings.decoding.guidance:g}"
     device = provenance.device()
     device.processes = processes
     return Run(
@@ -117,7 +120,7 @@ def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -
         subset=told.subset,
         model=model.info,
         data=told.data,
-        protocol=dict(told.protocol),
+        protocol=protocol,
         prompt_sha256=told.prompt_sha256,
         scorer=told.scorer,
         judge=told.judge,
@@ -171,6 +174,7 @@ def _ask_all(
 
 def _journal(task: Task, batch: Asked, bundle: Bundle, tick: Tick | None) -> None:
     """Judge what came of a batch and append the items that are new; a unit without an output stays open."""
+    bundle.asked_seconds += batch.seconds
     had = [each for each in zip(batch.units, batch.requests, batch.outputs, strict=True) if each[2] is not None]
     items: list[Item] = []
     if had and (len(had) == len(batch.units) or not task.whole_batches):

@@ -77,7 +77,7 @@ class ModelUnavailable(RunFailed):
 
     def __init__(self, why: str, answers: Sequence[Answer | None]) -> None:
         super().__init__(why, "the answers so far are kept: the same command goes on from there")
-        self.answers = list(answers)
+        self.answers: list[Any] = list(answers)
         """What the batch did bring, in the order of its questions; None: not to be had."""
 
 

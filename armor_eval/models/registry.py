@@ -13,6 +13,7 @@ from typing import Any
 
 from armor_eval.models.base import AnswersQuestions, DrawsImages, RespondsFreely
 from armor_eval.models.options import honoured, names
+from armor_eval.profiles import BUNDLED
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean
 
@@ -21,9 +22,6 @@ TASKS = {
     AnswersQuestions: "answer questions", DrawsImages: "draw", RespondsFreely: "answer with text and pictures"
 }  # fmt: skip
 """Protocol -> what a model that lacks it cannot do, in a user's words."""
-
-BUNDLED = "armor-nano"
-"""The checkpoint that comes with the package, and the default model."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +62,6 @@ KINDS: dict[str, Kind] = {
     "emu3": Kind("armor_eval.models.emu3:load", "emu3:ID", "Emu3 through transformers, drawing", (DrawsImages,)),
 }
 """Prefix before the colon -> how to load it."""
-
-
-def default_profile(spec: str | None) -> Profile:
-    """`shapes` with the bundled model, `official` with any other."""
-    return "shapes" if spec in (None, BUNDLED) else "official"
 
 
 def load(

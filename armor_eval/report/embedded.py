@@ -1,35 +1,44 @@
-"""Tables of the embedded profile. They never share a column with an official benchmark."""
+"""Tables of guest profiles. They never share a column with an official benchmark."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from armor_eval.profiles import GUESTS, ProfileSpec, profile_of
 from armor_eval.report.doc import Doc, Line, Shown, decimals_of, number
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes, by_model, measured_text, training_of
 from armor_eval.runs.comparable import rankable
 from armor_eval.runs.schema import Metric
 
-WORLD = "Measured on our synthetic shapes world (profile shapes): no official benchmark, never to be set beside one."
+KINDS = {
+    "understanding": "understanding",
+    "geneval": "drawing",
+    "modality": "choice of modality",
+    "ablate-heads": "forward switching against one head",
+    "ablate-stages": "training stages",
+}
+"""Kind of run -> the table's title."""
+
+
+def _doc(profile: ProfileSpec, kind: str, columns: list[str], caption: str = "") -> Doc:
+    """An empty table, marked as no official benchmark."""
+    notice = f"{profile.notice} {caption}".rstrip()
+    return Doc(f"{profile.name}-{kind}", f"{profile.title}{KINDS[kind]}", notice, columns)
 
 
 def embedded_tables(views: Sequence[RunView]) -> list[Doc]:
     """Understanding, drawing, modality choice and the ablations, for whichever of them there are runs."""
-    shapes = [v for v in views if v.run.profile == "shapes"]
-    docs = [
-        _by_benchmark([v for v in shapes if v.run.kind == "understanding"]),
-        _by_metric(
-            "shapes-geneval", "Shapes: drawing", [v for v in shapes if v.run.kind == "geneval"], views, with_cost=True
-        ),
-        _by_metric(
-            "shapes-modality", "Shapes: choice of modality", [v for v in shapes if v.run.kind == "modality"], views
-        ),
-    ]
-    for kind, title in (
-        ("ablate-heads", "Shapes: forward switching against one head"),
-        ("ablate-stages", "Shapes: training stages"),
-    ):
-        docs += [_ablation(v, title) for v in shapes if v.run.kind == kind and v.scores is not None]
+    docs: list[Doc | None] = []
+    for profile in map(profile_of, GUESTS):
+        own = {kind: [v for v in views if (v.run.profile, v.run.kind) == (profile.name, kind)] for kind in KINDS}
+        docs += [
+            _by_benchmark(profile, own["understanding"]),
+            _by_metric(profile, "geneval", own["geneval"], views, with_cost=True),
+            _by_metric(profile, "modality", own["modality"], views),
+        ]
+        for kind in ("ablate-heads", "ablate-stages"):
+            docs += [_ablation(profile, view) for view in own[kind] if view.scores is not None]
     seen: dict[str, int] = {}
     for doc in filter(None, docs):
         seen[doc.key] = seen.get(doc.key, 0) + 1
@@ -38,18 +47,15 @@ def embedded_tables(views: Sequence[RunView]) -> list[Doc]:
     return [d for d in docs if d is not None]
 
 
-def _by_benchmark(views: Sequence[RunView]) -> Doc | None:
+def _by_benchmark(profile: ProfileSpec, views: Sequence[RunView]) -> Doc | None:
     """A row a model, a column a benchmark; every run of a benchmark is shown."""
     views = [v for v in views if v.primary is not None]
     if not views:
         return None
     names = list(dict.fromkeys(v.run.benchmark for v in views))
     heads = {n: next(v.primary for v in views if v.run.benchmark == n) for n in names}
-    doc = Doc(
-        "shapes-understanding", "Shapes: understanding",
-        f"{WORLD} Headline number of each benchmark with its 95 % interval.",
-        ["Model", *(f"{n} ({m.name}, {m.unit})" for n, m in heads.items())],
-    )  # fmt: skip
+    columns = ["Model", *(f"{n} ({m.name}, {m.unit})" for n, m in heads.items())]
+    doc = _doc(profile, "understanding", columns, "Headline number of each benchmark with its 95 % interval.")
     notes = Footnotes()
     for (model, _), group in by_model(views).items():
         runs = {n: [v for v in group if v.run.benchmark == n] for n in names}
@@ -75,7 +81,11 @@ def _measured(view: RunView, notes: Footnotes, views: Sequence[RunView]) -> Show
 
 
 def _by_metric(
-    key: str, title: str, views: Sequence[RunView], everything: Sequence[RunView], with_cost: bool = False
+    profile: ProfileSpec,
+    kind: str,
+    views: Sequence[RunView],
+    everything: Sequence[RunView],
+    with_cost: bool = False,
 ) -> Doc | None:
     """A row a run, a column a metric, the headline first."""
     views = [v for v in views if v.scores is not None and v.scores.metrics]
@@ -86,7 +96,7 @@ def _by_metric(
         for metric in sorted(view.scores.metrics, key=lambda m: not m.primary):
             metrics.setdefault(metric.name, metric)
     cost_heads = ["Images seen", "Training cost (device days)"] if with_cost else []
-    doc = Doc(key, title, WORLD, ["Model", *cost_heads, *(f"{m.name} ({m.unit})" for m in metrics.values())])
+    doc = _doc(profile, kind, ["Model", *cost_heads, *(f"{m.name} ({m.unit})" for m in metrics.values())])
     doc.text_columns = 1 + len(cost_heads)
     notes = Footnotes()
     for view in views:
@@ -105,7 +115,7 @@ def _by_metric(
     return doc
 
 
-def _ablation(view: RunView, title: str) -> Doc:
+def _ablation(profile: ProfileSpec, view: RunView) -> Doc:
     """Metrics named `what/arm` as a grid: a row an arm, a column a quantity."""
     grid: dict[str, dict[str, Metric]] = {}
     columns: dict[str, Metric] = {}
@@ -113,7 +123,7 @@ def _ablation(view: RunView, title: str) -> Doc:
         what, _, arm = metric.name.partition("/")
         grid.setdefault(arm or "all", {})[what] = metric
         columns.setdefault(what, metric)
-    doc = Doc(f"shapes-{view.run.kind}", title, WORLD, ["Arm", *(f"{w} ({m.unit})" for w, m in columns.items())])
+    doc = _doc(profile, view.run.kind, ["Arm", *(f"{w} ({m.unit})" for w, m in columns.items())])
     for arm, metrics in grid.items():
         cells = [Shown(arm)]
         for what in columns:
@@ -121,9 +131,10 @@ def _ablation(view: RunView, title: str) -> Doc:
             cells.append(Shown(_short(metric) if metric else "-"))
         doc.lines.append(Line(cells, "measured"))
     for what in columns:
-        told = next((m[what] for m in grid.values() if what in m and m[what].value is not None), None)
-        if told is not None:  # a value that is missing says why in its own cell
-            doc.notes.append(f"{what}: {'; '.join(filter(None, [f'n {told.n}', told.method, told.note]))}")
+        told = [m[what] for m in grid.values() if what in m and m[what].value is not None]
+        if told:  # a value that is missing says why in its own cell
+            methods = " or ".join(dict.fromkeys(m.method for m in told if m.method))
+            doc.notes.append(f"{what}: {'; '.join(filter(None, [f'n {told[0].n}', methods, told[0].note]))}")
     if view.run.extras.get("verdict"):
         doc.notes[:0] = str(view.run.extras["verdict"]).splitlines()
     notes = Footnotes()

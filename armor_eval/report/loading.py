@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from armor_eval.profiles import profile_of
 from armor_eval.runs.bundle import as_found, read_head
 from armor_eval.runs.folders import find_runs
 from armor_eval.runs.journal import check_journal, read_journal
@@ -50,9 +51,8 @@ class RunView:
 
     @property
     def label(self) -> str:
-        """Benchmark and model, with `shapes` where the embedded profile was measured."""
-        shapes = " (shapes)" if self.run.profile == "shapes" else ""
-        return f"{self.run.benchmark}{shapes}, {self.who}"
+        """Benchmark and model, with the profile's label."""
+        return f"{self.run.benchmark}{profile_of(self.run.profile).label}, {self.who}"
 
 
 def _points(file: Path) -> Iterator[Point]:

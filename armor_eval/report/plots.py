@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from armor_eval.profiles import EMBEDDED
 from armor_eval.report.claims import load_claims, row_of_model
 from armor_eval.report.loading import RunView
 from armor_eval.report.verdicts import find, incomparable
@@ -113,7 +114,8 @@ def _headlines(views: Sequence[RunView]) -> Plot | None:
         for v, m in shown
     )
     title = (
-        "Headline numbers with 95 % intervals (circles official, squares shapes profile; cross: printed in the paper)"
+        "Headline numbers with 95 % intervals (circles official, squares "
+        f"{EMBEDDED} profile; cross: printed in the paper)"
     )
     return Plot(title, draw((7.5, 0.9 * len(units) + 0.34 * len(shown)), paint, _salt(told)), told)
 

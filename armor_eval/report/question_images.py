@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from armor_eval.report.loading import RunView
 from armor_eval.runs.schema import Run
-from armor_eval.tasks.understanding.data import lmu_data, locate, shapes_content
+from armor_eval.tasks.understanding.data import content_made, lmu_data, locate
 from armor_eval.tasks.understanding.declare import benchmarks
 from armor_eval.tasks.understanding.images import BadImageError
 from armor_eval.tasks.understanding.table import Row, read_table
@@ -85,14 +85,14 @@ def _measured_file(run: Run, name: str, data: Path | None) -> Path:
         raise UserError(f"{run.benchmark} is not declared")
     if Path(name).name != name:
         raise UserError(f"{name!r} is no file's name")
-    embedded = run.profile == "shapes" and shapes_content(benchmark) == run.data.sha256
+    embedded = content_made(benchmark, run.profile) == run.data.sha256
     places = [] if data is None else [data if data.is_file() else data / name]
     places += [lmu_data() / name] if run.profile == "official" else []
     for path in places:
         if path.is_file() and sha256_file(path) == run.data.sha256:
             return path
     if embedded:
-        return locate(benchmark, "shapes", None)
+        return locate(benchmark, run.profile, None)
     there = next((path for path in places if path.is_file()), None)
     if there is not None:
         raise UserError(f"{there} is not the file that was measured (another sha256)")

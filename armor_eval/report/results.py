@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from armor_eval.profiles import profile_of
 from armor_eval.report.doc import Doc, Line, Shown, interval_text, value_text
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes
@@ -36,7 +37,7 @@ def results_doc(views: Sequence[RunView]) -> Doc | None:
     for view in real:
         metric, run = view.primary, view.run
         tally = view.scores.counts
-        label = f"{run.benchmark}{' (shapes)' if run.profile == 'shapes' else ''}"
+        label = f"{run.benchmark}{profile_of(run.profile).label}"
         doc.lines.append(
             Line(
                 [

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import ValidationError
 
+from armor_eval.base.images import is_whole_image
 from armor_eval.runs import provenance
 from armor_eval.runs.folders import refuse_nesting
 from armor_eval.runs.journal import Journal, read_journal, rewrite_journal
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 10.0
 """How often run.json's costs are brought up to date: what a kill -9 can take from the accounting."""
 
-SAME_RUN = {
+SAME_RUN: dict[str, Callable[[Run], Any]] = {
     "kind of run": lambda run: run.kind,
     "benchmark": lambda run: run.benchmark,
     "profile": lambda run: run.profile,
@@ -52,7 +53,10 @@ SAME_RUN = {
 }
 """What must agree for two runs to share a folder."""
 
-_SAME_SCORING = {"scorer": lambda run: run.scorer, "judge": lambda run: run.judge}
+_SAME_SCORING: dict[str, Callable[[Run], Any]] = {
+    "scorer": lambda run: run.scorer,
+    "judge": lambda run: run.judge,
+}
 """What must agree too once scores are written; before that, another judge simply scores the answers there are."""
 
 
@@ -68,14 +72,14 @@ class Bundle:
         self._clock = provenance.Clock()
         self._base = (run.wall_seconds, run.cpu_seconds, run.peak_memory_bytes)
         self._beat = time.monotonic()
+        self.asked_seconds = 0.0
+        """How long this process waited for the model, for tasks that report it."""
 
     @classmethod
-    def open(
-        cls, path: Path, run: Run, *, again: Callable[[Item], bool] = lambda item: False, anew: bool = False
-    ) -> Self:
+    def open(cls, path: Path, run: Run, *, anew: bool = False) -> Self:
         """Create the folder, or resume the same run in it; costs add up over resumes.
 
-        Items that ended as `error`, and those that `again` names, are forgotten, so that resuming tries them again; a
+        Items that ended as `error`, and those whose images are cut, are forgotten, so that resuming tries them again; a
         complete run that lost items since is taken up again. With `anew` an earlier record in the folder is replaced:
         for a command that resumes by files of its own. Raises UserError when the folder holds another run, a newer
         schema, something else, lies inside another run, or is in use.
@@ -97,7 +101,7 @@ class Bundle:
                 run = _continue(path, earlier, run)
             kept = items
             if run.status != "complete":
-                kept = {i: item for i, item in items.items() if item.status != "error" and not again(item)}
+                kept = {i: item for i, item in items.items() if item.status != "error" and _has_images(path, item)}
             if dropped or len(kept) != len(items):
                 rewrite_journal(path / "items.jsonl", kept.values())
             bundle = cls(path, run, kept, Journal(path / "items.jsonl"), lock)
@@ -213,6 +217,11 @@ class Bundle:
         scored = self.run.status in ("complete", "partial") and (self.path / "scores.json").is_file()
         self.run = write_run(self.path, self.run, seal=scored)
         self._beat = time.monotonic()
+
+
+def _has_images(path: Path, item: Item) -> bool:
+    """Whether the item's images are there to their last byte: a machine that lost power may leave zeros."""
+    return all(is_whole_image(path / name) for name in item.output_images)
 
 
 def refuse_used_folder(path: Path) -> None:

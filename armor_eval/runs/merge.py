@@ -64,8 +64,9 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
     )
     out.mkdir(parents=True, exist_ok=True)
     for folder in runs:
-        if (folder / "images").is_dir():
-            shutil.copytree(folder / "images", out / "images", dirs_exist_ok=True)
+        for kept in ("images", "overlays"):
+            if (folder / kept).is_dir():
+                shutil.copytree(folder / kept, out / kept, dirs_exist_ok=True)
     rewrite_journal(out / "items.jsonl", items.values())
     return write_run(out, joined, seal=False)
 
@@ -84,6 +85,7 @@ def _check_whole(runs: dict[Path, Run]) -> None:
     """All N shards of one run, each once and each finished."""
     parts: dict[int, Path] = {}
     first_folder, first = next(iter(runs.items()))
+    of = first_place[1] if (first_place := parse_shard(first.extras.get("shard"))) else 0
     for folder, run in runs.items():
         place = parse_shard(run.extras.get("shard"))
         if place is None:
@@ -95,12 +97,12 @@ def _check_whole(runs: dict[Path, Run]) -> None:
         for name, get in SAME_RUN.items():
             if name != "shard" and get(run) != get(first):
                 raise UserError(f"{folder} is of another run than {first_folder}: {name} differs")
-        if place[1] != parse_shard(first.extras["shard"])[1]:
-            raise UserError(f"{folder} is of {place[1]} shards, {first_folder} of another number")
+        if place[1] != of:
+            raise UserError(f"{folder} is of {place[1]} shards, {first_folder} of {of}")
         parts[place[0]] = folder
-    missing = [str(i + 1) for i in range(place[1]) if i not in parts]
+    missing = [str(i + 1) for i in range(of) if i not in parts]
     if missing:
-        raise UserError(f"shards missing of {place[1]}: {', '.join(missing)}", "give all of them")
+        raise UserError(f"shards missing of {of}: {', '.join(missing)}", "give all of them")
 
 
 def _whole_command(run: Run, out: Path) -> list[str]:

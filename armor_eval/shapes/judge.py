@@ -7,10 +7,13 @@ It replies in the form that VLMEvalKit asks of a judge: for MM-Vet a bare number
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from armor_eval.runs.schema import JudgeInfo
 from armor_eval.shapes.truth import answer as true_answer
 from armor_eval.shapes.truth import scene_said, things_said
+from armor_eval.tasks.understanding.judge import Judged, Request
 from trainer.shapes.questions import plural
 from trainer.shapes.world import CELL_NAMES, COLOR_NAMES, NUMBERS, SHAPES
 
@@ -108,3 +111,25 @@ class ShapesRules:
         reference, rest = rest.split("\n\n[End of Assistant 1]\n\n[Assistant 2]\n", 1)
         said = rest.rsplit("\n\n[End of Assistant 2]", 1)[0]
         return f"{llava_mark(caption, question, reference)} {llava_mark(caption, question, said)}"
+
+
+class RuleJudge:
+    """The rules as a judge of free-text answers: exact, named as such, never an official number."""
+
+    def __init__(self) -> None:
+        self._rules = ShapesRules()
+        self.info = JudgeInfo(name=NAME, endpoint="rules")
+
+    def judge(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> Judged:
+        judged = Judged()
+        for request in requests:
+            try:
+                reply = self._rules.generate(request.prompt)
+            except ValueError as error:  # a row that is not of the shapes world
+                judged.failed[request.id] = f"judge: {error}"
+                continue
+            judged.replies[request.prompt] = judged.usable[request.id] = judged.raw[request.id] = reply
+        return judged
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -119,7 +119,9 @@ class Composite:
 def ratio(top: np.ndarray, bottom: np.ndarray, empty: float = np.nan) -> np.ndarray:
     """top / bottom, and `empty` where the denominator is 0."""
     top, bottom = np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)
-    return np.divide(top, bottom, out=np.full(np.broadcast(top, bottom).shape, empty), where=bottom != 0)
+    quotient = np.full(np.broadcast(top, bottom).shape, empty)
+    np.divide(top, bottom, out=quotient, where=bottom != 0)
+    return quotient
 
 
 # --- formulas: sums [..., S] -> value [...] --------------------------------------------------------------------------
@@ -142,9 +144,9 @@ def mme_points(sums: np.ndarray) -> np.ndarray:
 
 
 def hallusion_mean(sums: np.ndarray) -> np.ndarray:
-    return 100.0 * (
-        ratio(sums[..., 0], sums[..., 1]) + ratio(sums[..., 2], sums[..., 3]) + ratio(sums[..., 4], sums[..., 5])
-    ) / 3  # fmt: skip
+    a_acc, f_acc, q_acc = (ratio(sums[..., at], sums[..., at + 1]) for at in (0, 2, 4))
+    mean: np.ndarray = 100.0 * (a_acc + f_acc + q_acc) / 3
+    return mean
 
 
 def column_percent(top: int, bottom: int, sums: np.ndarray) -> np.ndarray:
@@ -164,7 +166,8 @@ def pope_category_f1(place: int, sums: np.ndarray) -> np.ndarray:
 
 def pope_mean_f1(sums: np.ndarray) -> np.ndarray:
     """Unweighted mean of the categories' F1, what most papers print; undefined where a category has no items."""
-    return sum(pope_category_f1(place, sums) for place in range(len(POPE_CATEGORIES))) / len(POPE_CATEGORIES)
+    mean: np.ndarray = np.mean([pope_category_f1(place, sums) for place in range(len(POPE_CATEGORIES))], axis=0)
+    return mean
 
 
 def pope_precision(sums: np.ndarray) -> np.ndarray:
@@ -195,7 +198,7 @@ def _in_capability(name: str, item: Item) -> bool:
 
 
 def _in_validation(item: Item) -> bool:
-    return item.extras.get("split", "validation") == "validation"
+    return bool(item.extras.get("split", "validation") == "validation")
 
 
 def accuracy(name: str = "accuracy", primary: bool = True, keep: Callable[[Item], bool] | None = None) -> Composite:

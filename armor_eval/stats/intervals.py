@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy import special
@@ -113,7 +113,7 @@ def measure(
     sums = composite.cluster_sums(items)
     C = len(sums.clusters)
     value = float(composite.formula(sums.sums_CS.sum(axis=0))) if C else math.nan
-    common = {
+    common: dict[str, Any] = {
         "name": composite.name,
         "unit": composite.unit,
         "direction": composite.direction,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import special
@@ -141,7 +141,8 @@ def flip_effects(joint_C2S: np.ndarray, formula: Formula, sign: float = 1.0) -> 
     undone = formula(total_candidate) - formula(total_candidate - rows_US)
     made = formula(total_base + rows_US) - formula(total_base)
     effects_U = np.where(np.any(rows_US != 0, axis=1), sign * C * 0.5 * (undone + made), 0.0)
-    return effects_U[which_C]
+    effects_C: np.ndarray = effects_U[which_C]
+    return effects_C
 
 
 def typical_flip(effects_C: np.ndarray, whole: float) -> Flips:
@@ -224,7 +225,14 @@ def compare_sums(
     effects_C = flip_effects(joint, composite.formula, sign)
     flips = typical_flip(effects_C, whole) if np.all(np.isfinite(effects_C)) else Flips(0.0, 0.0, whole, 0, whole)
     counts = {"losses": int(np.count_nonzero(effects_C < 0)), "wins": int(np.count_nonzero(effects_C > 0))}
-    found = {"base": values[0], "candidate": values[1], "delta": delta, "clusters": C, "flips": flips, **counts}
+    found: dict[str, Any] = {
+        "base": values[0],
+        "candidate": values[1],
+        "delta": delta,
+        "clusters": C,
+        "flips": flips,
+        **counts,
+    }
 
     se, psi_C = cluster_error(joint, difference)
     if not math.isfinite(se) or not np.all(np.isfinite(effects_C)):

@@ -18,7 +18,10 @@ from functools import partial
 
 import numpy as np
 
+from armor_eval.runs.schema import Item
+
 from .composite import ClusterSums, Composite, ratio
+from .resample import Formula
 
 NAME = "retention"
 METRIC = "mean kept"
@@ -68,9 +71,9 @@ def retention(parts: Sequence[Part], name: str = METRIC) -> tuple[Composite, Clu
     return composite, ClusterSums(names, sums, sum(part.own.items for part in parts))
 
 
-def mean_kept(parts: tuple, sums: np.ndarray) -> np.ndarray:
+def mean_kept(parts: tuple[tuple[Formula, int], ...], sums: np.ndarray) -> np.ndarray:
     """Sums [..., 2 x the sum of S] -> mean of 100 x score / reference score [...]; nan where a reference scores 0."""
-    total, at = 0.0, 0
+    total, at = np.zeros(sums.shape[:-1]), 0
     for formula, width in parts:
         own, reference = sums[..., at : at + width], sums[..., at + width : at + 2 * width]
         total = total + ratio(formula(own), formula(reference))
@@ -78,5 +81,5 @@ def mean_kept(parts: tuple, sums: np.ndarray) -> np.ndarray:
     return 100.0 * total / len(parts)
 
 
-def _not_of_one_run(items: Sequence) -> dict[str, list[float]]:
+def _not_of_one_run(items: Sequence[Item]) -> dict[str, list[float]]:
     raise TypeError("retention is a score of two runs: build its sums with armor_eval.stats.retention")

@@ -128,7 +128,7 @@ def tally_pope(items: Sequence[Item]) -> dict[str, list[float]]:
     table: dict[str, list[float]] = defaultdict(lambda: [0.0] * 5)
     for it in items:
         if it.score is not None:
-            _add_yes_no(table[it.cluster], 0, it, len((it.group or "").split(",")))
+            _add_yes_no(table[it.cluster], 0, it, it.score, len((it.group or "").split(",")))
     return table
 
 
@@ -140,16 +140,16 @@ def tally_pope_categories(categories: tuple[str, ...], items: Sequence[Item]) ->
             own = (it.group or "").split(",")
             for place, category in enumerate(categories):
                 if category in own:
-                    _add_yes_no(table[it.cluster], 5 * place, it, 1)
+                    _add_yes_no(table[it.cluster], 5 * place, it, it.score, 1)
     return table
 
 
-def _add_yes_no(row: list[float], at: int, item: Item, weight: int) -> None:
+def _add_yes_no(row: list[float], at: int, item: Item, right: float, weight: int) -> None:
     gold, said = _extra(item, "answer") == "Yes", _extra(item, "extracted") == "Yes"
     row[at] += weight * (gold and said)
     row[at + 1] += weight * (said and not gold)
     row[at + 2] += weight * (gold and not said)
-    row[at + 3] += weight * item.score
+    row[at + 3] += weight * right
     row[at + 4] += weight
 
 

@@ -114,12 +114,13 @@ class Speaker(DrawingModel):
 def test_modality_counts_blank_images_too(folder):
     from armor_eval.cli.common import remarks
     from armor_eval.engine import Settings, evaluate
+    from armor_eval.profiles import profile_of
     from armor_eval.tasks.modality.task import ModalityTask
 
     asked = {"id": "1", "kind": "t2ti", "messages": [{"role": "user", "content": "Draw."}]}
     lines = [{**asked, "id": str(i), "expect": {"text": True, "image": True}} for i in range(3)]
     (folder / "asked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    task = ModalityTask(prompts=folder / "asked.jsonl")
+    task = ModalityTask(profile_of("official"), prompts=folder / "asked.jsonl")
     done = evaluate(task, Speaker(), folder / "m", Settings("official", ["test"], Decoding()))
     assert done.scores.blank == 3
     assert {"blank: 3", "3 of 6 images are of one single colour"} <= set(remarks(done))

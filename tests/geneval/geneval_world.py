@@ -5,11 +5,15 @@ import json
 import numpy as np
 from PIL import Image
 
+from armor_eval.base.images import write_image
 from armor_eval.runs.schema import ModelInfo
-from armor_eval.tasks.geneval.pictures import shapes_prompts, write_metadata, write_picture
+from armor_eval.tasks.geneval.layout import write_metadata
+from armor_eval.tasks.geneval.prompts import own_prompts
+from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from trainer.shapes.world import COLOR_NAMES, Scene, Thing, holds, render
 
-RECORDS = {record["prompt"]: record for record in shapes_prompts().records}
+PROMPTS = own_prompts(load_vocabulary("shapes"))
+RECORDS = {record["prompt"]: record for record in PROMPTS.records}
 
 
 def scene_for(record, rng):
@@ -53,7 +57,7 @@ def write_folder(root, records, samples=4, seed=0):
     for i, record in enumerate(records):
         write_metadata(root, i, record)
         for k in range(samples):
-            write_picture(root / f"{i:05d}" / "samples" / f"{k:05d}.png", render(scene_for(record, rng)))
+            write_image(root / f"{i:05d}" / "samples" / f"{k:05d}.png", render(scene_for(record, rng)))
     return root
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from armor_eval.shapes.colors import PixelColors
 from armor_eval.tasks.geneval import colors as C
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import UserError
@@ -30,7 +31,7 @@ def thing_crops(blur):
 @pytest.mark.parametrize("blur", [0, 0.8])
 def test_pixel_votes_name_every_thing_of_the_world(blur):
     crops, names = thing_crops(blur)
-    answers = C.PixelColors(SHAPES).name(crops)
+    answers = PixelColors(SHAPES).name(crops)
     assert [answer.color for answer in answers] == names
     assert min(answer.margin for answer in answers) > 0.3
 
@@ -38,7 +39,7 @@ def test_pixel_votes_name_every_thing_of_the_world(blur):
 def test_pixel_votes_on_nothing_and_on_white():
     white = np.full((4, 4, 3), 255, np.uint8)
     for mask in (np.zeros((4, 4), bool), np.ones((4, 4), bool)):
-        (answer,) = C.PixelColors(SHAPES).name([C.Crop(white, mask, (0, 0, 4, 4, 1), "circle")])
+        (answer,) = PixelColors(SHAPES).name([C.Crop(white, mask, (0, 0, 4, 4, 1), "circle")])
         assert answer.color in SHAPES.colors and answer.margin == 0
 
 
@@ -66,10 +67,11 @@ def clip():
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     model = open_clip.CLIP(16, vision, text, quick_gelu=True)
     transform = open_clip.image_transform(32, is_train=False)
-    return C.ClipColors(OFFICIAL, model, open_clip.get_tokenizer("ViT-L-14"), transform, {}, "cpu", batch=3)
+    parts = (model, open_clip.get_tokenizer("ViT-L-14"), transform)
+    return C.ClipColors(OFFICIAL, {}, "cpu", lambda: parts, batch=3)
 
 
-def test_the_model_is_built_with_quick_gelu():
+def test_the_model_is_built_with_quick_gelu(clip):
     import open_clip
 
     assert open_clip.get_model_config(C.CLIP_MODEL)["quick_gelu"] is True
@@ -78,10 +80,11 @@ def test_the_model_is_built_with_quick_gelu():
 def test_the_text_classifier_is_the_published_formula_and_made_once(clip):
     import torch
 
+    model, tokenizer, _ = clip._parts
     with torch.inference_mode():
         column = []
         for words in ("a photo of a pink cow", "a photo of a pink-colored cow", "a photo of a pink object"):
-            feature = clip._model.encode_text(clip._tokenizer([words]))[0]
+            feature = model.encode_text(tokenizer([words]))[0]
             column.append(feature / feature.norm())
         mean = sum(column) / 3
         wanted = mean / mean.norm()
@@ -109,12 +112,13 @@ def test_weights_come_from_torchscript_or_safetensors_and_must_fit(clip, tmp_pat
     import torch
     from safetensors.torch import save_file
 
-    state = {name: value.clone() for name, value in clip._model.state_dict().items()}
+    model, *_ = clip._parts
+    state = {name: value.clone() for name, value in model.state_dict().items()}
     save_file(state, tmp_path / "a.safetensors")
-    empty = copy.deepcopy(clip._model)
+    empty = copy.deepcopy(model)
     torch.nn.init.zeros_(empty.text_projection)
     C._fill(empty, tmp_path / "a.safetensors")
-    assert torch.equal(empty.text_projection, clip._model.text_projection)
+    assert torch.equal(empty.text_projection, model.text_projection)
     state.pop("visual.proj")
     save_file(state, tmp_path / "b.safetensors")
     with pytest.raises(UserError, match=r"1 parameters missing.*visual\.proj"):

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from armor_eval.base import mmcv as compat
+from armor_eval.base import mmcv
 from armor_model.base.runtime import greedy_nms, prepare_torchvision
 
 
@@ -52,7 +52,7 @@ def _iou(a, b):
 
 
 def test_an_operator_that_is_not_backed_says_its_name():
-    compat.prepare_mmcv()
+    mmcv.prepare_mmcv()
     import torch
     from mmcv.ops import nms, roi_pool
 
@@ -64,7 +64,7 @@ def test_an_operator_that_is_not_backed_says_its_name():
 
 def test_deformable_attention_goes_to_pytorch():
     """The compiled operator's entry, which mmcv calls on CUDA, gives what mmcv's own PyTorch path gives."""
-    compat.prepare_mmcv()
+    mmcv.prepare_mmcv()
     import torch
     from mmcv.ops.multi_scale_deform_attn import ext_module, multi_scale_deformable_attn_pytorch
 
@@ -78,13 +78,13 @@ def test_deformable_attention_goes_to_pytorch():
 
 
 def test_a_training_checkpoint_loads_with_weights_only(tmp_path):
-    compat.prepare_mmcv()
+    mmcv.prepare_mmcv()
     import torch
     from mmengine.logging.history_buffer import HistoryBuffer
 
     content = {"state_dict": {"w": torch.ones(2)}, "message_hub": {"loss": HistoryBuffer([1.0, 3.0], [1, 1])}}
     torch.save(content, tmp_path / "c.pth")
-    loaded = compat.load_checkpoint(tmp_path / "c.pth")
+    loaded = mmcv.load_checkpoint(tmp_path / "c.pth")
     assert loaded["message_hub"]["loss"].mean() == 2
 
 
@@ -94,9 +94,9 @@ class _Evil:
 
 
 def test_a_checkpoint_that_reaches_further_is_refused(tmp_path):
-    compat.prepare_mmcv()
+    mmcv.prepare_mmcv()
     import torch
 
     torch.save({"state_dict": {}, "x": _Evil()}, tmp_path / "evil.pth")
     with pytest.raises((pickle.UnpicklingError, ValueError)):
-        compat.load_checkpoint(tmp_path / "evil.pth")
+        mmcv.load_checkpoint(tmp_path / "evil.pth")

@@ -5,11 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from armor_eval.tasks.geneval.detector_data import augment, sample_example
-from armor_eval.tasks.geneval.detectors import EmbeddedDetector
-from armor_eval.tasks.geneval.mmdet_detector import run_batch
-from armor_eval.tasks.geneval.rtmdet import detect_batch
-from armor_eval.tasks.geneval.train_detector import (
+from armor_eval.shapes.detector import EmbeddedDetector
+from armor_eval.shapes.detector_data import augment, sample_example
+from armor_eval.shapes.rtmdet import detect_batch, run_batch
+from armor_eval.shapes.train_detector import (
     CARD,
     PRETRAINED,
     WEIGHTS,

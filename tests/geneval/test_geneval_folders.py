@@ -5,16 +5,15 @@ import os
 
 import numpy as np
 import pytest
-from geneval_world import Renderer, metadata_line, scene_for, write_folder
+from geneval_world import PROMPTS, Renderer, metadata_line, scene_for, write_folder
 
+from armor_eval.engine import Settings, evaluate
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.runs.schema import ModelInfo
-from armor_eval.tasks.geneval import pictures
-from armor_eval.tasks.geneval.colors import PixelColors
-from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+from armor_eval.shapes.colors import PixelColors
+from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.tasks.geneval.folders import scan_folder
 from armor_eval.tasks.geneval.prompts import official_prompts, prompt_set, read_prompts
-from armor_eval.tasks.geneval.run import Settings, Source, run_geneval
+from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import UserError
 from trainer.shapes.world import render
@@ -147,7 +146,7 @@ def test_a_folder_of_its_own_prompts_that_lost_one_is_partial(tmp_path, detector
     (folder / "00001" / "metadata.jsonl").unlink()
     found = scan_folder(folder, VOCABULARY, None, 1)
     assert len(found.prompts.records) == 2 and "1 folders could not be read" in found.lost
-    finished = judge(Source(INFO, folder=found), found.prompts, tmp_path / "run", samples=1, detector=detector)
+    finished = judge(found, tmp_path / "run", detector, samples=1)
     assert finished.run.status == "partial" and "1 folders could not be read" in finished.run.status_reason
 
 
@@ -187,17 +186,20 @@ def test_a_prompt_file_is_known_by_its_content_not_its_bytes(tmp_path):
 
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
-INFO = ModelInfo(spec="images:x", name="x", fingerprint="x")
-
 
 @pytest.fixture(scope="module")
 def detector():
     return EmbeddedDetector(VOCABULARY)
 
 
-def judge(source, prompts, out, samples=2, batch_size=2, limit=None, *, detector):
-    settings = Settings("shapes", ["test"], samples=samples, batch_size=batch_size, limit=limit)
-    return run_geneval(source, prompts, lambda: detector, lambda: PixelColors(VOCABULARY), out, settings)
+def draw(model, out, detector, samples=2, batch_size=2, limit=None):
+    task = GenEvalTask(PROMPTS, detector, PixelColors(VOCABULARY), samples=samples, limit=limit)
+    return evaluate(task, model, out, Settings("shapes", ["test"], batch_size=batch_size))
+
+
+def judge(found, out, detector, samples=2, limit=None):
+    task = GenEvalTask(found.prompts, detector, PixelColors(VOCABULARY), images=found, samples=samples, limit=limit)
+    return evaluate(task, DrawnElsewhere.of(found), out, Settings("shapes", ["test"], batch_size=2))
 
 
 @pytest.mark.parametrize("harm", ["missing", "unreadable"])
@@ -205,18 +207,17 @@ def test_a_first_shard_that_is_missing_does_not_stop_the_others(folder, tmp_path
     for file in samples(folder, 0).iterdir():
         file.unlink() if harm == "missing" else file.write_bytes(b"<html>")
     found = scan_folder(folder, VOCABULARY, GIVEN, 2)
-    done = judge(Source(INFO, folder=found), found.prompts, tmp_path / "run", detector=detector)
+    done = judge(found, tmp_path / "run", detector)
     assert done.run.status == "partial" and done.scores.counts == {"error": 2, "ok": 4}
     assert "2 of 6 pictures have no verdict" in done.run.status_reason
 
 
 def test_an_empty_or_cut_image_of_our_own_is_drawn_again(tmp_path, detector):
-    prompts = pictures.shapes_prompts()
     run = {"samples": 2, "batch_size": 3, "detector": detector, "limit": 6}
-    whole = judge(Source(Renderer().info, model=Renderer()), prompts, tmp_path / "whole", **run)
+    whole = draw(Renderer(), tmp_path / "whole", **run)
     cut = Renderer(stop_after=9)
     with pytest.raises(KeyboardInterrupt):
-        judge(Source(cut.info, model=cut), prompts, tmp_path / "cut", **run)
+        draw(cut, tmp_path / "cut", **run)
     _, items, _ = read_bundle(tmp_path / "cut")
     files = [tmp_path / "cut" / item.output_images[0] for item in items]
     assert len(files) >= 5
@@ -225,7 +226,7 @@ def test_an_empty_or_cut_image_of_our_own_is_drawn_again(tmp_path, detector):
     files[2].write_bytes(bytes(files[2].stat().st_size))  # a machine that lost power leaves zeros
     files[3].unlink()
     kept = files[4].stat().st_mtime_ns
-    done = judge(Source(Renderer().info, model=Renderer()), prompts, tmp_path / "cut", **run)
+    done = draw(Renderer(), tmp_path / "cut", **run)
     assert done.run.status == "complete" and files[4].stat().st_mtime_ns == kept
     for file in (tmp_path / "whole" / "images").glob("*/samples/*.png"):
         assert (tmp_path / "cut" / file.relative_to(tmp_path / "whole")).read_bytes() == file.read_bytes()
@@ -247,7 +248,6 @@ def test_an_image_is_on_the_disk_before_its_item_is_journalled(tmp_path, detecto
 
     monkeypatch.setattr(os, "fsync", noting)
     monkeypatch.setattr(Bundle, "append", checking)
-    run = {"samples": 1, "detector": detector, "limit": 6}
-    judge(Source(Renderer().info, model=Renderer()), pictures.shapes_prompts(), tmp_path / "drawn", **run)
-    found = scan_folder(tmp_path / "drawn" / "images", VOCABULARY, pictures.shapes_prompts(), 1)
-    judge(Source(INFO, folder=found), found.prompts, tmp_path / "copied", **run)
+    draw(Renderer(), tmp_path / "drawn", detector, samples=1, limit=6)
+    found = scan_folder(tmp_path / "drawn" / "images", VOCABULARY, PROMPTS, 1)
+    judge(found, tmp_path / "copied", detector, samples=1, limit=6)

@@ -6,20 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-import torch
 from geneval_world import RECORDS, write_folder
 
 from armor_eval.cli import main
 from armor_eval.compare.gate import compare
 from armor_eval.compare.policy import Policy
+from armor_eval.engine import Settings
+from armor_eval.engine.run import run_record
+from armor_eval.models.base import Decoding
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import ModelInfo, protocol_of
-from armor_eval.tasks.geneval import detectors, protocols
+from armor_eval.shapes.train_detector import CARD, PRETRAINED
+from armor_eval.tasks.geneval import protocols
 from armor_eval.tasks.geneval.colors import ClipColors
 from armor_eval.tasks.geneval.detectors import Mask2FormerDetector
+from armor_eval.tasks.geneval.folders import ImageFolder
 from armor_eval.tasks.geneval.prompts import official_prompts, prompt_set, read_prompts
-from armor_eval.tasks.geneval.run import Settings, describe
-from armor_eval.tasks.geneval.train_detector import CARD, PRETRAINED
+from armor_eval.tasks.geneval.task import GenEvalTask
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
@@ -34,27 +37,27 @@ class Judge:
         self.settings = settings
 
 
-@pytest.fixture
-def build(monkeypatch):
-    """(detector, colours) with the settings that the real classes write, without the weights."""
-    monkeypatch.setattr(detectors.mask2former, "build_mmdet", lambda _: torch.nn.Identity())
-    monkeypatch.setattr(detectors.mask2former, "read_state", lambda _: {})
-    monkeypatch.setattr(detectors.mask2former, "load_weights", lambda *_: None)
+class Drawer:
+    """Of a model only what its run's record says is looked at."""
 
-    def make(weights="c9d0c4f2" + "1" * 56, clip=None):
-        clip = clip or "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"
-        found = Mask2FormerDetector("mmdet", OFFICIAL, Path("x.pth"), weights)
-        return found, ClipColors(OFFICIAL, torch.nn.Identity(), None, None, {"colors_weights_sha256": clip}, "cpu")
+    info = ModelInfo(spec="m", name="m", fingerprint="f")
 
-    return make
+    def settings(self, decoding):
+        return {}
 
 
-def label(prompts, judges, spec="m", **settings):
-    info = ModelInfo(spec=spec, name="m", fingerprint="f")
-    return describe(prompts, None, info, *judges, Settings("official", ["x"], **settings), 1).protocol
+def judges(weights="c9d0c4f2" + "1" * 56, clip="b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"):
+    """(detector, colours) with the settings that the real classes write; neither reads any weights."""
+    colors = ClipColors(OFFICIAL, {"colors_weights_sha256": clip}, "cpu", pytest.fail)
+    return Mask2FormerDetector("mmdet", OFFICIAL, Path("x.pth"), weights), colors
 
 
-def test_the_paper_s_number_is_named_and_every_departure_is(build):
+def label(prompts, judges, decoding=Decoding(), **options):
+    task = GenEvalTask(prompts, *judges, **options)
+    return run_record(task, Drawer(), Settings("official", ["x"], decoding)).protocol
+
+
+def test_the_paper_s_number_is_named_and_every_departure_is():
     official = official_prompts()
     whole = {
         "protocol": "geneval",
@@ -63,29 +66,31 @@ def test_the_paper_s_number_is_named_and_every_departure_is(build):
         "guidance": "the model's own",
         "detector": "geneval",
     }
-    assert label(official, build()) == whole
-    assert label(official, build("743b7d99" + "2" * 56)) == whole  # the same training under mmdet 2.x's names
-    assert label(official, build(), spec="images:x", decoding=None) == {**whole, "guidance": "not stated"}
-    for judges, settings, part in (
-        (build(), {"samples": 2}, "samples 2 (geneval: 4)"),
-        (build(), {"rules": Rules(threshold=0.31)}, "detector custom mask2former-swin-s"),
-        (build(weights="0" * 64), {}, "detector custom mask2former-swin-s"),
-        (build(clip="0" * 64), {}, "detector custom mask2former-swin-s"),
-        ((build()[0], None), {}, "detector custom mask2former-swin-s"),
+    assert label(official, judges()) == whole
+    assert label(official, judges("743b7d99" + "2" * 56)) == whole  # the same training under mmdet 2.x's names
+    folder = ImageFolder(Path("x"), official, {})
+    assert label(official, judges(), images=folder) == {**whole, "guidance": "not stated"}
+    assert label(official, judges(), Decoding(guidance=7.5)) == {**whole, "guidance": "7.5"}
+    for chosen, options, part in (
+        (judges(), {"samples": 2}, "samples 2 (geneval: 4)"),
+        (judges(), {"rules": Rules(threshold=0.31)}, "detector custom mask2former-swin-s"),
+        (judges(weights="0" * 64), {}, "detector custom mask2former-swin-s"),
+        (judges(clip="0" * 64), {}, "detector custom mask2former-swin-s"),
+        ((judges()[0], None), {}, "detector custom mask2former-swin-s"),
     ):
-        found = label(official, judges, **settings)
+        found = label(official, chosen, **options)
         assert found["protocol"] == "custom"
         assert part in protocols.remark_of(found, "geneval") and "not the paper's number" in protocols.remark_of(
             found, "geneval"
         )
 
 
-def test_one_changed_word_is_another_protocol(build):
+def test_one_changed_word_is_another_protocol():
     records = [dict(record) for record in official_prompts().records]
     records[7]["prompt"] += "!"
-    found = label(prompt_set("mine", records), build())
+    found = label(prompt_set("mine", records), judges())
     assert found["protocol"] == "custom" and found["prompts"].startswith("custom ")
-    assert found["prompts"] != label(prompt_set("x", records[:-1]), build())["prompts"]
+    assert found["prompts"] != label(prompt_set("x", records[:-1]), judges())["prompts"]
 
 
 def test_the_declaration_holds_together():
@@ -105,12 +110,12 @@ def test_the_declaration_holds_together():
 
 @pytest.mark.skipif(not VARIANTS.is_dir(), reason="../shared/suites/data/geneval_variants is not here")
 @pytest.mark.parametrize("name, file", [("bagel-long", "bagel_long"), ("show-o2-rewritten", "showo2_rewritten")])
-def test_published_rewritten_files_are_known_by_content(tmp_path, build, name, file):
+def test_published_rewritten_files_are_known_by_content(tmp_path, name, file):
     raw = gzip.decompress((VARIANTS / f"{file}.jsonl.gz").read_bytes())
     for text in (raw, raw.rstrip(b"\n")):
         (tmp_path / "p.jsonl").write_bytes(text)
         prompts = read_prompts(tmp_path / "p.jsonl", OFFICIAL)
-        found = label(prompts, build())
+        found = label(prompts, judges())
         assert found["protocol"] == found["prompts"] == name and len(prompts.records) == 553
         assert f"protocol {name}: prompts {name} (geneval: official)" in protocols.remark_of(found, "geneval")
 

@@ -2,21 +2,25 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
-from geneval_world import RECORDS, Renderer, metadata_line, spoil_folder, write_folder
+from geneval_world import PROMPTS, RECORDS, Renderer, metadata_line, spoil_folder, write_folder
 
 from armor_eval.cli import main
+from armor_eval.engine import Settings, evaluate
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.tasks.geneval.colors import PixelColors
+from armor_eval.shapes.colors import PixelColors
+from armor_eval.shapes.detector import EmbeddedDetector
+from armor_eval.tasks.geneval.colors import load_colors
 from armor_eval.tasks.geneval.detections import score_file
-from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+from armor_eval.tasks.geneval.detectors import load_detector
 from armor_eval.tasks.geneval.folders import scan_folder
-from armor_eval.tasks.geneval.pictures import shapes_prompts
-from armor_eval.tasks.geneval.run import Settings, Source, run_geneval
+from armor_eval.tasks.geneval.task import GenEvalTask
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import TASKS, load_vocabulary
 from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.hashing import sha256_file
 
 VOCABULARY = load_vocabulary("shapes")
 
@@ -26,12 +30,9 @@ def detector():
     return EmbeddedDetector(VOCABULARY)
 
 
-def run(detector, model, out, **settings):
-    chosen = Settings(
-        **{"profile": "shapes", "command": ["test"], "limit": 12, "samples": 2, "batch_size": 5} | settings
-    )
-    source = Source(model.info, model=model)
-    return run_geneval(source, shapes_prompts(), lambda: detector, lambda: PixelColors(VOCABULARY), out, chosen)
+def run(detector, model, out, batch_size=5, shard=None, **options):
+    task = GenEvalTask(PROMPTS, detector, PixelColors(VOCABULARY), **{"limit": 12, "samples": 2} | options)
+    return evaluate(task, model, out, Settings("shapes", ["test"], batch_size=batch_size, shard=shard))
 
 
 def essence(out):
@@ -190,3 +191,53 @@ def test_another_scorer_setting_does_not_mix_with_a_finished_run(detector, tmp_p
     run(detector, Renderer(), tmp_path / "run", limit=6)
     with pytest.raises(UserError, match="scorer"):
         run(detector, Renderer(), tmp_path / "run", limit=6, rules=Rules(threshold=0.4))
+
+
+def test_a_finished_run_is_shown_and_a_merge_is_scored_without_any_weights(tmp_path, monkeypatch, capsys):
+    command = ["geneval", "--model", "mock", "--profile", "shapes", "--limit", "6", "--batch-size", "5"]
+    shards = [str(tmp_path / f"{i}of2") for i in (1, 2)]
+    assert main([*command, "--out", str(tmp_path / "whole"), "--overlays"]) == 0
+    for i, folder in enumerate(shards, 1):
+        assert main([*command, "--overlays", "--shard", f"{i}/2", "--out", folder]) == 0
+        assert not (Path(folder) / "scores.json").exists()
+    monkeypatch.setattr("armor_eval.shapes.detector.build_model", lambda: pytest.fail("the detector was loaded"))
+    capsys.readouterr()
+    assert main([*command, "--out", str(tmp_path / "whole"), "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert shown["run"]["status"] == "complete"
+    assert main(["merge", *shards, "--out", str(tmp_path / "joined")]) == 0
+    assert essence(tmp_path / "joined") == essence(tmp_path / "whole")
+    whole, joined = (
+        {f.relative_to(root): f.read_bytes() for name in ("images", "overlays") for f in (root / name).rglob("*.*")}
+        for root in (tmp_path / "whole", tmp_path / "joined")
+    )
+    assert joined == whole and len(whole) == 2 * 24 + 6
+
+
+def test_published_weights_are_not_read_for_a_run_s_record(tmp_path, monkeypatch):
+    """Only hashed: what the record says is known before Mask2Former and CLIP are in memory."""
+    (tmp_path / "weights").write_bytes(b"no weights")
+    vocabulary = load_vocabulary("official")
+    given = {"weights": tmp_path / "weights", "download": False, "device": "cpu"}
+    detector = load_detector("mmdet", vocabulary, batch=None, **given)
+    colors = load_colors(vocabulary, **given)
+    digest = sha256_file(tmp_path / "weights")
+    assert detector.settings["weights_sha256"] == colors.settings["colors_weights_sha256"] == digest
+    with pytest.raises(UserError, match="cannot be read"):
+        detector.self_check(Rules())
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--detector-weights", "x"], "leave --detector-weights out"),
+        (["--clip-weights", "x"], "leave --clip-weights out"),
+        (["--request-json", "{}"], "openai:URL#NAME"),
+        (["--shard", "3/2"], "--shard 2/4"),
+        (["--images", "x", "--request-json", "{}"], "leave --request-json out"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["geneval", "--profile", "shapes", *options]) == 2
+    assert words in capsys.readouterr().err and list(tmp_path.iterdir()) == []

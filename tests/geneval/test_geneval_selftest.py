@@ -6,13 +6,13 @@ import json
 import numpy as np
 import pytest
 
-from armor_eval.cli import geneval as command
 from armor_eval.cli import main
-from armor_eval.tasks.geneval import selftest
-from armor_eval.tasks.geneval.colors import ColorAnswer, PixelColors
-from armor_eval.tasks.geneval.detectors import EmbeddedDetector
-from armor_eval.tasks.geneval.found import Found
-from armor_eval.tasks.geneval.selftest_images import images_for
+from armor_eval.shapes.colors import PixelColors
+from armor_eval.shapes.detector import EmbeddedDetector
+from armor_eval.tasks.geneval import colors, detectors, selftest
+from armor_eval.tasks.geneval.colors import ColorAnswer
+from armor_eval.tasks.geneval.instances import Instances
+from armor_eval.tasks.geneval.selftest import images_for
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import RunFailed
 
@@ -27,7 +27,7 @@ def embedded():
 @pytest.fixture
 def on_hand(embedded, monkeypatch):
     """The command with the module's detector, which a test may spoil."""
-    monkeypatch.setattr(command, "_load_detector", lambda *_: embedded)
+    monkeypatch.setattr(detectors, "load_detector", lambda *_, **__: embedded)
     return embedded
 
 
@@ -36,12 +36,12 @@ def selftest_of(*more):
 
 
 def test_the_images_are_the_same_everywhere():
-    found = {v.name: images_for(v.name) for v in (SHAPES, OFFICIAL)}
+    found = {v.name: images_for(v) for v in (SHAPES, OFFICIAL)}
     digest = hashlib.sha256(b"".join(image.tobytes() for image in found["geneval"].values())).hexdigest()
     assert digest == "4e1547616217c2f36c4d217ade4a01822dc851e0b5f2477730e65818b6d56629", (
         "references that users recorded would all drift"
     )
-    committed = json.loads(selftest.path_for({"detector": selftest.EMBEDDED}).read_text())
+    committed = json.loads(selftest.path_for({"detector": "rtmdet-ins-shapes"}).read_text())
     assert [i["sha256"] for i in committed["images"]] == [
         hashlib.sha256(image.tobytes()).hexdigest() for image in found["shapes-geneval"].values()
     ]
@@ -58,23 +58,23 @@ def test_the_embedded_detector_sees_what_was_committed(on_hand, capsys, monkeypa
 
 
 def nothing(found):
-    return Found(found.labels[:0], found.scores[:0], found.boxes[:0], found.masks[:0])
+    return Instances(found.labels[:0], found.scores[:0], found.boxes[:0], found.masks[:0])
 
 
 def lower(by):
-    return lambda f: Found(f.labels, np.maximum(f.scores - np.float32(by), 0), f.boxes, f.masks)
+    return lambda f: Instances(f.labels, np.maximum(f.scores - np.float32(by), 0), f.boxes, f.masks)
 
 
 def moved(by):
-    return lambda f: Found(f.labels, f.scores, f.boxes + np.float32(by), f.masks)
+    return lambda f: Instances(f.labels, f.scores, f.boxes + np.float32(by), f.masks)
 
 
 def renamed(f):
-    return Found((f.labels + 1) % len(SHAPES.classes), f.scores, f.boxes, f.masks)
+    return Instances((f.labels + 1) % len(SHAPES.classes), f.scores, f.boxes, f.masks)
 
 
 def doubled(f):
-    return Found(*(np.concatenate([part, part[-1:]]) for part in (f.labels, f.scores, f.boxes, f.masks)))
+    return Instances(*(np.concatenate([part, part[-1:]]) for part in (f.labels, f.scores, f.boxes, f.masks)))
 
 
 @pytest.mark.parametrize(
@@ -126,10 +126,10 @@ def test_other_colours_and_other_pixels_drift(on_hand, monkeypatch, capsys):
             return [ColorAnswer("red", 1.0) for _ in crops]
 
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_color_judge", lambda *_: Red(SHAPES))
+        patch.setattr(colors, "load_colors", lambda *_, **__: Red(SHAPES))
         assert selftest_of() == 1
     assert "is red, recorded green" in capsys.readouterr().out
-    drawn = images_for(SHAPES.name)
+    drawn = images_for(SHAPES)
     drawn["one"] = drawn["one"].copy()
     drawn["one"][0, 0, 0] = 254
     monkeypatch.setattr(selftest, "images_for", lambda _: drawn)
@@ -154,10 +154,10 @@ class Sharp:
         mask = image.sum(2) < 120
         rows, columns = np.nonzero(mask)
         if not len(rows) or self.score == 0:
-            return Found.nothing(image.shape[:2])
+            return Instances.nothing(image.shape[:2])
         box = np.array([[columns.min(), rows.min(), columns.max(), rows.max()]], np.float32)
         label = np.array([OFFICIAL.classes.index("clock")])
-        return Found(label, np.array([self.score], np.float32), box, mask[None])
+        return Instances(label, np.array([self.score], np.float32), box, mask[None])
 
     def self_check(self, rules):
         pass
@@ -167,10 +167,10 @@ class Sharp:
 def user(monkeypatch, tmp_path):
     """A user's own weights: a function that puts other ones in place."""
     monkeypatch.setenv("ARMOR_EVAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "_color_judge", lambda *_: None)
+    monkeypatch.setattr(colors, "load_colors", lambda *_, **__: None)
 
     def use(detector):
-        monkeypatch.setattr(command, "_load_detector", lambda *_: detector)
+        monkeypatch.setattr(detectors, "load_detector", lambda *_, **__: detector)
 
     use(Sharp())
     return use

@@ -52,7 +52,7 @@ def test_both_forms_from_one_mmdet_2_checkpoint(tmp_path, monkeypatch):
         forms[0].self_check(Rules())
     torch.save({"state_dict": {k: v for k, v in old.items() if "backbone" in k}}, path)
     with pytest.raises(UserError, match="parameters missing"):
-        Mask2FormerDetector("mmdet", vocabulary, path, "x")
+        Mask2FormerDetector("mmdet", vocabulary, path, "x").self_check(Rules())
 
 
 def test_two_processes_share_one_run(tmp_path):
@@ -85,7 +85,7 @@ def test_two_processes_share_one_run(tmp_path):
 
 def test_a_short_training_learns(tmp_path):
     """120 steps: far from the bundled detector, but things on blank paper are mostly found."""
-    from armor_eval.tasks.geneval.train_detector import CARD, WEIGHTS, Recipe, build_model, load_trained, train_and_save
+    from armor_eval.shapes.train_detector import CARD, WEIGHTS, Recipe, build_model, load_trained, train_and_save
 
     train_and_save(tmp_path, Recipe(steps=120, calibration=100), measured=60)
     assert (tmp_path / WEIGHTS).stat().st_size < 8 * 2**20 and (tmp_path / CARD).is_file()

@@ -160,7 +160,7 @@ def test_a_target_that_cannot_be_written_is_told_before_the_work(argv, tmp_path,
     def worked(*_args, **_kwargs):
         raise AssertionError("worked")
 
-    monkeypatch.setattr("armor_eval.tasks.geneval.train_detector.train", worked)
+    monkeypatch.setattr("armor_eval.shapes.train_detector.train", worked)
     monkeypatch.setattr("armor_eval.models.registry.load", worked)
     (tmp_path / "file").touch()
     assert main([*argv, str(tmp_path / "file" / "x")]) == 2

@@ -140,7 +140,7 @@ def test_an_exported_armor_answers_as_armor_itself(tmp_path):
     export(bundled("armor-nano"), tmp_path / "plain")
     decoding = Decoding(max_new_tokens=16, mask_imgbos=True)  # a plain InternVL knows no <imgbos>
     for bench in ("MMB", "POPE", "MMVet"):
-        from armor_eval.tasks.understanding.judge import RuleJudge
+        from armor_eval.shapes.judge import RuleJudge
 
         done = []
         for spec in ("armor-nano", f"hf:{tmp_path / 'plain'}"):

@@ -63,7 +63,7 @@ def renders():
 
 @pytest.fixture(scope="module")
 def embedded():
-    from armor_eval.tasks.geneval.detectors import EmbeddedDetector
+    from armor_eval.shapes.detector import EmbeddedDetector
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     return EmbeddedDetector(load_vocabulary("shapes"))
@@ -71,7 +71,7 @@ def embedded():
 
 def test_embedded_detector_batched(renders, embedded, report):
     """Against mmdet's own `test_step`, one picture at a time."""
-    from armor_eval.tasks.geneval.mmdet_detector import run_batch
+    from armor_eval.shapes.rtmdet import run_batch
 
     slow, alone = best(lambda: [run_batch(embedded._model, [picture])[0] for picture in renders])
     fast, batched = best(lambda: embedded.detect(renders))
@@ -132,7 +132,8 @@ def test_colour_crops_batched(report, bench_row):
     side = model.visual.image_size
     transform = open_clip.image_transform(side, is_train=False)
     vocabulary = load_vocabulary("official")
-    judge = ClipColors(vocabulary, model, open_clip.get_tokenizer("ViT-L-14"), transform, {}, "cpu")
+    parts = (model, open_clip.get_tokenizer("ViT-L-14"), transform)
+    judge = ClipColors(vocabulary, {}, "cpu", lambda: parts)
     rng = np.random.default_rng(0)
     crops = []
     for _ in range(8):
@@ -159,8 +160,8 @@ def test_whole_judging(embedded, report, bench_row):
     """Detection, colours and rules of renders with prompts from all six tasks."""
     from geneval_world import RECORDS, scene_for
 
-    from armor_eval.tasks.geneval.colors import PixelColors
-    from armor_eval.tasks.geneval.judging import judge_pictures
+    from armor_eval.shapes.colors import PixelColors
+    from armor_eval.tasks.geneval.judging import judge_images
     from armor_eval.tasks.geneval.prompts import Metadata
     from armor_eval.tasks.geneval.verdicts import Rules
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
@@ -174,10 +175,10 @@ def test_whole_judging(embedded, report, bench_row):
 
     def alone():
         pairs = zip(pictures, metas, strict=True)
-        return [judge_pictures([p], [m], embedded, colors, Rules())[0].verdict for p, m in pairs]
+        return [judge_images([p], [m], embedded, colors, Rules())[0].verdict for p, m in pairs]
 
     slow, one = best(alone)
-    fast, all_ = best(lambda: [j.verdict for j in judge_pictures(pictures, metas, embedded, colors, Rules())])
+    fast, all_ = best(lambda: [j.verdict for j in judge_images(pictures, metas, embedded, colors, Rules())])
     assert one == all_
     report("whole judging, embedded profile", slow, fast, "picture", len(pictures))
     bench_row("whole judging, embedded profile", len(pictures) / fast, "pictures/CPU-s")

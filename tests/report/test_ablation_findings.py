@@ -127,10 +127,11 @@ def test_the_verdict_says_in_words_whether_the_papers_claim_holds(switching, sin
 
 
 def test_drawings_are_judged_by_the_detector_with_genevals_rules() -> None:
-    from armor_eval.ablations.judging import DrawingReader, own_prompts, wanted
+    from armor_eval.ablations.judging import own_prompts
+    from armor_eval.shapes.ablations import DrawingReader, drawings
     from trainer.shapes.world import Scene, render
 
-    asked = wanted(3, 0)
+    asked = drawings(3)
     assert len(asked) == 18 and len({w.id for w in asked}) == 18
     assert all(w.record["held_out"] for w in asked)
     assert len({w.cluster for w in asked if w.record["tag"] == "single_object"}) == 1, (
@@ -151,10 +152,14 @@ def test_drawings_are_judged_by_the_detector_with_genevals_rules() -> None:
 def test_retention_is_a_paired_ratio() -> None:
     before = [True] * 80 + [False] * 20
     after = [True] * 72 + [False] * 28
-    value, interval = retention(after, before)
-    assert value == 0.9 and interval[0] < 0.9 < interval[1] <= 1.0
-    assert retention(before, before) == (1.0, (1 - 3 / 80, 1 + 3 / 80)), "no change seen in 80 is not no change"
-    assert retention(after, [False] * 100) == (None, None)
+    kept = retention("kept/a", after, before, "a note")
+    assert kept.value == 0.9 and kept.ci95[0] < 0.9 < kept.ci95[1] <= 1.0
+    assert kept.ci95[0] * kept.ci95[1] == pytest.approx(0.81) and kept.method.startswith("Student's t on the log ratio")
+    same = retention("kept/a", before, before, "a note")
+    assert same.ci95 == (1 - 3 / 80, 1 + 3 / 80), "no change seen in 80 is not no change"
+    assert same.method == "rule of three over questions"
+    unknown = retention("kept/a", after, [False] * 100, "a note")
+    assert (unknown.value, unknown.ci95, unknown.method) == (None, None, None)
 
 
 def test_plans_come_from_data_and_mistakes_are_one_line(tmp_path) -> None:
@@ -210,7 +215,8 @@ def test_the_budget_is_measured_and_said_before_anything_is_trained(untrained, t
 
     plan = HeadsPlan.read(None, steps=30, batch_size=4, seeds=(0, 1))
     arms = arms_of(plan)
-    pools = {kind: untrained.pool(kind, 8, 0) for kind in ("t2i", "t2ti")}
+    data = plan.world.TrainingData(untrained.processor)
+    pools = {kind: data.training(kind, 8) for kind in ("t2i", "t2ti")}
     told = say_budget(arms, dict.fromkeys([a.key for a in arms], untrained), pools, plan, tmp_path)
     assert told.startswith("budget: 6 arms (2 seeds), steps per arm: switching-random 30, single-random 30")
     assert "CPU-minutes of training left" in told and "the same command goes on" in told
@@ -223,6 +229,7 @@ def test_both_arms_start_from_the_same_weights(untrained) -> None:
 
     from armor_eval.ablations.base import new_arm
     from armor_eval.ablations.judging import Validation
+    from armor_eval.shapes.ablations import TrainingData
 
     base, model = untrained, untrained.model
     two, one = (new_arm(base, heads, "random", 3).eval() for heads in ("switching", "single"))
@@ -230,7 +237,8 @@ def test_both_arms_start_from_the_same_weights(untrained) -> None:
         assert name == other and torch.equal(p, q)
     assert torch.equal(two.new_embeddings, one.new_embeddings)
     assert not torch.equal(two.new_embeddings, new_arm(base, "switching", "random", 4).new_embeddings)
-    check = Validation(base, ("t2i", "t2ti"), 16, 0)
+    data = TrainingData(base.processor)
+    check = Validation(base, data.held_back("t2i", 16) + data.held_back("t2ti", 16))
     a, b = check(two), check(one)
     assert a["image_renormalised"] == pytest.approx(b["image_renormalised"], abs=1e-5)
     assert b["image"] > a["image"] + 0.5, "the single head's softmax is over the whole vocabulary"

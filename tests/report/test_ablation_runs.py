@@ -142,7 +142,8 @@ def test_the_imgbos_only_head_keeps_every_original_row_and_stage_one_leaves_the_
 
     plan = StagesPlan.read(None, base=base, one_stage_steps=3, stage_steps=(3, 3, 3), pictures=2, **SMALL)
     loaded = get_base(plan, tmp_path)
-    pools = {kind: loaded.pool(kind, 40, 0) for kind in ("t2t", "t2i", "t2ti")} | {"ti2t": loaded.descriptions(40, 0)}
+    data = plan.world.TrainingData(loaded.processor)
+    pools = {kind: data.training(kind, 40) for kind in ("t2t", "t2i", "t2ti", "ti2t")}
 
     class Silent:
         def validation(self, model):

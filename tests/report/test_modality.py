@@ -10,11 +10,13 @@ from armor_eval.cli import main
 from armor_eval.engine import Finished, Settings, evaluate
 from armor_eval.models.base import Decoding
 from armor_eval.models.mock import MockModel
+from armor_eval.profiles import profile_of
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Metric
+from armor_eval.shapes.reader import agrees_with, read, things_named
 from armor_eval.tasks.modality import LINE
-from armor_eval.tasks.modality.judging import agrees_with, judge, things_told
-from armor_eval.tasks.modality.records import Expect, Message, Record, choose, read_records, shapes_records
+from armor_eval.tasks.modality.judging import judge
+from armor_eval.tasks.modality.records import Expect, Message, Record, choose, own_records, read_records
 from armor_eval.tasks.modality.task import ModalityTask, findings
 from armor_model.base.errors import UserError
 from trainer.shapes.world import Scene, render
@@ -38,7 +40,7 @@ def record(kind: str = "t2ti", text: bool = True, image: bool = True, **more: ob
 )
 def test_an_answer_is_right_when_it_is_exactly_what_was_wanted(parts: list, given: str) -> None:
     for text, image, wants in ((True, False, "text"), (False, True, "image"), (True, True, "both")):
-        found = judge(record(text=text, image=image), parts, readable=True)
+        found = judge(record(text=text, image=image), parts, read)
         assert (found.given, found.right) == (given, given == wants)
 
 
@@ -48,13 +50,13 @@ def test_pictures_are_held_against_the_request() -> None:
         "things": [["red", "circle", 1], ["blue", "square", 1]],
         "relation": None,
     }
-    assert judge(record(content=things), [render(SCENE)], readable=True).shown is True
+    assert judge(record(content=things), [render(SCENE)], read).reading.shown is True
     other = Scene.parse("red circle@0; green square@3")
-    assert judge(record(content=things), [render(other)], readable=True).shown is False
-    assert judge(record(content={"scene": str(SCENE)}), [render(SCENE)], readable=True).shown is True
-    assert judge(record(content={"scene": str(SCENE)}), [Image.new("RGB", (32, 32))], readable=True).shown is False
-    assert judge(record(), ["text only"], readable=True).shown is None
-    assert judge(record(content=things), [render(SCENE)], readable=False).shown is None
+    assert judge(record(content=things), [render(other)], read).reading.shown is False
+    assert judge(record(content={"scene": str(SCENE)}), [render(SCENE)], read).reading.shown is True
+    assert judge(record(content={"scene": str(SCENE)}), [Image.new("RGB", (32, 32))], read).reading.shown is False
+    assert judge(record(), ["text only"], read).reading.shown is None
+    assert judge(record(content=things), [render(SCENE)], None).reading.shown is None
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,7 @@ def test_text_and_picture_agree_when_every_shape_told_is_there(text: str, agrees
 
 
 def test_things_are_read_with_their_own_colour_only() -> None:
-    assert things_told("a red circle, a square and two blue crosses") == {
+    assert things_named("a red circle, a square and two blue crosses") == {
         ("red", "circle"),
         (None, "square"),
         ("blue", "cross"),
@@ -81,7 +83,7 @@ def test_things_are_read_with_their_own_colour_only() -> None:
 
 
 def test_the_embedded_requests_cover_the_kinds_negations_and_later_turns() -> None:
-    records, sha = shapes_records()
+    records, sha = own_records(profile_of("shapes"))
     assert len(records) == 400 and len(sha) == 64
     assert {r.kind for r in records} == {"t2t", "ti2t", "t2i", "t2ti", "ti2ti"}
     assert sum(r.form == "negation" for r in records) > 50 and sum(r.turns > 1 for r in records) == 80
@@ -93,7 +95,7 @@ def test_the_embedded_requests_cover_the_kinds_negations_and_later_turns() -> No
 
 def run_modality(model: object, out: Path) -> Finished:
     settings = Settings("shapes", ["armor-eval", "modality"], Decoding(max_new_tokens=16), batch_size=4)
-    return evaluate(ModalityTask(limit=6), model, out, settings)
+    return evaluate(ModalityTask(profile_of("shapes"), limit=6), model, out, settings)
 
 
 def test_a_run_is_a_bundle_with_a_confusion_matrix_that_adds_up(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from stats_report import share, table
 
-from armor_eval.cli.understanding import LONGEST_ANSWER, Suite, make_judges
+from armor_eval.cli.understanding import Suite, make_judges
 from armor_eval.compare.gate import compare, judge
 from armor_eval.compare.policy import Policy
 from armor_eval.compare.record import MetricResult
@@ -29,6 +29,7 @@ from armor_eval.compare.sources import find
 from armor_eval.engine import Processes, Settings
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding
+from armor_eval.profiles import profile_of
 from armor_eval.stats.composite import ClusterSums, Composite, composites_for
 from armor_eval.stats.paired import compare_sums
 from armor_eval.tasks.understanding.declare import choose
@@ -43,7 +44,7 @@ VERDICTS = ("PASS", "INCONCLUSIVE", "REGRESSION")
 def measure(model: str, benches: str, folder: Path, seed: int) -> Path:
     """Bundles of one model under a folder; finished ones are kept."""
     chosen = choose([benches])
-    decoding = Decoding(max_new_tokens=LONGEST_ANSWER["shapes"], temperature=1.0, seed=seed)
+    decoding = Decoding(max_new_tokens=profile_of("shapes").understanding_tokens, temperature=1.0, seed=seed)
     settings = Settings("shapes", ["stats_aa"], decoding, batch_size=64)
     judges, adapter = make_judges("shapes", None, chosen), registry.load(model, "shapes")
     out = folder if len(chosen) > 1 else folder / chosen[0].name

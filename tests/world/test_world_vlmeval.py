@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from armor_eval.shapes.judge import RuleJudge
 from armor_eval.shapes.understanding import declared, tsv_path
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.judge import RuleJudge
 from armor_eval.tasks.understanding.table import Table, read_table
 from armor_eval.vlmevalkit import official
 

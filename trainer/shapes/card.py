@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from armor_model.base.files import whole_folder
+from armor_model.base.sheets import Tile, contact_sheet
 from trainer.shapes.evaluation import Judge, Rate
 from trainer.shapes.recipe import NanoOutcome, NanoRecipe
 from trainer.shapes.world import WORLD_VERSION, held_out_sha256
@@ -64,24 +65,14 @@ def measure(folder: Path, each: dict[str, int], seed: int, settings: dict[str, A
     scores["worst"] = {group: min(rates, key=lambda k: rates[k].value) for group, rates in found.items()}
     scores["seed"] = seed
     scores["settings"] = settings or DRAWING
-    contact_sheet([p for _, p in images]).save(folder / "drawings.png")
+    tiles = [Tile(image) for _, image in images]
+    rows = [("", tiles[i : i + 24]) for i in range(0, len(tiles), 24)]
+    contact_sheet(rows, side=tiles[0].image.width).save(folder / "drawings.png")
     return scores
 
 
 def _numbers(rate: Rate) -> dict[str, Any]:
     return {"value": rate.value, "n": rate.of, "ci95": list(rate.interval)}
-
-
-def contact_sheet(images: list[Any], columns: int = 24) -> Any:
-    """Small images side by side."""
-    from PIL import Image
-
-    side, gap = images[0].width, 2
-    rows = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (side + gap), rows * (side + gap)), (128, 128, 128))
-    for i, image in enumerate(images):
-        sheet.paste(image, (i % columns * (side + gap), i // columns * (side + gap)))
-    return sheet
 
 
 def write_card(folder: Path, recipe: NanoRecipe, outcome: NanoOutcome, scores: dict[str, Any], command: str) -> None:

@@ -1,18 +1,21 @@
-"""Which colour an object has: CLIP as GenEval asks it, or pixel statistics in the embedded profile.
+"""Which colour an object has: CLIP as GenEval asks it.
 
 Shape legend: n crops, K colours, E CLIP width, H x W picture pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from armor_eval.profiles import profile_of
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
+from armor_eval.tasks.geneval.weights import locate
 from armor_model.base.errors import UserError
 
 BACKGROUND = "#999"
@@ -48,31 +51,6 @@ class ColorJudge(Protocol):
     def name(self, crops: Sequence[Crop]) -> list[ColorAnswer]: ...
 
 
-class PixelColors:
-    """Each pixel of the object votes for the nearest of the world's colours; pixels nearer to white do not vote."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        from trainer.shapes.world import COLORS
-
-        self.colors = vocabulary.colors
-        self._palette_K3 = np.array([COLORS[c] for c in self.colors] + [(255, 255, 255)], np.float32)
-        self.settings = {"colors": "pixel votes", "palette": {c: list(COLORS[c]) for c in self.colors}}
-
-    def name(self, crops: Sequence[Crop]) -> list[ColorAnswer]:
-        return [self._one(crop.picture[crop.mask]) for crop in crops]
-
-    def _one(self, pixels_n3: np.ndarray) -> ColorAnswer:
-        if len(pixels_n3) == 0:
-            return ColorAnswer(self.colors[0], 0.0)
-        distance = np.linalg.norm(pixels_n3[:, None].astype(np.float32) - self._palette_K3, axis=2)
-        votes = np.bincount(distance.argmin(1), minlength=len(self._palette_K3))[:-1]
-        if votes.sum() == 0:  # all but white: the least white of all
-            votes = -distance[:, :-1].mean(0)
-            return ColorAnswer(self.colors[int(votes.argmax())], 0.0)
-        second, first = np.sort(votes)[-2:]
-        return ColorAnswer(self.colors[int(votes.argmax())], float((first - second) / votes.sum()))
-
-
 def composite_crop(crop: Crop):
     """The official crop: the picture over #999 through the object's mask, cut to its box. Returns a PIL image."""
     from PIL import Image
@@ -86,13 +64,24 @@ class ClipColors:
     """GenEval's zero-shot colours: crops of many pictures in one pass, a text classifier cached for each class."""
 
     def __init__(
-        self, vocabulary: Vocabulary, model, tokenizer, transform, settings: dict, device: str, batch: int = 64
-    ):
+        self,
+        vocabulary: Vocabulary,
+        settings: dict[str, object],
+        device: str,
+        load: Callable[[], tuple[Any, Any, Any]],
+        batch: int = 64,
+    ) -> None:
+        """`load` gives the model, its tokenizer and its image transform; it is called once a colour is asked."""
         self.colors = vocabulary.colors
         self.settings = {"colors": CLIP_MODEL, "background": BACKGROUND, **settings}
         self.batch, self.device = batch, device
-        self._model, self._tokenizer, self._transform = model.to(device).eval(), tokenizer, transform
+        self._load = load
         self._classifiers: dict[str, object] = {}
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any, Any]:
+        model, tokenizer, transform = self._load()
+        return model.to(self.device).eval(), tokenizer, transform
 
     def classifier(self, name: str):
         """Unit text features, [E, K]: three templates a colour, normalised, averaged, normalised."""
@@ -100,9 +89,10 @@ class ClipColors:
         import torch.nn.functional as F
 
         if name not in self._classifiers:
+            model, tokenizer, _ = self._parts
             texts = [t.format(color=c, name=name) for c in self.colors for t in TEMPLATES]
             with torch.inference_mode():
-                features = F.normalize(self._model.encode_text(self._tokenizer(texts).to(self.device)), dim=-1)
+                features = F.normalize(model.encode_text(tokenizer(texts).to(self.device)), dim=-1)
                 mean = features.unflatten(0, (len(self.colors), len(TEMPLATES))).mean(1)
                 self._classifiers[name] = F.normalize(mean, dim=-1).T
         return self._classifiers[name]
@@ -112,11 +102,12 @@ class ClipColors:
         import torch.nn.functional as F
 
         answers: list[ColorAnswer] = []
+        model, _, transform = self._parts
         for start in range(0, len(crops), self.batch):
             part = crops[start : start + self.batch]
-            pixels = torch.stack([self._transform(composite_crop(crop)) for crop in part]).to(self.device)
+            pixels = torch.stack([transform(composite_crop(crop)) for crop in part]).to(self.device)
             with torch.inference_mode():
-                features = F.normalize(self._model.encode_image(pixels), dim=-1)
+                features = F.normalize(model.encode_image(pixels), dim=-1)
                 for crop, feature in zip(part, features, strict=True):
                     chances = (100.0 * feature @ self.classifier(crop.name)).softmax(-1)
                     top = chances.topk(2).values
@@ -124,8 +115,19 @@ class ClipColors:
         return answers
 
 
-def load_clip(vocabulary: Vocabulary, weights: Path, sha256: str, device: str) -> ClipColors:
-    """OpenAI's ViT-L/14 in open_clip with QuickGELU, from its TorchScript archive or from safetensors."""
+def load_colors(vocabulary: Vocabulary, *, weights: Path | None, download: bool, device: str) -> ColorJudge:
+    """CLIP from its file, read on first use, or the judge that a guest brings; UserError where no file is at hand."""
+    profile = profile_of(vocabulary.profile)
+    if profile.guest is not None:
+        if weights is not None:
+            raise UserError(f"colours of the profile {profile.name} need no weights", "leave --clip-weights out")
+        return profile.part("colors").PixelColors(vocabulary)
+    file = locate("clip", weights, download)
+    return ClipColors(vocabulary, {"colors_weights_sha256": file.sha256}, device, lambda: read_clip(file.path))
+
+
+def read_clip(weights: Path) -> tuple[Any, Any, Any]:
+    """The model in open_clip with QuickGELU, from its TorchScript archive or from safetensors; tokenizer, transform."""
     from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
@@ -136,8 +138,7 @@ def load_clip(vocabulary: Vocabulary, weights: Path, sha256: str, device: str) -
     transform = open_clip.image_transform(
         model.visual.image_size, is_train=False, mean=open_clip.OPENAI_DATASET_MEAN, std=open_clip.OPENAI_DATASET_STD
     )
-    settings = {"colors_weights_sha256": sha256}
-    return ClipColors(vocabulary, model, open_clip.get_tokenizer("ViT-L-14"), transform, settings, device)
+    return model, open_clip.get_tokenizer("ViT-L-14"), transform
 
 
 def _fill(model, weights: Path) -> None:

@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from armor_eval.tasks.geneval.pictures import shapes_prompts
-from armor_eval.tasks.geneval.prompts import PromptSet, check_metadata, constraints, official_prompts, prompt_set
+from armor_eval.tasks.geneval.prompts import PromptSet, check_metadata, constraints, own_prompts, prompt_set
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_model.base.errors import UserError
 
@@ -63,7 +62,7 @@ def scan_folder(root: Path, vocabulary: Vocabulary, given: PromptSet | None, sam
     """
     notes = _Notes()
     records, broken = _records(root, vocabulary, notes)
-    own = official_prompts() if vocabulary.name == "geneval" else shapes_prompts()
+    own = own_prompts(vocabulary)
     known = {constraints(record) for record in own.records}
     foreign = given is None and any(constraints(record) not in known for record in records.values())
     if foreign:

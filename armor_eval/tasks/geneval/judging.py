@@ -1,4 +1,4 @@
-"""From pictures to verdicts, many at a time: detection, colours, rules; each step batched over the chunk."""
+"""From images to verdicts, many at a time: detection, colours, rules; each step batched over the chunk."""
 
 from __future__ import annotations
 
@@ -12,38 +12,46 @@ import numpy as np
 from armor_eval.tasks.geneval.colors import ColorJudge, Crop
 from armor_eval.tasks.geneval.detections import STORED_ABOVE, Detected, verdict_of
 from armor_eval.tasks.geneval.detectors import Detector
-from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.prompts import Metadata
 from armor_eval.tasks.geneval.verdicts import Rules, Verdict
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What is kept of one picture."""
+    """What is kept of one image."""
 
     verdict: Verdict
     detections: dict[str, list[list[float]]]
     """The stored form, all above .05."""
     colors: dict[str, list[str | None]]
     margins: dict[str, list[float | None]]
-    found: Found
+    instances: Instances
 
 
 @dataclass
 class Stopwatch:
-    """Seconds by part, and pictures."""
+    """Seconds by part, and images, since `started`."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    pictures: int = 0
+    images: int = 0
+    started: float | None = None
 
     def add(self, part: str, since: float) -> float:
         now = time.perf_counter()
         self.seconds[part] = self.seconds.get(part, 0.0) + now - since
         return now
 
+    def timing(self, drawing: float) -> dict[str, float]:
+        """Seconds by part (drawing runs beside the others), images, images a second."""
+        wall = time.perf_counter() - self.started if self.started is not None else 0.0
+        parts = {f"{part}_seconds": round(seconds, 3) for part, seconds in self.seconds.items()}
+        rate = round(self.images / wall, 3) if wall else 0.0
+        return {**parts, "draw_seconds": round(drawing, 3), "pictures": self.images, "pictures_per_second": rate}
 
-def judge_pictures(
-    pictures: Sequence[np.ndarray],
+
+def judge_images(
+    images: Sequence[np.ndarray],
     metas: Sequence[Metadata],
     detector: Detector,
     colors: ColorJudge | None,
@@ -57,7 +65,7 @@ def judge_pictures(
     """
     watch = watch or Stopwatch()
     since = time.perf_counter()
-    found = detector.detect(pictures)
+    found = detector.detect(images)
     since = watch.add("detect", since)
     stored = [f.by_class(detector.classes, STORED_ABOVE) for f in found]
     asked: list[tuple[int, str, int]] = []
@@ -67,11 +75,11 @@ def judge_pictures(
             masks = found[n].masks_of(detector.classes.index(name), STORED_ABOVE)
             for i, box in enumerate(boxes.get(name, [])[:count]):
                 asked.append((n, name, i))
-                crops.append(Crop(pictures[n], masks[i], box, name))
+                crops.append(Crop(images[n], masks[i], box, name))
     answers = colors.name(crops) if crops else []
     since = watch.add("colours", since)
-    names: list[dict[str, list[Any]]] = [{} for _ in pictures]
-    margins: list[dict[str, list[Any]]] = [{} for _ in pictures]
+    names: list[dict[str, list[Any]]] = [{} for _ in images]
+    margins: list[dict[str, list[Any]]] = [{} for _ in images]
     for (n, name, _), answer in zip(asked, answers, strict=True):
         names[n].setdefault(name, []).append(answer.color)
         margins[n].setdefault(name, []).append(round(answer.margin, 4))
@@ -80,7 +88,7 @@ def judge_pictures(
         record = Detected(image="", metadata={}, detections=stored[n], colors=names[n])
         judged.append(Judged(verdict_of(record, meta, rules), stored[n], names[n], margins[n], found[n]))
     watch.add("rules", since)
-    watch.pictures += len(pictures)
+    watch.images += len(images)
     return judged
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from armor_eval.base.mmcv import load_checkpoint, prepare_mmcv, quiet_openmmlab
-from armor_eval.tasks.geneval.found import Found
+from armor_eval.tasks.geneval.instances import Instances
 from armor_model.base.errors import UserError
 
 SCALE = (1333, 800)
@@ -265,7 +265,7 @@ def forward(network, form: str, pixels) -> tuple[object, object]:
 
 def detections_of(
     class_logits, mask_logits, padded: tuple[int, int], resized: tuple[int, int], size: tuple[int, int], above: float
-) -> Found:
+) -> Instances:
     """One picture's detections whose score is strictly above `above`, by falling score.
 
     class_logits [Q, C + 1], mask_logits [Q, h, w]; `size` is the picture's own (height, width). Each step is mmdet's,
@@ -283,7 +283,7 @@ def detections_of(
         labels = indices % classes
         queries, query_of = torch.unique(indices // classes, return_inverse=True)
         if len(queries) == 0:
-            return Found.nothing(size)
+            return Instances.nothing(size)
         logits = F.interpolate(mask_logits[queries][None], size=padded, mode="bilinear", align_corners=False)[0]
         logits = logits[:, : resized[0], : resized[1]]
         logits = F.interpolate(logits[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
@@ -296,7 +296,7 @@ def detections_of(
         picked = query_of[kept][order]
         boxes = _boxes(masks)[picked]
         arrays = (labels[kept][order], scores[kept][order], boxes, masks[picked])
-        return Found(*(array.cpu().numpy() for array in arrays))
+        return Instances(*(array.cpu().numpy() for array in arrays))
 
 
 def _boxes(masks):

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from armor_eval.profiles import profile_of
 from armor_eval.tasks.geneval.vocabulary import TASKS, Vocabulary, declaration, load_vocabulary
 from armor_model.base.errors import UserError, did_you_mean
 
@@ -69,6 +70,14 @@ class PromptSet:
     @property
     def metadata(self) -> list[Metadata]:
         return [Metadata.model_validate(record) for record in self.records]
+
+
+def own_prompts(vocabulary: Vocabulary) -> PromptSet:
+    """The prompts that a profile's number is made of."""
+    profile = profile_of(vocabulary.profile)
+    if profile.guest is None:
+        return official_prompts()
+    return prompt_set(vocabulary.name, profile.part("geneval").records())
 
 
 def official_records() -> list[dict[str, Any]]:

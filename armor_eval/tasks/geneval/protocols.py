@@ -14,9 +14,11 @@ from pydantic import BaseModel, ConfigDict
 
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.runs.schema import Run, decoding_of
+from armor_eval.tasks.geneval.prompts import PromptSet
 from armor_model.base.hashing import sha256_json
 
 CUSTOM = "custom"
+OWN_GUIDANCE, UNSTATED = "the model's own", "not stated"
 
 
 class _Declared(BaseModel):
@@ -74,17 +76,22 @@ def declared() -> Protocols:
     return Protocols.model_validate(tomllib.loads((benchmarks_dir() / "geneval" / "protocols.toml").read_text()))
 
 
-def label_of(run: Run, content_sha256: str | None = None) -> dict[str, str]:
-    """The run's label. `content_sha256` is its PromptSet's; without one (runs of before labels were written) the
-    prompts are known by their file."""
-    label = {
-        "prompts": _prompts_of(run.data.sha256, content_sha256),
-        "samples": str(run.extras.get("samples", "not stated")),
-        "guidance": _guidance_of(run),
-        "detector": _detector_of(run.scorer.settings),
-    }
-    name = next((name for name in declared().protocols if not departures(label, name)), CUSTOM)
-    return {"protocol": name, **label}
+def label(prompts: PromptSet, samples: int, scorer: dict[str, Any], *, drawn: bool) -> dict[str, str]:
+    """The label of a run to come; the engine puts a guidance that was asked for in its place."""
+    guidance = OWN_GUIDANCE if drawn else UNSTATED
+    return _named(_prompts_of(prompts.sha256, prompts.content_sha256), str(samples), guidance, _detector_of(scorer))
+
+
+def label_of(run: Run) -> dict[str, str]:
+    """The label of a run of before labels were written: its prompts are known by their file."""
+    samples = str(run.extras.get("samples", UNSTATED))
+    return _named(_prompts_of(run.data.sha256, None), samples, _guidance_of(run), _detector_of(run.scorer.settings))
+
+
+def _named(prompts: str, samples: str, guidance: str, detector: str) -> dict[str, str]:
+    parts = {"prompts": prompts, "samples": samples, "guidance": guidance, "detector": detector}
+    name = next((name for name in declared().protocols if not departures(parts, name)), CUSTOM)
+    return {"protocol": name, **parts}
 
 
 def departures(label: dict[str, str], protocol: str) -> list[str]:
@@ -114,8 +121,8 @@ def _prompts_of(file_sha256: str, content_sha256: str | None) -> str:
 def _guidance_of(run: Run) -> str:
     guidance = decoding_of(run).get("guidance")
     if run.model.spec.startswith("images:"):
-        return "not stated"
-    return "the model's own" if guidance is None else f"{guidance:g}"
+        return UNSTATED
+    return OWN_GUIDANCE if guidance is None else f"{guidance:g}"
 
 
 def _detector_of(settings: dict[str, Any]) -> str:

@@ -6,23 +6,25 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from armor_eval.base.images import write_image
+from armor_eval.engine import Outcome
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import Item, Metric, Scores, protocol_of
 from armor_eval.stats.composite import Composite, composites_for, measure
-from armor_eval.tasks.geneval.pictures import UnreadablePictureError, read_picture, write_picture
 from armor_eval.tasks.geneval.protocols import remark_of
-from armor_eval.tasks.geneval.sheet import Shown, contact_sheet
 from armor_eval.tasks.geneval.vocabulary import TASKS
 from armor_model.base.files import write_file
-
-if TYPE_CHECKING:
-    from armor_eval.tasks.geneval.run import Settings
+from armor_model.base.sheets import GREY, Tile, contact_sheet, spread
 
 DETECTIONS = "detections.jsonl"
 SHEETS = "sheets"
+RIGHT, WRONG = (30, 140, 60), (200, 40, 40)
+"""Frames on a sheet."""
+ROWS = 10
+"""Prompts on a sheet."""
 
 
 def score_items(items: Sequence[Item], expected: int, remark: str | None) -> Scores:
@@ -59,17 +61,12 @@ def _held_out(composite: Composite):
     return keep
 
 
-def finish(
-    bundle: Bundle, chosen: list[int], settings: Settings, timing: dict, notes: list[str], lost: str | None = None,
-    served: dict[str, Any] | None = None,
-) -> Scores:  # fmt: skip
-    """Score, write detections.jsonl and the sheets, then close the bundle; `partial` where `lost` says why.
-
-    `served`: what a server made of the requests.
-    """
+def outcome(bundle: Bundle, expected: int, extras: dict[str, Any], lost: str | None) -> Outcome:
+    """Score what was journaled; write detections.jsonl and the sheets. `lost` says why prompts may be missing."""
     items = sorted(bundle.items.values(), key=lambda item: item.id)
-    remark = remark_of(protocol_of(bundle.run), "geneval" if settings.profile == "official" else "shapes")
-    scores = score_items(items, len(chosen) * settings.samples, remark)
+    profile = bundle.run.profile
+    remark = remark_of(protocol_of(bundle.run), "geneval" if profile == "official" else profile)
+    scores = score_items(items, expected, remark)
     lines = [
         {
             "image": item.output_images[0],
@@ -83,32 +80,23 @@ def finish(
     write_file(bundle.path / DETECTIONS, "".join(json.dumps(line) + "\n" for line in lines))
     write_sheets(bundle, items)
     sizes = Counter(item.extras["size"] for item in items if "size" in item.extras)
-    found = {"timing": timing, "notes": notes, "image_sizes": dict(sizes.most_common())}
-    bundle.update(
-        extras={**bundle.run.extras, **found, **({"served": served} if served else {})},
-        reservations=reserve_blank(bundle.run.reservations, *blank_of(items)),
-    )
-    bundle.finish(items, scores, lost)
-    return scores
+    extras = {**bundle.run.extras, **extras, "image_sizes": dict(sizes.most_common())}
+    reservations = reserve_blank(bundle.run.reservations, *blank_of(items))
+    return Outcome(items, scores, lost, {"extras": extras, "reservations": reservations})
 
 
 def write_sheets(bundle: Bundle, items: Sequence[Item]) -> None:
-    """sheets/TASK.png: a row a prompt, green frames around right pictures, red around wrong ones."""
+    """sheets/TASK.png: a row a prompt, green frames around right images, red around wrong ones, grey where none is."""
     for task in TASKS:
-        rows: dict[str, Shown] = {}
+        rows: dict[str, tuple[str, list[Tile]]] = {}
         right = [item.score for item in items if item.group == task and item.score is not None]
         for item in items:
-            if item.group != task:
-                continue
-            row = rows.setdefault(item.cluster, Shown(item.prompt, []))
-            picture = None
-            if item.output_images:
-                try:
-                    picture, _ = read_picture(bundle.path / item.output_images[0], bundle.path)
-                except UnreadablePictureError:
-                    picture = None
-            row.pictures.append((picture, None if item.score is None else bool(item.score)))
+            if item.group == task:
+                frame = GREY if item.score is None else RIGHT if item.score else WRONG
+                _, tiles = rows.setdefault(item.cluster, (item.prompt, []))
+                tiles.append(Tile(next((bundle.path / name for name in item.output_images), None), frame))
         if rows:
             share = f"{sum(right) / len(right):.2f}" if right else "-"
-            title = f"{task}: {share} right of {len(right)} pictures, {len(rows)} prompts"
-            write_picture(bundle.path / SHEETS / f"{task}.png", contact_sheet(title, list(rows.values())))
+            title = f"{task}: {share} right of {len(right)} images, {len(rows)} prompts"
+            sheet = contact_sheet(spread([*rows.values()], ROWS), title=title)
+            write_image(bundle.path / SHEETS / f"{task}.png", sheet)

@@ -1,9 +1,9 @@
 """`armor-eval geneval selftest`: does this machine's detector, with its colours, see what it saw when it was recorded?
 
 Images drawn by our own code (selftest_images) are run through the chosen detector and colour judge and held against a
-reference: the images' hashes, how many objects of which class pass each threshold, every score, box and colour. The
-embedded detector's reference is committed (benchmarks/geneval/selftest.json). For weights that a user has, `--record`
-stores one; a card that returns nothing, a library that resizes otherwise, a wrong channel order are drift from it.
+reference: the images' hashes, how many objects of which class pass each threshold, every score, box and colour. That of
+the detector that comes with the program is committed. For weights that a user has, `--record` stores one; a card that
+returns nothing, a library that resizes otherwise, a wrong channel order are drift from it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,22 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from armor_eval.base.resources import benchmarks_dir
+from armor_eval.profiles import profile_of
 from armor_eval.runs import provenance
+from armor_eval.tasks.geneval import selftest_images
 from armor_eval.tasks.geneval.colors import ColorJudge, Crop
 from armor_eval.tasks.geneval.detections import STORED_ABOVE
 from armor_eval.tasks.geneval.detectors import Detector
-from armor_eval.tasks.geneval.selftest_images import images_for
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_eval.tasks.geneval.weights import cache_dir
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.files import write_file
 
-EMBEDDED = "rtmdet-ins-shapes"
-TOLERANCE = {EMBEDDED: 0.002}
-"""Largest difference of a score, or of a colour's lead, that is rounding, by detector. Measured on the embedded one's
-images: 3e-6 by batch or threads, .0007 where convolutions round as TF32 does (a GPU's default; emulated), .011 for
-bf16, .05 for another resize, .2 for channels in the wrong order."""
-UNMEASURED = 0.01
-"""The same of detectors whose weights were never here."""
+COMMITTED = benchmarks_dir() / "geneval" / "selftest.json"
+"""The reference of the detector that comes with the program. Its tolerance was measured on its images: 3e-6 by batch or
+threads, .0007 where convolutions round as TF32 does (a GPU's default; emulated), .011 for bf16, .05 for another resize,
+.2 for channels in the wrong order."""
 BOX_TOLERANCE = 0.01
 """Largest shift of a box's edge, as a share of the image's longer side."""
 
@@ -72,10 +70,8 @@ class Reference(_Stored):
     """`cpu`, or the accelerator's name."""
     packages: dict[str, str]
     images: list[Seen]
-
-    @property
-    def tolerance(self) -> float:
-        return TOLERANCE.get(str(self.settings["detector"]), UNMEASURED)
+    tolerance: float = 0.01
+    """Largest difference of a score, or of a colour's lead, that is rounding; this for weights never measured."""
 
 
 @dataclass
@@ -94,7 +90,7 @@ def look(
     detector: Detector, colors: ColorJudge | None, vocabulary: Vocabulary, device: str, rules: Rules = Rules()
 ) -> Reference:
     """Run the images through detector and colours, which are on `device`."""
-    images = images_for(vocabulary.name)
+    images = images_for(vocabulary)
     found = detector.detect(list(images.values()))
     seen = []
     for (name, image), report in zip(images.items(), found, strict=True):
@@ -117,6 +113,12 @@ def look(
     settings = {**detector.settings, **(colors.settings if colors else {})}
     kind = "cpu" if device == "cpu" else provenance.device().kind
     return Reference(settings=settings, device=kind, packages=provenance.packages(), images=seen)
+
+
+def images_for(vocabulary: Vocabulary) -> dict[str, np.ndarray]:
+    """Name -> RGB uint8 [H, W, 3] for a vocabulary's detector."""
+    profile = profile_of(vocabulary.profile)
+    return selftest_images.images() if profile.guest is None else profile.part("detector").selftest_images()
 
 
 def compare(now: Reference, then: Reference, rules: Rules = Rules()) -> list[Drift]:
@@ -170,9 +172,10 @@ def _one(colors: list[str]) -> str:
 
 
 def path_for(settings: dict[str, object]) -> Path:
-    """Where the reference of these weights lies: in the repository for the embedded detector, else in the cache."""
-    if settings["detector"] == EMBEDDED:
-        return benchmarks_dir() / "geneval" / "selftest.json"
+    """Where the reference of these weights lies: with the program for the detector that comes with it, else in the
+    cache."""
+    if settings["detector"] == Reference.model_validate_json(COMMITTED.read_bytes()).settings["detector"]:
+        return COMMITTED
     parts = [str(settings.get(key, "none"))[:12] for key in ("weights_sha256", "colors_weights_sha256")]
     return cache_dir() / "selftest" / f"{'-'.join([str(settings['detector']), *parts])}.json"
 

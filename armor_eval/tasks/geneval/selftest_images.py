@@ -146,25 +146,7 @@ DRAWINGS: dict[str, Callable[[], np.ndarray]] = {
 }  # fmt: skip
 """Things of COCO's list, for GenEval's published detector."""
 
-SCENES: dict[str, tuple[str, int]] = {
-    "one": ("red circle@0", 32), "four": ("red circle@0; green square@1; blue triangle@2; yellow cross@3", 32),
-    "three alike": ("purple square@0; purple square@1; purple square@3", 32),
-    "apart": ("blue cross@0; yellow triangle@3", 32), "beside": ("green circle@2; purple cross@3", 32),
-    "two of four": ("red triangle@1; blue square@2", 64), "large": ("yellow circle@1; red square@3", 128),
-}  # fmt: skip
-"""Name -> (scene, pixels a side), for the embedded detector."""
 
-
-def images_for(vocabulary: str) -> dict[str, np.ndarray]:
-    """Name -> RGB uint8 [H, W, 3] for a vocabulary's detector."""
-    if vocabulary == "geneval":
-        return {name: draw() for name, draw in DRAWINGS.items()}
-    from trainer.shapes.world import Scene, render_batch
-
-    drawn = {name: render_batch([Scene.parse(text)], size)[0] for name, (text, size) in SCENES.items()}
-    # scores between the thresholds, where a small change shows: half the contrast, and shapes whose foot is missing
-    faded = render_batch([Scene.parse(SCENES["four"][0])], 64)[0]
-    cut = faded.copy()
-    cut[24:32] = cut[56:] = 255
-    faded = 255 - (255 - faded) // 2
-    return {**drawn, "faded": faded, "cut": cut, "noise": noise()[:64, :64], "blank": np.full_like(cut, 255)}
+def images() -> dict[str, np.ndarray]:
+    """Name -> RGB uint8 [H, W, 3]."""
+    return {name: draw() for name, draw in DRAWINGS.items()}

@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 from armor_eval.base.resources import benchmarks_dir
+from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError
 
 TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -17,7 +18,8 @@ class Vocabulary:
     """The closed lists of one profile."""
 
     name: str
-    """`geneval` (official) or `shapes-geneval`."""
+    """`geneval`, or another profile's."""
+    profile: Profile
     classes: tuple[str, ...]
     """In the detector's order."""
     colors: tuple[str, ...]
@@ -30,8 +32,8 @@ def declaration(profile: str) -> dict:
     return json.loads((benchmarks_dir() / "geneval" / f"{profile}.json").read_text())
 
 
-def load_vocabulary(profile: str) -> Vocabulary:
-    """`official`: the 80 class names of the published list; `shapes`: the frozen world's four."""
+def load_vocabulary(profile: Profile) -> Vocabulary:
+    """The profile's declared lists; `official`: the 80 class names of the published list, held to its hash."""
     data = declaration(profile)
     if "classes_file" in data:
         path = benchmarks_dir() / "geneval" / data["classes_file"]
@@ -42,4 +44,4 @@ def load_vocabulary(profile: str) -> Vocabulary:
         classes = tuple(raw.decode().split("\n")[:-1]) if raw.endswith(b"\n") else tuple(raw.decode().split("\n"))
     else:
         classes = tuple(data["classes"])
-    return Vocabulary(data["name"], classes, tuple(data["colors"]), tuple(data["relations"]))
+    return Vocabulary(data["name"], profile, classes, tuple(data["colors"]), tuple(data["relations"]))

@@ -1,4 +1,4 @@
-"""The requests: the shapes world's own, or a JSON-lines file for any other model.
+"""Modality requests: a guest profile's own, or a JSON-lines file for any other model.
 
 A line of a file is `{"id", "kind", "messages": [{"role", "content"}], "expect": {"text": bool, "image": bool}}` with
 optional `images` (paths beside the file, one for each `<image>` in the messages), `form`, `cluster` and `turns`.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.schema import Subset
 from armor_eval.tasks.modality import LINE
 from armor_model.base.errors import UserError
@@ -45,7 +47,7 @@ class Record(BaseModel):
     """t2t, ti2t, t2i, t2ti, ti2ti, or a name of the file's own."""
     messages: list[Message] = Field(min_length=1)
     images: list[str] = Field(default_factory=list)
-    """Shapes: scenes in words. File: paths beside it."""
+    """Paths beside the file; of a guest profile's own requests, what it renders."""
     expect: Expect
     form: str = "plain"
     """`plain` or `negation`."""
@@ -53,7 +55,7 @@ class Record(BaseModel):
     cluster: str | None = None
     """What is resampled together (the wording); the record itself by default."""
     content: dict[str, Any] | None = None
-    """Shapes only: what a picture must show."""
+    """What an image must show, for the guest profile's reader."""
     held_out: bool = False
 
     @model_validator(mode="after")
@@ -82,11 +84,9 @@ def modality(text: bool, image: bool) -> str:
     return "both" if text and image else "text" if text else "image" if image else "none"
 
 
-def shapes_records() -> tuple[list[Record], str]:
-    """The embedded benchmark and the sha256 of its JSON lines."""
-    from armor_eval.shapes.modality import jsonl
-
-    text = jsonl()
+def own_records(profile: ProfileSpec) -> tuple[list[Record], str]:
+    """A guest profile's requests and the sha256 of their JSON lines."""
+    text = profile.part("modality").jsonl()
     return [Record.model_validate_json(line) for line in text.splitlines()], hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -111,32 +111,34 @@ def read_records(path: Path) -> tuple[list[Record], str]:
             raise UserError(f"{path} line {number}: id {record.id!r} occurs twice")
         missing = [name for name in record.images if not (path.parent / name).is_file()]
         if missing:
-            raise UserError(f"{path} line {number}: no picture {missing[0]} beside the file")
+            raise UserError(f"{path} line {number}: no image {missing[0]} beside the file")
         found[record.id] = record
     if not found:
         raise UserError(f"{path} holds no requests")
     return list(found.values()), hashlib.sha256(raw).hexdigest()
 
 
-def conversation(record: Record, folder: Path | None) -> list[dict[str, Any]]:
-    """Messages as adapters take them, pictures opened (`folder`) or rendered (shapes)."""
-    from PIL import Image
+def image_in(folder: Path) -> Callable[[str], Any]:
+    """Opens the image of a name in the folder, as RGB."""
 
-    pictures = iter(record.images)
+    def opened(name: str) -> Any:
+        from PIL import Image
+
+        with Image.open(folder / name) as image:
+            return image.convert("RGB")
+
+    return opened
+
+
+def conversation(record: Record, image: Callable[[str], Any]) -> list[dict[str, Any]]:
+    """Messages as adapters take them; `image` gives the PIL image of a name in `record.images`."""
+    names = iter(record.images)
     made = []
     for message in record.messages:
         parts: list[dict[str, Any]] = []
         for i, piece in enumerate(message.content.split(IMAGE)):
             if i:
-                name = next(pictures)
-                if folder is None:
-                    from trainer.shapes.world import Scene, render
-
-                    picture = render(Scene.parse(name))
-                else:
-                    with Image.open(folder / name) as opened:
-                        picture = opened.convert("RGB")
-                parts.append({"type": "image", "image": picture})
+                parts.append({"type": "image", "image": image(next(names))})
             if piece.strip():
                 parts.append({"type": "text", "text": piece.strip("\n")})
         made.append({"role": message.role, "content": parts})

@@ -11,27 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.base.resources import benchmarks_dir
+from armor_eval.models import registry
 from armor_eval.models.base import Decoding, RespondsFreely
+from armor_eval.profiles import ProfileSpec
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 
 SIDE = 256
 
 
-def prompts(profile: str, picture: Path | None) -> list[tuple[str, str, Any]]:
-    """(id, text, picture or None). The paper's cookie picture is not published: official runs bring their own."""
+def prompts(profile: ProfileSpec, picture: Path | None) -> tuple[list[tuple[str, str, Any]], list[str]]:
+    """[(id, text, image or None)], and remarks on what is left out: the paper's cookie image is not published,
+    official runs bring their own."""
     from PIL import Image
 
-    declared = json.loads((benchmarks_dir() / "paper" / "side_by_side.json").read_text(encoding="utf-8"))[profile]
-    made = []
+    declared = json.loads((benchmarks_dir() / "paper" / "side_by_side.json").read_text(encoding="utf-8"))[profile.name]
+    made, remarks = [], []
     for entry in declared:
         shown = None
         if entry.get("scene"):
-            from trainer.shapes.world import Scene, render
-
-            shown = render(Scene.parse(entry["scene"]))
+            shown = profile.part("reader").render(entry["scene"])
         elif entry.get("image"):
             if picture is None:
+                remarks.append("the first prompt needs a picture (--picture) and is left out")
                 continue
             try:
                 with Image.open(picture) as opened:
@@ -39,25 +41,22 @@ def prompts(profile: str, picture: Path | None) -> list[tuple[str, str, Any]]:
             except OSError as error:
                 raise UserError(f"cannot read --picture {picture}: {error}") from error
         made.append((entry["id"], entry["text"], shown))
-    return made
+    return made, remarks
 
 
-def write_side_by_side(specs: Sequence[str], profile: str, out: Path, picture: Path | None, seed: int) -> None:
+def write_side_by_side(specs: Sequence[str], profile: ProfileSpec, out: Path, picture: Path | None, seed: int) -> None:
     """Ask every model every prompt and write the page. Raises UserError for a model that cannot respond freely."""
-    from armor_eval.models import registry
-
-    asked = prompts(profile, picture)
+    asked, remarks = prompts(profile, picture)
     answers: list[tuple[str, list[Any]]] = []
     for spec in specs:
-        adapter = registry.load(spec, profile, does=RespondsFreely)
+        adapter = registry.load(spec, profile.name, does=RespondsFreely)
         try:
             rows = [_message(text, shown) for _, text, shown in asked]
-            decoding = Decoding(max_new_tokens=64 if profile == "shapes" else 512, seed=seed)
+            decoding = Decoding(max_new_tokens=profile.response_tokens, seed=seed)
             answers.append((adapter.info.name, adapter.respond(rows, [seed + i for i in range(len(rows))], decoding)))
         finally:
             adapter.close()
-    left = [] if picture or profile == "shapes" else ["the first prompt needs a picture (--picture) and is left out"]
-    write_file(out, page(asked, answers, profile, left))
+    write_file(out, page(asked, answers, profile.name, remarks))
 
 
 def _message(text: str, shown: Any) -> list[dict[str, Any]]:
@@ -69,7 +68,7 @@ def page(
     asked: Sequence[tuple[str, str, Any]],
     answers: Sequence[tuple[str, list[Any]]],
     profile: str,
-    left: Sequence[str] = (),
+    remarks: Sequence[str] = (),
 ) -> str:
     """The HTML: a row a prompt, a column a model; all text escaped, no script, no request."""
     rows = []
@@ -78,7 +77,7 @@ def page(
         cells = "".join(f"<td data-model='{escape(name)}'>{_parts(parts[i])}</td>" for name, parts in answers)
         rows.append(f"<tr><th scope='row'>{picture}<p>{escape(text)}</p></th>{cells}</tr>")
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name, _ in answers)
-    notes = "".join(f"<p>{escape(line)}</p>" for line in left)
+    notes = "".join(f"<p>{escape(line)}</p>" for line in remarks)
     return _PAGE.format(profile=escape(profile), head=head, rows="".join(rows), notes=notes)
 
 

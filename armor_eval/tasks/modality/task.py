@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,33 +12,33 @@ from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import RespondsFreely
 from armor_eval.models.drawing import is_blank, one_line
+from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_eval.tasks.modality.judging import Judged, judge
-from armor_eval.tasks.modality.records import Record, choose, conversation, read_records, shapes_records
+from armor_eval.tasks.modality.records import Record, choose, conversation, image_in, own_records, read_records
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json, sha256_text
 
 GIVEN = ("text", "image", "both", "none")
-READER = "shapes tile reader"
 
 
 class ModalityTask:
-    """The embedded requests, or a file's. `seed` chooses the subset and, with a request's id, seeds its images."""
+    """A guest profile's requests, or a file's. `seed` chooses the subset and, with a request's id, seeds its images."""
 
     whole_batches = False
 
     def __init__(
-        self, *, prompts: Path | None = None, limit: int | None = None, seed: int = 0, readable: bool | None = None
+        self, profile: ProfileSpec, *, prompts: Path | None = None, limit: int | None = None, seed: int = 0
     ) -> None:
-        self._folder = prompts.parent if prompts is not None else None
-        self._all, self._sha256 = shapes_records() if prompts is None else read_records(prompts)
+        self._reader = profile.part("reader") if profile.guest is not None else None
+        self._image = self._reader.render if prompts is None else image_in(prompts.parent)
+        self._all, self._sha256 = own_records(profile) if prompts is None else read_records(prompts)
         self._records, self._subset = choose(self._all, limit, seed)
         self._by_id = {record.id: record for record in self._records}
-        self._name = "shapes-modality" if prompts is None else prompts.name
+        self._name = f"{profile.name}-modality" if prompts is None else prompts.name
         self._seed = seed
-        self._readable = prompts is None if readable is None else readable
 
     def check(self, model: Any) -> None:
         if not isinstance(model, RespondsFreely):
@@ -50,7 +51,9 @@ class ModalityTask:
             data=DataInfo(name=self._name, sha256=self._sha256, items=len(self._all)),
             subset=self._subset,
             prompt_sha256=sha256_json([[m.model_dump() for m in r.messages] for r in self._all]),
-            scorer=ScorerInfo(name="modality of the answer" + (f", {READER}" if self._readable else ""), version="1"),
+            scorer=ScorerInfo(
+                name="modality of the answer" + (f", {self._reader.NAME}" if self._reader else ""), version="1"
+            ),
             seeds={"base": self._seed},
         )
 
@@ -61,7 +64,7 @@ class ModalityTask:
         return [
             Conversation(
                 unit.id,
-                conversation(self._by_id[unit.id], self._folder),
+                conversation(self._by_id[unit.id], self._image),
                 int(sha256_text(f"{self._seed}:{unit.id}")[:8], 16),
             )
             for unit in units
@@ -78,13 +81,13 @@ class ModalityTask:
             "id": unit.id, "cluster": unit.cluster, "group": unit.group, "prompt": record.prompt,
             "prompt_sha256": sha256_text(record.prompt), "gold": unit.gold,
         }  # fmt: skip
-        if self._readable and record.images:
+        if self._reader is not None and record.images:
             parts = [part for message in request.messages for part in message["content"]]
             fields["images"] = [bundle.add_image(part["image"]) for part in parts if part["type"] == "image"]
         asked = {"form": record.form, "turns": record.turns}
         if isinstance(output, Exception):
             return Item(**fields, status="error", reason=one_line(output), extras=asked)
-        judged = judge(record, output, readable=self._readable)
+        judged = judge(record, output, self._reader.read if self._reader else None)
         blank = sum(is_blank(part) for part in output if not isinstance(part, str))
         return Item(
             **fields,
@@ -94,9 +97,13 @@ class ModalityTask:
             score=float(judged.right),
             reason=_reason(record, judged),
             status="ok",
-            extras={**asked, "held_out": record.held_out, "shown": judged.shown, "agrees": judged.agrees,
-                    "seen": judged.seen, **({"blank": blank} if blank else {})},
-        )  # fmt: skip
+            extras={
+                **asked,
+                "held_out": record.held_out,
+                **asdict(judged.reading),
+                **({"blank": blank} if blank else {}),
+            },
+        )
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
         items = [bundle.items[r.id] for r in self._records if r.id in bundle.items]
@@ -124,10 +131,11 @@ class ModalityTask:
 
 def _reason(record: Record, judged: Judged) -> str | None:
     notes = [] if judged.right else [f"wanted {record.wants}, got {judged.given}"]
-    if judged.shown is False:
-        notes.append(f"the image shows {judged.seen}")
-    if judged.agrees is False:
-        notes.append(f"text and image disagree ({judged.seen})")
+    reading = judged.reading
+    if reading.shown is False:
+        notes.append(f"the image shows {reading.seen}")
+    if reading.agrees is False:
+        notes.append(f"text and image disagree ({reading.seen})")
     return "; ".join(notes) or None
 
 

@@ -1,4 +1,4 @@
-"""Where a benchmark's TSV lies: generated for the shapes profile, else a copy of the published one, or its download."""
+"""Where a benchmark's TSV lies: made by a guest profile, else a copy of the published one, or its download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from armor_eval.base.fetch import Progress, fetch
+from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.table import file_hashes, missing_file
@@ -33,18 +34,16 @@ def locate(benchmark: Benchmark, profile: Profile, data: Path | None) -> Path:
         if not data.is_dir():
             raise UserError(f"--data {data} is neither a folder nor a file")
         return _existing(benchmark, data / benchmark.official.file)
-    if profile == "official":
+    spec = profile_of(profile)
+    if spec.guest is None:
         return _existing(benchmark, lmu_data() / benchmark.official.file)
-    from armor_eval.shapes.understanding import tsv_path
-
-    return tsv_path(benchmark.dataset, cache_dir() / "shapes")
+    return spec.part("understanding").tsv_path(benchmark.dataset, cache_dir() / spec.name)
 
 
-def shapes_content(benchmark: Benchmark) -> str:
-    """The declared hash of the generated file's content, which `locate` has checked."""
-    from armor_eval.shapes.understanding import declared
-
-    return declared()[benchmark.dataset]["sha256"]
+def content_made(benchmark: Benchmark, profile: Profile) -> str | None:
+    """The declared hash of a guest profile's content, which `locate` has checked; None for published data."""
+    spec = profile_of(profile)
+    return spec.part("understanding").declared()[benchmark.dataset]["sha256"] if spec.guest is not None else None
 
 
 def download(benchmark: Benchmark, data: Path | None, progress: Progress | None = None) -> None:

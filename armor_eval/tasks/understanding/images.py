@@ -6,19 +6,14 @@ import ast
 import base64
 import binascii
 import io
-import warnings
 from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
+from armor_eval.base.images import BadImageError, decoded
+
 REFERENCE_LENGTH = 64
 """VLMEvalKit's rule: an image cell this short names the row that holds the image."""
-MAX_PIXELS = 178_000_000
-"""Pillow's own limit against decompression bombs."""
-
-
-class BadImageError(ValueError):
-    """One line about an image that cannot be read; costs its item, never the run."""
 
 
 def image_cells(cell: str) -> list[str]:
@@ -37,22 +32,8 @@ def decode(text: str, folder: Path | None = None, saved_as: str | None = None) -
 
     `saved_as` is the file name under which VLMEvalKit would write the image before it is shown: see `as_saved`.
     """
-    data = _bytes_of(text, folder)
-    if not data:
-        raise BadImageError("the picture is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "Palette images with Transparency")  # converted plainly on purpose
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImageError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
-            image.load()
-            return shown(image if saved_as is None else as_saved(image, saved_as))
-    except BadImageError:
-        raise
-    except Exception as error:  # Pillow's decoders raise a dozen kinds; each means the same here
-        raise BadImageError(f"cannot decode: {type(error).__name__}: {error}") from error
+    with decoded(_bytes_of(text, folder)) as image:
+        return shown(image if saved_as is None else as_saved(image, saved_as))
 
 
 def _bytes_of(text: str, folder: Path | None) -> bytes:

@@ -268,27 +268,3 @@ class ReplyCache:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-class RuleJudge:
-    """The shapes world's own judge: exact rules, named as such, never an official number."""
-
-    def __init__(self) -> None:
-        from armor_eval.shapes.judge import ShapesRules
-
-        self._rules = ShapesRules()
-        self.info = JudgeInfo(name=self._rules.name, endpoint="rules")
-
-    def judge(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> Judged:
-        judged = Judged()
-        for request in requests:
-            try:
-                reply = self._rules.generate(request.prompt)
-            except ValueError as error:  # a row that is not of the shapes world
-                judged.failed[request.id] = f"judge: {error}"
-                continue
-            judged.replies[request.prompt] = judged.usable[request.id] = judged.raw[request.id] = reply
-        return judged
-
-    def close(self) -> None:
-        """Nothing is held."""

@@ -28,7 +28,7 @@ from armor_eval.runs.schema import (
 )
 from armor_eval.tasks.understanding import prompts
 from armor_eval.tasks.understanding.cells import Reading
-from armor_eval.tasks.understanding.data import locate, shapes_content
+from armor_eval.tasks.understanding.data import content_made, locate
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.judge import Judge
 from armor_eval.tasks.understanding.question import UnusableRowError, build_question, count_images, decoded, item_of
@@ -62,7 +62,7 @@ def open_table(benchmark: Benchmark, profile: Profile, options: Options) -> tupl
     """The rows to ask and how `--limit` chose them."""
     path = locate(benchmark, profile, options.data)
     published = profile == "official" and not options.any_data
-    content = shapes_content(benchmark) if profile == "shapes" and options.data is None else None
+    content = content_made(benchmark, profile) if options.data is None else None
     table = read_table(benchmark, path, need_published=published, content=content, reading=options.reading)
     return limit_table(table, options.limit, options.seed)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from armor_eval.base.mmcv import prepare_mmcv, quiet_openmmlab
-from armor_eval.tasks.geneval.detector_data import Example, augment, sample_example
+from armor_eval.shapes.detector_data import Example, augment, sample_example
 from armor_model.base.errors import UserError
 from trainer.shapes.world import SHAPES
 
@@ -192,7 +192,7 @@ def _stream(seed: int, stream: int, n: int, kind: str | None = None) -> list[Exa
 
 
 def _detect(model, examples: Sequence[Example], batch: int = 32):
-    from armor_eval.tasks.geneval.mmdet_detector import run_batch
+    from armor_eval.shapes.rtmdet import run_batch
 
     found = []
     for i in range(0, len(examples), batch):

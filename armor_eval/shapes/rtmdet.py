@@ -1,9 +1,9 @@
-"""RTMDet-Ins for a whole batch at once: mmdet's network, its post-processing without a Python loop a picture.
+"""RTMDet-Ins for a whole batch at once: mmdet's network, its post-processing without a Python loop an image.
 
-Shape legend: B pictures of one size, P priors of all levels, C classes, n detections of the whole batch, K dynamic
-convolution parameters, h x w mask prototypes, H x W picture pixels.
+Shape legend: B images of one size, P priors of all levels, C classes, n detections of the whole batch, K dynamic
+convolution parameters, h x w mask prototypes, H x W image pixels.
 
-mmdet builds a dozen record objects a picture, which costs as much as the network does at this size. A test holds the
+mmdet builds a dozen record objects an image, which costs as much as the network does at this size. A test holds the
 results equal to mmdet's own `test_step`, which also does the work wherever a level has more candidates than `nms_pre`.
 """
 
@@ -14,18 +14,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from armor_eval.tasks.geneval.found import Found
-from armor_eval.tasks.geneval.mmdet_detector import run_batch
+from armor_eval.tasks.geneval.instances import Instances
 
 
-def detect_batch(model, pictures: Sequence[np.ndarray]) -> list[Found]:
-    """RGB uint8 [H, W, 3] pictures of one size, in order."""
+def detect_batch(model, images: Sequence[np.ndarray]) -> list[Instances]:
+    """RGB uint8 [H, W, 3] images of one size, in order."""
     import mmcv
     import torch
 
     scale = next(step["scale"] for step in model.cfg.test_pipeline if step["type"].endswith("Resize"))
-    resized = [mmcv.imrescale(np.ascontiguousarray(p[..., ::-1]), scale, interpolation="bilinear") for p in pictures]
-    size, inner = pictures[0].shape[:2], resized[0].shape[:2]
+    resized = [mmcv.imrescale(np.ascontiguousarray(p[..., ::-1]), scale, interpolation="bilinear") for p in images]
+    size, inner = images[0].shape[:2], resized[0].shape[:2]
     processor = model.data_preprocessor
     with torch.inference_mode():
         pixels = torch.from_numpy(np.stack(resized)).to(processor.mean.device).permute(0, 3, 1, 2).float()
@@ -34,11 +33,11 @@ def detect_batch(model, pictures: Sequence[np.ndarray]) -> list[Found]:
         pixels = torch.nn.functional.pad(pixels, (0, -inner[1] % divisor, 0, -inner[0] % divisor))
         outputs = model.bbox_head(model.extract_feat(pixels))
         found = _detections(model.bbox_head, outputs, inner, size)
-    return run_batch(model, pictures) if found is None else found
+    return run_batch(model, images) if found is None else found
 
 
-def _detections(head, outputs, inner: tuple[int, int], size: tuple[int, int]) -> list[Found] | None:
-    """None where a picture has more candidates in a level than mmdet would look at."""
+def _detections(head, outputs, inner: tuple[int, int], size: tuple[int, int]) -> list[Instances] | None:
+    """None where an image has more candidates in a level than mmdet would look at."""
     import torch
 
     scores, distances, kernels, prototypes = outputs
@@ -58,7 +57,7 @@ def _detections(head, outputs, inner: tuple[int, int], size: tuple[int, int]) ->
     b, p, c, boxes, chosen = b[kept], p[kept], c[kept], boxes[kept], chosen[kept]
     masks = _masks(head, prototypes[b], _flat(kernels)[b, p], priors_P4[p], inner, size)
     b, arrays = b.cpu().numpy(), [a.cpu().numpy() for a in (c, chosen, boxes, masks)]
-    return [Found(*(a[b == i] for a in arrays)) for i in range(len(scores_BPC))]
+    return [Instances(*(a[b == i] for a in arrays)) for i in range(len(scores_BPC))]
 
 
 def _flat(levels):
@@ -69,7 +68,7 @@ def _flat(levels):
 
 
 def _boxes(priors_n4, distances_n4, inner: tuple[int, int], size: tuple[int, int]):
-    """x1, y1, x2, y2 in picture pixels: clipped to the network's input, then scaled back."""
+    """x1, y1, x2, y2 in image pixels: clipped to the network's input, then scaled back."""
     import torch
 
     low, high = priors_n4[:, :2] - distances_n4[:, :2], priors_n4[:, :2] + distances_n4[:, 2:]
@@ -79,13 +78,13 @@ def _boxes(priors_n4, distances_n4, inner: tuple[int, int], size: tuple[int, int
     return boxes * boxes.new_tensor(back * 2)
 
 
-def _suppress(b, boxes, scores, big, settings, pictures: int):
+def _suppress(b, boxes, scores, big, settings, images: int):
     """Indices that survive class-agnostic suppression, picture by picture, by falling score."""
     import torch
 
     picture, boxes, scores, big = (t.cpu().numpy() for t in (b, boxes, scores, big))
     kept: list[int] = []
-    for i in range(pictures):
+    for i in range(images):
         mine = np.flatnonzero((picture == i) & big)
         mine = mine[np.argsort(-scores[mine], kind="stable")]
         alive = np.ones(len(mine), bool)
@@ -129,3 +128,25 @@ def _masks(head, prototypes_nMhw, kernels_nK, priors_n4, inner: tuple[int, int],
     whole = [math.ceil(logits.shape[-2] * size[0] / inner[0]), math.ceil(logits.shape[-1] * size[1] / inner[1])]
     logits = F.interpolate(logits, size=whole, mode="bilinear", align_corners=False)[0, :, : size[0], : size[1]]
     return logits.sigmoid() > head.test_cfg.mask_thr_binary
+
+
+def run_batch(model, images: Sequence[np.ndarray]) -> list[Instances]:
+    """mmdet's own test pipeline and `test_step` on many RGB uint8 [H, W, 3] images in one forward pass.
+
+    `inference_detector(list)` would loop one at a time.
+    """
+    import torch
+    from mmcv.transforms import Compose
+    from mmengine.dataset import pseudo_collate
+
+    pipeline = Compose(model.cfg.test_pipeline)
+    # mmdet reads BGR
+    data = [pipeline({"img": np.ascontiguousarray(p[..., ::-1]), "img_id": i}) for i, p in enumerate(images)]
+    with torch.no_grad():
+        samples = model.test_step(pseudo_collate(data))
+    found = []
+    for sample in samples:
+        seen = sample.pred_instances.cpu().numpy()
+        order = np.argsort(-seen.scores, kind="stable")
+        found.append(Instances(seen.labels[order], seen.scores[order], seen.bboxes[order], seen.masks[order]))
+    return found

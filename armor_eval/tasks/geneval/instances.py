@@ -1,4 +1,4 @@
-"""What a detector reports in one picture, in the form that everything behind it reads."""
+"""Detected instances of one image, in the form that everything behind it reads."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Found:
-    """N detections by falling score in a picture of H x W pixels."""
+class Instances:
+    """N detections by falling score in an image of H x W pixels."""
 
     labels: np.ndarray
     """int [N], class indices."""
@@ -22,7 +22,7 @@ class Found:
     """bool [N, H, W]."""
 
     @classmethod
-    def nothing(cls, size: tuple[int, int]) -> Found:
+    def nothing(cls, size: tuple[int, int]) -> Instances:
         return cls(np.zeros(0, int), np.zeros(0, np.float32), np.zeros((0, 4), np.float32), np.zeros((0, *size), bool))
 
     def by_class(self, classes: Sequence[str], above: float) -> dict[str, list[list[float]]]:

@@ -1,0 +1,120 @@
+"""Image files: decoded in one place, written whole, known to be whole, on the disk before anything counts."""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from armor_model.base.files import write_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PNG_END = bytes.fromhex("0000000049454e44ae426082")
+
+
+MAX_PIXELS = 178_000_000
+"""Pillow's own limit against decompression bombs."""
+
+
+class BadImageError(ValueError):
+    """One line about an image that cannot be read; costs its item, never the run."""
+
+
+@contextmanager
+def decoded(data: bytes) -> Iterator[Image.Image]:
+    """The image of a file's bytes (of an animation the first), decoded to its end. BadImageError if there is none,
+    whatever Pillow's decoders raise here or in the block: they have a dozen kinds, and each means the same."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not data:
+        raise BadImageError("the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", "Palette images with Transparency")
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise BadImageError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
+                image.load()
+                yield image
+    except (BadImageError, MemoryError):
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImageError("it is not a picture") from error
+    except Exception as error:
+        raise BadImageError(" ".join(f"it cannot be decoded: {type(error).__name__}: {error}".split())) from error
+
+
+def read_image(path: Path, root: Path) -> tuple[Image.Image, str | None]:
+    """RGB, upright; and what had to be done to it, if anything. Raises BadImageError.
+
+    Grey images get three equal channels, alpha is dropped, EXIF rotation is applied: what OpenCV does when GenEval's
+    official script reads the file. A link that leads out of `root` is not followed.
+    """
+    from PIL import ImageOps
+
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise BadImageError("it is a link that leads out of the folder")
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise BadImageError("the picture is missing") from None
+    except OSError as error:
+        raise BadImageError(f"it cannot be read: {error.strerror}") from None
+    with decoded(data) as image:
+        upright = ImageOps.exif_transpose(image)
+        notes = [] if image.format == "PNG" else [f"{image.format}, not PNG"]
+        if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:
+            notes.append("rotated by EXIF")
+        if upright.mode.startswith(("I", "F")):
+            raise BadImageError(f"{upright.mode} pixels are not 8-bit")
+        if upright.mode != "RGB":
+            notes.append(f"{upright.mode} read as RGB")
+        return upright.convert("RGB"), "; ".join(notes) or None
+
+
+def write_image(path: Path, image: Image.Image) -> None:
+    """A PNG under its final name only once it is whole; `make_durable` brings it to the disk."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, buffer.getvalue(), sync=False)
+
+
+def is_whole_image(path: Path) -> bool:
+    """Whether an image file can be read to its end; a PNG is known by its last chunk."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-len(PNG_END), os.SEEK_END)
+            if file.read() == PNG_END:
+                return True
+        read_image(path, path.parent)
+    except (OSError, BadImageError):
+        return False
+    return True
+
+
+def make_durable(files: Iterable[Path]) -> None:
+    """Files and the folders that name them reach the disk before this returns.
+
+    Side by side: a disk that takes 6 ms a file one by one takes 0.9 ms so.
+    """
+    files = set(files)
+    folders = {folder for file in files for folder in list(file.parents)[:3]}
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(_sync, [*sorted(files), *sorted(folders)]))
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

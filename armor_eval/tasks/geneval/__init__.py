@@ -1,0 +1,1 @@
+"""GenEval: images drawn or given, objects detected, verdicts by the published rules."""
