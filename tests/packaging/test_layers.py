@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -16,11 +17,12 @@ from armor_model.base.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_import_contracts_hold(capsys: pytest.CaptureFixture[str]) -> None:
-    linter = pytest.importorskip("importlinter.cli")
-    assert linter.lint_imports(config_filename=str(ROOT / "pyproject.toml"), no_cache=True) == 0, (
-        capsys.readouterr().out
-    )
+def test_the_import_contracts_hold() -> None:
+    """In a process of its own: the linter switches off every logger that is there."""
+    pytest.importorskip("importlinter")
+    child = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run([sys.executable, "-c", child], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_three_files_of_the_core_name_the_guest_at_most() -> None:
