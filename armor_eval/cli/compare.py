@@ -26,6 +26,9 @@ def compare(
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the page of changed items here.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print compare.json instead of the table.")] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the TSV files, for the page's question images; default: $LMUData.")
+    ] = None,
     baselines: Annotated[Path, typer.Option(help="Where saved baselines lie.")] = ROOT,
 ) -> int:
     """Compare two runs of the same items and say whether the candidate is worse.
@@ -53,7 +56,7 @@ def compare(
         "compare.json": (None, lambda: found.model_dump_json(indent=1) + "\n"),
         "compare.md": (markdown, lambda: summary.render(found)),
         "junit.xml": (junit, lambda: junit_xml.render(found)),
-        "compare.html": (html, lambda: page.render(found)),
+        "compare.html": (html, lambda: page.render(found, data)),
     }
     for name, (asked, render) in files.items():
         targets = {p for p in (asked, out / name if out else None) if p is not None}

@@ -17,18 +17,23 @@ def report(
     archive: Annotated[Path | None, typer.Option(help="Also copy records, curves and sheets (no items) here.")] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "ARMOR report",
     row: Annotated[list[str] | None, typer.Option(help="MODEL=ROW: which row of the paper a model is.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the TSV files, for question images; default: $LMUData.")
+    ] = None,
 ) -> None:
-    """Write a page that needs no network: verdict, tables, plots, every item with picture, answer and reason."""
+    """Write a page that needs no network: verdict, tables, plots, every item with images, answer and reason."""
+    from armor_eval.cli.common import quiet_libraries
     from armor_eval.report.claims import load_claims, parse_row_choices
     from armor_eval.report.loading import load_runs, notices
     from armor_eval.report.page import render_page
     from armor_model.base.errors import UserError
     from armor_model.base.files import write_file
 
+    quiet_libraries()
     if out.is_dir():
         raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'report.html'}")
     views = load_runs(runs)
-    page = render_page(views, title=title, row_choices=parse_row_choices(row or [], load_claims()))
+    page = render_page(views, title=title, row_choices=parse_row_choices(row or [], load_claims()), data=data)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, page)
     if figures is not None:

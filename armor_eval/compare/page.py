@@ -16,8 +16,11 @@ VERDICT_TONES = {
 """Classes of the report's style sheet."""
 
 
-def render(comparison: Comparison) -> str:
-    """The page as text; reads both runs' items and pictures again through the report's viewer."""
+def render(comparison: Comparison, data: Path | None = None) -> str:
+    """The page as text; reads both runs' items and images again through the report's viewer.
+
+    `data`: where the TSV files of the questions lie.
+    """
     from armor_eval.report.loading import RunView, load_run
     from armor_eval.report.page import Headline, render_page
     from armor_eval.report.viewer import Flip
@@ -38,7 +41,7 @@ def render(comparison: Comparison) -> str:
     return render_page(
         list(views.values()), flips=flips, docs=[], with_plots=False, sections=sections,
         headline=Headline(comparison.verdict, TONES.get(comparison.verdict, "warn"), _lines(comparison)),
-        title="armor-eval compare",
+        title="armor-eval compare", data=data,
     )  # fmt: skip
 
 

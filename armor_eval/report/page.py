@@ -74,12 +74,13 @@ def render_page(
     sections: Sequence[tuple[str, str]] = (),
     row_choices: dict[str, str] | None = None,
     images: Sequence[tuple[str, Path]] = (),
+    data: Path | None = None,
 ) -> str:
     """The page as text: results, slices, drawings and items of the runs; below them the paper's tables.
 
     `flips`: the viewer holds only these items, each with both runs' answers. `docs`: tables to show, by default the
     paper's and the embedded ones. `sections`: (heading, HTML) put first; the caller escapes that HTML.
-    `images`: (title, PNG) to show beside the results.
+    `images`: (title, PNG) to show beside the results. `data`: where the TSV files lie that questions were read from.
     Raises UserError for a flip that the bundles do not hold.
     """
     from markupsafe import Markup
@@ -94,7 +95,7 @@ def render_page(
         drawn = plots(views)
     else:
         drawn = []
-    payload = viewer.pack(views, flips)
+    payload = viewer.pack(views, flips, data)
     script, style = _asset("viewer.js"), _asset("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return _environment().get_template("page.html.j2").render(
@@ -115,6 +116,7 @@ def render_page(
         figures=[*(f for v in views for f in _figures(v)), *(_figure(title, path) for title, path in images)],
         plots=[(p.title, Markup(p.svg), p.text) for p in drawn],
         payload=payload,
+        page_megabytes=viewer.PAGE_BUDGET // 1_000_000,
         table=Markup(payload.table),
         pictures=Markup(payload.pictures),
         flips_only=flips is not None,

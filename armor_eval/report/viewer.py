@@ -1,6 +1,6 @@
 """Packs items and thumbnails for the page's per-item viewer, within a budget of bytes.
 
-Failures and flips get their pictures and their whole text first; what does not fit is cut and says so. The table is
+Failures and flips get their images and their whole text first; what does not fit is cut and says so. The table is
 stored by column, repeated prompts once, and compressed: 20,000 items stay a few megabytes.
 """
 
@@ -12,14 +12,18 @@ import gc
 import gzip
 import io
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from armor_eval.report.loading import RunView
+from armor_eval.report.question_images import QuestionImages, find_question_images, is_reference
 from armor_eval.runs.schema import Item
 from armor_model.base.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 STATUSES = ("ok", "unparsed", "judge_failed", "error")
 OUTCOMES = ("right", "partly", "wrong", "marked", "unmeasured")
@@ -27,11 +31,18 @@ OUTCOMES = ("right", "partly", "wrong", "marked", "unmeasured")
 
 TEXT_BUDGET = 6_000_000
 """Bytes of the compressed item table, before base64 adds a third."""
-PICTURE_BUDGET = 12_000_000
-"""Bytes of all thumbnails, as base64."""
+ALL_IMAGES = 2000
+"""Items of a page that carries every image, however large it grows."""
+PAGE_BUDGET = 25_000_000
+"""Bytes of a page of more items: images are put in, wrong and changed items first, until it is full."""
+PAGE_REST = 1_000_000
+"""Bytes of the page that are neither the item table nor images of items: tables, plots."""
 CAPS = ((4000, 2000), (2000, 600), (1000, 200), (400, 120), (160, 60), (80, 0))
 """(characters kept of a failure's text, of a right answer's), tried in turn until the table fits."""
-THUMB_SIDE = 192
+SIDES = ((448, 300), (320, 800), (192, 1 << 62))
+"""(longest side of a thumbnail, most images of a page that has them so large)."""
+LOSSLESS_SIDE = 96
+"""Images up to this size stay PNG: JPEG would change what few pixels there are."""
 BOX_SCORE = 0.3
 """GenEval's own threshold: boxes below it took no part in the verdict."""
 MAX_BOXES = 24
@@ -56,14 +67,20 @@ class Payload:
     table: str
     """gzip + base64 of the item table's JSON."""
     pictures: str
-    """JSON: key -> [width, height, mime, base64]; `<` is written as an escape so that it cannot end its element."""
+    """JSON: key -> [width, height, mime, base64]; `<` is written as an escape so that it cannot end its element. The
+    further images of a question are `KEY~1`, `KEY~2` ..."""
     items: int
     pictures_kept: int
     pictures_left: int
+    """Left out for want of room."""
+    urgent_left: int
+    """Those of them that belong to wrong or changed items."""
     text_cap: tuple[int, int]
     """Characters kept of failures and of right answers."""
     cut: int
     """Texts that were shortened."""
+    missing: list[str]
+    """Runs whose question images could not be read, and why."""
 
 
 def outcome(item: Item) -> int:
@@ -85,7 +102,6 @@ class _Record:
     flip: int = 0
     other: Item | None = None
     other_run: int = -1
-    pictures: list[tuple[Path, str]] = field(default_factory=list)
 
     @property
     def urgent(self) -> bool:
@@ -93,19 +109,24 @@ class _Record:
         return bool(self.flip) or self.item.status != "ok" or outcome(self.item) != 0
 
 
-def pack(views: Sequence[RunView], flips: Sequence[Flip] | None = None) -> Payload:
-    """Items of the runs, or - with `flips` - only those that changed, each with both answers."""
+def pack(views: Sequence[RunView], flips: Sequence[Flip] | None = None, data: Path | None = None) -> Payload:
+    """Items of the runs, or - with `flips` - only those that changed, each with both answers.
+
+    `data`: where the TSV files of the questions lie, for their images.
+    """
     collecting = gc.isenabled()
     gc.disable()  # nothing here makes cycles, and walking a million live records takes a third of the time
     try:
         records = _all_records(views) if flips is None else _flip_records(views, flips)
-        pictures, left = _pack_pictures(records, views)
-        payload, cap, cut = _pack_table(records, views, set(pictures))
+        questions = _question_images(records, views, data)
+        table, cap, cut = _pack_table(records, views, questions)
+        room = None if len(records) <= ALL_IMAGES else PAGE_BUDGET - PAGE_REST - len(table)
+        pictures, left, urgent_left = _pack_pictures(records, views, questions, room)
     finally:
         if collecting:
             gc.enable()
     text = json.dumps(pictures, separators=(",", ":")).replace("<", "\\u003c")
-    return Payload(payload, text, len(records), len(pictures), left, cap, cut)
+    return Payload(table, text, len(records), len(pictures), left, urgent_left, cap, cut, questions.missing)
 
 
 def _all_records(views: Sequence[RunView]) -> list[_Record]:
@@ -134,10 +155,12 @@ def _flip_records(views: Sequence[RunView], flips: Sequence[Flip]) -> list[_Reco
 # --- the table -------------------------------------------------------------------------------------------------------
 
 
-def _pack_table(records: list[_Record], views: Sequence[RunView], kept: set[str]) -> tuple[str, tuple[int, int], int]:
+def _pack_table(
+    records: list[_Record], views: Sequence[RunView], questions: QuestionImages
+) -> tuple[str, tuple[int, int], int]:
     packed, cut = b"", 0
     for cap in CAPS:
-        table, cut = _table(records, views, kept, cap)
+        table, cut = _table(records, views, questions, cap)
         packed = gzip.compress(
             json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace"), 5, mtime=0
         )
@@ -166,7 +189,9 @@ class _Cutter:
         return text[:limit] + "\u2026" if limit else ""
 
 
-def _table(records: list[_Record], views: Sequence[RunView], kept: set[str], cap: tuple[int, int]) -> tuple[dict, int]:
+def _table(
+    records: list[_Record], views: Sequence[RunView], questions: QuestionImages, cap: tuple[int, int]
+) -> tuple[dict, int]:
     """The item table by column; an equal prompt or group is stored once."""
     short = _Cutter()
     prompts: dict[str, int] = {}
@@ -182,9 +207,9 @@ def _table(records: list[_Record], views: Sequence[RunView], kept: set[str], cap
             record.run, item.id[:200], STATUSES.index(item.status), outcome(item), item.score,
             groups.setdefault(item.group or "", len(groups)), prompts.setdefault(prompt, len(prompts)),
             short(item.gold, limit or 40), short(item.output, limit), short(item.parsed, limit and min(limit, 400)),
-            short(item.reason, limit), _refs(record, item, item.images, record.run, views, kept),
-            _refs(record, item, item.output_images, record.run, views, kept), boxes(item), record.flip,
-            _other(record, views, kept, short, limit),
+            short(item.reason, limit), _keys(record.run, item.images, questions),
+            _keys(record.run, item.output_images, questions), boxes(item), record.flip,
+            _other(record, questions, short, limit),
         )  # fmt: skip
         for name, value in zip(names, row, strict=True):
             columns[name].append(value)
@@ -199,24 +224,18 @@ def _table(records: list[_Record], views: Sequence[RunView], kept: set[str], cap
     return table, short.cut
 
 
-def _other(record: _Record, views: Sequence[RunView], kept: set[str], short: _Cutter, limit: int) -> list | None:
+def _other(record: _Record, questions: QuestionImages, short: _Cutter, limit: int) -> list | None:
     base = record.other
     if base is None:
         return None
-    drawn = _refs(record, base, base.output_images, record.other_run, views, kept)
+    drawn = _keys(record.other_run, base.output_images, questions)
     return [record.other_run, STATUSES.index(base.status), outcome(base), base.score, short(base.output, limit),
             short(base.parsed, limit), short(base.reason, limit), drawn, boxes(base)]  # fmt: skip
 
 
-def _refs(
-    record: _Record, item: Item, names: Iterable[str], run: int, views: Sequence[RunView], kept: set[str]
-) -> list[str] | int:
-    """Picture keys; a picture without a thumbnail is given by its name, so that the reader knows of it. 0 for none."""
-    found = []
-    for name in names:
-        key = _key(str(run), name)
-        found.append(key if key in kept else f"?{name[-80:]}")
-    return found or 0
+def _keys(run: int, names: Sequence[str], questions: QuestionImages) -> list[str] | int:
+    """Image keys, also of images that the page does not hold, so that the reader knows of them. 0 for none."""
+    return [_key(run, name, questions) for name in names] or 0
 
 
 def boxes(item: Item) -> list[list] | int:
@@ -237,46 +256,67 @@ def boxes(item: Item) -> list[list] | int:
     return sorted(found, key=lambda b: -b[4])[:MAX_BOXES] or 0
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def _question_images(records: list[_Record], views: Sequence[RunView], data: Path | None) -> QuestionImages:
+    """The rows of the TSV files that the records name."""
+    named: dict[int, dict[str, None]] = {}
+    for record in records:
+        for name in record.item.images:
+            if is_reference(name):
+                named.setdefault(record.run, {})[name] = None
+    return find_question_images(dict(enumerate(views)), named, data)
+
+
+def _key(run: int, name: str, questions: QuestionImages) -> str:
+    """A question's image by its content, a file of a bundle by its name."""
+    return (questions.keys.get((run, name)) or name) if is_reference(name) else _file_key(str(run), name)
 
 
 @functools.lru_cache(maxsize=1 << 18)
-def _key(run: str, name: str) -> str:
+def _file_key(run: str, name: str) -> str:
     """A content-addressed file name is its own key; anything else is told apart by its run.
 
-    Cached: ten runs of a benchmark name the same few thousand pictures 280,000 times.
+    Cached: ten runs of a benchmark name the same few thousand images 280,000 times.
     """
     stem = name.rsplit("/", 1)[-1].partition(".")[0]
-    return stem[:16] if len(stem) >= 32 and not set(stem) - _HEX else f"{run}/{name}"
+    return stem[:16] if len(stem) >= 32 and not set(stem) - _HEX else f"{run}/{name[-200:]}"
 
 
 _HEX = frozenset("0123456789abcdef")
 
 
-def _pack_pictures(records: list[_Record], views: Sequence[RunView]) -> tuple[dict[str, list], int]:
-    """Thumbnails in order of urgency until the budget is spent: (kept, how many were left out)."""
-    wanted: dict[str, tuple[Path, str]] = {}
+def _pack_pictures(
+    records: list[_Record], views: Sequence[RunView], questions: QuestionImages, room: int | None
+) -> tuple[dict[str, list], int, int]:
+    """Thumbnails in order of urgency until the room (None: no end) is full: kept, left out, urgent ones left out."""
+    wanted: dict[str, tuple[Path, str, bool]] = {}
     for record in sorted(records, key=lambda r: not r.urgent):
         for run, item in ((record.run, record.item), (record.other_run, record.other)):
             if item is None:
                 continue
             for name in (*item.output_images, *item.images):
-                wanted.setdefault(_key(str(run), name), (views[run].path, name))
+                wanted.setdefault(_key(run, name, questions), (views[run].path, name, record.urgent))
+    side = next(side for side, most in SIDES if len(wanted) <= most)
     kept: dict[str, list] = {}
-    spent = 0
-    left = 0
-    for key, (folder, name) in wanted.items():
-        path = inside(folder, name)
-        if path is None:
+    spent = left = urgent_left = 0
+    for key, (folder, name, urgent) in wanted.items():
+        path = None if is_reference(name) else inside(folder, name)
+        if path is None and key not in questions.rows:
             continue
-        if spent > PICTURE_BUDGET:
-            left += 1
+        if room is not None and spent > room:
+            left, urgent_left = left + 1, urgent_left + urgent
             continue
-        made = thumbnail(path)
-        if made is not None:
-            kept[key] = made
-            spent += len(made[3]) + len(key) + 40
-    return kept, left
+        if path is not None:
+            made = [thumbnail(path, side)]
+        else:
+            made = [encoded(image, image.size, side) for image in questions.open(key)]
+        for part, one in enumerate(made):
+            if one is not None:
+                kept[f"{key}~{part}" if part else key] = one
+                spent += len(one[3]) + len(key) + 40
+    return kept, left, urgent_left
 
 
 def inside(folder: Path, name: str) -> Path | None:
@@ -289,21 +329,26 @@ def inside(folder: Path, name: str) -> Path | None:
         return None
 
 
-def thumbnail(path: Path) -> list | None:
+def thumbnail(path: Path, side: int) -> list | None:
     """[width, height, mime, base64]; small PNGs as they are, others reduced. The size is the original's."""
     from PIL import Image, UnidentifiedImageError
 
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
+            size = image.size
             if image.format == "PNG" and len(data) <= 2500:
-                return [width, height, "image/png", base64.b64encode(data).decode()]
-            image.draft("RGB", (THUMB_SIDE, THUMB_SIDE))
-            small = image.convert("RGB")
-            small.thumbnail((THUMB_SIDE, THUMB_SIDE))
-            buffer = io.BytesIO()
-            small.save(buffer, format="JPEG", quality=72)
+                return [*size, "image/png", base64.b64encode(data).decode()]
+            image.draft("RGB", (side, side))
+            return encoded(image.convert("RGB"), size, side)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError):
         return None
-    return [width, height, "image/jpeg", base64.b64encode(buffer.getvalue()).decode()]
+
+
+def encoded(image: Image.Image, size: tuple[int, int], side: int) -> list:
+    """[width, height, mime, base64] of an RGB image, reduced to the side; `size` is the original's."""
+    image.thumbnail((side, side))
+    buffer = io.BytesIO()
+    lossless = max(image.size) <= LOSSLESS_SIDE
+    image.save(buffer, **({"format": "PNG"} if lossless else {"format": "JPEG", "quality": 72}))
+    return [*size, "image/png" if lossless else "image/jpeg", base64.b64encode(buffer.getvalue()).decode()]

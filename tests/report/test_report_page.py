@@ -41,13 +41,15 @@ def test_the_table_carries_every_item(folder: Path) -> None:
 
 
 def test_failures_get_their_pictures_first(folder: Path, monkeypatch) -> None:
-    monkeypatch.setattr(viewer, "PICTURE_BUDGET", 1500)
+    monkeypatch.setattr(viewer, "ALL_IMAGES", 99)
+    whole = viewer.pack(load_runs([folder]))
+    monkeypatch.setattr(viewer, "PAGE_BUDGET", viewer.PAGE_REST + len(whole.table) + 1500)
     payload = viewer.pack(load_runs([folder]))
     table, kept = unpacked(payload), set(json.loads(payload.pictures))
     assert 0 < payload.pictures_kept < 20 and payload.pictures_left > 0
     first_failure = next(i for i, o in enumerate(table["outcome"]) if o != 0)
     assert table["seen"][first_failure][0] in kept
-    assert any(seen and seen[0].startswith("?") for seen in table["seen"])
+    assert any(seen and seen[0] not in kept for seen in table["seen"])
 
 
 def test_long_texts_are_cut_until_the_table_fits_and_failures_keep_more(tmp_path: Path, monkeypatch) -> None:

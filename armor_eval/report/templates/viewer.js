@@ -164,7 +164,7 @@
     const figure = el("figure");
     const data = pictures[key];
     if (!data) {
-      figure.append(el("figcaption", `${caption}: ${key.replace(/^\?/, "")} (not in this page)`));
+      figure.append(el("figcaption", `${caption}: ${key} (not in this page)`));
       return figure;
     }
     const [width, height, mime, base64] = data;
@@ -229,7 +229,9 @@
     const parts = [head];
     if (T.seen[i]) {
       const row = el("div", undefined, "pics");
-      T.seen[i].forEach((key, k) => row.append(picture(key, `picture ${k + 1}`, 0)));
+      // Further images of one question stand under its key with a number.
+      const seen = T.seen[i].flatMap((key) => { const all = [key]; while (pictures[`${key}~${all.length}`]) all.push(`${key}~${all.length}`); return all; });
+      seen.forEach((key, k) => row.append(picture(key, `image ${k + 1}`, 0)));
       parts.push(row);
     }
     parts.push(list);

@@ -1,0 +1,100 @@
+"""Question images of understanding runs, read from the very TSV that a run was measured on: equal sha256, or none."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from armor_eval.report.loading import RunView
+from armor_eval.runs.schema import Run
+from armor_eval.tasks.understanding.data import lmu_data, locate, shapes_content
+from armor_eval.tasks.understanding.declare import benchmarks
+from armor_eval.tasks.understanding.images import BadImageError
+from armor_eval.tasks.understanding.table import Row, read_table
+from armor_model.base.errors import UserError
+from armor_model.base.hashing import sha256_file
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class QuestionImages:
+    """The rows that items name as `FILE.tsv#ID`, by a key that equal images share."""
+
+    rows: dict[str, Row] = field(default_factory=dict)
+    """Key -> a row that shows its images."""
+    keys: dict[tuple[int, str], str] = field(default_factory=dict)
+    """(place of the run, reference) -> key."""
+    missing: list[str] = field(default_factory=list)
+    """Why a run's images could not be read, one line a run."""
+
+    def open(self, key: str) -> list[Image.Image]:
+        """The images of a row, RGB, as the model was shown them; none where they cannot be decoded."""
+        try:
+            return self.rows[key].images()
+        except BadImageError:
+            return []
+
+
+def is_reference(name: str) -> bool:
+    """Whether an item's image is a row of a TSV, not a file in the bundle."""
+    return ".tsv#" in name
+
+
+def find_question_images(
+    views: Mapping[int, RunView], references: Mapping[int, Iterable[str]], data: Path | None
+) -> QuestionImages:
+    """The images that the runs' items refer to, by place of the run.
+
+    `data`: a folder of TSVs, or one TSV, to look in first. Official files are looked for in `$LMUData`, embedded ones
+    are made again. A benchmark's file is read once.
+    """
+    found = QuestionImages()
+    tables: dict[tuple[str, Path], dict[str, Row]] = {}
+    for place, names in references.items():
+        names = list(names)
+        view = views[place]
+        try:
+            at = view.run.benchmark, _measured_file(view.run, names[0].partition("#")[0], data)
+            if at not in tables:
+                table = read_table(benchmarks()[at[0]], at[1], need_published=False)
+                tables[at] = {row.id: row for row in table.rows}
+        except UserError as error:
+            found.missing.append(f"{view.label}: the question images are not here, {error}")
+            log.warning("%s", found.missing[-1])
+            continue
+        for name in names:
+            row = tables[at].get(name.partition("#")[2])
+            if row is not None and row.picture is not None:
+                key = f"{row.picture.digest}{'s' if row.saved_as else ''}"
+                found.rows.setdefault(key, row)
+                found.keys[place, name] = key
+    return found
+
+
+def _measured_file(run: Run, name: str, data: Path | None) -> Path:
+    """The TSV of a run. UserError where no file of that name has the run's sha256."""
+    benchmark = benchmarks().get(run.benchmark)
+    if benchmark is None:
+        raise UserError(f"{run.benchmark} is not declared")
+    if Path(name).name != name:
+        raise UserError(f"{name!r} is no file's name")
+    embedded = run.profile == "shapes" and shapes_content(benchmark) == run.data.sha256
+    places = [] if data is None else [data if data.is_file() else data / name]
+    places += [lmu_data() / name] if run.profile == "official" else []
+    for path in places:
+        if path.is_file() and sha256_file(path) == run.data.sha256:
+            return path
+    if embedded:
+        return locate(benchmark, "shapes", None)
+    there = next((path for path in places if path.is_file()), None)
+    if there is not None:
+        raise UserError(f"{there} is not the file that was measured (another sha256)")
+    looked = " or ".join(str(path.parent) for path in places) or "the embedded data of this version"
+    raise UserError(f"no {name} in {looked} (--data FOLDER)")
