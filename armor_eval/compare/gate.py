@@ -31,6 +31,7 @@ from armor_eval.compare.record import (
     worst,
 )
 from armor_eval.compare.sources import Source, differences, find, item_differences, pair, unusable
+from armor_eval.runs.comparable import outcomes_of, reservations_of
 from armor_eval.runs.schema import Item
 from armor_model.base.errors import UserError
 
@@ -93,7 +94,7 @@ def _side(source: Source) -> Side:
     return Side(
         path=str(source.path), run_id=run.run_id, model=run.model.name, fingerprint=run.model.fingerprint,
         status=run.status, counts=counts, seconds_per_item=run.wall_seconds / n if n and run.wall_seconds else None,
-        peak_memory_bytes=run.peak_memory_bytes, git_commit=run.git_commit,
+        peak_memory_bytes=run.peak_memory_bytes, git_commit=run.git_commit, reservations=reservations_of(run),
     )  # fmt: skip
 
 
@@ -115,6 +116,11 @@ def compare_sources(base: Source, candidate: Source, policy: Policy) -> Benchmar
     measured = [i for i in ids if base.items[i].score is not None and candidate.items[i].score is not None]
     result.items, result.unmeasured = len(measured), len(ids) - len(measured)
     result.checks = _checks(base, candidate, policy)
+    if why := _uneven(base, candidate):  # the candidate may be shown to be worse, but not to be as good
+        if "reservations" in policy.comparability.ignore:
+            result.reasons.append(f"ignored by the policy: {why}")
+        else:
+            result.checks.append(Check(name="reservations", verdict="NOT COMPARABLE", reason=why))
     if not measured:
         return _stop(result, "INCOMPLETE", ["no item has a score in both runs"])
     try:
@@ -198,6 +204,14 @@ def _checks(base: Source, candidate: Source, policy: Policy) -> list[Check]:
     words = f"unreadable answers {was:.2%} -> {now:.2%}, allowed rise {limits.unparsed_rise:.2%}"
     checks.append(Check(name="unparsed", verdict=verdict, reason=words))
     return checks + _cost_checks(base, candidate, policy)
+
+
+def _uneven(base: Source, candidate: Source) -> str | None:
+    """How the answers put one side's number under a reservation that the other's does not have."""
+    ours, theirs = (outcomes_of(side.run) for side in (base, candidate))
+    if ours == theirs:
+        return None
+    return f"reservations differ: {', '.join(ours) or 'none'} in base, {', '.join(theirs) or 'none'} in candidate"
 
 
 def _cost_checks(base: Source, candidate: Source, policy: Policy) -> list[Check]:

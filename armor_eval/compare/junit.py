@@ -60,5 +60,5 @@ def _facts(b: BenchmarkResult, m: MetricResult) -> str:
         f"{text.plain(m.candidate, m.unit, False)}, difference {text.plain(m.delta, m.unit)} "
         f"[{text.bounds(m.ci95, m.unit)}], {m.test}, p {text.p_value(m.p)}, tolerance "
         f"{text.plain(m.tolerance, m.unit, False)}, would see {text.mde(m)}, {m.n} items in {m.clusters} clusters, "
-        + changed
+        + "; ".join([changed, *text.reserved(b)])
     )

@@ -19,10 +19,10 @@ _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 """A terminal that shows the file would obey these."""
 
 
-def safe(value: object, limit: int = 160) -> str:
-    """Untrusted text as one line that neither Markdown nor HTML reads anything into."""
+def safe(value: object, limit: int | None = 160) -> str:
+    """Untrusted text as one line that neither Markdown nor HTML reads anything into; a reason is never cut (None)."""
     line = " ".join(_CONTROL.sub(" ", str(value)).split())
-    line = line if len(line) <= limit else line[:limit] + "\u2026"
+    line = line if limit is None or len(line) <= limit else line[:limit] + "\u2026"
     return _SPECIAL.sub(r"\\\1", escape(line, quote=False))
 
 
@@ -56,17 +56,10 @@ def _render(comparison: Comparison, shown: dict[int, int]) -> str:
             "`would see`: the drop that this comparison would have found with 80 % power.",
             "",
         ]
-    for b in comparison.benchmarks:
-        if b.primary is None:
-            lines.append(f"- **{safe(b.benchmark)}** ({b.profile}): {b.verdict}")
-        for reason in b.reasons:
-            lines.append(f"  - {safe(b.benchmark)}: {safe(reason, 300)}")
-        for check in b.checks:
-            if check.verdict != "PASS":
-                lines.append(f"  - {safe(b.benchmark)}, {check.name}: {check.verdict} - {safe(check.reason, 300)}")
-        if b.unmeasured:
-            lines.append(f"  - {safe(b.benchmark)}: {b.unmeasured} items without a score in one run, left out of both")
-    lines += [f"- {safe(note, 300)}" for note in comparison.notes]
+    lines += [
+        f"- **{safe(b.benchmark)}** ({b.profile}): {b.verdict}" for b in comparison.benchmarks if b.primary is None
+    ]
+    lines += [f"- {safe(line, None)}" for line in text.notices(comparison)]
     for b in comparison.benchmarks:
         lines += _details(b, shown[id(b)])
     policy = f"Policy `{_code(comparison.policy)}` ({comparison.policy_sha256[:12]})"
@@ -76,7 +69,7 @@ def _render(comparison: Comparison, shown: dict[int, int]) -> str:
 
 def _row(b: BenchmarkResult, m: MetricResult) -> str:
     name = f"{safe(b.benchmark)}" + (" (shapes)" if b.profile == "shapes" else "")
-    verdict = f"**{m.verdict}**: {safe(m.reason)}"
+    verdict = f"**{m.verdict}**: {safe(m.reason, None)}"
     cells = [
         name, safe(m.name), text.plain(m.base, m.unit, False), text.plain(m.candidate, m.unit, False),
         text.plain(m.delta, m.unit), text.bounds(m.ci95, m.unit), text.p_value(m.p_holm),

@@ -51,11 +51,7 @@ def _lines(comparison: Comparison) -> list[str]:
     for b in comparison.benchmarks:
         if b.primary is not None and b.primary.verdict != "PASS":
             lines.append(f"{b.benchmark}, {b.primary.name}: {b.primary.reason}")
-        lines += [f"{b.benchmark}: {reason}" for reason in b.reasons]
-        lines += [f"{b.benchmark}, {c.name}: {c.verdict} - {c.reason}" for c in b.checks if c.verdict != "PASS"]
-        if b.unmeasured:
-            lines.append(f"{b.benchmark}: {b.unmeasured} items without a score in one run are left out of both")
-    return lines + comparison.notes
+    return lines + text.notices(comparison)
 
 
 def _table(head: list[str], rows: list[list[str]], words: int = 1) -> str:

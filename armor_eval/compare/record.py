@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from armor_eval.runs.schema import Reservation
+
 Verdict = Literal["PASS", "REGRESSION", "INCONCLUSIVE", "INCOMPLETE", "NOT COMPARABLE"]
 
 EXIT_CODES: dict[Verdict, int] = {
@@ -37,6 +39,8 @@ class Side(_Record):
     seconds_per_item: float | None = None
     peak_memory_bytes: int = 0
     git_commit: str | None = None
+    reservations: list[Reservation] = Field(default_factory=list)
+    """What the run's numbers must not be read without."""
 
 
 class MetricResult(_Record):

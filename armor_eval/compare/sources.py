@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,23 +99,39 @@ def differences(base: Run, other: Run, ignore: list[str], name: str = "candidate
     """Fields that differ, in words: (those that forbid a comparison, those that the policy ignores)."""
     forbidding, ignored = [], []
     for one in differing(base, other):
-        line = f"{one} differs: {_short(COMPARED[one](base), COMPARED[one](other), name)}"
+        line = f"{one} differs: {_contrast(COMPARED[one](base), COMPARED[one](other), name)}"
         (ignored if one in ignore else forbidding).append(line)
     return forbidding, ignored
 
 
-def _short(ours: Any, theirs: Any, other: str) -> str:
-    """Both values, only the keys that differ where they are records."""
+def _contrast(ours: Any, theirs: Any, other: str) -> str:
+    """Both values whole; of records only the parts that differ, however deep they lie."""
     ours, theirs = (v.model_dump() if hasattr(v, "model_dump") else v for v in (ours, theirs))
     if isinstance(ours, dict) and isinstance(theirs, dict):
+        ours, theirs = dict(_parts(ours)), dict(_parts(theirs))
         keys = sorted(k for k in {*ours, *theirs} if ours.get(k) != theirs.get(k))
-        return "; ".join(f"{k}: {_text(ours.get(k))} in base, {_text(theirs.get(k))} in {other}" for k in keys[:4])
+        return "; ".join(f"{k}: {_text(ours.get(k))} in base, {_text(theirs.get(k))} in {other}" for k in keys)
     return f"{_text(ours)} in base, {_text(theirs)} in {other}"
 
 
+def _parts(record: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of a record by their dotted names."""
+    for name, value in record.items():
+        if isinstance(value, dict) and value:
+            yield from _parts(value, f"{above}{name}.")
+        else:
+            yield f"{above}{name}", value
+
+
 def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text if len(text) <= 40 else text[:24] + "..." + text[-8:]
+    """A value in words: `none`, `limit 10, seed 0`."""
+    if value is None or value == [] or value == {}:
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(part)}" for name, part in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return str(value)
 
 
 def unusable(source: Source, side: str) -> str | None:
@@ -184,7 +200,7 @@ def item_differences(base: dict[str, Item], other: dict[str, Item], name: str = 
         theirs = other[i]
         for one in ("cluster", "group", "gold"):
             if getattr(item, one) != getattr(theirs, one):
-                return f"item {i[:60]!r} differs in {one}: {_short(getattr(item, one), getattr(theirs, one), name)}"
+                return f"item {i[:60]!r} differs in {one}: {_contrast(getattr(item, one), getattr(theirs, one), name)}"
         shorter = min(len(item.prompt_sha256), len(theirs.prompt_sha256))  # a saved baseline keeps 16 characters
         if item.prompt_sha256[:shorter] != theirs.prompt_sha256[:shorter]:
             return f"item {i[:60]!r} was asked in other words (prompt_sha256)"

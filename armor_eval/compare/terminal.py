@@ -37,29 +37,18 @@ def show(comparison: Comparison, console: Console) -> None:
             cells = [" > ".join(values), change, text.p_value(m.p_holm)]
         table.add_row(Text(b.benchmark), *(Text(c) for c in cells), verdict)
     print_table(console, table)
-    for line in remarks(comparison):
+    for line in [*filter(None, map(_number, comparison.benchmarks)), *text.notices(comparison)]:
         console.print(Text(line), soft_wrap=True)
 
 
-def remarks(comparison: Comparison) -> list[str]:
-    """Reasons, checks that failed, items left out."""
-    lines = []
-    for b in comparison.benchmarks:
-        lines += [f"{b.benchmark}: {line}" for line in _of(b)]
-    return lines + comparison.notes
-
-
-def _of(b: BenchmarkResult) -> list[str]:
-    lines = list(b.reasons)
-    if b.primary is not None:
-        m, lost = b.primary, sum(f.kind == "lost" for f in b.flips)
-        changed = f"{lost} items lost, {len(b.flips) - lost} gained of {b.items}"
-        if b.base is None:  # retention: made of several runs
-            changed = f"{m.losses} groups lost, {m.wins} gained of {m.clusters}"
-        seen = f"would see a drop of {text.mde(m)} (80 % power)" if m.mde is not None else ""
-        parts = [m.reason, changed, *(part for part in (m.test, seen) if part and part != m.reason)]
-        lines.append(f"{m.name}: {'; '.join(parts)}")
-    lines += [f"{c.name}: {c.verdict} - {c.reason}" for c in b.checks if c.verdict != "PASS"]
-    if b.unmeasured:
-        lines.append(f"{b.unmeasured} items without a score in one run are left out of both")
-    return lines
+def _number(b: BenchmarkResult) -> str | None:
+    """What the deciding number rests on."""
+    m, lost = b.primary, sum(f.kind == "lost" for f in b.flips)
+    if m is None:
+        return None
+    changed = f"{lost} items lost, {len(b.flips) - lost} gained of {b.items}"
+    if b.base is None:  # retention: made of several runs
+        changed = f"{m.losses} groups lost, {m.wins} gained of {m.clusters}"
+    seen = f"would see a drop of {text.mde(m)} (80 % power)" if m.mde is not None else ""
+    parts = [m.reason, changed, *(part for part in (m.test, seen) if part and part != m.reason)]
+    return f"{b.benchmark}: {m.name}: {'; '.join(parts)}"

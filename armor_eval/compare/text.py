@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from armor_eval.compare.record import Comparison, MetricResult
+from armor_eval.compare.record import BenchmarkResult, Comparison, MetricResult
 
 
 def digits(unit: str) -> int:
@@ -42,3 +42,26 @@ def headline(comparison: Comparison) -> str:
         by_verdict.setdefault(result.verdict, []).append(result.benchmark)
     parts = [f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in by_verdict.items()]
     return "; ".join(parts)
+
+
+def reserved(result: BenchmarkResult) -> list[str]:
+    """What the numbers of a benchmark must not be read without, by side: `both: subset of 60 of 480 items`."""
+    sides = {"base": result.base, "candidate": result.candidate}
+    found: dict[str, list[str]] = {}
+    for name, side in sides.items():
+        for one in side.reservations if side else ():
+            found.setdefault(one.text, []).append(name)
+    return [f"{'both' if len(names) == len(sides) else names[0]}: {line}" for line, names in found.items()]
+
+
+def notices(comparison: Comparison) -> list[str]:
+    """Reasons, reservations, checks that failed, items left out: each once, with the benchmarks that it is about."""
+    found: dict[str, list[str]] = {}
+    for b in comparison.benchmarks:
+        lines = [*b.reasons, *reserved(b)]
+        lines += [f"{c.name}: {c.verdict} - {c.reason}" for c in b.checks if c.verdict != "PASS"]
+        if b.unmeasured:
+            lines.append(f"{b.unmeasured} items without a score in one run are left out of both")
+        for line in lines:
+            found.setdefault(line, []).append(b.benchmark)
+    return [f"{', '.join(names)}: {line}" for line, names in found.items()] + comparison.notes

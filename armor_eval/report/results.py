@@ -89,8 +89,11 @@ def control_of(view: RunView) -> str | None:
 
 
 def _control_text(view: RunView, views: Sequence[RunView], name: str) -> str:
-    """The baseline's score on the same questions; a blind one is asked in other words by its nature."""
-    same = [f for f in COMPARED if f not in ("extras.blind", "prompt_sha256", "decoding")]
+    """The baseline's score on the same questions; a blind one is asked in other words by its nature.
+
+    The reservations of the row are printed with it; a baseline need not share those of how the model was asked.
+    """
+    same = [f for f in COMPARED if f not in ("extras.blind", "prompt_sha256", "decoding", "reservations")]
     for other in views:
         if control_of(other) == name and not differing(view.run, other.run, same):
             return value_text(other.primary)

@@ -17,6 +17,22 @@ def _decoding(run: Run) -> dict[str, Any]:
     return {name: value for name, value in decoding_of(run).items() if name != "seed"}
 
 
+OUTCOMES = ("unread", "failed", "blank")
+"""Kinds of reservations that the model's own answers caused: a worse model has them, which must not hide that."""
+_OF_OTHER_FIELDS = ("partial", "subset", "blind")
+"""Kinds that a field of their own, or the state of the run, compares."""
+
+
+def _conditions(run: Run) -> list[str]:
+    """The kinds of reservations about how the run was measured."""
+    return sorted({r.kind for r in reservations_of(run)}.difference(OUTCOMES, _OF_OTHER_FIELDS))
+
+
+def outcomes_of(run: Run) -> list[str]:
+    """The kinds of reservations that the model's own answers caused."""
+    return sorted({r.kind for r in reservations_of(run)}.intersection(OUTCOMES))
+
+
 COMPARED: dict[str, Callable[[Run], Any]] = {
     "kind": lambda run: run.kind,
     "profile": lambda run: run.profile,
@@ -33,6 +49,7 @@ COMPARED: dict[str, Callable[[Run], Any]] = {
     "scorer.version": lambda run: run.scorer.version,
     "scorer.settings": lambda run: run.scorer.settings,
     "extras.blind": lambda run: bool(run.extras.get("blind")),
+    "reservations": _conditions,
 }
 """What must agree before two numbers are compared, by the name that a policy may ignore it under."""
 
@@ -44,8 +61,7 @@ def differing(a: Run, b: Run, fields: Collection[str] = COMPARED) -> list[str]:
 
 def rankable(a: Run, b: Run) -> bool:
     """Whether two runs' numbers may be ranked: comparable, both whole, and under the same reservations."""
-    reserved = [{r.kind for r in reservations_of(run)} for run in (a, b)]
-    return a.status == b.status == "complete" and reserved[0] == reserved[1] and not differing(a, b)
+    return a.status == b.status == "complete" and outcomes_of(a) == outcomes_of(b) and not differing(a, b)
 
 
 def reservations_of(run: Run) -> list[Reservation]:
