@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armor_model.base.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -242,6 +244,22 @@ def show_shard(one: Finished) -> None:
     """What a shard ends with: how much was asked, and that nothing is scored yet."""
     counts = ", ".join(f"{n} {status}" for status, n in one.scores.counts.items())
     write(f"{one.path}: {one.run.status_reason} ({counts})")
+
+
+def run_folder(out: Path | None, name: str, default: Path) -> Path:
+    """Where a run lies: always `OUT/NAME`, also where it is the only one, so that no run hides another.
+
+    `default` is the parent where no --out was given. A run that `OUT` itself holds, of the same name, is the one of
+    before this rule and is resumed where it lies; any other is refused, for NAME would lie inside of it.
+    """
+    folder = (default if out is None else out) / name
+    if out is not None and (out / "run.json").is_file():
+        from armor_eval.runs.bundle import read_head
+
+        if read_head(out)[0].benchmark == name:
+            return out
+        raise UserError(f"{out} is a run itself, {folder} would lie inside of it", "give another --out")
+    return folder
 
 
 def short_name(text: str) -> str:

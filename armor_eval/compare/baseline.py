@@ -14,6 +14,7 @@ from pathlib import Path
 
 from armor_eval.compare.policy import EXAMPLE, load_policy
 from armor_eval.compare.sources import Source, find, unusable
+from armor_eval.runs.folders import find_runs
 from armor_eval.runs.schema import Item
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError, did_you_mean
@@ -35,7 +36,7 @@ def folder_of(name: str, root: Path) -> Path:
 
 
 def names(root: Path) -> list[str]:
-    return sorted(p.name for p in root.iterdir() if p.is_dir() and any(p.glob("*/run.json"))) if root.is_dir() else []
+    return sorted(p.name for p in root.iterdir() if find_runs(p)) if root.is_dir() else []
 
 
 def resolve(name: str, root: Path) -> tuple[Path, Path | None]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from armor_eval.runs.bundle import read_head
 from armor_eval.runs.comparable import COMPARED, differing
+from armor_eval.runs.folders import find_runs
 from armor_eval.runs.journal import read_journal
 from armor_eval.runs.schema import Item, Run, Scores
 from armor_eval.runs.seal import changed_files
@@ -56,15 +57,15 @@ class Source:
 
 
 def find(path: Path) -> list[Source]:
-    """The bundle, or the bundles below a folder, one a benchmark; control runs give way to the real one.
+    """The bundles at and below a folder, one a benchmark; control runs give way to the real one.
 
-    Raises UserError when there is none, or two of one benchmark.
+    Raises UserError when there is none, two of one benchmark, or one inside another.
     """
     if not path.exists():
         raise UserError(
             f"no such run: {path}", "give a run folder, a folder of run folders, or a saved baseline's name"
         )
-    folders = [path] if (path / "run.json").is_file() else sorted(p.parent for p in path.rglob("run.json"))
+    folders = find_runs(path)
     if not folders:
         raise UserError(f"{path} holds no run: no run.json there or below")
     by_key: dict[tuple[str, str, str], list[Source]] = {}

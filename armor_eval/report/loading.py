@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from armor_eval.runs.bundle import as_found, read_head
+from armor_eval.runs.folders import find_runs
 from armor_eval.runs.journal import check_journal, read_journal
 from armor_eval.runs.schema import Item, Metric, Point, Run, Scores, protocol_of
 from armor_eval.runs.seal import changed_files
@@ -66,13 +67,16 @@ def _points(file: Path) -> Iterator[Point]:
 
 
 def load_runs(paths: Iterable[Path]) -> list[RunView]:
-    """Bundles at or below the given folders, in a stable order, each once. Raises UserError when there are none."""
+    """Bundles at or below the given folders, in a stable order, each once. Raises UserError when there are none.
+
+    A run inside a run is refused too.
+    """
     paths = list(paths)
     folders: dict[Path, Path] = {}
     for path in paths:
         if not path.exists():
             raise UserError(f"no such run: {path}", "give the folder that a measuring command wrote (--out)")
-        found = [path] if (path / "run.json").is_file() else sorted(f.parent for f in path.rglob("run.json"))
+        found = find_runs(path)
         if not found:
             raise UserError(f"no runs in {path}: no run.json there or below", "measure first, e.g. armor-eval demo")
         folders.update({f.resolve(): f for f in found})
