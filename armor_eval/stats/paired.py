@@ -23,6 +23,8 @@ from .resample import Formula, bootstrap_sums, cluster_error, distinct_rows
 if TYPE_CHECKING:
     from .composite import ClusterSums, Composite
 
+ALPHA = 0.05
+"""Level of the test; the interval is its complement."""
 PSEUDO_CLUSTERS = 0.25
 """Weight of the unseen flip in `typical_flip`, in clusters; set by simulation (reports/statistics/)."""
 
@@ -93,26 +95,30 @@ def mcnemar_exact(losses: int, wins: int) -> float:
     return min(1.0, 2.0 * float(special.bdtr(min(losses, wins), n, 0.5))) if n else 1.0
 
 
+def tango_excess(delta: float, losses: float, wins: float, n: float) -> float:
+    """Tango's score statistic (1998): how many standard errors (wins - losses) / n lies above `delta`.
+
+    It falls as delta grows; the counts may be fractional.
+    """
+    a, b, c = 2 * n, -wins - losses + (2 * n - wins + losses) * delta, -losses * delta * (1 - delta)
+    root = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+    variance = n * (2 * root + delta * (1 - delta))
+    gap = wins - losses - n * delta
+    if abs(gap) < 1e-12 * n:
+        return 0.0
+    return gap / math.sqrt(variance) if variance > 1e-300 else math.copysign(math.inf, gap)
+
+
 def tango(losses: float, wins: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Score interval of (wins - losses) / n for paired binary outcomes (Tango 1998); the counts may be fractional.
 
     Keeps its level where discordant pairs are few: without any it is +- z^2 / (n + z^2), not 0.
     """
 
-    def excess(delta: float) -> float:
-        """The standardised distance of the observed difference from `delta`; falls as delta grows."""
-        a, b, c = 2 * n, -wins - losses + (2 * n - wins + losses) * delta, -losses * delta * (1 - delta)
-        root = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
-        variance = n * (2 * root + delta * (1 - delta))
-        gap = wins - losses - n * delta
-        if abs(gap) < 1e-12 * n:
-            return 0.0
-        return gap / math.sqrt(variance) if variance > 1e-300 else math.copysign(math.inf, gap)
-
     def end(target: float, inside: float, outside: float) -> float:
         for _ in range(45):
             middle = (inside + outside) / 2
-            if (excess(middle) < target) == (target > 0):
+            if (tango_excess(middle, losses, wins, n) < target) == (target > 0):
                 inside = middle
             else:
                 outside = middle
@@ -159,21 +165,29 @@ def typical_flip(effects_C: np.ndarray, whole: float) -> Flips:
     return Flips((total - net) / 2, (total + net) / 2, size, int(np.count_nonzero(magnitude)), mean_size)
 
 
-def difference_interval(
-    joint_C2S: np.ndarray, delta: float, se: float, flips: Flips, binary: bool
-) -> tuple[float, float]:
-    """95 % interval of the difference: Tango's score interval on the equal-sized flips, never narrower than the
-    cluster jackknife's standard error asks for. For one 0/1 outcome a cluster it is Tango's own."""
-    C = len(joint_C2S)
-    quantile = Z95 if binary else t_quantile(0.975, C - 1)
-    centre = flips.size * (flips.wins - flips.losses) / C
-    low, high = (flips.size * end - centre for end in tango(flips.losses, flips.wins, C, quantile))
-    if not binary:
-        rate = (flips.losses + flips.wins) / C
-        implied = flips.size * math.sqrt(max(0.0, rate - ((flips.wins - flips.losses) / C) ** 2) / (C - 1))
-        widen = max(1.0, se / implied) if implied > 0 else 1.0
-        low, high = low * widen, high * widen
-    return delta + low, delta + high
+def difference_test(C: int, delta: float, se: float, flips: Flips, binary: bool) -> tuple[tuple[float, float], float]:
+    """95 % interval of the difference and the two-sided p-value of none, from one procedure: p <= 0.05 exactly where
+    the interval leaves 0 out.
+
+    For one 0/1 outcome a cluster: McNemar's exact test, and Tango's score interval, which reaches 0 where the exact
+    test does not reject. Otherwise Tango's interval on the equal-sized flips, never narrower than the cluster
+    jackknife's standard error asks for, with Student's t; p is the level at which its end touches 0.
+    """
+    if binary:
+        low, high = (delta + flips.size * end - flips.size * (flips.wins - flips.losses) / C
+                     for end in tango(flips.losses, flips.wins, C))  # fmt: skip
+        p = mcnemar_exact(round(flips.losses), round(flips.wins))
+        return ((min(low, 0.0), max(high, 0.0)) if p > ALPHA else (low, high)), p
+    centre, widen = flips.size * (flips.wins - flips.losses) / C, 1.0
+    rate = (flips.losses + flips.wins) / C
+    implied = flips.size * math.sqrt(max(0.0, rate - ((flips.wins - flips.losses) / C) ** 2) / (C - 1))
+    if implied > 0:
+        widen = max(1.0, se / implied)
+    ends = tango(flips.losses, flips.wins, C, t_quantile(1 - ALPHA / 2, C - 1))
+    low, high = (delta + widen * (flips.size * end - centre) for end in ends)
+    at_zero = min(1.0, max(-1.0, (centre - delta / widen) / flips.size))
+    quantile = abs(tango_excess(at_zero, flips.losses, flips.wins, C))
+    return (low, high), 2 * float(special.stdtr(C - 1, -quantile))
 
 
 def joint_sums(base: ClusterSums, candidate: ClusterSums) -> np.ndarray:
@@ -216,18 +230,15 @@ def compare_sums(
     if not math.isfinite(se) or not np.all(np.isfinite(effects_C)):
         why = "n/a: fewer than two clusters" if C < 2 else "n/a: one cluster carries a whole term of the score"
         return Paired(**found, ci95=None, p=None, test=why, se=None, bootstrap_ci95=None, binary=binary)
-    ci95 = difference_interval(joint, delta, se, flips, binary)
+    ci95, p = difference_test(C, delta, se, flips, binary)
     ci95 = (max(-whole, ci95[0]), min(whole, ci95[1])) if math.isfinite(high) else ci95
     resampled = None
     if se > 0 and resamples:
         values_R = difference(bootstrap_sums(joint, resamples, seed))
         resampled = bca(values_R, delta, psi_C) if np.all(np.isfinite(values_R)) else None
-    if binary:
-        p, test = mcnemar_exact(counts["losses"], counts["wins"]), "McNemar, exact"
-    elif se > 0:
-        p, test = 2 * float(special.stdtr(C - 1, -abs(delta) / se)), "cluster-robust paired t"
-    else:  # no cluster changed: nothing speaks against equality, and nothing estimates an error
-        p, test = 1.0, "no cluster changed"
+    test = "McNemar, exact" if binary else "score test of the flips, Student's t"
+    if not binary and se == 0:  # nothing speaks against equality, and nothing estimates an error
+        test = "no cluster changed"
     return Paired(**found, ci95=ci95, p=p, test=test, se=se or None, bootstrap_ci95=resampled, binary=binary)
 
 

@@ -29,15 +29,9 @@ def rejecting_tail(discordant: np.ndarray, alpha: float = 0.05) -> np.ndarray:
     return np.where(discordant > 0, np.maximum(k, -1), -1)
 
 
-def t_tail(discordant: np.ndarray, clusters: int, alpha: float = 0.05) -> np.ndarray:
-    """Largest smaller count at which the paired t test over the clusters rejects; below 0 for never.
-
-    A normal approximation of its power is 3 points too low with 20 changed clusters: wins and losses move the mean
-    and its standard error together.
-    """
-    square = t_quantile(1 - alpha / 2, clusters - 1) ** 2 / (clusters - 1)
-    gap = np.sqrt(discordant * clusters * square / (1 + square))  # t(gap) is the quantile
-    return np.floor((discordant - gap) / 2 + 1e-9)
+def score_tail(discordant: np.ndarray, clusters: int, alpha: float = 0.05) -> np.ndarray:
+    """Largest smaller count at which the score test of equal flips rejects, with Student's t; below 0 for never."""
+    return np.floor((discordant - t_quantile(1 - alpha / 2, clusters - 1) * np.sqrt(discordant)) / 2 + 1e-9)
 
 
 def flip_power(n: int, loss: float, win: float, tail: Callable[[np.ndarray], np.ndarray] = rejecting_tail) -> float:
@@ -63,7 +57,7 @@ def power_at(drop: float, clusters: int, changed: float, size: float, binary: bo
     `changed`: share of clusters that differ between the runs when there is no true difference; `size`: see Flips.
     """
     loss = min(1.0, changed / 2 + drop / size)  # the drop adds losses
-    tail = rejecting_tail if binary else partial(t_tail, clusters=max(2, clusters))
+    tail = rejecting_tail if binary else partial(score_tail, clusters=max(2, clusters))
     return flip_power(clusters, loss, changed / 2, tail)
 
 

@@ -7,16 +7,26 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
-from armor_eval.stats.composite import ClusterSums, composites_for
-from armor_eval.stats.paired import compare_sums, holm, mcnemar_exact, tango, typical_flip
+from armor_eval.stats.composite import REGISTRY, ClusterSums, composites_for
+from armor_eval.stats.paired import (
+    Flips,
+    compare_sums,
+    difference_test,
+    holm,
+    mcnemar_exact,
+    tango,
+    typical_flip,
+)
 from armor_eval.stats.power import (
     clusters_needed,
     detectable_drop,
     flip_power,
     passing_clusters,
     rejecting_tail,
-    t_tail,
+    score_tail,
 )
 from armor_eval.stats.resample import bootstrap_sums, cluster_error, distinct_rows, stream
 from armor_eval.stats.retention import Part, retention
@@ -178,20 +188,66 @@ def test_a_term_of_one_cluster_keeps_the_cautious_jackknife():
     assert cluster_error(lone, two_terms)[0] > 5 * cluster_error(spread, two_terms)[0]
 
 
-def test_t_tail_is_the_last_count_that_the_paired_t_test_rejects():
-    from scipy import stats
-
+def test_score_tail_is_the_last_count_that_the_comparison_rejects():
     for clusters in (30, 400):
         for discordant in (2, 9, 16, 25):
-            effects = np.zeros(clusters)
             rejected = []
             for wins in range(discordant // 2 + 1):
-                effects[:] = 0
-                effects[: discordant - wins], effects[discordant - wins : discordant] = -1, 1
-                if stats.ttest_1samp(effects, 0).pvalue <= 0.05:
+                base, candidate = np.full(clusters, 1.0), np.full(clusters, 1.0)
+                candidate[: discordant - wins], candidate[discordant - wins : discordant] = 0, 2
+                two = np.full(clusters, 2.0)
+                got = compare_sums(sums(base, two), sums(candidate, two), primary("SEED"), resamples=0)
+                flips = Flips(discordant - wins, wins, 50.0, discordant, 50.0)
+                if difference_test(clusters, got.delta, got.se or 0.0, flips, binary=False)[1] <= 0.05:
                     rejected.append(wins)
             expected = max(rejected, default=-1)
-            assert max(-1, t_tail(np.array([discordant]), clusters)[0]) == expected, (clusters, discordant)
+            assert max(-1, score_tail(np.array([discordant]), clusters)[0]) == expected, (clusters, discordant)
+
+
+@st.composite
+def two_arms(draw):
+    """A score, and per-cluster sums of two runs of it: any size, any share of changed clusters, any rates."""
+    composite = draw(st.sampled_from([c for bench in REGISTRY for c in composites_for(bench)]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    C, S, most = draw(st.integers(2, 60)), len(composite.columns), draw(st.sampled_from([1, 1, 3]))
+
+    def arm(n_C):
+        if S % 5 == 0:  # POPE's tp, fp, fn, right, n
+            made = rng.integers(0, 2, (C, S)) * (rng.random(S) < 0.7)
+            made[:, 4::5] = made[:, 0::5] + made[:, 1::5] + made[:, 2::5] + 1
+        elif S % 2 == 0:
+            made = np.repeat(n_C[:, None], S, axis=1)
+            made[:, 0::2] = rng.binomial(made[:, 0::2], rng.random(S // 2))
+        else:
+            made = rng.integers(1, 10, (C, S))
+        return made.astype(float)
+
+    n_C = rng.integers(1, most + 1, C)
+    base, other = arm(n_C), arm(n_C)
+    changed = rng.random(C) < draw(st.sampled_from([0.02, 0.1, 0.5, 1.0]))
+    return (
+        composite,
+        ClusterSums(tuple(map(str, range(C))), base, C),
+        ClusterSums(tuple(map(str, range(C))), np.where(changed[:, None], other, base), C),
+    )
+
+
+@settings(max_examples=300)
+@given(two_arms())
+def test_interval_and_p_never_contradict_each_other(arms):
+    """Precision from -100 to +100 with p < 0.0001, recall from -100 to -62 with p = 1 (issue 17)."""
+    composite, base, candidate = arms
+    try:
+        got = compare_sums(base, candidate, composite, resamples=0)
+    except ValueError:  # undefined in one of them
+        return
+    if got.ci95 is None:
+        assert got.p is None
+        return
+    low, high = got.ci95
+    assert low <= got.delta <= high and 0 <= got.p <= 1
+    assume(abs(got.p - 0.05) > 1e-9)  # an end is found to 45 bits
+    assert (low > 0 or high < 0) == (got.p < 0.05), got
 
 
 def test_bootstrap_streams_differ_by_benchmark_and_repeat_by_seed():
