@@ -54,26 +54,24 @@ def show(
     baselines: Root = ROOT,
 ) -> None:
     """A baseline's numbers, what they were measured with, and its policy."""
-    from rich.table import Table
     from rich.text import Text
 
-    from armor_eval.cli.common import console, interval, print_table, value
+    from armor_eval.cli.common import Doc, console, interval, print_doc, value
     from armor_eval.compare import baseline as files
     from armor_eval.compare.policy import load_policy
     from armor_eval.compare.sources import find
 
     path, policy = files.resolve(name, baselines)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for head in ("benchmark", "value", "95 % interval", "items", "data", "commit", "model"):
-        table.add_column(head, no_wrap=True)
+    head = ["benchmark", "value", "95 % interval", "items", "data", "commit", "model"]
+    doc = Doc("baseline", "", "", head, text_columns=len(head))
     for source in find(path):
         run = source.run
         for metric in source.scores.metrics if source.scores else []:
             if metric.primary:
                 cells = (run.benchmark, value(metric), interval(metric), str(metric.n), run.data.sha256[:8],
                          (run.git_commit or "-")[:8], f"{run.model.name} {run.model.fingerprint[:8]}")  # fmt: skip
-                table.add_row(*(Text(cell) for cell in cells))
+                doc.add(cells)
     out = console()
-    print_table(out, table)
+    print_doc(out, doc)
     kept = load_policy(policy)
     out.print(Text(f"policy {policy or 'defaults'}: {kept.model_dump_json(exclude_defaults=True)}"), soft_wrap=True)

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from armor_eval.report.doc import Doc
+from armor_eval.report.doc import interval_text as interval
+from armor_eval.report.doc import value_text as value
+from armor_eval.report.terminal import print_doc
+from armor_eval.report.terminal import print_table as print_table
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from armor_eval.runs.schema import Metric
     from armor_eval.tasks.understanding.run import Finished
@@ -124,61 +128,37 @@ def byte_bar(label: str, show: bool) -> Iterator[Callable[[int, int | None], Non
         yield lambda there, total: bar.update(task, completed=there, total=total)
 
 
-def print_table(out: Console, table: Table) -> None:
-    """At its own width, however wide the terminal is (a pipe has 80 columns): a number that is cut is another one."""
-    from rich.measure import Measurement
-
-    table.width = Measurement.get(out, out.options.update(width=10_000), table).maximum
-    out.print(table, crop=False)
-
-
-def interval(metric: Metric) -> str:
-    """`61.2 to 68.9`, or a dash."""
-    if metric.ci95 is None:
-        return "-"
-    digits = 3 if metric.unit == "score" else 1
-    return f"{metric.ci95[0]:.{digits}f} to {metric.ci95[1]:.{digits}f}"
-
-
-def value(metric: Metric) -> str:
-    if metric.value is None:
-        return "withheld" if metric.note and metric.note.startswith("withheld") else "-"
-    unit = {"%": " %", "score": "", "points": " pt"}.get(metric.unit, f" {metric.unit}")
-    return f"{metric.value:.{3 if metric.unit == 'score' else 1}f}{unit}"
-
-
 def print_scores(finished: Sequence[Finished], beside: Mapping[str, Sequence[Finished]] | None = None) -> None:
     """A row a benchmark with its primary number, and under it what a reader must know.
 
     `groups`: what is resampled together; `unread`: unparsed answers (count as wrong); `lost`: no verdict at all.
     `beside`: benchmark -> [blind, constant] baselines, each a column.
     """
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    out = console()
-    first = finished[0].run
+    out, first = console(), finished[0].run
     subset = ", a subset" if first.subset is not None else ""
-    title = f"understanding - {first.model.name} - profile {first.profile}{subset}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("bench", "score", "95 % interval", *(("blind", "const.") if beside else ())):
-        table.add_column(name, no_wrap=True, justify="left" if name == "bench" else "right")
-    for name in ("n", "groups", "unread", "lost"):
-        table.add_column(name, justify="right", no_wrap=True)
+    controls = ("blind", "const.") if beside else ()
+    doc = Doc("scores", f"understanding - {first.model.name} - profile {first.profile}{subset}", "",
+              ["bench", "score", "95 % interval", *controls, "n", "groups", "unread", "lost"])  # fmt: skip
     for one in finished:
-        metric = primary(one)
-        counts = one.scores.counts
+        metric, counts = primary(one), one.scores.counts
         others = [value(primary(other)) for other in (beside or {}).get(one.run.benchmark, ())]
-        table.add_row(
-            one.run.benchmark, value(metric), interval(metric), *others, str(metric.n), str(metric.clusters),
-            str(counts.get("unparsed", 0)), str(counts.get("judge_failed", 0) + counts.get("error", 0)),
-        )  # fmt: skip
-    print_table(out, table)
+        lost = counts.get("judge_failed", 0) + counts.get("error", 0)
+        numbers = (metric.n, metric.clusters, counts.get("unparsed", 0), lost)
+        doc.add([one.run.benchmark, value(metric), interval(metric), *others, *map(str, numbers)])
+    print_doc(out, doc)
     for one in finished:
         split = f"{one.run.data.name}, {one.run.data.split}; {one.run.judge.name}"
         out.print(f"{one.run.benchmark}: {split}; {one.path}", markup=False, soft_wrap=True)
         for line in remarks(one):
             out.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def metrics_doc(title: str, metrics: Iterable[Metric], first: str = "what") -> Doc:
+    """A row a number with its interval and its items."""
+    doc = Doc("metrics", title, "", [first, "score", "95 % interval", "n"])
+    for metric in metrics:
+        doc.add([metric.name, value(metric), interval(metric), str(metric.n)])
+    return doc
 
 
 def primary(one: Finished) -> Metric:

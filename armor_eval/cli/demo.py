@@ -113,23 +113,12 @@ def draw_sheet(model: DrawsImages, prompts: tuple[str, ...], seed: int, path: Pa
 
 def _print_types(finished: Finished) -> None:
     """Accuracy of single questions, not of whole groups, by type: a good mean can hide one answered by a constant."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     from armor_eval.cli import common
     from armor_eval.runs.bundle import read_bundle
     from armor_eval.stats.composite import accuracy, measure
 
     items = read_bundle(finished.path)[1]
-    table = Table(
-        title=f"{finished.run.benchmark} by type (chance: 25 %)",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    for name in ("type", "score", "95 % interval"):
-        table.add_column(name)
-    table.add_column("n", justify="right")
-    for group in sorted({it.group for it in items if it.group}):
-        metric = measure([it for it in items if it.group == group], accuracy())
-        table.add_row(group, common.value(metric), common.interval(metric), str(metric.n))
-    common.console().print(table)
+    groups = sorted({it.group for it in items if it.group})
+    metrics = [measure([it for it in items if it.group == group], accuracy(group)) for group in groups]
+    title = f"{finished.run.benchmark} by type (chance: 25 %)"
+    common.print_doc(common.console(), common.metrics_doc(title, metrics, "type"))

@@ -108,23 +108,14 @@ def side_by_side(
 
 
 def _show(done) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
     run, out = done.run, common.console()
-    grid = Table(title=f"modality - {run.model.name} - profile {run.profile}", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("what", "score", "95 % interval", "n"):
-        grid.add_column(name)
-    for metric in done.scores.metrics:
-        grid.add_row(metric.name, common.value(metric), common.interval(metric), str(metric.n))
-    out.print(grid)
+    title = f"modality - {run.model.name} - profile {run.profile}"
+    common.print_doc(out, common.metrics_doc(title, done.scores.metrics))
     confusion = run.extras["confusion"]
-    table = Table(title="wanted (rows) and given", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("", *confusion["given"]):
-        table.add_column(name, justify="right" if name else "left")
+    table = common.Doc("confusion", "wanted (rows) and given", "", ["", *confusion["given"]])
     for wanted, row in zip(confusion["wanted"], confusion["counts"], strict=True):
-        table.add_row(wanted, *map(str, row))
-    out.print(table)
+        table.add([wanted, *map(str, row)])
+    common.print_doc(out, table)
     for line in common.remarks(done):
         out.print(line, markup=False)
     out.print(str(done.path), markup=False, soft_wrap=True)

@@ -6,12 +6,17 @@ import re
 from html import escape
 
 from armor_eval.compare import text
-from armor_eval.compare.record import BenchmarkResult, Comparison, FlipRecord, MetricResult
+from armor_eval.compare.record import BenchmarkResult, Comparison
+from armor_eval.report.doc import Doc
+from armor_eval.report.formats import markdown_grid
 
 LIMIT_BYTES = 1_000_000
 """GitHub cuts a step summary at 1 MiB (1,048,576 bytes)."""
 FLIPS_SHOWN = 40
 """A benchmark; the HTML page has all of them."""
+
+COLUMNS = ("number", "base", "candidate", "difference", "95 % interval", "p (Holm)", "tolerance", "would see (80 %)",
+           "verdict and reason")  # fmt: skip
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@$-])")
 
@@ -45,20 +50,9 @@ def _render(comparison: Comparison, shown: dict[int, int]) -> str:
         f"{comparison.exit_code}{strict}.",
         "",
     ]
-    rows = [_row(b, m) for b in comparison.benchmarks for m in b.metrics if m.primary]
-    if rows:
-        lines += [
-            "| benchmark | number | base | candidate | difference | 95 % interval | p (Holm) | tolerance | would see | "
-            "verdict |",
-            "|---|---|--:|--:|--:|:-:|--:|--:|--:|---|",
-            *rows,
-            "",
-            "`would see`: the drop that this comparison would have found with 80 % power.",
-            "",
-        ]
-    lines += [
-        f"- **{safe(b.benchmark)}** ({b.profile}): {b.verdict}" for b in comparison.benchmarks if b.primary is None
-    ]
+    if any(b.primary for b in comparison.benchmarks):
+        lines += _grid(text.numbers_doc(comparison, COLUMNS, text_columns=2))
+        lines += ["", "`would see`: the drop that this comparison would have found with 80 % power.", ""]
     lines += [f"- {safe(line, None)}" for line in text.notices(comparison)]
     for b in comparison.benchmarks:
         lines += _details(b, shown[id(b)])
@@ -67,48 +61,28 @@ def _render(comparison: Comparison, shown: dict[int, int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _row(b: BenchmarkResult, m: MetricResult) -> str:
-    name = f"{safe(b.benchmark)}" + (" (shapes)" if b.profile == "shapes" else "")
-    verdict = f"**{m.verdict}**: {safe(m.reason, None)}"
-    cells = [
-        name, safe(m.name), text.plain(m.base, m.unit, False), text.plain(m.candidate, m.unit, False),
-        text.plain(m.delta, m.unit), text.bounds(m.ci95, m.unit), text.p_value(m.p_holm),
-        text.plain(m.tolerance, m.unit, False), text.mde(m), verdict,
-    ]  # fmt: skip
-    return f"| {' | '.join(cells)} |"
-
-
 def _details(b: BenchmarkResult, shown: int) -> list[str]:
     lines: list[str] = []
-    others = [m for m in b.metrics if not m.primary]
-    if others or b.slices:
-        lines += ["", f"<details><summary>{safe(b.benchmark)}: other numbers and groups (never gate)</summary>", ""]
-        if others:
-            lines += ["| number | base | candidate | difference | 95 % interval | p |", "|---|--:|--:|--:|:-:|--:|"]
-            lines += [
-                f"| {safe(m.name)} | {text.plain(m.base, m.unit, False)} | {text.plain(m.candidate, m.unit, False)} "
-                f"| {text.plain(m.delta, m.unit)} | {text.bounds(m.ci95, m.unit)} | {text.p_value(m.p)} |"
-                for m in others
-            ]
-        if b.slices:
-            lines += ["", "| group | items | base | candidate |", "|---|--:|--:|--:|"]
-            lines += [f"| {safe(s.group) or '-'} | {s.n} | {s.base:.3f} | {s.candidate:.3f} |" for s in b.slices]
+    if others := text.other_docs(b):
+        lines += ["", f"<details><summary>{safe(b.benchmark)}: other numbers, groups, checks</summary>"]
+        for doc in others:
+            lines += ["", *_grid(doc)]
         lines += ["", "</details>"]
     if b.flips:
         lost = sum(f.kind == "lost" for f in b.flips)
         head = f"{safe(b.benchmark)}: {lost} items lost, {len(b.flips) - lost} gained"
         more = f", the first {shown} shown" if shown < len(b.flips) else ""
         lines += ["", f"<details><summary>{head}{more}</summary>", ""]
-        if shown:
-            lines += ["| item | change | expected | base answer | candidate answer |", "|---|---|---|---|---|"]
-            lines += [_flip(f) for f in b.flips[:shown]]
-        lines += ["", "</details>"]
+        flips = Doc("flips", "", "", ["item", "change", "expected", "base answer", "candidate answer"], text_columns=5)
+        for f in b.flips[:shown]:
+            change = f"{f.kind} ({f.base_score:g} to {f.candidate_score:g})"
+            flips.add([f.id[:60], change, f.gold[:60], f.base_output[:160], f.candidate_output[:160]])
+        lines += [*(_grid(flips) if shown else []), "", "</details>"]
     return lines
 
 
-def _flip(f: FlipRecord) -> str:
-    change = f"{f.kind} ({f.base_score:g} to {f.candidate_score:g})"
-    return f"| {safe(f.id, 60)} | {change} | {safe(f.gold, 60)} | {safe(f.base_output)} | {safe(f.candidate_output)} |"
+def _grid(doc: Doc) -> list[str]:
+    return markdown_grid(doc, lambda cell: safe(cell, None), align=True)
 
 
 def _code(value: str) -> str:

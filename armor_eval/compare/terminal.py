@@ -4,39 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from armor_eval.cli.common import print_table
 from armor_eval.compare import text
-from armor_eval.compare.record import BenchmarkResult, Comparison, Verdict
+from armor_eval.compare.record import BenchmarkResult, Comparison
+from armor_eval.report.terminal import STYLES, print_doc
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-STYLES: dict[Verdict, str] = {
-    "PASS": "green", "REGRESSION": "bold red", "INCONCLUSIVE": "yellow", "INCOMPLETE": "bold magenta",
-    "NOT COMPARABLE": "bold magenta",
-}  # fmt: skip
+COLUMNS = ("base > candidate", "difference, 95 %", "p (Holm)", "verdict")
 
 
 def show(comparison: Comparison, console: Console) -> None:
     """Verdict, a row a benchmark, and a line for everything that needs an eye."""
-    from rich.table import Table
     from rich.text import Text
 
-    style = STYLES[comparison.verdict]
-    console.print(Text(comparison.verdict, style=style), Text(f": {text.headline(comparison)}"), sep="", soft_wrap=True)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("benchmark", "base > candidate", "difference, 95 %", "p (Holm)", "verdict"):
-        table.add_column(name, no_wrap=True, justify="left" if name in ("benchmark", "verdict") else "right")
-    for b in comparison.benchmarks:
-        m, verdict = b.primary, Text(b.verdict, style=STYLES[b.verdict])
-        cells = ["-"] * 3
-        if m is not None:
-            low_high = "n/a" if m.ci95 is None else "{:+.{d}f}, {:+.{d}f}".format(*m.ci95, d=text.digits(m.unit))
-            change = "n/a" if m.delta is None else f"{m.delta:+.{text.digits(m.unit)}f} [{low_high}]"
-            values = (text.bare(value, m.unit) for value in (m.base, m.candidate))
-            cells = [" > ".join(values), change, text.p_value(m.p_holm)]
-        table.add_row(Text(b.benchmark), *(Text(c) for c in cells), verdict)
-    print_table(console, table)
+    word = text.verdict(comparison.verdict)
+    console.print(Text(word.text, STYLES[word.verdict]), Text(f": {text.headline(comparison)}"), sep="", soft_wrap=True)
+    print_doc(console, text.numbers_doc(comparison, COLUMNS))
     for line in [*filter(None, map(_number, comparison.benchmarks)), *text.notices(comparison)]:
         console.print(Text(line), soft_wrap=True)
 

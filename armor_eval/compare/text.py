@@ -1,8 +1,11 @@
-"""Numbers in words, alike in every output."""
+"""The comparison in words and tables, alike in every output."""
 
 from __future__ import annotations
 
-from armor_eval.compare.record import BenchmarkResult, Comparison, MetricResult
+from collections.abc import Callable, Sequence
+
+from armor_eval.compare.record import BenchmarkResult, Comparison, MetricResult, Verdict
+from armor_eval.report.doc import Doc, Shown
 
 
 def digits(unit: str) -> int:
@@ -33,6 +36,62 @@ def p_value(p: float | None) -> str:
 def mde(row: MetricResult) -> str:
     """The drop that would have been seen with 80 % power."""
     return plain(row.mde, row.unit, False) if row.mde is not None else "n/a"
+
+
+def verdict(word: Verdict | str, shown: str = "") -> Shown:
+    """A verdict as a table's cell, in the colours of the report's verdicts."""
+    tones = {"PASS": "match", "REGRESSION": "differs", "INCONCLUSIVE": "undecided"}
+    return Shown(shown or word, verdict=tones.get(word, "not comparable"))
+
+
+COLUMNS: dict[str, Callable[[MetricResult], str | Shown]] = {
+    "verdict": lambda m: verdict(m.verdict or ""),
+    "verdict and reason": lambda m: verdict(m.verdict or "", f"{m.verdict}: {m.reason}"),
+    "number": lambda m: m.name,
+    "base": lambda m: plain(m.base, m.unit, False),
+    "candidate": lambda m: plain(m.candidate, m.unit, False),
+    "base > candidate": lambda m: f"{bare(m.base, m.unit)} > {bare(m.candidate, m.unit)}",
+    "difference": lambda m: plain(m.delta, m.unit),
+    "95 % interval": lambda m: bounds(m.ci95, m.unit),
+    "difference, 95 %": lambda m: (
+        f"{plain(m.delta, m.unit).split()[0]} [{bounds(m.ci95, m.unit).replace(' to ', ', ')}]"
+    ),
+    "p (Holm)": lambda m: p_value(m.p_holm),
+    "p": lambda m: p_value(m.p),
+    "tolerance": lambda m: plain(m.tolerance, m.unit, False),
+    "would see (80 %)": lambda m: mde(m),
+    "items": lambda m: f"{m.n:,}",
+    "clusters": lambda m: f"{m.clusters:,}",
+    "bootstrap": lambda m: bounds(m.bootstrap_ci95, m.unit),
+}
+"""What a table of numbers may show, by its column's title."""
+
+
+def numbers_doc(comparison: Comparison, columns: Sequence[str], text_columns: int = 1) -> Doc:
+    """A row a benchmark with the number that decides."""
+    doc = Doc("numbers", "", "", ["benchmark", *columns], text_columns=text_columns)
+    for b in comparison.benchmarks:
+        if b.primary is not None:
+            doc.add([b.benchmark, *(COLUMNS[c](b.primary) for c in columns)])
+        else:
+            doc.add([b.benchmark, *(verdict(b.verdict) if c.startswith("verdict") else "-" for c in columns)])
+    return doc
+
+
+def other_docs(b: BenchmarkResult) -> list[Doc]:
+    """What never gates: further numbers, groups; and the policy's checks."""
+    columns = ("base", "candidate", "difference", "95 % interval", "p")
+    numbers = Doc("others", "", "", ["number", *columns])
+    for m in b.metrics:
+        if not m.primary:
+            numbers.add([m.name, *(COLUMNS[c](m) for c in columns)])
+    groups = Doc("groups", "", "", ["group", "items", "base", "candidate"])
+    for s in b.slices:
+        groups.add([s.group or "-", str(s.n), f"{s.base:.3f}", f"{s.candidate:.3f}"])
+    checks = Doc("checks", "", "", ["check", "verdict", "why"], text_columns=3)
+    for c in b.checks:
+        checks.add([c.name, verdict(c.verdict), c.reason])
+    return [doc for doc in (numbers, groups, checks) if doc.lines]
 
 
 def headline(comparison: Comparison) -> str:

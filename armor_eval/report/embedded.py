@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from armor_eval.report.doc import Doc, Line, Shown, decimals_of, number
 from armor_eval.report.loading import RunView
-from armor_eval.report.tables import (
-    Doc,
-    Footnotes,
-    Line,
-    Shown,
-    by_model,
-    decimals_of,
-    measured_text,
-    number,
-    training_of,
-)
+from armor_eval.report.tables import Footnotes, by_model, measured_text, training_of
 from armor_eval.runs.comparable import rankable
 from armor_eval.runs.schema import Metric
 

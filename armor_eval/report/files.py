@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from armor_eval.report import formats
+from armor_eval.report.doc import Doc
 from armor_eval.report.loading import RunView
-from armor_eval.report.tables import Doc
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
-from armor_eval.report.tables import Doc, Line, Shown
+from armor_eval.report.doc import Doc, Line, Shown
 from armor_eval.runs.comparable import reservations_of
 
 _MD = re.compile(r"([\\`*_{}\[\]|#])")
@@ -28,16 +28,23 @@ CSV_COLUMNS = (
 
 def markdown(doc: Doc) -> str:
     """A GitHub table under a heading; best in bold, second best underlined."""
-    lines = [f"## {_md(doc.title)}", "", _md(doc.caption), ""]
-    lines += [_md_row([_md(h) for h in doc.head]), _md_row(["---"] * len(doc.head))]
-    for line in doc.lines:
-        if line.kind == "group":
-            lines.append(_md_row([f"**{_md(line.cells[0].text)}**", *[""] * (len(doc.head) - 1)]))
-        else:
-            lines.append(_md_row([_md_cell(c) for c in line.cells]))
+    lines = [f"## {_md(doc.title)}", "", _md(doc.caption), "", *markdown_grid(doc)]
     if doc.notes:
         lines += ["", *(f"- {_md(n)}" for n in doc.notes)]
     return "\n".join(lines) + "\n"
+
+
+def markdown_grid(doc: Doc, text: Callable[[str], str] | None = None, align: bool = False) -> list[str]:
+    """The table alone, line by line; `text` escapes a cell, `align` puts numbers to the right."""
+    text = text or _md
+    marks = ["--:" if align and doc.holds_numbers(i) else "---" for i in range(len(doc.head))]
+    lines = [_md_row([text(h) for h in doc.head]), _md_row(marks)]
+    for line in doc.lines:
+        if line.kind == "group":
+            lines.append(_md_row([f"**{text(line.cells[0].text)}**", *[""] * (len(doc.head) - 1)]))
+        else:
+            lines.append(_md_row([_md_ranked(text(c.text), c.rank) for c in line.cells]))
+    return lines
 
 
 def _md(text: str) -> str:
@@ -48,11 +55,8 @@ def _md_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _md_cell(cell: Shown) -> str:
-    text = _md(cell.text)
-    if cell.rank == "best":
-        return f"**{text}**"
-    return f"<u>{text}</u>" if cell.rank == "second" else text
+def _md_ranked(text: str, rank: str | None) -> str:
+    return f"**{text}**" if rank == "best" else f"<u>{text}</u>" if rank == "second" else text
 
 
 def latex(doc: Doc) -> str:
@@ -175,7 +179,17 @@ def _inert(value: object) -> object:
 
 
 def html(doc: Doc) -> str:
-    """A table element with its notes, no style of its own."""
+    """A section with the table and its notes, no style of its own."""
+    notes = "".join(f"<li>{escape(n)}</li>" for n in doc.notes)
+    notes = f"<details><summary>{len(doc.notes)} notes and runs</summary><ul>{notes}</ul></details>" if notes else ""
+    return (
+        f'<section class="table" id="{escape(doc.key)}"><h3>{escape(doc.title)}</h3><p>{escape(doc.caption)}</p>'
+        f"{html_grid(doc)}{notes}</section>"
+    )
+
+
+def html_grid(doc: Doc) -> str:
+    """The table alone."""
     numbers = [' class="num"' if i >= doc.text_columns else "" for i in range(len(doc.head))]
     head = "".join(f'<th scope="col"{c}>{escape(h)}</th>' for h, c in zip(doc.head, numbers, strict=True))
     rows = []
@@ -188,14 +202,11 @@ def html(doc: Doc) -> str:
             continue
         cells = "".join(_html_cell(c, i, doc) for i, c in enumerate(line.cells))
         rows.append(f'<tr class="{line.kind}">{cells}</tr>')
-    notes = "".join(f"<li>{escape(n)}</li>" for n in doc.notes)
-    notes = f"<details><summary>{len(doc.notes)} notes and runs</summary><ul>{notes}</ul></details>" if notes else ""
     wrap = "wide" if doc.wide else "grid"
     return (
-        f'<section class="table" id="{escape(doc.key)}"><h3>{escape(doc.title)}</h3><p>{escape(doc.caption)}</p>'
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(doc.title)}">'
         f'<table class="{wrap}"><thead><tr>{head}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>{notes}</section>"
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from armor_eval.report import formats, viewer
+from armor_eval.report.doc import Doc
 from armor_eval.report.loading import RunView, notices
 from armor_eval.report.results import control_of, results_doc, slices_doc
-from armor_eval.report.tables import Doc, build
+from armor_eval.report.tables import build
 from armor_eval.report.viewer import Flip
 
 MAX_FIGURE = 1_500_000

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from armor_eval.report.doc import Doc, Line, Shown, interval_text, value_text
 from armor_eval.report.loading import RunView
-from armor_eval.report.tables import Doc, Footnotes, Line, Shown, decimals_of, number
+from armor_eval.report.tables import Footnotes
 from armor_eval.runs.comparable import COMPARED, differing
-from armor_eval.runs.schema import Item, Metric
+from armor_eval.runs.schema import Item
 
 CONTROLS = ("blind", "constant")
 """Baselines that a score is held against: the model without images, one answer to everything."""
@@ -98,19 +99,3 @@ def _control_text(view: RunView, views: Sequence[RunView], name: str) -> str:
         if control_of(other) == name and not differing(view.run, other.run, same):
             return value_text(other.primary)
     return "-"
-
-
-def value_text(metric: Metric) -> str:
-    """`61.2 %`, `.612`, or that it is withheld."""
-    if metric.value is None:
-        return "withheld"
-    unit = {"score": "", "%": " %", "points": " pt"}.get(metric.unit, f" {metric.unit}")
-    return f"{number(metric.value, decimals_of(metric))}{unit}"
-
-
-def interval_text(metric: Metric) -> str:
-    """`58.1 to 64.2`, or a dash."""
-    if metric.ci95 is None:
-        return "-"
-    places = decimals_of(metric)
-    return f"{number(metric.ci95[0], places)} to {number(metric.ci95[1], places)}"

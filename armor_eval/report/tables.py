@@ -2,58 +2,23 @@
 
     armor-eval tables runs/ --out tables/
 
-A table is data here (`Doc`); `armor_eval.report.formats` writes it as Markdown, LaTeX, CSV or HTML.
+A table is data (`armor_eval.report.doc`); `formats` and `terminal` write it.
 """
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Literal
 
 from armor_eval.report.claims import Claims, Column, Row, Table, load_claims, normal_name, row_of_model
+from armor_eval.report.doc import Doc, Line, Shown, number
 from armor_eval.report.loading import RunView
 from armor_eval.report.prose import Judged, judge_statements
 from armor_eval.report.verdicts import Cell, find, judge_cell
 from armor_eval.runs.comparable import rankable, reservations_of
 from armor_eval.runs.schema import Metric, Run
 from armor_eval.tasks.geneval.protocols import declared
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One cell as it is displayed."""
-
-    text: str
-    rank: Literal["best", "second"] | None = None
-    verdict: str | None = None
-    """A verdict word, for colour and for the reader; already in the text where it matters."""
-    why: str | None = None
-
-
-@dataclass(frozen=True)
-class Line:
-    cells: list[Shown]
-    kind: Literal["printed", "measured", "group"] = "printed"
-
-
-@dataclass
-class Doc:
-    """A table ready to be written in any format."""
-
-    key: str
-    title: str
-    caption: str
-    head: list[str]
-    lines: list[Line] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    cells: list[Cell] = field(default_factory=list)
-    """The long form: a record a cell, for the CSV."""
-    text_columns: int = 1
-    """Leading columns that hold words and align left."""
-    wide: bool = False
-    """Holds sentences: wraps instead of shrinking."""
 
 
 class Footnotes:
@@ -88,11 +53,6 @@ class Footnotes:
         ]
 
 
-def number(value: float, decimals: int) -> str:
-    text = f"{value:.{decimals}f}"
-    return text[1:] if text.startswith("-") and float(text) == 0 else text
-
-
 def measured_text(metric: Metric, decimals: int) -> str:
     """`87.1 [86.4, 87.8], n 8910`; a withheld value says so."""
     if metric.value is None:
@@ -101,10 +61,6 @@ def measured_text(metric: Metric, decimals: int) -> str:
     if metric.ci95 is not None:
         interval = f"[{number(metric.ci95[0], decimals)}, {number(metric.ci95[1], decimals)}]"
     return f"{number(metric.value, decimals)} {interval}, n {metric.n}"
-
-
-def decimals_of(metric: Metric) -> int:
-    return {"score": 3, "share": 3, "points": 1, "%": 1}.get(metric.unit, 3)
 
 
 def rank_printed(table: Table) -> dict[tuple[str, str], Literal["best", "second"]]:
