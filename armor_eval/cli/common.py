@@ -17,7 +17,6 @@ from armor_eval.report.doc import interval_text as interval
 from armor_eval.report.doc import value_text as value
 from armor_eval.report.terminal import print_doc
 from armor_eval.report.terminal import print_table as print_table
-from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -230,15 +229,17 @@ def run_folder(out: Path | None, name: str, default: Path) -> Path:
     """Where a run lies: always `OUT/NAME`, also where it is the only one, so that no run hides another.
 
     `default` is the parent where no --out was given. A run that `OUT` itself holds, of the same name, is the one of
-    before this rule and is resumed where it lies; any other is refused, for NAME would lie inside of it.
+    before this rule and is resumed where it lies; NAME inside of any other is refused.
     """
+    from armor_eval.runs.folders import refuse_nesting
+
     folder = (default if out is None else out) / name
     if out is not None and (out / "run.json").is_file():
         from armor_eval.runs.bundle import read_head
 
         if read_head(out)[0].benchmark == name:
             return out
-        raise UserError(f"{out} is a run itself, {folder} would lie inside of it", "give another --out")
+    refuse_nesting(folder)
     return folder
 
 

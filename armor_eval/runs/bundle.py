@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import ValidationError
 
 from armor_eval.runs import provenance
-from armor_eval.runs.folders import refuse_nesting
 from armor_eval.runs.journal import Journal, read_journal, rewrite_journal
 from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, decoding_of, protocol_of
 from armor_eval.runs.seal import write_run
@@ -78,9 +77,8 @@ class Bundle:
         Items that ended as `error`, and those that `again` names, are forgotten, so that resuming tries them again; a
         complete run that lost items since is taken up again. With `anew` an earlier record in the folder is replaced:
         for a command that resumes by files of its own. Raises UserError when the folder holds another run, a newer
-        schema, something else, lies inside another run, or is in use.
+        schema, something else, or is in use.
         """
-        refuse_nesting(path)
         make_folder(path)
         archive = is_archive(path)
         lock = _take_lock(path)
