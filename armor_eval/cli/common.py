@@ -251,16 +251,18 @@ def show_shard(one: Finished) -> None:
 def run_folder(out: Path, name: str) -> Path:
     """Where a run lies: always `OUT/NAME`, also where it is the only one, so that no run hides another.
 
-    A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; any other
-    is refused, for NAME would lie inside of it.
+    A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; NAME inside
+    of any other is refused.
     """
+    from armor_eval.runs.folders import refuse_nesting
+
     folder = out / name
     if (out / "run.json").is_file():
         from armor_eval.runs.bundle import read_head
 
         if read_head(out)[0].benchmark == name:
             return out
-        raise UserError(f"{out} is a run itself, {folder} would lie inside of it", "give another --out")
+    refuse_nesting(folder)
     return folder
 
 

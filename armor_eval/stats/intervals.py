@@ -20,13 +20,13 @@ import numpy as np
 from scipy import special
 
 from armor_eval.runs.schema import Item, Metric
+from armor_model.base.statistics import Z95, wilson
 
 from .resample import bootstrap_sums, cluster_error
 
 if TYPE_CHECKING:
     from .composite import Composite
 
-Z95 = 1.959963984540054
 NO_SPREAD = 1e-10
 """Standard error, as a share of the range or value, that is only rounding."""
 
@@ -34,13 +34,6 @@ NO_SPREAD = 1e-10
 def t_quantile(p: float, df: float) -> float:
     """Student's t quantile (scipy.special: a tenth of the import time of scipy.stats)."""
     return float(special.stdtrit(df, p))
-
-
-def wilson(p: float, n: float, z: float = Z95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion p of n (n may be an effective, fractional size)."""
-    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return (0.0 if p <= 0 else max(0.0, centre - half)), (1.0 if p >= 1 else min(1.0, centre + half))
 
 
 def bca(values_R: np.ndarray, value: float, psi_C: np.ndarray) -> tuple[float, float]:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import special
 
-from .intervals import Z95, bca, t_quantile
+from armor_model.base.statistics import Z95
+
+from .intervals import bca, t_quantile
 from .resample import Formula, bootstrap_sums, cluster_error, distinct_rows
 
 if TYPE_CHECKING:

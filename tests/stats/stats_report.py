@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from armor_eval.stats.intervals import wilson
+from armor_model.base.statistics import wilson
 
 EXACT = "exact"
 

@@ -22,9 +22,10 @@ from scipy import stats
 from stats_report import markdown
 from stats_worlds import WORLDS, Change, RetentionWorld, World, answers, difficulties
 
-from armor_eval.stats.intervals import interval, wilson
+from armor_eval.stats.intervals import interval
 from armor_eval.stats.paired import compare_sums, mcnemar_exact, tango
 from armor_eval.stats.power import flip_power, minimal_detectable_effect
+from armor_model.base.statistics import wilson
 
 NULLS = (Change(0.3), Change(0.08))
 DROPS = (Change(0.2, 0.15, 0.4), Change(0.05, 0.08, 0.6))

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from armor_model.base.statistics import wilson
 from trainer.data.records import sides, to_messages
 from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.language import CHAT_HELD_OUT, DESCRIBE_PICTURE_HELD_OUT
@@ -93,12 +94,7 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        if not self.of:
-            return (0.0, 1.0)
-        z2, n, p = 1.96**2, self.of, self.value
-        centre = (p + z2 / (2 * n)) / (1 + z2 / n)
-        half = (z2 * (p * (1 - p) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
-        return (max(0.0, centre - half), min(1.0, centre + half))
+        return wilson(self.value, self.of) if self.of else (0.0, 1.0)
 
 
 def rates(outcomes: Iterable[tuple[str, bool]]) -> dict[str, Rate]:
