@@ -35,7 +35,7 @@ bench: setup
 regress: setup
 	rm -rf runs/regress
 	$(BIN)/armor-eval understanding --bench all --out runs/regress
-	$(BIN)/armor-eval geneval --out runs/regress/geneval
+	$(BIN)/armor-eval geneval --out runs/regress
 	$(BIN)/armor-eval compare armor-nano runs/regress --out runs/regress/compare
 
 # Tables and figures of reports/ from the runs kept there (seconds).
@@ -46,8 +46,8 @@ reports: setup
 # The runs themselves (about an hour on 2 cores; each resumes where it stopped).
 reports-runs: setup
 	$(BIN)/armor-eval understanding --bench all --out runs/reports/understanding
-	$(BIN)/armor-eval geneval --out runs/reports/geneval
-	$(BIN)/armor-eval modality --out runs/reports/modality
+	$(BIN)/armor-eval geneval --out runs/reports
+	$(BIN)/armor-eval modality --out runs/reports
 	$(BIN)/armor-eval ablate-heads --out runs/reports/ablate-heads
 	$(BIN)/armor-eval ablate-stages --out runs/reports/ablate-stages
 	$(BIN)/armor-eval report runs/reports --out runs/reports/report.html --archive reports/runs

@@ -38,9 +38,9 @@ def test_black_images_are_counted_in_every_result_and_reserved(folder, capsys):
     assert geneval(f"diffusers:{tiny_drawers.spoiled(-1.0, folder / 'black')}", "r") == 0
     shown = capsys.readouterr().out
     assert "blank: 6" in shown and "6 of 6 images are of one single colour" in shown
-    run = json.loads((folder / "r" / "run.json").read_text())
+    run = json.loads((folder / "r" / "geneval" / "run.json").read_text())
     assert run["reservations"] == [{"kind": "blank", "text": "6 of 6 images are of one single colour"}]
-    assert json.loads((folder / "r" / "scores.json").read_text())["blank"] == 6
+    assert json.loads((folder / "r" / "geneval" / "scores.json").read_text())["blank"] == 6
     drawing = run["extras"]["drawing"]
     assert drawing["num_inference_steps"] == 50 and drawing["guidance"] == 7.5 and drawing["dtype"] == "float32"
     assert drawing["scheduler"] == "PNDMScheduler" and run["extras"]["image_sizes"] == {"16x16": 6}
@@ -53,7 +53,7 @@ def test_what_is_not_finite_is_never_scored(folder, capsys):
 
     assert geneval(f"diffusers:{tiny_drawers.spoiled(math.nan, folder / 'nan')}", "r") == 1
     assert "not finite" in capsys.readouterr().err
-    assert not (folder / "r" / "scores.json").exists()
+    assert not (folder / "r" / "geneval" / "scores.json").exists()
 
 
 def test_options_of_a_command_reach_the_pipeline_and_its_record(folder, tiny):
@@ -70,7 +70,7 @@ def test_options_of_a_command_reach_the_pipeline_and_its_record(folder, tiny):
     ]
     options = ["--dtype", "bfloat16", "--guidance", "1", "--model-args", "steps=2,size=24x32,negative_prompt=grey"]
     assert main([*command, *options, "--out", "r"]) == 0
-    run = json.loads((folder / "r" / "run.json").read_text())
+    run = json.loads((folder / "r" / "geneval" / "run.json").read_text())
     drawing = run["extras"]["drawing"]
     assert (drawing["dtype"], drawing["guidance"], drawing["num_inference_steps"]) == ("bfloat16", 1.0, 2)
     assert drawing["negative_prompt"] == "grey" and run["extras"]["image_sizes"] == {"24x32": 6}

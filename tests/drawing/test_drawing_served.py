@@ -156,11 +156,11 @@ def test_geneval_measures_a_server_and_records_what_it_did(server, tmp_path, mon
     assert (
         main(["geneval", "--profile", "shapes", "--model", spec, "--limit", "6", "--samples", "1", "--out", "r"]) == 0
     )
-    run = json.loads((tmp_path / "r" / "run.json").read_text())
+    run = json.loads((tmp_path / "r" / "geneval" / "run.json").read_text())
     assert run["extras"]["drawing"]["route"] == "images" and run["extras"]["image_sizes"] == {"16x12": 6}
     assert set(run["extras"]["served"]["adapted"]) == {"response_format", "seed"}
     assert run["decoding"]["guidance"] is None and run["reservations"] == []
-    assert json.loads((tmp_path / "r" / "scores.json").read_text())["blank"] == 0
+    assert json.loads((tmp_path / "r" / "geneval" / "scores.json").read_text())["blank"] == 0
 
 
 def test_modality_measures_a_server(server, tmp_path, monkeypatch):
@@ -172,8 +172,8 @@ def test_modality_measures_a_server(server, tmp_path, monkeypatch):
     (tmp_path / "asked.jsonl").write_text(json.dumps(wants) + "\n")
     spec = f"openai:{server.url}#list"
     assert main(["modality", "--model", spec, "--prompts", "asked.jsonl", "--out", "m"]) == 0
-    item = json.loads((tmp_path / "m" / "items.jsonl").read_text())
+    item = json.loads((tmp_path / "m" / "modality" / "items.jsonl").read_text())
     assert item["parsed"] == "both" and item["score"] == 1.0 and len(item["output_images"]) == 1
-    stored = Image.open(tmp_path / "m" / item["output_images"][0])
+    stored = Image.open(tmp_path / "m" / "modality" / item["output_images"][0])
     assert np.asarray(stored).shape == (12, 16, 3)
-    assert json.loads((tmp_path / "m" / "scores.json").read_text())["blank"] == 0
+    assert json.loads((tmp_path / "m" / "modality" / "scores.json").read_text())["blank"] == 0

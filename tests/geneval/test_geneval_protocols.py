@@ -140,7 +140,7 @@ def test_compare_refuses_two_protocols_and_says_why(runs):
 
 
 def test_a_run_states_its_protocol(runs, capsys):
-    run, _, scores = read_bundle(runs / "2")
+    run, _, scores = read_bundle(runs / "2" / "geneval")
     assert run.protocol["protocol"] == "custom" and run.protocol["guidance"] == "not stated" and run.decoding == {}
     headline = next(m for m in scores.metrics if m.primary)
     assert headline.note.startswith("protocol custom: prompts custom ") and "samples 2 (shapes: 4)" in headline.note

@@ -108,7 +108,7 @@ def test_existing_pictures_good_and_bad(detector, tmp_path, capsys):
     (result,) = json.loads(shown.out)
     assert "1 pictures more than 4" in shown.err
     assert result["run"]["status"] == "partial" and result["scores"]["counts"] == {"ok": 24 - lost, "error": lost}
-    _, items, _ = read_bundle(tmp_path / "run")
+    _, items, _ = read_bundle(tmp_path / "run" / "geneval")
     reasons = {item.id: item.reason for item in items if item.status == "error"}
     for word in ("missing", "empty", "not a picture", "decoded", "8-bit", "leads out"):
         assert any(word in reason for reason in reasons.values()), (word, reasons)
@@ -182,8 +182,8 @@ def test_the_mock_draws_blocks_and_scores_nothing(tmp_path, capsys):
     command = ["geneval", "--model", "mock", "--profile", "shapes", "--limit", "6", "--samples", "1"]
     assert main([*command, "--out", str(tmp_path / "run"), "--overlays"]) == 0
     assert "subset of 6 of 144 items" in capsys.readouterr().out
-    assert len(list((tmp_path / "run" / "overlays").glob("*/samples/*.png"))) == 6
-    _, _, scores = read_bundle(tmp_path / "run")
+    assert len(list((tmp_path / "run" / "geneval" / "overlays").glob("*/samples/*.png"))) == 6
+    _, _, scores = read_bundle(tmp_path / "run" / "geneval")
     assert next(m for m in scores.metrics if m.primary).value == 0
 
 
@@ -206,10 +206,10 @@ def test_a_finished_run_is_shown_and_a_merge_is_scored_without_any_weights(tmp_p
     (shown,) = json.loads(capsys.readouterr().out)
     assert shown["run"]["status"] == "complete"
     assert main(["merge", *shards, "--out", str(tmp_path / "joined")]) == 0
-    assert essence(tmp_path / "joined") == essence(tmp_path / "whole")
+    assert essence(tmp_path / "joined" / "geneval") == essence(tmp_path / "whole" / "geneval")
     whole, joined = (
         {f.relative_to(root): f.read_bytes() for name in ("images", "overlays") for f in (root / name).rglob("*.*")}
-        for root in (tmp_path / "whole", tmp_path / "joined")
+        for root in (tmp_path / "whole" / "geneval", tmp_path / "joined" / "geneval")
     )
     assert joined == whole and len(whole) == 2 * 24 + 6
 

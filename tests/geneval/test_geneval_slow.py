@@ -75,7 +75,9 @@ def test_two_processes_share_one_run(tmp_path):
         command = [sys.executable, *prefix, *base, "--out", str(tmp_path / name)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-2000:]
-    (one, items_one, scores_one), (two, items_two, scores_two) = (read_bundle(tmp_path / n) for n in ("one", "two"))
+    (one, items_one, scores_one), (two, items_two, scores_two) = (
+        read_bundle(tmp_path / n / "geneval") for n in ("one", "two")
+    )
     assert (one.device.processes, two.device.processes) == (1, 2)
     assert len(items_one) == len(items_two) == 48
     drop = {"seconds"}
