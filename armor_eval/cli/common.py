@@ -251,8 +251,8 @@ def show_shard(one: Finished) -> None:
 def run_folder(out: Path, name: str) -> Path:
     """Where a run lies: always `OUT/NAME`, also where it is the only one, so that no run hides another.
 
-    A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; NAME inside
-    of any other is refused.
+    A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; NAME
+    inside of any other is refused.
     """
     from armor_eval.runs.folders import refuse_nesting
 
