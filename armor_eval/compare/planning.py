@@ -87,8 +87,8 @@ def plan(
     benchmark: str, drop: float | None, clusters: int | None, changed: float, runs: tuple[Path, Path] | None
 ) -> Plan:
     """Raises UserError for an unknown benchmark, a drop out of range, or runs that cannot be compared."""
-    from armor_eval.stats.composite import composites_for, formula_names
     from armor_eval.stats.power import clusters_needed, detectable_drop, passing_clusters
+    from armor_eval.tasks.formulas import composites_for, formula_names
 
     known = formula_names()
     try:
@@ -106,7 +106,7 @@ def plan(
         assumed = f"as in {runs[0]} against {runs[1]}: {changed:.1%} of the groups would differ between equal models"
     else:
         items, groups, guess = size_of(benchmark)
-        flip, binary, per = span, items == groups or known[benchmark] == "MMB", items / groups
+        flip, binary, per = span, items == groups or known[benchmark] == "circular", items / groups
         if not binary:
             flip = span * ONE_ITEM.get(benchmark, 1 / per)
         if guess and clusters is None:
@@ -125,8 +125,8 @@ def _observed(benchmark: str, runs: tuple[Path, Path]) -> tuple[int, float, floa
     from armor_eval.compare.gate import compare_sources
     from armor_eval.compare.policy import Policy
     from armor_eval.compare.sources import find
-    from armor_eval.stats.composite import composites_for
     from armor_eval.stats.paired import compare_sums
+    from armor_eval.tasks.formulas import composites_for
 
     sides = []
     for path in runs:
