@@ -13,7 +13,6 @@ SIZES: dict[str, tuple[int, int, str]] = {
     "geneval": (2212, 553, ""), "modality": (400, 48, ""), "MMB_TEST": (6666, 1784, ""),
     "MMB_V11": (4329, 1164, "size assumed: that of MMBench's first version"),
     "MMB_TEST_V11": (6666, 1784, "size assumed: that of MMBench's first version"),
-    "SEED": (14232, 14232, "size assumed: one question a picture"),
     "HallusionBench": (951, 165, "size assumed: one set for each of its 165 original pictures"),
 }  # fmt: skip
 """Benchmark -> (items, groups that are resampled together, what of it is a guess), where `benchmarks/` does not say."""
@@ -31,10 +30,10 @@ def size_of(benchmark: str) -> tuple[int, int, str]:
         return SIZES[benchmark]
     declared = benchmarks()[benchmark]
     rows = declared.official.rows
-    groups = declared.official.clusters or (rows if declared.cluster == "item" else None)
-    if rows is None or groups is None:
-        raise UserError(f"{benchmark} declares no number of groups", "give --clusters or --runs")
-    return rows, groups, ""
+    if rows is None:
+        raise UserError(f"{benchmark} declares no number of rows", "give --clusters or --runs")
+    known = declared.official.clusters is not None or declared.cluster == "item"
+    return rows, declared.official.clusters or rows, "" if known else "size assumed: one question a picture"
 
 
 @dataclass(frozen=True)

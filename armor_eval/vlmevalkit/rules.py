@@ -30,6 +30,14 @@ def choice_prompt(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     return build(record["question"], build_option_str(options), str(record["prediction"]))
 
 
+def blink_prompt(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """The same with BLINK's examples."""
+    from vlmeval.dataset.utils.multiple_choice import build_prompt_blink
+    from vlmeval.smp.vlm import build_option_str
+
+    return build_prompt_blink(record["question"], build_option_str(options), str(record["prediction"]))
+
+
 def yes_no_prompt(record: Any) -> str:
     """Whether an answer means yes or no."""
     from vlmeval.dataset.utils.yorn import YOrN_match_prompt

@@ -71,6 +71,10 @@ class Choice(Family):
         """Rows of a group are right or wrong together."""
         return str(record["index"])
 
+    def judge_prompt(self, record: dict[str, Any], options: dict[str, Any]) -> str:
+        """Which option an answer means, in VLMEvalKit's words."""
+        return rules.choice_prompt(record, options)
+
     def requests(self, frame: pd.DataFrame) -> list[Request]:
         """The rows that the rule cannot read; of a group only while none of its rows is read as wrong."""
         groups: dict[str, list[tuple[Request | None, bool]]] = defaultdict(list)
@@ -79,7 +83,7 @@ class Choice(Family):
             read = rules.matched_option(record["prediction"], options)
             request = None
             if read is None:
-                request = Request(str(record["index"]), rules.choice_prompt(record, options), "choice", options=options)
+                request = Request(str(record["index"]), self.judge_prompt(record, options), "choice", options=options)
             groups[self.group_of(record)].append((request, read is not None and read != gold))
         # A group that holds a wrong answer is lost whatever a judge says.
         open_groups = [rows for rows in groups.values() if not any(wrong for _, wrong in rows)]
@@ -117,6 +121,16 @@ class Choice(Family):
                 right[key] = right.get(key, True) and verdicts[row.id].score == 1.0
         hits = zip(results["index"], results["hit"], strict=True)
         return [str(index) for index, hit in hits if bool(hit) != right[str(index)]]
+
+
+class Blink(Choice):
+    """BLINK: a judge is shown examples of its own."""
+
+    name = "blink"
+    stand_in = "BLINK"
+
+    def judge_prompt(self, record: dict[str, Any], options: dict[str, Any]) -> str:
+        return rules.blink_prompt(record, options)
 
 
 def _group(row: Row) -> str:
