@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from armor_eval.tasks.understanding.task import Options
     from armor_eval.tasks.understanding.thinking import Thinking
 
-CONSTANT = {
-    "mcq": "A", "mcq-circular": "A", "yes-no": "Yes", "graded": "there is a red circle",
-    "ratio": "there is a red circle",
-}  # fmt: skip
-"""What the constant baseline says, by kind of benchmark."""
 
 understanding = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 understanding.command("score")(score_file)
@@ -234,8 +229,8 @@ class Suite:
 
         blind = self.measure(adapter, "blind", blind=True)
         constant: list[Finished] = []
-        for kind, answer in CONSTANT.items():
-            same = replace(self, benchmarks=[b for b in self.benchmarks if b.kind == kind])
+        for answer in dict.fromkeys(b.scoring.constant for b in self.benchmarks):
+            same = replace(self, benchmarks=[b for b in self.benchmarks if b.scoring.constant == answer])
             constant += same.measure(MockModel(answer), "constant")
         by_name = {one.run.benchmark: one for one in constant}
         return {one.run.benchmark: [one, by_name[one.run.benchmark]] for one in blind}

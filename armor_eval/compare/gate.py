@@ -141,15 +141,15 @@ def _stop(result: BenchmarkResult, verdict: Verdict, reasons: list[str]) -> Benc
 
 def _metrics(base: Source, candidate: Source, whole: bool, policy: Policy) -> list[MetricResult]:
     """Every number's comparison; `whole`: all items have a score in both runs."""
-    from armor_eval.stats.composite import composites_for
     from armor_eval.stats.paired import compare_sums
     from armor_eval.stats.resample import stream
     from armor_eval.stats.tallies import scored_in_all
+    from armor_eval.tasks.formulas import composites_of
 
     benchmark = base.run.benchmark
     found, seed = [], stream(policy.statistics.seed, benchmark)
     ours, theirs = scored_in_all(base.items, candidate.items) if not whole else ([], [])
-    for composite in composites_for(benchmark):
+    for composite in composites_of(base.run):
         tolerance = policy.tolerance_of(benchmark, composite.name, composite.unit)
         row = MetricResult(
             name=composite.name, unit=composite.unit, direction=composite.direction, primary=composite.primary,

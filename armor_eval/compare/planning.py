@@ -13,7 +13,6 @@ SIZES: dict[str, tuple[int, int, str]] = {
     "geneval": (2212, 553, ""), "modality": (400, 48, ""), "MMB_TEST": (6666, 1784, ""),
     "MMB_V11": (4329, 1164, "size assumed: that of MMBench's first version"),
     "MMB_TEST_V11": (6666, 1784, "size assumed: that of MMBench's first version"),
-    "SEED": (14232, 14232, "size assumed: one question a picture"),
     "HallusionBench": (951, 165, "size assumed: one set for each of its 165 original pictures"),
 }  # fmt: skip
 """Benchmark -> (items, groups that are resampled together, what of it is a guess), where `benchmarks/` does not say."""
@@ -31,10 +30,10 @@ def size_of(benchmark: str) -> tuple[int, int, str]:
         return SIZES[benchmark]
     declared = benchmarks()[benchmark]
     rows = declared.official.rows
-    groups = declared.official.clusters or (rows if declared.cluster == "item" else None)
-    if rows is None or groups is None:
-        raise UserError(f"{benchmark} declares no number of groups", "give --clusters or --runs")
-    return rows, groups, ""
+    if rows is None:
+        raise UserError(f"{benchmark} declares no number of rows", "give --clusters or --runs")
+    known = declared.official.clusters is not None or declared.cluster == "item"
+    return rows, declared.official.clusters or rows, "" if known else "size assumed: one question a picture"
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,8 @@ def plan(
     benchmark: str, drop: float | None, clusters: int | None, changed: float, runs: tuple[Path, Path] | None
 ) -> Plan:
     """Raises UserError for an unknown benchmark, a drop out of range, or runs that cannot be compared."""
-    from armor_eval.stats.composite import composites_for, formula_names
     from armor_eval.stats.power import clusters_needed, detectable_drop, passing_clusters
+    from armor_eval.tasks.formulas import composites_for, formula_names
 
     known = formula_names()
     try:
@@ -106,7 +105,7 @@ def plan(
         assumed = f"as in {runs[0]} against {runs[1]}: {changed:.1%} of the groups would differ between equal models"
     else:
         items, groups, guess = size_of(benchmark)
-        flip, binary, per = span, items == groups or known[benchmark] == "MMB", items / groups
+        flip, binary, per = span, items == groups or known[benchmark] == "circular", items / groups
         if not binary:
             flip = span * ONE_ITEM.get(benchmark, 1 / per)
         if guess and clusters is None:
@@ -125,8 +124,8 @@ def _observed(benchmark: str, runs: tuple[Path, Path]) -> tuple[int, float, floa
     from armor_eval.compare.gate import compare_sources
     from armor_eval.compare.policy import Policy
     from armor_eval.compare.sources import find
-    from armor_eval.stats.composite import composites_for
     from armor_eval.stats.paired import compare_sums
+    from armor_eval.tasks.formulas import composites_for
 
     sides = []
     for path in runs:

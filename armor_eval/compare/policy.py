@@ -106,8 +106,8 @@ def _fields_of(section: str) -> list[str]:
 
 def _check_tolerance_keys(path: Path, policy: Policy) -> None:
     """A tolerance for a benchmark or metric that does not exist would silently leave the default in force."""
-    from armor_eval.stats.composite import composites_for, formula_names
     from armor_eval.stats.retention import METRIC, NAME
+    from armor_eval.tasks.formulas import composites_for, formula_names
 
     benchmarks = [*formula_names(), NAME]
     for key in policy.tolerance:

@@ -85,14 +85,14 @@ def _arms(
 
 def _metrics(triples: list[tuple[Source, Source, Source]], policy: Policy) -> list[MetricResult]:
     """The mean, which gates, then each benchmark's share. Raises ValueError where a share is undefined."""
-    from armor_eval.stats.composite import composites_for
     from armor_eval.stats.retention import Part
     from armor_eval.stats.tallies import scored_in_all
+    from armor_eval.tasks.formulas import primary_of
 
     sides: list[list[Part]] = [[], []]
     for triple in triples:
         run = triple[0].run
-        composite = next(c for c in composites_for(run.benchmark) if c.primary)
+        composite = primary_of(run)
         *arms, third = (composite.cluster_sums(items) for items in scored_in_all(*(s.items for s in triple)))
         for side, own in zip(sides, arms, strict=True):
             side.append(Part(run.benchmark, run.data.name, composite, own, third))

@@ -168,14 +168,14 @@ def _contradiction(source: Source) -> str | None:
 
     The headline is computed again from the items by the formula that wrote it.
     """
-    from armor_eval.stats.composite import composites_for
+    from armor_eval.tasks.formulas import primary_of
 
     scores = source.scores
     counted = Counter(item.status for item in source.items.values())
     if stated := {k: n for k, n in scores.counts.items() if n != counted[k]}:
         return "; ".join(f"it counts {n} {k}, the items are {counted[k]}" for k, n in stated.items())
     try:
-        composite = next(c for c in composites_for(source.run.benchmark) if c.primary)
+        composite = primary_of(source.run)
         found = composite.value_of(source.sums(composite))
     except KeyError as error:
         raise UserError(f"{source.path}: {error.args[0]}") from None

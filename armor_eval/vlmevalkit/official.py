@@ -21,11 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from armor_eval.tasks.families.base import Judged, Request, Verdict
 from armor_eval.tasks.understanding.cells import Reading
 from armor_eval.tasks.understanding.declare import Benchmark
-from armor_eval.tasks.understanding.judge import Judged, Request
 from armor_eval.tasks.understanding.table import Table
-from armor_eval.vlmevalkit.requests import matched_option, options_of
 from armor_model.base.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -35,16 +34,6 @@ JUDGE_NAME = "judge"
 """The name that stands in the names of VLMEvalKit's result files."""
 _CLEARED = ("USE_COT", "SPLIT_THINK", "SKIP_ERR", "LOCAL_LLM", "PRINT_VANILLA", "FORCE_LOCAL", "VERBOSE", "EVAL_PROXY")
 """Switches of VLMEvalKit in the environment that would change prompts or scores."""
-
-
-@dataclass
-class Verdict:
-    """What the official rule made of one answer."""
-
-    parsed: Any
-    score: float | None
-    unparsed: bool = False
-    extras: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -108,26 +97,14 @@ def score(table: Table, predictions: dict[str, str], judged: Judged | None = Non
 
 def read_rows(table: Table, predictions: dict[str, str], judged: Judged | None) -> dict[str, Verdict]:
     """The verdicts of single rows by the official reading, without a score over them."""
-    if table.benchmark.kind == "graded":
-        marks = {i: float(judged.usable[i]) for i in predictions}
-        return {i: Verdict(mark, mark, extras={"judge_reply": judged.raw[i]}) for i, mark in marks.items()}
     with _Work.of(table, predictions) as work:
-        frame = work.load(work.file)
-        if table.benchmark.kind == "yes-no":
-            return _yes_no_rows(frame, judged)
-        return _mcq_verdicts(table.benchmark, frame, judged)
+        return table.benchmark.scoring.rows(work.load(work.file), judged)
 
 
 def judge_requests(table: Table, predictions: dict[str, str]) -> list[Request]:
-    """What VLMEvalKit would send to a judge for these predictions, in its own words.
-
-    Graded benchmarks: every row. Closed questions: the rows that its rule cannot read (of a circular group only while
-    none of its rows is read as wrong).
-    """
-    from armor_eval.vlmevalkit.requests import build_requests
-
+    """What VLMEvalKit would send to a judge for these predictions, in its own words."""
     with _Work.of(table, predictions) as work:
-        return build_requests(table.benchmark, work.load(work.file))
+        return table.benchmark.scoring.requests(work.load(work.file))
 
 
 @dataclass
@@ -135,6 +112,8 @@ class _Work:
     """A folder of its own with a prediction file in it, for VLMEvalKit to score."""
 
     table: Table
+    dataset: str
+    """The name under which VLMEvalKit scores it."""
     folder: Path
     file: Path
     frame: pd.DataFrame
@@ -156,9 +135,10 @@ class _Work:
             ids = [str(i) for i in frame["index"]]
             said = [predictions[i] for i in ids]
             frame = _for_scoring(table, frame)
-            file = folder / f"armor_{table.benchmark.dataset}.tsv"
+            name = _scored_as(table.benchmark)
+            file = folder / f"armor_{name}.tsv"
             write_predictions(frame.assign(prediction=said), file)
-            work = cls(table, folder, file, frame, dict(zip(map(str, frame["index"]), ids, strict=True)))
+            work = cls(table, name, folder, file, frame, dict(zip(map(str, frame["index"]), ids, strict=True)))
             with _reading_fence(table.reading, frame):
                 yield work
 
@@ -169,11 +149,22 @@ class _Work:
         frame = load(str(file))
         return frame.assign(index=[self.ids[str(index)] for index in frame["index"]])
 
+    def result(self, name: str) -> pd.DataFrame:
+        """A file that `evaluate` left beside the predictions, by what follows their name."""
+        return self.load(self.file.with_name(f"{self.file.stem}_{name}.tsv"))
+
+
+def _scored_as(benchmark: Benchmark) -> str:
+    """Its own name where VLMEvalKit knows it, else that of a data set which is scored by the same rule."""
+    from vlmeval.dataset import DATASET_CLASSES
+
+    known = any(benchmark.dataset in owner.supported_datasets() for owner in DATASET_CLASSES)
+    return benchmark.dataset if known else benchmark.scoring.stand_in
+
 
 def _for_scoring(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with nothing in them that VLMEvalKit's scoring trips over and no formula needs."""
-    benchmark = table.benchmark
-    if benchmark.cluster not in ("circular-group", "hallusion-set"):
+    if not table.benchmark.scoring.index_matters:
         frame = frame.assign(index=range(len(frame)))
     if "image_path" in frame:  # evaluated as Python source; only MME's formula pairs rows by it
         frame = frame.assign(image_path=[f"image {n}" for n in frame["image_path"].factorize()[0]])
@@ -223,15 +214,18 @@ def write_predictions(frame: pd.DataFrame, file: Path) -> None:
 
 
 def _build(work: _Work) -> Any:
-    """The dataset object over our rows, without pictures (scoring reads none), its md5 check replaced by our sha256."""
+    """The dataset object over our rows, without images (scoring reads none), its md5 check replaced by our sha256."""
+    from vlmeval import dataset
     from vlmeval.dataset import DATASET_CLASSES, build_dataset
 
-    name = work.table.benchmark.dataset
+    name = work.dataset
     write_predictions(work.frame, work.folder / f"{name}.tsv")
     owners = [c for c in DATASET_CLASSES if name in getattr(c, "DATASET_MD5", {})]
     kept = [(c, c.DATASET_MD5.pop(name)) for c in owners if name in c.DATASET_MD5]
     try:
-        return build_dataset(name)
+        if any(name in owner.supported_datasets() for owner in DATASET_CLASSES):
+            return build_dataset(name)
+        return getattr(dataset, work.table.benchmark.scoring.scorer)(dataset=name)
     finally:
         for owner, md5 in kept:
             owner.DATASET_MD5[name] = md5
@@ -293,91 +287,9 @@ def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any =
 
 def _read(work: _Work, said: Any, expected: set[str], judged: Judged | None) -> Scored:
     """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
-    benchmark = work.table.benchmark
-    stem = str(work.file)[: -len(".tsv")]
-    differing: list[str] = []
-    if benchmark.kind in ("mcq", "mcq-circular"):
-        verdicts = _mcq_verdicts(benchmark, work.load(work.file), judged)
-        split = "validation" if benchmark.dataset.startswith("MMMU") else None
-        chosen = said[said["split"] == split] if split and split in set(said["split"]) else said
-        results = work.load(f"{stem}_{JUDGE_NAME if judged else 'exact_matching'}_result.tsv")
-        # Several splits in one file: the number over all of them.
-        headline = float(chosen["Overall"].iloc[0] if len(chosen) == 1 else results["hit"].mean()) * 100
-        differing = _differing(work.table, results, verdicts)
-    elif benchmark.kind == "yes-no":
-        frame = work.load(f"{stem}_auxmatch.tsv")
-        verdicts = {str(r["index"]): _yes_no_verdict(r) for r in frame.to_dict("records")}
-        headline = _yes_no_headline(benchmark, said)
-    elif benchmark.kind == "graded":
-        frame = work.load(f"{stem}_{JUDGE_NAME}.tsv")
-        verdicts = {str(r["index"]): Verdict(float(r["score"]), float(r["score"])) for r in frame.to_dict("records")}
-        headline = float(said.loc[said["Category"] == "Overall", "acc"].iloc[0])
-    else:
-        frame = work.load(f"{stem}_openai_result.tsv")
-        verdicts = {str(r["index"]): _ratio_verdict(r) for r in frame.to_dict("records")}
-        headline = float(said.loc[said["split"] == "overall", "Relative Score (main)"].iloc[0])
-    if judged is not None:
-        for index, verdict in verdicts.items():
-            if index in judged.raw:
-                verdict.extras["judge_reply"] = judged.raw[index]
-    if headline != headline or set(verdicts) != expected:
-        headline = None
-    return Scored(headline, verdicts, differing)
-
-
-def _differing(table: Table, results: pd.DataFrame, verdicts: dict[str, Verdict]) -> list[str]:
-    """The rows, or circular groups, whose `hit` in VLMEvalKit's result file is not what our verdicts make it."""
-    right: dict[str, bool] = {}
-    for row in table.rows:
-        if row.id in verdicts:
-            key = row.cluster if table.benchmark.kind == "mcq-circular" else row.id
-            right[key] = right.get(key, True) and verdicts[row.id].score == 1.0
-    hits = zip(results["index"], results["hit"], strict=True)
-    return [str(index) for index, hit in hits if bool(hit) != right[str(index)]]
-
-
-def _mcq_verdicts(benchmark: Benchmark, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
-    """Row by row what VLMEvalKit's option matching reads, on the file as it reads it back (empty is `nan`)."""
-    verdicts = {}
-    for record in frame.to_dict("records"):
-        index = str(record["index"])
-        options, gold = options_of(benchmark, record)
-        read = matched_option(record["prediction"], options)
-        if read is None and judged is not None and index in judged.usable:
-            read = judged.usable[index]
-        verdicts[index] = Verdict(read, float(read == gold), unparsed=read not in options)
-    return verdicts
-
-
-def _yes_no_rows(frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
-    """Yes/no rows read one by one, by VLMEvalKit's rule and then by what the judge said."""
-    from vlmeval.dataset.utils.yorn import YOrN_Extraction
-
-    verdicts = {}
-    for record in frame.to_dict("records"):
-        index = str(record["index"])
-        read = YOrN_Extraction(str(record["prediction"]))
-        if read == "Unknown" and judged is not None:
-            read = judged.usable.get(index, read)
-        verdicts[index] = _yes_no_verdict({"extracted": read, "score": read == record["answer"]})
-    return verdicts
-
-
-def _yes_no_verdict(record: dict[str, Any]) -> Verdict:
-    read = record["extracted"]
-    return Verdict(read, float(bool(record["score"])), unparsed=read not in ("Yes", "No"))
-
-
-def _ratio_verdict(record: dict[str, Any]) -> Verdict:
-    mine, reference = float(record["score"]), float(record["gpt4_score"])
-    return Verdict(mine, mine, extras={"reference_score": reference})
-
-
-def _yes_no_headline(benchmark: Benchmark, said: pd.DataFrame) -> float:
-    if benchmark.dataset == "MME":
-        first = said.iloc[0]
-        return float(first["perception"]) + (float(first["reasoning"]) if benchmark.name == "MME" else 0.0)
-    overall = said[said["split"] == "Overall"].iloc[0]
-    if benchmark.dataset == "POPE":
-        return float(overall["Overall"])
-    return float(overall["aAcc"] + overall["fAcc"] + overall["qAcc"]) / 3
+    found = work.table.benchmark.scoring.evaluated(work, said, judged)
+    for index, verdict in found.verdicts.items() if judged is not None else ():
+        if index in judged.raw:
+            verdict.extras["judge_reply"] = judged.raw[index]
+    whole = found.headline == found.headline and set(found.verdicts) == expected
+    return Scored(found.headline if whole else None, found.verdicts, found.differing)

@@ -146,9 +146,17 @@ def llavabench() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def several_images(n: int = 12) -> pd.DataFrame:
+    """BLINK's kind: a choice between two images."""
+    return seed_bench(n).assign(image=[str([png(i), png(i + 50)]) for i in range(n)])
+
+
 MAKERS = {
     "MMBench_DEV_EN": mmbench, "SEEDBench_IMG": seed_bench, "MMMU_DEV_VAL": mmmu, "MME": mme, "POPE": pope,
-    "HallusionBench": hallusion, "MMVet": mmvet, "LLaVABench": llavabench,
+    "HallusionBench": hallusion, "MMVet": mmvet, "LLaVABench": llavabench, "AI2D_TEST": seed_bench,
+    "MMStar": lambda: seed_bench().assign(**{"l2-category": "coarse"}), "BLINK": several_images,
+    "RealWorldQA": lambda: seed_bench().drop(columns=["category"]),
+    "ScienceQA_TEST": lambda: seed_bench().assign(hint=["Birds lay eggs.", None] * 6),
 }  # fmt: skip
 
 

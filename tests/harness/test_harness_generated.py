@@ -69,7 +69,7 @@ def test_a_table_is_whole_or_refused(case, tmp_path_factory):
     assert all("\n" not in row.problem for row in table.rows if row.problem is not None)
     for row in usable:
         assert row.cluster and str(row.fields["question"])
-        if benchmark.kind == "yes-no":
+        if benchmark.scoring.constant == "Yes":
             assert row.fields["answer"] in ("Yes", "No")
         elif table.has_answers:
             assert str(row.fields["answer"]) in row.options

@@ -15,6 +15,7 @@ from armor_eval.engine.run import run_record
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import Bundle, read_bundle
+from armor_eval.tasks.families import Choice
 from armor_eval.tasks.understanding.declare import benchmarks, choose
 from armor_eval.vlmevalkit import official
 from armor_model.base.errors import RunFailed, UserError
@@ -159,7 +160,7 @@ def test_a_lost_row_of_a_pair_ends_nothing(tsv_folder, tmp_path):
 
 
 def test_scores_that_contradict_vlmevalkits_are_not_reported(tsv_folder, tmp_path, monkeypatch):
-    real = official._mcq_verdicts
+    real = Choice.rows
 
     def flipped(*arguments):
         verdicts = real(*arguments)
@@ -167,7 +168,7 @@ def test_scores_that_contradict_vlmevalkits_are_not_reported(tsv_folder, tmp_pat
             verdict.score = 1.0 - verdict.score
         return verdicts
 
-    monkeypatch.setattr(official, "_mcq_verdicts", flipped)
+    monkeypatch.setattr(Choice, "rows", flipped)
     done = run("SEED", tsv_folder, tmp_path / "r")
     assert done.run.status == "partial" and primary(done).value is None
     assert "VLMEvalKit" in done.run.status_reason and "rows 0, 1, 2" in done.run.status_reason

@@ -17,7 +17,9 @@ from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.understanding.judge import EndpointJudge
 from armor_eval.vlmevalkit import official
 
-CLOSED = ("MMMU", "MME", "MMB", "SEED", "HallusionBench", "POPE")
+CLOSED = (
+    "MMMU", "MME", "MMB", "SEED", "HallusionBench", "POPE", "AI2D", "MMStar", "RealWorldQA", "ScienceQA", "BLINK",
+)  # fmt: skip
 FREE = ("MMVet", "LLaVABench")
 ODD = (
     "", "A" * 5000, "None", "=A", "=1+1", "\u00e9t\u00e9 \u2603 \u65e5\u672c", "A and B", "B.", "(C)", "nan", "NULL",

@@ -235,7 +235,7 @@ def test_a_cell_that_cannot_be_used_costs_its_row(bench, frame, lost, reason, tm
     if bench == "LLaVABench":  # scored by a judge alone
         assert reason in next(row.problem for row in table.rows if row.id == lost)
         return
-    model = Says("Yes" if table.benchmark.kind == "yes-no" else "A")
+    model = Says(table.benchmark.scoring.constant)
     done, _, items = measured(bench, path, tmp_path, model)
     assert lost not in model.asked and len(model.asked) == len(table.frame) < len(table.rows)
     assert items[lost].status == "error" and reason in items[lost].reason

@@ -18,7 +18,7 @@ from harness_data import png, the_run
 
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.stats.composite import composites_for
+from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.understanding import mmmu
 
 RECORDS = Path(__file__).resolve().parents[3] / "shared" / "records"

@@ -12,11 +12,11 @@ from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Item
-from armor_eval.stats.composite import composites_for
+from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.understanding import mmmu as mmmu_rules
 from armor_eval.tasks.understanding import parse
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.vlmevalkit import official
+from armor_eval.vlmevalkit import rules
 
 RECORDS = Path(__file__).parents[3] / "shared" / "records" / "understanding"
 OPTIONS = {"A": "Lima", "B": "Oslo", "C": "Rome"}
@@ -58,8 +58,8 @@ def test_an_open_question_whose_answer_is_a_letter_keeps_it_as_gold_as_vlmevalki
 
 
 def test_a_disagreement_names_the_rows_keeps_the_answers_and_withholds_the_headline(tmp_path, monkeypatch):
-    read = official.matched_option
-    monkeypatch.setattr(official, "matched_option", lambda text, options: "A" if text == "D" else read(text, options))
+    read = rules.matched_option
+    monkeypatch.setattr(rules, "matched_option", lambda text, options: "A" if text == "D" else read(text, options))
     frame = open_letter().iloc[:1].assign(index=[1])
     done, metrics = measured("MMMU", frame.assign(answer="D"), {"1": "D"}, tmp_path)
     assert done.run.status == "partial" and metrics["validation accuracy"].value is None

@@ -298,10 +298,10 @@ def test_armor_answers_alike_in_any_batch(tiny_checkpoint, folder, tmp_path):
 
 
 def test_every_declared_benchmark_has_one_primary_score():
-    from armor_eval.stats.composite import composites_for
+    from armor_eval.tasks.formulas import composites_for
 
     for benchmark in benchmarks().values():
-        assert sum(c.primary for c in composites_for(benchmark.composite)) == 1
+        assert sum(c.primary for c in composites_for(benchmark.name)) == 1
 
 
 @pytest.mark.slow

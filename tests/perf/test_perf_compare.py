@@ -11,7 +11,8 @@ import pytest
 
 from armor_eval.runs.journal import read_journal
 from armor_eval.runs.schema import Scores
-from armor_eval.stats.composite import composites_for, measure
+from armor_eval.stats.composite import measure
+from armor_eval.tasks.formulas import composites_for
 
 pytestmark = pytest.mark.perf
 

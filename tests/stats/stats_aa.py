@@ -30,8 +30,9 @@ from armor_eval.engine import Processes, Settings
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding
 from armor_eval.profiles import profile_of
-from armor_eval.stats.composite import ClusterSums, Composite, composites_for
+from armor_eval.stats.composite import ClusterSums, Composite
 from armor_eval.stats.paired import compare_sums
+from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.understanding.declare import choose
 from armor_eval.tasks.understanding.task import Options
 

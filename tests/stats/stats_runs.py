@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from armor_eval.runs.schema import DataInfo, DeviceInfo, Item, JudgeInfo, ModelInfo, Run, ScorerInfo, Scores
-from armor_eval.stats.composite import composites_for, measure
+from armor_eval.stats.composite import measure
+from armor_eval.tasks.formulas import composites_for
 
 
 def write_bundle(

@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize, special
 
-from armor_eval.stats.composite import ClusterSums, Composite, composites_for
+from armor_eval.stats.composite import ClusterSums, Composite
 from armor_eval.stats.retention import Part, retention
+from armor_eval.tasks.formulas import composites_for
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from armor_eval.compare import junit, markdown
 from armor_eval.compare.gate import compare
 from armor_eval.compare.planning import SIZES
 from armor_eval.compare.policy import EXAMPLE, Policy, load_policy
-from armor_eval.stats.composite import formula_names
+from armor_eval.tasks.formulas import formula_names
 from armor_eval.tasks.understanding.declare import benchmarks
 from armor_model.base.errors import UserError
 

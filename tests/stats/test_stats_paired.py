@@ -10,6 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+<<<<<<< HEAD
 from armor_eval.stats.composite import REGISTRY, ClusterSums, composites_for
 from armor_eval.stats.paired import (
     Flips,
@@ -20,6 +21,10 @@ from armor_eval.stats.paired import (
     tango,
     typical_flip,
 )
+=======
+from armor_eval.stats.composite import ClusterSums
+from armor_eval.stats.paired import compare_sums, holm, mcnemar_exact, tango, typical_flip
+>>>>>>> 1dea96c (Scoring families: what benchmarks of one rule have in common lives together; --bench ./my.toml; vlmeval's one door is tested)
 from armor_eval.stats.power import (
     clusters_needed,
     detectable_drop,
@@ -30,6 +35,7 @@ from armor_eval.stats.power import (
 )
 from armor_eval.stats.resample import bootstrap_sums, cluster_error, distinct_rows, stream
 from armor_eval.stats.retention import Part, retention
+from armor_eval.tasks.formulas import composites_for
 
 
 def primary(bench):

@@ -13,7 +13,8 @@ from armor_eval.engine import Outcome
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import Item, Metric, Scores, protocol_of
-from armor_eval.stats.composite import Composite, composites_for, measure
+from armor_eval.stats.composite import Composite, measure
+from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.geneval.protocols import remark_of
 from armor_eval.tasks.geneval.vocabulary import TASKS
 from armor_model.base.files import write_file

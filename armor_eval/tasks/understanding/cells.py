@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -58,11 +57,3 @@ def whole_number(text: Any) -> int | None:
     """The integer that a cell holds (`12`, `007`, `12.0`), else None."""
     match = _WHOLE.fullmatch(str(text).strip())
     return int(match[1]) if match else None
-
-
-def plain_answer(kind: str, answer: str, options: Container[str]) -> str:
-    """An answer as the scoring rules spell it: `b` of a row with an option B is `B`, `yes` is `Yes`; else unchanged."""
-    trimmed = answer.strip()
-    if kind == "yes-no" and trimmed.capitalize() in ("Yes", "No"):
-        return trimmed.capitalize()
-    return trimmed.upper() if kind.startswith("mcq") and trimmed.upper() in options else answer

@@ -53,6 +53,8 @@ def download(benchmark: Benchmark, data: Path | None, progress: Progress | None 
     target = (lmu_data() if data is None else data) / benchmark.official.file
     if target.is_file():
         return
+    if benchmark.official.url is None:
+        raise missing_file(benchmark, target)
 
     def fault(file: Path) -> str | None:
         _, md5 = file_hashes(file)

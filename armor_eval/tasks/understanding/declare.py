@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from armor_eval.base.resources import benchmarks_dir
+from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.families.base import Clusters, Family
 from armor_model.base.errors import UserError, did_you_mean
 
-Kind = Literal["mcq-circular", "mcq", "yes-no", "graded", "ratio"]
+if TYPE_CHECKING:
+    from armor_eval.runs.schema import Run
 
 
 class _Declared(BaseModel):
@@ -29,8 +33,8 @@ class Official(_Declared):
     """The published file, in each edition that is known."""
 
     file: str
-    url: str
-    md5: dict[str, str]
+    url: str | None = None
+    md5: dict[str, str] = Field(default_factory=dict)
     """Edition -> md5, the first as VLMEvalKit 0.0.20 lists it; the sha256 of what was read is recorded in every run."""
     rows: int | None = None
     clusters: int | None = None
@@ -58,27 +62,24 @@ class Prompt(_Declared):
 
 
 class Benchmark(_Declared):
-    """One number that can be asked for by `--bench`."""
+    """One number that can be asked for by `--bench`. A file needs `name`, `dataset`, `family`, `official`, `prompt`."""
 
     name: str
-    title: str
-    order: int = Field(ge=1)
-    in_paper: bool
+    title: str = ""
+    order: int = Field(default=1000, ge=1)
+    in_paper: bool = False
     """One of the nine columns of the paper's Table 2: what `--bench all` runs."""
     dataset: str
-    """VLMEvalKit's name of the data."""
-    split: str
-    kind: Kind
-    judge: Literal["optional", "required"]
-    """`required`: free text that no rule can grade; `optional`: a judge may read what the official rule could not."""
-    number: str
+    """VLMEvalKit's name of the data; a name that it does not know is scored by its family's rule."""
+    split: str = "test"
+    family: str
+    """How it is scored (armor_eval.tasks.families)."""
+    number: str = ""
     """What is reported, in words."""
-    columns: list[str]
-    """Columns the file must have."""
-    cluster: Literal["circular-group", "image_path", "image", "hallusion-set", "item"]
-    """What is resampled together."""
-    group: str
-    """Column of the category."""
+    cluster: str = ""
+    """What is resampled together: a rule of the family, its first by default."""
+    group: str = "category"
+    """Column of the category; empty where there is none."""
     saved_as: str | None = None
     """Column of the file name(s) under which VLMEvalKit writes a row's image(s) before they are shown: a `.jpg` name
     compresses them again, and published numbers were made with those pixels."""
@@ -88,13 +89,56 @@ class Benchmark(_Declared):
     claim: str | None = None
     """Column of the paper's Table 2."""
     note: str | None = None
+    outside: bool = False
+    """Declared by a file of the user's."""
     official: Official
     prompt: Prompt
 
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """The family's own where the file says nothing."""
+        family = FAMILIES.get(values.get("family", ""))
+        if family is None:
+            near = did_you_mean(str(values.get("family")), FAMILIES)
+            raise ValueError(f"family {values.get('family')!r} is none{near} - known: {', '.join(FAMILIES)}")
+        rules = [rule.name for rule in family.clusters]
+        values = {"title": values.get("name"), "number": family.composites()[0].name, **values}
+        values["cluster"] = values.get("cluster") or rules[0]
+        if values["cluster"] not in rules:
+            raise ValueError(
+                f"cluster {values['cluster']!r} is none of the family {family.name}'s - known: {', '.join(rules)}"
+            )
+        return values
+
     @property
-    def composite(self) -> str:
-        """Name of its formula in armor_eval.stats.composite."""
-        return "MMB" if self.kind == "mcq-circular" else self.name
+    def scoring(self) -> Family:
+        return FAMILIES[self.family]
+
+    @property
+    def clusters(self) -> Clusters:
+        return next(rule for rule in self.scoring.clusters if rule.name == self.cluster)
+
+    @property
+    def judge(self) -> Literal["optional", "required"]:
+        """`required`: free text that no rule can grade; `optional`: it may read what the official rule could not."""
+        return "required" if self.scoring.always_judged else "optional"
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns the file must have."""
+        kept = [self.keep.column] if self.keep is not None else []
+        return list(dict.fromkeys([*self.scoring.columns, *([self.group] if self.group else []), *kept]))
+
+    def declared(self) -> dict[str, Any]:
+        """What a run records of a benchmark that this repository does not hold: its scores are read by it."""
+        return {"declared": self.model_dump(exclude_defaults=True)} if self.outside else {}
+
+
+def of_run(run: Run) -> Benchmark | None:
+    """The declaration that came from outside and was recorded with the run."""
+    recorded = run.extras.get("declared")
+    return None if recorded is None else Benchmark.model_validate(recorded)
 
 
 @functools.cache
@@ -107,8 +151,26 @@ def benchmarks() -> dict[str, Benchmark]:
     return {b.name: b for b in sorted(found, key=lambda b: b.order)}
 
 
+def read_benchmark(path: Path) -> Benchmark:
+    """A benchmark declared in a file outside of the repository. UserError where it could not be scored."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        benchmark = Benchmark.model_validate({**values, "outside": True})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the benchmark {path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        said = f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path} declares no benchmark: {said}", "see CONTRIBUTING.md for an example") from error
+    if taken := next((b for b in benchmarks().values() if b.name.lower() == benchmark.name.lower()), None):
+        raise UserError(f"{path}: the name {benchmark.name} is taken ({taken.title})", "give it another name")
+    return benchmark
+
+
 def choose(names: list[str]) -> list[Benchmark]:
-    """What `--bench` asks for: names, several with commas, `all` (the paper's nine). UserError for an unknown one.
+    """What `--bench` asks for: names, several with commas, `all` (the paper's nine), or files `./my.toml`. UserError
+    for an unknown one.
 
     The official dataset name (`MMBench_DEV_EN`) is understood too.
     """
@@ -118,6 +180,12 @@ def choose(names: list[str]) -> list[Benchmark]:
         by_lower.setdefault(b.dataset.lower(), b.name)
     chosen: dict[str, Benchmark] = {}
     for word in [w.strip() for name in names for w in name.split(",") if w.strip()]:
+        if word.endswith(".toml"):
+            benchmark = read_benchmark(Path(word))
+            if benchmark.name in chosen:
+                raise UserError(f"--bench names {benchmark.name} twice")
+            chosen[benchmark.name] = benchmark
+            continue
         if word.lower() == "all":
             chosen |= {b.name: b for b in known.values() if b.in_paper}
             continue

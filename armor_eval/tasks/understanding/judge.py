@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,8 @@ from armor_eval.models.drawing import one_line
 from armor_eval.models.endpoint import Endpoint, EndpointError
 from armor_eval.runs.provenance import packages
 from armor_eval.runs.schema import JudgeInfo
+from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.families.base import SHORT_REPLY, Judged, Request
 from armor_eval.tasks.understanding.question import clean
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.hashing import sha256_json
@@ -28,44 +29,12 @@ ATTEMPTS = 3
 """How often a judge is asked again when its reply cannot be read."""
 WARMER = 0.5
 """Temperature that each further attempt adds."""
-LONGEST_REPLY = {"graded": 16, "ratio": 1024}
-"""New tokens of a reply by kind of benchmark; SHORT_REPLY for the others."""
-SHORT_REPLY = 64
+LONGEST_REPLY = {name: one.longest_reply for name, one in FAMILIES.items() if one.longest_reply != SHORT_REPLY}
+"""New tokens of a reply by family; SHORT_REPLY for the others. Part of what identifies a judge."""
 ROOM_TO_THINK = 4096
 """New tokens of a reply where the judge was cut short while it thought."""
 JUDGED_TOGETHER = 8
 """Prompts that a local judge reads at a time."""
-_NUMBER = re.compile(r"(?<![\d.])-?\d+(?:\.\d+)?(?![\d.]*\d)")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One answer to be judged."""
-
-    id: str
-    prompt: str
-    """VLMEvalKit's own words, as its `evaluate` will send them."""
-    kind: str
-    """The benchmark's kind: what a readable reply looks like."""
-    options: dict[str, Any] = field(default_factory=dict)
-    system: str | None = None
-
-
-@dataclass
-class Judged:
-    """Replies as VLMEvalKit wants them, by prompt; and the items that no reply could be had for."""
-
-    replies: dict[str, str] = field(default_factory=dict)
-    usable: dict[str, str] = field(default_factory=dict)
-    """Item id -> the reply in the form that is read without doubt."""
-    raw: dict[str, str] = field(default_factory=dict)
-    """Item id -> what the judge said."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Item id -> why, one line."""
-
-    def generate(self, prompt: str, **_: Any) -> str:
-        """Stands in for VLMEvalKit's judge: says again what was said."""
-        return self.replies[prompt]
 
 
 class Judge(Protocol):
@@ -78,20 +47,7 @@ class Judge(Protocol):
 
 def read_reply(request: Request, reply: str) -> str | None:
     """The reply in the form that VLMEvalKit reads without doubt, or None where it says nothing usable."""
-    if request.kind == "graded":
-        # "0.5", "Correctness: 0.5", "0.5 (half of it)": one number between 0 and 1, and no other.
-        found = {float(n) for n in _NUMBER.findall(reply)}
-        return str(found.pop()) if len(found) == 1 and 0 <= min(found) <= 1 else None
-    if request.kind == "ratio":
-        first = next((line for line in reply.splitlines() if line.strip()), "")
-        found = [float(n) for n in _NUMBER.findall(first)]
-        return f"{found[0]} {found[1]}" if len(found) == 2 and all(1 <= n <= 10 for n in found) else None
-    if request.kind == "yes-no":
-        words = set(re.findall(r"[a-z]+", reply.lower())) & {"yes", "no", "unknown"}
-        return words.pop().capitalize() if len(words) == 1 else None
-    from vlmeval.utils import can_infer
-
-    return can_infer(reply, dict(request.options)) or None
+    return FAMILIES[request.kind].read_reply(request, reply)
 
 
 class AskingJudge:
@@ -140,7 +96,7 @@ class AskingJudge:
 
     def _room(self, kind: str) -> int:
         """New tokens that a reply may have."""
-        usual = self._longest or LONGEST_REPLY.get(kind, SHORT_REPLY)
+        usual = self._longest or FAMILIES[kind].longest_reply
         return max(usual, ROOM_TO_THINK) if self._thinks and not self._longest else usual
 
     def _heard(self, request: Request, text: str, reasoning: str | None = None, cut: bool = False) -> _Verdict:

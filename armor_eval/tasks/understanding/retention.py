@@ -15,9 +15,9 @@ from armor_eval.compare.sources import CONTROLS
 from armor_eval.runs.bundle import read_bundle, read_head
 from armor_eval.runs.schema import Run
 from armor_eval.stats import retention as kept
-from armor_eval.stats.composite import composites_for
 from armor_eval.stats.intervals import interval
 from armor_eval.stats.tallies import scored_in_all
+from armor_eval.tasks.formulas import primary_of
 from armor_model.base.errors import UserError
 
 
@@ -50,7 +50,7 @@ def retention(base: Path, runs: list[Path]) -> tuple[list[Retention], Retention]
             if len(held) != found.expected_items:
                 raise UserError(f"{name} holds {len(held)} of {found.expected_items} items: retention needs them all")
         _same_questions(run, base_run, path, base_path)
-        composite = next(c for c in composites_for(run.benchmark) if c.primary)
+        composite = primary_of(run)
         own, theirs = scored_in_all({it.id: it for it in items}, {it.id: it for it in base_items})
         sums = composite.cluster_sums(own), composite.cluster_sums(theirs)
         parts.append(kept.Part(run.benchmark, run.data.name, composite, *sums))

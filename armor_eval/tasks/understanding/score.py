@@ -5,19 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine.task import Outcome, Progress
 from armor_eval.runs.schema import Item, Metric, Reservation, Scores
 from armor_eval.runs.served import failure_kind
-from armor_eval.tasks.understanding import mmmu, parse
-from armor_eval.tasks.understanding.judge import Judge, Judged
+from armor_eval.stats.composite import Composite, measure
+from armor_eval.tasks.families.base import Judged, Verdict
+from armor_eval.tasks.understanding.judge import Judge
 from armor_eval.tasks.understanding.table import Row, Table
 from armor_eval.tasks.understanding.thinking import SCORED_TEXT, Thinking, scored_text
 from armor_eval.vlmevalkit import official
-
-if TYPE_CHECKING:
-    from armor_eval.stats.composite import Composite
 
 WITHHOLD_ABOVE = 0.01
 """Share of items without a verdict (judge failed, or no answer) from which on the headline is withheld."""
@@ -48,7 +45,7 @@ def score_run(
         judged = judge.judge(requests, (lambda n: tick(n, 0)) if tick is not None else None)
         failed = judged.failed
     usable = _without_broken_groups(table, predictions, failed)
-    verdicts: dict[str, official.Verdict] = {}
+    verdicts: dict[str, Verdict] = {}
     scored = official.Scored(None, {})
     if usable and table.has_answers:
         scored = official.score(table, usable, judged)
@@ -90,18 +87,19 @@ def _without_broken_groups(table: Table, predictions: dict[str, str], failed: di
     """What VLMEvalKit may score. A circular group that lacks a row would pass as whole there, an MME picture that lacks
     a question ends its program, an MM-Vet capability without rows too: those groups are left to our own formula."""
     usable = {i: text for i, text in predictions.items() if i not in failed}
-    whole = len(usable) == len(table.rows)
-    if whole or table.benchmark.kind in ("mcq", "ratio") or table.benchmark.dataset in ("POPE", "HallusionBench"):
+    whole = table.benchmark.scoring.scored_whole
+    if len(usable) == len(table.rows) or whole == "row":
         return usable
-    if table.benchmark.kind == "graded":
+    if whole == "file":
         return {}
     broken = {row.cluster for row in table.rows if row.id not in usable}
     return {row.id: usable[row.id] for row in table.rows if row.cluster not in broken}
 
 
-def _scored(table: Table, row: Row, item: Item, verdict: official.Verdict | None, failure: str | None) -> Item:
+def _scored(table: Table, row: Row, item: Item, verdict: Verdict | None, failure: str | None) -> Item:
     """The item with its parse, score, status and what its composite's formula needs."""
-    extras = {**item.extras, **_formula_extras(table, row)}
+    family = table.benchmark.scoring
+    extras = {**item.extras, **family.formula_extras(row)}
     if item.status == "error":
         return item.model_copy(update={"extras": extras, "score": None})
     if failure is None and verdict is None and table.has_answers:
@@ -110,10 +108,8 @@ def _scored(table: Table, row: Row, item: Item, verdict: official.Verdict | None
         return item.model_copy(update={"status": "judge_failed", "score": None, "reason": failure, "extras": extras})
     if verdict is None:
         return item.model_copy(update={"extras": extras})
-    extras |= verdict.extras
-    if table.benchmark.kind == "yes-no":
-        extras |= {"answer": str(row.fields["answer"]), "extracted": verdict.parsed}
-    for key, (read, score) in _second_readings(table, row, _scored_text(item)).items():
+    extras |= verdict.extras | family.verdict_extras(row, verdict)
+    for key, (read, score) in family.second_readings(row, _scored_text(item)).items():
         extras |= {f"{key}_parse": read, f"{key}_score": score}
     return item.model_copy(
         update={
@@ -124,44 +120,6 @@ def _scored(table: Table, row: Row, item: Item, verdict: official.Verdict | None
             "extras": extras,
         }
     )
-
-
-def _formula_extras(table: Table, row: Row) -> dict[str, Any]:
-    """What armor_eval.stats.composite declares for this benchmark."""
-    if table.benchmark.dataset.startswith("MMMU"):
-        return {"split": str(row.fields["split"])}
-    if table.benchmark.dataset == "MME":
-        return {"pair": str(row.fields.get("image_path", row.id))}
-    if table.benchmark.cluster == "hallusion-set":
-        pieces = row.id.split("_")
-        return {"figure": pieces[4], "question": pieces[5]} if len(pieces) == 6 else {"figure": "?", "question": "?"}
-    return {}
-
-
-SECOND_LINES = {
-    "our": "our reading",
-    "mmmu": "MMMU's own parser",
-    "mme": "MME's own rule",
-}
-"""Other readings of the same answers, each printed beside the official one: key of an item's extras -> name."""
-
-
-def _second_readings(table: Table, row: Row, text: str) -> dict[str, tuple[str | None, float]]:
-    """What other rules than the official one read, for closed questions: key -> (parse, score)."""
-    gold = str(row.fields.get("answer"))
-    read: dict[str, str | None] = {}
-    if table.benchmark.kind == "yes-no":
-        read["our"] = parse.read_yes_no(text)
-        if table.benchmark.dataset == "MME":
-            read["mme"] = parse.read_first_four(text)
-    elif table.benchmark.kind in ("mcq", "mcq-circular") and row.options:
-        read["our"] = parse.read_option(text, row.options)
-        if table.benchmark.dataset.startswith("MMMU"):
-            read["mmmu"] = mmmu.read_choice(text, row.options)
-    elif table.benchmark.dataset.startswith("MMMU"):
-        said = mmmu.read_open(text)
-        return {"mmmu": (" | ".join(map(str, said)), float(mmmu.is_right(said, gold)))}
-    return {key: (one, float(one == gold)) for key, one in read.items()}
 
 
 def _outcome(table: Table, items: list[Item], expected: int, scored: official.Scored) -> Outcome:
@@ -196,9 +154,8 @@ def _outcome(table: Table, items: list[Item], expected: int, scored: official.Sc
 
 def _metrics(table: Table, items: list[Item]) -> list[Metric]:
     """Every declared composite with its interval, and behind the headline its second lines."""
-    from armor_eval.stats.composite import composites_for, measure
-
-    composites = composites_for(table.benchmark.composite)
+    family = table.benchmark.scoring
+    composites = family.composites()
     if not any(it.score is not None for it in items):
         primary = next(c for c in composites if c.primary)
         return [
@@ -209,11 +166,10 @@ def _metrics(table: Table, items: list[Item]) -> list[Metric]:
     metrics = []
     for composite in composites:
         metrics.append(measure(items, composite, seed=SEED, resamples=RESAMPLES))
-        # MME's own rule is what its perception and cognition were published by, each for itself.
-        keys = [key for key in SECOND_LINES if composite.primary or key == "mme"]
-        metrics += [
-            _second_line(items, composite, key) for key in keys if any(f"{key}_score" in it.extras for it in items)
-        ]
+        for key, name in family.second_lines:
+            shown = composite.primary or key in family.second_of_all
+            if shown and any(f"{key}_score" in it.extras for it in items):
+                metrics.append(_second_line(items, composite, key, name))
     return metrics
 
 
@@ -222,14 +178,11 @@ def _disagreement(table: Table, items: list[Item], scored: official.Scored) -> s
 
     None where they agree, or where rows are missing, for which VLMEvalKit has no rule (ours leaves their group out).
     """
-    from armor_eval.stats.composite import composites_for
-
     if not table.has_answers or not items or any(it.score is None for it in items):
         return None
-    ours = next(c for c in composites_for(table.benchmark.composite) if c.primary).value(items)
+    ours = next(c for c in table.benchmark.scoring.composites() if c.primary).value(items)
     theirs = scored.headline
-    # LLaVABench's evaluate rounds to one decimal; 84.75 may become 84.7 there and 84.8 here.
-    near = 0.05 + 1e-9 if table.benchmark.kind == "ratio" else 1e-9
+    near = table.benchmark.scoring.rounded_to + 1e-9
     if ours is None or theirs is None:
         agree = ours is theirs
     else:
@@ -241,10 +194,8 @@ def _disagreement(table: Table, items: list[Item], scored: official.Scored) -> s
     return f"our formula gives {ours}, VLMEvalKit {theirs}: {named if differing else 'no single row differs'}"
 
 
-def _second_line(items: list[Item], composite: Composite, key: str) -> Metric:
+def _second_line(items: list[Item], composite: Composite, key: str, name: str) -> Metric:
     """The composite's formula over another reading of the answers: what the official parser cost or gave."""
-    from armor_eval.stats.composite import measure
-
     read, differ, unread = [], 0, 0
     for it in items:
         if f"{key}_score" not in it.extras:
@@ -257,19 +208,17 @@ def _second_line(items: list[Item], composite: Composite, key: str) -> Metric:
         read.append(it.model_copy(update={"score": score, "extras": extras}))
     metric = measure(read, composite, seed=SEED, resamples=RESAMPLES)
     note = f"{differ} of {len(items)} answers score differently than by the official rule, {unread} are unread"
-    return metric.model_copy(update={"name": f"{composite.name}, {SECOND_LINES[key]}", "primary": False, "note": note})
+    return metric.model_copy(update={"name": f"{composite.name}, {name}", "primary": False, "note": note})
 
 
 def _other_reading(table: Table, items: list[Item], judged: Judged | None) -> list[Metric]:
     """The headline that the same answers give by the other reading of the file; none where it touches no row."""
-    from armor_eval.stats.composite import composites_for, measure
-
     other = table.other
     if other is None or not table.has_answers or not any(it.score is not None for it in items):
         return []
-    primary = next(c for c in composites_for(table.benchmark.composite) if c.primary)
+    primary = next(c for c in table.benchmark.scoring.composites() if c.primary)
     name = f"{primary.name}, reading {other.reading}"
-    if table.benchmark.kind in ("graded", "ratio"):
+    if table.benchmark.scoring.always_judged:
         note = f"{len(other.rows)} rows would be put to the judge in other words: only a run of its own can tell"
         return [Metric(name=name, value=None, unit=primary.unit, n=0, clusters=0, note=note)]
     rows = {row.id: row for row in other.rows}

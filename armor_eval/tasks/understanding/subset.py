@@ -7,16 +7,6 @@ from collections import defaultdict
 
 from armor_eval.runs.schema import Subset
 from armor_eval.tasks.understanding.table import Row, Table
-from armor_model.base.errors import UserError
-
-UNITS = {
-    "circular-group": "group of rotations",
-    "image_path": "picture with its pair of questions",
-    "image": "picture with its questions",
-    "hallusion-set": "set of figures and questions",
-    "item": "question",
-}
-"""What one unit of the limit is, by cluster rule."""
 
 
 def limit_table(table: Table, limit: int | None, seed: int) -> tuple[Table, Subset | None]:
@@ -26,12 +16,12 @@ def limit_table(table: Table, limit: int | None, seed: int) -> tuple[Table, Subs
         by_cluster[row.cluster].append(row)
     if limit is None or limit >= len(by_cluster):
         return table, None
+    benchmark = table.benchmark
     order = _spread(table, by_cluster, seed)
-    if table.benchmark.dataset == "MMVet":
-        order = _covering_first(by_cluster, order, limit)
+    order = benchmark.scoring.order(by_cluster, order, limit)
     chosen = set(order[:limit])
     cut = table.select({row.id for row in table.rows if row.cluster in chosen})
-    rule = f"{table.benchmark.name} {UNITS[table.benchmark.cluster]}"
+    rule = f"{benchmark.name} {benchmark.clusters.unit}"
     return cut, Subset(rule=rule, limit=limit, seed=seed, items=len(cut.rows), of_items=len(table.rows))
 
 
@@ -50,23 +40,3 @@ def _spread(table: Table, by_cluster: dict[str, list[Row]], seed: int) -> list[s
         order += [queue.pop() for queue in queues]
         queues = [queue for queue in queues if queue]
     return order
-
-
-def _covering_first(by_cluster: dict[str, list[Row]], order: list[str], limit: int) -> list[str]:
-    """MM-Vet divides by the number of items of each capability: the first clusters must hold all six."""
-    from armor_eval.stats.composite import MMVET_CAPABILITIES
-
-    def held(cluster: str) -> set[str]:
-        text = ",".join(str(row.fields.get("category")) for row in by_cluster[cluster])
-        return {capability for capability in MMVET_CAPABILITIES if capability in text}
-
-    lacking, first = set(MMVET_CAPABILITIES), []
-    while lacking:
-        best = max(order, key=lambda cluster: len(held(cluster) & lacking))
-        if not held(best) & lacking:
-            break
-        first.append(best)
-        lacking -= held(best)
-    if len(first) > limit:
-        raise UserError(f"--limit {limit} cannot hold MMVet's six capabilities", f"use at least --limit {len(first)}")
-    return first + [cluster for cluster in order if cluster not in first]

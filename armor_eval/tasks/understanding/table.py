@@ -14,7 +14,6 @@ from armor_eval.tasks.understanding.cells import (
     Reading,
     as_vlmeval_reads,
     differing_cells,
-    plain_answer,
     read_text,
     whole_number,
 )
@@ -26,9 +25,6 @@ from armor_model.base.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
-
-CIRCLE = 1_000_000
-"""MMBench: rotation k of question i has the index i + k * 10^6."""
 
 
 @dataclass
@@ -122,7 +118,7 @@ def read_table(
     sha256, md5 = file_hashes(path)
     edition = benchmark.official.edition(md5)
     if need_published and edition is None:
-        known = " or ".join(f"{known} ({name})" for name, known in benchmark.official.md5.items())
+        known = " or ".join(f"{known} ({name})" for name, known in benchmark.official.md5.items()) or "none declared"
         raise UserError(
             f"{path} is not the published {benchmark.dataset}: truncated or changed (md5 {md5}, expected {known})",
             "get it again, or add --any-data to measure this file and mark the result",
@@ -161,7 +157,7 @@ def _fill(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> N
     lossy = as_vlmeval_reads(text).assign(index=indices)[asked]
     frames: dict[Reading, pd.DataFrame] = {"keep-none": kept, "vlmeval": lossy}
     table.has_answers = "answer" in kept and bool(kept["answer"].notna().any())
-    if not table.has_answers and benchmark.kind != "mcq-circular":
+    if not table.has_answers and not benchmark.scoring.takes_submissions:
         raise UserError(f"{path} has no answers, and {benchmark.name} has no server that takes submissions")
     rows = _rows(benchmark, kept, gallery)
     problems = problems_of(benchmark, rows, table.has_answers)
@@ -213,10 +209,11 @@ def _asked(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> 
 
 def missing_file(benchmark: Benchmark, path: Path) -> UserError:
     """The error for a file that is not there: its name, where it comes from, the options that bring one."""
+    fetch = f"add --download to fetch {benchmark.official.url}, " if benchmark.official.url else ""
+    shapes = "" if benchmark.outside else ", or use --profile shapes"
     return UserError(
         f"{benchmark.name} needs {benchmark.official.file}, which is not at {path}",
-        f"add --download to fetch {benchmark.official.url}, give the folder of a copy with --data,"
-        " or use --profile shapes",
+        f"{fetch}give the folder of a copy with --data{shapes}",
     )
 
 
@@ -244,7 +241,7 @@ def _indices(benchmark: Benchmark, path: Path, text: pd.DataFrame) -> list[Any]:
             f"{path}: row {int(text['index'].isna().to_numpy().argmax()) + 1} has no index (a truncated file?)"
         )
     numbers = [whole_number(index) for index in text["index"]]
-    if benchmark.cluster == "circular-group" or None not in numbers:
+    if benchmark.scoring.integer_index or None not in numbers:
         indices = [index if number is None else number for index, number in zip(text["index"], numbers, strict=True)]
     else:
         indices = list(text["index"])
@@ -260,7 +257,7 @@ def _with_plain_answers(benchmark: Benchmark, frame: pd.DataFrame) -> pd.DataFra
     letters = [c for c in OPTIONS if c in frame]
     options = zip(*(frame[c] for c in letters), strict=True) if letters else ([] for _ in range(len(frame)))
     answers = [
-        plain_answer(benchmark.kind, answer, {c for c, text in zip(letters, texts, strict=True) if text == text})
+        benchmark.scoring.plain_answer(answer, {c for c, text in zip(letters, texts, strict=True) if text == text})
         if answer == answer
         else None
         for answer, texts in zip(frame["answer"], options, strict=True)
@@ -269,7 +266,7 @@ def _with_plain_answers(benchmark: Benchmark, frame: pd.DataFrame) -> pd.DataFra
 
 
 def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[Row]:
-    rows = []
+    rows, cluster_of = [], benchmark.clusters.key
     for record in frame.to_dict("records"):
         fields = {str(k): v for k, v in record.items() if v is not None and v == v}
         index = str(record["index"])
@@ -279,21 +276,6 @@ def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[R
             row.saved_as = tuple(images.image_cells(str(fields.get(benchmark.saved_as, "[]"))))
         except images.BadImageError as error:
             row.problem = f"has a picture that {error}"
-        row.cluster = _cluster(benchmark, row)
+        row.cluster = cluster_of(row)
         rows.append(row)
     return rows
-
-
-def _cluster(benchmark: Benchmark, row: Row) -> str:
-    """The key of what is resampled together."""
-    if benchmark.cluster == "circular-group":
-        number, group = whole_number(row.index), whole_number(row.fields.get("g_index"))
-        return row.id if number is None else str(number % CIRCLE if group is None else group)
-    if benchmark.cluster == "image_path":
-        return str(row.fields.get("image_path", row.id))
-    if benchmark.cluster == "image":
-        return row.picture.digest if row.picture is not None else row.id
-    if benchmark.cluster == "hallusion-set":
-        pieces = row.id.split("_")
-        return f"{row.fields.get('l2-category')}_{pieces[3]}" if len(pieces) == 6 else row.id
-    return row.id

@@ -110,9 +110,7 @@ class UnderstandingTask:
 
     def describe(self, model: ModelInfo) -> Described:
         benchmark, (table, subset), options = self.benchmark, self._opened, self.options
-        name = "vlmeval." + {
-            "mcq": "ImageMCQDataset", "mcq-circular": "ImageMCQDataset", "yes-no": "ImageYORNDataset"
-        }.get(benchmark.kind, benchmark.dataset)  # fmt: skip
+        benchmark.scoring.check(table.rows)
         return Described(
             kind="understanding",
             benchmark=benchmark.name,
@@ -120,7 +118,7 @@ class UnderstandingTask:
             subset=subset,
             prompt_sha256=self._prompt_hash(),
             scorer=ScorerInfo(
-                name=f"{name}.evaluate",
+                name=f"vlmeval.{benchmark.scoring.scorer}.evaluate",
                 version=provenance.packages().get("ms-vlmeval", "?"),
                 settings={
                     "answer_matching": "judge" if self._judge is not None else "exact_matching",
@@ -130,7 +128,8 @@ class UnderstandingTask:
             judge=self._judge.info if self._judge is not None else JudgeInfo(name="exact_matching", endpoint="none"),
             protocol={"reading": table.reading, "thinking": options.thinking},
             seeds={"subset": options.seed, "decoding": None},
-            extras={"data_is_published": table.published, "notes": table.notes, "blind": options.blind},
+            extras={"data_is_published": table.published, "notes": table.notes, "blind": options.blind}
+            | benchmark.declared(),
         )
 
     def _prompt_hash(self) -> str:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from armor_eval.runs.schema import JudgeInfo
-from armor_eval.tasks.understanding.judge import Judged, Request, read_reply
+from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.families.base import Judged, Request
+from armor_eval.tasks.understanding.judge import read_reply
 
 
 @dataclass
@@ -45,7 +47,7 @@ class RecordedJudge:
             judged.queues[request.prompt].append(usable)
         for request in requests:
             # VLMEvalKit asks a graded row once and in the file's order; of a choice it may ask in another.
-            if request.kind not in ("graded", "ratio") and len(by_prompt[request.prompt]) > 1:
+            if not FAMILIES[request.kind].always_judged and len(by_prompt[request.prompt]) > 1:
                 judged.usable.pop(request.id, None)
                 judged.failed[request.id] = "judge: equal words were judged differently"
         return judged

@@ -1,0 +1,165 @@
+"""Yes or no: plain accuracy, and POPE's F1 of "Yes"."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
+from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
+from armor_eval.tasks.understanding import parse
+from armor_eval.vlmevalkit import rules
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from armor_eval.runs.schema import Item
+    from armor_eval.tasks.understanding.table import Row
+
+
+class YesNo(Family):
+    """The answer is Yes or No: accuracy."""
+
+    name = "yes-no"
+    scorer = "ImageYORNDataset"
+    stand_in = "YesNo"  # no name of its own: VLMEvalKit's default rating
+    constant = "Yes"
+
+    def composites(self) -> list[Composite]:
+        return [accuracy()]
+
+    def plain_answer(self, answer: str, options: set[str]) -> str:
+        return answer.strip().capitalize() if answer.strip().capitalize() in ("Yes", "No") else answer
+
+    def answer_problem(self, row: Row) -> str | None:
+        answer = row.fields["answer"]
+        return None if answer in ("Yes", "No") else f"has the answer {str(answer)[:40]!r}, expected Yes or No"
+
+    def verdict_extras(self, row: Row, verdict: Verdict) -> dict[str, Any]:
+        return {"answer": str(row.fields["answer"]), "extracted": verdict.parsed}
+
+    def second_readings(self, row: Row, text: str) -> dict[str, tuple[str | None, float]]:
+        read = parse.read_yes_no(text)
+        return {"our": (read, float(read == str(row.fields.get("answer"))))}
+
+    def requests(self, frame: pd.DataFrame) -> list[Request]:
+        frame = frame.assign(prediction=[str(p) for p in frame["prediction"]])
+        unread = [row for _, row in frame.iterrows() if rules.read_yes_no(row["prediction"]) == "Unknown"]
+        return [Request(str(row["index"]), rules.yes_no_prompt(row), "yes-no") for row in unread]
+
+    def read_reply(self, request: Request, reply: str) -> str | None:
+        words = set(re.findall(r"[a-z]+", reply.lower())) & {"yes", "no", "unknown"}
+        return words.pop().capitalize() if len(words) == 1 else None
+
+    def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
+        verdicts = {}
+        for record in frame.to_dict("records"):
+            index = str(record["index"])
+            read = rules.read_yes_no(str(record["prediction"]))
+            if read == "Unknown" and judged is not None:
+                read = judged.usable.get(index, read)
+            verdicts[index] = _verdict(read, read == record["answer"])
+        return verdicts
+
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+        records = work.result("auxmatch").to_dict("records")
+        verdicts = {str(r["index"]): _verdict(r["extracted"], bool(r["score"])) for r in records}
+        return Evaluated(self.headline(said), verdicts)
+
+    def headline(self, said: pd.DataFrame) -> float:
+        """The headline in what `evaluate` returned."""
+        return float(said["Overall"].iloc[0])
+
+
+def _verdict(read: str, right: bool) -> Verdict:
+    return Verdict(read, float(right), unparsed=read not in ("Yes", "No"))
+
+
+POPE_CATEGORIES = ("adversarial", "popular", "random")
+
+
+class Pope(YesNo):
+    """POPE: F1 of "Yes"; an item counts once for each of its categories (a comma list)."""
+
+    name = "pope"
+    stand_in = "POPE"
+
+    def composites(self) -> list[Composite]:
+        columns = ("tp", "fp", "fn", "right", "n")
+        plain = partial(Composite, unit="%", direction="higher", bounds=PERCENT)
+        make = partial(plain, columns=columns, tally=tally_pope)
+        each = partial(
+            plain, columns=tuple(f"{c}:{part}" for c in POPE_CATEGORIES for part in columns),
+            tally=partial(tally_pope_categories, POPE_CATEGORIES),
+        )  # fmt: skip
+        return [
+            make("F1", formula=pope_f1, primary=True),
+            make("accuracy", formula=partial(column_percent, 3, 4)),
+            make("precision", formula=pope_precision),
+            make("recall", formula=pope_recall),
+            each("F1, mean of the categories", formula=pope_mean_f1),
+            *(each(f"F1, {c}", formula=partial(pope_category_f1, place)) for place, c in enumerate(POPE_CATEGORIES)),
+        ]
+
+    def headline(self, said: pd.DataFrame) -> float:
+        return float(said[said["split"] == "Overall"].iloc[0]["Overall"])
+
+
+def pope_f1(sums: np.ndarray) -> np.ndarray:
+    """F1 of "Yes": 0 where precision + recall is 0, as in `POPE_rating`."""
+    tp, fp, fn = sums[..., 0], sums[..., 1], sums[..., 2]
+    f1 = 100.0 * ratio(2 * tp, 2 * tp + fp + fn, empty=0.0)
+    return np.where(sums[..., 4] > 0, f1, np.nan)
+
+
+def pope_category_f1(place: int, sums: np.ndarray) -> np.ndarray:
+    return pope_f1(sums[..., 5 * place : 5 * place + 5])
+
+
+def pope_mean_f1(sums: np.ndarray) -> np.ndarray:
+    """Unweighted mean of the categories' F1, what most papers print; undefined where a category has no items."""
+    mean: np.ndarray = np.mean([pope_category_f1(place, sums) for place in range(len(POPE_CATEGORIES))], axis=0)
+    return mean
+
+
+def pope_precision(sums: np.ndarray) -> np.ndarray:
+    return 100.0 * ratio(sums[..., 0], sums[..., 0] + sums[..., 1], empty=0.0)
+
+
+def pope_recall(sums: np.ndarray) -> np.ndarray:
+    return 100.0 * ratio(sums[..., 0], sums[..., 0] + sums[..., 2], empty=0.0)
+
+
+def tally_pope(items: Sequence[Item]) -> dict[str, list[float]]:
+    """Columns (tp, fp, fn, right, n), an item counted once for every category it belongs to, as officially."""
+    table: dict[str, list[float]] = defaultdict(lambda: [0.0] * 5)
+    for it in items:
+        if it.score is not None:
+            _add_yes_no(table[it.cluster], 0, it, it.score, len((it.group or "").split(",")))
+    return table
+
+
+def tally_pope_categories(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:
+    """Columns (tp, fp, fn, right, n) for each category in turn."""
+    table: dict[str, list[float]] = defaultdict(lambda: [0.0] * (5 * len(categories)))
+    for it in items:
+        if it.score is not None:
+            own = (it.group or "").split(",")
+            for place, category in enumerate(categories):
+                if category in own:
+                    _add_yes_no(table[it.cluster], 5 * place, it, it.score, 1)
+    return table
+
+
+def _add_yes_no(row: list[float], at: int, item: Item, right: float, weight: int) -> None:
+    gold, said = extra_of(item, "answer") == "Yes", extra_of(item, "extracted") == "Yes"
+    row[at] += weight * (gold and said)
+    row[at + 1] += weight * (said and not gold)
+    row[at + 2] += weight * (gold and not said)
+    row[at + 3] += weight * right
+    row[at + 4] += weight

@@ -1,0 +1,74 @@
+"""The numbers of everything that is scored, by the benchmark's name: a family's for a declared one, a suite's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from armor_eval.stats.composite import UNIT, Composite, accuracy, fraction, task_mean
+from armor_eval.stats.tallies import tally_any_right, tally_by_group, tally_mean
+from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.understanding.declare import benchmarks, of_run
+from armor_model.base.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from armor_eval.runs.schema import Item, Run
+
+GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+def _in_group(name: str, item: Item) -> bool:
+    return item.group == name
+
+
+def geneval() -> list[Composite]:
+    """GenEval's summary: the mean of its tasks' means, each task, images and prompts."""
+    columns = tuple(f"{t}:{part}" for t in GENEVAL_TASKS for part in ("right", "n"))
+    make = partial(Composite, unit="score", direction="higher", bounds=UNIT)
+    overall = make(
+        "overall", columns=columns, tally=partial(tally_by_group, GENEVAL_TASKS), formula=task_mean, primary=True
+    )
+    plain = partial(make, columns=("right", "n"), formula=fraction, proportion=True)
+    tasks = [plain(t, tally=tally_mean, keep=partial(_in_group, t)) for t in GENEVAL_TASKS]
+    return [overall, *tasks, plain("images", tally=tally_mean), plain("prompts", tally=tally_any_right)]
+
+
+SUITES: dict[str, Callable[[], list[Composite]]] = {"geneval": geneval, "modality": lambda: [accuracy()]}
+"""What is not an understanding benchmark."""
+
+
+def formula_names() -> dict[str, str]:
+    """Every benchmark that has a score -> its family's name, or its own."""
+    return {name: b.family for name, b in benchmarks().items()} | {name: name for name in SUITES}
+
+
+def composites_for(benchmark: str) -> list[Composite]:
+    """The numbers of a benchmark, exactly one of them primary. The formulas are the same in both profiles.
+
+    Raises KeyError with the known names when the benchmark has no declared score.
+    """
+    known = formula_names()
+    name = {k.lower(): v for k, v in known.items()}.get(benchmark.lower())
+    if name is None:
+        hint = did_you_mean(benchmark, known)
+        raise KeyError(f"no score is declared for benchmark {benchmark!r}{hint} - known: {', '.join(known)}")
+    return _checked(SUITES[name]() if name in SUITES else FAMILIES[name].composites(), name)
+
+
+def composites_of(run: Run) -> list[Composite]:
+    """The numbers of a run's benchmark, also of one whose declaration came from outside and stands in the run."""
+    declared = of_run(run)
+    return composites_for(run.benchmark) if declared is None else _checked(declared.scoring.composites(), run.benchmark)
+
+
+def primary_of(run: Run) -> Composite:
+    """The headline's."""
+    return next(c for c in composites_of(run) if c.primary)
+
+
+def _checked(made: list[Composite], name: str) -> list[Composite]:
+    if sum(c.primary for c in made) != 1 or max(Counter(c.name for c in made).values()) > 1:
+        raise AssertionError(f"{name} must declare one primary score and no name twice")
+    return made

@@ -1,0 +1,59 @@
+"""VLMEvalKit's own readings of answers, and its words to a judge. vlmeval must have been imported (quiet_vlmeval)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def matched_option(prediction: Any, options: Mapping[str, Any]) -> str | None:
+    """The letter that VLMEvalKit's rule reads (`Z`: refused), or None."""
+    from vlmeval.utils import can_infer
+
+    return can_infer(str(prediction), dict(options)) or None
+
+
+def read_yes_no(prediction: str) -> str:
+    """Yes, No or Unknown."""
+    from vlmeval.dataset.utils.yorn import YOrN_Extraction
+
+    return YOrN_Extraction(prediction)
+
+
+def choice_prompt(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """Which option an answer means."""
+    from vlmeval.dataset.utils.multiple_choice import build_prompt, build_prompt_cn
+    from vlmeval.smp import cn_string
+    from vlmeval.smp.vlm import build_option_str
+
+    build = build_prompt_cn if cn_string(record["question"]) else build_prompt
+    return build(record["question"], build_option_str(options), str(record["prediction"]))
+
+
+def blink_prompt(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+    """The same with BLINK's examples."""
+    from vlmeval.dataset.utils.multiple_choice import build_prompt_blink
+    from vlmeval.smp.vlm import build_option_str
+
+    return build_prompt_blink(record["question"], build_option_str(options), str(record["prediction"]))
+
+
+def yes_no_prompt(record: Any) -> str:
+    """Whether an answer means yes or no."""
+    from vlmeval.dataset.utils.yorn import YOrN_match_prompt
+
+    return YOrN_match_prompt(record)
+
+
+def grading_prompt(record: Any) -> str:
+    """MM-Vet's: a grade from 0 to 1."""
+    from vlmeval.dataset.utils.mmvet import build_mmvet_gpt4_prompt
+
+    return build_mmvet_gpt4_prompt(record)
+
+
+def marking_prompt(record: Any) -> str:
+    """LLaVA-Bench's: marks of an answer and of the reference."""
+    from vlmeval.dataset.utils.llavabench import build_prompt
+
+    return build_prompt(record)
