@@ -10,8 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-<<<<<<< HEAD
-from armor_eval.stats.composite import REGISTRY, ClusterSums, composites_for
+from armor_eval.stats.composite import ClusterSums
 from armor_eval.stats.paired import (
     Flips,
     compare_sums,
@@ -21,10 +20,6 @@ from armor_eval.stats.paired import (
     tango,
     typical_flip,
 )
-=======
-from armor_eval.stats.composite import ClusterSums
-from armor_eval.stats.paired import compare_sums, holm, mcnemar_exact, tango, typical_flip
->>>>>>> 1dea96c (Scoring families: what benchmarks of one rule have in common lives together; --bench ./my.toml; vlmeval's one door is tested)
 from armor_eval.stats.power import (
     clusters_needed,
     detectable_drop,
@@ -35,7 +30,7 @@ from armor_eval.stats.power import (
 )
 from armor_eval.stats.resample import bootstrap_sums, cluster_error, distinct_rows, stream
 from armor_eval.stats.retention import Part, retention
-from armor_eval.tasks.formulas import composites_for
+from armor_eval.tasks.formulas import composites_for, formula_names
 
 
 def primary(bench):
@@ -213,7 +208,7 @@ def test_score_tail_is_the_last_count_that_the_comparison_rejects():
 @st.composite
 def two_arms(draw):
     """A score, and per-cluster sums of two runs of it: any size, any share of changed clusters, any rates."""
-    composite = draw(st.sampled_from([c for bench in REGISTRY for c in composites_for(bench)]))
+    composite = draw(st.sampled_from([c for bench in formula_names() for c in composites_for(bench)]))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     C, S, most = draw(st.integers(2, 60)), len(composite.columns), draw(st.sampled_from([1, 1, 3]))
 
