@@ -182,7 +182,7 @@ def test_a_file_without_answers_gets_a_submission(tmp_path, capsys):
     argv = ["understanding", "--bench", "MMB_TEST", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
     assert main([*argv, "--out", str(tmp_path / "r")]) == 0
     assert "submission.xlsx" in capsys.readouterr().out
-    frame = pd.read_excel(tmp_path / "r" / "submission.xlsx")
+    frame = pd.read_excel(tmp_path / "r" / "MMB_TEST" / "submission.xlsx")
     assert len(frame) == 12 and set(frame["prediction"]) <= set("ABCD")
     assert all(it.score is None for it in read_bundle(tmp_path / "r")[1])
 
