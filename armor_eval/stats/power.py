@@ -31,7 +31,8 @@ def rejecting_tail(discordant: np.ndarray, alpha: float = 0.05) -> np.ndarray:
 
 def score_tail(discordant: np.ndarray, clusters: int, alpha: float = 0.05) -> np.ndarray:
     """Largest smaller count at which the score test of equal flips rejects, with Student's t; below 0 for never."""
-    return np.floor((discordant - t_quantile(1 - alpha / 2, clusters - 1) * np.sqrt(discordant)) / 2 + 1e-9)
+    smaller: np.ndarray = (discordant - t_quantile(1 - alpha / 2, clusters - 1) * np.sqrt(discordant)) / 2
+    return np.floor(smaller + 1e-9)
 
 
 def flip_power(n: int, loss: float, win: float, tail: Callable[[np.ndarray], np.ndarray] = rejecting_tail) -> float:

@@ -65,7 +65,7 @@ def test_a_checkpoints_own_decoding_changes_nothing_and_is_recorded(copied, pope
     assert plain and ask(model, QUESTION)[0].text == plain
     assert model.facts["generation_config_not_used"] == own
     assert main([*pope, "--model", f"hf:{folder}", "--out", str(tmp_path / "run")]) == 0
-    recorded = json.loads((tmp_path / "run" / "run.json").read_text())["extras"]["model"]
+    recorded = json.loads(next((tmp_path / "run").rglob("run.json")).read_text())["extras"]["model"]
     assert recorded["generation_config_not_used"] == own and recorded["prompt_form"] == "chat template"
     said = next(line for line in capsys.readouterr().out.splitlines() if "generation_config is not used" in line)
     assert "repetition_penalty=5.0" in said and "num_beams=3" in said
@@ -144,7 +144,7 @@ def test_no_template_is_the_plain_form_and_says_so(copied, pope, tmp_path, capsy
     folder = copied("llava")
     (folder / "chat_template.jinja").unlink()
     assert main([*pope, "--model", f"hf:{folder}", "--out", str(tmp_path / "run")]) == 0
-    form = json.loads((tmp_path / "run" / "run.json").read_text())["extras"]["model"]["prompt_form"]
+    form = json.loads(next((tmp_path / "run").rglob("run.json")).read_text())["extras"]["model"]["prompt_form"]
     assert form == "no chat template: plain text, <image> in it"
     assert "no chat template" in capsys.readouterr().out
 
@@ -153,7 +153,7 @@ def test_a_model_that_needs_an_image_is_not_asked_blind(tiny_model, pope, tmp_pa
     words = [*pope, "--blind", "--model", f"hf:{tiny_model('paligemma')}", "--out", str(tmp_path / "run")]
     assert main(words) == 2
     assert "cannot be asked without an image" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert not (tmp_path / "run" / "items.jsonl").read_text()
+    assert not next((tmp_path / "run").rglob("items.jsonl")).read_text()
 
 
 def test_a_row_that_fails_costs_that_row(tiny_model):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from harness_data import measure, mmbench, pope, seed_bench, write
+from harness_data import measure, mmbench, pope, seed_bench, the_run, write
 
 from armor_eval.cli import main
 from armor_eval.models.base import Answer
@@ -41,7 +41,7 @@ def test_the_example_of_contributing_runs_from_outside_and_is_compared(birds, tm
     declared, data = birds
     words = ["understanding", "--bench", str(declared), "--data", str(data), "--any-data", "--limit", "4"]
     assert main([*words, "--model", "mock:A", "--out", str(tmp_path / "a"), "--json"]) == 0
-    run, items, scores = read_bundle(tmp_path / "a" / "Birds")
+    run, items, scores = read_bundle(the_run(tmp_path / "a" / "Birds"))
     assert run.benchmark == "Birds" and run.extras["declared"]["family"] == "choice"
     assert run.subset.rule == "Birds picture with its questions" and len(items) == 8
     assert scores.metrics[0].value == pytest.approx(100 * sum(it.gold == "A" for it in items) / 8)
@@ -157,4 +157,4 @@ def test_no_branch_asks_for_a_benchmarks_name():
 def test_a_row_without_category_belongs_to_no_group(birds, tmp_path):
     declared, data = birds
     measure(str(declared), MockModel("A"), tmp_path / "r", data)
-    assert {it.group for it in read_bundle(tmp_path / "r")[1]} == {None}
+    assert {it.group for it in read_bundle(the_run(tmp_path / "r"))[1]} == {None}

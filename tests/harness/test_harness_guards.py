@@ -7,7 +7,7 @@ import ssl
 
 import numpy as np
 import pytest
-from harness_data import llavabench, measure, mmbench, mme, mmvet, task_of, write
+from harness_data import llavabench, measure, mmbench, mme, mmvet, task_of, the_run, write
 
 from armor_eval.cli import main
 from armor_eval.engine import Settings
@@ -172,7 +172,7 @@ def test_scores_that_contradict_vlmevalkits_are_not_reported(tsv_folder, tmp_pat
     done = run("SEED", tsv_folder, tmp_path / "r")
     assert done.run.status == "partial" and primary(done).value is None
     assert "VLMEvalKit" in done.run.status_reason and "rows 0, 1, 2" in done.run.status_reason
-    assert all(it.output for it in read_bundle(tmp_path / "r")[1])
+    assert all(it.output for it in read_bundle(the_run(tmp_path / "r"))[1])
 
 
 def test_a_file_without_answers_gets_a_submission(tmp_path, capsys):
@@ -182,9 +182,9 @@ def test_a_file_without_answers_gets_a_submission(tmp_path, capsys):
     argv = ["understanding", "--bench", "MMB_TEST", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
     assert main([*argv, "--out", str(tmp_path / "r")]) == 0
     assert "submission.xlsx" in capsys.readouterr().out
-    frame = pd.read_excel(tmp_path / "r" / "MMB_TEST" / "submission.xlsx")
+    frame = pd.read_excel(the_run(tmp_path / "r" / "MMB_TEST") / "submission.xlsx")
     assert len(frame) == 12 and set(frame["prediction"]) <= set("ABCD")
-    assert all(it.score is None for it in read_bundle(tmp_path / "r")[1])
+    assert all(it.score is None for it in read_bundle(the_run(tmp_path / "r"))[1])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from harness_data import measure
+from harness_data import measure, the_run
 
 from armor_eval.cli import main
 from armor_eval.models import registry
@@ -18,7 +18,7 @@ WORDS = ("what", "is", "a", "b", "the", "answer", "which", "word", "fits", "opti
 
 
 def answers(path):
-    return {it.id: (it.output, it.score, it.status) for it in read_bundle(path)[1]}
+    return {it.id: (it.output, it.score, it.status) for it in read_bundle(the_run(path))[1]}
 
 
 def llava(folder: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_saved_model_is_measured_alike_in_any_batch(saved, tsv_folder, tmp_pat
         argv = [*words, "--max-new-tokens", "4", "--batch-size", size, "--out", str(tmp_path / name)]
         assert main(argv) == 0
     assert "SEED" in capsys.readouterr().out
-    run, items, scores = read_bundle(tmp_path / "one")
+    run, items, scores = read_bundle(the_run(tmp_path / "one"))
     assert answers(tmp_path / "one") == answers(tmp_path / "many")
     assert run.status == "complete" and scores.counts["error"] == 0 and len(items) == 12
     assert run.model.spec == f"hf:{saved}" and len(run.model.fingerprint) == 64
@@ -177,7 +177,7 @@ def test_a_model_of_another_task_is_no_questions_error(tmp_path, capsys):
     words = ["understanding", "--bench", "SEED", "--profile", "shapes", "--limit", "2"]
     assert main([*words, "--model", f"hf:{tmp_path}", "--out", str(tmp_path / "run")]) == 2
     assert "no image-text-to-text class for 'llama'" in capsys.readouterr().err.strip().splitlines()[-1]
-    assert not read_bundle(tmp_path / "run")[1]
+    assert not read_bundle(the_run(tmp_path / "run"))[1]
 
 
 def test_a_folder_of_another_kind_says_what_was_meant(tmp_path, capsys):
@@ -241,7 +241,7 @@ def test_a_zoo_entrys_own_class_and_weights(tsv_folder, tmp_path, monkeypatch):
     monkeypatch.setitem(supported_VLM, name, entry)
     words = ["understanding", "--bench", "SEED", "--model", f"vlmeval:{name}", "--data", str(tsv_folder), "--any-data"]
     assert main([*words, "--out", str(tmp_path / "r")]) == 0
-    run, items, scores = read_bundle(tmp_path / "r")
+    run, items, scores = read_bundle(the_run(tmp_path / "r"))
     assert scores.counts["error"] == 0 and len(items) == 12 and all(it.output in WORDS for it in items)
     assert all(it.extras["vlmeval_prompt"].startswith("Question: Which word fits") for it in items)
     assert run.model.name == name and run.status == "complete"

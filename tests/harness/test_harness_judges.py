@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from harness_data import measure
+from harness_data import measure, the_run
 from scripted_server import ScriptedServer, chat, refusal
 
 from armor_eval.cli import main
@@ -128,7 +128,7 @@ def test_a_judge_is_named_once_in_either_way(tsv_folder, tmp_path, capsys, monke
         assert main([*argv, "--judge", spec, *extra, "--out", str(tmp_path / "r")]) == 0
         body = server.asked[0].body
         assert (body["model"], body["reasoning_effort"], body["max_tokens"]) == ("grader", "low", 99)
-    assert read_bundle(tmp_path / "r")[0].judge.name == "grader"
+    assert read_bundle(the_run(tmp_path / "r"))[0].judge.name == "grader"
     assert "50.0 %" in capsys.readouterr().out
 
 
@@ -167,7 +167,7 @@ def test_a_language_model_of_this_machine_judges(grader, tsv_folder, tmp_path, c
     monkeypatch.setenv("ARMOR_EVAL_CACHE", str(tmp_path / "cache"))
     argv = ["understanding", "--bench", "MMVet", "--model", "mock", "--data", str(tsv_folder), "--any-data"]
     assert main([*argv, "--judge", f"hf:{grader}", "--out", str(tmp_path / "r")]) == 0
-    run, items, scores = read_bundle(tmp_path / "r")
+    run, items, scores = read_bundle(the_run(tmp_path / "r"))
     assert (run.judge.name, run.judge.endpoint) == (grader.name, "local")
     assert next(m for m in scores.metrics if m.primary).value == 100.0
     assert {it.extras["judge_reply"] for it in items} == {" ".join("1" * 16)}

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from harness_data import the_run
 from PIL import Image
 from scripted_server import ScriptedServer, chat, refusal
 
@@ -41,7 +42,7 @@ def command(server, folder, out, *more, bench="SEED"):
 
 
 def journal(out):
-    return {it.id: it for it in read_bundle(out)[1]}
+    return {it.id: it for it in read_bundle(the_run(out))[1]}
 
 
 class Switch:
@@ -74,7 +75,7 @@ def test_a_batch_that_fails_whole_stops_the_run_and_the_same_command_resumes(
         assert main(argv) == 1
         said = capsys.readouterr()
         assert needle in said.err and "the same command goes on" in said.err and said.err.count("\n") == 1
-        assert len(journal(tmp_path / "r")) == 4 and read_bundle(tmp_path / "r")[0].status == "failed"
+        assert len(journal(tmp_path / "r")) == 4 and read_bundle(the_run(tmp_path / "r"))[0].status == "failed"
         script.script, before = lambda asked: chat(), len(server.asked)
         assert main(argv) == 0
         assert len(server.asked) - before == 8
@@ -106,7 +107,7 @@ def test_one_rows_403_costs_the_row(tsv_folder, tmp_path, capsys):
 
     with ScriptedServer(script) as server:
         assert main(command(server, tsv_folder, tmp_path / "r", "--batch-size", "1")) == 1
-    run, items, scores = read_bundle(tmp_path / "r")
+    run, items, scores = read_bundle(the_run(tmp_path / "r"))
     lost = {it.extras["failure"] for it in items if it.status == "error"}
     assert lost == {"http 403", "content_filter"} and scores.counts["ok"] == len(items) - scores.counts["error"]
     assert re.search(r"\(\d http 403, \d content_filter\)|\(\d content_filter, \d http 403\)", run.status_reason)
@@ -143,7 +144,7 @@ def test_how_answers_ended_is_kept_and_counted(tsv_folder, tmp_path, capsys):
 
     with ScriptedServer(script) as server:
         assert main(command(server, tsv_folder, tmp_path / "r", "--batch-size", "1")) == 0
-    run, items, _ = read_bundle(tmp_path / "r")
+    run, items, _ = read_bundle(the_run(tmp_path / "r"))
     cut = [it for it in items if it.extras["finish_reason"] == "length"]
     assert run.extras["answers"] == {"cut by length": len(cut), "refusal": 2} and len(cut) == 4
     assert sum(it.extras.get("reasoning") == "A or B" and it.output == "" for it in items) == 2
@@ -178,7 +179,7 @@ def test_extra_fields_reach_every_request_and_the_record(tsv_folder, tmp_path, c
         argv = command(server, tsv_folder, tmp_path / "r", "--request-json", '{"reasoning_effort": "low"}')
         assert main(argv) == 0
         assert all(one.body["reasoning_effort"] == "low" for one in server.asked)
-        assert read_bundle(tmp_path / "r")[0].extras["served"] == {"extra": {"reasoning_effort": "low"}}
+        assert read_bundle(the_run(tmp_path / "r"))[0].extras["served"] == {"extra": {"reasoning_effort": "low"}}
         assert main(argv[:-2]) == 2  # without them it is another model
         assert "holds another run: model (fingerprint)" in capsys.readouterr().err
     mock = ["understanding", "--bench", "SEED", "--model", "mock", "--request-json", "{}"]

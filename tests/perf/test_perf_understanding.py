@@ -16,8 +16,8 @@ from armor_eval.engine import Settings, evaluate
 from armor_eval.models.base import Decoding
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
+from armor_eval.shapes.judge import RuleJudge
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.judge import RuleJudge
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 
 pytestmark = pytest.mark.perf
