@@ -15,6 +15,7 @@ from armor_eval.engine.run import run_record
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import Bundle, read_bundle
+from armor_eval.runs.schema import Item
 from armor_eval.tasks.families import Choice
 from armor_eval.tasks.understanding.declare import benchmarks, choose
 from armor_eval.vlmevalkit import official
@@ -185,6 +186,26 @@ def test_a_file_without_answers_gets_a_submission(tmp_path, capsys):
     frame = pd.read_excel(the_run(tmp_path / "r" / "MMB_TEST") / "submission.xlsx")
     assert len(frame) == 12 and set(frame["prediction"]) <= set("ABCD")
     assert all(it.score is None for it in read_bundle(the_run(tmp_path / "r"))[1])
+
+
+def test_a_submission_holds_every_answer_as_it_is(tmp_path):
+    """Formulas, addresses and what a cell cannot hold are texts like any other."""
+    import pandas as pd
+
+    from armor_eval.tasks.understanding.score import write_submission
+
+    path = write(mmbench(1).drop(columns=["answer"]), tmp_path / "MMBench_TEST_EN.tsv")
+    table = task_of("MMB_TEST", path).table
+    texts = ["=1+1", "http://example.com/" + "x" * 3000, "+A1", "007"]
+    common = {"cluster": "c", "prompt": "p", "prompt_sha256": "h", "status": "ok"}
+    items = [Item(id=row.id, output=text, **common) for row, text in zip(table.rows, texts, strict=True)]
+    write_submission(table, items, tmp_path / "submission.xlsx")
+    assert list(pd.read_excel(tmp_path / "submission.xlsx", dtype=str)["prediction"]) == texts
+    items[0] = items[0].model_copy(update={"output": "y" * 40_000})
+    write_submission(table, items, tmp_path / "long.xlsx")
+    assert not (tmp_path / "long.xlsx").exists()
+    kept = pd.read_csv(tmp_path / "long.tsv", sep="\t", dtype=str)["prediction"]
+    assert list(kept) == ["y" * 40_000, *texts[1:]]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,8 @@ from armor_eval.tasks.understanding.judge import Judge
 from armor_eval.tasks.understanding.table import Row, Table
 from armor_eval.tasks.understanding.thinking import SCORED_TEXT, Thinking, scored_text
 from armor_eval.vlmevalkit import official
+
+log = logging.getLogger(__name__)
 
 WITHHOLD_ABOVE = 0.01
 """Share of items without a verdict (judge failed, or no answer) from which on the headline is withheld."""
@@ -232,10 +235,19 @@ def _other_reading(table: Table, items: list[Item], judged: Judged | None) -> li
     return [metric.model_copy(update={"name": name, "primary": False, "note": note})]
 
 
+EXCEL_CELL = 32_767
+"""Characters that a cell of a spreadsheet can hold; the library leaves a longer one empty."""
+
+
 def write_submission(table: Table, items: list[Item], path: Path) -> None:
-    """What MMBench's server takes: the dataset's columns and the predictions, as a spreadsheet."""
+    """What MMBench's server takes: the dataset's columns and the predictions, as a spreadsheet; as `.tsv` beside where
+    a text does not fit into a cell."""
     frame = table.frame.copy()
     texts = {it.id: _scored_text(it) for it in items}
     frame["prediction"] = [texts.get(str(i), "") for i in frame["index"]]
+    if frame.map(lambda cell: isinstance(cell, str) and len(cell) > EXCEL_CELL).any(axis=None):
+        log.warning("an answer is longer than a spreadsheet's cell: %s is written instead", path.with_suffix(".tsv"))
+        official.write_predictions(frame, path.with_suffix(".tsv"))
+        return
     as_text = {"options": {"strings_to_formulas": False, "strings_to_urls": False}}  # "=A" is an answer
     frame.to_excel(path, index=False, engine="xlsxwriter", engine_kwargs=as_text)
