@@ -40,8 +40,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
 GATE = "compare"
 """Its exit code 1 says `regression`: whatever else goes wrong in it ends with 2."""
 
-"""Exit code of Ctrl-C."""
-
 USES_REST = {"vlmeval"}
 """Commands that pass everything after their name on, unparsed."""
 

@@ -21,7 +21,10 @@ def finite(value: float | None) -> float | None:
     return value
 
 
-DRAWING = ("model", "request_json", "guidance", "image_temperature", "image_top_k", "image_top_p")
+DRAWING = (
+    "model", "request_json", "dtype", "device_map", "model_args", "guidance", "image_temperature", "image_top_k",
+    "image_top_p",
+)  # fmt: skip
 """Options of drawing: without a model they would be stored as if used."""
 
 geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)

@@ -134,6 +134,8 @@ def run(
 
         base_of(retention, [b.name for b in benchmarks])
     behind_server = common.server_options(model, request_json)
+    if judge is None and judge_url is None and (judge_max_tokens is not None or judge_request_json is not None):
+        raise UserError("--judge-max-tokens and --judge-request-json are for a judge", "name one with --judge")
     judges = make_judges(
         chosen, judge_spec(judge, judge_url, judge_model), benchmarks, longest=judge_max_tokens,
         extra=Extra.read(judge_request_json, "--judge-request-json"), trust_remote_code=trust_remote_code,

@@ -16,9 +16,6 @@ from armor_eval.models.base import (
 )
 from armor_eval.models.drawing import one_by_one
 
-ABILITIES = {Question: AnswersQuestions, Prompt: DrawsImages, Conversation: RespondsFreely}
-"""The protocol that a model needs for each kind of request."""
-
 
 def ask(model: Any, requests: Sequence[Request | Exception], decoding: Decoding) -> list[Any]:
     """One output a request, in order; an exception stands for a unit that has none.

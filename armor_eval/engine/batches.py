@@ -22,15 +22,17 @@ def in_asking_order(units: Sequence[Unit]) -> list[Unit]:
 
 
 def batches_of(
-    units: Sequence[Unit], done: Container[str], size: int, rank: int, world: int, *, whole: bool
-) -> list[list[Unit]]:
+    units: Sequence[Unit], done: Container[str], size: int, rank: int, world: int, *,
+    shard: tuple[int, int] = (0, 1), whole: bool,
+) -> list[list[Unit]]:  # fmt: skip
     """This process's batches of what is not done. A unit's process hangs on the whole list alone: no two ask the same,
-    and a run begun by three processes is finished by one or eight.
+    and a run, or a shard of one, begun by three processes is finished by one or eight.
 
-    `whole`: a batch with anything undone is kept as it is; else what is undone is batched anew.
+    `shard`: (index from 0, of how many); what a shard holds does not hang on its processes. `whole`: a batch with
+    anything undone is kept as it is; else what is undone is batched anew.
     """
     ordered = in_asking_order(units)
-    mine = [ordered[i : i + size] for i in range(0, len(ordered), size)][rank::world]
+    mine = [ordered[i : i + size] for i in range(0, len(ordered), size)][shard[0] :: shard[1]][rank::world]
     if whole:
         return [batch for batch in mine if any(unit.id not in done for unit in batch)]
     left = [unit for batch in mine for unit in batch if unit.id not in done]

@@ -85,7 +85,6 @@ def evaluate(
             bundle.leave_partial(f"shard {shard_text(settings.shard)}: join all of them with armor-eval merge")
             empty = Scores(metrics=[], counts=Counter(i.status for i in bundle.items.values()), expected_items=0)
             return Finished(bundle.path, bundle.run, empty)
-        bundle.run = served.with_requests(bundle.run, model)
         outcome = task.finish(bundle, progress)
         if outcome.update:
             bundle.update(**outcome.update)
@@ -151,9 +150,10 @@ def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Proc
 def _ask_all(
     task: Task, model: Any, bundle: Bundle, settings: Settings, processes: Processes, tick: Tick | None
 ) -> None:
-    shard, shards = settings.shard or (0, 1)
-    rank, world = shard * processes.size + processes.rank, shards * processes.size
-    batches = batches_of(task.units(), bundle.items, settings.batch_size, rank, world, whole=task.whole_batches)
+    batches = batches_of(
+        task.units(), bundle.items, settings.batch_size, processes.rank, processes.size,
+        shard=settings.shard or (0, 1), whole=task.whole_batches,
+    )  # fmt: skip
 
     def ask(requests: list[Any]) -> tuple[list[Any], float, Exception | None]:
         began, gone = time.monotonic(), None
@@ -166,10 +166,13 @@ def _ask_all(
     untried = not bundle.items
     for batch in asked_batches(batches, lambda units: task.requests(units, bundle.path), ask):
         asked = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]
-        if untried and len(asked) > 1 and all(isinstance(output, Exception) for output in asked):
+        several = len({unit.cluster for unit in batch.units}) > 1  # one prompt's images may all be refused
+        if untried and several and len(asked) > 1 and all(isinstance(output, Exception) for output in asked):
             raise RunFailed(f"none of the first {len(asked)} could be had: {asked[0]}")
         untried = False
         _journal(task, batch, bundle, tick)
+        if processes.first:  # at once: a shard, or a run that dies while it scores, must keep what the server refused
+            bundle.run = served.with_requests(bundle.run, model)
 
 
 def _journal(task: Task, batch: Asked, bundle: Bundle, tick: Tick | None) -> None:

@@ -71,8 +71,6 @@ class Ready:
 
 
 Request = Question | Prompt | Conversation | Ready
-Output = "Answer | Image.Image | list[str | Image.Image] | Exception"
-"""What came back for a Question, a Prompt, a Conversation; the exception where that unit failed."""
 
 
 @dataclass(frozen=True)

@@ -82,15 +82,6 @@ class ModelUnavailable(RunFailed):
 
 
 @runtime_checkable
-class Adapter(Protocol):
-    """Common to all models."""
-
-    info: ModelInfo
-
-    def close(self) -> None: ...
-
-
-@runtime_checkable
 class AnswersQuestions(Protocol):
     info: ModelInfo
 

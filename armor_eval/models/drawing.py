@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[Any]) -> list
         if len(results) != rows:
             raise RuntimeError(f"{len(results)} outputs for {rows} requests")
         return results
-    except ArmorError:
+    except (ArmorError, CancelledError):  # of the run, not of a row
         raise
     except Exception as error:
         if rows == 1:

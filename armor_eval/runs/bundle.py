@@ -46,6 +46,7 @@ SAME_RUN: dict[str, Callable[[Run], Any]] = {
     "prompts (hash)": lambda run: run.prompt_sha256,
     "model (fingerprint)": lambda run: run.model.fingerprint,
     "decoding": decoding_of,
+    "dtype": lambda run: run.model.dtype,
     "options of the model": lambda run: run.extras.get("drawing", {}).get("asked", {}),
     "seeds": lambda run: run.seeds,
     "protocol": lambda run: ", ".join(f"{name} {value}" for name, value in sorted(protocol_of(run).items())),
@@ -57,7 +58,8 @@ _SAME_SCORING: dict[str, Callable[[Run], Any]] = {
     "scorer": lambda run: run.scorer,
     "judge": lambda run: run.judge,
 }
-"""What must agree too once scores are written; before that, another judge simply scores the answers there are."""
+"""What must agree too where verdicts are there: once scores are written, and where items are judged as they come. The
+answers of an unfinished understanding run have none yet: another judge simply scores them."""
 
 
 class Bundle:
@@ -101,13 +103,13 @@ class Bundle:
                 run = _continue(path, earlier, run)
             kept = items
             if run.status != "complete":
+                run = write_run(
+                    path, run, seal=False
+                )  # before the journal: no reader takes a resumed run for a scored one
                 kept = {i: item for i, item in items.items() if item.status != "error" and _has_images(path, item)}
             if dropped or len(kept) != len(items):
                 rewrite_journal(path / "items.jsonl", kept.values())
-            bundle = cls(path, run, kept, Journal(path / "items.jsonl"), lock)
-            if earlier is None:
-                bundle._write_run()
-            return bundle
+            return cls(path, run, kept, Journal(path / "items.jsonl"), lock)
         except BaseException:
             os.close(lock)
             raise
@@ -298,7 +300,8 @@ def _first_line(error: ValidationError) -> str:
 
 def _continue(path: Path, earlier: Run, run: Run) -> Run:
     """The earlier record, back to `running` unless complete; UserError naming what differs."""
-    fields = SAME_RUN if earlier.status != "complete" else {**SAME_RUN, **_SAME_SCORING}
+    unjudged = earlier.status != "complete" and run.kind == "understanding"
+    fields = SAME_RUN if unjudged else {**SAME_RUN, **_SAME_SCORING}
     for name, get in fields.items():
         if get(earlier) != get(run):
             what = f"{_short(get(earlier))} there, {_short(get(run))} now"

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from armor_eval.runs.bundle import SAME_RUN, read_head, refuse_used_folder
+from armor_eval.runs.folders import refuse_nesting
 from armor_eval.runs.journal import read_journal, rewrite_journal
 from armor_eval.runs.schema import Item, Run
 from armor_eval.runs.seal import write_run
@@ -41,6 +44,7 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
     _check_whole(runs)
     first = next(iter(runs.values()))
     command, out = _whole_command(first, out), out / first.benchmark
+    refuse_nesting(out)
     refuse_used_folder(out)
     items: dict[str, Item] = {}
     for folder in runs:
@@ -58,7 +62,8 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
             "wall_seconds": sum(run.wall_seconds for run in runs.values()),
             "cpu_seconds": sum(run.cpu_seconds for run in runs.values()),
             "peak_memory_bytes": max(run.peak_memory_bytes for run in runs.values()),
-            "extras": {name: value for name, value in first.extras.items() if name != "shard"},
+            "extras": {name: value for name, value in first.extras.items() if name != "shard"} | _served(runs.values()),
+            "reservations": list({r.kind: r for run in runs.values() for r in run.reservations}.values()),
             "finished": None,
         }
     )
@@ -69,6 +74,29 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
                 shutil.copytree(folder / kept, out / kept, dirs_exist_ok=True)
     rewrite_journal(out / "items.jsonl", items.values())
     return write_run(out, joined, seal=False)
+
+
+def _served(runs: Iterable[Run]) -> dict[str, Any]:
+    """What the servers of all shards wanted said otherwise, as an extra; empty where there was no server."""
+    joined: dict[str, Any] = {}
+    for run in runs:
+        for name, value in run.extras.get("served", {}).items():
+            joined[name] = {**joined.get(name, {}), **value}
+    return {"served": joined} if joined else {}
+
+
+def _bench_word(run: Run) -> str:
+    """How `--bench` names the run's benchmark: by its name, or by the file that declares it outside the repository."""
+    if "declared" not in run.extras:
+        return run.benchmark
+    words = [word for typed in run.command for word in typed.removeprefix("--bench=").split(",")]
+    files = [Path(word) for word in words if word.endswith(".toml") and Path(word).is_file()]
+    named = [file for file in files if tomllib.loads(file.read_text(encoding="utf-8")).get("name") == run.benchmark]
+    if not named:
+        raise UserError(
+            f"the file that declares {run.benchmark} is not where the shards' command says", " ".join(words)
+        )
+    return str(named[0])
 
 
 def _only_run(folder: Path) -> Path:
@@ -113,5 +141,5 @@ def _whole_command(run: Run, out: Path) -> list[str]:
         if own is None and not skip:
             kept.append(word)
         skip = own is not None and own[1] is None
-    bench = ["--bench", run.benchmark] if any(word.startswith("--bench") for word in run.command) else []
+    bench = ["--bench", _bench_word(run)] if any(word.startswith("--bench") for word in run.command) else []
     return [*kept, *bench, "--out", str(out)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,14 @@ def test_every_open_unit_belongs_to_exactly_one_process_and_batch(units, size, w
         for unit in batch
     )
     assert asked == Counter(u.id for u in units if u.id not in done)
+    for shards in (1, 3):
+        held = [
+            [{u.id for rank in range(w) for b in batches_of(units, (), size, rank, w, shard=(i, shards), whole=True)
+              for u in b} for i in range(shards)]
+            for w in (1, world)
+        ]  # fmt: skip
+        assert held[0] == held[1], "what a shard holds does not hang on its processes"
+        assert sum(map(len, held[0])) == len(units)
     whole = [b for rank in range(world) for b in batches_of(units, done, size, rank, world, whole=True)]
     assert {u.id for b in whole for u in b} >= {u.id for u in units if u.id not in done}
     assert all(len(b) <= size for b in whole)
@@ -156,6 +165,45 @@ def test_a_killed_run_continues_with_what_is_missing(tmp_path: Path, whole: bool
     evaluate(EchoTask(ids, whole_batches=whole), model, tmp_path / "r", settings(2))
     assert model.asked == [["c", "d"]]
     assert [i.id for i in read_bundle(tmp_path / "r")[1]] == ids
+
+
+def test_one_prompt_whose_images_are_all_refused_does_not_end_the_run(tmp_path: Path) -> None:
+    class OnePrompt(EchoTask):
+        def units(self):
+            return [Unit(i, cluster=i[:3]) for i in self.ids]
+
+    task = OnePrompt(["bad/1", "bad/2", "dog/1", "dog/2"])
+    done = evaluate(task, Echo(), tmp_path / "r", settings(2))
+    assert [i.status for i in read_bundle(tmp_path / "r")[1]] == ["error", "error", "ok", "ok"]
+    assert done.run.status == "partial"
+
+
+def test_a_resumed_run_is_running_for_every_reader_and_keeps_what_a_server_refused(tmp_path: Path) -> None:
+    class Refused(Echo):
+        served = {"adapted": {"temperature": "left out"}}  # noqa: RUF012
+
+        def answer(self, questions, decoding):
+            if any(q.id == "c" for q in questions):
+                assert read_bundle(tmp_path / "r")[0].status == "running"
+            return super().answer(questions, decoding)
+
+    evaluate(EchoTask(["a", "b", "c", "bad"]), Refused(), tmp_path / "r", settings(2))
+    again = evaluate(EchoTask(["a", "b", "c", "bad"]), Echo(), tmp_path / "r", settings(2))
+    assert [r.kind for r in again.run.reservations] == ["decoding"]
+
+
+def test_items_judged_as_they_come_are_not_mixed_with_another_scorers(tmp_path: Path) -> None:
+    class Judged(EchoTask):
+        version = "1"
+
+        def describe(self, model) -> Described:
+            told = super().describe(model)
+            return replace(told, kind="ablate-heads", scorer=ScorerInfo(name="echo", version=self.version))
+
+    evaluate(Judged(["a", "b", "bad"]), Echo(), tmp_path / "r", settings(2))
+    Judged.version = "2"
+    with pytest.raises(UserError, match="scorer differs"):
+        evaluate(Judged(["a", "b", "bad"]), Echo(), tmp_path / "r", settings(2))
 
 
 def test_a_model_without_the_ability_is_refused_before_anything_is_written(tmp_path: Path) -> None:

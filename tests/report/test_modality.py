@@ -205,6 +205,19 @@ def test_other_prompts_come_from_a_file_and_mistakes_are_one_line(tmp_path: Path
     assert read_records(file)[0][0].wants == "image"
 
 
+def test_an_image_that_cannot_be_decoded_costs_its_request(tmp_path: Path) -> None:
+    asked = {"kind": "ti2t", "messages": [{"role": "user", "content": "<image>\\nWhat is it?"}],
+             "expect": {"text": True, "image": False}}  # fmt: skip
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    render(SCENE).save(tmp_path / "good.png")
+    lines = [{**asked, "id": name, "images": [f"{name}.png"]} for name in ("bad", "good")]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    argv = ["modality", "--model", "mock", "--profile", "official", "--prompts", str(tmp_path / "p.jsonl")]
+    assert main([*argv, "--out", str(tmp_path / "o")]) == 1
+    status = {item.id: item.status for item in read_bundle(tmp_path / "o" / "modality")[1]}
+    assert status == {"bad": "error", "good": "ok"}
+
+
 def test_side_by_side_escapes_and_asks_for_nothing(tmp_path: Path) -> None:
     from armor_eval.tasks.modality.side import page
 

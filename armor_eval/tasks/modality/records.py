@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from armor_eval.base.images import decoded
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.schema import Subset
 from armor_eval.tasks.modality import LINE
@@ -122,9 +123,7 @@ def image_in(folder: Path) -> Callable[[str], Any]:
     """Opens the image of a name in the folder, as RGB."""
 
     def opened(name: str) -> Any:
-        from PIL import Image
-
-        with Image.open(folder / name) as image:
+        with decoded((folder / name).read_bytes()) as image:
             return image.convert("RGB")
 
     return opened

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from armor_eval.base.images import BadImageError
 from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import RespondsFreely
@@ -61,14 +62,14 @@ class ModalityTask:
         return [Unit(r.id, r.cluster or r.id, r.kind, r.wants) for r in self._records]
 
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Conversation | Exception]:
-        return [
-            Conversation(
-                unit.id,
-                conversation(self._by_id[unit.id], self._image),
-                int(sha256_text(f"{self._seed}:{unit.id}")[:8], 16),
-            )
-            for unit in units
-        ]
+        return [self._request(unit) for unit in units]
+
+    def _request(self, unit: Unit) -> Conversation | Exception:
+        try:
+            messages = conversation(self._by_id[unit.id], self._image)
+        except (OSError, BadImageError) as error:
+            return error
+        return Conversation(unit.id, messages, int(sha256_text(f"{self._seed}:{unit.id}")[:8], 16))
 
     def judge(
         self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
@@ -81,7 +82,7 @@ class ModalityTask:
             "id": unit.id, "cluster": unit.cluster, "group": unit.group, "prompt": record.prompt,
             "prompt_sha256": sha256_text(record.prompt), "gold": unit.gold,
         }  # fmt: skip
-        if self._reader is not None and record.images:
+        if self._reader is not None and record.images and not isinstance(request, Exception):
             parts = [part for message in request.messages for part in message["content"]]
             fields["images"] = [bundle.add_image(part["image"]) for part in parts if part["type"] == "image"]
         asked = {"form": record.form, "turns": record.turns}
@@ -109,7 +110,7 @@ class ModalityTask:
         items = [bundle.items[r.id] for r in self._records if r.id in bundle.items]
         counts = Counter(item.status for item in items)
         metrics = score(items)
-        extras = {**bundle.run.extras, "confusion": self._confusion(items)}
+        extras = {k: v for k, v in bundle.run.extras.items() if k != "claims"} | {"confusion": self._confusion(items)}
         lost = counts["error"]
         if bundle.run.subset is None and not lost:
             extras["claims"] = findings(metrics)

@@ -108,6 +108,8 @@ def _scored(table: Table, row: Row, item: Item, verdict: Verdict | None, failure
     if failure is None and verdict is None and table.has_answers:
         failure = "VLMEvalKit's result does not hold this row"
     if failure is not None:
+        # no reading of an earlier scoring stays: a second line would count what has no verdict
+        extras = {name: value for name, value in extras.items() if not name.endswith(("_parse", "_score"))}
         return item.model_copy(update={"status": "judge_failed", "score": None, "reason": failure, "extras": extras})
     if verdict is None:
         return item.model_copy(update={"extras": extras})

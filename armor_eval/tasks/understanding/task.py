@@ -217,6 +217,7 @@ def take_over(bundle: Bundle, rows: dict[str, Row], shared: Path) -> None:
     same = (
         other.model.fingerprint == mine.model.fingerprint
         and other.data.sha256 == mine.data.sha256
+        and other.prompt_sha256 == mine.prompt_sha256
         and decoding_of(other) == decoding_of(mine)
         and other.protocol == mine.protocol
         and other.extras.get("blind") == mine.extras.get("blind")
