@@ -52,7 +52,7 @@ def build_app(selected: str | None) -> typer.Typer:
     """The Typer app with the selected command imported and every other one known by name and help line only."""
     app = typer.Typer(
         name="armor-eval",
-        help="Measure ARMOR: understanding, drawing, and what the numbers allow one to say.",
+        help="Measure any multimodal model: understanding, drawing, and what the numbers allow one to say.",
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,

@@ -32,7 +32,8 @@ understanding.command("score")(score_file)
 def run(
     context: typer.Context,
     bench: Annotated[
-        list[str] | None, typer.Option("--bench", help="Benchmark, several (repeat or commas), or `all`.")
+        list[str] | None,
+        typer.Option("--bench", help="Benchmark, several (repeat or commas), `all`, or a FILE.toml of your own."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
     profile: Annotated[

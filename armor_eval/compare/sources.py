@@ -139,7 +139,10 @@ def unusable(source: Source, side: str) -> str | None:
     """Why a run cannot be compared yet, in one line."""
     run = source.run
     if run.status == "running":
-        return f"the {side} run is still being written"
+        interrupted = run.status_reason == "interrupted"
+        return f"the {side} run " + (
+            "was interrupted: the same command continues it" if interrupted else "is still being written"
+        )
     if run.status != "complete":
         return f"the {side} run is {run.status}" + (f": {run.status_reason}" if run.status_reason else "")
     if edited := changed_files(source.path, run):

@@ -1,6 +1,6 @@
 """From what `--model` says to an adapter. Adding a kind of model is one line in KINDS.
 
-armor-eval list --models
+armor-eval list
 """
 
 from __future__ import annotations

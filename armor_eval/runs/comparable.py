@@ -69,7 +69,8 @@ def reservations_of(run: Run) -> list[Reservation]:
     derived: list[Reservation] = []
     if run.status != "complete":
         why = f": {run.status_reason}" if run.status_reason else ""
-        derived.append(Reservation(kind="partial", text=f"the run is {run.status}{why}"))
+        state = "was interrupted" if run.status_reason == "interrupted" else f"is {run.status}{why}"
+        derived.append(Reservation(kind="partial", text=f"the run {state}"))
     if (s := run.subset) is not None:
         text = f"subset of {s.items} of {s.of_items} items ({s.limit} x {s.rule}, seed {s.seed})"
         derived.append(Reservation(kind="subset", text=text))

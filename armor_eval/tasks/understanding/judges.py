@@ -40,6 +40,8 @@ def open_judge(
     kind, _, rest = spec.partition(":")
     if kind == "openai":
         url, _, name = rest.rpartition("#")
+        if not url or not name:
+            raise UserError(f"--judge {spec} lacks the judge's name", "expected openai:URL#NAME")
         return EndpointJudge(Endpoint(url, name, patience(PATIENCE, limits), extra), cache, longest)
     if kind == "hf":
         from armor_eval.models import language, registry

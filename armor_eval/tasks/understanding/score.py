@@ -131,18 +131,21 @@ def _outcome(table: Table, items: list[Item], expected: int, scored: official.Sc
     counts = Counter(it.status for it in items)
     metrics = _metrics(table, items)
     errors, judge_failed = counts["error"], counts["judge_failed"]
-    withheld = _disagreement(table, items, scored)
+    withheld, lost = _disagreement(table, items, scored), False
     if not table.has_answers:
         note = "the file holds no answers: send submission.xlsx to the benchmark's server"
         metrics = [Metric(name="submission", value=None, unit="%", n=0, clusters=0, primary=True, note=note)]
-    elif (errors + judge_failed) > WITHHOLD_ABOVE * expected:
-        lost = f"{errors} errors, {judge_failed} judge failures"
-        withheld = f"{errors + judge_failed} of {expected} items have no verdict ({lost})"
+    elif lost := (errors + judge_failed) > WITHHOLD_ABOVE * expected:
+        which = f"{errors} errors, {judge_failed} judge failures"
+        withheld = f"{errors + judge_failed} of {expected} items have no verdict ({which})"
         if judge_failed:
             withheld += f", e.g. {next(it.reason for it in items if it.status == 'judge_failed')}"
     if withheld is not None:
+        headline = next(m.name for m in metrics if m.primary)
+        hidden = {"value": None, "ci95": None, "note": f"withheld: {withheld}"}
+        # where answers are lost the second lines go with it: the same number by another rule, over the same few items
         metrics = [
-            m.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"}) if m.primary else m
+            m.model_copy(update=hidden) if m.primary or (lost and m.name.startswith(f"{headline}, ")) else m
             for m in metrics
         ]
     reason = None

@@ -117,8 +117,13 @@ def read_table(
         raise missing_file(benchmark, path)
     sha256, md5 = file_hashes(path)
     edition = benchmark.official.edition(md5)
+    if need_published and not benchmark.official.md5:
+        raise UserError(
+            f"{benchmark.name} declares no md5 of a published file, so {path} cannot be checked",
+            "add --any-data to measure it and mark the result, or md5 under [official]",
+        )
     if need_published and edition is None:
-        known = " or ".join(f"{known} ({name})" for name, known in benchmark.official.md5.items()) or "none declared"
+        known = " or ".join(f"{known} ({name})" for name, known in benchmark.official.md5.items())
         raise UserError(
             f"{path} is not the published {benchmark.dataset}: truncated or changed (md5 {md5}, expected {known})",
             "get it again, or add --any-data to measure this file and mark the result",
