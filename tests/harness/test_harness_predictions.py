@@ -377,6 +377,19 @@ def test_the_same_answers_get_the_same_scores_as_a_models(tsv_folder, tmp_path, 
     assert (the_run(tmp_path / "scored") / "items.jsonl").read_bytes() == before
 
 
+def test_answers_are_joined_by_the_benchmarks_own_id_column(tmp_path):
+    """MMMU's output.json has MMMU's ids; the TSV has them beside its integer index."""
+    frame = made.mmmu(4)
+    frame["id"] = [f"validation_Art_{n}" for n in range(len(frame))]
+    path = made.write(frame, tmp_path / "MMMU_DEV_VAL.tsv")
+    asked = frame[frame["split"] == "validation"]
+    file = tmp_path / "output.json"
+    file.write_text(json.dumps(dict.fromkeys(asked["id"], "A")))
+    argv = ["understanding", "score", "--bench", "MMMU", "--predictions", str(file), "--data", str(path)]
+    assert main([*argv, "--out", str(tmp_path / "o")]) == 0
+    assert {item.output for item in read_bundle(the_run(tmp_path / "o"))[1]} == {"A"}
+
+
 def test_missing_doubled_and_failed_rows_are_lost_and_told(tsv_folder, tmp_path, capsys):
     frame = made.seed_bench()
     records = [{"index": r["index"], "prediction": r["answer"]} for r in frame.to_dict("records")]

@@ -50,7 +50,9 @@ def join(table: Table, file: PredictionFile, aliases: Mapping[str, str] | None =
 
     UserError where most answers find none: the file is of another benchmark or edition.
     """
-    rows = {row.id: row for row in table.rows}
+    # MMMU's own ids stand in a column `id` beside the TSV's index; the index comes first where both would do.
+    rows = {str(row.fields["id"]): row for row in table.rows if "id" in row.fields}
+    rows |= {row.id: row for row in table.rows}
     by_picture: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in table.rows:
         if (name := row.fields.get("image_path")) is not None and "question" in row.fields:
