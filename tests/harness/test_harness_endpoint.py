@@ -13,7 +13,7 @@ from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Ex
 from armor_eval.models.openai import patience
 from armor_model.base.errors import UserError, one_line
 
-QUICK = Patience(timeout=5, deadline=5, attempts=4, first_wait=0.01, longest_wait=0.03, dead_after=0.4, concurrency=4)
+QUICK = Patience(timeout=5, deadline=5, attempts=4, first_wait=0.01, longest_wait=0.03, dead_after=30, concurrency=4)
 SECRET = "sk-0123456789abcdef"
 ASK = [{"role": "user", "content": "Which one?"}]
 

@@ -17,7 +17,7 @@ from armor_eval.tasks.understanding.judge import EndpointJudge, ModelJudge, Requ
 from armor_eval.tasks.understanding.judges import judge_spec, open_judge
 from armor_model.base.errors import UserError
 
-QUICK = Patience(timeout=5, deadline=5, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=0.4, concurrency=2)
+QUICK = Patience(timeout=5, deadline=5, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=30, concurrency=2)
 
 
 @pytest.fixture
@@ -88,7 +88,12 @@ def test_the_limit_of_a_reply_is_an_option_and_is_kept_to(judged):
     assert done.run.judge.prompt_sha256 != usual.run.judge.prompt_sha256
 
 
-def test_a_reply_costs_its_item_at_most(judged):
+def test_a_reply_costs_its_item_at_most(judged, request):
+    import gc
+
+    gc.collect()
+    gc.disable()  # a collection at the recursion limit calls weak references of torch, and pytest fails on their errors
+    request.addfinalizer(gc.enable)
     odd = [chat("0.5 \ud83d"), (200, b"[" * 100_000), chat("0.5", reasoning_content="\udc00"), chat([{}])]
     prompts: dict[str, int] = {}
 
