@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armor_model.base.files import write_file
+from armor_model.base.files import sync_path, write_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -109,12 +109,4 @@ def make_durable(files: Iterable[Path]) -> None:
     files = set(files)
     folders = {folder for file in files for folder in list(file.parents)[:3]}
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(_sync, [*sorted(files), *sorted(folders)]))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        list(pool.map(sync_path, [*sorted(files), *sorted(folders)]))

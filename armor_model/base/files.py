@@ -32,10 +32,10 @@ def whole_file(path: Path, sync: bool = True) -> Iterator[Path]:
     try:
         yield draft
         if sync:
-            _sync(draft)
+            sync_path(draft)
         draft.replace(path)
         if sync:
-            _sync(path.parent)
+            sync_path(path.parent)
     except OSError as error:
         if error.filename in (str(draft), draft):
             error.filename, error.filename2 = str(path), None
@@ -82,14 +82,14 @@ def whole_folder(
     try:
         yield draft
         for path in [*draft.rglob("*"), draft]:
-            _sync(path)
+            sync_path(path)
         if inside:
             for path in sorted(draft.iterdir(), key=lambda path: path.name == last):
                 path.rename(final / path.name)
             draft.rmdir()
         else:
             _swap(draft, final)
-        _sync(draft.parent)
+        sync_path(draft.parent)
     except BaseException as error:
         shutil.rmtree(draft, ignore_errors=True)
         if disk_is_full(error):
@@ -145,7 +145,8 @@ def make_folder(folder: Path) -> Path:
     return folder
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Return once a file, or a folder's names, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
