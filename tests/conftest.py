@@ -1,10 +1,14 @@
 """One thread a test process: tests run in parallel (pytest-xdist), where more OpenMP threads fight for the cores."""
 
 import os
+import sys
+from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ[name] = "1"  # before torch or numpy is imported; child processes inherit it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+sys.path.append(str(Path(__file__).parent / "helpers"))  # what tests of several folders share
 
 from hypothesis import HealthCheck, settings  # noqa: E402
 

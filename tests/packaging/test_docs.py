@@ -1,9 +1,8 @@
 """docs/architecture.md names files that exist, and the layers it states are those that import-linter holds."""
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from paths import ROOT
 
 
 def test_every_file_of_the_walks_exists() -> None:

@@ -9,12 +9,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from paths import ROOT
 
 from armor_eval import profiles
 from armor_eval.models.mock import MockModel
 from armor_model.base.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_import_contracts_hold() -> None:

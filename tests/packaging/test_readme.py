@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 import re
 import sys
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 RUNS = ROOT / "reports" / "runs"
 BEGIN, END = "|---|---|---|---|---|\n", "<!-- nano: end -->"

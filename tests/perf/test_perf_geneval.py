@@ -6,14 +6,10 @@ must also agree on its results. Drawing beside judging is in the pipeline itself
 
 from __future__ import annotations
 
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "geneval"))
 
 pytestmark = pytest.mark.perf
 

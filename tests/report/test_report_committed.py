@@ -5,13 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from report_mocks import make_items, make_run, metric, pictures, write_bundle
 
 from armor_eval.report.files import archive, write_tables
 from armor_eval.report.loading import load_runs, notices
 from armor_eval.report.tables import build
 
-REPORTS = Path(__file__).resolve().parents[2] / "reports"
+REPORTS = ROOT / "reports"
 
 
 def test_committed_tables_match_their_bundles(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import stats_aa
+from paths import ROOT
 
 from armor_eval.cli import main
 from armor_eval.compare.gate import compare
 from armor_eval.compare.policy import Policy
 
-BASELINE = Path(__file__).parents[2] / "reports" / "baselines" / "armor-nano"
+BASELINE = ROOT / "reports" / "baselines" / "armor-nano"
 
 
 def check(rows: list[dict]) -> None:
@@ -58,7 +59,7 @@ def test_the_bundled_baseline_passes_against_itself():
 
 
 def test_the_committed_numbers_keep_the_nominal_rate():
-    folder = Path(__file__).parents[2] / "reports" / "statistics"
+    folder = ROOT / "reports" / "statistics"
     found = json.loads((folder / "aa.json").read_text())
     assert (folder / "aa.md").read_text() == stats_aa.markdown(found)
     check(found["drawn"])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from paths import ROOT
 
 from armor_eval.stats.composite import ClusterSums
 from armor_eval.stats.paired import (
@@ -377,12 +378,11 @@ def test_error_rates_of_every_score():
 
 def test_the_committed_simulation_keeps_the_bounds_it_reports():
     """reports/statistics/simulation.json: every world, every bound within three of the simulation's own errors."""
-    from pathlib import Path
 
     import stats_report
     import stats_simulation as simulation
 
-    folder = Path(__file__).parents[2] / "reports" / "statistics"
+    folder = ROOT / "reports" / "statistics"
     found = json.loads((folder / "simulation.json").read_text())
     assert (folder / "simulation.md").read_text() == stats_report.markdown(found)
     assert {row["score"] for row in found["null"]} == {w.name for w in simulation.WORLDS}

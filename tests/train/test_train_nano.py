@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 
 from trainer.batches import collate
 from trainer.data.records import IMAGE
@@ -294,7 +295,7 @@ def test_the_reported_seeds_are_what_their_records_say(capsys):
     from trainer.cli import main
     from trainer.shapes.card import card_text, overall
 
-    folder = Path(__file__).parents[2] / "reports" / "armor-nano"
+    folder = ROOT / "reports" / "armor-nano"
     files, twins = sorted(folder.glob("seed-*.json")), sorted(folder.glob("twin-*.json"))
     assert main(["nano-seeds", *map(str, files + twins)]) == 0
     said = (folder / "README.md").read_text()

@@ -3,13 +3,13 @@
 import gzip
 import json
 import re
-from pathlib import Path
 
 import pytest
+from paths import SHARED
 
 from armor_eval.cli import main
 
-RECORD = Path(__file__).resolve().parents[3] / "shared" / "records" / "geneval" / "geneditevalkit_results.jsonl.gz"
+RECORD = SHARED / "records" / "geneval" / "geneditevalkit_results.jsonl.gz"
 
 
 def official_line(name, tag, include, boxes, correct, reason="", exclude=()):

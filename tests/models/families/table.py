@@ -1,6 +1,6 @@
 """Measures every class of transformers' image-text-to-text mapping and writes the table of docs/models.md.
 
-PYTHONPATH=. python tests/families/table.py [MODEL_TYPE ...]     # all, or only these rows
+PYTHONPATH=. python tests/models/families/table.py [MODEL_TYPE ...]     # all, or only these rows
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-BEGIN, END = "<!-- hf: families, written by tests/families/table.py -->", "<!-- end of hf: families -->"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
+BEGIN, END = "<!-- hf: families, written by tests/models/families/table.py -->", "<!-- end of hf: families -->"
 STATUS = {"works": "works", "alone": "works, one row at a time", "not": "does not work", "unbuilt": "not measured"}
 HEAD = ("model type", "class", "hf:", "asked by", "why, and limits")
 

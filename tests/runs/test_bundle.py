@@ -156,7 +156,7 @@ def test_two_commands_in_one_folder_are_refused(tmp_path):
 def test_lock_ends_with_its_process(tmp_path):
     code = (
         "import os, sys; sys.path.insert(0, sys.argv[2]); from pathlib import Path\n"
-        "from test_harness_bundle import make_run; from armor_eval.runs.bundle import Bundle\n"
+        "from test_bundle import make_run; from armor_eval.runs.bundle import Bundle\n"
         "bundle = Bundle.open(Path(sys.argv[1]), make_run()); os.kill(os.getpid(), 9)"
     )
     folder = str(Path(__file__).parent)

@@ -1,6 +1,6 @@
 """Writes the table of drawing models in docs/models.md from tiny random checkpoints of each family.
 
-python tests/drawing/drawing_table.py          about a minute; the text around the markers stays as it is
+python tests/models/drawing/drawing_table.py          about a minute; the text around the markers stays as it is
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from armor_eval.models import registry
 from armor_eval.models.base import Decoding
 from armor_eval.models.drawing import is_blank
 
-PAGE = Path(__file__).parents[2] / "docs" / "models.md"
-BEGIN, END = "<!-- drawing:begin (tests/drawing/drawing_table.py) -->", "<!-- drawing:end -->"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "models.md"
+BEGIN, END = "<!-- drawing:begin (tests/models/drawing/drawing_table.py) -->", "<!-- drawing:end -->"
 HEAD = ("Family", "Class", "Draws", "Rows of a batch against alone", "Own steps", "Own guidance", "Scheduler")
 PROMPTS, SEEDS = ["a photo of a bench", "two cows"], [1, 2]
 

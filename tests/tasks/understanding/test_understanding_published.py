@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from harness_data import hallusion, llavabench, measure, mmbench, mme, mmmu, png, pope, seed_bench, task_of, write
+from paths import SHARED
 
 from armor_eval.cli import main
 from armor_eval.models.base import Answer
@@ -13,7 +14,7 @@ from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.understanding.declare import choose
 from armor_eval.vlmevalkit import official
 
-CASES = Path(__file__).parents[3] / "shared" / "cases" / "understanding"
+CASES = SHARED / "cases" / "understanding"
 LOST = ("None", "NA", "N/A", "n/a", "null", "nan", "NULL", "NaN")
 """Words that pandas reads as missing."""
 

@@ -15,11 +15,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
 
-PEER = Path(__file__).with_name("real_peer.py")
+PEER = ROOT / "tests" / "helpers" / "real_peer.py"
 STARTS_WITHIN = 300
 
 

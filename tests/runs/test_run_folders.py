@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+from stats_runs import write_bundle
 
 from armor_eval.cli import main
 from armor_eval.cli.common import run_folder
 from armor_eval.runs.folders import find_runs
 from armor_model.base.errors import UserError
-
-sys.path.append(str(Path(__file__).resolve().parents[1] / "stats"))
-from stats_runs import write_bundle
 
 
 @pytest.fixture

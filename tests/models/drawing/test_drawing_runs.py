@@ -2,9 +2,9 @@
 
 import json
 import math
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 from PIL import Image
 
 from armor_eval.cli import main
@@ -17,7 +17,7 @@ from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import ModelInfo, Run
 from armor_model.base.errors import UserError
 
-BASELINE = Path(__file__).parents[2] / "reports" / "baselines" / "armor-nano"
+BASELINE = ROOT / "reports" / "baselines" / "armor-nano"
 
 
 @pytest.fixture

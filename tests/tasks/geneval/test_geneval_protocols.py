@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from geneval_world import RECORDS, write_folder
+from paths import ROOT, SHARED
 
 from armor_eval.cli import main
 from armor_eval.compare.gate import compare
@@ -27,7 +28,7 @@ from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
 OFFICIAL = load_vocabulary("official")
-VARIANTS = Path(__file__).resolve().parents[3] / "shared" / "suites" / "data" / "geneval_variants"
+VARIANTS = SHARED / "suites" / "data" / "geneval_variants"
 
 
 class Judge:
@@ -150,7 +151,7 @@ def test_a_run_states_its_protocol(runs, capsys):
 
 
 def test_the_committed_baseline_of_before_labels_has_that_of_a_run_today():
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     run, _, _ = read_bundle(root / "reports" / "baselines" / "armor-nano" / "geneval-shapes")
     assert run.protocol == {}
     parts = {"prompts": "shapes", "samples": "4", "guidance": "the model's own", "detector": "shapes"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from harness_data import measure, mmbench, pope, seed_bench, the_run, write
+from paths import ROOT
 
 from armor_eval.cli import main
 from armor_eval.models.base import Answer
@@ -20,7 +21,6 @@ from armor_eval.tasks.formulas import composites_of
 from armor_eval.tasks.understanding.declare import benchmarks, choose
 from armor_model.base.errors import UserError
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = re.search(r"```toml\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.DOTALL)[1]
 
 

@@ -2,11 +2,11 @@
 
 import gzip
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
 from harness_data import hallusion, measure, mme, mmmu, pope, write
+from paths import SHARED
 
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
@@ -18,7 +18,7 @@ from armor_eval.tasks.understanding import parse
 from armor_eval.tasks.understanding.declare import choose
 from armor_eval.vlmevalkit import rules
 
-RECORDS = Path(__file__).parents[3] / "shared" / "records" / "understanding"
+RECORDS = SHARED / "records" / "understanding"
 OPTIONS = {"A": "Lima", "B": "Oslo", "C": "Rome"}
 
 

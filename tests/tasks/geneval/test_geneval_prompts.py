@@ -3,15 +3,15 @@
 import hashlib
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
+from paths import SHARED
 
 from armor_eval.tasks.geneval import prompts as P
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import UserError
 
-SHARED = Path(__file__).parents[3] / "shared" / "geneval"
+OFFICIAL = SHARED / "geneval"
 
 
 def test_official_prompts_are_byte_identical():
@@ -19,8 +19,8 @@ def test_official_prompts_are_byte_identical():
     assert len(text.encode()) == 85_209
     digest = hashlib.sha256(text.encode()).hexdigest()
     assert digest == "5c48e0813e812e3c373fa5c8ed07a8f0a483be30272b4427b0559c8048e67c13"
-    if (SHARED / "evaluation_metadata.jsonl").is_file():
-        assert text == (SHARED / "evaluation_metadata.jsonl").read_text()
+    if (OFFICIAL / "evaluation_metadata.jsonl").is_file():
+        assert text == (OFFICIAL / "evaluation_metadata.jsonl").read_text()
 
 
 def test_official_counts_by_task():

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from stats_runs import answers
 
 from armor_eval.cli import main
@@ -284,7 +285,7 @@ def test_a_foreign_folder_is_refused():
 
 
 def test_the_example_workflow_measures_what_make_regress_measures():
-    root = Path(__file__).parents[2]
+    root = ROOT
     _, _, recipe = (root / "Makefile").read_text().partition("\nregress:")
     texts = recipe.partition("\n\n")[0], (root / "docs/ci/regression.yml").read_text()
     made = [re.findall(r"armor-eval (understanding --bench \w+|geneval|modality) --out", text) for text in texts]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 from harness_data import measure, mmmu, seed_bench, task_of, write
+from paths import ROOT
 
 from armor_eval.models.base import Answer
 from armor_eval.models.endpoint import Endpoint, Patience
@@ -63,9 +64,9 @@ def measured(bench, out, model, judge=None, data=None, profile="official", readi
 
 def officially(jobs: list[dict], tmp_path: Path, url: str = "") -> list:
     (tmp_path / "jobs.json").write_text(json.dumps(jobs))
-    script = str(Path(__file__).with_name("official_process.py"))
+    script = str(ROOT / "tests" / "helpers" / "official_process.py")
     env = {**os.environ, "PRED_FORMAT": "tsv", "OPENAI_API_BASE": f"{url}/chat/completions", "OPENAI_API_KEY": "sk-x"}
-    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    env["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, script, str(tmp_path / "jobs.json"), str(tmp_path / "results.json")],
         env=env, capture_output=True, text=True, timeout=600,

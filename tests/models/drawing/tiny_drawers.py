@@ -1,6 +1,6 @@
 """Tiny random checkpoints of the models that draw, as their libraries save them: `PIPELINES[name]()` builds a pipeline.
 
-    python tests/drawing/tiny_drawers.py OUT [NAME ...]
+    python tests/models/drawing/tiny_drawers.py OUT [NAME ...]
 
 Every part is a real class at a thousandth of its size, with random weights: what is proven is that a family loads, is
 called as it wants to be, and that what it returns is read; never how well it draws.

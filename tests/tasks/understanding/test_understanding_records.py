@@ -15,13 +15,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from harness_data import png, the_run
+from paths import SHARED
 
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.understanding import mmmu
 
-RECORDS = Path(__file__).resolve().parents[3] / "shared" / "records"
+RECORDS = SHARED / "records"
 MANIFEST = json.loads((RECORDS / "manifest.json").read_bytes())["records"] if RECORDS.is_dir() else []
 
 pytestmark = pytest.mark.skipif(not MANIFEST, reason="../shared/records is not there: real predictions of others")
