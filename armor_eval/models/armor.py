@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of
+from armor_eval.models.hf_prompts import doubled as double
 from armor_eval.runs.schema import ModelInfo
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder
@@ -208,18 +209,11 @@ class _Cutter:
         return content
 
     def _image(self, part: Any, doubled: bool, max_tiles: int) -> dict[str, Any]:
-        image = _doubled(part) if doubled else part
+        image = double(part) if doubled else part
         try:
             return {"type": "image", "tiles": self._processor.cut(image, max_tiles)}
         except ArmorError:
             return {"type": "image", "image": image}
-
-
-def _doubled(picture: Any) -> Any:
-    from PIL import Image
-
-    opened = picture if isinstance(picture, Image.Image) else Image.open(picture).convert("RGB")
-    return opened.resize((opened.width * 2, opened.height * 2), Image.Resampling.BILINEAR)
 
 
 def _parameters(folder: Path) -> int | None:
