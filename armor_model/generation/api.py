@@ -56,6 +56,8 @@ class GenerationSettings:
     """Begin the answer with <imgbos>."""
     stop_after_image: bool = False
     """End the answer after the first image."""
+    parallel_draw: int = 0
+    """Codes guessed at a time, for a few rows (armor_model.generation.parallel); 0 draws one by one: equal images."""
     free_imgend: bool = False
     """Let the visual head end an image early (it is then filled up with its last code, and counted)."""
 
@@ -70,6 +72,7 @@ class GenerationSettings:
             "image_top_p": not 0 < self.image_top_p <= 1,
             "guidance": not 0 <= self.guidance < math.inf,
             "max_images": self.max_images < 0,
+            "parallel_draw": self.parallel_draw < 0,
         }
         for name, bad in wrong.items():
             if bad:

@@ -10,6 +10,7 @@ Legend: R rows, S slots, D width, n live rows, N some of them, T tokens, V text 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.generation.parallel import draw_parallel
 from armor_model.generation.state import Batch, Limits, Request, Row, attention, uniforms
 from armor_model.generation.static import (
     COMPILE_PAYS,
@@ -89,6 +91,8 @@ class Engine:
         self.steps: dict[tuple[int, int, bool], StaticStep] = {}
         self.batch: Batch | None = None
         self.graph_pool: list[Any] = []
+        self.passes = 0
+        """Forward passes that codes took, where they are drawn without static buffers."""
 
     def run(self, requests: list[Request]) -> list[Row]:
         """Answer all requests."""
@@ -406,8 +410,14 @@ class Engine:
             for _ in range(steps):
                 step.advance()
             codes = (step.tokens_ns[:conditional, :steps] - self.config.first_code_id).tolist()
+        elif self.settings.parallel_draw > 1:
+            side = math.isqrt(self.limits.codes_per_image)
+            drawn, passes = draw_parallel(self.model, self.settings, batch, steps, side)
+            codes = drawn.tolist()
+            self.passes += passes
         else:
             codes = draw_sliced(self.model, self.settings, batch, steps).tolist()
+            self.passes += steps
         for row in batch.rows:
             row.adapter_steps += steps
             row.adapted = batch.slot

@@ -5,6 +5,7 @@ python -m pytest -m perf tests/perf/test_perf_ahead.py -s
 
 import io
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,3 +128,32 @@ def test_refill_against_whole_batches(bench_row):
         shortest=min(lengths), longest=max(lengths), items=len(requests),
     )  # fmt: skip
     assert steps[refilled] < steps[whole_batches]
+
+
+def test_parallel_drawing(bench_row):
+    """Passes a 16-code image of armor-nano takes when 16 codes are guessed at a time; the same images."""
+    from armor_model import GenerationSettings, bundled, load
+    from armor_model.generation.api import UNCONDITIONAL, encode
+    from armor_model.generation.engine import Engine
+
+    model, processor = load(bundled("armor-nano"))
+    without = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
+    prompts = ["draw a red circle", "draw two blue squares and a green cross", "draw a yellow triangle"]
+    for temperature in (0.0, 0.5, 1.0):
+        base = GenerationSettings(
+            image_temperature=temperature, force_image=True, stop_after_image=True, max_images=1, max_new_tokens=1
+        )
+        passes, seconds, images = {}, {}, {}
+        for window in (0, 16):
+            settings = replace(base, parallel_draw=window)
+            conversations = [[{"role": "user", "content": prompts[i % 3]}] for i in range(48)]
+            requests = [encode(model, processor, c, settings, i) for i, c in enumerate(conversations)]
+            engine = Engine(model, settings, processor.stop_ids, without, batch_size=1)
+            began = time.process_time()
+            images[window] = [row.images for row in engine.run(requests)]
+            seconds[window], passes[window] = time.process_time() - began, engine.passes
+        assert images[16] == images[0]
+        bench_row(
+            f"parallel drawing, armor-nano, one row, temperature {temperature:g}: fewer passes",
+            passes[0] / passes[16], "x", None, cpu=seconds[0] / seconds[16], images=48,
+        )  # fmt: skip
