@@ -2,8 +2,8 @@
 
 Several codes are guessed, one pass computes what would be drawn after each guessed prefix - with the very random
 numbers that one-by-one drawing uses there -, and the codes up to the first that differs from its guess, that one
-included, are exactly those of one-by-one drawing. The rest are the next guesses. Training-free; fewer steps for a few rows, more
-arithmetic in each: not for throughput.
+included, are exactly those of one-by-one drawing. The rest are the next guesses. Training-free; fewer steps for a few
+rows, more arithmetic in each: not for throughput.
 
 Method: Song et al. 2021 (arXiv 2002.03629), Teng et al. 2024 (arXiv 2410.01699); ours keeps one number a position, so
 that not the distribution alone but every image stays.
