@@ -331,3 +331,16 @@ def _take_lock(path: Path) -> int:
         os.close(descriptor)
         raise UserError(f"another command is writing {path}", "wait for it, or give another --out") from error
     return descriptor
+
+
+def run_folder(out: Path, name: str) -> Path:
+    """Where a run lies: always `OUT/NAME`, also where it is the only one, so that no run hides another.
+
+    A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; NAME
+    inside of any other is refused.
+    """
+    folder = out / name
+    if (out / "run.json").is_file() and read_head(out)[0].benchmark == name:
+        return out
+    refuse_nesting(folder)
+    return folder
