@@ -15,18 +15,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from armor_eval.base.resources import benchmarks_dir
+from armor_eval.runs.schema import JudgeInfo, ScorerInfo
 from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.tasks.geneval.colors import Crop
 from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_eval.tasks.suites.editing import EditRequest, EditVerdict
 from armor_model.base.errors import UserError
 from trainer.shapes.world import CELL_NAMES, CELLS, COLOR_NAMES, GRID, SHAPES, Scene, Thing, is_held_out, pick
 from trainer.shapes.world import render as render_scene
@@ -124,41 +125,30 @@ def render(scene: str) -> Image.Image:
     return render_scene(Scene.parse(scene))
 
 
-@dataclass(frozen=True)
-class Edited:
-    """What was found in an edited image."""
+class DetectorJudge:
+    """The embedded detector and pixel colours, held against the target's scene. A thing is where its box is centred."""
 
-    followed: bool
-    """All that is new in the target is there, and what had to go is gone."""
-    preserved: bool
-    """All that both scenes hold is there, and nothing that neither holds."""
-    seen: str
-    """In words, `COLOR SHAPE@CELL; ...`."""
-
-
-class EditJudge:
-    """The embedded detector and pixel colours, by the target's scene. A thing is where its box has its centre."""
+    reservations = ()
 
     def __init__(self, device: str = "cpu", batch: int = 32) -> None:
         vocabulary = load_vocabulary("shapes")
         self._detector, self._colors = EmbeddedDetector(vocabulary, device, batch), PixelColors(vocabulary)
-        self._rules = Rules()
-        self.settings: dict[str, Any] = {
-            **self._detector.settings, **self._colors.settings, "threshold": self._rules.threshold
-        }  # fmt: skip
+        self._rules, self._checked = Rules(), False
+        settings = {**self._detector.settings, **self._colors.settings, "threshold": self._rules.threshold}
+        self.scorer = ScorerInfo(name="shapes edits: the target's scene", version="1", settings=settings)
+        self.info = JudgeInfo(name=str(settings["detector"]), endpoint="none")
 
-    def self_check(self) -> None:
-        """RunFailed unless the detector reads an image with a known answer right."""
-        self._detector.self_check(self._rules)
-
-    def judge(self, images: Sequence[Image.Image], metas: Sequence[dict[str, Any]]) -> list[Edited]:
-        """One verdict an image; `metas`: the records they were asked by."""
-        arrays = [np.asarray(image.convert("RGB")) for image in images]
+    def judge(
+        self, sources: Sequence[Image.Image], edited: Sequence[Image.Image], requests: Sequence[EditRequest]
+    ) -> list[EditVerdict | Exception]:
+        """A verdict an image. RunFailed where the detector does not read an image with a known answer right."""
+        if not self._checked:
+            self._detector.self_check(self._rules)
+            self._checked = True
+        arrays = [np.asarray(image.convert("RGB")) for image in edited]
         found = self._detector.detect(arrays)
-        return [
-            verdict(self._things(*pair), meta)
-            for pair, meta in zip(zip(arrays, found, strict=True), metas, strict=True)
-        ]
+        seen = [self._things(array, instances) for array, instances in zip(arrays, found, strict=True)]
+        return [verdict(things, request.record) for things, request in zip(seen, requests, strict=True)]
 
     def _things(self, image: np.ndarray, found: Instances) -> list[Thing]:
         height, width = image.shape[:2]
@@ -171,14 +161,15 @@ class EditJudge:
         return sorted(things, key=lambda thing: thing.cell)
 
 
-def verdict(things: Sequence[Thing], record: dict[str, Any]) -> Edited:
-    """What was seen against the record's two scenes. Two things in one cell are one too many."""
+def verdict(things: Sequence[Thing], record: dict[str, Any]) -> EditVerdict:
+    """Followed: all that is new in the target is there, and what had to go is gone. Preserved: all that both scenes
+    hold is there, and nothing that neither holds; two things in one cell are one too many."""
     source, target = (set(Scene.parse(record[name]).things) for name in ("source", "target"))
     seen = set(things)
-    stays = source & target
     followed = target - source <= seen and not (source - target) & seen
-    preserved = stays <= seen and not seen - source - target and len(things) == len(seen)
-    return Edited(followed, preserved, "; ".join(f"{t.color} {t.shape}@{t.cell}" for t in things) or "nothing")
+    preserved = source & target <= seen and not seen - source - target and len(things) == len(seen)
+    words = "; ".join(f"{t.color} {t.shape}@{t.cell}" for t in things) or "nothing"
+    return EditVerdict(float(followed), float(preserved), words)
 
 
 if __name__ == "__main__":
