@@ -63,6 +63,19 @@ def last_digits(text: str, rubric: Rubric) -> dict[str, int]:
     return dict(zip(rubric.fields, bare, strict=True)) if len(bare) == len(rubric.fields) else {}
 
 
+def numbers(text: str, rubric: Rubric) -> dict[str, int]:
+    """Each field's name followed by an integer, the last one counting."""
+    found = {}
+    for name in rubric.fields:
+        said = re.findall(rf"\*{{0,2}}{re.escape(name)}\*{{0,2}}\s*[:：]?\s*(\d+)(?![.\d])", text, re.IGNORECASE)
+        if said:
+            found[name] = int(said[-1])
+    return found
+
+
 WISE_VERIFIED = Rubric("wise-verified", {"Score": 1.0}, 1, first_bit)
 WISE = Rubric("wise", {"Consistency": 0.35, "Realism": 0.1, "Aesthetic Quality": 0.05}, 2, last_digits)
 """(0.7 C + 0.2 R + 0.1 A) / 2."""
+EDIT = Rubric("edit", {"Instruction": 0.1, "Preservation": 0.1}, 10, numbers)
+RULES = {rule.__name__.replace("_", "-"): rule for rule in (first_bit, last_digits, numbers)}
+"""By the names that a suite's declaration gives them."""

@@ -7,7 +7,8 @@ literals, which the syntax tree gives.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +29,10 @@ class Field:
 
 @dataclass(frozen=True)
 class Template:
-    """Messages whose texts hold fields; exactly one image, or one for each name of `images`."""
+    """Messages whose texts hold fields, and the places of images."""
 
     messages: tuple[tuple[Literal["system", "user"], tuple[tuple[str | Field, ...] | None, ...]], ...]
-    """(role, parts): a part is a text in pieces, or None where the image stands."""
+    """(role, parts): a part is a text in pieces, or None where an image stands."""
 
     @property
     def sha256(self) -> str:
@@ -48,12 +49,18 @@ class Template:
         texts = [part for _, parts in self.messages for part in parts if part is not None]
         return {piece.name for text in texts for piece in text if isinstance(piece, Field)}
 
-    def fill(self, values: Mapping[str, str], image: Any) -> list[dict[str, Any]]:
-        """Messages as chat templates take them, the image in its place."""
+    @property
+    def images(self) -> int:
+        """How many it shows."""
+        return [part for _, parts in self.messages for part in parts].count(None)
+
+    def fill(self, values: Mapping[str, str], images: Sequence[Any]) -> list[dict[str, Any]]:
+        """Messages as chat templates take them, the images in their places, in order."""
+        left = iter(images)
 
         def part(pieces: tuple[str | Field, ...] | None) -> dict[str, Any]:
             if pieces is None:
-                return {"type": "image", "image": image}
+                return {"type": "image", "image": next(left)}
             return {"type": "text", "text": "".join(p if isinstance(p, str) else values[p.name] for p in pieces)}
 
         return [{"role": role, "content": [part(p) for p in parts]} for role, parts in self.messages]
@@ -82,11 +89,23 @@ def from_script(path: Path, function: str, record: str, fields: set[str]) -> Tem
         template = Template(tuple(_message(node, record) for node in returned[0].elts))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: {function} holds what is no judge's template: {error}") from None
-    images = [part for _, parts in template.messages for part in parts].count(None)
-    if images != 1 or template.fields != fields:
-        found = f"{images} images and the fields {', '.join(sorted(template.fields)) or 'none'}"
+    if template.images != 1 or template.fields != fields:
+        found = f"{template.images} images and the fields {', '.join(sorted(template.fields)) or 'none'}"
         raise UserError(f"{path}: the template has {found}, expected one image and {', '.join(sorted(fields))}")
     return template
+
+
+def from_text(text: str) -> Template:
+    """One user message: `{image}` in the text is an image, `{NAME}` a field, and nothing else is a brace."""
+    parts: list[tuple[str | Field, ...] | None] = []
+    pieces: list[str | Field] = []
+    for at, piece in enumerate(re.split(r"{(\w+)}", text)):
+        if at % 2 and piece == "image":
+            parts += [tuple(pieces), None] if pieces else [None]
+            pieces = []
+        elif piece:
+            pieces.append(Field(piece) if at % 2 else piece)
+    return Template((("user", (*parts, *([tuple(pieces)] if pieces else []))),))
 
 
 def _message(node: ast.expr, record: str) -> tuple[Literal["system", "user"], tuple[Any, ...]]:

@@ -84,7 +84,7 @@ def test_a_script_is_read_and_not_run(tmp_path):
     file = tmp_path / "judge.py"
     file.write_text(SCRIPT)
     template = from_script(file, "messages_of", "item", {"Prompt", "Explanation"})
-    system, user = template.fill({"Prompt": "a {b}", "Explanation": "c"}, "IMAGE")
+    system, user = template.fill({"Prompt": "a {b}", "Explanation": "c"}, ["IMAGE"])
     assert system == {"role": "system", "content": [{"type": "text", "text": "You grade."}]}
     text, image = user["content"]
     assert text["text"] == 'Grade {0} or {1}.\nASKED: "a {b}"\nMEANT: "c" ' and image["image"] == "IMAGE"
