@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from armor_eval.tasks.suites.files import Row, jsonl_rows, unique
+from armor_eval.tasks.suites.rows import Row, jsonl_rows, unique
 
 
 class LongTextRow(Row):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, Json
 
-from armor_eval.tasks.suites.files import Row, csv_rows, json_of, row_of, text_of, unique
+from armor_eval.tasks.suites.rows import Row, csv_rows, json_of, row_of, text_of, unique
 from armor_model.base.errors import UserError
 
 CLASSES = {

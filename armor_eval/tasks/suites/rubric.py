@@ -6,35 +6,41 @@ the headline. The official scripts skip it without a word.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 
 
-@dataclass(frozen=True)
-class Rubric:
-    """What a judge is asked for: fields on one scale, and how they become an image's score."""
+class Rubric(BaseModel):
+    """What a judge is asked for, as a suite's `options` have it: fields on one scale, and how they become a score."""
 
-    name: str
-    fields: Mapping[str, float]
-    """Field -> weight; the weights sum to 1 / `high`, so that a score is between 0 and 1."""
-    high: int
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fields: dict[str, float] = Field(min_length=1)
+    """Field -> weight; weights sum to 1."""
+    high: int = Field(ge=1)
     """The scale ends here; it begins at 0."""
-    rule: Callable[[str, Rubric], Mapping[str, int]]
-    """The fields that a reply gives; fewer than all means that it is unread."""
+    rule: Literal["first-bit", "last-digits", "numbers"]
+    """How a reply is read (RULES)."""
+    mean: Literal["arithmetic", "geometric"] = "arithmetic"
 
     def read(self, reply: str) -> dict[str, int] | None:
         """Field -> integer, thoughts being left out; None where the reply is unread."""
-        found = self.rule(strip_thoughts(reply), self)
+        found = RULES[self.rule](strip_thoughts(reply), list(self.fields))
         values = {name: found[name] for name in self.fields if name in found}
         whole = len(values) == len(self.fields) and all(0 <= value <= self.high for value in values.values())
         return values if whole else None
 
     def score(self, values: Mapping[str, int]) -> float:
-        """The weighted sum, 0..1."""
-        return sum(weight * values[name] for name, weight in self.fields.items())
+        """The weighted mean of the fields, 0..1."""
+        if self.mean == "geometric":
+            return math.prod((values[name] / self.high) ** weight for name, weight in self.fields.items())
+        return sum(weight * values[name] for name, weight in self.fields.items()) / self.high
 
 
 def _bare(text: str, digits: str) -> list[int]:
@@ -42,40 +48,32 @@ def _bare(text: str, digits: str) -> list[int]:
     return [int(digit) for digit in re.findall(rf"(?m)^\s*([{digits}])\s*$", text)]
 
 
-def first_bit(text: str, rubric: Rubric) -> dict[str, int]:
+def _named(text: str, names: Sequence[str], number: str) -> list[tuple[str, int]]:
+    """Every field's name that is followed by a number, in the reply's order; stars and a colon may stand between."""
+    either = "|".join(map(re.escape, names))
+    by_lower = {name.lower(): name for name in names}
+    pairs = re.findall(rf"\*{{0,2}}({either})\*{{0,2}}\s*[:：]?\s*({number})", text, re.IGNORECASE)
+    return [(by_lower[name.lower()], int(value)) for name, value in pairs]
+
+
+def first_bit(text: str, names: Sequence[str]) -> dict[str, int]:
     """WISE_Verified: the first `Score: 0` or `Score: 1`, else a single line that is just the bit."""
-    (name,) = rubric.fields
-    found = re.search(rf"\*{{0,2}}{name}\*{{0,2}}\s*[:：]?\s*([01])\b", text, re.IGNORECASE)
-    if found is not None:
-        return {name: int(found[1])}
+    found = _named(text, names, r"[01]\b")
     bare = _bare(text, "01")
-    return {name: bare[0]} if len(bare) == 1 else {}
+    return dict(found[:1]) if found else {names[0]: bare[0]} if len(bare) == 1 else {}
 
 
-def last_digits(text: str, rubric: Rubric) -> dict[str, int]:
+def last_digits(text: str, names: Sequence[str]) -> dict[str, int]:
     """WISE: each field's name followed by one digit, the last one counting; else bare lines in their order."""
-    names = "|".join(map(re.escape, rubric.fields))
-    pairs = re.findall(rf"\*{{0,2}}({names})\*{{0,2}}\s*[:：]?\s*(\d)", text, re.IGNORECASE)
-    if pairs:
-        by_lower = {name.lower(): name for name in rubric.fields}
-        return {by_lower[name.lower()]: int(digit) for name, digit in pairs}
     bare = _bare(text, "0-9")
-    return dict(zip(rubric.fields, bare, strict=True)) if len(bare) == len(rubric.fields) else {}
+    return dict(_named(text, names, r"\d")) or (dict(zip(names, bare, strict=True)) if len(bare) == len(names) else {})
 
 
-def numbers(text: str, rubric: Rubric) -> dict[str, int]:
+def numbers(text: str, names: Sequence[str]) -> dict[str, int]:
     """Each field's name followed by an integer, the last one counting."""
-    found = {}
-    for name in rubric.fields:
-        said = re.findall(rf"\*{{0,2}}{re.escape(name)}\*{{0,2}}\s*[:：]?\s*(\d+)(?![.\d])", text, re.IGNORECASE)
-        if said:
-            found[name] = int(said[-1])
-    return found
+    return dict(_named(text, names, r"\d+(?![.\d])"))
 
 
-WISE_VERIFIED = Rubric("wise-verified", {"Score": 1.0}, 1, first_bit)
-WISE = Rubric("wise", {"Consistency": 0.35, "Realism": 0.1, "Aesthetic Quality": 0.05}, 2, last_digits)
-"""(0.7 C + 0.2 R + 0.1 A) / 2."""
-EDIT = Rubric("edit", {"Instruction": 0.1, "Preservation": 0.1}, 10, numbers)
-RULES = {rule.__name__.replace("_", "-"): rule for rule in (first_bit, last_digits, numbers)}
-"""By the names that a suite's declaration gives them."""
+RULES: dict[str, Callable[[str, Sequence[str]], dict[str, int]]] = {
+    "first-bit": first_bit, "last-digits": last_digits, "numbers": numbers
+}  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from armor_eval.tasks.suites.files import Row, json_rows
+from armor_eval.tasks.suites.rows import Row, json_rows
 from armor_model.base.errors import UserError
 
 ENDS: dict[str, dict[str, int]] = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 NO_TEXT = "No text recognized."
@@ -45,9 +45,12 @@ def characters(text: str) -> list[str]:
     return list("".join(kept(text).split()))
 
 
-def longtext(target: Sequence[str], read: str, units: Callable[[str], list[str]]) -> Written:
-    """LongText's count: the target's texts joined by a space, against what was read."""
-    wanted, seen = units(" ".join(target)), units(read.replace(NO_TEXT, ""))
+UNITS = {"words": words, "characters": characters}
+
+
+def longtext(target: Sequence[str], read: str, units: str) -> Written:
+    """LongText's count: the target's texts joined by a space, against what was read. `units`: one of UNITS."""
+    wanted, seen = UNITS[units](" ".join(target)), UNITS[units](read.replace(NO_TEXT, ""))
     return Written(_common(wanted, seen), len(wanted))
 
 

@@ -5,10 +5,12 @@ import json
 import pytest
 from paths import SHARED
 
-from armor_eval.tasks.suites.rubric import WISE, WISE_VERIFIED
-from armor_eval.tasks.suites.templates import Field, from_script
+from armor_eval.tasks.suites.declare import suites
+from armor_eval.tasks.suites.rubric import Rubric
+from armor_eval.tasks.suites.templates import from_script
 from armor_model.base.errors import UserError
 
+WISE, WISE_VERIFIED = (Rubric.model_validate(suites()[name].options) for name in ("wise", "wise-verified"))
 STUB = SHARED / "suites" / "fixtures" / "wise_stub"
 SCRIPT = '''
 import os
@@ -18,7 +20,7 @@ def messages_of(item, picture):
     return [
         {"role": "system", "content": [{"type": "text", "text": "You grade."}]},
         {"role": "user", "content": [
-            {"type": "text", "text": f"""Grade {{0}} or {{1}}.
+            {"type": "text", "text": f"""Grade {{0, 1}}.
 ASKED: "{item['Prompt']}"
 MEANT: "{item['Explanation']}" """},
             {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
@@ -84,17 +86,8 @@ def test_a_script_is_read_and_not_run(tmp_path):
     file = tmp_path / "judge.py"
     file.write_text(SCRIPT)
     template = from_script(file, "messages_of", "item", {"Prompt", "Explanation"})
-    system, user = template.fill({"Prompt": "a {b}", "Explanation": "c"}, ["IMAGE"])
-    assert system == {"role": "system", "content": [{"type": "text", "text": "You grade."}]}
-    text, image = user["content"]
-    assert text["text"] == 'Grade {0} or {1}.\nASKED: "a {b}"\nMEANT: "c" ' and image["image"] == "IMAGE"
-    assert template.messages[1][1][0][1] == Field("Prompt")
-    again = tmp_path / "reformatted.py"
-    again.write_text(SCRIPT.replace('import os\nos.remove("never")\n', "X = 1\n"))
-    other = tmp_path / "other.py"
-    other.write_text(SCRIPT.replace("You grade.", "You judge."))
-    hashes = [from_script(f, "messages_of", "item", {"Prompt", "Explanation"}).sha256 for f in (again, other)]
-    assert hashes[0] == template.sha256 != hashes[1]
+    assert template.system == "You grade."
+    assert template.text == 'Grade {0, 1}.\nASKED: "{Prompt}"\nMEANT: "{Explanation}" '
 
 
 @pytest.mark.parametrize(
@@ -104,11 +97,13 @@ def test_a_script_is_read_and_not_run(tmp_path):
         ("{item['Prompt']}", "{item['Prompt']!r}", "neither text nor a field"),
         ("{item['Prompt']}", "{item['Prompt']:>5}", "neither text nor a field"),
         ("{item['Prompt']}", "{secret['Prompt']}", "neither text nor a field"),
-        ("{item['Prompt']}", "{item['Answer']}", "expected one image and Explanation, Prompt"),
+        ("{item['Prompt']}", "{item['Answer']}", "expected user, image and Explanation, Prompt"),
         ('"type": "image_url"', '"type": "video"', "a part of type 'video'"),
         ("def messages_of", "def other", "has no function messages_of"),
         ("return [", "return make([", "is not a Python script"),
         ('"You grade."', "open('x').read()", "neither text nor a field"),
+        ("Grade {{0, 1}}", "Grade {{Prompt}}", "neither text nor a field"),
+        ('"role": "system"', '"role": "assistant"', "a message of 'assistant'"),
     ],
 )
 def test_what_is_no_template_is_refused_in_one_line(tmp_path, before, after, why):

@@ -7,7 +7,7 @@ import pytest
 from paths import SHARED
 
 from armor_eval.tasks.suites import written
-from armor_eval.tasks.suites.written import Written, characters, longtext, oneig, words
+from armor_eval.tasks.suites.written import Written, longtext, oneig
 
 STUB = SHARED / "suites" / "fixtures" / "text_stub"
 PROMPTS = SHARED / "suites" / "data" / "longtext"
@@ -27,12 +27,12 @@ PROMPTS = SHARED / "suites" / "data" / "longtext"
     ],
 )
 def test_longtext_matches_words(target, read, matched, of):
-    found = longtext(target, read, words)
+    found = longtext(target, read, "words")
     assert (found.matched, found.target) == (matched, of)
 
 
 def test_longtext_matches_chinese_characters_without_space():
-    assert longtext(["每日 新鲜", "B"], "新 鲜b每", characters) == Written(3, 5)
+    assert longtext(["每日 新鲜", "B"], "新 鲜b每", "characters") == Written(3, 5)
 
 
 def test_oneig_keeps_case_and_compacts_each_chinese_text_for_itself():
@@ -43,7 +43,7 @@ def test_oneig_keeps_case_and_compacts_each_chinese_text_for_itself():
 
 
 @pytest.mark.skipif(not STUB.is_dir(), reason="../shared/suites is not here")
-@pytest.mark.parametrize(("language", "units"), [("en", words), ("zh", characters)])
+@pytest.mark.parametrize(("language", "units"), [("en", "words"), ("zh", "characters")])
 def test_the_official_scripts_counts(language, units):
     expected = json.loads((STUB / "expected.json").read_text())
     rows = [json.loads(line) for line in (STUB / f"longtext_{language}.jsonl").read_text().splitlines()]
@@ -55,7 +55,7 @@ def test_the_official_scripts_counts(language, units):
 
 @pytest.mark.skipif(not PROMPTS.is_dir(), reason="../shared/suites is not here")
 @pytest.mark.parametrize(
-    ("file", "units", "of"), [("text_prompts", words, 4263), ("text_prompts_zh", characters, 7944)]
+    ("file", "units", "of"), [("text_prompts", "words", 4263), ("text_prompts_zh", "characters", 7944)]
 )
 def test_the_published_targets_have_the_published_length(file, units, of):
     rows = [json.loads(line) for line in gzip.decompress((PROMPTS / f"{file}.jsonl.gz").read_bytes()).splitlines()]
