@@ -1,0 +1,181 @@
+"""From a judge's readings of an image to its score, and from scored items to the reported numbers.
+
+A reduction is a pure function of one image's readings and a list of composites over items; adding one is one line in
+REDUCTIONS. An item carries its score (0..1), `extras.probes` (id, skill, value, reply) and `extras.numbers`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from armor_eval.stats.composite import PERCENT, Composite, percent
+from armor_eval.tasks.suites.items import SuiteItem
+from armor_eval.tasks.suites.judges.base import Reading
+
+if TYPE_CHECKING:
+    from armor_eval.runs.schema import Item
+    from armor_eval.tasks.suites.declare import Suite
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One image's score."""
+
+    score: float
+    """What the headline is made of, 0..1."""
+    values: tuple[float, ...]
+    """One a probe, 0..1: what slices by skill pool."""
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers that composites read."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How readings become a score, and scores numbers."""
+
+    score: Callable[[Suite, SuiteItem, Sequence[Reading]], Scored]
+    """Raises judges.base.UnreadReply where a reply says nothing that can be scored."""
+    composites: Callable[[Suite], list[Composite]]
+    """Exactly one is primary."""
+
+
+# --- composites: means and pooled means by prompt --------------------------------------------------------------------
+
+
+def mean_of(name: str, number: str | None = None, *, primary: bool = False, group: str | None = None) -> Composite:
+    """100 x the mean over images of their score, or of one of their numbers; of one group only where it is named."""
+    return Composite(
+        name, "%", "higher", PERCENT, ("sum", "n"), partial(_tally_number, number), percent, primary,
+        keep=None if group is None else partial(_in_group, group),
+    )  # fmt: skip
+
+
+def pooled(name: str, holds: Callable[[str], bool], *, sample: int | None = None) -> Composite:
+    """100 x the mean over all probes whose skill `holds`, whatever image they are of; of one sample only where it is
+    named."""
+    return Composite(
+        name, "%", "higher", PERCENT, ("sum", "n"), partial(_tally_probes, holds), percent,
+        keep=partial(_has_skill, holds, sample),
+    )  # fmt: skip
+
+
+def _in_group(group: str, item: Item) -> bool:
+    return item.group == group
+
+
+def _has_skill(holds: Callable[[str], bool], sample: int | None, item: Item) -> bool:
+    right = sample is None or item.extras.get("sample") == sample
+    return right and any(holds(probe["skill"]) for probe in item.extras.get("probes", ()))
+
+
+def _tally_number(number: str | None, items: Sequence[Item]) -> dict[str, list[float]]:
+    """Columns (sum of the number, images)."""
+    table: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for item in items:
+        if item.score is not None:
+            row = table[item.cluster]
+            row[0] += item.score if number is None else item.extras["numbers"][number]
+            row[1] += 1
+    return table
+
+
+def _tally_probes(holds: Callable[[str], bool], items: Sequence[Item]) -> dict[str, list[float]]:
+    """Columns (sum of the probes' values, probes)."""
+    table: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for item in items:
+        for probe in item.extras["probes"] if item.score is not None else ():
+            if holds(probe["skill"]):
+                table[item.cluster][0] += probe["value"]
+                table[item.cluster][1] += 1
+    return table
+
+
+# --- soft-TIFA (GenEval 2) -------------------------------------------------------------------------------------------
+
+
+def soft_tifa(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Scored:
+    """Geometric mean of the probes' probabilities, from float64 logarithms and without a floor; the arithmetic mean and
+    the share of probes whose likeliest first token is a right answer beside it."""
+    logs = [-math.inf if reading.log_p is None else reading.log_p for reading in readings]
+    values = tuple(math.exp(log) for log in logs)
+    hits = [reading.text.lower() in probe.accept for reading, probe in zip(readings, item.probes, strict=True)]
+    numbers = {"am": math.fsum(values) / len(values), "tifa": sum(hits) / len(hits)}
+    return Scored(math.exp(math.fsum(logs) / len(logs)) if min(logs) > -math.inf else 0.0, values, numbers)
+
+
+def soft_tifa_composites(suite: Suite) -> list[Composite]:
+    return [
+        mean_of("soft-TIFA GM", primary=True),
+        mean_of("soft-TIFA AM", "am"),
+        mean_of("TIFA", "tifa"),
+        *(pooled(skill, partial(_equals, skill)) for skill in suite.skills),
+        *(mean_of(f"atomicity {group}", group=group) for group in suite.groups),
+    ]
+
+
+def _equals(name: str, skill: str) -> bool:
+    return skill == name
+
+
+# --- questions that hang on each other (DPG, OneIG alignment) --------------------------------------------------------
+
+
+def dependent(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Scored:
+    """Mean of the probes, a probe being wrong where a parent is.
+
+    options.cascade: `row-order` reads each parent as it stands when the child's row comes (zeros run down where parents
+    come first), `off` reads parents' raw answers. `values` are the raw answers: DPG's categories ignore parents.
+    """
+    tidy = _loose if suite.options.get("loose") else _exact
+    accepted = [{tidy(form) for form in probe.accept} for probe in item.probes]
+    answers = [tidy(reading.text) for reading in readings]
+    raw = {p.id: float(answer in forms) for p, answer, forms in zip(item.probes, answers, accepted, strict=True)}
+    current = dict(raw)
+    seen = current if suite.options.get("cascade", "row-order") == "row-order" else raw
+    for probe in item.probes:
+        if any(seen[parent] == 0 for parent in probe.parents):
+            current[probe.id] = 0.0
+    return Scored(sum(current.values()) / len(current), tuple(raw.values()))
+
+
+def _exact(answer: str) -> str:
+    return answer
+
+
+def _loose(answer: str) -> str:
+    return answer.strip(" \n\t.,!\"'*").lower()
+
+
+def dependent_composites(suite: Suite) -> list[Composite]:
+    """The headline, each broad category (what stands before a skill's first `-`) and each skill.
+
+    options.categories: `last` counts the last sample alone, as DPG's official script does; else all.
+    """
+    sample = suite.samples - 1 if suite.options.get("categories") == "last" else None
+    broad = list(dict.fromkeys(broad_category(skill) for skill in suite.skills))
+    names = [skill for skill in suite.skills if skill not in broad]
+    return [
+        mean_of("score", primary=True),
+        *(pooled(name, partial(_within, name), sample=sample) for name in broad),
+        *(pooled(name, partial(_equals, name), sample=sample) for name in names),
+        *(mean_of(group, group=group) for group in suite.groups),
+    ]
+
+
+def broad_category(skill: str) -> str:
+    return skill.partition("-")[0].strip()
+
+
+def _within(name: str, skill: str) -> bool:
+    return broad_category(skill) == name
+
+
+REDUCTIONS: dict[str, Reduction] = {
+    "soft_tifa": Reduction(soft_tifa, soft_tifa_composites),
+    "dependent": Reduction(dependent, dependent_composites),
+}
