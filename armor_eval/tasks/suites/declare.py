@@ -45,6 +45,8 @@ class Grid(_Declared):
 
     columns: int = Field(ge=1)
     rows: int = Field(ge=1)
+    black_is_missing: bool = False
+    """A cell without any light holds no image: it is how others fill a grid."""
 
 
 class Substitute(_Declared):
@@ -75,8 +77,17 @@ class Suite(_Declared):
     template: str = "{question}"
     """The judge's user text; `{question}`, `{prompt}` and the item's fields are filled in."""
     system: str | None = None
+    image_last: bool = False
+    """The judge reads the words before the images, as the official script sends them."""
+    jpeg_quality: int | None = None
+    """The judge is shown each image as a JPEG of this quality, as the official script saves it."""
     max_new_tokens: int = 16
-    """Of a judge's reply."""
+    """Of a judge's reply; an item's field of the same name goes before it."""
+    without_image: str | None = None
+    """What stands for the judge's reply where the model responds without an image: it was asked, and did not do it.
+    None: the image is missing."""
+    attempts: int = Field(default=1, ge=1)
+    """How often a judge is asked where its reply is unread."""
     samples: int = Field(default=1, ge=1)
     """Images a prompt."""
     images: str = "{id}"

@@ -53,6 +53,7 @@ class DrawnImages:
     """(columns, rows) where the files are grids."""
     side: int | None
     """Side of one sample in a grid, in pixels."""
+    black_is_missing: bool = False
     notes: Sequence[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,10 @@ class DrawnImages:
                 f"the grid is {image.width}x{image.height}, expected {wanted} ({columns}x{rows} of {side})"
             )
         left, top = sample % columns * side, sample // columns * side
-        return image.crop((left, top, left + side, top + side)), note
+        cell = image.crop((left, top, left + side, top + side))
+        if self.black_is_missing and not any(high for _, high in cell.getextrema()):
+            raise BadImageError("its cell of the grid is black: no image was drawn")
+        return cell, note
 
 
 def scan_images(
@@ -115,4 +119,5 @@ def scan_images(
         raise UserError(f"{root} holds no image of {suite.name}", f"expected names like {example!r} with .png or .jpg")
     unknown = sorted(set(there) - set(wanted.values()))
     notes = [f"{len(unknown)} files of {root.name} belong to no prompt that was asked for"] if unknown else []
-    return DrawnImages(root, files, grid, side, notes)
+    black = grid is not None and suite.grid is not None and suite.grid.black_is_missing
+    return DrawnImages(root, files, grid, side, black, notes)

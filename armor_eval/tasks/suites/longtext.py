@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
 from pydantic import Field
 
-from armor_eval.tasks.suites.rows import Row, jsonl_rows, unique
+from armor_eval.tasks.suites.declare import Suite
+from armor_eval.tasks.suites.items import Probe, SuiteData, SuiteItem
+from armor_eval.tasks.suites.rows import Row, jsonl_rows
 
 
 class LongTextRow(Row):
@@ -12,8 +18,13 @@ class LongTextRow(Row):
     prompt: str = Field(min_length=1)
     text: list[str] = Field(min_length=1)
     category: str
-    length: str
 
 
-def rows(name: str, data: bytes) -> list[LongTextRow]:
-    return unique(jsonl_rows(LongTextRow, name, data), lambda row: row.prompt_id, name)
+def read(files: Sequence[Path], suite: Suite) -> SuiteData:
+    rows = jsonl_rows(LongTextRow, str(files[0]), files[0].read_bytes())
+    return SuiteData(suite.name, "", [_item(row) for row in rows])
+
+
+def _item(row: LongTextRow) -> SuiteItem:
+    fields = {"target": json.dumps(row.text, ensure_ascii=False)}
+    return SuiteItem(f"{row.prompt_id:04d}", row.prompt, (Probe("1", "text"),), group=row.category, fields=fields)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from pydantic import Field, Json
 
-from armor_eval.tasks.suites.rows import Row, csv_rows, json_of, row_of, text_of, unique
+from armor_eval.tasks.suites.declare import Suite
+from armor_eval.tasks.suites.items import Probe, SuiteData, SuiteItem
+from armor_eval.tasks.suites.rows import Row, csv_rows, json_of, row_of, text_of
 from armor_model.base.errors import UserError
 
-CLASSES = {
-    "Anime_Stylization": "anime", "Portrait": "human", "General_Object": "object", "Text_Rendering": "text"
-}  # fmt: skip
+CLASSES = {"Anime_Stylization": "anime", "Portrait": "human", "General_Object": "object", "Text_Rendering": "text"}
 """Category in the prompt file -> class: the folder of its images, and the name of its question file."""
+LONG_TEXT, MORE_TOKENS = 60, "256"
+"""A target of more words lets the OCR judge write more tokens."""
 
 
 class PromptRow(Row):
@@ -18,10 +23,6 @@ class PromptRow(Row):
     id: str = Field(min_length=1)
     prompt_en: str = ""
     prompt_cn: str = ""
-
-    @property
-    def prompt(self) -> str:
-        return self.prompt_en or self.prompt_cn
 
 
 class TextRow(Row):
@@ -36,27 +37,44 @@ class Questions(Row):
     dependency: Json[dict[int, list[int]]]
 
 
-def prompts(name: str, data: bytes) -> dict[tuple[str, str], str]:
-    """(class, id) -> prompt, of the classes that are measured here."""
-    rows = unique(csv_rows(PromptRow, name, data), lambda row: (row.category, row.id), name)
-    return {(CLASSES[row.category], row.id): row.prompt for row in rows if row.category in CLASSES}
-
-
-def texts(name: str, data: bytes) -> dict[str, str]:
-    """id -> the text asked for, taken as a string though it looks like a list."""
-    return {row.id: row.text_content for row in unique(csv_rows(TextRow, name, data), lambda row: row.id, name)}
-
-
-def questions(name: str, data: bytes) -> dict[str, Questions]:
-    """id -> questions. UserError for parents that are none of them."""
-    found = json_of(text_of(name, data), name)
-    if not isinstance(found, dict):
-        raise UserError(f"{name}: expected a JSON object of ids, got {type(found).__name__}")
-    made = {key: row_of(Questions, value, f"{name} {key}") for key, value in found.items()}
-    for key, one in made.items():
-        unknown = {p for parents in one.dependency.values() for p in parents} - {0, *one.question}
-        if unknown or set(one.dependency) - set(one.question):
-            raise UserError(
-                f"{name} {key}: a dependency on questions that are not there", f"it has {len(one.question)}"
+def read_alignment(files: Sequence[Path], suite: Suite) -> SuiteData:
+    """`files`: the prompts, then a question file for each class, called by it. Items are `CLASS/ID`."""
+    prompts = _prompts(files[0])
+    items = []
+    for path in files[1:]:
+        found = json_of(text_of(str(path), path.read_bytes()), str(path))
+        if not isinstance(found, dict):
+            raise UserError(f"{path}: expected a JSON object of ids, got {type(found).__name__}")
+        for key, value in found.items():
+            one = row_of(Questions, value, f"{path} {key}")
+            probes = tuple(
+                Probe(str(n), text, ("Yes",), tuple(str(p) for p in one.dependency.get(n, ()) if p))
+                for n, text in one.question.items()
             )
-    return made
+            prompt = _prompt(prompts, path.stem, key, path)
+            items.append(SuiteItem(f"{path.stem}/{key}", prompt, probes, group=path.stem))
+    return SuiteData(suite.name, "", items)
+
+
+def read_text(files: Sequence[Path], suite: Suite) -> SuiteData:
+    """`files`: the prompts, the targets. A target is taken as a string though it looks like a list."""
+    prompts, items = _prompts(files[0]), []
+    for row in csv_rows(TextRow, str(files[1]), files[1].read_bytes()):
+        fields = {"target": row.text_content}
+        if len(row.text_content.split()) > LONG_TEXT:
+            fields["max_new_tokens"] = MORE_TOKENS
+        prompt = _prompt(prompts, "text", row.id, files[1])
+        items.append(SuiteItem(f"text/{row.id}", prompt, (Probe("1", "text"),), fields=fields))
+    return SuiteData(suite.name, "", items)
+
+
+def _prompts(path: Path) -> dict[tuple[str, str], str]:
+    """(class, id) -> prompt, of the classes that are measured here."""
+    rows = csv_rows(PromptRow, str(path), path.read_bytes())
+    return {(CLASSES[r.category], r.id): r.prompt_en or r.prompt_cn for r in rows if r.category in CLASSES}
+
+
+def _prompt(prompts: dict[tuple[str, str], str], kind: str, key: str, where: Path) -> str:
+    if (kind, key) not in prompts:
+        raise UserError(f"{where}: {key} is no prompt of the class {kind}")
+    return prompts[kind, key]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import Counter
-from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -67,14 +65,3 @@ def csv_rows(kind: type[R], name: str, data: bytes) -> list[R]:
         return [row_of(kind, value, f"{name} row {number}") for number, value in enumerate(reader, 1)]
     except csv.Error as error:
         raise UserError(f"{name} line {reader.line_num}: {error}") from None
-
-
-def unique(rows: list[R], key: Callable[[R], Hashable], name: str) -> list[R]:
-    """The rows, of which no two have one key. UserError for none at all, and for a key that occurs twice."""
-    if not rows:
-        raise UserError(f"{name} holds no records")
-    counts = Counter(map(key, rows))
-    twice = next((one for one, count in counts.items() if count > 1), None)
-    if twice is not None:
-        raise UserError(f"{name}: {twice!r} occurs {counts[twice]} times")
-    return rows

@@ -1,65 +1,131 @@
-"""Published files of WISE, LongText and OneIG: read into records, or one line that names the place."""
+"""Published files of WISE, LongText and OneIG: read into items, or one line that names the place."""
 
 import json
 
 import pytest
 
-from armor_eval.tasks.suites import longtext, oneig, wise
+from armor_eval.tasks.suites.declare import suites
 from armor_model.base.errors import UserError
 
-WISE = [{"Prompt": "a sweet of spring", "Explanation": "a cake", "Category": "x", "Subcategory": "y", "prompt_id": 7}]
+WISE = {"Prompt": "a sweet of spring", "Explanation": "a {cake}", "Category": "x", "Subcategory": "y", "prompt_id": 7}
 LONG = {"prompt_id": 3, "prompt": "a sign", "text": ["OPEN"], "category": "sign", "length": "short", "text_length": 1}
 ASKED = {"question": json.dumps({"1": "Is it a cat?", "2": "Is it red?"}), "dependency": '{"1": [0], "2": [1]}'}
+PROMPTS = (
+    "category,id,prompt_en,type,prompt_length,class\n"
+    'Portrait,000,"a ""man""\nsits",NP,short,None\nAnime_Stylization,000,a cat,NP,short,None\n'
+    "Text_Rendering,000,a sign,NP,short,None\nKnowledge_Reasoning,000,a law,NP,short,None\n"
+)
+SCRIPT = """
+def build_evaluation_messages(prompt_data, picture):
+    return [
+        {"role": "user", "content": [
+            {"type": "text", "text": f"Grade {prompt_data['Prompt']} as {prompt_data['Explanation']}"},
+            {"type": "image_url", "image_url": {"url": picture}},
+        ]},
+    ]
+"""
 
 
-def jsonl(*rows) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+def read(name: str, folder, **files: str | bytes):
+    """The suite's items of files with these contents; names are the declared ones' stems."""
+    paths = []
+    for file in suites()[name].files:
+        path = folder / file.name
+        content = files[path.stem.replace("-", "_")]
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        paths.append(path)
+    return suites()[name].read(paths, "0" * 64)
 
 
-def test_records_are_typed():
-    (row,) = wise.rows("f.json", json.dumps(WISE).encode())
-    assert (row.prompt_id, row.prompt, row.explanation) == (7, "a sweet of spring", "a cake")
-    first, second = longtext.rows("f.jsonl", jsonl(LONG, LONG | {"prompt_id": 4, "text": ["A\u2028B"]}))
-    assert first.text == ["OPEN"] and second.text == ["A\u2028B"]
-    found = oneig.questions("anime.json", json.dumps({"000": ASKED}).encode())
-    assert found["000"].question == {1: "Is it a cat?", 2: "Is it red?"} and found["000"].dependency == {1: [0], 2: [1]}
-    table = 'category,id,prompt_en,type,prompt_length,class\nPortrait,000,"a ""man""\nsits",NP,short,None\n'
-    assert oneig.prompts("f.csv", table.encode()) == {("human", "000"): 'a "man"\nsits'}
-    assert oneig.prompts("f.csv", (table + "Multilingualism,000,x,NP,short,None\n").encode()).keys() == {
-        ("human", "000")
-    }
-    assert oneig.texts("t.csv", b"\xef\xbb\xbfid,text_content\n000,\"['A', 'B\\n']\"\n") == {"000": "['A', 'B\\n']"}
+def jsonl(*rows) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def test_categories_follow_from_the_id():
-    assert [wise.category("wise", i) for i in (1, 400, 401, 567, 568, 1000)] == [
-        "culture", "culture", "time", "time", "space", "chemistry"
+def test_wise_tells_the_judge_what_the_model_is_not_told(tmp_path):
+    rows = [WISE | {"prompt_id": i} for i in (1000, 400, 401)]
+    data = read("wise-verified", tmp_path, merge=json.dumps(rows), vllm_eval=SCRIPT)
+    assert [(item.id, item.group) for item in data.items] == [
+        ("400", "culture"),
+        ("401", "time"),
+        ("1000", "chemistry"),
+    ]
+    assert data.items[0].prompt == "a sweet of spring" and data.items[0].fields["Explanation"] == "a {cake}"
+    assert data.template == "Grade {Prompt} as {Explanation}" and data.system is None
+    files = dict.fromkeys(("cultural_common_sense", "spatio_temporal_reasoning", "natural_science"), "[]")
+    files["natural_science"] = json.dumps([WISE | {"prompt_id": 568}])
+    (item,) = read("wise", tmp_path, gpt_eval=SCRIPT, **files).items
+    assert (item.id, item.group) == ("568", "space")
+
+
+def test_longtext_keeps_each_text_and_pads_its_ids(tmp_path):
+    rows = [LONG, LONG | {"prompt_id": 100, "text": ["A\u2028B", "C"]}]
+    first, second = read("longtext-en", tmp_path, text_prompts=jsonl(*rows)).items
+    assert (first.id, first.prompt, first.group) == ("0003", "a sign", "sign") and second.id == "0100"
+    assert json.loads(second.fields["target"]) == ["A\u2028B", "C"]
+
+
+def test_oneig_reads_json_in_json_and_csv_in_quotes(tmp_path):
+    files = {"anime": {"000": ASKED}, "human": {"000": ASKED}, "object": {}}
+    data = read("oneig-alignment", tmp_path, OneIG_Bench=PROMPTS, **{k: json.dumps(v) for k, v in files.items()})
+    assert [(item.id, item.prompt) for item in data.items] == [("anime/000", "a cat"), ("human/000", 'a "man"\nsits')]
+    probes = data.items[0].probes
+    assert [(p.text, p.accept, p.parents) for p in probes] == [
+        ("Is it a cat?", ("Yes",), ()), ("Is it red?", ("Yes",), ("1",))
     ]  # fmt: skip
-    assert wise.category("wise-verified", 521) == "space"
-    with pytest.raises(UserError, match="wise has no prompt 1001: its ids are 1 to 1000"):
-        wise.category("wise", 1001)
+    text = "\ufeffid,text_content\n000,\"['A', 'B\\n']\"\n"
+    (item,) = read("oneig-text", tmp_path, OneIG_Bench=PROMPTS, text_content=text).items
+    assert dict(item.fields) == {"target": "['A', 'B\\n']"} and item.prompt == "a sign"
+    long = f"id,text_content\n000,{'word ' * 61}\n"
+    (item,) = read("oneig-text", tmp_path, OneIG_Bench=PROMPTS, text_content=long).items
+    assert item.fields["max_new_tokens"] == "256"
 
 
 @pytest.mark.parametrize(
-    ("read", "data", "why"),
+    ("merge", "why"),
     [
-        (wise.rows, b"{}", "expected a JSON list, got dict"),
-        (wise.rows, b"[", "f: not JSON"),
-        (wise.rows, b"\xff", "f is not UTF-8"),
-        (wise.rows, b"[" * 100_000, "f: not JSON"),
-        (wise.rows, json.dumps([*WISE, {"Prompt": "x"}]).encode(), "f entry 2: prompt_id: Field required"),
-        (longtext.rows, jsonl(LONG, LONG), "3 occurs 2 times"),
-        (longtext.rows, jsonl(LONG | {"text": []}), "f line 1: text: List should have at least 1 item"),
-        (longtext.rows, b"\n", "f holds no records"),
-        (longtext.rows, b'{"prompt_id": 1}\n{', "f line 1: prompt: Field required"),
-        (oneig.questions, b"[]", "expected a JSON object"),
-        (oneig.questions, json.dumps({"0": ASKED | {"dependency": '{"1": [3]}'}}).encode(), "f 0: a dependency on"),
-        (oneig.questions, json.dumps({"0": ASKED | {"question": "{"}}).encode(), "f 0: question: Invalid JSON"),
-        (oneig.texts, b"id\n1\n", "f row 1: text_content: Field required"),
-        (oneig.texts, b"id,text_content\n1,a\n1,b\n", "'1' occurs 2 times"),
+        ("{}", "expected a JSON list, got dict"),
+        ("[", "not JSON"),
+        (b"\xff", "is not UTF-8"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "holds no items"),
+        (json.dumps([WISE, {"Prompt": "x"}]), "entry 2: prompt_id: Field required"),
+        (json.dumps([WISE, WISE]), "item 7 is there twice"),
+        (json.dumps([WISE | {"prompt_id": 1001}]), "there is no prompt 1001: ids are 1 to 1000"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_place(read, data, why):
+def test_a_mistake_in_wise_is_one_line(tmp_path, merge, why):
     with pytest.raises(UserError) as error:
-        read("f", data)
+        read("wise-verified", tmp_path, merge=merge, vllm_eval=SCRIPT)
+    assert why in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        (jsonl(LONG, LONG), "item 0003 is there twice"),
+        (jsonl(LONG | {"text": []}), "line 1: text: List should have at least 1 item"),
+        ("\n", "holds no items"),
+        ('{"prompt_id": 1}\n{', "line 1: prompt: Field required"),
+        (jsonl(LONG | {"category": "moon"}), "unknown group 'moon'"),
+    ],
+)
+def test_a_mistake_in_longtext_is_one_line(tmp_path, rows, why):
+    with pytest.raises(UserError) as error:
+        read("longtext-en", tmp_path, text_prompts=rows)
+    assert why in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("anime", "why"),
+    [
+        ([], "expected a JSON object of ids, got list"),
+        ({"000": ASKED | {"dependency": '{"1": [3]}'}}, "question 1 hangs on 3, which is not there"),
+        ({"000": ASKED | {"dependency": '{"1": [2], "2": [1]}'}}, "hang on each other in a circle"),
+        ({"000": ASKED | {"question": "{"}}, "anime.json 000: question: Invalid JSON"),
+        ({"001": ASKED}, "001 is no prompt of the class anime"),
+    ],
+)
+def test_a_mistake_in_oneig_is_one_line(tmp_path, anime, why):
+    with pytest.raises(UserError) as error:
+        read("oneig-alignment", tmp_path, OneIG_Bench=PROMPTS, anime=json.dumps(anime), human="{}", object="{}")
     assert why in str(error.value) and "\n" not in str(error.value)

@@ -10,7 +10,7 @@ from armor_eval.tasks.suites.rubric import Rubric
 from armor_eval.tasks.suites.templates import from_script
 from armor_model.base.errors import UserError
 
-WISE, WISE_VERIFIED = (Rubric.model_validate(suites()[name].options) for name in ("wise", "wise-verified"))
+WISE, WISE_VERIFIED = (Rubric.model_validate(suites()[name].options["rubric"]) for name in ("wise", "wise-verified"))
 STUB = SHARED / "suites" / "fixtures" / "wise_stub"
 SCRIPT = '''
 import os
