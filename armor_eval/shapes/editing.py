@@ -4,37 +4,47 @@
 
 Kinds: recolor, reshape, remove, add, move. A record, frozen by the hash in `benchmarks/shapes/edits_v1.json`:
 
-    {"id": "recolor-007", "kind": "recolor", "source": "red circle@0; blue square@3", "instruction": "make the circle
-     yellow.", "target": "yellow circle@0; blue square@3", "held_out": false}
+    {"id": "recolor-007", "kind": "recolor", "source": "recolor-007.png", "instruction": "make the circle yellow.",
+     "scene": "red circle@0; blue square@3", "target": "yellow circle@0; blue square@3", "held_out": false}
 
 `held_out`: training never shows the target. The words are the world's own (v1), so that its models can read them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from armor_eval.base.images import write_image
 from armor_eval.base.resources import benchmarks_dir
-from armor_eval.runs.schema import JudgeInfo, ScorerInfo
+from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.tasks.geneval.colors import Crop
 from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
-from armor_eval.tasks.suites.editing import EditRequest, EditVerdict
+from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_model.base.errors import UserError
-from trainer.shapes.world import CELL_NAMES, CELLS, COLOR_NAMES, GRID, SHAPES, Scene, Thing, is_held_out, pick
-from trainer.shapes.world import render as render_scene
-from trainer.shapes.world import sample_scene as sample
-
-if TYPE_CHECKING:
-    from PIL import Image
+from armor_model.base.files import whole_folder, write_file
+from armor_model.base.hashing import sha256_text
+from trainer.shapes.world import (
+    CELL_NAMES,
+    CELLS,
+    COLOR_NAMES,
+    GRID,
+    SHAPES,
+    Scene,
+    Thing,
+    is_held_out,
+    pick,
+    render,
+    sample_scene,
+)
 
 SEED = 26_001
 EACH = 40
@@ -60,7 +70,7 @@ def records() -> list[dict[str, Any]]:
         rng = np.random.default_rng([SEED, list(WORDINGS).index(kind)])
         number = 0
         while number < EACH:
-            source = sample(rng, training=False)
+            source = sample_scene(rng, training=False)
             change = _change(rng, kind, source)
             if change is None or (str(source), str(change[0])) in seen:
                 continue
@@ -70,8 +80,9 @@ def records() -> list[dict[str, Any]]:
                 {
                     "id": f"{kind}-{number:03d}",
                     "kind": kind,
-                    "source": str(source),
+                    "source": f"{kind}-{number:03d}.png",
                     "instruction": wordings[number % len(wordings)].format(**words),
+                    "scene": str(source),
                     "target": str(target),
                     "held_out": is_held_out(target),
                 }
@@ -112,7 +123,7 @@ def jsonl() -> str:
     """The records as JSON lines, held to their declared hash."""
     text = "".join(json.dumps(record) + "\n" for record in records())
     declared = json.loads((benchmarks_dir() / "shapes" / DECLARATION).read_text())
-    if (found := hashlib.sha256(text.encode()).hexdigest()) != declared["sha256"]:
+    if (found := sha256_text(text)) != declared["sha256"]:
         raise UserError(
             f"the editing requests came out different (sha256 {found}, declared {declared['sha256']})",
             "this numpy draws another random stream",
@@ -120,35 +131,49 @@ def jsonl() -> str:
     return text
 
 
-def render(scene: str) -> Image.Image:
-    """The image of a scene in words."""
-    return render_scene(Scene.parse(scene))
+def write(root: Path) -> Path:
+    """The folder under `root` that holds `edits.jsonl` and the source images, made if it is missing."""
+    text = jsonl()
+    folder = root / sha256_text(text)[:16]
+    if not (folder / "edits.jsonl").is_file():
+        with whole_folder(folder, last="edits.jsonl") as new:
+            for record in map(json.loads, text.splitlines()):
+                write_image(new / record["source"], render(Scene.parse(record["scene"])))
+            write_file(new / "edits.jsonl", text)
+    return folder
 
 
 class DetectorJudge:
     """The embedded detector and pixel colours, held against the target's scene. A thing is where its box is centred."""
 
-    reservations = ()
-
-    def __init__(self, device: str = "cpu", batch: int = 32) -> None:
+    def __init__(self, device: str = "cpu") -> None:
         vocabulary = load_vocabulary("shapes")
-        self._detector, self._colors = EmbeddedDetector(vocabulary, device, batch), PixelColors(vocabulary)
-        self._rules, self._checked = Rules(), False
-        settings = {**self._detector.settings, **self._colors.settings, "threshold": self._rules.threshold}
-        self.scorer = ScorerInfo(name="shapes edits: the target's scene", version="1", settings=settings)
-        self.info = JudgeInfo(name=str(settings["detector"]), endpoint="none")
+        self._detector, self._colors, self._rules = (
+            EmbeddedDetector(vocabulary, device),
+            PixelColors(vocabulary),
+            Rules(),
+        )
+        own = {**self._detector.settings, **self._colors.settings, "threshold": self._rules.threshold}
+        self.info = JudgeInfo(name=str(own["detector"]), version=str(own["weights_sha256"])[:16], endpoint="local")
+        self.settings: dict[str, Any] = own
+        self.facts: dict[str, Any] = {}
 
-    def judge(
-        self, sources: Sequence[Image.Image], edited: Sequence[Image.Image], requests: Sequence[EditRequest]
-    ) -> list[EditVerdict | Exception]:
-        """A verdict an image. RunFailed where the detector does not read an image with a known answer right."""
-        if not self._checked:
-            self._detector.self_check(self._rules)
-            self._checked = True
-        arrays = [np.asarray(image.convert("RGB")) for image in edited]
-        found = self._detector.detect(arrays)
-        seen = [self._things(array, instances) for array, instances in zip(arrays, found, strict=True)]
-        return [verdict(things, request.record) for things, request in zip(seen, requests, strict=True)]
+    def prepare(self, kind: str) -> None:
+        """UserError for what is no rubric; RunFailed where the detector misreads an image with a known answer."""
+        if kind != "rubric":
+            raise UserError("--judge shapes-detector judges edits of the shapes world", "say --suite shapes-edit")
+        self._detector.self_check(self._rules)
+
+    def probabilities(self, shown: Sequence[Shown]) -> list[list[Reading] | Exception]:
+        raise UserError("--judge shapes-detector gives no probabilities")
+
+    def replies(self, shown: Sequence[Shown], max_new_tokens: int) -> list[list[Reading] | Exception]:
+        """Two grades, 0 or 1, and what was seen."""
+        arrays = [np.asarray(one.images[-1].convert("RGB")) for one in shown]
+        seen = [self._things(*pair) for pair in zip(arrays, self._detector.detect(arrays), strict=True)]
+        return [[Reading(grades(things, one.item.fields))] for things, one in zip(seen, shown, strict=True)]
+
+    def close(self) -> None: ...
 
     def _things(self, image: np.ndarray, found: Instances) -> list[Thing]:
         height, width = image.shape[:2]
@@ -161,15 +186,25 @@ class DetectorJudge:
         return sorted(things, key=lambda thing: thing.cell)
 
 
-def verdict(things: Sequence[Thing], record: dict[str, Any]) -> EditVerdict:
-    """Followed: all that is new in the target is there, and what had to go is gone. Preserved: all that both scenes
-    hold is there, and nothing that neither holds; two things in one cell are one too many."""
-    source, target = (set(Scene.parse(record[name]).things) for name in ("source", "target"))
+def grades(things: Sequence[Thing], fields: Mapping[str, str]) -> str:
+    """The two lines of a rubric reply, 0 or 1 each, and what was seen.
+
+    Instruction: all that is new in the target is there, and what had to go is gone. Preservation: all that both scenes
+    hold is there, and nothing that neither holds; two things in one cell are one too many.
+    """
+    source, target = (set(Scene.parse(fields[name]).things) for name in ("scene", "target"))
     seen = set(things)
     followed = target - source <= seen and not (source - target) & seen
     preserved = source & target <= seen and not seen - source - target and len(things) == len(seen)
     words = "; ".join(f"{t.color} {t.shape}@{t.cell}" for t in things) or "nothing"
-    return EditVerdict(float(followed), float(preserved), words)
+    return f"Instruction: {followed:d}\nPreservation: {preserved:d}\nseen: {words}"
+
+
+def load_judge(rest: str, profile: Profile, *, device: str | None = None, **_: Any) -> DetectorJudge:
+    """For `--judge shapes-detector`. UserError for a run that is not of the shapes world."""
+    if profile != "shapes":
+        raise UserError("--judge shapes-detector knows the shapes world only", "take another judge")
+    return DetectorJudge(device or "cpu")
 
 
 if __name__ == "__main__":

@@ -65,15 +65,3 @@ def tally_by_group(groups: tuple[str, ...], items: Sequence[Item]) -> dict[str, 
             row[k] += it.score
             row[k + 1] += 1
     return table
-
-
-def tally_extras(names: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:
-    """Columns (the sum of each named extra ..., n) over the scored items."""
-    table: dict[str, list[float]] = defaultdict(lambda: [0.0] * (len(names) + 1))
-    for it in items:
-        if it.score is not None:
-            row = table[it.cluster]
-            for column, name in enumerate(names):
-                row[column] += it.extras[name]
-            row[-1] += 1
-    return table

@@ -13,6 +13,7 @@ JUDGES: dict[str, tuple[str, str]] = {
     "hf": ("armor_eval.tasks.suites.judges.hf:load", "hf:ID[@REVISION]"),
     "openai": ("armor_eval.tasks.suites.judges.served:load", "openai:URL#NAME"),
     "replies": ("armor_eval.tasks.suites.judges.recorded:load", "replies:FILE"),
+    "shapes-detector": ("armor_eval.shapes.editing:load_judge", "shapes-detector"),
     "mplug": ("armor_eval.tasks.suites.judges.mplug:load", "mplug"),
 }
 """Word before the colon -> (module:function(rest, profile, **options) -> Judge, how it is typed)."""
