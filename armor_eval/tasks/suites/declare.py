@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from armor_eval.base.resources import benchmarks_dir
-from armor_eval.runs.schema import Run
+from armor_eval.runs.schema import Profile, Run
 from armor_eval.tasks.suites.items import ParentRule, SuiteData, check_items
 from armor_model.base.errors import UserError, unknown_name
 
@@ -70,8 +70,11 @@ class Suite(_Declared):
     """A name of armor_eval.tasks.suites.reductions.REDUCTIONS."""
     files: list[SuiteFile] = Field(min_length=1)
     """The first is the main one; several where the loader needs them."""
+    profile: Profile = "official"
     own_judge: str | None = None
     """The official judge's name; any other is a reservation. None: the suite has none of its own."""
+    default_judge: str | None = None
+    """What `--judge` is where nothing is said; None: it must be said."""
     template: str = "{question}"
     """The judge's user text; `{question}`, `{prompt}` and the item's fields are filled in."""
     system: str | None = None
@@ -110,7 +113,7 @@ class Suite(_Declared):
 
     def judged_by(self, judge: str) -> tuple[str, Suite, bool]:
         """(the run's name, the suite as this judge is asked, whether the judge is the suite's own)."""
-        own = self.own_judge is None or Path(judge).name == self.own_judge
+        own = self.own_judge is None or Path(judge).name == Path(self.own_judge).name
         if own or self.substitute is None:
             return self.name, self, own
         options = {**self.options, "loose": self.substitute.loose}
