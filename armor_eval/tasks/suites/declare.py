@@ -124,7 +124,7 @@ class Suite(_Declared):
 
     def judged_by(self, judge: str) -> tuple[str, Suite, bool]:
         """(the run's name, the suite as this judge is asked, whether the judge is the suite's own)."""
-        own = self.own_judge is None or Path(judge).name == self.own_judge
+        own = self.own_judge is None or Path(judge).name == Path(self.own_judge).name
         if own or self.substitute is None:
             return self.name, self, own
         options = {**self.options, "loose": self.substitute.loose}

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores, Subset
 from armor_eval.stats.composite import measure
 from armor_eval.tasks.geneval.layout import IMAGES, seed_of
+from armor_eval.tasks.geneval.task import DrawnElsewhere
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.images import DrawnImages, file_names
 from armor_eval.tasks.suites.items import SuiteData, SuiteItem, filled
@@ -32,7 +33,7 @@ from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown, Unre
 from armor_eval.tasks.suites.reductions import REDUCTIONS
 from armor_eval.tasks.suites.sheets import write_sheets
 from armor_model.base.errors import UserError, one_line
-from armor_model.base.hashing import sha256_json, sha256_text
+from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
 
 Read = tuple[Any, str | None]
 """An image as it is judged, and what had to be done to read it."""
@@ -310,3 +311,9 @@ def choose_items(
     rule = f"prompt, {samples} images each"
     subset = Subset(rule=rule, limit=limit, seed=seed, items=limit * samples, of_items=len(items) * samples)
     return sorted(order[:limit]), subset
+
+
+def drawn_elsewhere(root: Path, files: Mapping[tuple[int, int], Path]) -> DrawnElsewhere:
+    """Stands for the model of a folder of images; known by their content."""
+    digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(files.items())})
+    return DrawnElsewhere(ModelInfo(spec=f"images:{root}", name=root.resolve().name, fingerprint=digest))
