@@ -1,0 +1,210 @@
+"""`armor-eval draw` on WISE, LongText, OneIG and edits, end to end: invented files, images and recorded replies."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from armor_eval.cli import main
+from armor_eval.runs.bundle import read_bundle
+from armor_eval.tasks.suites import declare
+
+SCRIPT = """
+raise SystemExit("this script is never run")
+
+def build_evaluation_messages(prompt_data, picture):
+    return [
+        {"role": "system", "content": [{"type": "text", "text": "You grade."}]},
+        {"role": "user", "content": [
+            {"type": "text", "text": f"ASKED {prompt_data['Prompt']} MEANT {prompt_data['Explanation']}"},
+            {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}},
+        ]},
+    ]
+"""
+WISE = [{"prompt_id": i, "Prompt": f"riddle {i}", "Explanation": f"answer {i}"} for i in (1, 2, 401, 900)]
+LONG = [{"prompt_id": i, "prompt": f"sign {i}", "text": ["OPEN", "24-hour"], "category": "sign"} for i in (0, 1)]
+ASKED = {"question": json.dumps({"1": "Is it a cat?", "2": "Is it red?"}), "dependency": '{"1": [0], "2": [1]}'}
+PROMPTS = (
+    "category,id,prompt_en\nAnime_Stylization,000,a red cat\nAnime_Stylization,001,a cat\nText_Rendering,000,a sign\n"
+)
+
+
+@pytest.fixture
+def suite(monkeypatch, tmp_path):
+    """Writes invented files of a suite and has their hashes for the published ones; returns the options for them."""
+
+    def prepare(name: str, contents: dict[str, str]) -> list[str]:
+        folder = tmp_path / "data"
+        folder.mkdir(exist_ok=True)
+        for file, text in contents.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        known = declare.suites()
+        hashed = [
+            file.model_copy(update={"sha256": hashlib.sha256(contents[file.name].encode()).hexdigest()})
+            for file in known[name].files
+        ]
+        changed = {**known, name: known[name].model_copy(update={"files": hashed})}
+        monkeypatch.setattr(declare, "suites", lambda: changed)
+        return ["draw", "--suite", name, "--data", str(folder), "--out", str(tmp_path / "runs")]
+
+    return prepare
+
+
+def images_in(folder: Path, *names: str, size: int = 8) -> Path:
+    folder.mkdir(exist_ok=True)
+    for shade, name in enumerate(names):
+        image = Image.new("RGB", (size, size), (40 + shade, 90, 120))
+        image.putpixel((0, 0), (250, 250, 250))
+        image.save(folder / f"{name}.png")
+    return folder
+
+
+def replies_in(file: Path, *lines: tuple, judge: str = "someone") -> str:
+    """Lines of (item, sample, probe, reply)."""
+    rows = [dict(zip(("item", "sample", "probe", "reply"), line, strict=True)) | {"judge": judge} for line in lines]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"replies:{file}"
+
+
+def numbers(folder: Path) -> dict[str, float]:
+    return {metric.name: metric.value for metric in read_bundle(folder)[2].metrics}
+
+
+VERIFIED = {"merge.json": json.dumps(WISE), "vllm_eval.py": SCRIPT}
+
+
+def test_wise_verified(suite, tmp_path, capsys):
+    command = suite("wise-verified", VERIFIED)
+    images = images_in(tmp_path / "images", "1", "2", "401", "900")
+    lines = [(str(i), 0, "1", f"Score: {bit}") for i, bit in ((1, 1), (2, 0), (401, 1), (900, 1))]
+    judge = replies_in(tmp_path / "replies.jsonl", *lines, judge="Qwen/Qwen3.5-35B-A3B")
+    assert main([*command, "--images", str(images), "--judge", judge]) == 0, capsys.readouterr().err
+    run, items, scores = read_bundle(tmp_path / "runs" / "wise-verified")
+    assert numbers(tmp_path / "runs" / "wise-verified")["overall"] == 0.75
+    assert {m.name: m.value for m in scores.metrics if m.name in ("culture", "time")} == {"culture": 0.5, "time": 1.0}
+    assert run.reservations == [] and run.protocol["protocol"] == "wise-verified" and run.status == "complete"
+    assert items[0].prompt == "riddle 1" and items[0].extras["probes"][0]["reply"] == "Score: 1"
+    said = capsys.readouterr().out
+    assert "0.750" in said and "official calculator" in said
+    assert main(["tables", str(tmp_path / "runs"), "--table", "published-wise-verified"]) == 0
+    assert "NanoBanana-Pro" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("left_out", "reply", "why"),
+    [
+        ("401", "Score: 1", "1 of 4 images have no score"),  # a missing image
+        (None, "I would say one", "1 of 4 images have no score"),  # an unread reply
+        (None, None, "1 of 4 images have no score"),  # no reply at all
+    ],
+)
+def test_what_wise_cannot_read_withholds_the_headline(suite, tmp_path, capsys, left_out, reply, why):
+    command = suite("wise-verified", VERIFIED)
+    images = images_in(tmp_path / "images", *(i for i in ("1", "2", "401", "900") if i != left_out))
+    lines = [(str(i), 0, "1", "Score: 1") for i in (1, 2, 900)] + ([("401", 0, "1", reply)] if reply else [])
+    judge = replies_in(tmp_path / "replies.jsonl", *lines)
+    assert main([*command, "--images", str(images), "--judge", judge]) == 1
+    run, items, scores = read_bundle(tmp_path / "runs" / "wise-verified")
+    assert scores.withheld == why and numbers(tmp_path / "runs" / "wise-verified")["overall"] is None
+    assert len(items) == 4 and [r.kind for r in run.reservations] == ["judge"]  # `someone` is not the suite's judge
+
+
+def test_another_script_or_prompt_file_is_refused(suite, tmp_path, capsys):
+    command = suite("wise-verified", VERIFIED)
+    (tmp_path / "data" / "vllm_eval.py").write_text(SCRIPT.replace("You grade.", "You judge."))
+    images = images_in(tmp_path / "images", "1")
+    assert main([*command, "--images", str(images), "--judge", "replies:nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert "vllm_eval.py is not the published" in said and said.count("\n") == 1
+
+
+def test_longtext(suite, tmp_path, capsys):
+    command = suite("longtext-en", {"text_prompts.jsonl": "".join(json.dumps(row) + "\n" for row in LONG)})
+    names = [f"{i:04d}_{k}" for i in (0, 1) for k in (1, 2, 3, 4)]
+    images = images_in(tmp_path / "images", *names)
+    read = {0: "open 24hour", 1: "OPEN", 2: "No text recognized.", 3: "24-hour"}
+    lines = [(f"{i:04d}", k, "1", read[k]) for i in (0, 1) for k in range(4)]
+    judge = replies_in(tmp_path / "replies.jsonl", *lines, judge="Qwen/Qwen2.5-VL-7B-Instruct")
+    assert main([*command, "--images", str(images), "--judge", judge]) == 0, capsys.readouterr().err
+    found = numbers(tmp_path / "runs" / "longtext-en")
+    assert found["text score"] == found["sign"] == 0.5
+    _, _, scores = read_bundle(tmp_path / "runs" / "longtext-en")
+    assert next(m for m in scores.metrics if m.primary).clusters == 2
+
+
+def oneig_grids(folder: Path, names: list[str], side: int = 8) -> Path:
+    folder.mkdir()
+    for name in names:
+        grid = Image.new("RGB", (2 * side, 2 * side), (200, 40, 40))
+        for cell in range(4):
+            grid.putpixel((cell % 2 * side, cell // 2 * side), (0, 60 * cell, 90))
+        grid.save(folder / f"{name}.webp", lossless=True)
+    return folder
+
+
+ALIGNMENT = {
+    "OneIG-Bench.csv": PROMPTS,
+    "anime.json": json.dumps({"000": ASKED, "001": ASKED}),
+    "human.json": "{}",
+    "object.json": "{}",
+}
+
+
+def test_oneig_alignment_on_grids(suite, tmp_path, capsys):
+    command = [*suite("oneig-alignment", ALIGNMENT), "--resolution", "8"]
+    images = oneig_grids(tmp_path / "images", ["anime_000", "anime_001"])
+    answers = {"000": ("Yes", "Yes"), "001": ("No", "Yes")}
+    lines = [
+        (f"anime/{i}", k, str(n + 1), a) for i, two in answers.items() for k in range(4) for n, a in enumerate(two)
+    ]
+    judge = replies_in(tmp_path / "replies.jsonl", *lines, judge="Qwen2.5-VL-7B-Instruct")
+    assert main([*command, "--images", str(images), "--judge", judge]) == 0, capsys.readouterr().err
+    assert numbers(tmp_path / "runs" / "oneig-alignment") == {"score": 50.0, "anime": 50.0}
+
+
+def test_a_black_cell_of_a_oneig_grid_is_a_missing_image(suite, tmp_path, capsys):
+    command = [*suite("oneig-alignment", ALIGNMENT), "--resolution", "8"]
+    images = oneig_grids(tmp_path / "images", ["anime_000", "anime_001"])
+    grid = Image.open(images / "anime_000.webp").convert("RGB")
+    grid.paste((0, 0, 0), (8, 8, 16, 16))
+    grid.save(images / "anime_000.webp", lossless=True)
+    lines = [(f"anime/{i}", k, n, "Yes") for i in ("000", "001") for k in range(4) for n in ("1", "2")]
+    judge = replies_in(tmp_path / "replies.jsonl", *lines)
+    assert main([*command, "--images", str(images), "--judge", judge]) == 1
+    _, items, scores = read_bundle(tmp_path / "runs" / "oneig-alignment")
+    assert scores.withheld == "1 of 8 images have no score"
+    assert [item.reason for item in items if item.status == "error"] == [
+        "its cell of the grid is black: no image was drawn"
+    ]
+
+
+def test_oneig_text(suite, tmp_path, capsys):
+    contents = {"OneIG-Bench.csv": PROMPTS, "text_content.csv": "id,text_content\n000,Grand Opening\n"}
+    command = suite("oneig-text", contents)
+    images = images_in(tmp_path / "images", *(f"text_000_{k}" for k in (1, 2, 3, 4)))
+    read = ["Grand Opening", "Grand opening", "No text recognized.", "Grand"]
+    lines = [("text/000", k, "1", text) for k, text in enumerate(read)]
+    judge = replies_in(tmp_path / "replies.jsonl", *lines, judge="Qwen2.5-VL-7B-Instruct")
+    assert main([*command, "--images", str(images), "--judge", judge]) == 0, capsys.readouterr().err
+    found = numbers(tmp_path / "runs" / "oneig-text")
+    distance = (0 + 1 + 13 + 8) / 4
+    assert found["text score"] == pytest.approx(1 - distance * (1 - 1 / 4) * (1 - 4 / 8) / 100)
+
+
+def test_edits_of_ones_own(tmp_path, capsys):
+    data = images_in(tmp_path / "data", "cat", "dog")
+    rows = [{"id": name, "source": f"{name}.png", "instruction": f"make the {name} black"} for name in ("cat", "dog")]
+    (data / "edits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    images = images_in(tmp_path / "images", "cat", "dog")
+    lines = [("cat", 0, "1", "Instruction: 10\nPreservation: 10"), ("dog", 0, "1", "Instruction: 4\nPreservation: 1")]
+    judge = replies_in(tmp_path / "replies.jsonl", *lines)
+    command = ["draw", "--suite", "edit", "--data", str(data), "--images", str(images), "--judge", judge]
+    assert main([*command, "--out", str(tmp_path / "runs")]) == 0, capsys.readouterr().err
+    found = numbers(tmp_path / "runs" / "edit")
+    assert found == {"overall": pytest.approx(0.6), "Instruction": 0.7, "Preservation": 0.55}
+    rows[0]["source"] = "../replies.jsonl"
+    (data / "edits.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    assert main([*command, "--out", str(tmp_path / "other")]) == 2
+    assert "no image ../replies.jsonl beside the file" in capsys.readouterr().err
