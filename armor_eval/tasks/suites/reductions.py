@@ -21,6 +21,7 @@ from armor_eval.tasks.suites import written
 from armor_eval.tasks.suites.items import SuiteItem
 from armor_eval.tasks.suites.judges.base import Reading, UnreadReply
 from armor_eval.tasks.suites.rubric import Rubric
+from armor_eval.tasks.understanding.thinking import strip_thoughts
 
 if TYPE_CHECKING:
     from armor_eval.runs.schema import Item
@@ -211,7 +212,9 @@ def rubric_composites(suite: Suite) -> list[Composite]:
 
 def longtext(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Scored:
     """The share of the target's words (options.units: `words` or `characters`) that were read."""
-    return _written(written.longtext(json.loads(item.fields["target"]), readings[0].text, suite.options["units"]))
+    return _written(
+        written.longtext(json.loads(item.fields["target"]), strip_thoughts(readings[0].text), suite.options["units"])
+    )
 
 
 def longtext_composites(suite: Suite) -> list[Composite]:
@@ -222,7 +225,7 @@ def longtext_composites(suite: Suite) -> list[Composite]:
 
 def oneig_text(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Scored:
     """Words (or Chinese characters) that were read, the edit distance, and whether all is exact."""
-    return _written(written.oneig(item.fields["target"], readings[0].text))
+    return _written(written.oneig(item.fields["target"], strip_thoughts(readings[0].text)))
 
 
 def oneig_text_composites(suite: Suite) -> list[Composite]:

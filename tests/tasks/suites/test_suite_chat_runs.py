@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from scripted_server import Asked, Reply, ScriptedServer, chat
 
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
@@ -109,6 +111,37 @@ def test_what_wise_cannot_read_withholds_the_headline(suite, tmp_path, capsys, l
     run, items, scores = read_bundle(tmp_path / "runs" / "wise-verified")
     assert scores.withheld == why and numbers(tmp_path / "runs" / "wise-verified")["overall"] is None
     assert len(items) == 4 and [r.kind for r in run.reservations] == ["judge"]  # `someone` is not the suite's judge
+
+
+def test_a_served_judge_is_asked_as_the_script_asks_and_again_where_it_says_nothing(suite, tmp_path, capsys):
+    """The exact messages, three tries at temperature 0, and thoughts that are no answer."""
+    command = suite("wise-verified", VERIFIED)
+    images = images_in(tmp_path / "images", "1", "2", "401", "900")
+    tries: Counter[str] = Counter()
+
+    def judge(asked: Asked) -> Reply:
+        tries[asked.text] += 1
+        if "riddle 2 " in asked.text:
+            return chat("cannot tell")
+        return chat("<think>Score: 0?</think>\n**Score**: 1" if tries[asked.text] > 1 else "well")
+
+    with ScriptedServer(judge) as server:
+        url = f"openai:{server.url}#Qwen/Qwen3.5-35B-A3B"
+        more = ["--judge-json", '{"chat_template_kwargs": {"enable_thinking": false}}', "--batch-size", "2"]
+        assert main([*command, "--images", str(images), "--judge", url, *more]) == 1
+        bodies = [one.body for one in server.asked]
+    system, user = bodies[0]["messages"]
+    assert system == {"role": "system", "content": "You grade."}
+    assert [part["type"] for part in user["content"]] == ["text", "image_url"]
+    assert sorted(tries) == [f"ASKED riddle {i} MEANT answer {i}" for i in (1, 2, 401, 900)]
+    assert sorted(tries.values()) == [2, 2, 2, 3]
+    assert {(b["temperature"], b["max_tokens"], str(b["chat_template_kwargs"])) for b in bodies} == {
+        (0, 500, "{'enable_thinking': False}")
+    }
+    run, items, scores = read_bundle(tmp_path / "runs" / "wise-verified")
+    assert [item.status for item in items] == ["ok", "judge_failed", "ok", "ok"] and run.reservations == []
+    assert items[1].reason == "unread: 'cannot tell'" and scores.withheld == "1 of 4 images have no score"
+    assert run.judge.prompt_sha256 and run.scorer.settings["request"]
 
 
 def test_another_script_or_prompt_file_is_refused(suite, tmp_path, capsys):
