@@ -92,6 +92,8 @@ def test_wise_verified(suite, tmp_path, capsys):
     assert "0.750" in said and "official calculator" in said
     assert main(["tables", str(tmp_path / "runs"), "--table", "published-wise-verified"]) == 0
     assert "NanoBanana-Pro" in capsys.readouterr().out
+    assert main(["tables", str(tmp_path / "runs"), "--table", "official-suite"]) == 0
+    assert "wise-verified (overall, score)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
