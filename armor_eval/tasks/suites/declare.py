@@ -85,7 +85,7 @@ class Suite(_Declared):
     jpeg_quality: int | None = None
     """The judge is shown each image as a JPEG of this quality, as the official script saves it."""
     max_new_tokens: int = 16
-    """Of a judge's reply; an item's field of the same name goes before it."""
+    """Of a judge's reply; an item's own goes before it."""
     without_image: str | None = None
     """What stands for the judge's reply where the model responds without an image: it was asked, and did not do it.
     None: the image is missing."""

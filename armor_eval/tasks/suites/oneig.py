@@ -14,7 +14,7 @@ from armor_model.base.errors import UserError
 
 CLASSES = {"Anime_Stylization": "anime", "Portrait": "human", "General_Object": "object", "Text_Rendering": "text"}
 """Category in the prompt file -> class: the folder of its images, and the name of its question file."""
-LONG_TEXT, MORE_TOKENS = 60, "256"
+LONG_TEXT, MORE_TOKENS = 60, 256
 """A target of more words lets the OCR judge write more tokens."""
 
 
@@ -60,11 +60,10 @@ def read_text(files: Sequence[Path], suite: Suite) -> SuiteData:
     """`files`: the prompts, the targets. A target is taken as a string though it looks like a list."""
     prompts, items = _prompts(files[0]), []
     for row in csv_rows(TextRow, str(files[1]), files[1].read_bytes()):
+        more = MORE_TOKENS if len(row.text_content.split()) > LONG_TEXT else None
         fields = {"target": row.text_content}
-        if len(row.text_content.split()) > LONG_TEXT:
-            fields["max_new_tokens"] = MORE_TOKENS
         prompt = _prompt(prompts, "text", row.id, files[1])
-        items.append(SuiteItem(f"text/{row.id}", prompt, (Probe("1", "text"),), fields=fields))
+        items.append(SuiteItem(f"text/{row.id}", prompt, (Probe("1", "text"),), fields=fields, max_new_tokens=more))
     return SuiteData(suite.name, "", items)
 
 

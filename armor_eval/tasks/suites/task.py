@@ -146,7 +146,9 @@ class SuiteTask:
         took = time.perf_counter() - since
         self._judging += took
         seconds = round(took / len(units), 4)
-        return [self._item(u, f, looked.get(u.id), seconds) for u, f in zip(units, found, strict=True)]
+        items = [self._item(u, f, looked.get(u.id), seconds) for u, f in zip(units, found, strict=True)]
+        sources = {id: [bundle.add_image(source) for source in one.images[:-1]] for id, one in shown.items()}
+        return [item.model_copy(update={"images": sources.get(item.id, [])}) for item in items]
 
     def _look(self, shown: list[Shown]) -> list[list[Reading] | Exception]:
         if self._suite.judge == "vqa_prob":
@@ -160,7 +162,7 @@ class SuiteTask:
 
     def _replies(self, shown: list[Shown]) -> list[list[Reading] | Exception]:
         """Each image's replies; images whose replies have the same room are asked about together."""
-        rooms = [int(one.item.fields.get("max_new_tokens", self._suite.max_new_tokens)) for one in shown]
+        rooms = [one.item.max_new_tokens or self._suite.max_new_tokens for one in shown]
         found: dict[int, list[Reading] | Exception] = {}
         for room in dict.fromkeys(rooms):
             places = [at for at, own in enumerate(rooms) if own == room]

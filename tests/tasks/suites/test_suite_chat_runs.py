@@ -1,6 +1,8 @@
 """`armor-eval draw` on WISE, LongText, OneIG and edits, end to end: invented files, images and recorded replies."""
 
+import base64
 import hashlib
+import io
 import json
 from collections import Counter
 from pathlib import Path
@@ -228,6 +230,24 @@ def test_oneig_text(suite, tmp_path, capsys):
     assert found["text score"] == pytest.approx(1 - distance * (1 - 1 / 4) * (1 - 4 / 8) / 100)
 
 
+def test_a_judge_sees_jpegs_and_has_room_for_long_texts(suite, tmp_path, capsys):
+    """As OneIG's script saves its cells, and 256 tokens where the target has more than 60 words."""
+    prompts = "category,id,prompt_en\nText_Rendering,000,a sign\nText_Rendering,001,a page\n"
+    contents = {
+        "OneIG-Bench.csv": prompts, "text_content.csv": f"id,text_content\n000,Hello\n001,{'word ' * 61}\n"
+    }  # fmt: skip
+    command = suite("oneig-text", contents)
+    images = images_in(tmp_path / "images", *(f"text_00{i}_{k}" for i in (0, 1) for k in (1, 2, 3, 4)), size=16)
+    with ScriptedServer(lambda asked: chat("Hello")) as server:
+        assert main([*command, "--images", str(images), "--judge", f"openai:{server.url}#Qwen2.5-VL-7B-Instruct"]) == 0
+        bodies = [one.body for one in server.asked]
+    assert sorted(body["max_tokens"] for body in bodies) == [128] * 4 + [256] * 4
+    (image, words) = bodies[0]["messages"][-1]["content"]
+    assert words["text"].startswith("Recognize the text in the image, only reply with the text content")
+    sent = Image.open(io.BytesIO(base64.b64decode(image["image_url"]["url"].partition(",")[2]))).convert("RGB")
+    assert sent.size == (16, 16) and sent.getpixel((0, 0)) != (250, 250, 250)  # what a JPEG makes of one bright pixel
+
+
 def test_edits_of_ones_own(tmp_path, capsys):
     data = images_in(tmp_path / "data", "cat", "dog")
     rows = [{"id": name, "source": f"{name}.png", "instruction": f"make the {name} black"} for name in ("cat", "dog")]
@@ -239,6 +259,8 @@ def test_edits_of_ones_own(tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "runs")]) == 0, capsys.readouterr().err
     found = numbers(tmp_path / "runs" / "edit")
     assert found == {"overall": pytest.approx(0.6), "Instruction": 0.7, "Preservation": 0.55}
+    _, items, _ = read_bundle(tmp_path / "runs" / "edit")
+    assert all((tmp_path / "runs" / "edit" / item.images[0]).is_file() for item in items)
     rows[0]["source"] = "../replies.jsonl"
     (data / "edits.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert main([*command, "--out", str(tmp_path / "other")]) == 2

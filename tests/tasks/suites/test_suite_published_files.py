@@ -77,7 +77,7 @@ def test_oneig_reads_json_in_json_and_csv_in_quotes(tmp_path):
     assert dict(item.fields) == {"target": "['A', 'B\\n']"} and item.prompt == "a sign"
     long = f"id,text_content\n000,{'word ' * 61}\n"
     (item,) = read("oneig-text", tmp_path, OneIG_Bench=PROMPTS, text_content=long).items
-    assert item.fields["max_new_tokens"] == "256"
+    assert item.max_new_tokens == 256
 
 
 @pytest.mark.parametrize(
