@@ -29,7 +29,7 @@ def draw(
         list[Path] | None, typer.Option(help="A suite's published file, or a folder that holds it; repeat for several.")
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Judge images that exist; of several suites each in a folder of its name.")
+        Path | None, typer.Option(help="Judge images that exist; of several suites those in DIR/SUITE, or else in DIR.")
     ] = None,
     resolution: Annotated[int | None, typer.Option(min=1, help="Side of one image in a grid, in pixels (DPG).")] = None,
     profile: Annotated[str | None, typer.Option(help="Of the suite geneval: shapes or official.")] = None,
@@ -192,12 +192,9 @@ class _Plan:
         return "geneval", task, adapter, chosen.name
 
     def _folder(self, name: str) -> Path | None:
-        """Where a suite's images lie: the folder itself, or of several suites a folder of the suite's name in it."""
-        if self.images is None or not self.several:
-            return self.images
-        if not (self.images / name).is_dir():
-            raise UserError(f"--images {self.images} has no folder {name}", "of several suites each needs its own")
-        return self.images / name
+        """Where a suite's images lie: of several suites in a folder of the suite's name, if it is there."""
+        own = self.images / name if self.images is not None and self.several else None
+        return own if own is not None and own.is_dir() else self.images
 
     def _load(self, profile: Any, does: type) -> Any:
         from armor_eval.models import registry

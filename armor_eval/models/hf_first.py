@@ -50,7 +50,7 @@ class FirstTokens:
         try:
             shared = self._shared(questions)
             lone = torch.cat([self._batch([question]) for question in questions])
-            fine = str(self._model.dtype) in ("torch.float32", "torch.float64")
+            fine = self._model.dtype == torch.float32
             scale = torch.log_softmax if fine else torch.softmax
             apart, limit = float((scale(shared, -1) - scale(lone, -1)).abs().max()), FINE if fine else COARSE
             if not apart <= limit:
@@ -59,7 +59,7 @@ class FirstTokens:
             self.way = f"{PADDED} ({one_line(f'{type(error).__name__}: {error}')[:120]})"
 
     def logits(self, questions: Sequence[Question]) -> torch.Tensor:
-        """[N, V] in float64 on the CPU, of questions that show the same images before their text."""
+        """[N, V] in float32 on the CPU, of questions that show the same images before their text."""
         import torch
 
         if self.way == SHARED and len(questions) > 1:
@@ -100,7 +100,7 @@ class FirstTokens:
             cache.batch_repeat_interleave(count)
             out = model(input_ids=padded, past_key_values=cache, use_cache=True).logits
             last = torch.tensor([len(row) - 1 for row in rests], device=out.device)
-            return out[torch.arange(count, device=out.device), last].double().cpu()
+            return out[torch.arange(count, device=out.device), last].float().cpu()
 
     def _batch(self, questions: Sequence[Question]) -> torch.Tensor:
         """[N, V] through `generate`, whose masks and positions are right for every family."""
@@ -111,7 +111,7 @@ class FirstTokens:
                 **self._inputs(questions), do_sample=False, max_new_tokens=1, output_logits=True,
                 return_dict_in_generate=True,
             )  # fmt: skip
-        return out.logits[0].double().cpu()
+        return out.logits[0].float().cpu()
 
     def _inputs(self, questions: Sequence[Question]) -> dict[str, Any]:
         from armor_eval.models.hf import UNUSED

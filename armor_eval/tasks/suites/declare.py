@@ -91,6 +91,8 @@ class Suite(_Declared):
     None: the image is missing."""
     attempts: int = Field(default=1, ge=1)
     """How often a judge is asked where its reply is unread."""
+    prompts: int | None = None
+    """Of the published file; a file that holds another number is refused."""
     samples: int = Field(default=1, ge=1)
     """Images a prompt."""
     images: str = "{id}"
@@ -116,6 +118,8 @@ class Suite(_Declared):
     def read(self, files: Sequence[Path], sha256: str) -> SuiteData:
         """The items, checked. UserError where they are no such suite's."""
         data = loader_of(self)(files, self)
+        if self.prompts is not None and len(data.items) != self.prompts:
+            raise UserError(f"{files[0]} holds {len(data.items)} items, expected {self.prompts}")
         notes = check_items(
             data.items, str(files[0]), skills=self.skills, groups=self.groups, parents=self.parents,
             accepts=self.judge in ("vqa_prob", "vqa_text"),

@@ -93,9 +93,9 @@ def scan_images(
         raise UserError(f"--images {root} is not a folder")
     there: dict[str, Path] = {}
     for suffix in SUFFIXES:
-        for path in sorted(root.iterdir()):
-            if path.suffix.lower() == suffix:
-                there.setdefault(path.stem, path)
+        for path in sorted(root.rglob("*")):
+            if path.suffix.lower() == suffix:  # of a file in a folder as of one that is called FOLDER_FILE
+                there.setdefault("_".join(path.relative_to(root).with_suffix("").parts), path)
     singles = file_names(suite, items, samples)
     wanted = {(i, k): singles[i, k] for i in chosen for k in range(samples)}
     files = {pair: there[name] for pair, name in wanted.items() if name in there}

@@ -174,6 +174,7 @@ def test_longtext(suite, tmp_path, capsys):
 def oneig_grids(folder: Path, names: list[str], side: int = 8) -> Path:
     folder.mkdir()
     for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
         grid = Image.new("RGB", (2 * side, 2 * side), (200, 40, 40))
         for cell in range(4):
             grid.putpixel((cell % 2 * side, cell // 2 * side), (0, 60 * cell, 90))
@@ -191,7 +192,7 @@ ALIGNMENT = {
 
 def test_oneig_alignment_on_grids(suite, tmp_path, capsys):
     command = [*suite("oneig-alignment", ALIGNMENT), "--resolution", "8"]
-    images = oneig_grids(tmp_path / "images", ["anime_000", "anime_001"])
+    images = oneig_grids(tmp_path / "images", ["anime/000", "anime/001"])
     answers = {"000": ("Yes", "Yes"), "001": ("No", "Yes")}
     lines = [
         (f"anime/{i}", k, str(n + 1), a) for i, two in answers.items() for k in range(4) for n, a in enumerate(two)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from armor_eval.engine.ask import ask
 from armor_eval.models.base import Answer, Decoding, Question
@@ -14,10 +13,7 @@ from armor_eval.models.hf import load as load_model
 from armor_eval.models.hf_first import FirstTokens
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Ask, Reading, Shown
-from armor_model.base.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
+from armor_eval.tasks.suites.judges.first import first_ids, reading_of
 
 TOGETHER = 16
 """Chat questions in a batch."""
@@ -42,22 +38,11 @@ class HubJudge:
         if kind == "vqa_prob" and self._first is None:
             self._first = self._model.first_tokens()
             self.facts["probes of an image"] = self._first.way
-            self.first_ids(("Yes", "yes"))
+            self._first_ids(("Yes", "yes"))
 
-    def first_ids(self, forms: tuple[str, ...]) -> list[int]:
-        """The distinct first tokens of an accept set, in order. UserError for a tokenizer that begins every text with
-        one token: all probabilities would be of that one, near 0."""
+    def _first_ids(self, forms: tuple[str, ...]) -> list[int]:
         if forms not in self._ids:
-            tokenizer = self._model.tokenizer
-            firsts = [tokenizer(form, add_special_tokens=False)["input_ids"][:1] for form in forms]
-            other = tokenizer("No", add_special_tokens=False)["input_ids"][:1]
-            special = set(tokenizer.all_special_ids)
-            if any(not first or first[0] in special or first == other for first in firsts):
-                raise UserError(
-                    f"{self._model.info.spec}: its tokenizer begins {forms[0]!r} with a token that is no part of it",
-                    "first-token probabilities would all be about 0: take another judge",
-                )
-            self._ids[forms] = list(dict.fromkeys(first[0] for first in firsts))
+            self._ids[forms] = first_ids(self._model.tokenizer, forms, self._model.info.spec)
             if len(self._ids[forms]) < len(forms):
                 self.facts["first tokens"] = "several forms of an answer begin with one token, which counts once"
         return self._ids[forms]
@@ -68,16 +53,14 @@ class HubJudge:
     def _look(self, one: Shown) -> list[Reading] | Exception:
         assert self._first is not None, "prepare() comes first"
         try:
-            logs_NV = self._first.logits([_question(one, ask) for ask in one.asks]).log_softmax(-1)
+            logits_NV = self._first.logits([_question(one, ask) for ask in one.asks])
         except (RuntimeError, ValueError, IndexError, TypeError) as error:  # of this image: the others go on
             return RuntimeError(one_line(error))
-        return [self._reading(logs_V, ask.probe.accept) for logs_V, ask in zip(logs_NV, one.asks, strict=True)]
-
-    def _reading(self, logs_V: torch.Tensor, accept: tuple[str, ...]) -> Reading:
-        """The mass of the accept set's first tokens, and the likeliest token of all."""
-        log_p = float(logs_V[self.first_ids(accept)].logsumexp(0))
-        likeliest = self._model.tokenizer.decode([int(logs_V.argmax())])
-        return Reading(likeliest, min(log_p, 0.0) if math.isfinite(log_p) else -math.inf)
+        text_of = self._model.tokenizer.decode
+        return [
+            reading_of(logits_V, self._first_ids(ask.probe.accept), text_of)
+            for logits_V, ask in zip(logits_NV, one.asks, strict=True)
+        ]
 
     def replies(self, shown: Sequence[Shown], max_new_tokens: int) -> list[list[Reading] | Exception]:
         flat = [(at, _question(one, ask)) for at, one in enumerate(shown) for ask in one.asks]
