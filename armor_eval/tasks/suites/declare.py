@@ -189,6 +189,14 @@ def read_suite(path: Path) -> Suite:
         raise UserError(f"{path}: the name {suite.name} is taken", "give it another name")
     if suite.reduction not in REDUCTIONS:
         raise unknown_name("reduction", suite.reduction, REDUCTIONS)
+    try:
+        REDUCTIONS[suite.reduction].composites(suite)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("options", *first["loc"])))
+        raise UserError(f"{path}: {where}: {first['msg']}", "see CONTRIBUTING.md, Add a suite") from None
+    except KeyError as error:
+        raise UserError(f"{path}: the reduction {suite.reduction} needs options.{error.args[0]}") from None
     return suite
 
 

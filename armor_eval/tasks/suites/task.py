@@ -25,6 +25,7 @@ from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores, Subset
 from armor_eval.stats.composite import measure
 from armor_eval.tasks.geneval.layout import IMAGES, seed_of
+from armor_eval.tasks.geneval.protocols import CUSTOM
 from armor_eval.tasks.geneval.task import DrawnElsewhere
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.images import DrawnImages, file_names
@@ -83,7 +84,7 @@ class SuiteTask:
             scorer=ScorerInfo(name=f"suite-{self._declared.name}", version="1", settings=settings),
             judge=judge.info.model_copy(update={"prompt_sha256": words}),
             protocol={
-                "protocol": self._declared.name,
+                "protocol": self._declared.name if self._samples == suite.samples else CUSTOM,
                 "prompts": data.content_sha256[:16],
                 "samples": str(self._samples),
                 "guidance": "the model's own" if self._images is None else "not stated",

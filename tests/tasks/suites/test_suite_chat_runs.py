@@ -169,6 +169,10 @@ def test_longtext(suite, tmp_path, capsys):
     assert found["text score"] == found["sign"] == 0.5
     _, _, scores = read_bundle(tmp_path / "runs" / "longtext-en")
     assert next(m for m in scores.metrics if m.primary).clusters == 2
+    fewer = [*command[:-1], str(tmp_path / "fewer"), "--samples", "2", "--images", str(images), "--judge", judge]
+    assert main(fewer) == 0
+    run, items, _ = read_bundle(tmp_path / "fewer" / "longtext-en")
+    assert len(items) == 4 and run.protocol["protocol"] == "custom"
 
 
 def oneig_grids(folder: Path, names: list[str], side: int = 8) -> Path:
@@ -266,3 +270,38 @@ def test_edits_of_ones_own(tmp_path, capsys):
     (data / "edits.jsonl").write_text(json.dumps(rows[0]) + "\n")
     assert main([*command, "--out", str(tmp_path / "other")]) == 2
     assert "no image ../replies.jsonl beside the file" in capsys.readouterr().err
+
+
+def test_a_rubric_suite_from_outside_names_its_own_words_rule_and_groups(tmp_path, capsys):
+    declared = """
+name = "my-edits"
+title = "Mine"
+judge = "rubric"
+loader = "edit:read"
+reduction = "rubric"
+template = "From {mood} to {prompt}?"
+groups = ["color", "pose"]
+[options.rubric]
+fields = { Likeness = 1.0 }
+high = 4
+rule = "numbers"
+[[files]]
+name = "mine.jsonl"
+"""
+    folder = images_in(tmp_path / "mine", "a", "b")
+    (folder / "my.toml").write_text(declared)
+    rows = [
+        {"id": i, "source": f"{i}.png", "instruction": "blue", "kind": kind, "mood": "sad"}
+        for i, kind in (("a", "color"), ("b", "pose"))
+    ]
+    (folder / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["draw", "--suite", str(folder / "my.toml"), "--images", str(folder), "--out", str(tmp_path / "runs")]
+    with ScriptedServer(lambda asked: chat("Likeness: 3")) as server:
+        assert main([*command, "--judge", f"openai:{server.url}#any"]) == 0, capsys.readouterr().err
+        assert {one.text for one in server.asked} == {"From sad to blue?"}
+        assert [part["type"] for part in server.asked[0].body["messages"][-1]["content"]][:2] == ["image_url"] * 2
+    assert numbers(tmp_path / "runs" / "my-edits") == {"overall": 0.75, "color": 0.75, "pose": 0.75}
+    (folder / "my.toml").write_text(declared.replace("high = 4", "high = 0"))
+    assert main([*command[:-1], str(tmp_path / "again"), "--judge", "replies:x"]) == 2
+    said = capsys.readouterr().err
+    assert "my.toml: options.high: Input should be greater than or equal to 1" in said and said.count("\n") == 1
