@@ -175,6 +175,35 @@ def test_longtext(suite, tmp_path, capsys):
     assert len(items) == 4 and run.protocol["protocol"] == "custom"
 
 
+def test_wise_legacy_weighs_three_digits(suite, tmp_path, capsys):
+    parts = {"cultural_common_sense": WISE[:2], "spatio-temporal_reasoning": WISE[2:3], "natural_science": WISE[3:]}
+    files = {f"{name}.json": json.dumps(rows) for name, rows in parts.items()} | {"gpt_eval.py": SCRIPT}
+    command = suite("wise", files)
+    images = images_in(tmp_path / "images", "1", "2", "401", "900")
+    given = {"1": (2, 2, 2), "2": (0, 0, 0), "401": (1, 0, 2), "900": (2, 1, 0)}
+    lines = [(i, 0, "1", "Consistency: {}\nRealism: {}\nAesthetic Quality: {}".format(*d)) for i, d in given.items()]
+    judge = replies_in(tmp_path / "replies.jsonl", *lines, judge="gpt-4o-2024-05-13")
+    assert main([*command, "--images", str(images), "--judge", judge]) == 0, capsys.readouterr().err
+    found = numbers(tmp_path / "runs" / "wise")
+    assert found["overall"] == pytest.approx((1 + 0 + (0.7 + 0.2) / 2 + (1.4 + 0.2) / 2) / 4)
+    assert found["physics"] == pytest.approx(0.8) and found["Consistency"] == pytest.approx(5 / 8)
+
+
+def test_the_chinese_suites(suite, tmp_path, capsys):
+    row = {"prompt_id": 0, "prompt": "p", "text": ["每日 新鲜"], "category": "sign"}
+    contents = {"OneIG-Bench-ZH.csv": "category,id,prompt_cn\nText_Rendering,000,p\n",
+                "text_content_zh.csv": "id,text_content\n000,每日 新鲜\n"}  # fmt: skip
+    for name, item, files, score in (
+        ("longtext-zh", "0000", {"text_prompts_zh.jsonl": json.dumps(row)}, 3 / 4),
+        ("oneig-text-zh", "text/000", contents, 1 - 1 * (1 - 0) * (1 - 3 / 4) / 50),
+    ):
+        command = suite(name, files)
+        images = images_in(tmp_path / name, *(f"{item.replace('/', '_')}_{k}" for k in (1, 2, 3, 4)))
+        judge = replies_in(tmp_path / f"{name}.jsonl", *((item, k, "1", "每日 新") for k in range(4)))
+        assert main([*command, "--images", str(images), "--judge", judge]) == 0, capsys.readouterr().err
+        assert numbers(tmp_path / "runs" / name)["text score"] == pytest.approx(score)
+
+
 def oneig_grids(folder: Path, names: list[str], side: int = 8) -> Path:
     folder.mkdir()
     for name in names:
