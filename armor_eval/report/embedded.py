@@ -25,7 +25,8 @@ KINDS = {
 def _doc(profile: ProfileSpec, kind: str, columns: list[str], caption: str = "") -> Doc:
     """An empty table, marked as no official benchmark."""
     notice = f"{profile.notice} {caption}".rstrip()
-    return Doc(f"{profile.name}-{kind}", f"{profile.title}{KINDS[kind]}", notice, columns)
+    title = f"{profile.title}{KINDS[kind]}"
+    return Doc(f"{profile.name}-{kind}", title[:1].upper() + title[1:], notice, columns)
 
 
 def embedded_tables(views: Sequence[RunView]) -> list[Doc]:

@@ -172,6 +172,20 @@ def test_chat_answers_of_a_server_and_one_that_refuses_an_image(tmp_path):
     assert {item.status for item in items if item.cluster == "b0"} == {"error"}
 
 
+def test_a_judge_that_fails_on_every_first_image_ends_the_run_before_the_rest_is_drawn(tmp_path, capsys):
+    suite = geneval2_suite(tmp_path)
+    first_token = reply_with({"Yes": 0.9})
+
+    def script(asked):
+        return first_token if asked.text == "Say yes." else (400, {"error": {"message": "images are not supported"}})
+
+    with ScriptedServer(script) as server:
+        command = ["draw", "--suite", str(suite), "--model", "mock", "--judge", f"openai:{server.url}#m"]
+        assert main([*command, "--batch-size", "2", "--out", str(tmp_path / "out")]) == 1
+    assert "the judge failed on the first 2 images" in capsys.readouterr().err
+    assert len(list((tmp_path / "out").rglob("images/*.png"))) == 2
+
+
 def test_a_judge_that_is_gone_stops_the_run_and_keeps_what_was_judged():
     from armor_eval.models.endpoint import Endpoint, Patience
     from armor_eval.tasks.suites.judges.served import ServedJudge
