@@ -40,7 +40,7 @@ def read_data(suite: Suite, given: Sequence[Path], download: bool, progress: Pro
             raise UserError(f"--data {path} does not exist")
     profile = profile_of(suite.profile)
     if profile.guest is not None and not given:
-        given = [profile.part("suites").folder(suite.name, cache_dir() / "suites" / suite.name)]
+        given = profile.part("suites").made(suite.name, cache_dir() / "suites" / suite.name)
     files = [_find(suite, file, given, download, progress) for file in suite.files]
     try:
         hashes = [sha256_file(path) for path in files]
