@@ -216,13 +216,13 @@ def rubric_composites(suite: Suite) -> list[Composite]:
 
 def longtext(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Scored:
     """The share of the target's words (options.units: `words` or `characters`) that were read."""
-    return _written(
-        written.longtext(json.loads(item.fields["target"]), strip_thoughts(readings[0].text), suite.options["units"])
-    )
+    units = written.LongText.model_validate(suite.options).units
+    return _written(written.longtext(json.loads(item.fields["target"]), strip_thoughts(readings[0].text), units))
 
 
 def longtext_composites(suite: Suite) -> list[Composite]:
     """Matches over targets, summed over all images: a long target weighs more."""
+    written.LongText.model_validate(suite.options)
     matched = partial(_of_numbers, ("matched", "target"), fraction)
     return [matched("text score", primary=True), *(matched(group, group=group) for group in suite.groups)]
 
@@ -234,9 +234,9 @@ def oneig_text(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Sc
 
 def oneig_text_composites(suite: Suite) -> list[Composite]:
     """OneIG's formula over mean edit distance, share of exact texts and share of words; options.limit: its M."""
-    columns = ("distance", "exact", "matched", "target")
+    columns, limit = ("distance", "exact", "matched", "target"), written.OneIG.model_validate(suite.options).limit
     return [
-        _of_numbers(columns, partial(_oneig, suite.options["limit"]), "text score", primary=True),
+        _of_numbers(columns, partial(_oneig, limit), "text score", primary=True),
         _of_numbers(("matched", "target"), fraction, "word accuracy"),
         share_of("exact", "exact"),
     ]

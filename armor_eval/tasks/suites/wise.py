@@ -38,7 +38,7 @@ def read(files: Sequence[Path], suite: Suite) -> SuiteData:
 
 def _item(row: WiseRow, suite: Suite) -> SuiteItem:
     fields = {"Prompt": row.prompt, "Explanation": row.explanation}
-    group = category(suite.options["ends"], row.prompt_id)
+    group = category(suite.options["ends"], row.prompt_id) if suite.groups else None
     return SuiteItem(str(row.prompt_id), row.prompt, (Probe("1", "rubric"),), group=group, fields=fields)
 
 

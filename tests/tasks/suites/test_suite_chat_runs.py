@@ -330,7 +330,12 @@ name = "mine.jsonl"
         assert {one.text for one in server.asked} == {"From sad to blue?"}
         assert [part["type"] for part in server.asked[0].body["messages"][-1]["content"]][:2] == ["image_url"] * 2
     assert numbers(tmp_path / "runs" / "my-edits") == {"overall": 0.75, "color": 0.75, "pose": 0.75}
-    (folder / "my.toml").write_text(declared.replace("high = 4", "high = 0"))
-    assert main([*command[:-1], str(tmp_path / "again"), "--judge", "replies:x"]) == 2
-    said = capsys.readouterr().err
-    assert "my.toml: options.high: Input should be greater than or equal to 1" in said and said.count("\n") == 1
+    for change, why in (
+        (("high = 4", "high = 0"), "options.high: Input should be greater than or equal to 1"),
+        (("[options.rubric]", "[options.other]"), "the reduction rubric needs options.rubric"),
+        (('reduction = "rubric"', 'reduction = "longtext"'), "options.units: Field required"),
+    ):
+        (folder / "my.toml").write_text(declared.replace(*change))
+        assert main([*command[:-1], str(tmp_path / "again"), "--judge", "replies:x"]) == 2
+        said = capsys.readouterr().err
+        assert f"my.toml: {why}" in said and said.count("\n") == 1
