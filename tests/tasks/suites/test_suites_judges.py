@@ -36,7 +36,7 @@ def shown(
     [
         ("qwen2_vl", SHARED),
         pytest.param("internvl", SHARED, marks=pytest.mark.slow),
-        ("blip", ALONE),
+        pytest.param("blip", ALONE, marks=pytest.mark.slow),
         ("git", "one padded batch (NotShared"),
     ],
 )
@@ -66,7 +66,21 @@ def test_an_image_is_encoded_once(tiny_vlm):
     calls: list[int] = []
     tower.register_forward_hook(lambda *_: calls.append(1))
     judge.probabilities([shown(0), shown(1)])
-    assert len(calls) == 2
+    assert len(calls) == 3, "of the first image one question is asked alone too"
+    judge.probabilities([shown(0), shown(1)])
+    assert len(calls) == 5
+
+
+def test_a_shared_pass_that_is_wrong_on_a_real_image_is_given_up(tiny_vlm, monkeypatch):
+    judge = load_judge(f"hf:{tiny_vlm('qwen2_vl')}", "official", device="cpu")
+    judge.prepare("vqa_prob")
+    (right,) = judge.probabilities([shown()])
+    judge._first._proven = False
+    real = judge._first._shared
+    monkeypatch.setattr(judge._first, "_shared", lambda questions: real(questions).roll(1, -1))
+    (again,) = judge.probabilities([shown()])
+    assert judge.facts["probes of an image"].startswith("one padded batch (NotShared: they differ by")
+    assert [r.log_p for r in again] == pytest.approx([r.log_p for r in right], abs=2e-3)
 
 
 class Tokenizer:

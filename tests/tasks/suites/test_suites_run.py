@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 from suite_world import (
     GENEVAL2_GM,
     PROBABILITIES,
@@ -274,3 +276,17 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     one, two = (read_bundle(tmp_path / name / "stub-corrected") for name in ("one", "two"))
     assert two[0].device.processes == 2 and one[2] == two[2]
     assert [(i.id, i.score, i.extras) for i in one[1]] == [(i.id, i.score, i.extras) for i in two[1]]
+
+
+def test_the_suite_of_the_contributing_page_runs(tmp_path):
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    page = page[page.index("## Add a suite") :]
+    for language, name in (("toml", "birds.toml"), ("python", "birds.py")):
+        block = re.search(rf"```{language}\n(.*?)```", page, re.DOTALL)
+        (tmp_path / name).write_text(block[1])
+    (tmp_path / "birds.txt").write_text("a wren\na robin\n")
+    said = {("0", "there"): "Yes.", ("0", "kind"): "No, a robin", ("1", "there"): "no", ("1", "kind"): "yes"}
+    lines = [{"item": item, "probe": probe, "reply": reply} for (item, probe), reply in said.items()]
+    assert draw(tmp_path / "birds.toml", replies(tmp_path / "r.jsonl", lines), tmp_path / "out") == 0
+    _, items, _ = read_bundle(tmp_path / "out" / "birds")
+    assert [item.score for item in items] == [0.5, 0.0], "no bird, so no robin either"
