@@ -1,12 +1,17 @@
 """Published files of WISE, LongText and OneIG: read into items, or one line that names the place."""
 
+import gzip
 import json
+from collections import Counter
 
 import pytest
+from paths import SHARED
 
 from armor_eval.tasks.suites.declare import suites
+from armor_eval.tasks.suites.files import read_data
 from armor_model.base.errors import UserError
 
+PUBLISHED = SHARED / "suites" / "data" / "longtext"
 WISE = {"Prompt": "a sweet of spring", "Explanation": "a {cake}", "Category": "x", "Subcategory": "y", "prompt_id": 7}
 LONG = {"prompt_id": 3, "prompt": "a sign", "text": ["OPEN"], "category": "sign", "length": "short", "text_length": 1}
 ASKED = {"question": json.dumps({"1": "Is it a cat?", "2": "Is it red?"}), "dependency": '{"1": [0], "2": [1]}'}
@@ -78,6 +83,22 @@ def test_oneig_reads_json_in_json_and_csv_in_quotes(tmp_path):
     long = f"id,text_content\n000,{'word ' * 61}\n"
     (item,) = read("oneig-text", tmp_path, OneIG_Bench=PROMPTS, text_content=long).items
     assert item.max_new_tokens == 256
+
+
+@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="../shared/suites is not here")
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_published_longtext_is_known_by_its_hash(tmp_path, language):
+    """160 prompts, 20 a category, ids with the two gaps that the suite has by design."""
+    suite = suites()[f"longtext-{language}"]
+    file = tmp_path / suite.files[0].name
+    file.write_bytes(gzip.decompress((PUBLISHED / f"{file.name}.gz").read_bytes()))
+    data = read_data(suite, [tmp_path], download=False)
+    gaps = {*range(80, 100), *range(140, 160)}
+    assert [int(item.id) for item in data.items] == [i for i in range(200) if i not in gaps]
+    assert Counter(item.group for item in data.items) == dict.fromkeys(suite.groups, 20)
+    file.write_bytes(file.read_bytes() + b"\n")
+    with pytest.raises(UserError, match=r"is not the published text_prompts\w*.jsonl of longtext"):
+        read_data(suite, [tmp_path], download=False)
 
 
 @pytest.mark.parametrize(
