@@ -290,3 +290,19 @@ def test_the_suite_of_the_contributing_page_runs(tmp_path):
     assert draw(tmp_path / "birds.toml", replies(tmp_path / "r.jsonl", lines), tmp_path / "out") == 0
     _, items, _ = read_bundle(tmp_path / "out" / "birds")
     assert [item.score for item in items] == [0.5, 0.0], "no bird, so no robin either"
+
+
+def test_shards_of_a_suite_under_another_judge_are_joined(tmp_path):
+    suite, judge = dpg_suite(tmp_path), dpg_replies(tmp_path / "r.jsonl", reply="Yes.", judge="org/Tiny-VLM")
+    both, lines = f"{suite},{geneval2_suite(tmp_path)}", tmp_path / "both.jsonl"
+    geneval2_replies(tmp_path / "p.jsonl", judge="org/Tiny-VLM")
+    lines.write_text((tmp_path / "r.jsonl").read_text() + (tmp_path / "p.jsonl").read_text())
+    assert draw(suite, judge, tmp_path / "whole", "--batch-size", "2") == 0
+    for part in ("1/2", "2/2"):
+        more = ["--batch-size", "2", "--shard", part]
+        assert draw(Path(both), f"replies:{lines}", tmp_path / "parts", *more) == 0
+    parts = [str(tmp_path / "parts" / f"dpg-vqa-Tiny-VLM-{k}of2") for k in (1, 2)]
+    assert main(["merge", *parts, "--out", str(tmp_path / "joined")]) == 0
+    one, joined = (read_bundle(tmp_path / name / "dpg-vqa-Tiny-VLM") for name in ("whole", "joined"))
+    assert one[2] == joined[2] and joined[0].benchmark == "dpg-vqa:Tiny-VLM"
+    assert [path.name for path in (tmp_path / "joined").iterdir()] == ["dpg-vqa-Tiny-VLM"], "the other suite is not run"
