@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),
     "understanding": ("armor_eval.cli.understanding:understanding", "Measure understanding through VLMEvalKit."),
     "geneval": ("armor_eval.cli.geneval:geneval", "Measure drawing: GenEval's prompts, detectors and verdicts."),
+    "draw": ("armor_eval.cli.draw:draw", "Measure drawing by suites of questions: GenEval 2, DPG, your own ..."),
     "vlmeval": ("armor_eval.cli.vlmeval:vlmeval", "VLMEvalKit's own runner, with ARMOR registered in it."),
     "list": ("armor_eval.cli.listing:listing", "Benchmarks, splits and where their data comes from."),
     "doctor": ("armor_eval.cli.doctor:doctor", "What this machine has, and what a real run would miss."),

@@ -30,6 +30,23 @@ DRAWING = (
 )  # fmt: skip
 """Options of drawing: without a model they would be stored as if used."""
 
+Detector = Annotated[
+    str | None, typer.Option(help="mmdet or transformers (official), embedded (shapes); default by profile.")
+]
+DetectorWeights = Annotated[Path | None, typer.Option(help="Mask2Former checkpoint, mmdet 2.x or 3.x.")]
+ClipWeights = Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or as safetensors.")]
+DetectorBatch = Annotated[int | None, typer.Option(min=1, help="Pictures a detector pass; default 8, 32.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none, default: the model's own."),
+]
+ImageTemperature = Annotated[float, typer.Option(min=0, callback=finite, help="0 = the likeliest code each time.")]
+ImageTopK = Annotated[int, typer.Option(min=0, help="0 = no limit.")]
+ImageTopP = Annotated[float, typer.Option(min=0.01, max=1, callback=finite, help="1 = no limit.")]
+Compute = Annotated[
+    str | None, typer.Option(help="Of the model and the judges: cpu, cuda, cuda:1; default: what there is.")
+]
+
 geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
 
 
@@ -42,36 +59,27 @@ def run(
     ] = None,
     images: Annotated[Path | None, typer.Option(help="Judge pictures that exist: NNNNN/samples/NNNNN.png.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Another prompt file in GenEval's form; stamped.")] = None,
-    detector: Annotated[
-        str | None, typer.Option(help="mmdet or transformers (official), embedded (shapes); default by profile.")
-    ] = None,
-    detector_weights: Annotated[Path | None, typer.Option(help="Mask2Former checkpoint, mmdet 2.x or 3.x.")] = None,
-    clip_weights: Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or as safetensors.")] = None,
+    detector: Detector = None,
+    detector_weights: DetectorWeights = None,
+    clip_weights: ClipWeights = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing weights into the cache.")] = False,
     samples: Annotated[int, typer.Option(min=1, help="Pictures a prompt; the official number is 4.")] = 4,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N prompts, spread over the tasks, seeded.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Base of every picture's own seed.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/geneval/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn and judged together.")] = 16,
-    detector_batch: Annotated[int | None, typer.Option(min=1, help="Pictures a detector pass; default 8, 32.")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Of the model and the judges: cpu, cuda, cuda:1; default: what there is.")
-    ] = None,
+    detector_batch: DetectorBatch = None,
+    device: Compute = None,
     dtype: common.DType = None,
     device_map: common.DeviceMap = None,
     model_args: common.ModelArgs = None,
     request_json: common.RequestJson = None,
     repeats: common.Repeats = 1,
     shard: common.Shard = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none, default: the model's own."),
-    ] = None,
-    image_temperature: Annotated[
-        float, typer.Option(min=0, callback=finite, help="0 = the likeliest code each time.")
-    ] = 1.0,
-    image_top_k: Annotated[int, typer.Option(min=0, help="0 = no limit.")] = 0,
-    image_top_p: Annotated[float, typer.Option(min=0.01, max=1, callback=finite, help="1 = no limit.")] = 1.0,
+    guidance: Guidance = None,
+    image_temperature: ImageTemperature = 1.0,
+    image_top_k: ImageTopK = 0,
+    image_top_p: ImageTopP = 1.0,
     overlays: Annotated[bool, typer.Option("--overlays", help="Keep pictures with their detections drawn.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
@@ -86,8 +94,6 @@ def run(
     from armor_eval.profiles import choose_profile
     from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
-    from armor_eval.tasks.geneval.colors import load_colors
-    from armor_eval.tasks.geneval.detectors import load_detector
     from armor_eval.tasks.geneval.folders import scan_folder
     from armor_eval.tasks.geneval.prompts import own_prompts, read_prompts
     from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
@@ -96,9 +102,7 @@ def run(
     common.quiet_libraries()
     if repeats > 1 and (images is not None or image_temperature == 0):
         raise UserError("--repeats draws seeds of a sampled run", "give --image-temperature above 0, and no --images")
-    if images is not None and (unused := [name for name in DRAWING if _given(context, name)]):
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        raise UserError(f"--images judges pictures that exist: leave {options} out")
+    refuse_drawing_options(context, images)
     chosen = choose_profile(profile, model if images is None else "images")
     vocabulary = load_vocabulary(chosen.name)
     asked = read_prompts(prompts, vocabulary) if prompts is not None else None
@@ -119,12 +123,9 @@ def run(
         else registry.load(model, chosen.name, does=DrawsImages, own_device=where, **options)
     )  # fmt: skip
     given = found.prompts if found else asked or own_prompts(vocabulary)
-    judge = load_detector(
-        kind, vocabulary, weights=detector_weights, download=download, device=where, batch=detector_batch
+    judge, colors = load_judges(
+        given, vocabulary, kind, detector_weights, clip_weights, download, where, detector_batch
     )
-    colors = None
-    if any(need.color for meta in given.metadata for need in meta.include):
-        colors = load_colors(vocabulary, weights=clip_weights, download=download, device=where)
     how = {"images": found, "samples": samples, "limit": limit, "seed": seed, "overlays": overlays}
     tasks = [
         Named(f"geneval{suffix}", GenEvalTask(given, judge, colors, drawn_from=at, **how), settings)
@@ -142,7 +143,7 @@ def run(
         )
     finally:
         adapter.close()
-    common.finish(done, _show, as_text=not json_output, shard=shard)
+    common.finish(done, show, as_text=not json_output, shard=shard)
 
 
 @geneval.command("prompts")
@@ -293,6 +294,25 @@ def train_detector(
     trainer.train_and_save(out, trainer.Recipe(steps=steps, seed=seed))
 
 
+def load_judges(given, vocabulary, kind: str, detector_weights: Path | None, clip_weights: Path | None, download: bool,
+                where: str, batch: int | None):  # fmt: skip
+    """(detector, colour judge or None where no prompt names a colour)."""
+    from armor_eval.tasks.geneval.colors import load_colors
+    from armor_eval.tasks.geneval.detectors import load_detector
+
+    judge = load_detector(kind, vocabulary, weights=detector_weights, download=download, device=where, batch=batch)
+    if not any(need.color for meta in given.metadata for need in meta.include):
+        return judge, None
+    return judge, load_colors(vocabulary, weights=clip_weights, download=download, device=where)
+
+
+def refuse_drawing_options(context: typer.Context, images: Path | None) -> None:
+    """UserError where images exist and an option of drawing was given."""
+    if images is not None and (unused := [name for name in DRAWING if _given(context, name)]):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
+        raise UserError(f"--images judges pictures that exist: leave {options} out")
+
+
 def _given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
@@ -327,7 +347,7 @@ def detector_name(asked: str | None, usual: str) -> str:
     return asked or usual
 
 
-def _show(finished: Finished) -> None:
+def show(finished: Finished) -> None:
     from armor_eval.runs.schema import protocol_of
     from armor_eval.tasks.geneval.protocols import declared
 

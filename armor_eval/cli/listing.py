@@ -23,15 +23,17 @@ def listing(
 
     from armor_eval.cli import common
     from armor_eval.models.registry import BUNDLED, KINDS
+    from armor_eval.tasks.suites.declare import suites
     from armor_eval.tasks.understanding.declare import benchmarks
 
-    declared = benchmarks().values()
+    declared, drawn = benchmarks().values(), suites().values()
     if json_output:
         listed = [{**b.model_dump(mode="json"), "command": f"understanding --bench {b.name}"} for b in declared]
         listed += [
             {"name": name, "title": what, "number": number, "command": name, "in_paper": False}
             for name, what, number in BESIDE
         ]
+        listed += [{**s.model_dump(mode="json"), "command": f"draw --suite {s.name}"} for s in drawn]
         common.write(json.dumps(listed, indent=1, ensure_ascii=False))
         return
     from rich.markup import escape
@@ -44,6 +46,12 @@ def listing(
         star = "" if b.in_paper else " (not in all)"
         table.add_row(b.name + star, b.dataset, b.split, b.judge, b.number)
     out = common.console()
+    out.print(table)
+    table = Table(title="draw --suite ... (geneval too)", title_justify="left")
+    for name in ("name", "suite", "kind of judge", "its own judge"):
+        table.add_column(name)
+    for s in drawn:
+        table.add_row(s.name, s.title, s.judge, s.own_judge or "-")
     out.print(table)
     beside = Table(title="armor-eval ... (commands of their own)", title_justify="left")
     for name in ("command", "what is measured", "reported number"):

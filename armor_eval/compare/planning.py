@@ -24,10 +24,15 @@ two questions; aAcc, fAcc and qAcc of a set of 5.8 items, 2.1 figures and 2.75 q
 
 def size_of(benchmark: str) -> tuple[int, int, str]:
     """Items and groups of the published data, and what of it is assumed (empty: nothing)."""
+    from armor_eval.tasks.suites.declare import suites
     from armor_eval.tasks.understanding.declare import benchmarks
 
     if benchmark in SIZES:
         return SIZES[benchmark]
+    if (suite := suites().get(benchmark)) is not None:
+        if suite.prompts is None:
+            raise UserError(f"{benchmark} declares no number of prompts", "give --clusters or --runs")
+        return suite.prompts * suite.samples, suite.prompts, ""
     declared = benchmarks()[benchmark]
     rows = declared.official.rows
     if rows is None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.hf_first import FirstTokens
 from armor_eval.models.hf_options import ModelArgs, end_tokens, kept_fields, neutralise
 from armor_eval.models.hf_prompts import Prompter, find_prompter, probe_question
 from armor_eval.models.options import names
@@ -283,6 +284,16 @@ class HubModel:
                 extras["marks_in_text"] = marks
             answers.append(Answer(text=text.strip(), extras=extras))
         return answers
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._load_prompter().processor.tokenizer
+
+    def first_tokens(self) -> FirstTokens:
+        """The loaded model as one that is asked for the first token of its answers only. UserError where it cannot be
+        loaded or asked."""
+        model, _ = self._load()
+        return FirstTokens(model, self._load_prompter(), self._most == 1)
 
     def close(self) -> None:
         self._loaded = None

@@ -24,7 +24,7 @@ from pydantic import ValidationError
 
 from armor_eval.base.images import is_whole_image
 from armor_eval.runs import provenance
-from armor_eval.runs.folders import refuse_nesting
+from armor_eval.runs.folders import folder_name, refuse_nesting
 from armor_eval.runs.journal import Journal, read_journal, rewrite_journal
 from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, decoding_of, protocol_of
 from armor_eval.runs.seal import write_run
@@ -339,7 +339,7 @@ def run_folder(out: Path, name: str) -> Path:
     A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; NAME
     inside of any other is refused.
     """
-    folder = out / name
+    folder = out / folder_name(name)
     if (out / "run.json").is_file() and read_head(out)[0].benchmark == name:
         return out
     refuse_nesting(folder)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from armor_eval.stats.composite import UNIT, Composite, accuracy, fraction, task_mean
 from armor_eval.stats.tallies import tally_any_right, tally_by_group, tally_mean
 from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.suites import declare as suites
+from armor_eval.tasks.suites.reductions import REDUCTIONS
 from armor_eval.tasks.understanding.declare import benchmarks, of_run
 from armor_model.base.errors import did_you_mean
 
@@ -41,7 +43,8 @@ SUITES: dict[str, Callable[[], list[Composite]]] = {"geneval": geneval, "modalit
 
 def formula_names() -> dict[str, str]:
     """Every benchmark that has a score -> its family's name, or its own."""
-    return {name: b.family for name, b in benchmarks().items()} | {name: name for name in SUITES}
+    declared = {name: suite.reduction for name, suite in suites.suites().items()}
+    return {name: b.family for name, b in benchmarks().items()} | {name: name for name in SUITES} | declared
 
 
 def composites_for(benchmark: str) -> list[Composite]:
@@ -54,11 +57,17 @@ def composites_for(benchmark: str) -> list[Composite]:
     if name is None:
         hint = did_you_mean(benchmark, known)
         raise KeyError(f"no score is declared for benchmark {benchmark!r}{hint} - known: {', '.join(known)}")
+    if name in REDUCTIONS:
+        suite = {k.lower(): s for k, s in suites.suites().items()}[benchmark.lower()]
+        return _checked(REDUCTIONS[name].composites(suite), benchmark)
     return _checked(SUITES[name]() if name in SUITES else FAMILIES[name].composites(), name)
 
 
 def composites_of(run: Run) -> list[Composite]:
     """The numbers of a run's benchmark, also of one whose declaration came from outside and stands in the run."""
+    if run.kind == "suite":
+        suite = suites.of_run(run)
+        return _checked(REDUCTIONS[suite.reduction].composites(suite), run.benchmark)
     declared = of_run(run)
     return composites_for(run.benchmark) if declared is None else _checked(declared.scoring.composites(), run.benchmark)
 

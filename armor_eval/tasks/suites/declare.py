@@ -1,0 +1,228 @@
+"""Suites, read from `benchmarks/suites/*.toml` or from a file of the user's: adding one is one file and a loader."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from armor_eval.base.resources import benchmarks_dir
+from armor_eval.runs.schema import Profile, Run
+from armor_eval.tasks.suites.items import ParentRule, SuiteData, check_items
+from armor_model.base.errors import UserError, unknown_name
+
+JudgeKind = Literal["vqa_prob", "vqa_text", "rubric", "ocr", "pairwise"]
+"""What is made of a judge's look at an image: probability mass of first tokens, an answer in an accept set, a parsed
+chat answer, the text read. `pairwise` is reserved."""
+
+
+class _Declared(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SuiteFile(_Declared):
+    """One published file, known by sha256 or by its git blob id."""
+
+    name: str
+    sha256: str | None = None
+    """Whole, or its first digits."""
+    git_blob: str | None = None
+    url: str | None = None
+    """For --download; None: the user brings it."""
+    where: str = ""
+    """Where it comes from and its licence, one line."""
+
+
+class Grid(_Declared):
+    """Several samples in one image file."""
+
+    columns: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    black_is_missing: bool = False
+    """A cell without any light holds no image: it is how others fill a grid."""
+
+
+class Substitute(_Declared):
+    """The same questions, put to another judge than the suite's own."""
+
+    name: str
+    """The run is called NAME:JUDGE."""
+    template: str
+    loose: bool = True
+    """An answer is its first word, whatever its case; one that is neither yes nor no is unread."""
+
+
+class Suite(_Declared):
+    """What `--suite` asks for."""
+
+    name: str
+    title: str
+    judge: JudgeKind
+    loader: str
+    """`module:function` of armor_eval.tasks.suites, or `./file.py:function` beside the declaration:
+    (files, suite) -> SuiteData."""
+    reduction: str
+    """A name of armor_eval.tasks.suites.reductions.REDUCTIONS."""
+    files: list[SuiteFile] = Field(min_length=1)
+    """The first is the main one; several where the loader needs them."""
+    profile: Profile = "official"
+    own_judge: str | None = None
+    """The official judge's name; any other is a reservation. None: the suite has none of its own."""
+    default_judge: str | None = None
+    """What `--judge` is where nothing is said; None: it must be said."""
+    template: str = "{question}"
+    """The judge's user text; `{question}`, `{prompt}` and the item's fields are filled in."""
+    system: str | None = None
+    image_last: bool = False
+    """The judge reads the words before the images, as the official script sends them."""
+    jpeg_quality: int | None = None
+    """The judge is shown each image as a JPEG of this quality, as the official script saves it."""
+    max_new_tokens: int = 16
+    """Of a judge's reply; an item's own goes before it."""
+    without_image: str | None = None
+    """What stands for the judge's reply where the model responds without an image: it was asked, and did not do it.
+    None: the image is missing."""
+    attempts: int = Field(default=1, ge=1)
+    """How often a judge is asked where its reply is unread."""
+    prompts: int | None = None
+    """Of the published file; a file that holds another number is refused."""
+    samples: int = Field(default=1, ge=1)
+    """Images a prompt."""
+    images: str = "{id}"
+    """Name of an image's file without its ending: `{id}`, `{index}`, `{prompt}`, `{sample}` (from 0), `{sample1}`."""
+    grid: Grid | None = None
+    grid_file: str | None = None
+    """Name of a grid's file without its ending, where images come as grids."""
+    skills: list[str] = []
+    groups: list[str] = []
+    parents: ParentRule = "before"
+    options: dict[str, Any] = {}
+    """The reduction's own."""
+    substitute: Substitute | None = None
+    """What the suite becomes under another judge than its own; None: it keeps its name, with a reservation."""
+    proven: str | None = None
+    """What golden numbers prove; None: no golden number exists, and docs and runs say `unproven`."""
+    order: int = 1000
+    outside: bool = False
+    """Declared by a file of the user's."""
+    folder: str = ""
+    """Of that file: its loader lies beside it."""
+
+    def read(self, files: Sequence[Path], sha256: str) -> SuiteData:
+        """The items, checked. UserError where they are no such suite's."""
+        data = loader_of(self)(files, self)
+        if self.prompts is not None and len(data.items) != self.prompts:
+            raise UserError(f"{files[0]} holds {len(data.items)} items, expected {self.prompts}")
+        notes = check_items(
+            data.items, str(files[0]), skills=self.skills, groups=self.groups, parents=self.parents,
+            accepts=self.judge in ("vqa_prob", "vqa_text"),
+        )  # fmt: skip
+        return replace(data, sha256=sha256, notes=[*data.notes, *notes])
+
+    def judged_by(self, judge: str) -> tuple[str, Suite, bool]:
+        """(the run's name, the suite as this judge is asked, whether the judge is the suite's own)."""
+        own = self.own_judge is None or Path(judge).name == Path(self.own_judge).name
+        if own or self.substitute is None:
+            return self.name, self, own
+        options = {**self.options, "loose": self.substitute.loose}
+        asked = self.model_copy(update={"template": self.substitute.template, "options": options})
+        return f"{self.substitute.name}:{Path(judge).name}", asked, False
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run records, so that its scores can be read without the file that declared it."""
+        return self.model_dump(exclude_defaults=True, exclude={"folder"}) if self.outside else {"name": self.name}
+
+
+def loader_of(suite: Suite) -> Callable[[Sequence[Path], Suite], SuiteData]:
+    """The loader's function. UserError where there is none."""
+    module, _, function = suite.loader.partition(":")
+    try:
+        if module.startswith("./"):
+            path = Path(suite.folder) / module
+            spec = importlib.util.spec_from_file_location(f"armor_suite_{suite.name}", path)
+            assert spec is not None and spec.loader is not None
+            found = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(found)
+        else:
+            found = importlib.import_module(f"armor_eval.tasks.suites.{module}")
+        return getattr(found, function)
+    except (AttributeError, ImportError, OSError, AssertionError, SyntaxError) as error:
+        raise UserError(
+            f"suite {suite.name} has no loader {suite.loader!r}: {error}",
+            "expected MODULE:FUNCTION or ./FILE.py:FUNCTION",
+        ) from error
+
+
+@functools.cache
+def suites() -> dict[str, Suite]:
+    """Every declared suite by name."""
+    found = [
+        Suite.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        for path in (benchmarks_dir() / "suites").glob("*.toml")
+    ]
+    return {suite.name: suite for suite in sorted(found, key=lambda s: (s.order, s.name))}
+
+
+def read_suite(path: Path) -> Suite:
+    """A suite declared in a file outside of the repository. UserError where it is none."""
+    from armor_eval.tasks.suites.reductions import REDUCTIONS
+
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        suite = Suite.model_validate({**values, "outside": True, "folder": str(path.parent)})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"cannot read the suite {path}: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{path} declares no suite: {where}: {first['msg']}", "see CONTRIBUTING.md, Add a suite"
+        ) from error
+    if suite.name in ("geneval", *suites()):
+        raise UserError(f"{path}: the name {suite.name} is taken", "give it another name")
+    if suite.reduction not in REDUCTIONS:
+        raise unknown_name("reduction", suite.reduction, REDUCTIONS)
+    try:
+        REDUCTIONS[suite.reduction].composites(suite)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("options", *first["loc"])))
+        raise UserError(f"{path}: {where}: {first['msg']}", "see CONTRIBUTING.md, Add a suite") from None
+    except KeyError as error:
+        raise UserError(f"{path}: the reduction {suite.reduction} needs options.{error.args[0]}") from None
+    return suite
+
+
+def of_run(run: Run) -> Suite:
+    """The suite of a run: ours by name, or the declaration that was recorded. KeyError for a name that is gone."""
+    recorded = run.extras["suite"]
+    return Suite.model_validate(recorded) if len(recorded) > 1 else suites()[recorded["name"]]
+
+
+def choose(words: Sequence[str]) -> list[Suite | Literal["geneval"]]:
+    """What `--suite` asks for: names, several with commas, or files `./my.toml`. UserError for an unknown one."""
+    known = suites()
+    chosen: dict[str, Suite | Literal["geneval"]] = {}
+    for word in [w.strip() for name in words for w in name.split(",") if w.strip()]:
+        if word.endswith(".toml"):
+            suite: Suite | Literal["geneval"] = read_suite(Path(word))
+        elif word == "geneval":
+            suite = "geneval"
+        elif word in known:
+            suite = known[word]
+        else:
+            raise unknown_name("suite", word, ["geneval", *known])
+        name = suite if isinstance(suite, str) else suite.name
+        if name in chosen:
+            raise UserError(f"--suite names {name} twice")
+        chosen[name] = suite
+    if not chosen:
+        raise UserError("--suite names nothing", f"known: {', '.join(['geneval', *known])}, or ./FILE.toml")
+    return list(chosen.values())

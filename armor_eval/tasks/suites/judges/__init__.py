@@ -1,0 +1,30 @@
+"""`--judge`: from a specification to a judge. Adding a kind of judge is one line in JUDGES."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from armor_eval.runs.schema import Profile
+from armor_eval.tasks.suites.judges.base import Judge
+from armor_model.base.errors import UserError, did_you_mean
+
+JUDGES: dict[str, tuple[str, str]] = {
+    "hf": ("armor_eval.tasks.suites.judges.hf:load", "hf:ID[@REVISION]"),
+    "openai": ("armor_eval.tasks.suites.judges.served:load", "openai:URL#NAME"),
+    "replies": ("armor_eval.tasks.suites.judges.recorded:load", "replies:FILE"),
+    "shapes-detector": ("armor_eval.shapes.editing:load_judge", "shapes-detector"),
+    "mplug": ("armor_eval.tasks.suites.judges.mplug:load", "mplug"),
+}
+"""Word before the colon -> (module:function(rest, profile, **options) -> Judge, how it is typed)."""
+
+
+def load_judge(spec: str, profile: Profile, **options: Any) -> Judge:
+    """The judge of a specification. UserError where it names none."""
+    kind, _, rest = spec.partition(":")
+    if kind not in JUDGES:
+        shows = ", ".join(shows for _, shows in JUDGES.values())
+        raise UserError(f"no judge {spec!r}{did_you_mean(kind, JUDGES)}", f"expected one of: {shows}")
+    module, function = JUDGES[kind][0].split(":")
+    judge: Judge = getattr(importlib.import_module(module), function)(rest, profile, **options)
+    return judge
