@@ -24,6 +24,7 @@ class HubJudge:
 
     def __init__(self, model: HubModel, precision: str | None, model_args: Mapping[str, Any]) -> None:
         self._model = model
+        model.tiles_by_benchmark = False
         self._first: FirstTokens | None = None
         self._ids: dict[tuple[str, ...], list[int]] = {}
         version = model.info.revision or model.info.fingerprint[:16]
