@@ -225,7 +225,8 @@ def build(
     )
     typer.echo(
         f"{out}: {done['tensors']} tensors in {done['files']} file(s) from the {done['layout']} layout, "
-        f"{done['new']:,} new parameters"
+        f"{done['new']:,} new parameters; the template's tokens are the tokenizer's own on "
+        f"{done['template_samples']} sample conversations"
     )
     if not vqgan:
         typer.echo("no --vqgan was given: this checkpoint cannot draw yet")

@@ -94,6 +94,7 @@ def tokenize(
 
     folder = find_model(model)
     processor = load_processor(folder)
+    samples = processor.check_template()
     if processor.vq is not None:
         processor.vq.to(choose_device(device))
     manifest = shards.tokenize(conversations, out, processor, folder.name, shard_size, max_length)
@@ -102,6 +103,6 @@ def tokenize(
         return
     total = manifest["read"]
     size = f"{total['kept']:,} of {total['read']:,} conversations in {len(manifest['shards'])} shards"
-    typer.echo(f"{out}: {size}, for {folder.name}")
+    typer.echo(f"{out}: {size}, for {folder.name}, whose tokenizer reads {samples} sample conversations as we do")
     for rule, n in total["dropped"].items():
         typer.echo(f"    dropped {n:,} {rule}: {RULES[rule]}")

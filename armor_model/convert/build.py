@@ -20,8 +20,7 @@ from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import BaseModel, Origin, Settings, base_of
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
-
-NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
+from armor_model.template import NEW_TOKENS
 
 
 def resolve(path_or_id: str, what: str, patterns: tuple[str, ...]) -> Path:
@@ -81,7 +80,8 @@ def build(
         system_prompt: a name that the base knows, or a text; by default what the layout was published with.
 
     Returns:
-        What was done: layout, tensors, new parameters, whether the tokenizer was extended.
+        What was done: layout, tensors, new parameters, whether the tokenizer was extended, conversations whose tokens
+        were compared with those of their whole text.
     """
     with whole_folder(out) as draft:
         folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
@@ -107,7 +107,7 @@ def build(
         config.architectures = ["ArmorForConditionalGeneration"]
         config.dtype = items[0].dtype
         prompt = system_prompt or kind.default_system_prompt(layout)
-        extended = _save_processor(text_tokenizer, config, vq, draft, raw, prompt)
+        extended, samples = _save_processor(text_tokenizer, config, vq, draft, raw, prompt)
         files = write(items, draft, max_shard)
         config.save_pretrained(draft)
         new = sum(
@@ -119,6 +119,7 @@ def build(
             "tensors": len(items),
             "new": new,
             "tokenizer_extended": extended,
+            "template_samples": samples,
         }
 
 
@@ -251,9 +252,13 @@ def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
     return tokenizer
 
 
-def _save_processor(tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[str, Any], prompt: str) -> bool:
-    """Write tokenizer, settings and image tokenizer. The new tokens get names in the tokenizer where its length is V,
-    so that their ids come out right; the processor itself counts ids from V on and needs no names."""
+def _save_processor(
+    tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[str, Any], prompt: str
+) -> tuple[bool, int]:
+    """Write tokenizer, settings and image tokenizer; whether names were added, and how many samples were compared.
+
+    The new tokens get names in the tokenizer where its length is V, so that their ids come out right; the processor
+    itself counts ids from V on and needs no names."""
     from armor_model.processing import ArmorProcessor
 
     known = {"system_prompt": prompt}
@@ -269,4 +274,4 @@ def _save_processor(tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[s
         if tokenizer.convert_tokens_to_ids(names[0]) != config.imgbos_id:
             raise UserError("the tokenizer gave the new tokens ids of its own")
     processor.save_pretrained(out)
-    return extended
+    return extended, processor.check_template()

@@ -224,7 +224,7 @@ def test_what_cannot_be_encoded_is_counted_under_its_rule(tmp_path, processor):
         {"conversations": [human("hello"), gpt("hello")]},
         {"conversations": [human("<image>?"), gpt("x")], "image": "broken.png"},
         {"conversations": [human("draw"), gpt("<image>")], "image": "broken.png"},
-        {"conversations": [human("<image> <IMG_CONTEXT>?"), gpt("x")], "image": "a.png"},
+        {"conversations": [human("<image> \ud800?"), gpt("x")], "image": "a.png"},
         {"conversations": [human("hello " * 50), gpt("hello")]},
     ]
     corpus = write_lines(tmp_path / "c.jsonl", records)
