@@ -85,8 +85,6 @@ def test_an_answers_tokens_are_those_behind_its_opening(processor):
     said = [i for i, head in zip(row.ids, row.heads, strict=True) if head == "t"]
     text = processor.tokenizer.decode(said[:-1]).replace(" ", "")
     assert (text, names(processor, said[-1:])) == ("redcat", ["<|im_end|>"])
-        "<|im_end|>"
-    ]
     asked = processor.encode_one(talk[:1], add_generation_prompt=True).ids
     assert row.ids[: len(asked)] == asked, "the answer begins where generation does"
 
