@@ -21,7 +21,9 @@ from torch import Tensor
 
 from armor_model.base.errors import RunFailed
 from armor_model.base.files import DRAFT, whole_folder
+from armor_model.base.hashing import sha256_file, sha256_json
 
+FILES = ("trained.safetensors", "optimizer.pt", "state.json")
 _NAME = re.compile(r"^step-(\d{8})$")
 
 
@@ -62,6 +64,13 @@ class Checkpoints:
         except Exception as error:
             raise RunFailed(f"{path} cannot be read as a checkpoint: {error}") from error
         return trained, optimizer, state
+
+    def digest(self, step: int) -> str:
+        """Of a checkpoint's bytes, or why they cannot be read: what all processes have to agree on."""
+        try:
+            return sha256_json([sha256_file(self.path(step) / name) for name in FILES])[:16]
+        except OSError as error:
+            return f"unreadable ({error.strerror})"
 
     def best(self) -> tuple[int, float] | None:
         """Step and score of the best checkpoint there is, the earlier of equal ones; None where none was judged."""

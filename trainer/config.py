@@ -6,7 +6,7 @@ A field's text is also its option's help (trainer.configure).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,6 +68,11 @@ class Optimization:
     """fp32; bf16, with what learns kept in fp32; auto: what accelerate's launcher says, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute the decoder's blocks in the backward pass instead of keeping their activations."""
+    compile: bool = False
+    """Compile every transformer block with torch.compile; the first steps take minutes longer."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of what learns, e.g. 0.999; the average is what is judged, sampled and
+    saved at the end. 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch_size < 1 or self.accumulate < 1:
@@ -80,6 +85,8 @@ class Optimization:
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < math.inf:
                 raise ValueError(f"{name} {rate:g} is not above 0")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema {self.ema:g} is not in [0, 1)")
         for name in ("clip", "weight_decay", "floor"):  # a negative norm would turn every gradient round
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name):g} is not 0 or more")
@@ -124,6 +131,12 @@ class LoopOptions:
     """Steps between sample images (Figure 6); 0 none, but with `evaluate` where there is one."""
     shard: bool = False
     """Shard parameters, gradients and optimizers over the processes (FSDP2) instead of copying them (DDP)."""
+    replicas: Count = 1
+    """With `shard`: copies of the sharded model (HSDP), e.g. one a machine of 8 GPUs, over which gradients are summed."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Of one device in the precision used, for the model FLOPs utilisation (MFU); by default its vendor's for bf16."""
+    given: Mapping[str, Sized] = field(default_factory=dict, metadata=CODE)
+    """Every type's conversations that the caller has, so that the plan can name what is not used."""
 
 
 @dataclass(frozen=True)

@@ -107,6 +107,8 @@ class LossMeter:
         self.sums = torch.zeros(2, len(KINDS), 2, dtype=torch.float64)
         """Head x type x (summed loss in nats, positions)."""
         self.tokens, self.seconds, self.gradient_norm, self.lr_share = 0, 0.0, 0.0, 0.0
+        self.steps, self.flops = 0, 0.0
+        """flops: of the mathematics, a process (trainer.flops)."""
 
     def add(self, sums: Sums, batch: Batch, lr_share: float) -> None:
         """Count one micro-batch; `lr_share` is the learning rate's share of its peak."""
@@ -121,9 +123,10 @@ class LossMeter:
             for at, values_N in enumerate((losses_N.double(), torch.ones_like(losses_N, dtype=torch.float64))):
                 self.sums[head, :, at] += torch.bincount(kind_N, values_N, minlength=len(KINDS)).cpu()
 
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
+    def means(self, accelerator: Accelerator, peak: float | None = None) -> dict[str, float]:
         """`loss/text`, `loss/image`, `loss/<head>/<type>` (nats a position, over all processes), gradient norm,
-        share of the peak learning rate, tokens a second, peak bytes of a process."""
+        share of the peak learning rate, tokens a second, peak bytes of a process; with `peak`, a device's operations a
+        second, the model FLOPs utilisation (`mfu`)."""
         sums: Tensor = accelerator.reduce(self.sums.to(accelerator.device), "sum").cpu()
         values = {}
         for head, name in enumerate(HEADS):
@@ -136,6 +139,8 @@ class LossMeter:
         values["gradient_norm"] = self.gradient_norm
         values["lr_share"] = self.lr_share
         values["tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
+        if peak is not None:
+            values["mfu"] = self.flops / max(self.seconds, 1e-9) / peak
         values["memory_bytes"] = peak_memory(accelerator.device)
         return values
 
