@@ -6,7 +6,7 @@ A field's text is also its option's help (trainer.configure).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -132,11 +132,11 @@ class LoopOptions:
     shard: bool = False
     """Shard parameters, gradients and optimizers over the processes (FSDP2) instead of copying them (DDP)."""
     replicas: Count = 1
-    """With `shard`: copies of the sharded model (HSDP), e.g. one a machine of 8 GPUs, over which gradients are summed."""
+    """With `shard`: copies of the sharded model (HSDP) whose gradients are summed, e.g. one a machine of 8 GPUs."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     """Of one device in the precision used, for the model FLOPs utilisation (MFU); by default its vendor's for bf16."""
-    given: Mapping[str, Sized] = field(default_factory=dict, metadata=CODE)
-    """Every type's conversations that the caller has, so that the plan can name what is not used."""
+    given: dict[str, int] = field(default_factory=dict, metadata=CODE)
+    """Conversations that the caller has, by type, so that the plan can name what is not used."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +157,26 @@ class StageConfig:
     """Share of the stage's counts."""
     mix: Annotated[dict[str, int] | None, BeforeValidator(parse_counts)] = None
     """Counts of one pass instead of the stage's: t2i=100,t2ti=50."""
+    epochs: Count | None = None
+    """Passes over the counts instead of the stage's; with `steps` those count."""
+    trains: tuple[str, ...] = ()
+    """Part that learns, instead of the stage's (see: armor-train stages); repeatable."""
+    alpha: float | None = None
+    """Weight of the text loss instead of the stage's."""
+    beta: float | None = None
+    """Weight of the image loss instead of the stage's."""
     condition_dropout: float | None = None
     """Share of t2i requests that are emptied, instead of the stage's."""
     sample_prompt: tuple[str, ...] = ()
     """Prompt to draw, into <out>/samples; repeatable."""
+    eval_data: tuple[Path, ...] = ()
+    """Directory of held-out shards, whose losses by type are measured during training; repeatable."""
+    eval_every: Amount = 0
+    """Steps between those; 0 measures them at the end only."""
+    eval_limit: Count = 256
+    """Most held-out conversations of each type."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """Attention kernel; by default transformers' choice, torch's own (sdpa)."""
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of the model at the end: float32, bfloat16, float16; by default as loaded."""
     seed: Amount = 0

@@ -11,8 +11,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ from trainer.loader import DataLoader, Mixture
 from trainer.logs import COST, HEADS, LossMeter, RunLog, progress
 from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
 from trainer.optim import Optimizers
-from trainer.plan import duration, make_plan
+from trainer.plan import TARGET_MFU, duration, make_plan
 from trainer.signals import Preempted, StopRequest
 from trainer.stages import Stage
 
@@ -97,6 +97,7 @@ class Loop:
         else:
             self.objective = self.accelerator.prepare(objective)
         self.optimizers = Optimizers(self._named_parameters(), how)
+        self.average = self._fresh_average()
         self.cost, self.step = Cost(), 0
         self.stop = StopRequest()
         self.main = self.accelerator.is_main_process
@@ -115,7 +116,7 @@ class Loop:
         else:
             journal.forget_after(-1)  # of a run that was killed before its first checkpoint
         if self.main:
-            for line in self.plan.lines():
+            for line in [*self.plan.lines(), *([f"goes on behind step {self.step:,}"] if self.step else [])]:
                 log.info("%s", line)
         bar = progress(how.steps, self.step, f"stage {self.stage.name}", options.bar and self.main)
         outcome = Outcome(self.step, self.cost, losses)
@@ -127,6 +128,8 @@ class Loop:
             ends.enter_context(self.stop)
             while self.step < how.steps:
                 preempted = self._one_step(loader, meter)
+                if self.peak and meter.steps == 1 and self.step - outcome.steps == 1 and self.main:
+                    self._say_estimate(meter.flops)
                 bar.update(1)
                 done = self.step == how.steps
                 if self.step % options.log_every == 0 or done:
@@ -171,6 +174,16 @@ class Loop:
             left,
         )
 
+    def _say_estimate(self, flops: float) -> None:
+        """The whole run's time by the first step's operations in a process, before times are measured."""
+        time_left = duration(flops * (self.how.steps - self.step) / (TARGET_MFU * self.peak))
+        log.info(
+            "estimated, not measured: %s at an MFU of %.2f of %.0f TFLOP/s a device",
+            time_left,
+            TARGET_MFU,
+            self.peak / 1e12,
+        )
+
     def _check_processes(self) -> None:
         """Every process has the same weights and reads the same data. Raises RunFailed in all where one has not."""
         weights = fingerprint(dict(self.model.named_parameters()))
@@ -209,6 +222,7 @@ class Loop:
         if not math.isfinite(meter.gradient_norm):
             raise RunFailed(f"the gradient of step {self.step} is {meter.gradient_norm}; {self._where_to_go_back()}")
         self.optimizers.step()
+        self._update_average()
         self.step += 1
         return self._count(micro, time.perf_counter() - started, time.process_time() - cpu_started, meter)
 
@@ -257,6 +271,10 @@ class Loop:
     def _watch(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
         """Let the caller judge the model, and draw samples: in the main process, while the others wait at the next
         collective. The random numbers of training stay as they were."""
+        with self.averaged():
+            return self._watched(journal, judged, drawn)
+
+    def _watched(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
         numbers: dict[str, float] = {}
         half = torch.bfloat16 if self.how.precision == "bf16" else None
         model = devices.whole_model(self.model, self.main, half)
@@ -291,6 +309,35 @@ class Loop:
             },
         )
 
+    # --- the moving average of what learns
+
+    def _fresh_average(self) -> dict[str, torch.Tensor]:
+        if not self.how.ema:
+            return {}
+        parameters = dict(self.model.named_parameters())
+        return {name: parameters[name].detach().float().clone() for name in self.trained}
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        parameters = dict(self.model.named_parameters()) if self.average else {}
+        for name, value in self.average.items():
+            value.mul_(self.how.ema).add_(parameters[name].detach().float(), alpha=1 - self.how.ema)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The model with the average in the place of what learns; without one, as it is."""
+        parameters = dict(self.model.named_parameters()) if self.average else {}
+        last = {name: parameters[name].detach().clone() for name in self.average}
+        try:
+            with torch.no_grad():
+                for name, value in self.average.items():
+                    parameters[name].copy_(value)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, value in last.items():
+                    parameters[name].copy_(value)
+
     def trained_parameters(self) -> dict[str, torch.Tensor]:
         """The trained parameters in full, under the model's own names. Where they are sharded, every process has to
         call this."""
@@ -301,11 +348,13 @@ class Loop:
         if self.checkpoints is None:
             return
         trained, optimizers = self.trained_parameters(), self.optimizers.state_dict(keep=self.main)
+        average = {name: devices.whole(value).cpu() for name, value in self.average.items()}
         rng = devices.random_states(self.accelerator)
         if self.main:
             processes = {"processes": self.accelerator.num_processes, "sharded": self.options.shard}
             state = {"step": self.step, "score": score, "cost": asdict(self.cost), "run": self.identity(), **processes}
-            self.checkpoints.save(self.step, trained, {"optimizers": optimizers, "rng": rng}, state)
+            extra = {"average": average} if average else {}
+            self.checkpoints.save(self.step, trained, {"optimizers": optimizers, "rng": rng, **extra}, state)
         self.accelerator.wait_for_everyone()
 
     def _resume(self, journal: RunLog) -> dict[str, float]:
@@ -335,6 +384,8 @@ class Loop:
         with torch.no_grad():
             for name, value in trained.items():
                 parameters[name].copy_(devices.placed_like(value, parameters[name]))
+            for name, value in self.average.items():
+                value.copy_(devices.placed_like(saved["average"][name], value))
         self.optimizers.load_state_dict(saved["optimizers"])
         devices.restore_random_state(self.accelerator, saved["rng"])
         self.step, self.cost = int(state["step"]), Cost(**state["cost"])

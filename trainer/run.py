@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +31,8 @@ def stage_of(config: StageConfig) -> Stage:
         stage = STAGES[config.stage].scaled(config.share)
         if config.mix is not None:
             stage = replace(stage, mixture=config.mix)
+        changes = {"epochs": config.epochs, "trains": config.trains or None, "alpha": config.alpha, "beta": config.beta}
+        stage = replace(stage, **{name: value for name, value in changes.items() if value is not None})
         if config.condition_dropout is not None:
             stage = replace(stage, condition_dropout=config.condition_dropout)
     except ValueError as error:
@@ -46,7 +50,7 @@ def check(config: StageConfig) -> None:
         raise UserError(f"{model} is there already: choose another --out, or go on with its run by --resume")
     if model.exists() and Path(config.model).resolve() == model.resolve():
         raise UserError(f"--model {model} is where this run writes; choose another --out")
-    for folder in config.data:
+    for folder in (*config.data, *config.eval_data):
         if not folder.is_dir():
             raise UserError(f"no directory of shards at {folder}: make it with armor-train tokenize")
 
@@ -68,16 +72,18 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     from trainer.bundle import Training
     from trainer.checkpoints import find_model, save_model
     from trainer.data.shards import Shards
+    from trainer.heldout import heldout_losses
     from trainer.loader import Mixture
     from trainer.loop import Loop
     from trainer.objective import freeze
+    from trainer.signals import Preempted
 
     quiet_transformers()
     start = find_model(config.model)
     how = config.optimization
     if how.precision == "auto":
         how = replace(how, precision=devices.asked_precision() or "fp32")
-    model, processor = load(start)
+    model, processor = load(start, **({"attn_implementation": config.attention} if config.attention else {}))
     save_as = getattr(torch, config.save_dtype) if config.save_dtype else model.dtype
     if how.precision == "fp32":
         model = model.float()
@@ -98,7 +104,14 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         raise UserError(str(error)) from error
     sample = drawer(processor, config.sample_prompt, config.seed) if config.sample_prompt else None
     shard = config.loop.shard or devices.asked_to_shard()
-    loop = Loop(model, stage, mixture, how, replace(config.loop, out=config.out, sample=sample, shard=shard))
+    evaluate = None
+    if config.eval_data:
+        evaluate = heldout_losses(Shards(list(config.eval_data), processor).pools(), stage, config.eval_limit)
+    options = replace(
+        config.loop, out=config.out, sample=sample, shard=shard, given={kind: len(p) for kind, p in pools.items()},
+        evaluate=evaluate, evaluate_every=(config.eval_every or how.steps) if evaluate else 0,
+    )  # fmt: skip
+    loop = Loop(model, stage, mixture, how, options)
     used = replace(config, optimization=how, loop=replace(config.loop, shard=shard))
     with Training.open(
         config.out if loop.main else None,
@@ -108,11 +121,18 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     ) as training:  # fmt: skip
         if loop.main:
             write_file(config.out / "config.toml", to_toml(used))
-        outcome = loop.run()
-        trained = devices.whole_model(model, loop.main, save_as)
-        if not loop.main:
-            return None
-        save_model(trained.to(save_as), processor, config.out / "model")
+        try:
+            outcome = loop.run()
+        except Preempted as stopped:
+            if not loop.main:
+                sys.exit(Preempted.exit_code)
+            again = shlex.join([*command, *([] if "--resume" in command else ["--resume"])])
+            raise Preempted(stopped.message, f"go on, started as before, with: {again}") from stopped
+        with loop.averaged():
+            trained = devices.whole_model(model, loop.main, save_as)
+            if not loop.main:
+                return None
+            save_model(trained.to(save_as), processor, config.out / "model")
         training.finish(config.out / "model", outcome.steps, outcome.cost, outcome.losses, [config.out / "log.jsonl"])
     result = {
         "stage": stage.name,

@@ -296,7 +296,7 @@ def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
         model.lm_head.weight += 0.01
     save(model, processor, tmp_path / "other")
     code, line = refused(capsys, *common, "--model", tmp_path / "other", "--out", tmp_path / "run", "--resume")
-    assert code == 1 and "belongs to another run: frozen weights differ" in line
+    assert code == 1 and "belongs to another run: frozen weights is " in line
     run(capsys, *common, "--model", "armor-nano", "--out", tmp_path / "run", "--resume")  # done already: exports again
 
 
