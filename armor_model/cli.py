@@ -187,7 +187,8 @@ def params(
     typer.echo(f"{'new':<16} {result['new']:>16,}  {result['new_percent']:.1f} % of InternVL")
     typer.echo(f"{'total':<16} {result['total']:>16,}")
     for stage, number in result["trained"].items():
-        typer.echo(f"{'stage ' + stage:<16} {number:>16,}  trained")
+        size = result["training_bytes"][stage] / 1e9
+        typer.echo(f"{'stage ' + stage:<16} {number:>16,}  trained: {size:.1f} GB of masters, gradients and moments")
 
 
 @app.command()

@@ -103,11 +103,14 @@ def find_model(name: str) -> Path:
     return check_checkpoint(bundled(name) if name == "armor-nano" else name)
 
 
-def save_model(model: Any, processor: Any, folder: Path) -> None:
-    """Write model and processor as a whole checkpoint folder, in place of an older one. Raises RunFailed where the disk
-    is full."""
+def save_model(model: Any, processor: Any, folder: Path, training: Mapping[str, Any] | None = None) -> None:
+    """Write model and processor as a whole checkpoint folder, in place of an older one; with `training`, a card that
+    says what it was trained on. Raises RunFailed where the disk is full."""
     from armor_model import save
+    from armor_model.hub import card
 
     no_space = f"no space left for the model in {folder.parent}; its checkpoints are intact"
     with whole_folder(folder, "config.json", no_space=no_space) as draft:
         save(model, processor, draft)
+        if training is not None:
+            (draft / "README.md").write_text(card(draft, training))

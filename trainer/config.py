@@ -177,6 +177,8 @@ class StageConfig:
     """Most held-out conversations of each type."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
     """Attention kernel; by default transformers' choice, torch's own (sdpa)."""
+    push_to_hub: str | None = None
+    """Hub id ORG/NAME that the model at the end is uploaded to, as a private repository."""
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of the model at the end: float32, bfloat16, float16; by default as loaded."""
     seed: Amount = 0

@@ -15,6 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from armor_model import hub
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.files import write_file
 from trainer.config import StageConfig
@@ -63,6 +64,8 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     """
     check(config)
     stage = stage_of(config)
+    if config.push_to_hub:
+        hub.check_login(config.push_to_hub)
 
     import torch
 
@@ -132,7 +135,13 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
             trained = devices.whole_model(model, loop.main, save_as)
             if not loop.main:
                 return None
-            save_model(trained.to(save_as), processor, config.out / "model")
+            facts = {
+                "base": config.model,
+                "stage": stage.name,
+                **{k: f"{a:,} of {b:,}" for k, (a, b) in loop.plan.reads.items()},
+            }
+            facts |= {name: f"{value:.4g}" for name, value in outcome.losses.items() if name.startswith("loss/")}
+            save_model(trained.to(save_as), processor, config.out / "model", facts)
         training.finish(config.out / "model", outcome.steps, outcome.cost, outcome.losses, [config.out / "log.jsonl"])
     result = {
         "stage": stage.name,
@@ -143,6 +152,8 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         "sharded": shard,
         "model": str(config.out / "model"),
     }
+    if config.push_to_hub:
+        result["pushed"] = hub.push(config.out / "model", config.push_to_hub)
     write_file(config.out / "result.json", json.dumps(result, indent=1) + "\n")
     return result
 

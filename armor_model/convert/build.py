@@ -20,25 +20,8 @@ from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import BaseModel, Origin, Settings, base_of
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
+from armor_model.hub import fetch
 from armor_model.template import NEW_TOKENS
-
-
-def resolve(path_or_id: str, what: str, patterns: tuple[str, ...]) -> Path:
-    """A local folder, or a model id's files from the hub."""
-    path = Path(path_or_id)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"{what} {path_or_id} is a file; a folder is wanted")
-    if path_or_id.count("/") != 1 or path_or_id.startswith((".", "/", "~")):
-        raise UserError(f"no {what} at {path_or_id}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(path_or_id, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{what} {path_or_id} is neither a folder here nor to be had from the hub: {reason}") from error
 
 
 def load_base_config(base: Path) -> dict[str, Any]:
@@ -84,7 +67,7 @@ def build(
         were compared with those of their whole text.
     """
     with whole_folder(out) as draft:
-        folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
+        folder = fetch(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
         raw = load_base_config(folder)
         kind = base_of(raw)
         layout, settings = kind.read_config(raw)
@@ -239,7 +222,7 @@ def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
     from transformers import AutoTokenizer
 
     patterns = ("tokenizer*", "*.json", "*.txt", "*.model")
-    where = resolve(given, "tokenizer", patterns) if given else folder
+    where = fetch(given, "tokenizer", patterns) if given else folder
     token, hint = base.chat.image_token, f"give --tokenizer, {base.tokenizer_hint}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
