@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from armor_model.base.errors import RunFailed, UserError
+from armor_model.convert.shards import Source
 
 
 def asked_to_shard() -> bool:
@@ -135,7 +136,6 @@ def shard(objective: nn.Module, accelerator: Accelerator, precision: str, replic
             f"{accelerator.num_processes} processes do not make {replicas} copies of two shards or more each"
         )
     shape, names = ((shards,), ("shard",)) if replicas == 1 else ((replicas, shards), ("copy", "shard"))
-    objective.to(accelerator.device)
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     how: dict[str, Any] = {
         "mesh": init_device_mesh(accelerator.device.type, shape, mesh_dim_names=names),
@@ -144,6 +144,40 @@ def shard(objective: nn.Module, accelerator: Accelerator, precision: str, replic
     for block in objective.model.blocks:
         fully_shard(block, **how)
     return fully_shard(objective, **how)
+
+
+def empty_model(start: Path, attention: str | None = None) -> nn.Module:
+    """A checkpoint's model without weights, which `fill` reads once it is sharded: no process ever holds all of them.
+    Raises UserError."""
+    from accelerate import init_empty_weights
+
+    from armor_model import ArmorConfig, ArmorForConditionalGeneration
+
+    config = ArmorConfig.from_pretrained(start)
+    with init_empty_weights(include_buffers=False):
+        model = ArmorForConditionalGeneration._from_config(
+            config, **({"attn_implementation": attention} if attention else {})
+        )
+    source = Source(start)
+    for name, parameter in model.named_parameters():
+        stored = source.tensors.get(name)
+        if stored is None or stored.shape != tuple(parameter.shape):
+            raise UserError(
+                f"the checkpoint in {start} does not fit: {name} is {stored and stored.shape}, "
+                f"{tuple(parameter.shape)} is wanted"
+            )
+        half = stored.dtype == torch.float16  # saves the file's space only, as in armor_model.load
+        parameter.data = parameter.data.to(torch.float32 if half else stored.dtype)
+    return model
+
+
+def fill(model: nn.Module, source: Source) -> None:
+    """Read a sharded model's weights one tensor at a time; each process keeps its part."""
+    state = {}
+    for name, parameter in model.named_parameters():
+        value = placed_like(source.read(name).to(parameter.dtype), parameter)
+        state[name] = nn.Parameter(value, requires_grad=parameter.requires_grad)
+    model.load_state_dict(state, strict=False, assign=True)  # buffers have their values
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -156,29 +190,32 @@ def placed_like(value: Tensor, like: Tensor) -> Tensor:
     `like` is whole."""
     if not isinstance(like, DTensor):
         return value
-    value = value.to(like.device, like.dtype)
+    value = value.to(like.device_mesh.device_type, like.dtype)
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)
 
 
-def whole_model(model: nn.Module, keep: bool, dtype: torch.dtype | None = None) -> nn.Module | None:
-    """The model itself; of a sharded one a copy in full on its device where `keep`, None elsewhere. Every process has
-    to call this: parameters are gathered one at a time."""
+def whole_model(
+    model: nn.Module, keep: bool, dtype: torch.dtype | None = None, device: str | None = None
+) -> nn.Module | None:
+    """The model itself; of a sharded one a copy in full where `keep`, on `device` or its own, None elsewhere. Every
+    process has to call this: parameters are gathered one at a time."""
     if not any(isinstance(p, DTensor) for p in model.parameters()):
         return model
     from accelerate import init_empty_weights
 
-    device = next(model.parameters()).device
+    where = torch.device(device) if device else next(model.parameters()).device
     state = {}
     for name, value in model.state_dict().items():
         value = whole(value)
         if keep:
-            state[name] = value.to(dtype) if dtype is not None and value.is_floating_point() else value.clone()
+            kind = dtype if dtype is not None and value.is_floating_point() else value.dtype
+            state[name] = value.to(where, kind, copy=True)
     if not keep:
         return None
     with init_empty_weights(include_buffers=False):
         copy = type(model)(model.config)
     copy.load_state_dict(state, assign=True)
-    return copy.to(device).eval()
+    return copy.to(where).eval()
 
 
 def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from armor_model.base.errors import RunFailed, UserError
+from armor_model.convert.shards import Source
 from trainer import devices
 from trainer.batches import Batch
 from trainer.checkpoints import Checkpoints
@@ -66,8 +67,15 @@ class Loop:
     """One stage's run. `run()` returns when all steps are done or raises RunFailed."""
 
     def __init__(
-        self, model: nn.Module, stage: Stage, mixture: Mixture, how: Optimization, options: LoopOptions | None = None
+        self,
+        model: nn.Module,
+        stage: Stage,
+        mixture: Mixture,
+        how: Optimization,
+        options: LoopOptions | None = None,
+        weights: Source | None = None,
     ) -> None:
+        """weights: of a model that has none yet (devices.empty_model), read once it is sharded."""
         if mixture.batch_size != how.batch_size:
             raise ValueError(f"the mixture's batches hold {mixture.batch_size}, the optimization says {how.batch_size}")
         self.model, self.stage, self.mixture, self.how = model, stage, mixture, how
@@ -82,9 +90,10 @@ class Loop:
         if how.gradient_checkpointing:
             recompute_blocks(model)
         self.shapes = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
-        self.frozen = fingerprint({n: p for n, p in model.named_parameters() if not p.requires_grad})
+        marks = {n: mark(n, weights.read(n) if weights else p) for n, p in model.named_parameters()}
+        self.frozen = fingerprint(marks[n] for n, p in model.named_parameters() if not p.requires_grad)
         self.data = mixture.contents()
-        self._check_processes()
+        self._check_processes(fingerprint(marks.values()))
         shards = world // self.options.replicas if self.options.shard else 1
         self.plan = make_plan(model, stage, mixture, how, self.options.given, world, shards)
         self.flops, self.peak = Flops(model, stage), peak_flops(self.accelerator.device, self.options.peak_tflops)
@@ -94,6 +103,8 @@ class Loop:
         objective = Objective(model, stage, every_part=world > 1, sharded=self.options.shard)
         if self.options.shard:
             self.objective = devices.shard(objective, self.accelerator, how.precision, self.options.replicas)
+            if weights is not None:
+                devices.fill(model, weights)
         else:
             self.objective = self.accelerator.prepare(objective)
         self.optimizers = Optimizers(self._named_parameters(), how)
@@ -184,9 +195,8 @@ class Loop:
             self.peak / 1e12,
         )
 
-    def _check_processes(self) -> None:
+    def _check_processes(self, weights: str) -> None:
         """Every process has the same weights and reads the same data. Raises RunFailed in all where one has not."""
-        weights = fingerprint(dict(self.model.named_parameters()))
         facts = {"weights": weights, "data": hashlib.sha256(repr(self.data).encode()).hexdigest()[:16]}
         devices.agree(self.accelerator, facts, "they would train a mixture; give all of them the same files")
 
@@ -392,14 +402,16 @@ class Loop:
         return journal.forget_after(self.step)
 
 
-def fingerprint(parameters: Mapping[str, torch.Tensor]) -> str:
-    """Tells models apart by names, shapes and eight values of each tensor: a checkpoint of a stage holds trained parts
-    only, which on another model's frozen ones would be nonsense without an error."""
-    digest = hashlib.sha256()
-    for name, value in parameters.items():
-        flat = value.detach().flatten()
-        # Whole numbers: at over 2^24 values torch.linspace's last index, rounded in float32, is past the end.
-        at = [(len(flat) - 1) * i // 7 for i in range(8)] if len(flat) else []
-        some = flat[torch.tensor(at, dtype=torch.long, device=flat.device)].float().cpu()
-        digest.update(f"{name} {list(value.shape)}".encode() + some.numpy().tobytes())
-    return digest.hexdigest()[:16]
+def mark(name: str, value: torch.Tensor) -> bytes:
+    """A tensor's name, shape and eight of its values."""
+    flat = value.detach().flatten()
+    # Whole numbers: at over 2^24 values torch.linspace's last index, rounded in float32, is past the end.
+    at = [(len(flat) - 1) * i // 7 for i in range(8)] if len(flat) else []
+    some = flat[torch.tensor(at, dtype=torch.long, device=flat.device)].float().cpu()
+    return f"{name} {list(value.shape)}".encode() + some.numpy().tobytes()
+
+
+def fingerprint(marks: Iterable[bytes]) -> str:
+    """Tells models apart by the marks of their tensors: a checkpoint of a stage holds trained parts only, which on
+    another model's frozen ones would be nonsense without an error."""
+    return hashlib.sha256(b"".join(marks)).hexdigest()[:16]

@@ -7,6 +7,7 @@ torchrun --nproc-per-node 8 -m trainer stage --stage 2 --model armor-8b --data s
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -69,8 +70,9 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
 
     import torch
 
-    from armor_model import load
+    from armor_model import load, load_processor
     from armor_model.base.runtime import quiet_transformers
+    from armor_model.convert.shards import Source
     from trainer import devices
     from trainer.bundle import Training
     from trainer.checkpoints import find_model, save_model
@@ -86,7 +88,12 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     how = config.optimization
     if how.precision == "auto":
         how = replace(how, precision=devices.asked_precision() or "fp32")
-    model, processor = load(start, **({"attn_implementation": config.attention} if config.attention else {}))
+    shard = config.loop.shard or devices.asked_to_shard()
+    lazily = shard and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if lazily:
+        model, processor = devices.empty_model(start, config.attention), load_processor(start)
+    else:
+        model, processor = load(start, **({"attn_implementation": config.attention} if config.attention else {}))
     save_as = getattr(torch, config.save_dtype) if config.save_dtype else model.dtype
     if how.precision == "fp32":
         model = model.float()
@@ -106,7 +113,6 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     except ValueError as error:
         raise UserError(str(error)) from error
     sample = drawer(processor, config.sample_prompt, config.seed) if config.sample_prompt else None
-    shard = config.loop.shard or devices.asked_to_shard()
     evaluate = None
     if config.eval_data:
         evaluate = heldout_losses(Shards(list(config.eval_data), processor).pools(), stage, config.eval_limit)
@@ -114,7 +120,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         config.loop, out=config.out, sample=sample, shard=shard, given={kind: len(p) for kind, p in pools.items()},
         evaluate=evaluate, evaluate_every=(config.eval_every or how.steps) if evaluate else 0,
     )  # fmt: skip
-    loop = Loop(model, stage, mixture, how, options)
+    loop = Loop(model, stage, mixture, how, options, Source(start) if lazily else None)
     used = replace(config, optimization=how, loop=replace(config.loop, shard=shard))
     with Training.open(
         config.out if loop.main else None,
@@ -132,7 +138,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
             again = shlex.join([*command, *([] if "--resume" in command else ["--resume"])])
             raise Preempted(stopped.message, f"go on, started as before, with: {again}") from stopped
         with loop.averaged():
-            trained = devices.whole_model(model, loop.main, save_as)
+            trained = devices.whole_model(model, loop.main, save_as, "cpu")
             if not loop.main:
                 return None
             facts = {

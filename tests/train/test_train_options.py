@@ -18,7 +18,7 @@ from armor_model.losses import IGNORE, head_losses
 from trainer.batches import collate
 from trainer.config import LoopOptions, Optimization
 from trainer.loader import DataLoader, Mixture
-from trainer.loop import Loop, fingerprint
+from trainer.loop import Loop, mark
 from trainer.objective import Objective, freeze, recompute_blocks
 from trainer.stages import KINDS, STAGES
 
@@ -192,10 +192,10 @@ def test_rates_that_would_train_uphill_are_refused(wrong):
 def test_a_table_of_a_published_size_has_a_fingerprint():
     """Over 2**24 values float32 can not count: the last index was past the end, and every real model failed."""
     table = torch.zeros(4097, 4096, dtype=torch.bfloat16)
-    found = fingerprint({"embed_tokens": table})
+    found = mark("embed_tokens", table)
     table[-1, -1] = 1
-    assert fingerprint({"embed_tokens": table}) != found
-    fingerprint({"empty": torch.zeros(0)})
+    assert mark("embed_tokens", table) != found
+    mark("empty", torch.zeros(0))
 
 
 def test_what_was_used_stands_in_the_log(tmp_path):

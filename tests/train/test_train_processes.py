@@ -42,7 +42,13 @@ def train(
             time.sleep(pause)
             return super().batch(step)
 
-    model = tiny_model()
+    model, source = tiny_model(), None
+    if folder := changes.pop("checkpoint", None):
+        from armor_model.convert.shards import Source
+        from trainer.devices import empty_model
+
+        model, source = empty_model(folder), Source(folder)
+        assert {p.device.type for p in model.parameters()} == {"meta"}
     stage = changes.pop("stage", "3")
     counts = changes.pop("counts", {"t2t": 12, "ti2t": 12, "t2i": 12, "t2ti": 12})
     batch_size = changes.pop("batch_size", 8)
@@ -54,7 +60,8 @@ def train(
         Path(out), log_every=1, bar=False, shard=shard, sample=weighed if samples else None,
         sample_every=3 if samples else 0, **changes,
     )  # fmt: skip
-    Loop(model, STAGES[stage], mixture, Optimization(STEPS, batch_size, lr=1e-3, clip=1.0, **how), options).run()
+    how = Optimization(STEPS, batch_size, lr=1e-3, clip=1.0, **how)
+    Loop(model, STAGES[stage], mixture, how, options, source).run()
 
 
 def train_told(out: str, rank: int, world: int, port: int, wrong: str = "", **options) -> None:
@@ -204,6 +211,15 @@ def test_two_processes_killed_and_resumed_are_the_uninterrupted_run(start, tmp_p
         for d in (broken, straight)
     ]
     assert_equal_trees(*(s["optimizers"] for s in states))
+
+
+def test_a_model_read_shard_by_shard_is_the_model(one, start, tmp_path):
+    """No process ever holds all weights: `--shard` trains what does not fit one device."""
+    from train_helpers import tiny_model
+
+    tiny_model().save_pretrained(tmp_path / "model")
+    finish(start(tmp_path / "run", shard=True, checkpoint=tmp_path / "model"))
+    assert_same(result(tmp_path / "run"), result(one))
 
 
 def result_steps(out: Path) -> int:
