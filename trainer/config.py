@@ -121,6 +121,9 @@ class LoopOptions:
     """Pack examples into rows of this many positions; without it each example is padded on a row of its own."""
     tensorboard: bool = False
     """Write TensorBoard events beside the log."""
+    track: tuple[str, ...] = ()
+    """Tracker that gets the log's numbers too, by accelerate's name (wandb, mlflow, comet_ml, aim); repeatable. Needs
+    its package and an account."""
     bar: bool = field(default=True, metadata=CODE)
     """Show a progress bar where stderr is a terminal."""
     evaluate: Callable[[Any, int], dict[str, float]] | None = field(default=None, metadata=CODE)
@@ -165,6 +168,9 @@ class StageConfig:
     """Weight of the text loss instead of the stage's."""
     beta: float | None = None
     """Weight of the image loss instead of the stage's."""
+    lora: Amount = 0
+    """Rank of low-rank additions to the decoder's matrices, which learn and are merged at the end; 0 keeps the decoder
+    frozen, as the paper does. Needs the package peft."""
     condition_dropout: float | None = None
     """Share of t2i requests that are emptied, instead of the stage's."""
     sample_prompt: tuple[str, ...] = ()

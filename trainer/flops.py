@@ -38,10 +38,10 @@ class Flops:
 
     def __init__(self, model: Any, stage: Stage) -> None:
         size = {name: sum(p.numel() for p in parameters) for name, parameters in model.parts().items()}
-        learns = {name: any(p.requires_grad for p in parameters) for name, parameters in model.parts().items()}
+        learns = {name: sum(p.numel() for p in ps if p.requires_grad) for name, ps in model.parts().items()}
 
-        def operations(part: str, below: bool) -> int:
-            return 2 * size[part] * (1 + below + learns[part])
+        def operations(part: str, below: float) -> int:
+            return 2 * size[part] * (1 + bool(below)) + 2 * learns[part]
 
         seeing = learns["vision"], learns["vision"] or learns["projector"]
         into = learns["embeddings"] or learns["new_embeddings"] or seeing[1]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from armor_model.base.errors import UserError, unknown_name
 from armor_model.losses import IGNORE, Sums
 from trainer.batches import Batch
 from trainer.stages import KINDS
@@ -26,7 +28,9 @@ COST = "cost/"
 class RunLog:
     """`log.jsonl` in the run's directory; the records are flat: step, name -> number."""
 
-    def __init__(self, root: Path | None, tensorboard: bool = False) -> None:
+    def __init__(self, root: Path | None, tensorboard: bool = False, trackers: Sequence[Any] = ()) -> None:
+        """trackers: from `open_trackers`."""
+        self.trackers = trackers
         self.path = None if root is None else root / "log.jsonl"
         self._file = None
         self._board, self._wants_board, self._purge = None, tensorboard and root is not None, None
@@ -71,6 +75,8 @@ class RunLog:
         if self._file is not None:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
+        for tracker in self.trackers:
+            tracker.log({k: v for k, v in values.items() if isinstance(v, int | float)}, step=step)
         if self.board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -90,6 +96,28 @@ class RunLog:
         for part in (self._file, self._board):
             if part is not None:
                 part.close()
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def open_trackers(names: Sequence[str], root: Path | None, run: Mapping[str, Any]) -> list[Any]:
+    """accelerate's trackers of these names, told what is run (`name` and settings). Raises UserError for one that is
+    not known, or whose package is not here."""
+    from accelerate import tracking
+
+    opened = []
+    for name in names:
+        known = {str(kind): made for kind, made in tracking.LOGGER_TYPE_TO_CLASS.items()}
+        if name not in known:
+            raise unknown_name("tracker", name, known)
+        if name not in map(str, tracking.get_available_trackers()):
+            raise UserError(f"--track {name}: its package is not installed", f"pip install {name}")
+        where = [str(root)] if known[name].requires_logging_directory else []
+        tracker = known[name](str(run["name"]), *where)
+        tracker.start()
+        tracker.store_init_configuration(dict(run))
+        opened.append(tracker)
+    return opened
 
 
 def progress(total: int, done: int, name: str, enabled: bool) -> tqdm:

@@ -28,7 +28,7 @@ from trainer.config import LoopOptions, Optimization
 from trainer.flops import Flops, peak_flops
 from trainer.identity import differences, identity, longer
 from trainer.loader import DataLoader, Mixture
-from trainer.logs import COST, HEADS, LossMeter, RunLog, progress
+from trainer.logs import COST, HEADS, LossMeter, RunLog, open_trackers, progress
 from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
 from trainer.optim import Optimizers
 from trainer.plan import TARGET_MFU, duration, make_plan
@@ -118,7 +118,9 @@ class Loop:
 
     def run(self) -> Outcome:
         options, how = self.options, self.how
-        journal = RunLog(options.out if self.main else None, options.tensorboard)
+        run = {"name": f"stage {self.stage.name}", **asdict(self.how), "mixture": str(self.mixture.counts)}
+        trackers = open_trackers(options.track, options.out, run) if self.main else []
+        journal = RunLog(options.out if self.main else None, options.tensorboard, trackers)
         losses: dict[str, float] = {}
         if options.resume:
             losses = self._resume(journal)

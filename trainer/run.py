@@ -35,6 +35,8 @@ def stage_of(config: StageConfig) -> Stage:
             stage = replace(stage, mixture=config.mix)
         changes = {"epochs": config.epochs, "trains": config.trains or None, "alpha": config.alpha, "beta": config.beta}
         stage = replace(stage, **{name: value for name, value in changes.items() if value is not None})
+        if config.lora:
+            stage = replace(stage, trains=(*stage.trains, "lora"))
         if config.condition_dropout is not None:
             stage = replace(stage, condition_dropout=config.condition_dropout)
     except ValueError as error:
@@ -80,6 +82,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     from trainer.heldout import heldout_losses
     from trainer.loader import Mixture
     from trainer.loop import Loop
+    from trainer.lora import add_lora, merge_lora
     from trainer.objective import freeze
     from trainer.signals import Preempted
 
@@ -94,6 +97,10 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         model, processor = devices.empty_model(start, config.attention), load_processor(start)
     else:
         model, processor = load(start, **({"attn_implementation": config.attention} if config.attention else {}))
+    if config.lora:
+        if shard:
+            raise UserError("--lora and --shard do not go together", "an 8B with LoRA fits one GPU of 80 GB")
+        add_lora(model, config.lora)
     save_as = getattr(torch, config.save_dtype) if config.save_dtype else model.dtype
     if how.precision == "fp32":
         model = model.float()
@@ -147,6 +154,8 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
                 **{k: f"{a:,} of {b:,}" for k, (a, b) in loop.plan.reads.items()},
             }
             facts |= {name: f"{value:.4g}" for name, value in outcome.losses.items() if name.startswith("loss/")}
+            if config.lora:
+                merge_lora(trained)
             save_model(trained.to(save_as), processor, config.out / "model", facts)
         training.finish(config.out / "model", outcome.steps, outcome.cost, outcome.losses, [config.out / "log.jsonl"])
     result = {

@@ -24,6 +24,7 @@ PARTS: dict[str, str] = {
     "text_head": "InternVL's output rows",
     "imgbos_row": "the one output row of <imgbos>",
     "visual_head": "the output rows of <imgend>, <imgpad> and the image codes",
+    "lora": "low-rank additions to the decoder's matrices (--lora)",
 }
 """What can be trained or frozen: the names of the model's own `parts()`. The single head is `text_head` and
 `visual_head` both."""
@@ -195,6 +196,8 @@ def part_of(parameter: str) -> tuple[str, ...]:
     Two for the single head, which is text and visual head at once. A name that no rule knows is an error: an unnoticed
     parameter would be frozen or trained by accident.
     """
+    if ".lora_" in parameter:
+        return ("lora",)
     for fragment, parts in _PREFIXES:
         if parameter == fragment or parameter.startswith(fragment + "."):
             return parts

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from train_helpers import pools, tiny_model
 
-from armor_model.base.errors import RunFailed, disk_is_full
+from armor_model.base.errors import RunFailed, UserError, disk_is_full
 from armor_model.losses import IGNORE, head_losses
 from trainer.batches import collate
 from trainer.config import LoopOptions, Optimization
@@ -231,3 +231,56 @@ def test_a_full_disk_is_known_in_every_form_it_takes():
     behind.__context__ = OSError(errno.ENOSPC, "No space left on device")
     assert all(map(disk_is_full, (said, behind, OSError(errno.EDQUOT, "quota"))))
     assert not any(map(disk_is_full, (OSError(errno.EACCES, "no"), RuntimeError("x"), SafetensorError("bad header"))))
+
+
+def test_trackers_get_what_the_log_gets(tmp_path, monkeypatch):
+    """accelerate's own classes, by name; the fake stands where W&B's client would."""
+    from accelerate import tracking
+
+    class Fake:
+        requires_logging_directory, calls = False, []
+
+        def __init__(self, run):
+            self.calls.append(run)
+
+        def start(self):
+            self.calls.append("start")
+
+        def store_init_configuration(self, values):
+            self.calls.append(values["lr"])
+
+        def log(self, values, step):
+            self.calls.append((step, values["loss/image"]))
+
+        def finish(self):
+            self.calls.append("finish")
+
+    assert {"start", "store_init_configuration", "log", "finish"} <= set(dir(tracking.WandBTracker))
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Fake)
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["wandb"])
+    _, log = train(tmp_path / "a", steps=3, options={"track": ("wandb",)})
+    lines = [(line["step"], line["loss/image"]) for line in log]
+    assert Fake.calls == ["stage 3", "start", 3e-3, *lines, "finish"]
+    with pytest.raises(UserError, match=r"unknown tracker 'wandbb' \(did you mean wandb\?\)"):
+        train(tmp_path / "b", steps=3, options={"track": ("wandbb",)})
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])
+    with pytest.raises(UserError, match="--track wandb: its package is not installed - pip install wandb"):
+        train(tmp_path / "c", steps=3, options={"track": ("wandb",)})
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(tmp_path, monkeypatch):
+    """Captured by torch.compile and run as they are: generating code for six blocks takes two minutes of a CPU."""
+    whole = torch.nn.Module.compile
+    compiled_blocks = []
+
+    def captured(block, **options):
+        compiled_blocks.append(block)
+        whole(block, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", captured)
+    _, plain = train(tmp_path / "plain", steps=3)
+    _, compiled = train(tmp_path / "compiled", steps=3, compile=True)
+    assert len(compiled_blocks) == len(tiny_model().blocks)
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert ours["loss/image"] == pytest.approx(theirs["loss/image"], rel=1e-3)
