@@ -185,6 +185,8 @@ class StageConfig:
     """Attention kernel; by default transformers' choice, torch's own (sdpa)."""
     push_to_hub: str | None = None
     """Hub id ORG/NAME that the model at the end is uploaded to, as a private repository."""
+    ask: tuple[str, ...] = ()
+    """Prompt to answer freely with text and images, into <out>/samples, every `sample_every` steps; repeatable."""
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of the model at the end: float32, bfloat16, float16; by default as loaded."""
     seed: Amount = 0
@@ -199,8 +201,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if not self.share > 0:
             raise ValueError(f"--share {self.share:g} is not above 0")
-        if bool(self.loop.sample_every) != bool(self.sample_prompt):
-            raise ValueError("samples need both --sample-every STEPS and at least one --sample-prompt TEXT")
+        if bool(self.loop.sample_every) != bool(self.sample_prompt or self.ask):
+            raise ValueError("samples need both --sample-every STEPS and at least one --sample-prompt or --ask TEXT")
 
 
 @dataclass(frozen=True)

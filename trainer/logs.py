@@ -83,11 +83,14 @@ class RunLog:
                     self.board.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: Any) -> None:
-        """Keep a sample (a PIL image) of this step: the paper's Figure 6."""
+        """Keep a sample of this step, a PIL image or a text: the paper's Figure 6."""
         if self.path is None:
             return
         folder = self.path.parent / "samples"
         folder.mkdir(exist_ok=True)
+        if isinstance(image, str):
+            (folder / f"step-{step:08d}-{name}.txt").write_text(image + "\n", encoding="utf-8")
+            return
         image.save(folder / f"step-{step:08d}-{name}.png")
         if self.board is not None:
             self.board.add_image(f"samples/{name}", np.asarray(image.convert("RGB")), step, dataformats="HWC")

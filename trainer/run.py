@@ -119,7 +119,8 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         how = replace(how, steps=how.steps or len(mixture) * stage.epochs)
     except ValueError as error:
         raise UserError(str(error)) from error
-    sample = drawer(processor, config.sample_prompt, config.seed) if config.sample_prompt else None
+    asks = config.sample_prompt or config.ask
+    sample = sampler(processor, config.sample_prompt, config.ask, config.seed) if asks else None
     evaluate = None
     if config.eval_data:
         evaluate = heldout_losses(Shards(list(config.eval_data), processor).pools(), stage, config.eval_limit)
@@ -173,18 +174,26 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     return result
 
 
-def drawer(processor: Any, prompts: Sequence[str], seed: int) -> Callable[[Any, int], dict[str, Any]]:
-    """Draws the same prompts with the same seeds each time, the paper's Figure 6: what LoopOptions.sample wants,
-    (model, step) -> {name: PIL image}; prompt number i is drawn with seed + i."""
+def sampler(
+    processor: Any, drawn: Sequence[str], asked: Sequence[str], seed: int
+) -> Callable[[Any, int], dict[str, Any]]:
+    """Draws and answers the same prompts with the same seeds each time, the paper's Figure 6: what LoopOptions.sample
+    wants, (model, step) -> {name: PIL image or text}; prompt number i has seed + i. Answers may hold both."""
     names = [
-        f"{i:02d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for i, prompt in enumerate(prompts)
+        f"{i:02d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}"
+        for i, prompt in enumerate((*drawn, *asked))
     ]
 
     def sample(model: Any, step: int) -> dict[str, Any]:
-        from armor_model import draw
+        from armor_model import draw, generate
 
         processor.vq.to(next(model.parameters()).device)
-        images = draw(model, processor, list(prompts), seeds=[seed + i for i in range(len(prompts))])
-        return dict(zip(names, images, strict=True))
+        seeds = [seed + i for i in range(len(names))]
+        found = dict(zip(names, draw(model, processor, list(drawn), seeds=seeds[: len(drawn)]), strict=False))
+        talks = [[{"role": "user", "content": prompt}] for prompt in asked]
+        answers = generate(model, processor, talks, seeds=seeds[len(drawn) :]) if talks else []
+        for name, answer in zip(names[len(drawn) :], answers, strict=True):
+            found |= {f"{name}-{i}": part for i, part in enumerate(answer.parts)}
+        return found
 
     return sample

@@ -165,7 +165,8 @@ def test_what_a_stage_learns_from_what_and_how_often_is_the_users(shards, tmp_pa
     told = ["--stage", 3, "--model", "armor-nano", *given(shards[:2]), "--mix", "t2i=8,t2ti=8,t2t=8", "--batch-size", 8,
             "--epochs", 2, "--trains", "adapter", "--trains", "visual_head", "--alpha", 0, "--beta", 2, "--ema", 0.5,
             "--eval-data", shards[2], "--eval-data", shards[1], "--eval-every", 3, "--eval-limit", 6, "--lr", 1e-3,
-            "--attention", "eager", "--log-every", 1]  # fmt: skip
+            "--attention", "eager", "--log-every", 1, "--sample-every", 6, "--ask", "what color is it?",
+            "--sample-prompt", "draw a red circle."]  # fmt: skip
     result = run(capsys, "stage", *told, "--out", tmp_path)
     assert result["steps"] == 6
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -180,6 +181,9 @@ def test_what_a_stage_learns_from_what_and_how_often_is_the_users(shards, tmp_pa
     assert moved == {"adapter", "adapter_norm", "visual_head"}
     raw = load_file(tmp_path / "checkpoints" / "step-00000006" / "trained.safetensors")
     assert not np.array_equal(raw["visual_head.weight"], saved["visual_head.weight"]), "the average is what is saved"
+    samples = {path.name.partition("-")[2]: path for path in (tmp_path / "samples").iterdir()}
+    assert "00000006-00-draw-a-red-circle.png" in samples
+    assert samples["00000006-01-what-color-is-it-0.txt"].read_text().strip()
     card = (tmp_path / "model" / "README.md").read_text()
     assert "| base | armor-nano |" in card and "| t2i | 16 of " in card
 
