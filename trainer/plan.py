@@ -72,6 +72,9 @@ def make_plan(
     """Of a model whose trained parts require gradients. given: conversations by type, used or not."""
     trained = {name: sum(p.numel() for p in ps if p.requires_grad) for name, ps in model.parts().items()}
     asked, seen = sum(mixture.counts.values()), how.steps * how.batch_size
+    sizes = memory(model, how)
+    if processes > 1 and shards == 1:
+        sizes["DDP's buckets"] = sizes["gradients"]
     return Plan(
         stage=stage.name,
         trained={name: n for name, n in trained.items() if n},
@@ -82,7 +85,7 @@ def make_plan(
         unused={kind: n for kind, n in given.items() if kind not in mixture.counts},
         batch=(processes, how.accumulate, how.batch_size // how.accumulate // processes),
         shards=shards,
-        memory={name: n // shards for name, n in memory(model, how).items()},
+        memory={name: n // shards for name, n in sizes.items()},
     )
 
 
