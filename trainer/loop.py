@@ -11,8 +11,8 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import nn
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.convert.shards import Source
 from trainer import devices
+from trainer.average import Average
 from trainer.batches import Batch
 from trainer.checkpoints import Checkpoints
 from trainer.config import LoopOptions, Optimization
@@ -108,7 +109,7 @@ class Loop:
         else:
             self.objective = self.accelerator.prepare(objective)
         self.optimizers = Optimizers(self._named_parameters(), how)
-        self.average = self._fresh_average()
+        self.average = Average(model, self.trained, how.ema)
         self.cost, self.step = Cost(), 0
         self.stop = StopRequest()
         self.main = self.accelerator.is_main_process
@@ -234,7 +235,7 @@ class Loop:
         if not math.isfinite(meter.gradient_norm):
             raise RunFailed(f"the gradient of step {self.step} is {meter.gradient_norm}; {self._where_to_go_back()}")
         self.optimizers.step()
-        self._update_average()
+        self.average.update()
         self.step += 1
         return self._count(micro, time.perf_counter() - started, time.process_time() - cpu_started, meter)
 
@@ -283,7 +284,7 @@ class Loop:
     def _watch(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
         """Let the caller judge the model, and draw samples: in the main process, while the others wait at the next
         collective. The random numbers of training stay as they were."""
-        with self.averaged():
+        with self.average.swapped():
             return self._watched(journal, judged, drawn)
 
     def _watched(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
@@ -321,35 +322,6 @@ class Loop:
             },
         )
 
-    # --- the moving average of what learns
-
-    def _fresh_average(self) -> dict[str, torch.Tensor]:
-        if not self.how.ema:
-            return {}
-        parameters = dict(self.model.named_parameters())
-        return {name: parameters[name].detach().float().clone() for name in self.trained}
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        parameters = dict(self.model.named_parameters()) if self.average else {}
-        for name, value in self.average.items():
-            value.mul_(self.how.ema).add_(parameters[name].detach().float(), alpha=1 - self.how.ema)
-
-    @contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The model with the average in the place of what learns; without one, as it is."""
-        parameters = dict(self.model.named_parameters()) if self.average else {}
-        last = {name: parameters[name].detach().clone() for name in self.average}
-        try:
-            with torch.no_grad():
-                for name, value in self.average.items():
-                    parameters[name].copy_(value)
-            yield
-        finally:
-            with torch.no_grad():
-                for name, value in last.items():
-                    parameters[name].copy_(value)
-
     def trained_parameters(self) -> dict[str, torch.Tensor]:
         """The trained parameters in full, under the model's own names. Where they are sharded, every process has to
         call this."""
@@ -360,7 +332,7 @@ class Loop:
         if self.checkpoints is None:
             return
         trained, optimizers = self.trained_parameters(), self.optimizers.state_dict(keep=self.main)
-        average = {name: devices.whole(value).cpu() for name, value in self.average.items()}
+        average = self.average.state_dict()
         rng = devices.random_states(self.accelerator)
         if self.main:
             processes = {"processes": self.accelerator.num_processes, "sharded": self.options.shard}
@@ -396,8 +368,7 @@ class Loop:
         with torch.no_grad():
             for name, value in trained.items():
                 parameters[name].copy_(devices.placed_like(value, parameters[name]))
-            for name, value in self.average.items():
-                value.copy_(devices.placed_like(saved["average"][name], value))
+        self.average.load_state_dict(saved.get("average", {}))
         self.optimizers.load_state_dict(saved["optimizers"])
         devices.restore_random_state(self.accelerator, saved["rng"])
         self.step, self.cost = int(state["step"]), Cost(**state["cost"])

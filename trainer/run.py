@@ -145,7 +145,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
                 sys.exit(Preempted.exit_code)
             again = shlex.join([*command, *([] if "--resume" in command else ["--resume"])])
             raise Preempted(stopped.message, f"go on, started as before, with: {again}") from stopped
-        with loop.averaged():
+        with loop.average.swapped():
             trained = devices.whole_model(model, loop.main, save_as, "cpu")
             if not loop.main:
                 return None

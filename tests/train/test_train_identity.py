@@ -88,25 +88,25 @@ def test_a_run_goes_on_longer_and_in_other_micro_batches(tmp_path, caplog):
 def test_the_average_is_kept_through_a_resume_and_is_what_is_judged(tmp_path):
     straight = loop(tmp_path / "straight", steps=4, ema=0.5)
     values = []
-    update = straight._update_average
-    straight._update_average = lambda: (
+    update = straight.average.update
+    straight.average.update = lambda: (
         update(),
         values.append(straight.trained_parameters()["adapter_norm.weight"].clone()),
     )
-    start = straight.average["adapter_norm.weight"].clone()
+    start = straight.average.values["adapter_norm.weight"].clone()
     straight.run()
     expected = start
     for value in values:
         expected = 0.5 * expected + 0.5 * value
-    assert torch.allclose(straight.average["adapter_norm.weight"], expected, atol=1e-7)
+    assert torch.allclose(straight.average.values["adapter_norm.weight"], expected, atol=1e-7)
     raw = straight.trained_parameters()["adapter_norm.weight"].clone()
-    with straight.averaged():
+    with straight.average.swapped():
         assert torch.equal(straight.trained_parameters()["adapter_norm.weight"], expected)
     assert torch.equal(straight.trained_parameters()["adapter_norm.weight"], raw) and not torch.equal(raw, expected)
     resumed = loop(tmp_path / "straight", steps=4, ema=0.5)
     resumed.run()
-    for name, value in straight.average.items():
-        assert torch.equal(value, resumed.average[name]), name
+    for name, value in straight.average.values.items():
+        assert torch.equal(value, resumed.average.values[name]), name
 
 
 @pytest.mark.parametrize(

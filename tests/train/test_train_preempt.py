@@ -27,7 +27,7 @@ def loop(out, resume=False, at=None, number=signal.SIGTERM, **options) -> Loop:
     mixture = Mixture(pools(model.config), dict.fromkeys(STAGES["3"].mixture, 12), 4, 5)
     how = Optimization(STEPS, 4, lr=3e-3, muon_lr=1e-3)
     made = Loop(model, STAGES["3"], mixture, how, LoopOptions(out, resume=resume, bar=False, **options))
-    made._update_average = lambda: made.step == at and os.kill(os.getpid(), number)
+    made.average.update = lambda: made.step == at and os.kill(os.getpid(), number)
     return made
 
 

@@ -189,16 +189,22 @@ def test_what_a_stage_learns_from_what_and_how_often_is_the_users(shards, tmp_pa
 
 
 def test_a_preempted_stage_says_how_to_go_on(shards, tmp_path, capsys, monkeypatch):
-    from trainer.loop import Loop
+    from trainer.optim import Optimizers
 
     told = ["stage", "--stage", 2, "--model", "armor-nano", *given(shards), "--mix", "t2i=8,t2ti=8", "--batch-size", 4,
             "--out", tmp_path]  # fmt: skip
-    update = Loop._update_average
+    rate = Optimizers.set_step
+
+    def asked(optimizers, step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rate(optimizers, step)
+
     with monkeypatch.context() as patch:
-        patch.setattr(Loop, "_update_average", lambda loop: loop.step == 1 and os.kill(os.getpid(), signal.SIGTERM))
+        patch.setattr(Optimizers, "set_step", asked)
         patch.setattr("sys.argv", ["armor-train", *map(str, told)])
-        code, line = refused(capsys, *told)
-    assert Loop._update_average is update
+        code = main([*map(str, told)])
+    line = capsys.readouterr().err.splitlines()[-1]
     assert code == 75 and "stopped by a signal behind step 2 of 4; the last checkpoint is of step 2" in line
     again = line.split("with: armor-train ")[1].split()
     assert again == [*map(str, told), "--resume"]
