@@ -128,12 +128,16 @@ def told_on_stderr(logger: str) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     found = logging.getLogger(logger)
+    before = found.level, found.propagate
     found.addHandler(handler)
     found.setLevel(logging.INFO)
+    found.propagate = False  # whoever listens at the root would say it twice
     try:
         yield
     finally:
         found.removeHandler(handler)
+        found.setLevel(before[0])
+        found.propagate = before[1]
 
 
 def train_stage(config: StageConfig, as_json: bool) -> None:
