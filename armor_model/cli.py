@@ -187,7 +187,8 @@ def params(
     typer.echo(f"{'new':<16} {result['new']:>16,}  {result['new_percent']:.1f} % of InternVL")
     typer.echo(f"{'total':<16} {result['total']:>16,}")
     for stage, number in result["trained"].items():
-        typer.echo(f"{'stage ' + stage:<16} {number:>16,}  trained")
+        size = result["training_bytes"][stage] / 1e9
+        typer.echo(f"{'stage ' + stage:<16} {number:>16,}  trained: {size:.1f} GB of masters, gradients and moments")
 
 
 @app.command()
@@ -225,7 +226,8 @@ def build(
     )
     typer.echo(
         f"{out}: {done['tensors']} tensors in {done['files']} file(s) from the {done['layout']} layout, "
-        f"{done['new']:,} new parameters"
+        f"{done['new']:,} new parameters; the template's tokens are the tokenizer's own on "
+        f"{done['template_samples']} sample conversations"
     )
     if not vqgan:
         typer.echo("no --vqgan was given: this checkpoint cannot draw yet")

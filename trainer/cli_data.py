@@ -45,7 +45,7 @@ def build_data(
     from trainer.data import build as builder
     from trainer.data import readers
     from trainer.data.readers import read_index
-    from trainer.data.records import Tally, losses
+    from trainer.data.records import Tally, counted, losses
     from trainer.data.screens import ScreenSettings
 
     if source not in readers.SOURCES:
@@ -71,6 +71,8 @@ def build_data(
         typer.echo(f"{name}: read {one['read']:,}, kept {one['kept']:,}, dropped {losses(one['dropped'])}")
     kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(report["conversations"].items()))
     typer.echo(f"{out}: {kinds}")
+    for line in counted(report["screens"]["noted"]):
+        typer.echo(f"    {line}")
 
 
 def tokenize(
@@ -90,10 +92,11 @@ def tokenize(
     from armor_model.base.devices import choose_device
     from trainer.checkpoints import find_model
     from trainer.data import shards
-    from trainer.data.records import RULES
+    from trainer.data.records import RULES, counted
 
     folder = find_model(model)
     processor = load_processor(folder)
+    samples = processor.check_template()
     if processor.vq is not None:
         processor.vq.to(choose_device(device))
     manifest = shards.tokenize(conversations, out, processor, folder.name, shard_size, max_length)
@@ -102,6 +105,8 @@ def tokenize(
         return
     total = manifest["read"]
     size = f"{total['kept']:,} of {total['read']:,} conversations in {len(manifest['shards'])} shards"
-    typer.echo(f"{out}: {size}, for {folder.name}")
+    typer.echo(f"{out}: {size}, for {folder.name}, whose tokenizer reads {samples} sample conversations as we do")
     for rule, n in total["dropped"].items():
         typer.echo(f"    dropped {n:,} {rule}: {RULES[rule]}")
+    for line in counted(total["noted"]):
+        typer.echo(f"    {line}")

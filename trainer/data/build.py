@@ -18,7 +18,7 @@ import numpy as np
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_file
-from trainer.data.records import IMAGE, Tally, is_unicode, losses, raw_records
+from trainer.data.records import IMAGE, Tally, is_unicode, losses, note, raw_records
 from trainer.data.screens import Pair, ScreenSettings, rules, screen
 
 
@@ -51,7 +51,7 @@ def read_text_pairs(path: Path, tally: Tally) -> Iterator[tuple[str, str]]:
     for where, row in raw_records(path):
         tally.read += 1
         pair = next(((row[a], row[b]) for a, b in names if isinstance(row, dict) and row.get(a) and row.get(b)), None)
-        if pair is None or not all(isinstance(text, str) for text in pair):
+        if pair is None or not all(isinstance(text, str) and text.strip() for text in pair):
             tally.drop("not_a_pair", where)
         elif not all(map(is_unicode, pair)):
             tally.drop("bad_text", f"{where}: half a surrogate pair")
@@ -88,6 +88,7 @@ def build(
 
         def put(record: dict[str, Any]) -> None:
             kinds[record["type"]] = kinds.get(record["type"], 0) + 1
+            note(record["conversations"], screened)
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
         for pair in pairs:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.template import template_tokens
 from trainer.batches import Example
 from trainer.stages import KINDS
 
@@ -31,11 +32,16 @@ RULES = {
     "too_few_image_marks": "more pictures than <image>",
     "missing_image": "a picture that is not on disk, or whose name is no path",
     "unknown_type": "a declared type that does not exist, or that the turns contradict",
+    "empty_answer": "an answer without a word or an image: it would teach to say nothing",
     "too_long": "more positions than the limit",
     "bad_image": "a picture that cannot be decoded",
     "bad_text": "text that is no valid Unicode or holds a reserved token",
 }
 """Why a record is left out: the names in the counts, and what they mean to whoever reads the report."""
+
+
+NOTES = {"template_tokens": "words that hold a token of the chat template or of images, read as plain text"}
+"""Why a kept record is counted."""
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict about one record, not an error of the run
@@ -55,6 +61,8 @@ class Tally:
     dropped: Counter = field(default_factory=Counter)
     unknown: Counter = field(default_factory=Counter)
     """Records that a screen could not judge, since the metadata lacks the field; they pass."""
+    noted: Counter = field(default_factory=Counter)
+    """Records that are kept, and that somebody should know of: NOTES."""
     examples: dict[str, str] = field(default_factory=dict)
 
     def drop(self, rule: str, what: str) -> None:
@@ -67,6 +75,7 @@ class Tally:
             "kept": self.kept,
             "dropped": dict(sorted(self.dropped.items())),
             "passed_unknown": dict(sorted(self.unknown.items())),
+            "noted": dict(sorted(self.noted.items())),
             "examples": self.examples,
         }
 
@@ -74,6 +83,11 @@ class Tally:
 def losses(dropped: Mapping[str, int]) -> str:
     """Counts by rule, for a line of text."""
     return ", ".join(f"{rule} {n:,}" for rule, n in sorted(dropped.items())) or "nothing"
+
+
+def counted(noted: Mapping[str, int]) -> list[str]:
+    """Lines on kept records, for a terminal."""
+    return [f"kept {n:,} with {NOTES[name]}" for name, n in noted.items()]
 
 
 def read_conversations(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:
@@ -91,10 +105,18 @@ def checked(raw: Any, where: str, root: Path, tally: Tally) -> dict[str, Any] | 
     try:
         if isinstance(raw, Exception) or not isinstance(raw, dict):
             raise Rejected("not_json", f"{where}: {raw if isinstance(raw, Exception) else type(raw).__name__}")
-        return normalise(raw, root, where)
+        record = normalise(raw, root, where)
+        note(record["conversations"], tally)
+        return record
     except Rejected as rejected:
         tally.drop(rejected.rule, str(rejected))
         return None
+
+
+def note(turns: Sequence[Mapping[str, Any]], tally: Tally) -> None:
+    """Count a record that is kept, by NOTES."""
+    if any(template_tokens(turn["value"]) for turn in turns):
+        tally.noted["template_tokens"] += 1
 
 
 def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
@@ -149,6 +171,8 @@ def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict
     name = str(name) if isinstance(name, str | int) else where
     if not all(map(is_unicode, (name, *(t["value"] for t in turns)))):
         raise Rejected("bad_text", f"{where}: half a surrogate pair")
+    if not all(t["value"].strip() for t in turns if t["from"] == "gpt"):
+        raise Rejected("empty_answer", where)
     if any(IMAGE in t["value"] for t in turns if t["from"] == "system"):
         raise Rejected("too_many_image_marks", f"{where}: {IMAGE} in a system turn")
     images = record.get("images", record.get("image"))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from trainer.data.records import Tally
+from trainer.data.records import IMAGE, Tally
 
 
 @dataclass
@@ -91,6 +91,9 @@ def rules(settings: ScreenSettings) -> list[Rule]:
             "aspect",
             f"longer side over {s.max_aspect:g} times the shorter",
             lambda p: max(p.width, p.height) <= s.max_aspect * min(p.width, p.height),
+        ),
+        Rule(
+            "image_mark", f"{IMAGE} in the caption: it would stand for one more image", lambda p: IMAGE not in p.caption
         ),
         Rule("caption_length", f"not {s.min_words} to {s.max_words} words", lambda p: _words(p, s)),
         Rule("language", f"under {s.min_latin:.0%} Latin letters", lambda p: latin_share(p.caption) >= s.min_latin),

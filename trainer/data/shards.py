@@ -97,7 +97,7 @@ def _tokenize(
             pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), draft, compression="zstd")
         digest = sha256_file(out / name)
         parts = (name, digest, len(rows), tally.read, dict(tally.dropped), tally.examples)
-        manifest["shards"].append(dict(zip(ENTRY, parts, strict=True)))
+        manifest["shards"].append({**dict(zip(ENTRY, parts, strict=True)), "noted": dict(tally.noted)})
         _write_manifest(out, manifest)
     total = _total(manifest["shards"])
     manifest["complete"], manifest["read"] = True, total.to_json()
@@ -116,6 +116,7 @@ def _total(shards: list[dict[str, Any]]) -> Tally:
         total.read += entry["read"]
         total.kept += entry["rows"]
         total.dropped.update(entry["dropped"])
+        total.noted.update(entry.get("noted", {}))
         total.examples = {**entry["examples"], **total.examples}
     return total
 
