@@ -10,7 +10,7 @@ Legend: B conversations, T tokens, N tiles, h w codes a side.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -214,7 +214,7 @@ class ArmorProcessor:
         return self.base.preprocess(open_image(image), self.settings, max_tiles)
 
     @torch.no_grad()
-    def image_codes(self, images: list[Image.Image | str | Path]) -> Tensor:
+    def image_codes(self, images: Sequence[Image.Image | str | Path | bytes]) -> Tensor:
         """Images to codes (B, h, w) on the CPU, through the image tokenizer."""
         vq, device = self._image_tokenizer()
         pixels = torch.stack([to_pixels(open_image(image, drawn=True), vq.image_size) for image in images])

@@ -132,6 +132,12 @@ class LoopOptions:
     """Draw samples: (model, step) -> name -> PIL image, kept beside the log (the paper's Figure 6)."""
     sample_every: Amount = 0
     """Steps between sample images (Figure 6); 0 none, but with `evaluate` where there is one."""
+    workers: Amount | None = None
+    """Processes that prepare each process's batches; by default 4 beside a GPU, else a thread."""
+    ahead: Count = 2
+    """Steps that each of them prepares ahead."""
+    bad_images: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """Share of conversations whose images may be bad, and are replaced by the next record; over it the run stops."""
     shard: bool = False
     """Shard parameters, gradients and optimizers over the processes (FSDP2) instead of copying them (DDP)."""
     replicas: Count = 1
@@ -152,6 +158,8 @@ class StageConfig:
     """1, 2, 3 or another declared stage (see: armor-train stages)."""
     data: tuple[Path, ...] = ()
     """Directory of shards (armor-train tokenize); repeatable."""
+    image_root: Path | None = None
+    """Where the images to look at lie now, if not where they lay beside the shards."""
     model: str = ""
     """Checkpoint to start from."""
     out: Path | None = None

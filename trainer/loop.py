@@ -28,7 +28,7 @@ from trainer.checkpoints import Checkpoints
 from trainer.config import LoopOptions, Optimization
 from trainer.flops import Flops, peak_flops
 from trainer.identity import differences, identity, longer
-from trainer.loader import DataLoader, Mixture
+from trainer.loader import DataLoader, Images, Mixture
 from trainer.logs import COST, HEADS, LossMeter, RunLog, open_trackers, progress
 from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
 from trainer.optim import Optimizers
@@ -62,6 +62,8 @@ class Outcome:
     losses: dict[str, float]
     """The last log line's means."""
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    images: Images = field(default_factory=Images)
+    """How reading images to look at went, since the last resume and in this process."""
 
 
 class Loop:
@@ -171,7 +173,7 @@ class Loop:
                     raise Preempted(
                         f"stopped by a signal behind step {self.step:,} of {how.steps:,}; {self._where_to_go_back()}"
                     )
-        outcome.steps = self.step
+        outcome.steps, outcome.images = self.step, loader.images
         return outcome
 
     def _say(self, losses: dict[str, float], seconds: float) -> None:
@@ -206,7 +208,11 @@ class Loop:
     def _data_loader(self) -> DataLoader:
         rank_of = self.accelerator.process_index, self.accelerator.num_processes
         token_ids = self._pad_id(), self.model.config.imgbos_id
-        return DataLoader(self.mixture, self.how, rank_of, token_ids, self.options.pack_to)
+        options, workers = self.options, self.options.workers
+        if workers is None:
+            workers = 4 if self.accelerator.device.type == "cuda" else 0
+        read = options.pack_to, workers, options.ahead, options.bad_images
+        return DataLoader(self.mixture, self.how, rank_of, token_ids, *read)
 
     def _one_step(self, loader: DataLoader, meter: LossMeter) -> bool:
         """One optimizer step; whether a signal asked any process to end behind it."""

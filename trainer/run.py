@@ -109,7 +109,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    shards = Shards(list(config.data), processor)
+    shards = Shards(list(config.data), processor, config.image_root)
     pools = shards.pools()
     missing = [kind for kind, count in stage.mixture.items() if count and kind not in pools]
     if missing:
@@ -163,6 +163,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         "stage": stage.name,
         "steps": outcome.steps,
         "losses": outcome.losses,
+        "images": asdict(outcome.images),
         "cost": {**asdict(outcome.cost), "device_days": outcome.cost.device_days},
         "processes": loop.accelerator.num_processes,
         "sharded": shard,

@@ -7,12 +7,13 @@ with whole_folder(Path("model")) as draft:
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from armor_model.base.errors import RunFailed, UserError, disk_is_full
@@ -143,6 +144,26 @@ def make_folder(folder: Path) -> Path:
             raise RunFailed(f"no space left on the disk for {folder}") from error
         raise UserError(f"cannot write into {folder}: {error.strerror}", "choose another folder") from error
     return folder
+
+
+@contextmanager
+def hold_folder(folder: Path, what: str, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
+    """A lock on a folder, or on the work of part (I, N) in it; the operating system lets go however the process ends.
+    Raises UserError where another `what` holds it."""
+    locks = {".lock": fcntl.LOCK_EX}
+    if part[1] > 1:
+        locks = {".lock": fcntl.LOCK_SH, f".lock-{part[0]}": fcntl.LOCK_EX}
+    with ExitStack() as stack:
+        for name, kind in locks.items():
+            lock = stack.enter_context((folder / name).open("w"))
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"another {what} is writing {folder}", "wait for it, or choose another") from error
+        if part[1] == 1:  # so nobody else is writing, and a kill left these
+            for left in folder.rglob(f"{DRAFT}*"):
+                left.unlink()
+        yield
 
 
 def sync_path(path: Path) -> None:

@@ -160,12 +160,7 @@ def test_a_loss_that_is_no_number_in_an_early_micro_batch_stops_the_run():
     broken = replace(seen, pixels=torch.full_like(seen.pixels, float("nan")))
     longer = [e for kind in ("t2ti", "t2i", "ti2t") for e in data[kind] if len(e) > len(broken)][:7]
     assert len(longer) == 7  # so the broken one comes first, sorted by length or not
-
-    class First(Mixture):
-        def batch(self, step):
-            return [broken, *longer]
-
-    mixture = First(data, {"t2t": 12}, 8, 5)
+    mixture = Mixture({"ti2t": [broken, *longer]}, {"ti2t": 8}, 8, 5)
     before = model.new_embeddings.detach().clone()
     with pytest.raises(RunFailed, match="the text loss of step 0 is nan"):
         Loop(model, STAGES["1"], mixture, Optimization(4, 8, clip=0.0, accumulate=4), LoopOptions(bar=False)).run()

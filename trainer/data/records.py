@@ -1,10 +1,11 @@
-"""Conversation records (the paper's appendix) read from JSON lines; a bad one is skipped and counted by rule.
+"""Conversation records (the paper's appendix) read from JSON lines, JSON or parquet; a bad one is skipped and counted by rule.
 
     {"id": "...", "type": "ti2t", "conversations": [{"from": "human", "value": "<image>..."}, {"from": "gpt", ...}],
      "images": ["a.jpg", ...]}
 
-`images` holds one path for each `<image>`, in order of appearance, relative to the file. ShareGPT4V's `image` (one
-path, no type) is read as well.
+`images` holds one path (or stretch of a file, see trainer.data.images) for each `<image>`, in order of appearance,
+relative to the file. ShareGPT4V's `image` (one path, no type) is read as well, and so are chat messages: `messages` of
+`role` and `content`, a text or parts. A dialogue may have any number of turns, each with images (type ti2ti).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch import Tensor
 from armor_model.base.errors import UserError
 from armor_model.template import template_tokens
 from trainer.batches import Example
+from trainer.data.images import exists
 from trainer.stages import KINDS
 
 RULES = {
@@ -40,7 +42,11 @@ RULES = {
 """Why a record is left out: the names in the counts, and what they mean to whoever reads the report."""
 
 
-NOTES = {"template_tokens": "words that hold a token of the chat template or of images, read as plain text"}
+NOTES = {
+    "template_tokens": "words that hold a token of the chat template or of images, read as plain text",
+    "contaminated_exact": "a caption that is one of the --prompts",
+    "contaminated_near": "a caption that is nearly one of the --prompts",
+}
 """Why a kept record is counted."""
 
 
@@ -68,6 +74,19 @@ class Tally:
     def drop(self, rule: str, what: str) -> None:
         self.dropped[rule] += 1
         self.examples.setdefault(rule, what[:200])
+
+    def add(self, other: Tally) -> None:
+        """Count what another one counted, behind one's own."""
+        self.read, self.kept = self.read + other.read, self.kept + other.kept
+        for mine, its in ((self.dropped, other.dropped), (self.unknown, other.unknown), (self.noted, other.noted)):
+            mine.update(its)
+        self.examples = {**other.examples, **self.examples}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Tally:
+        """Of what `to_json` gave, or of a part of it."""
+        counts = (Counter(entry.get(name, {})) for name in ("dropped", "passed_unknown", "noted"))
+        return cls(entry["read"], entry["kept"], *counts, dict(entry.get("examples", {})))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -120,7 +139,11 @@ def note(turns: Sequence[Mapping[str, Any]], tally: Tally) -> None:
 
 
 def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, value) of every line, or of every item of a JSON array; the value of a broken line is its exception."""
+    """(where, value) of every line of a file, item of a JSON array, or row of a parquet file; the value of a broken
+    line is its exception. Raises UserError for a file that cannot be read."""
+    if path.suffix == ".parquet":
+        yield from _rows(path)
+        return
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             first = file.read(1)
@@ -137,6 +160,18 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
                     yield f"{path}:{number}", _parse(line)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=1_024))
+            yield from ((f"{path}#{i}", row) for i, row in enumerate(row for batch in batches for row in batch))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not readable parquet: {str(error).splitlines()[0]}") from error
 
 
 def _parse(line: str) -> Any:
@@ -157,6 +192,8 @@ def is_unicode(text: str) -> bool:
 
 def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict[str, Any]:
     """A checked copy with `type` and absolute `images`. Raises Rejected with the rule that it breaks."""
+    if isinstance(record.get("messages"), list):
+        record = _from_messages(record, where)
     turns = record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
         raise Rejected("no_turns", f"{where}: no list of turns with texts")
@@ -191,13 +228,47 @@ def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict
     return {"id": name, "type": declared or kind, "conversations": turns, "images": paths}
 
 
+def _from_messages(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """A record of chat messages as one of conversations; its images stand in its parts, or beside it."""
+    turns, images = [], []
+    for message in record["messages"]:
+        if not isinstance(message, dict):
+            raise Rejected("no_turns", f"{where}: a message that is a {type(message).__name__}")
+        role, content = message.get("role"), message.get("content")
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise Rejected("no_turns", f"{where}: a message whose content is neither text nor parts")
+        text = ""
+        for part in parts:
+            if part.get("type") == "text":
+                text += str(part.get("text") or "")
+            elif part.get("type") in ("image", "image_url"):
+                text += IMAGE
+                images += [image for name in ("image", "path", "url", "image_url") if (image := part.get(name))][:1]
+            else:
+                raise Rejected("no_turns", f"{where}: a part that is neither text nor an image")
+        turns.append({"from": SPEAKERS.get(role, role) if isinstance(role, str) else role, "value": text})
+    beside = record.get("images", record.get("image"))
+    beside = [] if beside is None else beside if isinstance(beside, list) else [beside]
+    paths = [_path_of(image) for image in images or beside]
+    kept = {name: record[name] for name in ("id", "type") if record.get(name) is not None}
+    return {**kept, "conversations": turns, "images": paths}
+
+
+def _path_of(image: Any) -> Any:
+    """Parquet columns of images, and OpenAI's parts, wrap the path."""
+    return (
+        next((image[name] for name in ("path", "url") if image.get(name)), None) if isinstance(image, dict) else image
+    )
+
+
 def _on_disk(root: Path, image: str, where: str) -> Path:
     try:
         path = (root / image).resolve()
-        exists = path.is_file() and is_unicode(str(path))
+        there = exists(path) and is_unicode(str(path))
     except (OSError, ValueError, RuntimeError):  # too long or not to be reached; a NUL byte; a loop of links
-        exists = False
-    if not exists:
+        there = False
+    if not there:
         raise Rejected("missing_image", f"{where}: {image}")
     return path
 
@@ -225,10 +296,11 @@ def sides(record: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 
 IMAGE = "<image>"
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+SPEAKERS = {role: speaker for speaker, role in ROLES.items()}
 
 
 def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """The record as chat messages. seen: images (PIL or paths) of the human turns in order; drawn: codes (h, w) or
+    """The record as chat messages. seen: images (PIL, paths or tiles) of the human turns in order; drawn: codes (h, w) or
     (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
     name = record.get("id", "?")
     to_see, to_draw = iter(seen), iter(drawn)
@@ -244,7 +316,8 @@ def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Ten
                     if role == "assistant":
                         parts.append({"type": "image", "codes": torch.as_tensor(next(to_draw)).flatten()})
                     else:
-                        parts.append({"type": "image", "image": next(to_see)})
+                        image = next(to_see)
+                        parts.append({"type": "image", "tiles" if isinstance(image, Tensor) else "image": image})
                 except StopIteration:
                     raise UserError(f"record {name}: more {IMAGE} in {turn['from']} turns than pictures") from None
             if piece.strip("\n"):
