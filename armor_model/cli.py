@@ -195,7 +195,11 @@ def params(
 def build(
     base: Annotated[str, typer.Option(help="InternVL2.5 (original layout) or InternVL2.5/3 (-hf): folder or hub id.")],
     out: Annotated[Path, typer.Option(help="The new checkpoint's folder.")],
-    vqgan: Annotated[str | None, typer.Option(help="Chameleon's vqgan.ckpt; without it no image can be drawn.")] = None,
+    vqgan: Annotated[
+        str | None,
+        typer.Option(help="Chameleon's vqgan.ckpt or LlamaGen's vq_ds16_*.pt; without it no image can be drawn."),
+    ] = None,
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels a side of a drawn image: 256 or 512.")] = 256,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub id, where the base's needs code to be run.")
     ] = None,
@@ -223,6 +227,7 @@ def build(
         seed,
         shard_bytes(shard_gb),
         system_prompt,
+        image_size,
     )
     typer.echo(
         f"{out}: {done['tensors']} tensors in {done['files']} file(s) from the {done['layout']} layout, "

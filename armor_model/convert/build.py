@@ -46,12 +46,14 @@ def build(
     seed: int = 0,
     max_shard: int = 4_000_000_000,
     system_prompt: str | None = None,
+    image_size: int = 256,
 ) -> dict[str, Any]:
     """Write an ARMOR checkpoint.
 
     Args:
         base: folder or hub id of a model of one of the BASES, e.g. an InternVL, original or in transformers' layout.
-        vqgan: Chameleon's `vqgan.ckpt` (or a converted folder); None leaves the image tokenizer out.
+        vqgan: Chameleon's `vqgan.ckpt`, LlamaGen's `vq_ds16_*.pt` or a converted folder; None leaves the image
+            tokenizer out.
         out: the new folder; a UserError where it holds anything.
         tokenizer: folder or id, where the base's own cannot be read without running its code.
         adapter_layers: blocks of the adapter.
@@ -61,6 +63,7 @@ def build(
         seed: of the random parts.
         max_shard: bytes.
         system_prompt: a name that the base knows, or a text; by default what the layout was published with.
+        image_size: pixels a side of a drawn image.
 
     Returns:
         What was done: layout, tensors, new parameters, whether the tokenizer was extended, conversations whose tokens
@@ -71,7 +74,7 @@ def build(
         raw = load_base_config(folder)
         kind = base_of(raw)
         layout, settings = kind.read_config(raw)
-        vq = open_vqgan(Path(vqgan)) if vqgan else None
+        vq = open_vqgan(Path(vqgan), image_size) if vqgan else None
         text_tokenizer = _tokenizer(tokenizer, folder, kind)
         settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids(kind.chat.image_token)
         if vq is not None:

@@ -1,5 +1,5 @@
-"""Images by reference: `a/b.jpg` names a file, `images/00000.tar:1024:20480` a stretch of a large one, by its first byte
-and its length; so millions of images lie in few files, and are read without unpacking."""
+"""Images by reference: `a/b.jpg` names a file, `images/00000.tar:1024:20480` a stretch of a large one (first byte and
+length); so millions of images lie in few files, and are read without unpacking."""
 
 from __future__ import annotations
 

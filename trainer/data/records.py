@@ -1,4 +1,4 @@
-"""Conversation records (the paper's appendix) read from JSON lines, JSON or parquet; a bad one is skipped and counted by rule.
+"""Conversation records (the paper's appendix) read from JSON lines, JSON or parquet; a bad one is skipped and counted.
 
     {"id": "...", "type": "ti2t", "conversations": [{"from": "human", "value": "<image>..."}, {"from": "gpt", ...}],
      "images": ["a.jpg", ...]}
@@ -300,8 +300,8 @@ SPEAKERS = {role: speaker for speaker, role in ROLES.items()}
 
 
 def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """The record as chat messages. seen: images (PIL, paths or tiles) of the human turns in order; drawn: codes (h, w) or
-    (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
+    """The record as chat messages. seen: images (PIL, paths or tiles) of the human turns in order; drawn: codes (h, w)
+    or (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
     name = record.get("id", "?")
     to_see, to_draw = iter(seen), iter(drawn)
     messages = []
