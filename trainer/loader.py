@@ -279,7 +279,7 @@ class DataLoader:
             if not callable(example.pixels):
                 return example
             images.read += 1
-            for pause in (*PAUSES, None):
+            for attempt, pause in enumerate((*PAUSES, None)):
                 try:
                     opened = replace(example, pixels=example.pixels())
                 except ArmorError as error:
@@ -289,7 +289,7 @@ class DataLoader:
                     else:
                         time.sleep(pause)
                     continue
-                images.retried += pause != PAUSES[0]
+                images.retried += attempt > 0
                 return opened
         raise RunFailed(f"a hundred records in a row have bad images, the last: {images.reasons[-1]}")
 
