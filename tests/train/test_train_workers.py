@@ -1,4 +1,4 @@
-"""`tokenize` and `build-data` by several processes, killed and gone on with: the files of one process, uninterrupted."""
+"""`tokenize` and `build-data` by several processes, killed and gone on with: one process's files, uninterrupted."""
 
 from __future__ import annotations
 
