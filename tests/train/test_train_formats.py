@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from data_helpers import gpt, human, picture, write_lines
+from PIL import Image
 from test_train_data import write_tar
 
 from armor_model import bundled, load_processor
@@ -113,6 +116,26 @@ def test_a_parquet_of_conversations_and_one_that_is_none(images):
     (images / "no.parquet").write_bytes(b"no parquet")
     with pytest.raises(UserError, match="is not readable parquet"):
         list(read_conversations(images / "no.parquet", Tally()))
+
+
+def test_images_inside_of_a_parquet_file_are_read_and_kept(images):
+    """As `datasets` writes a column of images: to look at, to draw, and one that is none."""
+    inside = [{"bytes": picture((200, 9, 40 * i)), "path": "its name.png"} for i in range(3)]
+    rows = [
+        {"id": "1", "conversations": [human("<image>?"), gpt("red")], "images": inside[:1]},
+        {"id": "2", "conversations": [human("draw"), gpt("<image>")], "images": inside[1:2]},
+        {"id": "3", "conversations": [human("<image>?"), gpt("red")], "images": [{"bytes": b"none", "path": None}]},
+        {"id": "4", "conversations": [human("<image>?"), gpt("red")], "images": inside[2:]},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), images / "c.parquet")
+    processor = load_processor(bundled("armor-nano"))
+    found = tokenize(images / "c.parquet", images / "s", processor, "nano", shard_size=3)
+    assert found["read"]["dropped"] == {"bad_image": 1} and found["read"]["kept"] == 3
+    assert sorted(p.name for p in (images / "s").glob("*.tar")) == ["shard-000000.tar", "shard-000001.tar"]
+    pools = Shards([images / "s"], processor).pools()
+    for example, row in zip(pools["ti2t"], (0, 2), strict=True):
+        assert torch.equal(example.pixels(), processor.cut(Image.open(io.BytesIO(inside[row]["bytes"]))))
+    assert (pools["t2i"][0].image_labels >= processor.first_code_id).sum() == processor.codes_per_image
 
 
 def test_a_dialogue_with_images_on_both_sides_is_tokenised_whole(images):

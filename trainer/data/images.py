@@ -20,8 +20,10 @@ from armor_model.images import image_size, open_image
 _STRETCH = re.compile(r"(.+):([0-9]{1,18}):([0-9]{1,18})")
 
 
-def read_bytes(reference: Path) -> bytes:
-    """The encoded image. Raises UserError."""
+def read_bytes(reference: Path | bytes) -> bytes:
+    """The encoded image; what came as bytes, as it is. Raises UserError."""
+    if isinstance(reference, bytes):
+        return reference
     path, first, length = _split(reference)
     try:
         if length is None:

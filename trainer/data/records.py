@@ -191,7 +191,8 @@ def is_unicode(text: str) -> bool:
 
 
 def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict[str, Any]:
-    """A checked copy with `type` and absolute `images`. Raises Rejected with the rule that it breaks."""
+    """A checked copy with `type`, and `images` as absolute paths or, from a parquet file, bytes. Raises Rejected with
+    the rule that it breaks."""
     if isinstance(record.get("messages"), list):
         record = _from_messages(record, where)
     turns = record.get("conversations")
@@ -213,14 +214,15 @@ def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict
     if any(IMAGE in t["value"] for t in turns if t["from"] == "system"):
         raise Rejected("too_many_image_marks", f"{where}: {IMAGE} in a system turn")
     images = record.get("images", record.get("image"))
-    images = [] if images is None else [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+    images = [] if images is None else images if isinstance(images, list) else [images]
+    images = [_bare(image) for image in images]
+    if not all(isinstance(image, str | bytes) for image in images):
         raise Rejected("missing_image", f"{where}: its pictures are no list of paths")
     marks = sum(t["value"].count(IMAGE) for t in turns)
     if marks != len(images):
         rule = "too_many_image_marks" if marks > len(images) else "too_few_image_marks"
         raise Rejected(rule, f"{where}: {marks} {IMAGE} for {len(images)} pictures")
-    paths = [_on_disk(root, image, where) for image in images]
+    paths = [image if isinstance(image, bytes) else _on_disk(root, image, where) for image in images]
     kind, declared = kind_of(turns), record.get("type")
     if declared is not None and (declared not in KINDS or (declared != kind and declared != "refuse")):
         says = declared if isinstance(declared, str) else type(declared).__name__
@@ -250,16 +252,16 @@ def _from_messages(record: dict[str, Any], where: str) -> dict[str, Any]:
         turns.append({"from": SPEAKERS.get(role, role) if isinstance(role, str) else role, "value": text})
     beside = record.get("images", record.get("image"))
     beside = [] if beside is None else beside if isinstance(beside, list) else [beside]
-    paths = [_path_of(image) for image in images or beside]
     kept = {name: record[name] for name in ("id", "type") if record.get(name) is not None}
-    return {**kept, "conversations": turns, "images": paths}
+    return {**kept, "conversations": turns, "images": images or beside}
 
 
-def _path_of(image: Any) -> Any:
-    """Parquet columns of images, and OpenAI's parts, wrap the path."""
-    return (
-        next((image[name] for name in ("path", "url") if image.get(name)), None) if isinstance(image, dict) else image
-    )
+def _bare(image: Any) -> Any:
+    """Parquet columns of images wrap their bytes or a path, OpenAI's parts an address."""
+    if not isinstance(image, dict):
+        return image
+    data = image.get("bytes")
+    return data if isinstance(data, bytes) else image.get("path") or image.get("url")
 
 
 def _on_disk(root: Path, image: str, where: str) -> Path:

@@ -297,6 +297,10 @@ class ShardPool:
     def __getitem__(self, index: int) -> Example:
         return self.shards.example(int(self.rows[index]))
 
+    def first(self, count: int) -> ShardPool:
+        """Those that come first, to hold the others back."""
+        return ShardPool(self.shards, self.rows[:count])
+
     def sizes(self, indices_N: np.ndarray) -> Sizes:
         """Of conversations, without reading them."""
         return self.shards.sizes(self.rows[indices_N])

@@ -13,7 +13,9 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +26,7 @@ from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.files import hold_folder, whole_file, write_file
 from armor_model.base.hashing import sha256_file
 from armor_model.losses import IGNORE
-from trainer.data.images import describe, read_bytes
+from trainer.data.images import append, describe, read_bytes
 from trainer.data.records import Rejected, Tally, checked, encode, losses, raw_records, sides, to_messages
 from trainer.data.shards import ENTRY, MANIFEST, VERSION, is_whole, read_manifest, reading, schema, write_manifest
 from trainer.data.workers import in_order
@@ -171,7 +173,8 @@ def make_shard(processor: Any, job: Job, name: str, chunk: list[tuple[str, Any]]
 
     tally = Tally()
     records = [r for where, one in chunk if (r := checked(one, where, job.root, tally)) is not None]
-    rows = list(_rows(records, processor, job, tally))
+    with _tar_beside(job, name) as store:
+        rows = list(_rows(records, processor, job, tally, store))
     with whole_file(job.out / name) as draft:
         pq.write_table(pa.Table.from_pylist(rows, schema=schema()), draft, compression="zstd")
     parts = (name, sha256_file(job.out / name), len(rows), tally.read, dict(tally.dropped), tally.examples)
@@ -180,9 +183,27 @@ def make_shard(processor: Any, job: Job, name: str, chunk: list[tuple[str, Any]]
     return entry
 
 
-def _rows(records: list[dict[str, Any]], processor: Any, job: Job, tally: Tally) -> Iterator[dict[str, Any]]:
+@contextmanager
+def _tar_beside(job: Job, name: str) -> Iterator[Callable[[bytes, str], str]]:
+    """What stores an image to look at that came inside of a row, in a tar beside the shard, and tells its path."""
+    path = (job.out / name).with_suffix(".tar").resolve()
+    tar: tarfile.TarFile | None = None
+    with ExitStack() as stack:
+
+        def store(data: bytes, sha256: str) -> str:
+            nonlocal tar
+            if tar is None:
+                tar = stack.enter_context(tarfile.open(stack.enter_context(whole_file(path)), "w"))
+            return f"{os.path.relpath(path, job.root)}:{append(tar, sha256, data)}"
+
+        yield store
+
+
+def _rows(
+    records: list[dict[str, Any]], processor: Any, job: Job, tally: Tally, store: Callable[[bytes, str], str]
+) -> Iterator[dict[str, Any]]:
     drawn = list(dict.fromkeys(path for record in records for path in sides(record)[1]))
-    codes: dict[Path, Any] = {}
+    codes: dict[Path | bytes, Any] = {}
     for start in range(0, len(drawn), job.batch_size):
         codes.update(_codes(processor, drawn[start : start + job.batch_size]))
     for record in records:
@@ -190,9 +211,12 @@ def _rows(records: list[dict[str, Any]], processor: Any, job: Job, tally: Tally)
         try:
             broken = next((p for p in to_draw if codes[p] is None), None)
             if broken is not None:
-                raise Rejected("bad_image", f"{record['id']}: {broken}")
+                raise Rejected("bad_image", f"{record['id']}: {broken!s:.100}")
             rule = "bad_image"
-            images = [{"path": _relative(p, job.root), **describe(read_bytes(p))} for p in seen]
+            images = [describe(read_bytes(image)) for image in seen]
+            for image, known in zip(seen, images, strict=True):
+                own = isinstance(image, bytes)
+                known["path"] = store(image, known["sha256"]) if own else _relative(image, job.root)
             rule = "bad_text"
             # Tiles are cut when the model reads them; here their number is enough.
             tiles = [
@@ -226,7 +250,7 @@ def _relative(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _codes(processor: Any, paths: list[Path]) -> dict[Path, Any]:
+def _codes(processor: Any, paths: list[Path | bytes]) -> dict[Path | bytes, Any]:
     """Codes of images, None for one that cannot be read: a batch with a broken one is done one by one."""
     try:
         return dict(zip(paths, processor.image_codes([read_bytes(path) for path in paths]), strict=True))
