@@ -7,6 +7,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,8 @@ class ArmorAdapter(DrawingModel):
             spec=spec, name=name, fingerprint=sha256_folder(folder), parameters=_parameters(folder), dtype=dtype
         )
 
-    def _load(self) -> tuple[Any, Any]:
+    def loaded(self) -> tuple[Any, Any]:
+        """(model, processor), loaded on first use."""
         if self._loaded is None:
             import torch
 
@@ -91,7 +94,7 @@ class ArmorAdapter(DrawingModel):
     def _settings(self, decoding: Decoding, **extra: Any) -> Any:
         from armor_model import GenerationSettings
 
-        context = self._load()[0].config.text_config.max_position_embeddings
+        context = self.loaded()[0].config.text_config.max_position_embeddings
         kept = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p", *SAMPLING)}
         return GenerationSettings(
             max_new_tokens=min(decoding.max_new_tokens, context), guidance=_guidance(decoding), **kept, **extra
@@ -113,7 +116,7 @@ class ArmorAdapter(DrawingModel):
     def _answer(self, questions: list[Question], decoding: Decoding, max_tiles: int) -> list[Answer]:
         from armor_model import generate
 
-        model, processor = self._load()
+        model, processor = self.loaded()
         settings = self._settings(decoding, allow_images=not decoding.mask_imgbos, max_images=MAX_IMAGES)
         tiles = min(max_tiles, processor.settings.max_tiles)
         conversations = _conversations(questions, processor, tiles)
@@ -133,6 +136,25 @@ class ArmorAdapter(DrawingModel):
             for r in responses
         ]
 
+    def first_logits(self, questions: Sequence[Question]) -> torch.Tensor:
+        """Logits [N, V + 1] in float32 on the CPU, of each answer's first token (the last column is <imgbos>), of
+        questions that show the same images: these are encoded once."""
+        import torch
+
+        model, processor = self.loaded()
+        rows = [processor.encode_one(c, True) for c in _conversations(questions, processor, questions[0].max_tiles)]
+        tiles = rows[0].tiles
+        count = sum(len(tile) for tile in tiles)
+        batch = processor.collate([replace(row, tiles=[]) for row in rows])
+        order = torch.arange(count).repeat(len(rows)) if count else None
+        device = next(model.parameters()).device
+        with torch.inference_mode():
+            pixels = torch.cat(tiles).to(device) if count else None
+            ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+            hidden_NTD = model.backbone(model.embed(ids, pixels, order), mask)
+            logits: torch.Tensor = model.text_logits(hidden_NTD[:, -1]).float().cpu()
+        return logits
+
     def _own(self, decoding: Decoding) -> dict[str, Any]:
         used = {name: getattr(decoding, name) for name in SAMPLING}
         return {"dtype": self._torch_dtype(), "guidance": _guidance(decoding), **used}
@@ -140,7 +162,7 @@ class ArmorAdapter(DrawingModel):
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
         from armor_model import draw
 
-        model, processor = self._load()
+        model, processor = self.loaded()
         try:
             return list(draw(model, processor, list(prompts), self._settings(decoding), list(seeds)))
         except UserError as error:  # a prompt's mistake, not the run's: asked alone, it costs itself
@@ -152,7 +174,7 @@ class ArmorAdapter(DrawingModel):
         """Text and images of each answer, in order; an exception stands where a conversation cannot be answered."""
         from armor_model import generate
 
-        model, processor = self._load()
+        model, processor = self.loaded()
         settings = self._settings(decoding, allow_images=not decoding.mask_imgbos)
         responses = generate(model, processor, list(conversations), settings, list(seeds), on_error="record")
         return [NotDrawnError(r.error) if r.error is not None else list(r.parts) for r in responses]
