@@ -17,8 +17,6 @@ from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_eval.tasks.suites.judges.first import first_ids, reading_of
 
 if TYPE_CHECKING:
-    import torch
-
     from armor_eval.models.armor import ArmorAdapter
 
 

@@ -1,4 +1,4 @@
-"""`--judge scene`: the embedded world's exact judge, which reads the scene that an image shows and knows its answers."""
+"""`--judge scene`: the embedded world's exact judge: it reads the scene that an image shows, and knows the answers."""
 
 from __future__ import annotations
 
