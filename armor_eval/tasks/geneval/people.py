@@ -60,7 +60,7 @@ class Looked:
         return len(set(self.votes)) == 1
 
     def one_against_the_rest(self) -> list[bool]:
-        """For each person, whether the majority of the others says the same; a tie of these is no majority for right."""
+        """For each person, whether the majority of the others says the same; a tie of them is no majority."""
         return [vote == (2 * (sum(self.votes) - vote) > len(self.votes) - 1) for vote in self.votes]
 
 

@@ -189,7 +189,7 @@ def _notes(run: Run, truth: Truth, whole: bool) -> list[str]:
     notes = []
     if not whole:
         notes.append(
-            "the corrected score is that of the very answers it was learnt from: their own share by construction"
+            "the corrected score is of the very answers it was learnt from: their own share by construction"
         )
     if truth.images is None:
         notes.append("the file does not say which images were looked at: that they are this run's is taken on trust")
