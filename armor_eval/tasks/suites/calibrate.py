@@ -188,9 +188,7 @@ def _sums(verdicts: Verdicts, task: str) -> dict[str, tuple[float, float]] | Non
 def _notes(run: Run, truth: Truth, whole: bool) -> list[str]:
     notes = []
     if not whole:
-        notes.append(
-            "the corrected score is of the very answers it was learnt from: their own share by construction"
-        )
+        notes.append("the corrected score is of the very answers it was learnt from: their own share by construction")
     if truth.images is None:
         notes.append("the file does not say which images were looked at: that they are this run's is taken on trust")
     if truth.people:
