@@ -83,6 +83,9 @@ def generate(
     image_temperature: ImageTemperature = 1.0,
     image_top_k: Annotated[int, typer.Option(min=0, help="The same of the images' codes.")] = 0,
     image_top_p: Annotated[float, typer.Option(max=1, help="The same of the images' codes.")] = 1.0,
+    parallel_draw: Annotated[
+        int, typer.Option(min=0, help="Codes guessed at a time (e.g. 16): equal images in fewer steps, for a few rows.")
+    ] = 0,
     guidance: Guidance = 1.0,
     batch_size: Annotated[int, typer.Option(min=1, help="Most answers under way at once.")] = 64,
     fuse: Annotated[
@@ -96,6 +99,7 @@ def generate(
     settings = armor_model.GenerationSettings(
         max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
         image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p, guidance=guidance,
+        parallel_draw=parallel_draw,
         allow_images=images, max_images=max_images if images else 0, force_image=draw,
     )  # fmt: skip
     folder = make_folder(out)

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.base.tiling import tile_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -90,23 +91,6 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         return image
     values_HW = np.asarray(image, dtype=np.int64)
     return Image.fromarray((values_HW.clip(0, 65_535) // 257).astype(np.uint8))
-
-
-def tile_grid(width: int, height: int, max_tiles: int, tile: int, min_tiles: int = 1) -> tuple[int, int]:
-    """Columns and rows of tiles for an image: the grid whose aspect ratio is nearest; among equals, a larger grid is
-    taken only while the image has more than half the grid's pixels."""
-    aspect = width / height
-    grids = [
-        (c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1) if min_tiles <= c * r <= max_tiles
-    ]
-    best, best_distance = (1, 1), float("inf")
-    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
-        distance = abs(aspect - columns / rows)
-        if distance < best_distance or (
-            distance == best_distance and width * height > 0.5 * tile * tile * columns * rows
-        ):
-            best, best_distance = (columns, rows), distance
-    return best
 
 
 def tiles(image: Image.Image, tile: int, max_tiles: int, thumbnail: bool = True) -> Tensor:

@@ -254,9 +254,9 @@ def run_folder(out: Path, name: str) -> Path:
     A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; NAME
     inside of any other is refused.
     """
-    from armor_eval.runs.folders import refuse_nesting
+    from armor_eval.runs.folders import folder_name, refuse_nesting
 
-    folder = out / name
+    folder = out / folder_name(name)
     if (out / "run.json").is_file():
         from armor_eval.runs.bundle import read_head
 

@@ -93,9 +93,7 @@ def draw(
         for name, task, adapter, run_profile in tasks:
             settings = Settings(run_profile, command, decoding, batch_size, part)
             default = Path("runs") / "draw" / _folder_name(adapter.info.name, run_profile, limit, seed)
-            folder = common.run_folder(
-                default if out is None else out, common.short_name(name) + common.shard_name(shard)
-            )
+            folder = common.run_folder(default if out is None else out, name + common.shard_name(shard))
             with common.progress_bar(name, not json_output and processes.first) as progress:
                 done = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)
             if done is not None:

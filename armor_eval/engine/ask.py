@@ -1,12 +1,18 @@
-"""Asks a model for a batch of outputs; where a batch fails its requests are asked singly: only the culprit is lost."""
+"""Asks a model, batch by batch or as its rows become free; where a batch fails its requests are asked singly: only the
+culprit is lost."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from armor_eval.engine.task import Conversation, Prompt, Ready, Request
+from armor_eval.engine.pipeline import Asked, Prepared
+from armor_eval.engine.task import Conversation, Prompt, Ready, Request, Unit
 from armor_eval.models.base import (
+    Answer,
+    AnswersAsTheyFinish,
     AnswersQuestions,
     Decoding,
     DrawsImages,
@@ -14,7 +20,120 @@ from armor_eval.models.base import (
     Question,
     RespondsFreely,
 )
-from armor_eval.models.drawing import one_by_one
+from armor_eval.models.drawing import one_by_one, one_line
+from armor_model.base.errors import ArmorError
+
+log = logging.getLogger(__name__)
+
+
+def batch_by_batch(model: Any, decoding: Decoding) -> Callable[[Prepared], Iterator[Asked]]:
+    """For `asked_batches`: what was prepared of a batch are its requests."""
+
+    def serve(prepared: Prepared) -> Iterator[Asked]:
+        while (batch := prepared.next()) is not None:
+            units, requests = batch
+            began, gone = time.monotonic(), None
+            try:
+                outputs = ask(model, requests, decoding)
+            except ModelUnavailable as error:
+                gone, outputs = error, error.answers
+            yield Asked(units, requests, outputs, time.monotonic() - began, gone)
+
+    return serve
+
+
+class AsTheyFinish:
+    """For `asked_batches`: questions take the rows of finished ones, and each answer is given as it comes. What was
+    prepared of a batch: its requests, and each as the model encoded it.
+
+    Where a round fails, what was under way is asked one by one; where memory ran out, with half the rows from then on.
+    """
+
+    def __init__(self, model: AnswersAsTheyFinish, decoding: Decoding, rows: int) -> None:
+        self._model, self._decoding, self._rows = model, decoding, rows
+        self._under_way: list[tuple[Unit, Any, Any] | None] = []
+        """By the number that the model knows them by; None once it is answered."""
+        self._at_once: list[Asked] = []
+
+    def encoded(self, requests: list[Any]) -> tuple[list[Any], list[Any]]:
+        """Runs in worker threads: all that comes before the model. None stands for what is no question."""
+        places = [at for at, request in enumerate(requests) if isinstance(request, Question)]
+        made = self._model.encode([requests[at] for at in places], self._decoding)
+        by_place = dict(zip(places, made, strict=True))
+        return requests, [by_place.get(at) for at in range(len(requests))]
+
+    def __call__(self, prepared: Prepared) -> Iterator[Asked]:
+        again: list[tuple[Unit, Any, Any]] = []
+        while True:
+            self._under_way = []
+            first = again
+            again = []
+
+            def source(wait: bool, first: list[Any] = first) -> list[Any] | None:
+                entries = first[:] or self._arrived(prepared, wait)
+                first.clear()
+                if entries is not None:
+                    self._under_way += entries
+                return None if entries is None else [encoded for *_, encoded in entries]
+
+            try:
+                yield from self._round(source)
+                return
+            except ArmorError:
+                raise
+            except Exception as error:
+                again = [entry for entry in self._under_way if entry is not None]
+                if not again:
+                    raise
+                if out_of_memory(error) and self._rows > 1:
+                    self._rows //= 2
+                    log.warning("out of memory: asking %d at a time from here on (--batch-size)", self._rows)
+                    continue
+                log.warning("%d questions under way failed (%s): asked one by one", len(again), one_line(error))
+            for unit, request, _ in again:
+                began = time.monotonic()
+                yield Asked([unit], [request], ask(self._model, [request], self._decoding), time.monotonic() - began)
+            again = []
+
+    def _arrived(self, prepared: Prepared, wait: bool) -> list[tuple[Unit, Any, Any]] | None:
+        """The questions of the next batch; what needs no model is answered at once."""
+        while (batch := prepared.next(wait)) is not None:
+            units, made = batch
+            if not units:
+                return []
+            questions = []
+            for unit, request, encoded in zip(units, *made, strict=True):
+                if isinstance(request, Question) and not isinstance(encoded, Answer):
+                    questions.append((unit, request, encoded))
+                    continue
+                output = encoded if isinstance(encoded, Answer) else ask(self._model, [request], self._decoding)[0]
+                self._at_once.append(Asked([unit], [request], [output], 0.0))
+            if questions:
+                return questions
+        return None
+
+    def _round(self, source: Callable[[bool], list[Any] | None]) -> Iterator[Asked]:
+        began = time.monotonic()
+        for number, answer in self._model.answers(source, self._decoding, self._rows):
+            entry = self._under_way[number]
+            assert entry is not None, f"answer {number} came twice"
+            self._under_way[number] = None
+            now = time.monotonic()
+            yield Asked([entry[0]], [entry[1]], [answer], now - began)
+            began = now
+            yield from self._taken()
+        yield from self._taken()
+
+    def _taken(self) -> Iterator[Asked]:
+        while self._at_once:
+            yield self._at_once.pop(0)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device had no memory left."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def ask(model: Any, requests: Sequence[Request | Exception], decoding: Decoding) -> list[Any]:

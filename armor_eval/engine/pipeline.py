@@ -1,7 +1,8 @@
-"""Batches in order, each prepared in worker threads and asked in another, while the one before is judged."""
+"""Batches in order, prepared in worker threads some ahead, asked in a thread of their own while others are judged."""
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections import deque
@@ -12,33 +13,60 @@ from typing import Any
 
 from armor_eval.engine.task import Unit
 
-PREPARING_THREADS = 2
-PREPARED_AHEAD = 2
-"""Batches whose requests are made before they are needed: bounds memory to three batches of images."""
+MOST_THREADS = 8
+"""Threads that make requests where nothing else is asked for: images are decoded and cut outside of Python's lock."""
+WAITING = 16
+"""Batches, or single answers, that may wait to be judged."""
 LEAVE_SECONDS = 1.0
 """How long an interrupted run waits for the batch in flight; its thread ends with the process."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A batch with its requests and what came back."""
+    """Some units with their requests and what came back."""
 
     units: list[Unit]
     requests: list[Any]
     outputs: list[Any]
     seconds: float
-    """Wall seconds of asking, the whole batch."""
+    """Wall seconds of asking, all of them."""
     gone: Exception | None = None
-    """Why nothing is asked after this batch; None among its outputs is still to be asked."""
+    """Why nothing is asked after this; None among its outputs is still to be asked."""
 
 
-def asked_batches(
-    batches: Sequence[list[Unit]],
-    prepare: Callable[[list[Unit]], list[Any]],
-    ask: Callable[[list[Any]], tuple[list[Any], float, Exception | None]],
-) -> Iterator[Asked]:
-    """Every batch in order. What `prepare` or `ask` raises is raised here; nothing is asked after that."""
-    ready: queue.Queue[Asked | BaseException | None] = queue.Queue(maxsize=1)
+class Prepared:
+    """Batches with what was made of each in worker threads, in order. One batch a thread is made ahead, and one more:
+    that bounds the images in memory."""
+
+    def __init__(
+        self, batches: Sequence[list[Unit]], prepare: Callable[[list[Unit]], Any], threads: int | None = None
+    ) -> None:
+        self._threads = threads or min(MOST_THREADS, max(2, len(os.sched_getaffinity(0))))
+        self._waiting, self._prepare = iter(batches), prepare
+        self._ahead: deque[tuple[list[Unit], Future[Any]]] = deque()
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="prepare")
+
+    def next(self, wait: bool = True) -> tuple[list[Unit], Any] | None:
+        """The next batch; no units where it is not ready and `wait` is false; None after the last. Raises what its
+        preparation raised."""
+        while len(self._ahead) <= self._threads and (units := next(self._waiting, None)) is not None:
+            self._ahead.append((units, self._pool.submit(self._prepare, units)))
+        if not self._ahead:
+            return None
+        units, made = self._ahead[0]
+        if not wait and not made.done():
+            return [], []
+        self._ahead.popleft()
+        return units, made.result()
+
+    def close(self) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def asked_batches(prepared: Prepared, serve: Callable[[Prepared], Iterator[Asked]]) -> Iterator[Asked]:
+    """What `serve` makes of the prepared batches, made in a thread of its own. What it raises is raised here; then
+    nothing more is asked."""
+    ready: queue.Queue[Asked | BaseException | None] = queue.Queue(maxsize=WAITING)
     stop = threading.Event()
 
     def offer(entry: Asked | BaseException | None) -> bool:
@@ -51,19 +79,15 @@ def asked_batches(
         return False
 
     def work() -> None:
-        pool = ThreadPoolExecutor(PREPARING_THREADS, thread_name_prefix="prepare")
         try:
-            for units, requests in _prepared(pool, batches, prepare):
-                if stop.is_set():
-                    return
-                asked = Asked(units, requests, *ask(requests))
+            for asked in serve(prepared):
                 if not offer(asked) or asked.gone is not None:
                     return
             offer(None)
         except BaseException as error:  # handed to the consumer, which raises it
             offer(error)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            prepared.close()
 
     thread = threading.Thread(target=work, name="asking", daemon=True)
     thread.start()
@@ -77,17 +101,3 @@ def asked_batches(
     finally:
         stop.set()
         thread.join(timeout=LEAVE_SECONDS)
-
-
-def _prepared(
-    pool: ThreadPoolExecutor, batches: Sequence[list[Unit]], prepare: Callable[[list[Unit]], list[Any]]
-) -> Iterator[tuple[list[Unit], list[Any]]]:
-    ahead: deque[tuple[list[Unit], Future[list[Any]]]] = deque()
-    waiting = iter(batches)
-    while True:
-        while len(ahead) <= PREPARED_AHEAD and (units := next(waiting, None)) is not None:
-            ahead.append((units, pool.submit(prepare, units)))
-        if not ahead:
-            return
-        units, future = ahead.popleft()
-        yield units, future.result()

@@ -6,18 +6,18 @@ is complete. How a question becomes an item is the task's (armor_eval.engine.tas
 
 from __future__ import annotations
 
-import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from armor_eval.engine import ask as asking
 from armor_eval.engine.batches import batches_of
-from armor_eval.engine.pipeline import Asked, asked_batches
+from armor_eval.engine.pipeline import Asked, Prepared, asked_batches
 from armor_eval.engine.processes import Processes
 from armor_eval.engine.task import Begins, Progress, Ready, Task, Tick
-from armor_eval.models.base import Decoding, ModelUnavailable
+from armor_eval.models.base import AnswersAsTheyFinish, Decoding
 from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import Item, Profile, Run, Scores
@@ -155,16 +155,15 @@ def _ask_all(
         shard=settings.shard or (0, 1), whole=task.whole_batches,
     )  # fmt: skip
 
-    def ask(requests: list[Any]) -> tuple[list[Any], float, Exception | None]:
-        began, gone = time.monotonic(), None
-        try:
-            outputs = asking.ask(model, requests, settings.decoding)
-        except ModelUnavailable as error:
-            gone, outputs = error, error.answers
-        return outputs, time.monotonic() - began, gone
-
+    serve: Callable[[Prepared], Iterator[Asked]]
+    if isinstance(model, AnswersAsTheyFinish) and not task.whole_batches:
+        serve = streamed = asking.AsTheyFinish(model, settings.decoding, settings.batch_size)
+        prepared = Prepared(batches, lambda units: streamed.encoded(task.requests(units, bundle.path)))
+    else:
+        serve = asking.batch_by_batch(model, settings.decoding)
+        prepared = Prepared(batches, lambda units: task.requests(units, bundle.path))
     untried = not bundle.items
-    for batch in asked_batches(batches, lambda units: task.requests(units, bundle.path), ask):
+    for batch in asked_batches(prepared, serve):
         asked = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]
         several = len({unit.cluster for unit in batch.units}) > 1  # one prompt's images may all be refused
         if untried and several and len(asked) > 1 and all(isinstance(output, Exception) for output in asked):

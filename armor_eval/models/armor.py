@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of
+from armor_eval.models.hf_prompts import doubled as double
 from armor_eval.runs.schema import ModelInfo
-from armor_model.base.errors import UserError
+from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder
 
 if TYPE_CHECKING:
@@ -68,24 +68,28 @@ class ArmorAdapter(DrawingModel):
         self._device, self._dtype = device, dtype
         self.asked = {"dtype": dtype} if dtype else {}
         self._loaded: tuple[Any, Any] | None = None
+        self._loading = threading.Lock()
         self.info = ModelInfo(
             spec=spec, name=name, fingerprint=sha256_folder(folder), parameters=_parameters(folder), dtype=dtype
         )
 
-    def loaded(self) -> tuple[Any, Any]:
-        """(model, processor), loaded on first use."""
-        if self._loaded is None:
-            import torch
-
-            from armor_model import load
-            from armor_model.base.runtime import keep_freed_memory, quiet_transformers
-
-            quiet_transformers()
-            device, dtype = device_of(self._device), self._torch_dtype()
-            if device == "cpu" and (self.info.parameters or 0) < SMALL:
-                keep_freed_memory()
-            self._loaded = load(self._folder, device=device, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    def _load(self) -> tuple[Any, Any]:
+        with self._loading:  # questions are encoded in threads of their own
+            if self._loaded is None:
+                self._loaded = self._read()
         return self._loaded
+
+    def _read(self) -> tuple[Any, Any]:
+        import torch
+
+        from armor_model import load
+        from armor_model.base.runtime import keep_freed_memory, quiet_transformers
+
+        quiet_transformers()
+        device, dtype = device_of(self._device), self._torch_dtype()
+        if device == "cpu" and (self.info.parameters or 0) < SMALL:
+            keep_freed_memory()
+        return load(self._folder, device=device, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
 
     def _torch_dtype(self) -> str:
         """InternVL's published scores are bf16; a CPU computes a small fp16 checkpoint faster and safer in fp32."""
@@ -94,58 +98,73 @@ class ArmorAdapter(DrawingModel):
     def _settings(self, decoding: Decoding, **extra: Any) -> Any:
         from armor_model import GenerationSettings
 
-        context = self.loaded()[0].config.text_config.max_position_embeddings
+        context = self._load()[0].config.text_config.max_position_embeddings
         kept = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p", *SAMPLING)}
         return GenerationSettings(
             max_new_tokens=min(decoding.max_new_tokens, context), guidance=_guidance(decoding), **kept, **extra
         )
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
-        """Answers in order; questions with an equal tile limit share a batch."""
-        by_tiles: dict[int, list[int]] = defaultdict(list)
-        for at, question in enumerate(questions):
-            by_tiles[question.max_tiles].append(at)
-        answers: list[Answer] = [Answer(error="not asked")] * len(questions)
-        for max_tiles, places in by_tiles.items():
-            for at, answer in zip(
-                places, self._answer([questions[p] for p in places], decoding, max_tiles), strict=True
-            ):
-                answers[at] = answer
-        return answers
+        """Answers in order."""
+        encoded = self.encode(questions, decoding)
+        answers = {at: each for at, each in enumerate(encoded) if isinstance(each, Answer)}
+        places = [at for at in range(len(encoded)) if at not in answers]
+        groups = iter([[encoded[at] for at in places]] if places else [])
+        for number, answer in self.answers(lambda _: next(groups, None), decoding, len(questions)):
+            answers[places[number]] = answer
+        return [answers[at] for at in range(len(questions))]
 
-    def _answer(self, questions: list[Question], decoding: Decoding, max_tiles: int) -> list[Answer]:
-        from armor_model import generate
+    def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[Any]:
+        """Token ids and tiles of each question; of those that show one image its tiles are one tensor."""
+        from armor_model.generation import encode
 
-        model, processor = self.loaded()
-        settings = self._settings(decoding, allow_images=not decoding.mask_imgbos, max_images=MAX_IMAGES)
-        tiles = min(max_tiles, processor.settings.max_tiles)
-        conversations = _conversations(questions, processor, tiles)
-        # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
-        seeds = [seed_of(question.id, decoding.seed) for question in questions]
-        responses = generate(
-            model, processor, conversations, settings, seeds, batch_size=len(questions), max_tiles=tiles,
-            on_error="record",
-        )  # fmt: skip
-        return [
-            Answer(error=r.error)
-            if r.error is not None
-            else Answer(
-                text=r.text,
-                extras={"finish_reason": r.stats["finish"], **{k: r.stats[k] for k in ("imgbos", "imgbos_masked")}},
-            )
-            for r in responses
-        ]
+        model, processor = self._load()
+        settings = self._answering(decoding)
+        cut = _Cutter(processor)
+        encoded: list[Any] = []
+        for question in questions:
+            tiles = min(question.max_tiles, processor.settings.max_tiles)
+            conversation = [{"role": "user", "content": cut.content(question, tiles)}]
+            # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
+            seed = seed_of(question.id, decoding.seed)
+            try:
+                encoded.append(encode(model, processor, conversation, settings, seed, tiles))
+            except ArmorError as error:
+                encoded.append(Answer(error=str(error)))
+        return encoded
+
+    def answers(
+        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
+    ) -> Iterator[tuple[int, Answer]]:
+        """Answers as they are finished; one engine, its caches and graphs, for all of them."""
+        from armor_model.generation import serve
+
+        model, processor = self._load()
+        for number, response in serve(model, processor, source, self._answering(decoding), rows):
+            stats = {k: response.stats[k] for k in ("imgbos", "imgbos_masked")}
+            yield number, Answer(text=response.text, extras={"finish_reason": response.stats["finish"], **stats})
+
+    def _answering(self, decoding: Decoding) -> Any:
+        return self._settings(decoding, allow_images=not decoding.mask_imgbos, max_images=MAX_IMAGES)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._load()[1].tokenizer
 
     def first_logits(self, questions: Sequence[Question]) -> torch.Tensor:
         """Logits [N, V + 1] in float32 on the CPU, of each answer's first token (the last column is <imgbos>), of
-        questions that show the same images: these are encoded once."""
+        questions that show the same images: these are encoded once. ValueError where one cannot be encoded."""
         import torch
 
-        model, processor = self.loaded()
-        rows = [processor.encode_one(c, True) for c in _conversations(questions, processor, questions[0].max_tiles)]
+        from armor_model.processing import Encoded
+
+        model, processor = self._load()
+        rows = self.encode(questions, Decoding(mask_imgbos=True))
+        if failed := next((row for row in rows if isinstance(row, Answer)), None):
+            raise ValueError(failed.error)
         tiles = rows[0].tiles
         count = sum(len(tile) for tile in tiles)
-        batch = processor.collate([replace(row, tiles=[]) for row in rows])
+        batch = processor.collate([Encoded(ids=row.ids) for row in rows])
         order = torch.arange(count).repeat(len(rows)) if count else None
         device = next(model.parameters()).device
         with torch.inference_mode():
@@ -162,7 +181,7 @@ class ArmorAdapter(DrawingModel):
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
         from armor_model import draw
 
-        model, processor = self.loaded()
+        model, processor = self._load()
         try:
             return list(draw(model, processor, list(prompts), self._settings(decoding), list(seeds)))
         except UserError as error:  # a prompt's mistake, not the run's: asked alone, it costs itself
@@ -174,7 +193,7 @@ class ArmorAdapter(DrawingModel):
         """Text and images of each answer, in order; an exception stands where a conversation cannot be answered."""
         from armor_model import generate
 
-        model, processor = self.loaded()
+        model, processor = self._load()
         settings = self._settings(decoding, allow_images=not decoding.mask_imgbos)
         responses = generate(model, processor, list(conversations), settings, list(seeds), on_error="record")
         return [NotDrawnError(r.error) if r.error is not None else list(r.parts) for r in responses]
@@ -194,45 +213,35 @@ def seed_of(name: str, base: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{base}:{name}".encode()).digest()[:4], "big")
 
 
-def _conversations(questions: Sequence[Question], processor: Any, max_tiles: int) -> list[list[dict[str, Any]]]:
-    """The questions as the processor's conversations. A picture that several ask about is cut into tiles once, and they
+class _Cutter:
+    """Questions as the processor's message content. An image that several ask about is cut into tiles once, and they
     share the tensor; one that cannot be cut is left to fail with its own question."""
-    from armor_model.base.errors import ArmorError
 
-    cut: dict[tuple[int, bool], dict[str, Any]] = {}
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+        self._cut: dict[tuple[int, bool, int], dict[str, Any]] = {}
 
-    def picture(part: Any, doubled: bool) -> dict[str, Any]:
-        key = id(part), doubled
-        if key not in cut:
-            image = _doubled(part) if doubled else part
-            try:
-                cut[key] = {"type": "image", "tiles": processor.cut(image, max_tiles)}
-            except ArmorError:
-                cut[key] = {"type": "image", "image": image}
-        return cut[key]
+    def content(self, question: Question, max_tiles: int) -> list[dict[str, Any]]:
+        """Text and tiles, the first image doubled in size where the protocol says so."""
+        content: list[dict[str, Any]] = []
+        doubled = question.upscale_first
+        for part in question.parts:
+            if isinstance(part, str):
+                content.append({"type": "text", "text": part})
+                continue
+            key = id(part), doubled, max_tiles
+            if key not in self._cut:
+                self._cut[key] = self._image(part, doubled, max_tiles)
+            content.append(self._cut[key])
+            doubled = False
+        return content
 
-    return [[{"role": "user", "content": _content(question, picture)}] for question in questions]
-
-
-def _content(question: Question, picture: Callable[[Any, bool], dict[str, Any]]) -> list[dict[str, Any]]:
-    """The question's parts as the processor's; `picture(part, doubled)` makes one of a picture, the first one doubled
-    in size where the protocol says so."""
-    content: list[dict[str, Any]] = []
-    doubled = question.upscale_first
-    for part in question.parts:
-        if isinstance(part, str):
-            content.append({"type": "text", "text": part})
-            continue
-        content.append(picture(part, doubled))
-        doubled = False
-    return content
-
-
-def _doubled(picture: Any) -> Any:
-    from PIL import Image
-
-    opened = picture if isinstance(picture, Image.Image) else Image.open(picture).convert("RGB")
-    return opened.resize((opened.width * 2, opened.height * 2), Image.Resampling.BILINEAR)
+    def _image(self, part: Any, doubled: bool, max_tiles: int) -> dict[str, Any]:
+        image = double(part) if doubled else part
+        try:
+            return {"type": "image", "tiles": self._processor.cut(image, max_tiles)}
+        except ArmorError:
+            return {"type": "image", "image": image}
 
 
 def _parameters(folder: Path) -> int | None:

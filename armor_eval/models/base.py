@@ -5,7 +5,7 @@ A model implements those it can. A row that fails is that row's `error`, never t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -90,6 +90,23 @@ class AnswersQuestions(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class AnswersAsTheyFinish(AnswersQuestions, Protocol):
+    """A model whose rows take the next question as soon as they are free."""
+
+    def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[Any]:
+        """All that is to be done before the model, one entry a question; an Answer with an error where it cannot be
+        asked. Called in several threads, ahead of the model."""
+        ...
+
+    def answers(
+        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
+    ) -> Iterator[tuple[int, Answer]]:
+        """Answers, by number, as they are finished, at most `rows` under way. `source(wait)` gives the next encoded
+        questions: an empty list where none is ready and `wait` is false, None when there are no more."""
+        ...
 
 
 @runtime_checkable

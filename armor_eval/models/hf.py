@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,16 @@ ALONE = frozenset({"blip", "emu3", "kosmos-2.5", "minicpmv4_6", "minicpmv4_7"})
 """Model types whose rows in a batch get other logits than alone (docs/models.md): they are asked one by one."""
 UNUSED = ("labels", "token_type_ids", "mm_token_type_ids")
 """What some processors return and their models do not take; given only to a model that names it."""
+
+
+@dataclass
+class _Chunk:
+    """Questions that are asked together, and the processor's inputs [B, T] of them once they are made."""
+
+    questions: list[Question]
+    options: dict[str, Any] = field(default_factory=dict)
+    """For the images: see HubModel._image_options."""
+    inputs: Any = None
 
 
 class HubModel:
@@ -56,6 +69,8 @@ class HubModel:
         self._loaded: Any = None
         self._ends: list[int] = []
         self._most: int | None = None
+        self._config_type = ""
+        self._loading, self._encoding = threading.RLock(), threading.Lock()
         revision = self._source["revision"]
         folder = Path(name).expanduser()
         if folder.is_dir():
@@ -89,28 +104,34 @@ class HubModel:
 
     def _load_prompter(self) -> Prompter:
         """The processor and how it is to be asked: files of a few kilobytes, read before the weights are."""
-        if self._prompter is None:
-            config = self._config()
-            name = self._source["pretrained_model_name_or_path"]
-            check_type(config, name, self._source["trust_remote_code"])
-            from transformers import AutoProcessor
+        with self._loading:  # questions are encoded in threads of their own
+            return self._prompter or self._find_prompter()
 
-            from armor_model.base.runtime import quiet_transformers
+    def _find_prompter(self) -> Prompter:
+        config = self._config()
+        name = self._source["pretrained_model_name_or_path"]
+        check_type(config, name, self._source["trust_remote_code"])
+        from transformers import AutoProcessor
 
-            quiet_transformers()
-            try:
-                processor = AutoProcessor.from_pretrained(**self._source, **self._args.images)
-            except Exception as error:
-                raise self._cannot_load(error) from error
-            self._args.check_images(getattr(processor, "image_processor", None))
-            tokenizer = getattr(processor, "tokenizer", None)
-            if tokenizer is not None and not config.is_encoder_decoder:
-                tokenizer.padding_side = "left"
-            if tokenizer is not None and tokenizer.pad_token is None:
-                tokenizer.pad_token = tokenizer.eos_token
-            self._prompter = find_prompter(processor, config, name, self._args.chat_template)
-            self._most = 1 if config.model_type in ALONE else None
-            self.facts |= {"prompt_form": self._prompter.form, "model_class": (config.architectures or [None])[0]}
+        from armor_model.base.runtime import quiet_transformers
+
+        quiet_transformers()
+        try:
+            processor = AutoProcessor.from_pretrained(**self._source, **self._args.images)
+        except Exception as error:
+            raise self._cannot_load(error) from error
+        self._args.check_images(getattr(processor, "image_processor", None))
+        tokenizer = getattr(processor, "tokenizer", None)
+        if tokenizer is not None and not config.is_encoder_decoder:
+            tokenizer.padding_side = "left"
+        if tokenizer is not None and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        self._prompter = find_prompter(processor, config, name, self._args.chat_template)
+        self._most = 1 if config.model_type in ALONE else None
+        self._config_type = config.model_type
+        if self._image_options(probe_question()):
+            self.facts["tiles"] = "by benchmark, as ARMOR is asked (max_patches); MMMU's first image doubled"
+        self.facts |= {"prompt_form": self._prompter.form, "model_class": (config.architectures or [None])[0]}
         return self._prompter
 
     def _load(self) -> tuple[Any, Any]:
@@ -157,7 +178,7 @@ class HubModel:
         """
         self._load()
         try:
-            self._generate([probe_question(images)], Decoding(max_new_tokens=1))
+            self._generate(_Chunk([probe_question(images)]), Decoding(max_new_tokens=1))
         except Exception as error:  # whatever fails here would fail every row
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             what = "about an image" if images else "without an image"
@@ -165,22 +186,62 @@ class HubModel:
         return dict(self.facts)
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
-        """Answers in order; rows with and without images apart, for a processor takes either in a batch, not both."""
-        self._load()
-        answers: list[Answer] = [Answer(error="not asked")] * len(questions)
-        for with_images in (True, False):
-            places = [i for i, q in enumerate(questions) if any(not isinstance(p, str) for p in q.parts) == with_images]
-            size = self._most or len(places)
-            for start in range(0, len(places), max(1, size)):
-                chunk = places[start : start + size]
-                for i, answer in zip(chunk, self._ask([questions[i] for i in chunk], decoding), strict=True):
-                    answers[i] = answer
-        return answers
+        """Answers in order."""
+        groups = iter([self.encode(questions, decoding)])
+        answers = dict(self.answers(lambda _: next(groups, None), decoding, len(questions)))
+        return [answers[at] for at in range(len(questions))]
 
-    def _ask(self, questions: list[Question], decoding: Decoding) -> list[Answer]:
+    def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[tuple[_Chunk, int]]:
+        """Each question's chunk and its place in it: rows with and without images apart, for a processor takes either
+        in a batch, not both, and rows of one tile limit together."""
+        prompter, kinds = self._load_prompter(), defaultdict(list)
+        for at, question in enumerate(questions):
+            kinds[any(not isinstance(p, str) for p in question.parts), self._image_options(question)].append(at)
+        entries: dict[int, tuple[_Chunk, int]] = {}
+        for (_, options), places in kinds.items():
+            size = self._most or len(places)
+            for start in range(0, len(places), size):
+                some = places[start : start + size]
+                chunk = _Chunk([questions[at] for at in some], dict(options))
+                try:
+                    with self._encoding:  # a fast tokenizer's padding belongs to one thread at a time
+                        chunk.inputs = prompter.encode(chunk.questions, chunk.options)
+                except Exception as error:  # asked in halves, so that only the culprit is lost
+                    log.debug("a batch cannot be encoded: %s", error)
+                entries |= {at: (chunk, n) for n, at in enumerate(some)}
+        return [entries[at] for at in range(len(questions))]
+
+    def answers(
+        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
+    ) -> Iterator[tuple[int, Answer]]:
+        """A chunk at a time, in the order in which they come."""
+        self._load()
+        number = 0
+        while (group := source(True)) is not None:
+            members: dict[int, list[int]] = defaultdict(list)
+            for at, (chunk, _) in enumerate(group):
+                members[id(chunk)].append(at)
+            for places in members.values():
+                chunk, size = group[places[0]][0], min(rows, self._most or rows)
+                questions = [chunk.questions[group[at][1]] for at in places]
+                whole = len(questions) == len(chunk.questions) <= size
+                for start in range(0, len(questions), size):
+                    part = _Chunk(questions[start : start + size], chunk.options, chunk.inputs if whole else None)
+                    for at, answer in zip(places[start : start + size], self._ask(part, decoding), strict=True):
+                        yield number + at, answer
+            number += len(group)
+
+    def _image_options(self, question: Question) -> tuple[tuple[str, Any], ...]:
+        """InternVL's own protocol, as ARMOR beside it is asked: tiles by benchmark, MMMU's first image doubled."""
+        if self._config_type != "internvl" or "max_patches" in self._args.images:
+            return ()
+        return ("max_patches", question.max_tiles), ("double_first", question.upscale_first)
+
+    def _ask(self, chunk: _Chunk, decoding: Decoding) -> list[Answer]:
         """A batch that fails is halved until only the culprit is lost; if every half goes, batches stay that small."""
+        questions = chunk.questions
         try:
-            return self._generate(questions, decoding)
+            return self._generate(chunk, decoding)
         except ArmorError:
             raise
         except Exception as error:
@@ -188,17 +249,21 @@ class HubModel:
                 return [Answer(error=" ".join(f"{type(error).__name__}: {error}".split())[:500])]
             half = (len(questions) + 1) // 2
             log.warning("a batch of %d failed (%s): asking by %d", len(questions), type(error).__name__, half)
-        answers = self._ask(questions[:half], decoding) + self._ask(questions[half:], decoding)
+        halves = [_Chunk(some, chunk.options) for some in (questions[:half], questions[half:])]
+        answers = [answer for part in halves for answer in self._ask(part, decoding)]
         if all(answer.error is None for answer in answers):
             self._most = min(self._most or half, half)
         return answers
 
-    def _generate(self, questions: list[Question], decoding: Decoding) -> list[Answer]:
+    def _generate(self, chunk: _Chunk, decoding: Decoding) -> list[Answer]:
         import torch
 
         model, processor = self._load()
-        prompter = self._load_prompter()
-        inputs = prompter.encode(questions).to(model.device, model.dtype)
+        prompter, questions = self._load_prompter(), chunk.questions
+        if chunk.inputs is None:
+            with self._encoding:
+                chunk.inputs = prompter.encode(questions, chunk.options)
+        inputs = chunk.inputs.to(model.device, model.dtype)
         for name in UNUSED:
             if name in inputs and not names(model.forward, name):
                 inputs.pop(name)

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 SHARED, PADDED, ALONE = "one forward pass, shared prefix", "one padded batch", "one by one"
-FINE, COARSE = 1e-3, 2e-2
+FINE, COARSE = 1e-3, 5e-2
 """Largest difference between a shared and a lone pass: of a log-probability in float32, of a probability below."""
+LEAST = -14.0
+"""Log-probability below which a token makes no difference to a score."""
 
 
 class NotShared(Exception):  # noqa: N818 - a way that does not go
@@ -37,38 +39,48 @@ class FirstTokens:
     def __init__(self, model: Any, prompter: Prompter, alone: bool) -> None:
         self._model, self._prompter, self._tokenizer = model, prompter, prompter.processor.tokenizer
         self.way = ALONE if alone else SHARED
+        self._proven = False
+        """Whether the shared pass was compared on an image of the run, not only on the probe."""
         if not alone:
-            self._try()
-
-    def _try(self) -> None:
-        """Compare the shared pass with lone ones on a probe image; fall back, and say why."""
-        import torch
-
-        image = probe_question().parts[0]
-        texts = (PROBE, "Is it grey? Answer in one word.", "How many squares are there?")
-        questions = [Question(text, [image, text]) for text in texts]
-        try:
-            shared = self._shared(questions)
-            lone = torch.cat([self._batch([question]) for question in questions])
-            fine = self._model.dtype == torch.float32
-            scale = torch.log_softmax if fine else torch.softmax
-            apart, limit = float((scale(shared, -1) - scale(lone, -1)).abs().max()), FINE if fine else COARSE
-            if not apart <= limit:
-                raise NotShared(f"they differ by {apart:.1e}")
-        except Exception as error:  # a family refuses in its own way; whatever it is, the plain way remains
-            self.way = f"{PADDED} ({one_line(f'{type(error).__name__}: {error}')[:120]})"
+            image = probe_question().parts[0]
+            texts = (PROBE, "Is it grey? Answer in one word.", "How many squares are there?")
+            self._checked([Question(text, [image, text]) for text in texts], 3)
 
     def logits(self, questions: Sequence[Question]) -> torch.Tensor:
         """[N, V] in float32 on the CPU, of questions that show the same images before their text."""
         import torch
 
         if self.way == SHARED and len(questions) > 1:
-            found = self._shared(questions)
-        elif self.way == ALONE:
-            found = torch.cat([self._batch([question]) for question in questions])
-        else:
-            found = self._batch(questions)
-        return found
+            if not self._proven:  # a real image may be longer than a window that the probe fits into
+                self._proven, found = True, self._checked(questions, 1)
+            else:
+                try:
+                    found = self._shared(questions)
+                except NotShared:  # of these texts; others may go
+                    found = None
+            if found is not None:
+                return found
+        if self.way == ALONE:
+            return torch.cat([self._batch([question]) for question in questions])
+        return self._batch(questions)
+
+    def _checked(self, questions: Sequence[Question], count: int) -> torch.Tensor | None:
+        """The shared pass [N, V], its last `count` rows compared with lone passes. Where they differ, or it cannot be
+        had, the way becomes the padded one, saying why, and there is None."""
+        import torch
+
+        try:
+            shared = self._shared(questions)
+            lone = torch.cat([self._batch([question]) for question in questions[-count:]]).log_softmax(-1)
+            apart = (shared[-count:].log_softmax(-1) - lone)[lone > LEAST].abs().max()
+            if self._model.dtype != torch.float32:
+                apart = (shared[-count:].softmax(-1) - lone.exp()).abs().max()
+            if not apart <= (FINE if self._model.dtype == torch.float32 else COARSE):
+                raise NotShared(f"they differ by {float(apart):.1e}")
+            return shared
+        except Exception as error:  # a family refuses in its own way; whatever it is, the plain way remains
+            self.way = f"{PADDED} ({one_line(f'{type(error).__name__}: {error}')[:120]})"
+            return None
 
     def _shared(self, questions: Sequence[Question]) -> torch.Tensor:
         """[N, V]: the prefix [1, P] once, its cache repeated N times, then the rests [N, S], padded on the right, where

@@ -6,8 +6,9 @@ A prompter is found once, by probing the processor with a small image and a text
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from armor_eval.models.base import Question
@@ -37,15 +38,15 @@ class Prompter:
     marks: re.Pattern[str] | None
     """What in a question would be read as structure."""
 
-    def encode(self, questions: Sequence[Question]) -> Any:
-        """The processor's inputs [B, T] of several questions, all with images or all without."""
+    def encode(self, questions: Sequence[Question], options: Mapping[str, Any] = MappingProxyType({})) -> Any:
+        """The processor's inputs [B, T] of several questions, all with images or all without. `options` go to the image
+        processor; `double_first`: each question's first image is doubled in size."""
         rows = [[self.clean(part) for part in question.parts] for question in questions]
-        return _call(
-            self.processor,
-            self.render(rows),
-            [[part for part in parts if not isinstance(part, str)] for parts in rows],
-            self.nested,
-        )
+        images = [[part for part in parts if not isinstance(part, str)] for parts in rows]
+        own = dict(options)
+        if own.pop("double_first", False):
+            images = [[doubled(row[0]), *row[1:]] if row else row for row in images]
+        return _call(self.processor, self.render(rows), images, self.nested, own)
 
     def clean(self, part: Any) -> Any:
         """A part whose text cannot be read as the model's own marks: each is broken behind its first character."""
@@ -172,15 +173,26 @@ def _without_breaks(parts: list[Any]) -> list[Any]:
     return kept
 
 
-def _call(processor: Any, texts: list[str], images: list[list[Any]], nested: bool) -> Any:
+def doubled(image: Any) -> Any:
+    """An image, or image file, at twice its width and height, as VLMEvalKit's InternVL shows MMMU's first image."""
+    from PIL import Image
+
+    opened = image if isinstance(image, Image.Image) else Image.open(image).convert("RGB")
+    return opened.resize((opened.width * 2, opened.height * 2), Image.Resampling.BILINEAR)
+
+
+def _call(
+    processor: Any, texts: list[str], images: list[list[Any]], nested: bool, image_options: Mapping[str, Any]
+) -> Any:
     """The processor's inputs. A template that writes the BOS token itself gets no second one, as in
     `apply_chat_template`."""
     bos = processor.tokenizer.bos_token
     options: dict[str, Any] = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
     if "mm_token_type_ids" in processor.model_input_names and not getattr(processor, "return_mm_token_type_ids", True):
         options["return_mm_token_type_ids"] = True  # Cosmos3-Edge needs what its processor leaves out
-    given = {} if not any(images) else {"images": images if nested else [image for row in images for image in row]}
-    return processor(text=texts, **given, padding=True, return_tensors="pt", **options)
+    if any(images):
+        options |= {"images": images if nested else [image for row in images for image in row], **image_options}
+    return processor(text=texts, padding=True, return_tensors="pt", **options)
 
 
 def probe_question(image: bool = True) -> Question:

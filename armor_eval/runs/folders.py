@@ -23,3 +23,8 @@ def refuse_nesting(folder: Path) -> None:
     for above in folder.absolute().parents:
         if (above / "run.json").is_file():
             raise UserError(f"{folder} is a run inside the run {above}", "give every run a folder of its own")
+
+
+def folder_name(benchmark: str) -> str:
+    """A benchmark's name as a folder's: `dpg-vqa:NAME` has a character that not every file system takes."""
+    return benchmark.replace(":", "-").replace("/", "-")

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.runs.bundle import SAME_RUN, read_head, refuse_used_folder
-from armor_eval.runs.folders import refuse_nesting
+from armor_eval.runs.folders import folder_name, refuse_nesting
 from armor_eval.runs.journal import read_journal, rewrite_journal
 from armor_eval.runs.schema import Item, Run
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError
 
-_OWN = re.compile(r"--(?:shard|out|bench)(=.*)?")
+_OWN = re.compile(r"--(?:shard|out|bench|suite)(=.*)?")
 """Options of a shard's command line that the joined run has otherwise or not at all."""
 
 
@@ -43,7 +43,7 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
     runs = {folder: read_head(folder)[0] for folder in map(_only_run, shards)}
     _check_whole(runs)
     first = next(iter(runs.values()))
-    command, out = _whole_command(first, out), out / first.benchmark
+    command, out = _whole_command(first, out), out / folder_name(first.benchmark)
     refuse_nesting(out)
     refuse_used_folder(out)
     items: dict[str, Item] = {}
@@ -86,16 +86,17 @@ def _served(runs: Iterable[Run]) -> dict[str, Any]:
 
 
 def _bench_word(run: Run) -> str:
-    """How `--bench` names the run's benchmark: by its name, or by the file that declares it outside the repository."""
-    if "declared" not in run.extras:
-        return run.benchmark
-    words = [word for typed in run.command for word in typed.removeprefix("--bench=").split(",")]
+    """How the command names what the run measured: by its name, or by the file that declares it outside the
+    repository."""
+    declared = run.extras.get("declared") or run.extras.get("suite", {})
+    name = declared.get("name", run.benchmark)
+    if "outside" not in declared:
+        return str(name)
+    words = [word for typed in run.command for word in re.sub("^--(bench|suite)=", "", typed).split(",")]
     files = [Path(word) for word in words if word.endswith(".toml") and Path(word).is_file()]
-    named = [file for file in files if tomllib.loads(file.read_text(encoding="utf-8")).get("name") == run.benchmark]
+    named = [file for file in files if tomllib.loads(file.read_text(encoding="utf-8")).get("name") == name]
     if not named:
-        raise UserError(
-            f"the file that declares {run.benchmark} is not where the shards' command says", " ".join(words)
-        )
+        raise UserError(f"the file that declares {name} is not where the shards' command says", " ".join(words))
     return str(named[0])
 
 
@@ -141,5 +142,6 @@ def _whole_command(run: Run, out: Path) -> list[str]:
         if own is None and not skip:
             kept.append(word)
         skip = own is not None and own[1] is None
-    bench = ["--bench", _bench_word(run)] if any(word.startswith("--bench") for word in run.command) else []
+    option = next((o for o in ("--bench", "--suite") if any(word.startswith(o) for word in run.command)), None)
+    bench = [option, _bench_word(run)] if option else []
     return [*kept, *bench, "--out", str(out)]

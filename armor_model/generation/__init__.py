@@ -5,6 +5,6 @@ request = [{"role": "user", "content": "draw a red circle"}]
 [answer] = generate(model, processor, [request], GenerationSettings(), seeds=[0])
 """
 
-from armor_model.generation.api import GenerationSettings, Response, draw, generate, stream
+from armor_model.generation.api import GenerationSettings, Response, draw, encode, generate, serve, stream
 
-__all__ = ["GenerationSettings", "Response", "draw", "generate", "stream"]
+__all__ = ["GenerationSettings", "Response", "draw", "encode", "generate", "serve", "stream"]

@@ -15,7 +15,7 @@ from armor_model.generation.state import Request, Row
 from armor_model.processing import is_empty
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from PIL.Image import Image
@@ -56,6 +56,8 @@ class GenerationSettings:
     """Begin the answer with <imgbos>."""
     stop_after_image: bool = False
     """End the answer after the first image."""
+    parallel_draw: int = 0
+    """Codes guessed at a time, for a few rows (armor_model.generation.parallel); 0 draws one by one: equal images."""
     free_imgend: bool = False
     """Let the visual head end an image early (it is then filled up with its last code, and counted)."""
 
@@ -70,6 +72,7 @@ class GenerationSettings:
             "image_top_p": not 0 < self.image_top_p <= 1,
             "guidance": not 0 <= self.guidance < math.inf,
             "max_images": self.max_images < 0,
+            "parallel_draw": self.parallel_draw < 0,
         }
         for name, bad in wrong.items():
             if bad:
@@ -190,24 +193,38 @@ def stream(
     numbers: list[int] = []
     for i, conversation in enumerate(conversations):
         try:
-            requests.append(_request(model, processor, conversation, settings, seeds[i], max_tiles))
+            requests.append(encode(model, processor, conversation, settings, seeds[i], max_tiles))
             numbers.append(i)
         except ArmorError as error:
             if on_error == "raise":
                 where = f"conversation {i + 1} of {len(conversations)}: " if len(conversations) > 1 else ""
                 raise UserError(where + error.message, hint=error.hint) from error
             yield i, Response(stats={"seed": seeds[i]}, error=str(error))
-    if not requests:
-        return
+    groups = iter([requests] if requests else [])
+    for number, response in serve(model, processor, lambda _: next(groups, None), settings, batch_size, compile):
+        yield numbers[number], response
+
+
+def serve(
+    model: ArmorModel,
+    processor: ArmorProcessor,
+    source: Callable[[bool], list[Request] | None],
+    settings: GenerationSettings,
+    batch_size: int = 64,
+    compile: bool | str = "auto",
+) -> Iterator[tuple[int, Response]]:
+    """Answer encoded requests that are still coming: one engine, its caches and captured steps, for all of them.
+
+    `source` as for `Engine.feed`; requests are numbered in the order in which they come.
+    """
     unconditional = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
     was_training = model.training
     model.eval()
     try:
         engine = Engine(model, settings, processor.stop_ids, unconditional, batch_size, compile=compile)
         pending: list[tuple[int, Response]] = []
-        for number, row in engine.stream(requests):
-            i = numbers[number]
-            pending.append((i, _response(row, seeds[i])))
+        for number, row in engine.feed(source):
+            pending.append((number, _response(row)))
             if not engine.done or sum(len(r.codes) for _, r in pending) >= DECODE_BATCH:
                 _render([response for _, response in pending], processor)
                 yield from pending
@@ -239,14 +256,16 @@ def draw(
     return [response.images[0] for response in responses]
 
 
-def _request(
+def encode(
     model: ArmorModel,
     processor: ArmorProcessor,
     conversation: Conversation,
     settings: GenerationSettings,
     seed: int,
-    max_tiles: int | None,
+    max_tiles: int | None = None,
 ) -> Request:
+    """A conversation as token ids and pixels, all that is to be done before the model; fit for a thread of its own.
+    UserError where it cannot be answered."""
     if not conversation or conversation[-1].get("role") != "user":
         raise UserError("a conversation to be answered ends with a user's message")
     if is_empty(conversation[-1]):
@@ -263,9 +282,9 @@ def _request(
     return Request(row.ids, row.tiles, seed)
 
 
-def _response(row: Row, seed: int) -> Response:
+def _response(row: Row) -> Response:
     stats = {
-        "seed": seed,
+        "seed": row.seed,
         "text_tokens": row.text_tokens,
         "imgbos": len(row.images),
         "imgbos_masked": row.imgbos_masked,

@@ -10,6 +10,7 @@ Legend: R rows, S slots, D width, n live rows, N some of them, T tokens, V text 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.generation.parallel import draw_parallel
 from armor_model.generation.state import Batch, Limits, Request, Row, attention, uniforms
 from armor_model.generation.static import (
     COMPILE_PAYS,
@@ -31,7 +33,7 @@ from armor_model.generation.static import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from armor_model.generation.api import GenerationSettings
     from armor_model.modeling import ArmorModel
@@ -40,6 +42,9 @@ REFILL = 4
 """New requests are let in when at least 1/REFILL of the batch is free: a prefill for each would not pay."""
 TEXT_STEPS = 64
 """Text steps that the static buffers are filled for at a time."""
+ANSWER_SLOTS = 512
+"""Slots that an answer's text has at first; the caches grow where answers are longer. Most are short, and 4,096 tokens
+of room for 16 rows of an 8B model are 9 GB."""
 
 
 class Engine:
@@ -86,44 +91,75 @@ class Engine:
         self.steps: dict[tuple[int, int, bool], StaticStep] = {}
         self.batch: Batch | None = None
         self.graph_pool: list[Any] = []
+        self.passes = 0
+        """Forward passes that codes took, where they are drawn without static buffers."""
 
     def run(self, requests: list[Request]) -> list[Row]:
         """Answer all requests."""
         done = dict(self.stream(requests))
         return [done[i] for i in range(len(requests))]
 
-    @torch.inference_mode()
     def stream(self, requests: list[Request]) -> Iterator[tuple[int, Row]]:
         """Answer all requests; each is given, with its number, as soon as it is finished."""
-        if not requests:
-            return
-        self.done = {}
+        groups = iter([requests] if requests else [])
+        return self.feed(lambda _: next(groups, None))
+
+    @torch.inference_mode()
+    def feed(self, source: Callable[[bool], list[Request] | None]) -> Iterator[tuple[int, Row]]:
+        """Answer requests that are still coming; each is given, with its number, as soon as it is finished.
+
+        `source(wait)` gives the next ones, an empty list where none is ready and `wait` is false, None when no more
+        will come. They are numbered in the order in which they come.
+        """
+        self.done, self.more, self.arrived, self.prompt = {}, True, 0, -1
         self.waiting.clear()
-        for request in requests:
-            first_image = self.limits.codes_per_image + 2 if self.settings.force_image else 1
-            if len(request.ids) + first_image > self.limits.context:
-                held = self.limits.context
-                raise UserError(f"the prompt has {len(request.ids)} tokens; this model's context holds {held}")
-        # longest first: a later prompt then always fits in front of the current slot
-        order = sorted(range(len(requests)), key=lambda i: -len(requests[i].ids))
-        self.waiting.extend((i, requests[i]) for i in order)
-        batch = self._allocate(len(requests), len(requests[order[0]].ids))
-        while batch.rows or self.waiting:
-            self._refill(batch)
-            if not self._run_uniform(batch):
-                self._step(batch)
-            while self.done:
-                yield self.done.popitem()
+        while self._pull(source, wait=True):
+            batch = self._allocate()
+            while batch.rows or self._fits():
+                self._refill(batch)
+                if not self._run_uniform(batch):
+                    self._step(batch)
+                while self.done:
+                    yield self.done.popitem()
+                self._pull(source, wait=not batch.rows)
+
+    def _pull(self, source: Callable[[bool], list[Request] | None], wait: bool) -> bool:
+        """Take in what has come, up to a batch that waits; whether anything waits. Longest first: a later prompt then
+        fits in front of the current slot."""
+        forced = self.limits.codes_per_image + 2 if self.settings.force_image else 1
+        while self.more and len(self.waiting) <= self.batch_size:
+            group = source(wait and not self.waiting)
+            if group is None:
+                self.more = False
+            elif not group:
+                break
+            for request in group or ():
+                if len(request.ids) + forced > self.limits.context:
+                    held = self.limits.context
+                    raise UserError(f"the prompt has {len(request.ids)} tokens; this model's context holds {held}")
+                self.waiting.append((self.arrived, request))
+                self.arrived += 1
+            self.waiting = deque(sorted(self.waiting, key=lambda each: -len(each[1].ids)))
+        return bool(self.waiting)
+
+    def _fits(self) -> bool:
+        """Whether something waits that the caches were laid out for."""
+        return bool(self.waiting) and len(self.waiting[0][1].ids) + self.settings.force_image <= self.prompt
 
     # ---- continuous batching -------------------------------------------------------------------------------
 
-    def _allocate(self, requests: int, longest: int) -> Batch:
-        """Caches for all that follows; the adapter's, and the hidden states it reads, only when they can be needed.
-        Twice an answer's slots where rows come and go: a row may begin anywhere in the first half."""
-        self.running = min(self.batch_size, requests)
-        guided = self.settings.guided
+    def _allocate(self) -> Batch:
+        """Caches for what waits and follows; the adapter's, and the hidden states it reads, only when they can be
+        needed. Twice an answer's slots where rows come and go: a row may begin anywhere in the first half."""
+        requests = len(self.waiting)
+        refills = self.more or requests > self.batch_size
+        self.running = self.batch_size if refills else requests
+        guided, longest = self.settings.guided, len(self.waiting[0][1].ids)
         self.prompt = max(longest + self.settings.force_image, len(self.unconditional) + 1 if guided else 0)
-        slots = self.prompt + self.limits.new_tokens * (2 if requests > self.running else 1) + 1
+        answer, halves = self.limits.new_tokens, 2 if refills else 1
+        self.most_slots = self.prompt + answer * halves + 1
+        at_first = min(answer, max(ANSWER_SLOTS, self.limits.codes_per_image + 2 if self.settings.images else 0))
+        slots = self.prompt + at_first * halves + 1
         count = self.running * (2 if guided else 1)
         if self.static:
             count = padded(count)
@@ -137,6 +173,15 @@ class Engine:
         self.batch.rows, self.batch.slot = [], self.prompt
         return self.batch
 
+    def _make_room(self, batch: Batch, steps: int) -> None:
+        """See to it that so many slots are free: what no row uses any more goes, else the caches grow."""
+        if batch.slot + steps < batch.slots:
+            return
+        batch.shift(self.prompt)
+        if batch.slot + steps + batch.slots // 4 >= batch.slots:  # or every few steps would shift
+            self.steps = {}
+            batch.grow(-(-max(2 * batch.slots, batch.slot + steps + 1) // LENGTH_STEP) * LENGTH_STEP)
+
     def _backend(self, requests: int) -> str:
         steps, wish = -(-requests // self.running) * self.limits.new_tokens, self.wants_compile
         if wish == "auto":
@@ -145,17 +190,17 @@ class Engine:
 
     def _refill(self, batch: Batch) -> None:
         """Let waiting requests in: all at once into an empty batch, later when enough of it is free."""
-        if not self.waiting:
-            return
         live = sum(row.conditional is None for row in batch.rows)
         free = self.running - live
         if live and free * REFILL < self.running:
             return
+        if not self._fits():
+            return
         if not live:
             batch.slot = self.prompt
-        elif batch.slot + self.limits.new_tokens >= batch.slots:
+        elif batch.slot + self.limits.new_tokens >= self.most_slots:
             batch.shift(self.prompt)
-            if batch.slot + self.limits.new_tokens >= batch.slots:
+            if batch.slot + self.limits.new_tokens >= self.most_slots:
                 return
         self._admit(batch, [self.waiting.popleft() for _ in range(min(free, len(self.waiting)))])
 
@@ -168,7 +213,7 @@ class Engine:
         for (number, _), request in zip(new, prompts, strict=True):
             start = batch.slot - len(request.ids)
             numbers = uniforms(request.seed, self.limits.new_tokens)
-            row = Row(number, start, self.limits, numbers, adapted=start)
+            row = Row(number, start, self.limits, numbers, request.seed, adapted=start)
             if forced:
                 row.append_text(self.config.imgbos_id, batch.slot)
             batch.rows.append(row)
@@ -185,7 +230,7 @@ class Engine:
         start = batch.slot - len(prompt.ids)
         for row in rows:
             row.unconditional = Row(
-                -1, start, self.limits, [], True, row.token, start, codes=row.codes, conditional=row
+                -1, start, self.limits, [], 0, True, row.token, start, codes=row.codes, conditional=row
             )
             batch.rows.append(row.unconditional)
         return [prompt] * len(rows)
@@ -331,10 +376,12 @@ class Engine:
         rows = batch.rows
         if not rows:
             return True
+        self._make_room(batch, 1)
         draws = all(row.drawing and row.codes and row.adapted == batch.slot for row in rows)
         if draws and not self.settings.free_imgend:
             left = self.limits.codes_per_image - max(len(row.codes) for row in rows)
             if left > 0:
+                self._make_room(batch, left)
                 self._draw(batch, left)
                 return True
         elif self.static and not self.single and not any(row.drawing for row in rows):
@@ -363,8 +410,14 @@ class Engine:
             for _ in range(steps):
                 step.advance()
             codes = (step.tokens_ns[:conditional, :steps] - self.config.first_code_id).tolist()
+        elif self.settings.parallel_draw > 1:
+            side = math.isqrt(self.limits.codes_per_image)
+            drawn, passes = draw_parallel(self.model, self.settings, batch, steps, side)
+            codes = drawn.tolist()
+            self.passes += passes
         else:
             codes = draw_sliced(self.model, self.settings, batch, steps).tolist()
+            self.passes += steps
         for row in batch.rows:
             row.adapter_steps += steps
             row.adapted = batch.slot

@@ -62,6 +62,7 @@ class Row:
     limits: Limits
     uniforms: list[float]
     """One random number for each token to be sampled."""
+    seed: int = 0
     drawing: bool = False
     token: int = -1
     """Sampled, but not yet fed."""
@@ -240,6 +241,23 @@ class Batch:
         for row in self.rows:
             row.start -= by
             row.adapted -= by
+
+    def grow(self, slots: int) -> None:
+        """More slots behind those in use; tensors taken of the caches before hold the old ones."""
+
+        def longer(store: Tensor, axis: int) -> Tensor:
+            shape = list(store.shape)
+            shape[axis] = slots
+            new = store.new_zeros(shape)
+            new.narrow(axis, 0, self.slot).copy_(store.narrow(axis, 0, self.slot))
+            return new
+
+        for cache in (self.cache, self.adapter_cache):  # a store at a time: the old ones go as the new ones come
+            for stores in (cache.keys, cache.values):
+                for layer, store in enumerate(stores):
+                    stores[layer] = longer(store, 2)
+        self.hidden_RSD = longer(self.hidden_RSD, 1)
+        self.slots = slots
 
     def uniforms(self, rows: list[Row], steps: int) -> Tensor:
         """The random numbers (N, steps) that rows use for their next tokens."""

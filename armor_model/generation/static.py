@@ -87,7 +87,7 @@ def roles(rows: list[Row], guided: bool) -> tuple[list[int], list[int], list[int
 def code_logits(model: ArmorModel, visual_nD: Tensor) -> Tensor:
     """Logits of the codes alone: <imgend> and <imgpad> are not on offer."""
     logits = model.visual_logits(visual_nD)
-    return logits[:, model.config.first_code_id :] if model.config.heads == "single" else logits[:, 2:]
+    return logits[..., model.config.first_code_id :] if model.config.heads == "single" else logits[..., 2:]
 
 
 # ---- the eager form ------------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """The engine's static and compiled steps, its continuous refill: same tokens as the plain loop."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -98,3 +100,68 @@ def test_continuous_refill_changes_no_answer(talker, conversations, static, guid
     _, all_at_once = run_engine(talker, many, settings, batch_size=64, static=False)
     assert [tokens for tokens, *_ in few_places] == [tokens for tokens, *_ in all_at_once]
     assert shifts and any(joined)  # some came in beside rows under way
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_requests_that_are_still_coming(talker, conversations, static, monkeypatch):
+    """They trickle in, short ones first: longer prompts than the caches were laid out for wait until those are free;
+    caches grow where answers are long. Same tokens as all at once."""
+    from armor_model.generation.api import UNCONDITIONAL
+    from armor_model.generation.engine import Engine
+    from armor_model.generation.state import Batch, Request
+
+    model, processor = talker
+    settings = GenerationSettings(max_new_tokens=40, temperature=1.0, max_images=1)
+    many = sorted(conversations * 6, key=lambda c: len(processor.encode_one(c, add_generation_prompt=True).ids))
+    _, at_once = run_engine(talker, many, settings, batch_size=64, static=False)
+    monkeypatch.setattr("armor_model.generation.engine.ANSWER_SLOTS", 8)
+    monkeypatch.setattr("armor_model.generation.engine.LENGTH_STEP", 16)
+    grown, grow = [], Batch.grow
+    monkeypatch.setattr(Batch, "grow", lambda self, slots: (grown.append(slots), grow(self, slots))[1])
+    encoded = [processor.encode_one(c, add_generation_prompt=True) for c in many]
+    requests = [Request(row.ids, row.tiles, seed) for seed, row in enumerate(encoded)]
+    asked: list[bool] = []
+
+    def source(wait):
+        asked.append(wait)
+        if not requests:
+            return None
+        return [requests.pop(0) for _ in range(min(2, len(requests)))] if wait or len(asked) % 3 else []
+
+    without = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
+    engine = Engine(model, settings, processor.stop_ids, without, batch_size=3, static=static)
+    rows = dict(engine.feed(source))
+    assert [rows[i].tokens for i in range(len(many))] == [tokens for tokens, *_ in at_once]
+    assert grown and not all(asked)
+    assert engine.batch.slots <= engine.most_slots + 2 * 16
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
+def test_parallel_drawing_gives_the_images_of_one_by_one_drawing(talker, conversations, guidance, temperature):
+    """Every image, not the distribution alone: the random number of a position is the same. Prompts of several lengths,
+    windows from two codes to more than an image; and it takes fewer passes where codes can be guessed."""
+    base = GenerationSettings(
+        max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True, guidance=guidance,
+        image_temperature=temperature,
+    )  # fmt: skip
+    engine, one_by_one = run_engine(talker, conversations * 4, base, batch_size=5)
+    for window in (2, 3, 7, 100):
+        parallel, images = run_engine(talker, conversations * 4, replace(base, parallel_draw=window), batch_size=5)
+        assert images == one_by_one
+        assert parallel.passes <= engine.passes
+
+
+def test_parallel_drawing_keeps_every_probability(talker):
+    """400 seeds with two codes to choose from at each position (top_k): one-by-one and parallel drawing take the same
+    one for every seed, so every whole sequence has the probability that it had."""
+    base = GenerationSettings(
+        max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True, image_top_k=2
+    )  # fmt: skip
+    conversation = [{"role": "user", "content": "draw a red circle"}]
+    found = []
+    for window in (0, 8):
+        _, rows = run_engine(talker, [conversation] * 400, replace(base, parallel_draw=window), batch_size=64)
+        found.append([tuple(tokens) for tokens, *_ in rows])
+    assert found[0] == found[1]
+    assert len(set(found[0])) > 8

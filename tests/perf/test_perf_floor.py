@@ -126,3 +126,16 @@ def test_peak_memory_of_drawing(bench_row):
     more = {"peak_mb": peak / 1e6, "weights_mb": weights / 1e6, "cache_mb": cache / 1e6}
     bench_row("CPU, guided, 64 rows: peak over weights and cache", peak / (weights + cache), "x", "<= 1.3", **more)
     assert peak <= 1.3 * (weights + cache)
+
+
+@pytest.mark.slow
+def test_the_script_for_a_gpu_at_tiny_sizes(tmp_path, monkeypatch, capsys):
+    """tests/perf/gpu.py: every part measures something, and the files are what it prints."""
+    import gpu
+
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--tiny", "--out", str(tmp_path)])
+    assert gpu.main() == 0
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert {row["part"] for row in rows} == {"decode", "prefill", "refill", "judging", "training"}
+    assert all(row["value"] > 0 for row in rows)
+    assert (tmp_path / "gpu.md").read_text() in capsys.readouterr().out

@@ -54,7 +54,7 @@ class Substitute(_Declared):
     """The run is called NAME:JUDGE."""
     template: str
     loose: bool = True
-    """Answers are compared without case and punctuation: a chat model says `Yes.` where mPLUG says `yes`."""
+    """An answer is its first word, whatever its case; one that is neither yes nor no is unread."""
 
 
 class Suite(_Declared):

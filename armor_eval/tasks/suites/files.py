@@ -41,7 +41,8 @@ def read_data(suite: Suite, given: Sequence[Path], download: bool, progress: Pro
             raise UserError(f"--data {path} does not exist")
     files = [_find(suite, file, given, download, progress) for file in suite.files]
     try:
-        return suite.read(files, sha256_json([sha256_file(path) for path in files]))
+        hashes = [sha256_file(path) for path in files]
+        return suite.read(files, hashes[0] if len(hashes) == 1 else sha256_json(hashes))
     except UnicodeDecodeError as error:
         raise UserError(f"{suite.name}: a file is not UTF-8 text: {error}") from None
 

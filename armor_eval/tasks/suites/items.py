@@ -57,7 +57,7 @@ class SuiteData:
 
     name: str
     sha256: str
-    """Of the files that were read, in the declared order."""
+    """Of the file that was read; of several over their hashes, in the declared order."""
     items: Sequence[SuiteItem]
     notes: Sequence[str] = ()
     """What a reader must know of how they were read, one line each."""

@@ -7,6 +7,7 @@ REDUCTIONS. An item carries its score (0..1), `extras.probes` (id, skill, value,
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from armor_eval.stats.composite import PERCENT, Composite, percent
-from armor_eval.tasks.suites.items import SuiteItem
-from armor_eval.tasks.suites.judges.base import Reading
+from armor_eval.tasks.suites.items import Probe, SuiteItem
+from armor_eval.tasks.suites.judges.base import Reading, UnreadReply
 
 if TYPE_CHECKING:
     from armor_eval.runs.schema import Item
@@ -131,10 +132,8 @@ def dependent(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Sco
     options.cascade: `row-order` reads each parent as it stands when the child's row comes (zeros run down where parents
     come first), `off` reads parents' raw answers. `values` are the raw answers: DPG's categories ignore parents.
     """
-    tidy = _loose if suite.options.get("loose") else _exact
-    accepted = [{tidy(form) for form in probe.accept} for probe in item.probes]
-    answers = [tidy(reading.text) for reading in readings]
-    raw = {p.id: float(answer in forms) for p, answer, forms in zip(item.probes, answers, accepted, strict=True)}
+    right = _loosely_right if suite.options.get("loose") else _exactly_right
+    raw = {p.id: float(right(p, r.text)) for p, r in zip(item.probes, readings, strict=True)}
     current = dict(raw)
     seen = current if suite.options.get("cascade", "row-order") == "row-order" else raw
     for probe in item.probes:
@@ -143,12 +142,17 @@ def dependent(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Sco
     return Scored(sum(current.values()) / len(current), tuple(raw.values()))
 
 
-def _exact(answer: str) -> str:
-    return answer
+def _exactly_right(probe: Probe, reply: str) -> bool:
+    return reply in probe.accept
 
 
-def _loose(answer: str) -> str:
-    return answer.strip(" \n\t.,!\"'*").lower()
+def _loosely_right(probe: Probe, reply: str) -> bool:
+    """By the reply's first word, whatever its case: a chat model says `Yes, there is.` where mPLUG says `yes`."""
+    word = next(iter(re.findall(r"[^\W_]+", reply.lower())), "")
+    accepted = {form.strip().lower() for form in probe.accept}
+    if word not in accepted | {"yes", "no"}:
+        raise UnreadReply(f"question {probe.id}: {reply[:80]!r} is neither yes nor no")
+    return word in accepted
 
 
 def dependent_composites(suite: Suite) -> list[Composite]:

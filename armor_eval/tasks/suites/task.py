@@ -31,7 +31,7 @@ from armor_eval.tasks.suites.items import SuiteData, SuiteItem, filled
 from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown, UnreadReply
 from armor_eval.tasks.suites.reductions import REDUCTIONS
 from armor_eval.tasks.suites.sheets import write_sheets
-from armor_model.base.errors import UserError, one_line
+from armor_model.base.errors import RunFailed, UserError, one_line
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
 
 Read = tuple[Any, str | None]
@@ -59,7 +59,7 @@ class SuiteTask:
         self._pairs = {f"{data.items[i].id}/{k}": (i, k) for i, k in pairs}
         """Item's id -> (index, sample)."""
         self._names = file_names(self._suite, data.items, self._samples)
-        self._ready, self._lock, self._judging = False, threading.Lock(), 0.0
+        self._ready, self._judged, self._judging, self._lock = False, False, 0.0, threading.Lock()
 
     def check(self, model: Any) -> None:
         if self._images is not None:
@@ -142,6 +142,7 @@ class SuiteTask:
         since = time.perf_counter()
         shown = {u.id: self._shown(u, f[0]) for u, f in zip(units, found, strict=True) if not isinstance(f, Exception)}
         looked = dict(zip(shown, self._look(list(shown.values())), strict=True)) if shown else {}
+        self._refuse_dead_judge(shown, looked)
         took = time.perf_counter() - since
         self._judging += took
         seconds = round(took / len(units), 4)
@@ -151,6 +152,15 @@ class SuiteTask:
         if self._suite.judge == "vqa_prob":
             return self._judge.probabilities(shown)
         return self._judge.replies(shown, self._suite.max_new_tokens)
+
+    def _refuse_dead_judge(self, shown: Mapping[str, Shown], looked: Mapping[str, Any]) -> None:
+        """RunFailed where a judge fails on all of the first images: it would on all that are still to be drawn. What is
+        recorded may begin anywhere."""
+        failed = [reading for reading in looked.values() if isinstance(reading, Exception)]
+        several = len({one.item.id for one in shown.values()}) > 1
+        if not self._judged and several and len(failed) == len(looked) and self._judge.info.endpoint != "recorded":
+            raise RunFailed(f"the judge failed on the first {len(failed)} images: {one_line(str(failed[0]))[:200]}")
+        self._judged = True
 
     def _shown(self, unit: Unit, image: Any) -> Shown:
         index, sample = self._pairs[unit.id]
@@ -200,7 +210,8 @@ class SuiteTask:
         fields["output_images"] = [f"{IMAGES}/{self._names[index, sample]}.png"]
         if isinstance(looked, Exception):
             return Item(**fields, status="error", reason=one_line(f"judge: {looked}")[:300])
-        fields["output"] = "\n".join(reading.text for reading in looked)
+        replies = zip(item.probes, looked, strict=True)
+        fields["output"] = "\n".join(f"{probe.text} -> {reading.text}" for probe, reading in replies)
         try:
             scored = REDUCTIONS[self._suite.reduction].score(self._suite, item, looked)
         except UnreadReply as error:

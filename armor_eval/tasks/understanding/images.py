@@ -36,6 +36,16 @@ def decode(text: str, folder: Path | None = None, saved_as: str | None = None) -
         return shown(image if saved_as is None else as_saved(image, saved_as))
 
 
+def size_of(text: str) -> tuple[int, int] | None:
+    """Width and height of a base64 image of which only the beginning may be there; None where it does not say."""
+    text = text[: len(text) // 4 * 4].rpartition(",")[2]  # a data URI's head goes
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text[: len(text) // 4 * 4]))) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 def _bytes_of(text: str, folder: Path | None) -> bytes:
     """The image file that a cell holds or names. A path must lie below the TSV's folder; nothing is fetched."""
     text = text.strip()

@@ -13,13 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from armor_eval.base.images import BadImageError
 from armor_eval.tasks.understanding import images
+from armor_eval.tasks.understanding.images import image_cells, size_of
 
 if TYPE_CHECKING:
     from PIL import Image
 
 CHUNK = 256
 """Rows read at a time."""
+
+
+HEAD = 65_536
+"""Characters of a cell that are read to learn an image's size."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,15 @@ class Picture:
     def cell(self) -> str:
         """The base64 text, or the list of them."""
         return self._spool.read(self._offset, self.length)
+
+    def sizes(self) -> list[tuple[int, int]]:
+        """(width, height) of its images as far as the beginnings of their files tell; for planning only."""
+        head = self._spool.read(self._offset, min(self.length, HEAD))
+        try:
+            whole = image_cells(head) if self.length <= HEAD else [head.removeprefix("['")]
+        except BadImageError:
+            return []
+        return [size for text in whole if (size := size_of(text)) is not None]
 
 
 class Spool:

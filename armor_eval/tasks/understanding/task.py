@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,10 @@ from armor_eval.tasks.understanding.table import Row, Table, read_table
 from armor_eval.tasks.understanding.thinking import Thinking
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
+from armor_model.base.tiling import tile_grid
+
+TILE_SIDE, TILE_CHARACTERS = 448, 1024
+"""InternVL's tile in pixels; its 256 tokens as characters of text. Only the order of asking hangs on these."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class UnderstandingTask:
     ) -> None:
         self.benchmark, self.profile, self.options = benchmark, profile, options or Options()
         self._judge, self._shared = judge, shared
+        self._sizes: dict[Any, list[tuple[int, int]]] = {}
         self._words: str | None = None
         """The protocol of a model that is asked in other words than ours."""
 
@@ -142,11 +148,18 @@ class UnderstandingTask:
 
     @cached_property
     def _units(self) -> list[Unit]:
-        prompt = self.benchmark.prompt
-        return [
-            Unit(row.id, row.cluster, length=len(prompts.question_text(prompt, row)), shared=row.shown)
-            for row in self.table.rows
-        ]
+        return [Unit(row.id, row.cluster, length=self._length(row), shared=row.shown) for row in self.table.rows]
+
+    def _length(self, row: Row) -> int:
+        """Characters, a tile being as many as its tokens would be."""
+        prompt, sizes = self.benchmark.prompt, []
+        if row.picture is not None and not self.options.blind:
+            if row.shown not in self._sizes:
+                self._sizes[row.shown] = row.picture.sizes()
+            sizes = self._sizes[row.shown]
+        most = prompts.tiles_each(prompt, len(sizes))
+        tiles = sum(math.prod(tile_grid(*size, most, TILE_SIDE)) for size in sizes)
+        return len(prompts.question_text(prompt, row)) + TILE_CHARACTERS * tiles
 
     def units(self) -> Sequence[Unit]:
         return self._units

@@ -242,3 +242,31 @@ def test_a_load_error_is_shown_whole(copied, pope, tmp_path, capsys):
     assert main([*pope, "--model", f"hf:{folder}", "--out", str(tmp_path / "run")]) == 2
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.count("\n") == 0 and f"cannot load hf:{folder}" in said and "header" in said.lower()
+
+
+# InternVL's own protocol
+
+
+def test_internvl_is_asked_at_the_tiles_that_armor_is(tiny_model):
+    """`max_tiles` and MMMU's doubled first image; what --model-args says goes first."""
+    from PIL import Image
+
+    from armor_model.images import tile_grid
+
+    folder = tiny_model("internvl")
+    model = load(folder)
+    side = model._load_prompter().processor.image_processor.size["height"]
+    shown = Image.radial_gradient("L").resize((side * 3, side * 2)).convert("RGB")
+
+    def tiles(model, **how) -> int:
+        [(chunk, _)] = model.encode([Question("0", [shown, QUESTION], **how)], SHORT)
+        return len(chunk.inputs["pixel_values"])
+
+    def ours(image_side: int, most: int) -> int:
+        columns, rows = tile_grid(image_side * 3, image_side * 2, most, side)
+        return columns * rows + (columns * rows > 1)
+
+    assert [tiles(model, max_tiles=n) for n in (1, 2, 6, 12)] == [ours(side, n) for n in (1, 2, 6, 12)]
+    assert tiles(model, max_tiles=12, upscale_first=True) == ours(2 * side, 12)
+    assert tiles(load(folder, model_args={"max_patches": 3}), max_tiles=6) == ours(side, 3)
+    assert "tiles" in model.facts

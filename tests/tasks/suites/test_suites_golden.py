@@ -15,7 +15,7 @@ from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.suites.declare import read_suite, suites
 from armor_eval.tasks.suites.geneval2 import forms
-from armor_eval.tasks.suites.judges.base import Reading
+from armor_eval.tasks.suites.judges.base import Reading, UnreadReply
 from armor_eval.tasks.suites.judges.first import reading_of
 from armor_eval.tasks.suites.reductions import dependent, soft_tifa
 
@@ -130,7 +130,7 @@ def test_a_wrong_parent_takes_its_children_along_in_row_order(tmp_path):
     off = suite.model_copy(update={"options": {"cascade": "off"}})
     assert dependent(off, data.items[0], said).score == 2 / 5, "3's own parent answered yes"
     assert dependent(suite, data.items[0], [Reading("Yes")] * 5).score == 0, "`Yes` is not mPLUG's `yes`"
-    assert (
-        dependent(suite.model_copy(update={"options": {"loose": True}}), data.items[0], [Reading("Yes.")] * 5).score
-        == 1
-    )
+    loose = suite.model_copy(update={"options": {"loose": True}})
+    assert dependent(loose, data.items[0], [Reading("Yes, there is.")] * 5).score == 1
+    with pytest.raises(UnreadReply, match="question 1: 'I cannot tell' is neither yes nor no"):
+        dependent(loose, data.items[0], [Reading("I cannot tell")] * 5)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from harness_data import task_of
@@ -46,16 +47,13 @@ def test_pictures_stand_where_the_protocol_puts_them(tsv_folder):
 
 
 def test_mmmu_doubles_its_first_picture(tsv_folder):
-    from armor_eval.models.armor import _content
+    from armor_eval.models.armor import _Cutter
 
     benchmark = choose(["MMMU"])[0]
     row = next(r for r in task_of(benchmark.name, tsv_folder).table.rows if r.image.startswith("["))
-    from armor_eval.models.armor import _doubled
-
-    shown = _content(
-        build_question(benchmark, row, decoded(row)), lambda part, twice: _doubled(part) if twice else part
-    )
-    assert [p.size for p in shown if not isinstance(p, dict)] == [(32, 32), (16, 16)]
+    processor = SimpleNamespace(cut=lambda image, most: image.size)
+    content = _Cutter(processor).content(build_question(benchmark, row, decoded(row)), 6)
+    assert [part["tiles"] for part in content if part["type"] == "image"] == [(32, 32), (16, 16)]
 
 
 @pytest.mark.parametrize("name", ["MMB", "MMMU"])

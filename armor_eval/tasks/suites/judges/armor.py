@@ -31,7 +31,7 @@ class ArmorJudge:
         self.facts: dict[str, Any] = {}
 
     def prepare(self, kind: str) -> None:
-        tokenizer = self._model.loaded()[1].tokenizer
+        tokenizer = self._model.tokenizer
         if kind == "vqa_prob":
             first_ids(tokenizer, ("Yes", "yes"), self._model.info.spec)
             self.facts["probes of an image"] = "one padded batch, the image encoded once"
@@ -46,7 +46,7 @@ class ArmorJudge:
         return found
 
     def _look(self, one: Shown) -> list[Reading]:
-        tokenizer = self._model.loaded()[1].tokenizer
+        tokenizer = self._model.tokenizer
         logits_NV = self._model.first_logits(_questions(one))
         return [
             reading_of(logits_V, first_ids(tokenizer, ask.probe.accept, self._model.info.spec), _word(tokenizer))

@@ -54,6 +54,7 @@ class HubJudge:
         assert self._first is not None, "prepare() comes first"
         try:
             logits_NV = self._first.logits([_question(one, ask) for ask in one.asks])
+            self.facts["probes of an image"] = self._first.way
         except (RuntimeError, ValueError, IndexError, TypeError) as error:  # of this image: the others go on
             return RuntimeError(one_line(error))
         text_of = self._model.tokenizer.decode

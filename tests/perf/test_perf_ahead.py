@@ -1,0 +1,159 @@
+"""The model never waits: what comes before it runs ahead in worker threads, and rows refill while others still answer.
+
+python -m pytest -m perf tests/perf/test_perf_ahead.py -s
+"""
+
+import io
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from armor_eval.engine.ask import AsTheyFinish
+from armor_eval.engine.pipeline import Prepared, asked_batches
+from armor_eval.engine.task import Unit
+from armor_eval.models.base import Answer, Decoding, Question
+from armor_model.images import tiles as cut
+
+pytestmark = pytest.mark.perf
+
+ITEMS, BATCH = 128, 8
+
+
+@pytest.fixture(scope="module")
+def photo() -> bytes:
+    """A 1024x768 JPEG with detail everywhere, as a photograph's."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(small).resize((1024, 768), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+class SleepingModel:
+    """Stands for an 8B model on a GPU: it takes its time and no CPU."""
+
+    def __init__(self, seconds: float, tiles: int) -> None:
+        self._seconds, self._tiles = seconds, tiles
+        self.slept = 0.0
+
+    def encode(self, questions, decoding):
+        return [cut(q.parts[0].convert("RGB"), 448, self._tiles) for q in questions]
+
+    def answers(self, source, decoding, rows):
+        number = 0
+        while (group := source(True)) is not None:
+            time.sleep(self._seconds * len(group))
+            self.slept += self._seconds * len(group)
+            for _ in group:
+                yield number, Answer(text="yes")
+                number += 1
+
+
+@pytest.mark.parametrize(("tiles", "seconds"), [(6, 0.075), (12, 0.150)])
+def test_gpu_simulation(tiles, seconds, photo, bench_row):
+    """A model that sleeps 75 ms an item at 6 tiles, 150 ms at 12: the share of the time that it is busy."""
+
+    def requests(units):
+        return [Question(unit.id, [Image.open(io.BytesIO(photo))]) for unit in units]
+
+    def busy(ahead: bool) -> float:
+        model = SleepingModel(seconds, tiles)
+        serve = AsTheyFinish(model, Decoding(), BATCH)
+        units = [Unit(str(i), str(i)) for i in range(ITEMS)]
+        batches = [units[i : i + BATCH] for i in range(0, ITEMS, BATCH)]
+        began = time.perf_counter()
+        if ahead:
+            prepared = Prepared(batches, lambda some: serve.encoded(requests(some)))
+            assert sum(len(asked.outputs) for asked in asked_batches(prepared, serve)) == ITEMS
+        else:
+            for some in batches:
+                groups = iter([serve.encoded(requests(some))[1]])
+                list(model.answers(lambda _, groups=groups: next(groups, None), Decoding(), BATCH))
+        return model.slept / (time.perf_counter() - began)
+
+    one_thread, ahead = busy(ahead=False), busy(ahead=True)
+    bench_row(
+        f"gpu_simulation: a model that sleeps {1000 * seconds:.0f} ms an item, {tiles} tiles: busy", ahead, "of 1",
+        ">= 0.8", one_thread=one_thread, items=ITEMS,
+    )  # fmt: skip
+    assert ahead >= 0.8
+
+
+def test_refill_against_whole_batches(bench_row):
+    """Answers of 1 to about 40 words, 16 rows, armor-nano: steps and CPU-seconds; the same answers."""
+    from armor_model import GenerationSettings, bundled, load
+    from armor_model.generation.api import UNCONDITIONAL, encode
+    from armor_model.generation.engine import Engine
+
+    model, processor = load(bundled("armor-nano"))
+    settings = GenerationSettings(max_new_tokens=64, allow_images=False)
+    asked = ["is a circle round?", "what can you see in a picture of two red circles and a blue cross?", "hello",
+             "describe a picture of a red circle and a blue cross and a green square."]  # fmt: skip
+    prompts = [asked[i % 3] if i % 8 else asked[3] for i in range(256)]
+    requests = [encode(model, processor, [{"role": "user", "content": p}], settings, i) for i, p in enumerate(prompts)]
+    without = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
+
+    def engine() -> Engine:
+        engine = Engine(model, settings, processor.stop_ids, without, batch_size=16)
+        engine._step, engine.steps_taken = counted(engine, engine._step), 0
+        return engine
+
+    def counted(engine, step):
+        def one(batch):
+            engine.steps_taken += 1
+            step(batch)
+
+        return one
+
+    def whole_batches(e: Engine):
+        return [row.tokens for i in range(0, len(requests), 16) for row in e.run(requests[i : i + 16])]
+
+    def refilled(e: Engine):
+        return [row.tokens for row in e.run(requests)]
+
+    cost, steps, tokens = {}, {}, {}
+    for how in (whole_batches, refilled, whole_batches, refilled):
+        e, began = engine(), time.process_time()
+        tokens[how] = how(e)
+        cost[how] = min(time.process_time() - began, cost.get(how, 1e9))
+        steps[how] = e.steps_taken
+    assert tokens[refilled] == tokens[whole_batches]
+    lengths = [len(t) for t in tokens[refilled]]
+    bench_row(
+        "refill against whole batches, armor-nano, answers of mixed length: fewer steps",
+        steps[whole_batches] / steps[refilled], "x", None, cpu=cost[whole_batches] / cost[refilled],
+        shortest=min(lengths), longest=max(lengths), items=len(requests),
+    )  # fmt: skip
+    assert steps[refilled] < steps[whole_batches]
+
+
+def test_parallel_drawing(bench_row):
+    """Passes a 16-code image of armor-nano takes when 16 codes are guessed at a time; the same images."""
+    from armor_model import GenerationSettings, bundled, load
+    from armor_model.generation.api import UNCONDITIONAL, encode
+    from armor_model.generation.engine import Engine
+
+    model, processor = load(bundled("armor-nano"))
+    without = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
+    prompts = ["draw a red circle", "draw two blue squares and a green cross", "draw a yellow triangle"]
+    for temperature in (0.0, 0.5, 1.0):
+        base = GenerationSettings(
+            image_temperature=temperature, force_image=True, stop_after_image=True, max_images=1, max_new_tokens=1
+        )
+        passes, seconds, images = {}, {}, {}
+        for window in (0, 16):
+            settings = replace(base, parallel_draw=window)
+            conversations = [[{"role": "user", "content": prompts[i % 3]}] for i in range(48)]
+            requests = [encode(model, processor, c, settings, i) for i, c in enumerate(conversations)]
+            engine = Engine(model, settings, processor.stop_ids, without, batch_size=1)
+            began = time.process_time()
+            images[window] = [row.images for row in engine.run(requests)]
+            seconds[window], passes[window] = time.process_time() - began, engine.passes
+        assert images[16] == images[0]
+        bench_row(
+            f"parallel drawing, armor-nano, one row, temperature {temperature:g}: fewer passes",
+            passes[0] / passes[16], "x", None, cpu=seconds[0] / seconds[16], images=48,
+        )  # fmt: skip
