@@ -52,13 +52,15 @@ def mid_size(tmp_path_factory):
     wide = dict.fromkeys((name for name, value in tiny.SHRUNK.items() if value == tiny.WIDTH), 768)
     deep = dict.fromkeys((name for name, value in tiny.SHRUNK.items() if value == tiny.LAYERS and "layer" in name), 12)
     sizes = {**wide, **deep, "depth": 12, "intermediate_size": 2048, "num_attention_heads": 6, "num_heads": 6}
-    before = dict(tiny.SHRUNK)
+    before, layers = dict(tiny.SHRUNK), tiny.LAYERS
     tiny.SHRUNK.update(sizes)
+    tiny.LAYERS = 12
     try:
         folder = tmp_path_factory.mktemp("mid") / "qwen2_vl"
         tiny.build("qwen2_vl", folder)
     finally:
         tiny.SHRUNK.update(before)
+        tiny.LAYERS = layers
     return folder
 
 

@@ -140,6 +140,8 @@ def calibrate(judged: Path, truth: Truth, corrected: Path | None = None, seed: i
             f"{judged} and {truth.name} have no image and question in common",
             f"one says {next(iter(own), 'nothing')}, the other {next(iter(truth.verdicts), 'nothing')}",
         )
+    if truth.people and (run.kind != "geneval" or run.profile != "official"):
+        raise UserError(f"{judged} is no run of GenEval's own prompts", f"those are what {truth.name} looked at")
     if truth.images is not None:
         _check_same_images(_images_of(judged, items), truth.images, judged)
     other = own if corrected is None else _same_judge(run, corrected)

@@ -127,6 +127,8 @@ def test_what_cannot_be_held_against_each_other_is_refused(drawn, tmp_path, caps
     assert "in common" in says("--judge", drawn, "--against", tmp_path / "far.jsonl")
     (tmp_path / "bad.jsonl").write_text('{"item": "a"}\n')
     assert "correct" in says("--judge", drawn, "--against", tmp_path / "bad.jsonl")
+    people = write_csv(tmp_path / "people.csv", [["h", 182, 1, 1.0, 2, "", "", "", "", ""]])
+    assert "GenEval's own prompts" in says("--judge", drawn, "--against", people)
     assert "holds no images" in says("--judge", "scene", "--against", tmp_path / "far.jsonl")
     assert main(["draw", "--suite", "shapes-vqa", "--limit", "6", "--seed", "0", "--samples", "1", "--out",
                  str(tmp_path / "b"), "--image-temperature", "3"]) == 0  # fmt: skip
