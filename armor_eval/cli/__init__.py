@@ -23,7 +23,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "understanding": ("armor_eval.cli.understanding:understanding", "Measure understanding through VLMEvalKit."),
     "geneval": ("armor_eval.cli.geneval:geneval", "Measure drawing: GenEval's prompts, detectors and verdicts."),
     "draw": ("armor_eval.cli.draw:draw", "Measure drawing by suites of questions: GenEval 2, DPG, your own ..."),
+    "judge": ("armor_eval.cli.judge:judge", "How good is the judge? Its agreement with recorded answers."),
     "vlmeval": ("armor_eval.cli.vlmeval:vlmeval", "VLMEvalKit's own runner, with ARMOR registered in it."),
+    "lm-eval": ("armor_eval.cli.lm_eval:lm_eval", "lm-evaluation-harness, with ARMOR registered: is text kept?"),
     "list": ("armor_eval.cli.listing:listing", "Benchmarks, splits and where their data comes from."),
     "doctor": ("armor_eval.cli.doctor:doctor", "What this machine has, and what a real run would miss."),
     "modality": ("armor_eval.cli.modality:modality", "Does it answer with text, a picture or both, as asked?"),
@@ -41,7 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 GATE = "compare"
 """Its exit code 1 says `regression`: whatever else goes wrong in it ends with 2."""
 
-USES_REST = {"vlmeval"}
+USES_REST = {"vlmeval", "lm-eval"}
 """Commands that pass everything after their name on, unparsed."""
 
 

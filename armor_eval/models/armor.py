@@ -18,6 +18,7 @@ from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
 log = logging.getLogger(__name__)
@@ -157,6 +158,33 @@ class ArmorAdapter(DrawingModel):
 
     def _answering(self, decoding: Decoding) -> Any:
         return self._settings(decoding, allow_images=not decoding.mask_imgbos, max_images=MAX_IMAGES)
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._load()[1].tokenizer
+
+    def first_logits(self, questions: Sequence[Question]) -> torch.Tensor:
+        """Logits [N, V + 1] in float32 on the CPU, of each answer's first token (the last column is <imgbos>), of
+        questions that show the same images: these are encoded once. ValueError where one cannot be encoded."""
+        import torch
+
+        from armor_model.processing import Encoded
+
+        model, processor = self._load()
+        rows = self.encode(questions, Decoding(mask_imgbos=True))
+        if failed := next((row for row in rows if isinstance(row, Answer)), None):
+            raise ValueError(failed.error)
+        tiles = rows[0].tiles
+        count = sum(len(tile) for tile in tiles)
+        batch = processor.collate([Encoded(ids=row.ids) for row in rows])
+        order = torch.arange(count).repeat(len(rows)) if count else None
+        device = next(model.parameters()).device
+        with torch.inference_mode():
+            pixels = torch.cat(tiles).to(device) if count else None
+            ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
+            hidden_NTD = model.backbone(model.embed(ids, pixels, order), mask)
+            logits: torch.Tensor = model.text_logits(hidden_NTD[:, -1]).float().cpu()
+        return logits
 
     def _own(self, decoding: Decoding) -> dict[str, Any]:
         used = {name: getattr(decoding, name) for name in SAMPLING}

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 Profile = Literal["shapes", "official"]
 RunStatus = Literal["running", "complete", "partial", "failed"]
 ItemStatus = Literal["ok", "unparsed", "judge_failed", "error"]
-RunKind = Literal["understanding", "geneval", "suite", "modality", "ablate-heads", "ablate-stages", "training"]
+RunKind = Literal["understanding", "geneval", "suite", "text", "modality", "ablate-heads", "ablate-stages", "training"]
 
 
 class Record(BaseModel):

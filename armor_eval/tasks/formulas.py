@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from armor_eval.stats.composite import UNIT, Composite, accuracy, fraction, task
 from armor_eval.stats.tallies import tally_any_right, tally_by_group, tally_mean
 from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.suites import declare as suites
-from armor_eval.tasks.suites.reductions import REDUCTIONS
+from armor_eval.tasks.suites.reductions import REDUCTIONS, tally_number
 from armor_eval.tasks.understanding.declare import benchmarks, of_run
 from armor_model.base.errors import did_you_mean
 
@@ -35,6 +36,18 @@ def geneval() -> list[Composite]:
     plain = partial(make, columns=("right", "n"), formula=fraction, proportion=True)
     tasks = [plain(t, tally=tally_mean, keep=partial(_in_group, t)) for t in GENEVAL_TASKS]
     return [overall, *tasks, plain("images", tally=tally_mean), plain("prompts", tally=tally_any_right)]
+
+
+def text(metrics: Mapping[str, bool]) -> list[Composite]:
+    """Means over documents of the numbers that lm-eval gave each, the task's first one primary. `metrics`: name ->
+    whether higher is better."""
+    return [
+        Composite(
+            name, "score", "higher" if higher else "lower", (0.0, math.inf) if at else UNIT, ("sum", "n"),
+            partial(tally_number, name if at else None), fraction, primary=not at,
+        )
+        for at, (name, higher) in enumerate(metrics.items())
+    ]  # fmt: skip
 
 
 SUITES: dict[str, Callable[[], list[Composite]]] = {"geneval": geneval, "modality": lambda: [accuracy()]}
@@ -68,6 +81,8 @@ def composites_of(run: Run) -> list[Composite]:
     if run.kind == "suite":
         suite = suites.of_run(run)
         return _checked(REDUCTIONS[suite.reduction].composites(suite), run.benchmark)
+    if run.kind == "text":
+        return text(run.extras["metrics"])
     declared = of_run(run)
     return composites_for(run.benchmark) if declared is None else _checked(declared.scoring.composites(), run.benchmark)
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from armor_eval.base.fetch import Progress, fetch
-from armor_eval.profiles import profile_of
+from armor_eval.base.resources import benchmarks_dir
+from armor_eval.profiles import OFFICIAL, profile_of
 from armor_eval.tasks.geneval.weights import cache_dir
 from armor_eval.tasks.suites.declare import Suite, SuiteFile
 from armor_eval.tasks.suites.items import SuiteData
@@ -54,6 +55,8 @@ def _find(suite: Suite, file: SuiteFile, given: Sequence[Path], download: bool, 
     candidates = [path / file.name if path.is_dir() else path for path in given]
     if beside is not None:
         candidates.append(beside)
+    if suite.profile != OFFICIAL and not suite.outside and not given:  # a guest's data come with the program
+        candidates.append(benchmarks_dir() / suite.profile / file.name)
     there = [path for path in candidates if path.is_file()]
     named = [path for path in there if path.name == file.name] or (there if len(suite.files) == 1 == len(given) else [])
     known = file.sha256 is not None or file.git_blob is not None

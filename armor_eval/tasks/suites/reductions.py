@@ -57,7 +57,7 @@ class Reduction:
 def mean_of(name: str, number: str | None = None, *, primary: bool = False, group: str | None = None) -> Composite:
     """100 x the mean over images of their score, or of one of their numbers; of one group only where it is named."""
     return Composite(
-        name, "%", "higher", PERCENT, ("sum", "n"), partial(_tally_number, number), percent, primary,
+        name, "%", "higher", PERCENT, ("sum", "n"), partial(tally_number, number), percent, primary,
         keep=None if group is None else partial(_in_group, group),
     )  # fmt: skip
 
@@ -80,11 +80,11 @@ def _has_skill(holds: Callable[[str], bool], sample: int | None, item: Item) -> 
     return right and any(holds(probe["skill"]) for probe in item.extras.get("probes", ()))
 
 
-def _tally_number(number: str | None, items: Sequence[Item]) -> dict[str, list[float]]:
+def tally_number(number: str | None, items: Sequence[Item]) -> dict[str, list[float]]:
     """Columns (sum of the number, images)."""
     table: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for item in items:
-        if item.score is not None:
+        if item.score is not None and (number is None or number in item.extras["numbers"]):
             row = table[item.cluster]
             row[0] += item.score if number is None else item.extras["numbers"][number]
             row[1] += 1
