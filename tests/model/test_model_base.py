@@ -113,11 +113,11 @@ def test_a_file_is_old_or_new(tmp_path):
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):
-    out, other = tmp_path / "run", tmp_path / f"{DRAFT}1-run-2"
+    out, other = tmp_path / "run", tmp_path / f"{DRAFT}4194305-run-2"
     other.mkdir()
-    (tmp_path / f"{DRAFT}1-run").mkdir()
+    (tmp_path / f"{DRAFT}4194305-run").mkdir()
     with pytest.raises(KeyboardInterrupt), whole_folder(out) as draft:
-        assert draft.parent == tmp_path and not (tmp_path / f"{DRAFT}1-run").exists()
+        assert draft.parent == tmp_path and not (tmp_path / f"{DRAFT}4194305-run").exists()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == [other]  # a draft of another folder stays
     for text in ("first", "second"):

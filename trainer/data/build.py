@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from armor_model.base.errors import UserError
-from armor_model.base.files import write_file
+from armor_model.base.files import check_in_place, locked, write_file, writing
 from armor_model.base.hashing import sha256_file
 from trainer.data.records import IMAGE, Tally, is_unicode, losses, raw_records
 from trainer.data.screens import Pair, ScreenSettings, rules, screen
@@ -78,6 +78,21 @@ def build(
     Duplicates are found within one call, so not between parts. The conversations file is renamed into place last, so a
     killed build leaves none that looks whole. Raises UserError, also where nothing is kept.
     """
+    with locked(out, "armor-train build-data"):
+        return _build(out, pairs, texts, tallies, settings, seed, mixed_share, limit, part)
+
+
+def _build(
+    out: Path,
+    pairs: Iterable[Pair],
+    texts: Iterable[tuple[str, str]],
+    tallies: dict[str, Tally],
+    settings: ScreenSettings,
+    seed: int,
+    mixed_share: float,
+    limit: int | None,
+    part: str,
+) -> dict[str, Any]:
     if (out / "conversations.jsonl").exists():
         raise UserError(f"{out} already holds conversations.jsonl; choose another directory")
     (out / "images").mkdir(parents=True, exist_ok=True)
@@ -88,6 +103,7 @@ def build(
 
         def put(record: dict[str, Any]) -> None:
             kinds[record["type"]] = kinds.get(record["type"], 0) + 1
+            check_in_place(draft, file.fileno())
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
         for pair in pairs:
@@ -112,8 +128,9 @@ def build(
         "part": part,
         "sha256": sha256_file(draft),
     }
-    write_file(out / "report.json", json.dumps(report, indent=1) + "\n")
-    draft.replace(out / "conversations.jsonl")
+    with writing(out):
+        write_file(out / "report.json", json.dumps(report, indent=1) + "\n")
+        draft.replace(out / "conversations.jsonl")
     return report
 
 
@@ -122,8 +139,9 @@ def store_image(out: Path, pair: Pair) -> str:
     name = hashlib.sha256(pair.image).hexdigest()
     path = out / "images" / name[:2] / f"{name}.{pair.extension}"
     if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        write_file(path, pair.image, sync=False)
+        with writing(out):
+            path.parent.mkdir(exist_ok=True)
+            write_file(path, pair.image, sync=False)
     return str(path.relative_to(out))
 
 

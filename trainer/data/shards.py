@@ -8,13 +8,11 @@ killed run goes on behind them, and a model that reads images or text in another
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import itertools
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,7 @@ import numpy as np
 import torch
 
 from armor_model.base.errors import UserError
-from armor_model.base.files import whole_file, write_file
+from armor_model.base.files import locked, whole_file, write_file, writing
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.losses import IGNORE
 from trainer.batches import Example
@@ -56,22 +54,8 @@ def tokenize(
         "shard_size": shard_size,
         "max_length": max_length,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    with _locked(out):
+    with locked(out, "armor-train tokenize"):
         return _tokenize(conversations, out, processor, settings, batch_size)
-
-
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the folder; the operating system lets go of it however the process ends. Raises UserError."""
-    with (out / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UserError(
-                f"another armor-train tokenize is writing {out}", "wait for it, or choose another"
-            ) from error
-        yield
 
 
 def _tokenize(
@@ -93,12 +77,13 @@ def _tokenize(
         records = [r for where, one in chunk if (r := checked(one, where, conversations.parent, tally)) is not None]
         rows = list(_rows(records, processor, max_length, batch_size, tally))
         name = f"shard-{number:06d}.parquet"
-        with whole_file(out / name) as draft:
-            pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), draft, compression="zstd")
-        digest = sha256_file(out / name)
-        parts = (name, digest, len(rows), tally.read, dict(tally.dropped), tally.examples)
-        manifest["shards"].append(dict(zip(ENTRY, parts, strict=True)))
-        _write_manifest(out, manifest)
+        with writing(out):
+            with whole_file(out / name) as draft:
+                pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), draft, compression="zstd")
+            digest = sha256_file(out / name)
+            parts = (name, digest, len(rows), tally.read, dict(tally.dropped), tally.examples)
+            manifest["shards"].append(dict(zip(ENTRY, parts, strict=True)))
+            _write_manifest(out, manifest)
     total = _total(manifest["shards"])
     manifest["complete"], manifest["read"] = True, total.to_json()
     _write_manifest(out, manifest)
