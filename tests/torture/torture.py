@@ -19,6 +19,7 @@ import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -127,7 +128,11 @@ class Child:
 
     def lines(self) -> list[str]:
         """What the command says for itself."""
-        return [line for line in self.text().splitlines() if line.startswith(("armor-eval: ", "armor-train: ", "armor-model: "))]
+        return [
+            line
+            for line in self.text().splitlines()
+            if line.startswith(("armor-eval: ", "armor-train: ", "armor-model: "))
+        ]
 
 
 class Torture:
@@ -221,7 +226,7 @@ class Torture:
                 row.n += 1
                 if child.ended():
                     row.finished += 1
-                    self.judge_end(row, child, (0,))
+                    self.judge_end(row, child, (0, self.target.again))
                 child.send(signal.SIGKILL)
                 child.wait()
                 before = self.check(row, out, before)
@@ -302,7 +307,12 @@ class Torture:
         """The folder cannot be written any more (as nobody: root may write everywhere)."""
         row = self.row("read-only")
 
+        temporary = self.root / "temporary"
+        temporary.mkdir(exist_ok=True)
+        temporary.chmod(0o777)
+
         def nobody() -> None:
+            os.environ["TMPDIR"], tempfile.tempdir = str(temporary), None
             if os.getuid() == 0:
                 os.setgid(65534)
                 os.setuid(65534)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import math
 import os
+import shutil
 import sys
 import tarfile
+import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,13 +28,14 @@ QUESTIONS, PROMPTS, CONVERSATIONS, STEPS = 24, 12, 24, 6
 
 def make_targets(work: Path, names: Sequence[str]) -> list[Target]:
     """The named commands, their inputs made under `work` in a process that then ends: this one must start no thread."""
-    inputs = work / "inputs"
-    in_a_child(lambda: make_inputs(inputs))
-    preload()
-    unknown = [name for name in names if name not in TARGETS]
-    if unknown:
+    if unknown := [name for name in names if name not in TARGETS]:
         raise SystemExit(f"unknown command {unknown[0]!r}; known: {', '.join(TARGETS)}")
-    return [TARGETS[name](inputs) for name in names]
+    inputs = work / "inputs"
+    (work / "warm").mkdir(parents=True, exist_ok=True)
+    in_a_child(lambda: make_inputs(inputs))
+    targets = [TARGETS[name](inputs) for name in names]
+    preload(targets, work / "warm")
+    return targets
 
 
 def in_a_child(work: Callable[[], None]) -> None:
@@ -48,30 +53,29 @@ def in_a_child(work: Callable[[], None]) -> None:
         raise SystemExit("the inputs could not be made")
 
 
-def preload() -> None:
-    """Import what the commands import when they run, so that a child forked from here starts at once."""
-    import datasets  # noqa: F401
-    import pandas  # noqa: F401
-    import pyarrow.parquet  # noqa: F401
+def preload(targets: Sequence[Target], work: Path) -> None:
+    """Import here what every command imports when it runs, so that a child forked from here starts at once."""
     import torch
-    import transformers  # noqa: F401
-    import webdataset  # noqa: F401
 
-    import armor_eval.cli.geneval
-    import armor_eval.cli.modality
-    import armor_eval.cli.understanding
-    import armor_eval.engine
-    import armor_eval.vlmevalkit.official
-    import armor_model
-    import armor_model.cli
-    import armor_model.convert.build
-    import trainer.cli
-    import trainer.data.build
-    import trainer.data.shards
-    import trainer.loop
-    import trainer.run  # noqa: F401
+    from armor_eval.base.mmcv import prepare_mmcv
 
+    prepare_mmcv()  # as the commands do before they import mmdet or vlmeval
+    for target in targets:
+        modules = work / f"{target.name}.modules"
+
+        def once(target: Target = target, modules: Path = modules) -> None:
+            shutil.rmtree(work / target.name, ignore_errors=True)
+            target.main(target.argv(work / target.name))
+            modules.write_text("\n".join(sys.modules))
+
+        in_a_child(once)
+        for name in modules.read_text().split("\n"):
+            if not name.startswith("__"):
+                with suppress(Exception):  # some are made under a name that cannot be imported
+                    importlib.import_module(name)
     torch.set_num_threads(1)
+    if (threads := threading.enumerate())[1:]:
+        raise SystemExit(f"an import started {threads[1:]}: a fork would lack it")
 
 
 # ---- inputs
@@ -146,7 +150,27 @@ def _base(folder: Path) -> None:
 
     from armor_model import build_word_tokenizer
 
-    tokenizer = build_word_tokenizer("what is there ? . , a red circle the image draw picture of and not it".split())
+    tokenizer = build_word_tokenizer(
+        [
+            "what",
+            "is",
+            "there",
+            "?",
+            ".",
+            ",",
+            "a",
+            "red",
+            "circle",
+            "the",
+            "image",
+            "draw",
+            "picture",
+            "of",
+            "and",
+            "not",
+            "it",
+        ]
+    )
     config = reference.config("qwen2", vocab=len(tokenizer))
     state = reference.checkpoint(config)
     tokenizer.save_pretrained(folder)
@@ -239,7 +263,7 @@ def _eval(words: Sequence[str], out: Path) -> list[str]:
 
 def _main(module: str) -> Callable[[list[str]], int]:
     def run(argv: list[str]) -> int:
-        return sys.modules[module].main(argv)
+        return importlib.import_module(module).main(argv)
 
     return run
 
