@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torture import Target
+from torture_core import Target
 
 from armor_model.base.files import DRAFT
 from armor_model.base.hashing import sha256_file, sha256_text
