@@ -24,11 +24,11 @@ def kill(one: Torture, n: int, each: int = 5) -> None:
         out, before = one.fresh(row), {}
         for _ in range(min(each, n - row.n)):
             child = one.start(out)
-            child.wait(one.moment())
-            row.n += 1
-            if child.ended():
+            if child.wait(one.moment()):  # not killed, so not counted
                 row.finished += 1
                 one.judge_end(row, child, (0, one.target.again))
+                break
+            row.n += 1
             child.send(signal.SIGKILL)
             child.wait()
             before = one.check(row, out, before)
@@ -92,7 +92,7 @@ def moved(one: Torture, n: int) -> None:
         child = one.start(out)
         while not child.ended() and not out.exists():
             time.sleep(0.002)
-        child.wait(one.moment(0.7))
+        child.wait(one.moment(0.4))
         away = out.with_name(f"{out.name}-away")
         row.n += 1
         if out.exists():
@@ -169,7 +169,7 @@ def launched(one: Torture, n: int) -> None:
             port = free.getsockname()[1]
         pair = [one.start(out, before=partial(_launched, rank, 2, port)) for rank in range(2)]
         victim = one.random.randrange(2)
-        pair[victim].wait(one.moment() * 2)
+        pair[victim].wait(one.moment(1.2))
         row.n += 1
         row.finished += pair[victim].ended()
         pair[victim].send(signal.SIGKILL)
