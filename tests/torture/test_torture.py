@@ -24,6 +24,15 @@ def work(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def inputs(work) -> Path:
+    sys.path.append(str(HERE))
+    from torture_targets import in_a_child, make_inputs
+
+    in_a_child(lambda: make_inputs(work / "inputs"))
+    return work / "inputs"
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_nothing_is_lost_double_or_invented(work, command):
     words = ["--kills", "3", "--faults", "8", "--only", command, "--work", str(work), "--out", str(work / "table")]
@@ -34,16 +43,13 @@ def test_nothing_is_lost_double_or_invented(work, command):
 
 
 @pytest.mark.parametrize(("command", "presses"), [(c, 1 + i % 3) for i, c in enumerate(COMMANDS)])
-def test_ctrl_c_says_how_to_go_on(work, command, presses):
+def test_ctrl_c_says_how_to_go_on(inputs, tmp_path, command, presses):
     from terminal import CTRL_C, Terminal
 
     target = {"build": "armor_model", "understanding": "armor_eval", "geneval": "armor_eval", "modality": "armor_eval"}
-    sys.path.append(str(HERE))
-    from torture_targets import TARGETS, in_a_child, make_inputs
+    from torture_targets import TARGETS
 
-    in_a_child(lambda: make_inputs(work / "inputs"))
-    out = work / f"pressed-{command}"
-    words = TARGETS[command](work / "inputs").argv(out)
+    words = TARGETS[command](inputs).argv(tmp_path / "out")
     slow = "import sys, time, torch; from pathlib import Path; "
     module = f"{target.get(command, 'trainer')}.cli"
     # The command's own work may take less than a press: the program waits where it first makes a folder.

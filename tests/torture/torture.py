@@ -19,8 +19,6 @@ from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 HERE = Path(__file__).resolve().parent
-for shared in ("torture", "helpers", "train", "model"):
-    sys.path.append(str(HERE.parent / shared))
 sys.path.append(str(HERE.parents[1]))
 
 from torture_core import WRONG, Row, Target, Torture  # noqa: E402

@@ -85,8 +85,10 @@ def make_inputs(root: Path) -> None:
     """Once: what is there already is of an earlier torture, and the same."""
     if (root / "whole").exists():
         return
-    root.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
     root.chmod(0o755)
+    sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("helpers", "model")]
     from harness_data import mmbench, write
 
     write(mmbench(QUESTIONS // 4), root / "tsv" / "MMBench_DEV_EN.tsv")
