@@ -11,6 +11,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ class Row:
 
 
 class Child:
-    """A forked run of a command, in a session of its own."""
+    """A forked run of a command, in a process group of its own."""
 
     def __init__(self, target: Target, argv: list[str], log: Path, before: Callable[[], None] | None = None) -> None:
         self.log = log
@@ -68,7 +69,7 @@ class Child:
         if self.pid == 0:
             code = 70
             try:
-                os.setsid()
+                os.setpgid(0, 0)
                 file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
                 os.dup2(file, 1)
                 os.dup2(file, 2)
@@ -81,6 +82,8 @@ class Child:
                 sys.stderr.flush()
             finally:
                 os._exit(code)
+        with suppress(PermissionError, ProcessLookupError):  # both sides: whoever is first
+            os.setpgid(self.pid, self.pid)
         self.code: int | None = None
 
     def ended(self) -> bool:

@@ -70,7 +70,7 @@ class RandomFaults:
                     body = b'{"choices": [{"message": {"content": null}}]}'
                 if fault == "reset":
                     self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    self.connection.close()
+                    self.close_connection = True  # http.server then closes it
                     return
                 self.send_response(int(fault) if fault in ("500", "429") else 200)
                 if fault == "429":
