@@ -254,7 +254,7 @@ def export_internvl(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 the disk is full, 2 wrong input, 130 Ctrl-C."""
+    """Run one command and return its exit code: 0 done, 1 the disk is full, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
     return run_app(app, "armor-model", argv)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -174,6 +175,19 @@ for guest in GUESTS:
     import_module(guest).add_to(app)
 
 
+KEPT = {
+    "stage": ", checkpoints are kept",
+    "base": ", checkpoints are kept",
+    "tokenize": ", finished shards are kept",
+    "build-data": ", it begins anew",
+}
+"""What an interrupted command leaves for the same command to go on with."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 1 the run stopped, 2 wrong input, 130 Ctrl-C."""
-    return run_app(app, "armor-train", argv, go_on="`stage` and `base` go on with --resume, `tokenize` by itself")
+    """Run one command; 0 done, 1 the run stopped, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv[0] if argv else ""
+    resume = ["--resume"] if command in ("stage", "base") and "--resume" not in argv else []
+    again = shlex.join(["armor-train", *argv, *resume])
+    return run_app(app, "armor-train", argv, go_on=f"continue with: {again}", kept=KEPT.get(command, ""))

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.files import check_in_place
 from armor_model.losses import IGNORE, Sums
 from trainer.batches import Batch
 from trainer.stages import KINDS
@@ -71,7 +72,13 @@ class RunLog:
         self._file = self.path.open("a")
         return {name: value for name, value in last.items() if name != "step" and not name.startswith(COST)}
 
+    def check(self) -> None:
+        """RunFailed where the run's directory was removed or made read-only since."""
+        if self._file is not None:
+            check_in_place(self.path, self._file.fileno())
+
     def write(self, step: int, values: dict[str, Any]) -> None:
+        self.check()
         if self._file is not None:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()

@@ -166,6 +166,7 @@ class Loop:
                     if judged:
                         outcome.evaluations.append((self.step, numbers))
                 if (options.save_every and self.step % options.save_every == 0) or done:
+                    journal.check()  # else a folder that was removed would come back, without its log
                     self._save(outcome.evaluations[-1][1].get("score") if judged else None)
                 elif preempted:
                     self._save(None)

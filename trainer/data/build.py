@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from armor_model.base.errors import UserError
-from armor_model.base.files import hold_folder, whole_file, write_file
+from armor_model.base.files import check_in_place, hold_folder, whole_file, write_file, writing
 from armor_model.base.hashing import sha256_file, sha256_text
 from trainer.data.contamination import Prompts
 from trainer.data.images import append
@@ -132,9 +132,10 @@ def build(
         report = {**_merge(out, recipe, parts, texts), "settings": recipe.identity(), "part": part}
         draft = out / ".conversations.draft"
         report["sha256"] = sha256_file(draft)
-        write_file(out / "report.json", json.dumps(report, indent=1) + "\n")
-        draft.replace(out / "conversations.jsonl")
-        shutil.rmtree(out / PARTS)
+        with writing(out):
+            write_file(out / "report.json", json.dumps(report, indent=1) + "\n")
+            draft.replace(out / "conversations.jsonl")
+            shutil.rmtree(out / PARTS)
     return report
 
 
@@ -201,6 +202,7 @@ def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Pat
         def put(record: dict[str, Any]) -> None:
             kinds[record["type"]] += 1
             note(record["conversations"], screened)
+            check_in_place(draft, file.fileno())
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
         for path in parts:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from armor_model.base.errors import UserError
-from armor_model.base.files import write_file
+from armor_model.base.files import write_file, writing
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.losses import IGNORE
 from trainer.batches import DROPPED, Example, Sizes
@@ -55,7 +55,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_manifest(out: Path, manifest: dict[str, Any]) -> None:
-    write_file(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    with writing(out):
+        write_file(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
 def is_whole(folder: Path, entry: Mapping[str, Any]) -> bool:

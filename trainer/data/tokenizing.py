@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from armor_model.base.errors import ArmorError, UserError
-from armor_model.base.files import hold_folder, whole_file, write_file
+from armor_model.base.files import hold_folder, whole_file, write_file, writing
 from armor_model.base.hashing import sha256_file
 from armor_model.losses import IGNORE
 from trainer.data.images import append, describe, read_bytes
@@ -175,11 +175,12 @@ def make_shard(processor: Any, job: Job, name: str, chunk: list[tuple[str, Any]]
     records = [r for where, one in chunk if (r := checked(one, where, job.root, tally)) is not None]
     with _tar_beside(job, name) as store:
         rows = list(_rows(records, processor, job, tally, store))
-    with whole_file(job.out / name) as draft:
-        pq.write_table(pa.Table.from_pylist(rows, schema=schema()), draft, compression="zstd")
-    parts = (name, sha256_file(job.out / name), len(rows), tally.read, dict(tally.dropped), tally.examples)
-    entry = {**dict(zip(ENTRY, parts, strict=True)), "noted": dict(tally.noted)}
-    write_file(_entry_file(job.out, name), json.dumps(entry))
+    with writing(job.out):
+        with whole_file(job.out / name) as draft:
+            pq.write_table(pa.Table.from_pylist(rows, schema=schema()), draft, compression="zstd")
+        parts = (name, sha256_file(job.out / name), len(rows), tally.read, dict(tally.dropped), tally.examples)
+        entry = {**dict(zip(ENTRY, parts, strict=True)), "noted": dict(tally.noted)}
+        write_file(_entry_file(job.out, name), json.dumps(entry))
     return entry
 
 
