@@ -8,7 +8,10 @@ declarations and holds no branch of its own. `armor-train stages` prints them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from armor_model.bases import BaseModel
 
 Kind = Literal["t2t", "ti2t", "t2i", "t2ti", "ti2ti", "refuse"]
 KINDS: tuple[str, ...] = ("t2t", "ti2t", "t2i", "t2ti", "ti2ti", "refuse")
@@ -183,13 +186,19 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def part_of(parameter: str) -> tuple[str, ...]:
-    """The part(s) of PARTS that a parameter of ArmorForConditionalGeneration belongs to.
+def part_of(parameter: str, base: BaseModel) -> tuple[str, ...]:
+    """The part(s) of PARTS that a parameter of an ARMOR on this base belongs to.
 
     Two for the single head, which is text and visual head at once. A name that no rule knows is an error: an unnoticed
     parameter would be frozen or trained by accident.
     """
-    for fragment, parts in _PREFIXES:
+    of_base = (
+        *((path, ("vision",)) for path in base.vision_paths),
+        *((path, ("projector",)) for path in base.projector_paths),
+        (f"{base.decoder_path}.embed_tokens", ("embeddings",)),
+        (base.decoder_path, ("decoder",)),
+    )
+    for fragment, parts in (*_PREFIXES, *of_base):
         if parameter == fragment or parameter.startswith(fragment + "."):
             return parts
     raise KeyError(f"parameter {parameter!r} belongs to no known part")
@@ -203,8 +212,4 @@ _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("visual_head", (VISUAL,)),
     ("single_head", ("text_head", VISUAL)),
     ("lm_head", ("text_head",)),
-    ("model.vision_tower", ("vision",)),
-    ("model.multi_modal_projector", ("projector",)),
-    ("model.language_model.embed_tokens", ("embeddings",)),
-    ("model.language_model", ("decoder",)),
 )

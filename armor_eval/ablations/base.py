@@ -108,14 +108,15 @@ def new_arm(base: Base, heads: str, init: str, seed: int) -> Any:
     """
     import torch
 
-    from armor_model import ArmorConfig, ArmorForConditionalGeneration
+    from armor_model import new_model
+    from armor_model.config import make_config
 
     def fresh(kind: str) -> Any:
-        fields = {k: v for k, v in base.model.config.to_dict().items() if k not in ("model_type", "architectures")}
+        fields = {k: v for k, v in base.model.config.to_dict().items() if k != "architectures"}
         fields.pop("transformers_version", None)
-        config = ArmorConfig(**{**fields, "heads": kind})
+        config = make_config({**fields, "heads": kind})
         torch.manual_seed(seed)
-        return ArmorForConditionalGeneration(config).to(next(base.model.parameters()).dtype)
+        return new_model(config).to(next(base.model.parameters()).dtype)
 
     switching = fresh("switching")
     old = {n: p for n, p in base.model.state_dict().items() if not n.startswith(_NEW_PARTS)}

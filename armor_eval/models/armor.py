@@ -16,6 +16,7 @@ from armor_eval.models.hf_prompts import doubled as double
 from armor_eval.runs.schema import ModelInfo
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder
+from armor_model.bases import base_name_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -52,7 +53,7 @@ def _other_kind(folder: Path) -> str | None:
     except (OSError, ValueError):  # not there or not to be read: check_checkpoint says what is wrong
         return None
     model_type = config.get("model_type") if isinstance(config, dict) else None
-    return "hf" if isinstance(model_type, str) and model_type != "armor" else None
+    return "hf" if isinstance(model_type, str) and base_name_of({"model_type": model_type}) is None else None
 
 
 class ArmorAdapter(DrawingModel):

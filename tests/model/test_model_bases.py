@@ -44,12 +44,12 @@ def test_positions_and_features_come_from_the_base():
         def positions(self, counts_BT):
             return counts_BT + 7 * (counts_BT > 3)
 
-        def image_features(self, core, pixels):
-            return super().image_features(core, pixels) * 0
+        def image_features(self, core, images):
+            return [features * 0 for features in super().image_features(core, images)]
 
     torch.manual_seed(0)
     model = ArmorForConditionalGeneration(preset("tiny", vocab_size=32)).eval()
-    ids, pixels = torch.tensor([[5, 6, *[3] * 16, 7, 8]]), torch.randn(1, 3, 32, 32)
+    ids, pixels = torch.tensor([[5, 6, *[3] * 16, 7, 8]]), [torch.randn(1, 3, 32, 32)]
     with torch.no_grad():
         before = model.backbone(model.embed(ids, pixels))
         rotary = model.rotary(before, torch.arange(20)[None])

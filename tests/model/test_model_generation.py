@@ -33,9 +33,10 @@ def step_by_step(model, processor, conversation, settings, seed):
     u, said, drawing, codes, pictures, texts, logs = uniforms(seed, 10_000), [], False, 0, 0, 0, []
     while True:
         with torch.no_grad():
-            hidden = model.backbone(model.embed(sequence, pixels))
+            positions = model.place(sequence, pixels)
+            hidden = model.backbone(model.embed(sequence, pixels), position_ids=positions)
             text = model.text_logits(hidden[:, -1])
-            visual = model.visual_logits(model.visual_hidden(hidden)[:, -1])[:, 2:]
+            visual = model.visual_logits(model.visual_hidden(hidden, position_ids=positions)[:, -1])[:, 2:]
         step = torch.tensor([u[len(said)]], dtype=torch.float64)
         if drawing and codes == config.codes_per_image:
             token, drawing, pictures = config.imgend_id, False, pictures + 1

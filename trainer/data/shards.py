@@ -27,6 +27,7 @@ from armor_model.base.errors import UserError
 from armor_model.base.files import whole_file, write_file
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.losses import IGNORE
+from armor_model.processing import ProcessorSettings
 from trainer.batches import Example
 from trainer.data.records import Rejected, Tally, checked, encode, losses, raw_records, sides, to_messages
 
@@ -122,8 +123,11 @@ def _total(shards: list[dict[str, Any]]) -> Tally:
 
 def _reading(processor: Any) -> dict[str, Any]:
     """What decides how a processor turns conversations into tokens, codes and tiles."""
+    fresh = ProcessorSettings(0, 0, 0)
     settings = asdict(processor.settings)
-    del settings["processor_class"]
+    # fields that came later are left out where they say nothing new: earlier shards lack them
+    for name in ("processor_class", *(n for n in ("base", "pixels") if settings[n] == getattr(fresh, n))):
+        del settings[name]
     return {
         "version": VERSION,
         **settings,
@@ -357,7 +361,7 @@ class Shards:
             own = torch.where(heads == head, ids, torch.full_like(ids, IGNORE))
             return torch.cat([own[1:], own.new_full((1,), IGNORE)])
 
-        pixels = partial(_tiles, record["images"], self.processor) if record["images"] else None
+        pixels = partial(_cut, record["images"], self.processor) if record["images"] else None
         return Example(record["kind"], ids, labels(1), labels(2), pixels, tuple(record["span"]) or None)
 
 
@@ -374,8 +378,5 @@ class ShardPool:
         return self.shards.example(int(self.rows[index]))
 
 
-def _tiles(paths: list[str], processor: Any) -> torch.Tensor:
-    from armor_model.images import open_image, tiles
-
-    s = processor.settings
-    return torch.cat([tiles(open_image(path), s.image_size, s.max_tiles, s.use_thumbnail) for path in paths])
+def _cut(paths: list[str], processor: Any) -> list[torch.Tensor]:
+    return [processor.cut(path) for path in paths]
