@@ -17,7 +17,7 @@ from paths import ROOT
 from trainer.batches import collate
 from trainer.data.records import IMAGE
 from trainer.shapes.conversations import sample_conversation
-from trainer.shapes.data import Codes, make_pool, to_pixels, vision_pixels
+from trainer.shapes.data import Codes, make_pool, to_pixels
 from trainer.shapes.evaluation import Rate, asked_until, held_out_request, read_pictures
 from trainer.shapes.lessons import (
     AFTER,

@@ -11,6 +11,7 @@ import typer
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import check_free
+from armor_model.bases import find_base
 from trainer.configure import Config, Set, configure
 
 
@@ -23,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
 def nano(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its run record goes beside it.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    base: Annotated[str, typer.Option(help="What to build on, in armor-nano's sizes; bases are named in docs/add-a-base.md.")] = "internvl",
     random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
     scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
     work: Annotated[
@@ -43,7 +45,7 @@ def nano(
         raise UserError(f"--scale is above 0, not {scale:g}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    typed = {("seed",): seed, ("random_backbone",): random_backbone}
+    typed = {("seed",): seed, ("random_backbone",): random_backbone, ("preset",): nano_preset(base)}
     recipe = configure(recipes.default_recipe(), config, set_ or (), {path: v for path, v in typed.items() if v})
     if scale != 1.0:
         recipe = recipes.scaled(recipe, scale)
@@ -53,12 +55,18 @@ def nano(
         save_nano(outcome, out)
         scores = measure(out, {"questions": 80, "modality": 50, "drawings": 60}, seed=1000 + recipe.seed)
         command = f"armor-train nano --out DIR --seed {recipe.seed}{' --random-backbone' * recipe.random_backbone}"
+        command += f" --base {base}" * (base != "internvl")
         command += (f" --scale {scale:g}" if scale != 1.0 else "") + (" --config FILE" if config else "")
         write_card(out, recipe, outcome, scores, command + "".join(f" --set {change}" for change in set_ or ()))
         training.finish(out, outcome.steps, outcome.cost, outcome.reports[-1].losses, recipes.logs(work))
     for group, value in scores["mean"].items():
         typer.echo(f"{group}: mean {value:.3f}, worst {scores['worst'][group]}")
     typer.echo(f"{out} ({outcome.cpu_seconds:.0f} CPU-seconds)")
+
+
+def nano_preset(base: str) -> str | None:
+    """The preset of armor-nano on a base; None for the recipe's own. Raises UserError for an unknown base."""
+    return None if find_base(base).name == "internvl" else f"armor-nano-{base}"
 
 
 def nano_seeds(
