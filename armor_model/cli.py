@@ -48,9 +48,7 @@ def find_model(model: str | None) -> Path:
     return check_checkpoint(armor_model.bundled("armor-nano") if model in (None, "armor-nano") else model)
 
 
-def open_model(
-    model: str | None, device: str | None, dtype: str | None
-) -> tuple[ArmorModel, ArmorProcessor]:
+def open_model(model: str | None, device: str | None, dtype: str | None) -> tuple[ArmorModel, ArmorProcessor]:
     """Load a checkpoint for a command, quietly."""
     folder, kind = find_model(model), torch_dtype(dtype)
     quiet_transformers()
@@ -204,7 +202,9 @@ def build(
     dtype: Dtype = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the new parameters.")] = 0,
     shard_gb: ShardGb = 4.0,
-    system_prompt: Annotated[str | None, typer.Option(help="A name the base knows (internvl, none), or a text.")] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="A name the base knows (internvl, none), or a text.")
+    ] = None,
 ) -> None:
     """Build an ARMOR from published weights, streamed: one tensor is in memory at a time."""
     from armor_model.convert import build as builder

@@ -120,7 +120,7 @@ def config_class(base_name: str) -> type[Any]:
 
 
 def make_config(settings: dict[str, Any]) -> Any:
-    """The configuration of a preset's settings, or of a config.json's. Raises UserError for a model that is no ARMOR."""
+    """The configuration of a preset's settings, or of a config.json's. Raises UserError for what is no ARMOR's."""
     base_name = base_name_of(settings)
     if base_name is None:
         raise UserError(f"no ARMOR's configuration: its model_type is {settings.get('model_type')!r}")

@@ -330,9 +330,7 @@ class ArmorProcessor:
             raise UserError(f"image codes must lie in 0..{self.settings.codebook_size - 1}")
         return flat
 
-    def collate(
-        self, rows: list[Encoded], supervise: bool = False, padding_side: str = "left"
-    ) -> dict[str, Any]:
+    def collate(self, rows: list[Encoded], supervise: bool = False, padding_side: str = "left") -> dict[str, Any]:
         """Encoded conversations to one batch: input_ids, attention_mask (B, T), pixel_values (a list of images, or
         None), and with `supervise` text_labels and image_labels (B, T)."""
         length = max(len(row.ids) for row in rows)

@@ -73,9 +73,7 @@ class Objective(nn.Module):
         hidden_BTD = model.backbone(self._embed(batch), batch.attention_mask, position_ids)
         text_BT = batch.text_labels if stage.alpha else None
         image_BT = batch.image_labels if stage.beta else None
-        return summed_losses(
-            model, hidden_BTD, text_BT, image_BT, batch.attention_mask, position_ids, self.every_part
-        )
+        return summed_losses(model, hidden_BTD, text_BT, image_BT, batch.attention_mask, position_ids, self.every_part)
 
     def _embed(self, batch: Batch) -> Tensor:
         model = self.model

@@ -91,8 +91,8 @@ class BaseModel(Protocol):
         """The vision tower's blocks, which sharding wraps one by one."""
 
     def image_features(self, core: Any, images: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Each preprocessed image to its features (placeholders, D), in the order of its placeholders. Columns behind D,
-        D for each of the decoder's first blocks, are added behind those blocks (deepstack)."""
+        """Each preprocessed image to its features (placeholders, D), in the order of its placeholders. Columns behind
+        D, D for each of the decoder's first blocks, are added behind those blocks (deepstack)."""
 
     def blank(self, config: Any) -> Tensor:
         """The smallest preprocessed image, of zeros: sharded training runs the vision tower on it where no image is."""
@@ -145,8 +145,8 @@ class BaseModel(Protocol):
         """The way back: a tensor's name in a published checkpoint of transformers' layout."""
 
     def published_files(self, processor: ArmorProcessor) -> dict[str, Settings]:
-        """JSON files of a published checkpoint that tell transformers' processor what ours does, by name; those that are
-        in the folder already (tokenizer_config.json) are added to."""
+        """JSON files of a published checkpoint that tell transformers' processor what ours does, by name; those that
+        are in the folder already (tokenizer_config.json) are added to."""
 
     def parameters(self, config: Settings) -> dict[str, int]:
         """Numbers of parameters: `vision` and `projector`."""

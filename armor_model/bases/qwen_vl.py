@@ -1,7 +1,7 @@
 """Qwen2.5-VL and Qwen3-VL as bases: images of any size without tiles, positions of three axes, Qwen3-VL's deepstack.
 
-Three axes (M-RoPE): text and generated codes advance time, height and width by one each; the features of a seen image of
-h rows and w columns share its time and lie on rows and columns, and what follows goes on max(h, w) behind its start.
+Three axes (M-RoPE): text and generated codes advance time, height and width by one each; the features of a seen image
+of h rows and w columns share its time and lie on rows and columns, and what follows goes on max(h, w) behind its start.
 
 Sizes of presets and preprocessing are the published config.json's and preprocessor_config.json's, from memory: no file
 could be opened here (2026-11). A test holds the totals that follow against the published ones.
@@ -188,12 +188,13 @@ class QwenVL:
 
     def read_config(self, config: Settings) -> tuple[str, Settings]:
         """Layout `native`; nested or, as Qwen2.5-VL was published, flat."""
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import PreTrainedConfig
 
         try:
             known: PreTrainedConfig = named(self.config_class)(**{k: v for k, v in config.items() if k != "model_type"})
             settings = {key: value for key, value in known.to_dict().items() if key in SETTINGS}
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
             raise UserError(f"the base's config.json is not usable: {str(error).splitlines()[0]}") from error
         if "sliding_attention" in (settings["text_config"].get("layer_types") or ()):
             raise UserError("a decoder with sliding windows is not supported: no published Qwen-VL uses them")

@@ -1,9 +1,8 @@
-"""SmolVLM and Idefics3 as a base: a SigLIP tower over tiles, a pixel shuffle, a Llama decoder. A laptop trains the small
-ones.
+"""SmolVLM and Idefics3 as a base: a SigLIP tower over tiles, a pixel shuffle, a Llama decoder.
 
 An image is resized so that its longest edge fits, cut into square tiles row by row, each named in the text by its row
-and column, and followed by the whole image in one tile. Positions are plain counts, of seen features and generated codes
-as of text.
+and column, and followed by the whole image in one tile. Positions are plain counts, of seen features and generated
+codes as of text.
 
 Sizes of presets are the published config.json's, from memory: no file could be opened here (2026-11). A test holds the
 totals that follow against the published ones.
@@ -115,7 +114,7 @@ class SmolVLM:
         return core.vision_model.encoder.layers
 
     def image_features(self, core: Any, images: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Tiles (rows + 1, columns, 3, S, S) of each image to features (tiles * features a tile, D); see `preprocess`."""
+        """Tiles (rows + 1, columns, 3, S, S) of each image (see `preprocess`) to features (tiles * each tile's, D)."""
         import torch
 
         tiles = [image.flatten(0, 1)[: _tiles(image)] for image in images]
@@ -193,6 +192,7 @@ class SmolVLM:
 
     def read_config(self, config: Settings) -> tuple[str, Settings]:
         """Layout `native`."""
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import PreTrainedConfig
         from transformers.models.smolvlm.configuration_smolvlm import SmolVLMConfig
 
@@ -201,7 +201,7 @@ class SmolVLM:
             if isinstance(fields.get("vision_config"), dict):
                 fields["vision_config"] = {**fields["vision_config"], "model_type": "smolvlm_vision"}
             known: PreTrainedConfig = SmolVLMConfig(**fields)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
             raise UserError(f"the base's config.json is not usable: {str(error).splitlines()[0]}") from error
         settings = {key: value for key, value in known.to_dict().items() if key in SETTINGS}
         if settings["text_config"]["model_type"] != "llama":

@@ -212,7 +212,7 @@ class Engine:
         for (number, _), request in zip(new, prompts, strict=True):
             start = batch.slot - len(request.ids)
             numbers = uniforms(request.seed, self.limits.new_tokens)
-            row = Row(number, start, self.limits, numbers, request.seed, adapted=start, placed_TA=self._placed(request))
+            row = Row(number, start, self.limits, numbers, request.seed, adapted=start, placed=self._placed(request))
             if forced:
                 row.append_text(self.config.imgbos_id, batch.slot)
             batch.rows.append(row)

@@ -80,16 +80,16 @@ class Row:
     finish: str = ""
     conditional: Row | None = None
     unconditional: Row | None = None
-    placed_TA: Tensor | None = None
-    """Position ids of the prompt, where it holds images that the base places (BaseModel.place)."""
+    placed: Tensor | None = None
+    """Position ids (T, 1 + A) of the prompt, where it holds images that the base places (BaseModel.place)."""
 
     @property
     def origin(self) -> int:
         """The slot whose position is 0, counted back from the end of the prompt: before `start` no token lies, but
         placed images take fewer positions than slots."""
-        if self.placed_TA is None:
+        if self.placed is None:
             return self.start
-        return self.start + len(self.placed_TA) - 1 - int(self.placed_TA[-1, 1])
+        return self.start + len(self.placed) - 1 - int(self.placed[-1, 1])
 
     def must_write(self, slot: int) -> bool:
         """Whether another image may not begin: the answer has its number, or the context has no room for one."""
@@ -280,7 +280,7 @@ def positions(model: ArmorModel, rows: list[Row], first: int, stop: int) -> Tens
     """Position ids (N, T) of slots [first, stop), or (N, T, 1 + A) where placed images lie among them."""
     origins_N1 = torch.tensor([row.origin for row in rows], device=model.device)[:, None]
     positions_NT = (torch.arange(first, stop, device=model.device)[None] - origins_N1).clamp(min=0)
-    placed = [(i, row, row.placed_TA) for i, row in enumerate(rows) if row.placed_TA is not None]
+    placed = [(i, row, row.placed) for i, row in enumerate(rows) if row.placed is not None]
     placed = [(i, row, each) for i, row, each in placed if row.start + len(each) > first]
     if not placed:
         return positions_NT

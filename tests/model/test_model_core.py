@@ -5,9 +5,8 @@ import sys
 
 import pytest
 import torch
-from torch.nn import functional as F
-
 from tests_model_helpers import stacked
+from torch.nn import functional as F
 
 from armor_model import ArmorConfig, ArmorError, ArmorForConditionalGeneration, preset
 from armor_model.presets import PRESETS, block, count, preset_dict, summary

@@ -30,7 +30,7 @@ def example(config, kind: str, seed: int) -> Example:
     if kind == "ti2t":
         prompt = [4, *[config.image_token_id] * config.image_seq_length, 5, *prompt]
         size = config.vision_config.image_size[0]
-        pixels = torch.randn(1, 3, size, size, generator=g)
+        pixels = [torch.randn(1, 3, size, size, generator=g)]
     ids, heads = list(prompt), [""] * len(prompt)
     if kind in ("t2t", "ti2t", "t2ti"):
         words = draw(8, config.vocab_size, int(torch.randint(1, 6, (1,), generator=g)))

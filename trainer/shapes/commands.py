@@ -24,7 +24,9 @@ def add_to(app: typer.Typer) -> None:
 def nano(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its run record goes beside it.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
-    base: Annotated[str, typer.Option(help="What to build on, in armor-nano's sizes; bases are named in docs/add-a-base.md.")] = "internvl",
+    base: Annotated[
+        str, typer.Option(help="What to build on, in armor-nano's sizes; bases are named in docs/add-a-base.md.")
+    ] = "internvl",
     random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
     scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
     work: Annotated[

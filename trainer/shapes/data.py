@@ -97,8 +97,8 @@ def random_scene(rng: np.random.Generator) -> Scene:
 def warm_up_vision(
     model: Any, processor: Any, steps: int, seed: int, lr: float = 2e-3, batch_size: int = 64, sharpness: float = 6.0
 ) -> float:
-    """Align vision tower and projector with the words for what a cell shows: colour, shape, row and column; returns the last
-    accuracy.
+    """Align vision tower and projector with the words for what a cell shows: colour, shape, row and column; returns the
+    last accuracy.
 
     Each image token is scored against the input embeddings of the words by direction, as contrastive pre-training
     does
