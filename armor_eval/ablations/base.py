@@ -10,6 +10,7 @@ from typing import Any
 from armor_eval.ablations.plan import Plan
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
+from armor_model.bases import BASES
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +69,13 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
             return Base(model, processor, sha256_folder(folder), "bundled armor-nano")
         except ArmorError as error:
             log.warning("no bundled checkpoint (%s): a short base is trained instead", error)
-    elif plan.base != "train":
+    elif plan.base != "train" and plan.base not in BASES:
         try:
             model, processor = load(Path(plan.base))
         except ArmorError as error:
             raise UserError(
-                f"base {plan.base!r}: {error}", "expected `train`, `bundled` or a checkpoint folder"
+                f"base {plan.base!r}: {error}",
+                f"expected `train`, `bundled`, a checkpoint folder, or a base to train on: {', '.join(BASES)}",
             ) from error
         return Base(model, processor, sha256_folder(Path(plan.base)), plan.base)
     folder = work / "base"
@@ -86,7 +88,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
             "bundled one took; --base bundled or --base FOLDER starts from one that is there"
         )
         start = time.process_time()
-        plan.world.train_base(plan.base_share, folder)
+        plan.world.train_base(plan.base_share, folder, plan.base if plan.base in BASES else "internvl")
         cost = time.process_time() - start
     model, processor = load(folder)
     return Base(model, processor, sha256_folder(folder), f"base stage of the recipe x {plan.base_share:g}", cost)
@@ -95,7 +97,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
 def _untrained(plan: Plan, work: Path) -> Base:
     """The random-backbone twin: the same image tokenizer in front of a model that has learned nothing."""
     processor = get_base(plan, work).processor
-    model = plan.world.untrained_model(1)
+    model = plan.world.untrained_model(1, processor.base.name)
     return Base(model, processor, "random-backbone-seed-1", "untrained backbone, trained image tokenizer")
 
 

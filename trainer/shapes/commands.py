@@ -11,7 +11,6 @@ import typer
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import check_free
-from armor_model.bases import find_base
 from trainer.configure import Config, Set, configure
 
 
@@ -24,9 +23,7 @@ def add_to(app: typer.Typer) -> None:
 def nano(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its run record goes beside it.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
-    base: Annotated[
-        str, typer.Option(help="What to build on, in armor-nano's sizes; bases are named in docs/add-a-base.md.")
-    ] = "internvl",
+    base: Annotated[str, typer.Option(help="Build on a base of this name, in armor-nano's sizes.")] = "internvl",
     random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
     scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
     work: Annotated[
@@ -47,8 +44,10 @@ def nano(
         raise UserError(f"--scale is above 0, not {scale:g}")
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    typed = {("seed",): seed, ("random_backbone",): random_backbone, ("preset",): nano_preset(base)}
-    recipe = configure(recipes.default_recipe(), config, set_ or (), {path: v for path, v in typed.items() if v})
+    typed = {("seed",): seed, ("random_backbone",): random_backbone}
+    recipe = configure(
+        recipes.default_recipe(base=base), config, set_ or (), {path: v for path, v in typed.items() if v}
+    )
     if scale != 1.0:
         recipe = recipes.scaled(recipe, scale)
     folder = work or out.with_name(f"{out.name}-training")
@@ -64,11 +63,6 @@ def nano(
     for group, value in scores["mean"].items():
         typer.echo(f"{group}: mean {value:.3f}, worst {scores['worst'][group]}")
     typer.echo(f"{out} ({outcome.cpu_seconds:.0f} CPU-seconds)")
-
-
-def nano_preset(base: str) -> str | None:
-    """The preset of armor-nano on a base; None for the recipe's own. Raises UserError for an unknown base."""
-    return None if find_base(base).name == "internvl" else f"armor-nano-{base}"
 
 
 def nano_seeds(

@@ -16,6 +16,7 @@ import torch
 
 from armor_model.base.hashing import sha256_json
 from armor_model.base.runtime import keep_freed_memory
+from armor_model.bases import base_name_of, find_base
 from trainer.bundle import Training
 from trainer.config import LoopOptions, Optimization
 from trainer.configure import document
@@ -86,10 +87,12 @@ class NanoRecipe:
     """The twin: neither vision warm-up nor base training, the rest unchanged."""
 
 
-def default_recipe(seed: int = 0) -> NanoRecipe:
-    """The recipe of the bundled checkpoint."""
+def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
+    """The recipe of the bundled checkpoint, which is built on InternVL; on another base the sizes of its decoder are the
+    same. Raises UserError for an unknown base."""
     return NanoRecipe(
         seed=seed,
+        preset="armor-nano" if find_base(base).name == "internvl" else f"armor-nano-{base}",
         stages=(
             NanoStage(
                 "base",
@@ -167,7 +170,6 @@ class NanoOutcome:
 def build(recipe: NanoRecipe) -> tuple[Any, Any]:
     """The untrained model and its processor."""
     from armor_model import build_word_tokenizer, new_model, preset
-    from armor_model.bases import base_name_of
     from armor_model.presets import preset_dict
     from armor_model.processing import ArmorProcessor
     from trainer.shapes.language import vocabulary
