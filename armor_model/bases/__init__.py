@@ -61,7 +61,10 @@ class Origin:
 
 
 class BaseModel(Protocol):
-    """A kind of multimodal model that ARMOR can be built on. `core` is its transformers model without the head."""
+    """A kind of multimodal model that ARMOR can be built on. `core` is its transformers model without the head.
+
+    Members with a body are what a base inherits that counts positions as its text does, and whose published tensors
+    have transformers' own names."""
 
     name: str
     model_types: tuple[str, ...]
@@ -103,10 +106,12 @@ class BaseModel(Protocol):
 
         A generated code has the position of a text token, one more than the token before on every axis: codes are drawn
         in reading order, each step needs no more than the row's last position, and training and generation cannot
-        differ. None for a base without image positions."""
+        differ."""
+        return None
 
     def positions(self, position_ids: Tensor) -> Tensor:
         """What the decoder's rotary embedding takes, from position ids (B, T) or, of `place`, (B, T, 1 + A)."""
+        return position_ids
 
     # ---- the processor ----
 
@@ -134,15 +139,18 @@ class BaseModel(Protocol):
 
     def default_system_prompt(self, layout: str) -> str:
         """The name of the system prompt that checkpoints of this layout were published with."""
+        return "none"
 
     def origins(self, keys: Iterable[str], layout: str) -> dict[str, Origin]:
         """For each tensor name in transformers' layout, where it comes from. Raises UserError for an unknown key."""
 
     def take(self, part: str, text: Settings) -> Callable[[Tensor], Tensor]:
         """The function that takes a part out of a fused tensor, given the decoder's settings."""
+        return lambda tensor: tensor
 
     def published_name(self, name: str) -> str:
         """The way back: a tensor's name in a published checkpoint of transformers' layout."""
+        return name
 
     def published_files(self, processor: ArmorProcessor) -> dict[str, Settings]:
         """JSON files of a published checkpoint that tell transformers' processor what ours does, by name; those that

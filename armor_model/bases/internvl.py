@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
-from armor_model.bases import ChatFormat, Origin, Settings
+from armor_model.bases import BaseModel, ChatFormat, Origin, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -226,7 +226,7 @@ def _preset(vision: str, kind: str, *sizes: int) -> dict[str, Any]:
 # ---- the base --------------------------------------------------------------------------------------------------------
 
 
-class InternVL:
+class InternVL(BaseModel):
     """See armor_model.bases.BaseModel, whose members these are."""
 
     name = "internvl"
@@ -286,14 +286,6 @@ class InternVL:
         import torch
 
         return torch.zeros(1, 3, *config.vision_config.image_size)
-
-    def place(self, counts_BT: Tensor, ids_BT: Tensor, images: Sequence[Tensor], image_token_id: int) -> Tensor | None:
-        """One dimension: placeholders and codes are counted in reading order, as text is."""
-        return None
-
-    def positions(self, position_ids: Tensor) -> Tensor:
-        """The count."""
-        return position_ids
 
     def processor_settings(self, config: Any, published: Settings) -> Settings:
         """Sizes of a tile; the published limits, or one tile for small models."""

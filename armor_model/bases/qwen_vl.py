@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
-from armor_model.bases import ChatFormat, Origin, Settings, named
+from armor_model.bases import BaseModel, ChatFormat, Origin, Settings, named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,12 +45,13 @@ FEWEST = 4
 
 
 @dataclass(frozen=True)
-class QwenVL:
+class QwenVL(BaseModel):
     """See armor_model.bases.BaseModel, whose members these are."""
 
     name: str
     config_class: str
     model_class: str
+    model_types: tuple[str, ...]
     chat: ChatFormat
     presets: Mapping[str, Settings]
     vision_paths: tuple[str, ...]
@@ -65,11 +66,6 @@ class QwenVL:
     """Published tensors lack transformers' prefix `model.language_model`."""
     decoder_path: str = TEXT
     tokenizer_hint: str = "the base's own id on the hub"
-
-    @property
-    def model_types(self) -> tuple[str, ...]:
-        """The base's name, as transformers knows it."""
-        return (self.name,)
 
     def decoder(self, core: Any) -> Any:
         """Qwen2.5's or Qwen3's blocks under M-RoPE."""
@@ -216,10 +212,6 @@ class QwenVL:
             origins[found] = Origin(key)
         return origins
 
-    def take(self, part: str, text: Settings) -> Callable[[Tensor], Tensor]:
-        """Nothing is fused otherwise than in transformers."""
-        return lambda tensor: tensor
-
     def published_name(self, name: str) -> str:
         """Qwen2.5-VL's prefixes predate transformers' present ones, Qwen3-VL's are these."""
         return name.replace(f"{TEXT}.", "model.").replace(f"{VISION}.", "visual.") if self.old_names else name
@@ -357,6 +349,7 @@ _CLASSES = "transformers.models.{0}.{1}_{0}:{2}"
 
 QWEN2_5_VL = QwenVL(
     name="qwen2_5_vl",
+    model_types=("qwen2_5_vl",),
     config_class=_CLASSES.format("qwen2_5_vl", "configuration", "Qwen2_5_VLConfig"),
     model_class=_CLASSES.format("qwen2_5_vl", "modeling", "Qwen2_5_VLForConditionalGeneration"),
     chat=_CHAT,
@@ -376,6 +369,7 @@ QWEN2_5_VL = QwenVL(
 )
 QWEN3_VL = QwenVL(
     name="qwen3_vl",
+    model_types=("qwen3_vl",),
     config_class=_CLASSES.format("qwen3_vl", "configuration", "Qwen3VLConfig"),
     model_class=_CLASSES.format("qwen3_vl", "modeling", "Qwen3VLForConditionalGeneration"),
     chat=ChatFormat(**{**vars(_CHAT), "system_prompts": {"none": None}}),

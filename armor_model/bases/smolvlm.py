@@ -11,11 +11,11 @@ totals that follow against the published ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
-from armor_model.bases import ChatFormat, Origin, Settings
+from armor_model.bases import BaseModel, ChatFormat, Origin, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,7 +70,7 @@ def _preset(text: tuple[int, ...], vision: tuple[int, ...], scale: int, vocab: i
 _SIGLIP_B, _SIGLIP_SO = (768, 12, 12, 3072, 512, 16), (1152, 27, 16, 4304, 384, 14)
 
 
-class SmolVLM:
+class SmolVLM(BaseModel):
     """See armor_model.bases.BaseModel, whose members these are."""
 
     name = "smolvlm"
@@ -128,14 +128,6 @@ class SmolVLM:
 
         size = config.vision_config.image_size
         return torch.zeros(1, 1, 3, size, size)
-
-    def place(self, counts_BT: Tensor, ids_BT: Tensor, images: Sequence[Tensor], image_token_id: int) -> Tensor | None:
-        """One dimension, as InternVL's."""
-        return None
-
-    def positions(self, position_ids: Tensor) -> Tensor:
-        """The count."""
-        return position_ids
 
     def processor_settings(self, config: Any, published: Settings) -> Settings:
         """A tile's side and features, and the longest edge; small models see one tile."""
@@ -209,10 +201,6 @@ class SmolVLM:
         settings["text_config"]["tie_word_embeddings"] = False
         return "native", settings
 
-    def default_system_prompt(self, layout: str) -> str:
-        """None."""
-        return "none"
-
     def origins(self, keys: Iterable[str], layout: str) -> dict[str, Origin]:
         """Published names are transformers' own."""
         origins = {key: Origin(key) for key in keys}
@@ -221,14 +209,6 @@ class SmolVLM:
             if not key.startswith(known):
                 raise UserError(f"unknown weight {key}: not a checkpoint of {self.name}")
         return origins
-
-    def take(self, part: str, text: Settings) -> Callable[[Tensor], Tensor]:
-        """Nothing is fused."""
-        return lambda tensor: tensor
-
-    def published_name(self, name: str) -> str:
-        """transformers' own."""
-        return name
 
     def published_files(self, processor: ArmorProcessor) -> dict[str, Settings]:
         """For SmolVLMProcessor."""

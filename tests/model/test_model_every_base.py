@@ -25,7 +25,7 @@ from armor_model.convert.export import export
 from armor_model.presets import count, preset_dict, summary
 
 OTHERS = [name for name in BASES if name != "internvl"]
-WORDS = [*"what is there ? . , a red circle the image draw of and not it you are helpful assistant".split()]
+WORDS = [*"what is there ? . , a red circle the image draw of and not it you are helpful assistant".split()]  # noqa: SIM905
 
 
 def spread(model, seed=0):

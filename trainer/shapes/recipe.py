@@ -88,8 +88,8 @@ class NanoRecipe:
 
 
 def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
-    """The recipe of the bundled checkpoint, which is built on InternVL; on another base the sizes of its decoder are the
-    same. Raises UserError for an unknown base."""
+    """The recipe of the bundled checkpoint, which is built on InternVL; on another base with a decoder of its sizes.
+    Raises UserError for an unknown base."""
     return NanoRecipe(
         seed=seed,
         preset="armor-nano" if find_base(base).name == "internvl" else f"armor-nano-{base}",
