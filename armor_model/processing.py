@@ -2,7 +2,8 @@
 
 A conversation is a list of {"role": "system"|"user"|"assistant", "content": str | [part, ...]}; a part is
 {"type": "text", "text": str}, {"type": "image", "image": PIL | path}, {"type": "image", "tiles": Tensor} for an image
-that `cut` has cut already, or, in an assistant turn, {"type": "image", "codes": LongTensor}.
+that `cut` has cut already, or, in an assistant turn, {"type": "image", "codes": LongTensor}. The last message's
+"answer_prefix", if any, is what the answer to come is made to begin with; it is no part of the answer.
 
 Legend: B conversations, T tokens, h w codes a side.
 """
@@ -264,7 +265,8 @@ class ArmorProcessor:
             yield Segment(chat.end, None, target)
             yield Segment(chat.after, None, False)
         if add_generation_prompt:
-            yield Segment(chat.turn.format(role=chat.roles.get("assistant", "assistant")), None, False)
+            begun = conversation[-1].get("answer_prefix", "")
+            yield Segment(chat.turn.format(role=chat.roles.get("assistant", "assistant")) + begun, None, False)
 
     def encode_one(
         self, conversation: Conversation, add_generation_prompt: bool = False, max_tiles: int | None = None
