@@ -97,24 +97,24 @@ class QwenVL(BaseModel):
 
     def place(self, counts_BT: Tensor, ids_BT: Tensor, images: Sequence[Tensor], image_token_id: int) -> Tensor | None:
         """Count, time, height, width. A count that does not follow the one before begins another conversation."""
+        import numpy as np
         import torch
 
-        counts, is_image = counts_BT.cpu(), (ids_BT == image_token_id).cpu()
-        placed = counts[..., None].repeat(1, 1, 4)
+        counts, is_image = counts_BT.cpu().numpy(), (ids_BT == image_token_id).cpu().numpy()
+        placed = np.repeat(counts[..., None], 4, axis=-1)
         waiting = iter(images)
-        for b in range(len(counts)):
-            before = torch.cat([is_image.new_zeros(1), is_image[b, :-1]])
-            restarts = (counts[b].diff() != 1).nonzero()[:, 0] + 1
-            for start in (is_image[b] & ~before).nonzero()[:, 0].tolist():
-                run = int((~is_image[b, start:]).cumsum(0).eq(0).sum())
-                h, w = self._grid_of(next(waiting), run)
-                end, at = start + run, int(placed[b, start, 1])
-                stop = next((i for i in restarts.tolist() if i > start), len(counts[b]))
+        for b in is_image.any(1).nonzero()[0]:
+            edges = np.diff(is_image[b].astype(np.int8), prepend=0, append=0).nonzero()[0]
+            restarts = [*(np.diff(counts[b]) != 1).nonzero()[0] + 1, len(counts[b])]
+            for start, end in edges.reshape(-1, 2):
+                h, w = self._grid_of(next(waiting), int(end - start))
+                stop = next(i for i in restarts if i > start)
+                at = placed[b, start, 1]
                 placed[b, start:end, 1] = at
-                placed[b, start:end, 2] = at + torch.arange(h).repeat_interleave(w)
-                placed[b, start:end, 3] = at + torch.arange(w).repeat(h)
-                placed[b, end:stop, 1:] += max(h, w) - run
-        return placed.to(counts_BT.device)
+                placed[b, start:end, 2] = at + np.arange(h).repeat(w)
+                placed[b, start:end, 3] = at + np.tile(np.arange(w), h)
+                placed[b, end:stop, 1:] += max(h, w) - (end - start)
+        return torch.from_numpy(placed).to(counts_BT.device)
 
     @staticmethod
     def _grid_of(image: Tensor, run: int) -> tuple[int, int]:
