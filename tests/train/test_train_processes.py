@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from armor_model.bases import BASES
+
 STEPS = 6
 
 
@@ -41,7 +43,7 @@ def train(
             time.sleep(pause)
             return super().batch(step)
 
-    model = tiny_model()
+    model = tiny_model(base=changes.pop("base", "internvl"))
     stage = changes.pop("stage", "3")
     counts = changes.pop("counts", {"t2t": 12, "ti2t": 12, "t2i": 12, "t2ti": 12})
     batch_size = changes.pop("batch_size", 8)
@@ -204,10 +206,16 @@ def test_a_sharded_checkpoint_goes_on_in_one_process(one, start, tmp_path):
     assert_same(result(tmp_path), result(one))
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
-def test_the_base_is_trained_where_one_process_sees_no_picture(start, tmp_path, shard):
-    """The ViT is trained in this stage and has to take part in every backward pass of every process."""
-    options = {"stage": "base", "counts": {"t2t": 11, "ti2t": 1}, "batch_size": 2}
+OTHERS = [name for name in BASES if name != "internvl"]
+
+
+@pytest.mark.parametrize(
+    ("base", "shard"),
+    [("internvl", False), ("internvl", True), *(pytest.param(base, True, marks=pytest.mark.slow) for base in OTHERS)],
+)
+def test_the_base_is_trained_where_one_process_sees_no_picture(start, tmp_path, base, shard):
+    """The vision tower is trained in this stage and has to take part in every backward pass of every process."""
+    options = {"stage": "base", "counts": {"t2t": 11, "ti2t": 1}, "batch_size": 2, "base": base}
     train(str(tmp_path / "one"), **options)
     finish(start(tmp_path / "two", shard=shard, **options))
     assert_same(result(tmp_path / "two"), result(tmp_path / "one"))
