@@ -111,7 +111,7 @@ TRAINED = {
 """Parts that learn in each of the three stages (the paper's Figure 5)."""
 
 NEW_PARTS = ("new_embeddings", "adapter", "imgbos_row", "visual_head")
-"""What ARMOR adds to an InternVL."""
+"""What ARMOR adds to its base."""
 
 
 def block(t: dict[str, Any]) -> int:

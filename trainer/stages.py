@@ -18,13 +18,13 @@ KINDS: tuple[str, ...] = ("t2t", "ti2t", "t2i", "t2ti", "ti2ti", "refuse")
 """The paper's types; `ti2ti`, which it never trains; and `refuse`, drawing requests that a base model declines."""
 
 PARTS: dict[str, str] = {
-    "embeddings": "the input rows of InternVL's own vocabulary",
-    "vision": "the ViT",
-    "projector": "the MLP between ViT and decoder",
+    "embeddings": "the input rows of the base's own vocabulary",
+    "vision": "the vision tower",
+    "projector": "what lies between vision tower and decoder",
     "decoder": "the text decoder's blocks and its final norm",
     "new_embeddings": "the input rows of <imgbos>, <imgend>, <imgpad> and the image codes",
     "adapter": "the blocks of the visual branch and the norm behind them",
-    "text_head": "InternVL's output rows",
+    "text_head": "the base's output rows",
     "imgbos_row": "the one output row of <imgbos>",
     "visual_head": "the output rows of <imgend>, <imgpad> and the image codes",
 }
@@ -36,7 +36,7 @@ FROZEN_ALWAYS = ("embeddings", "vision", "projector", "decoder")
 
 EMBEDDINGS, ADAPTER, IMGBOS, VISUAL = "new_embeddings", "adapter", "imgbos_row", "visual_head"
 TEXT = ("text_head", IMGBOS)
-"""The paper's "text output layer": InternVL's rows and the row of <imgbos>."""
+"""The paper's "text output layer": the base's rows and the row of <imgbos>."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""InternVL as a base: InternVL2.5 and InternVL3, as published and in transformers' layout.
+"""InternVL as a base: InternVL2.5, 3 and 3.5, as published and in transformers' layout.
 
 Two layouts of weights: `original` ones (InternVL2.5 as published: `internlm2` or `qwen2` text decoder, fused
 projections) and `native` (transformers' own, with today's or yesterday's prefixes). The rules that carry each tensor to
@@ -97,7 +97,11 @@ RULES = {"internlm2": [*_VISION, *_INTERNLM2], "qwen2": [*_VISION, *_QWEN2], "na
 
 # ---- configurations --------------------------------------------------------------------------------------------------
 
-_TEXT_KINDS = {"InternLM2ForCausalLM": ("internlm2", "llama"), "Qwen2ForCausalLM": ("qwen2", "qwen2")}
+_TEXT_KINDS = {
+    "InternLM2ForCausalLM": ("internlm2", "llama"),
+    "Qwen2ForCausalLM": ("qwen2", "qwen2"),
+    "Qwen3ForCausalLM": ("qwen2", "qwen3"),  # InternVL3.5: the same names, and norms of queries and keys
+}
 _NATIVE_SETTINGS = (
     "text_config",
     "vision_config",

@@ -83,6 +83,27 @@ def test_original_layout_equals_the_original_model(write_base, tmp_path, kind, b
     assert model.imgbos_head.weight.std() > 0.005
 
 
+def test_a_qwen3_decoder_brings_its_norms(write_base, tmp_path, tokenizer):
+    """InternVL3.5 as published: Qwen3's blocks under Qwen2's names, norms of queries and keys, no biases."""
+    config = reference.config("qwen2", False, vocab=len(tokenizer))
+    config["llm_config"] |= {"architectures": ["Qwen3ForCausalLM"], "head_dim": 8}
+    state = {k: v for k, v in reference.checkpoint(config).items() if "language_model" not in k or "bias" not in k}
+    heads = {"q": config["llm_config"]["num_attention_heads"], "k": config["llm_config"]["num_key_value_heads"]}
+    D = config["llm_config"]["hidden_size"]
+    for n in range(config["llm_config"]["num_hidden_layers"]):
+        attention = f"language_model.model.layers.{n}.self_attn"
+        for x in "qkv":
+            state[f"{attention}.{x}_proj.weight"] = torch.randn(8 * heads.get(x, heads["k"]), D) * 0.1
+        state[f"{attention}.o_proj.weight"] = torch.randn(D, 8 * heads["q"]) * 0.1
+        state |= {f"{attention}.{x}_norm.weight": torch.rand(8) + n for x in "qk"}
+    build(str(write_base(config, state)), None, tmp_path / "armor", adapter_layers=1)
+    model, _ = load(tmp_path / "armor")
+    assert model.config.text_config.model_type == "qwen3"
+    last = model.decoder.layers[-1].self_attn
+    assert torch.equal(last.k_norm.weight, state[f"{attention}.k_norm.weight"]) and last.q_proj.bias is None
+    assert torch.equal(model.adapter[0].self_attn.q_norm.weight, last.q_norm.weight)
+
+
 @pytest.mark.parametrize("size", ["1b", "2b", "4b", "8b", "26b", "38b", "78b"])
 def test_every_published_size_is_carried_over(size):
     """Published names and shapes of each size, without data: each tensor finds its place, none is left, sums agree."""
