@@ -73,6 +73,7 @@ def test_every_block_is_one_that_sharding_wraps():
     )
 
 
+@pytest.mark.slow
 def test_a_third_person_adds_a_base(tmp_path):
     """docs/add-a-base.md: its steps, in their order, with its one file."""
     text = (ROOT / "docs" / "add-a-base.md").read_text()

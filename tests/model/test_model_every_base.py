@@ -326,7 +326,7 @@ def test_an_exported_processor_makes_the_batch_that_ours_makes(pair, conversatio
             assert torch.equal(batch["image_grid_thw"], ours["image_grid_thw"])
 
 
-@pytest.mark.parametrize("size", [(40, 30), (30, 40), (1, 7), (500, 37), (333, 1000), (2100, 640)])
+@pytest.mark.parametrize("size", [(40, 30), (1, 7), (333, 1000), (2100, 640)])
 @pytest.mark.parametrize("name", OTHERS)
 def test_pixels_are_the_published_processors(name, size):
     """transformers' processor over Pillow, at the published sizes: bit-equal but for the last bit of a float."""
@@ -378,7 +378,9 @@ TOTALS = {
 TIED = ("qwen2_5_vl-3b", "qwen3_vl-2b", "qwen3_vl-4b")
 
 
-@pytest.mark.parametrize("name", TOTALS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name.endswith(("32b", "72b")) else name for name in TOTALS]
+)
 def test_published_sizes(name):
     """Sums by arithmetic are the published totals; names and shapes are those of the base's own class on the meta
     device, where each published name finds its place."""
