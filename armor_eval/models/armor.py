@@ -162,14 +162,13 @@ class ArmorAdapter(DrawingModel):
         cut = _Cutter(processor)
         encoded: list[Any] = []
         for question in questions:
-            if self.protocol is not None:
-                question = _asking().in_own_words(question, self.base)
             tiles = min(question.max_tiles, processor.settings.max_tiles)
-            content = cut.content(question, tiles)
-            conversation = [{"role": "user", "content": content, "answer_prefix": question.answer_prefix}]
             # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
             seed = seed_of(question.id, decoding.seed)
             try:
+                asked = question if self.protocol is None else _asking().in_own_words(question, self.base)
+                content = cut.content(asked, tiles)
+                conversation = [{"role": "user", "content": content, "answer_prefix": asked.answer_prefix}]
                 encoded.append(encode(model, processor, conversation, settings, seed, tiles))
             except ArmorError as error:
                 encoded.append(Answer(error=str(error)))

@@ -12,6 +12,7 @@ from typing import Any
 
 from armor_eval.models.base import Question
 from armor_eval.vlmevalkit.zoo import dataset_prompt
+from armor_model.base.errors import UserError
 from armor_model.bases import named
 
 WRAPPERS = {"qwen2_5_vl": None, "qwen3_vl": None, "smolvlm": "vlmeval.vlm.smolvlm:SmolVLM"}
@@ -20,9 +21,7 @@ _TURN = re.compile(r"<\|im_start\|>User:(.*)<end_of_utterance>\nAssistant:(.*)",
 
 
 class _Asked(Exception):  # noqa: N818 - not an error: the way out of a wrapper that would go on to generate
-    def __init__(self, text: str, images: list[Any]) -> None:
-        super().__init__(text)
-        self.text, self.images = text, images
+    """Holds the words."""
 
 
 def protocol_of(base: str) -> str | None:
@@ -32,7 +31,15 @@ def protocol_of(base: str) -> str | None:
 
 def in_own_words(question: Question, base: str) -> Question:
     """The question as VLMEvalKit asks this base; unchanged where it knows no such data set. Without the data set's row
-    its parts are the data set's words already: VLMEvalKit asks itself."""
+    its parts are the data set's words already: VLMEvalKit asks itself. Raises UserError where it cannot be asked so."""
+    try:
+        return _asked(question, base)
+    except Exception as error:  # each data set and wrapper fails in its own way; a row's failure is the row's
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise UserError(f"VLMEvalKit cannot ask {base} this question: {reason}") from error
+
+
+def _asked(question: Question, base: str) -> Question:
     pictures = [part for part in question.parts if not isinstance(part, str)]
     message: list[dict[str, Any]] | None
     if question.fields:
@@ -49,20 +56,24 @@ def in_own_words(question: Question, base: str) -> Question:
 
 def _wrapped(kind: Any, message: list[dict[str, Any]], dataset: str | None) -> tuple[list[Any], str]:
     """Text and pictures of the user's turn, and what the answer begins with."""
+    from PIL import Image
 
-    def processor(text: str, images: list[Any], **_: Any) -> None:
-        raise _Asked(text, images)
+    def processor(text: str, **_: Any) -> None:
+        raise _Asked(text)
 
     wrapper = kind.__new__(kind)  # without weights, which __init__ would load
     wrapper.processor = processor
+    blank = Image.new("RGB", (1, 1))  # the wrapper opens and copies what it is given: the pictures stay ours
     try:
-        wrapper.generate_inner(message, dataset)
+        wrapper.generate_inner([{**m, "value": blank} if m["type"] == "image" else m for m in message], dataset)
     except _Asked as asked:
-        turn = _TURN.fullmatch(asked.text)
+        turn = _TURN.fullmatch(str(asked))
         if turn is None:
-            raise ValueError(f"{kind.__name__} asks in another form: {asked.text[:80]!r}") from None
-        pieces, images = turn[1].split("<image>"), asked.images
-        mixed = [piece for pair in zip(pieces, [*images, ""], strict=True) for piece in pair if piece != ""]
+            raise ValueError(f"{kind.__name__} asks in another form: {str(asked)[:80]!r}") from None
+        pictures = [m["value"] for m in message if m["type"] == "image"]
+        pieces = turn[1].split("<image>", len(pictures))
+        mixed = [part for pair in zip(pieces, [*pictures, ""], strict=True) for part in pair]
+        mixed = [part for part in mixed if not isinstance(part, str) or part]
         if isinstance(mixed[0], str):  # the chat template puts the space there
             mixed[0] = mixed[0].removeprefix(" ")
         return mixed, turn[2]
