@@ -2,6 +2,7 @@
 files there and back. What holds of one base is asked of each."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -152,6 +153,9 @@ def test_batches_and_caches_change_no_answer(pair, conversations, kind):
         slow = [step_by_step(model, processor, c, settings, s)[0] for c, s in zip(conversations, seeds, strict=True)]
         assert [r.tokens for r in together] == slow
         assert any(r.images and r.text for r in together)
+    if kind == "image":
+        several = generate(model, processor, conversations, replace(settings, parallel_draw=4), seeds)
+        assert [r.tokens for r in several] == [r.tokens for r in together]
     assert all(bool(r.images) == (kind == "image") for r in together) or kind == "mixed"
 
 
