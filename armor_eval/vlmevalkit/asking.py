@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from armor_eval.models.base import Question
+from armor_eval.vlmevalkit.official import quiet_vlmeval
 from armor_eval.vlmevalkit.zoo import dataset_prompt
 from armor_model.base.errors import UserError
 from armor_model.bases import named
@@ -42,6 +44,7 @@ def in_own_words(question: Question, base: str) -> Question:
 def _asked(question: Question, base: str) -> Question:
     pictures = [part for part in question.parts if not isinstance(part, str)]
     message: list[dict[str, Any]] | None
+    kind = _wrapper(base)
     if question.fields:
         message = dataset_prompt(question.dataset, {**question.fields, "__pictures__": pictures})
     else:
@@ -49,9 +52,16 @@ def _asked(question: Question, base: str) -> Question:
     if message is None:
         return question
     parts, prefix = [part["value"] for part in message], ""
-    if WRAPPERS[base] is not None:
-        parts, prefix = _wrapped(named(str(WRAPPERS[base])), message, question.dataset)
+    if kind is not None:
+        parts, prefix = _wrapped(kind, message, question.dataset)
     return replace(question, parts=parts, answer_prefix=prefix, upscale_first=False)
+
+
+@cache
+def _wrapper(base: str) -> Any:
+    """The wrapper's class, or None; its package turns gradients off when it is imported, which is undone here."""
+    with quiet_vlmeval():
+        return named(path) if (path := WRAPPERS[base]) else None
 
 
 def _wrapped(kind: Any, message: list[dict[str, Any]], dataset: str | None) -> tuple[list[Any], str]:

@@ -1,6 +1,7 @@
 """An ARMOR on another base is asked as VLMEvalKit asks that base, and the run says so."""
 
 import pytest
+import torch
 from PIL import Image
 
 from armor_eval.models import registry
@@ -51,6 +52,7 @@ def test_a_base_is_asked_in_its_own_words(folder_of, base, monkeypatch):
     assert "<image>QUESTION" in said["prompt_form"] and said["pixels"]
     [answer] = adapter.answer([question()], Decoding(max_new_tokens=2))
     assert answer.error is None and seen[0].endswith(SHOWN[base])
+    assert torch.is_grad_enabled()  # VLMEvalKit's models turn gradients off for the whole process
     unknown = adapter.answer([question("A_BENCHMARK_OF_ONES_OWN")], Decoding(max_new_tokens=2))
     assert unknown[0].error is None and any("our words" in shown for shown in seen)
     shapes = registry.load(str(folder), "shapes")  # there each model is asked in the words it has learned
