@@ -1,4 +1,4 @@
-"""ARMOR: an InternVL that answers in text, images, or both.
+"""ARMOR: an existing multimodal model that answers in text, images, or both.
 
 Names are loaded on first use, so that `import armor_model` costs nothing and needs no torch.
 """
@@ -29,6 +29,7 @@ _HOME = {
     "generate": "generation",
     "load": "loading",
     "load_processor": "loading",
+    "new_model": "modeling",
     "preset": "presets",
     "preset_names": "presets",
     "save": "loading",

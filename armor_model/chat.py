@@ -18,7 +18,7 @@ from armor_model.images import open_image
 
 if TYPE_CHECKING:
     from armor_model.generation import GenerationSettings
-    from armor_model.modeling import ArmorForConditionalGeneration
+    from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
 
 HELP = "/image PATH  show an image with the next message    /reset  start again    /quit  leave"
@@ -28,7 +28,7 @@ HELP = "/image PATH  show an image with the next message    /reset  start again 
 class Chat:
     """One conversation. Its answers follow from the seed, the messages and the settings alone."""
 
-    model: ArmorForConditionalGeneration
+    model: ArmorModel
     processor: ArmorProcessor
     settings: GenerationSettings
     out: Path

@@ -24,7 +24,7 @@ from armor_model.loading import check_checkpoint
 from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
 
 if TYPE_CHECKING:
-    from armor_model.modeling import ArmorForConditionalGeneration
+    from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
 
 app = typer.Typer(
@@ -48,9 +48,7 @@ def find_model(model: str | None) -> Path:
     return check_checkpoint(armor_model.bundled("armor-nano") if model in (None, "armor-nano") else model)
 
 
-def open_model(
-    model: str | None, device: str | None, dtype: str | None
-) -> tuple[ArmorForConditionalGeneration, ArmorProcessor]:
+def open_model(model: str | None, device: str | None, dtype: str | None) -> tuple[ArmorModel, ArmorProcessor]:
     """Load a checkpoint for a command, quietly."""
     folder, kind = find_model(model), torch_dtype(dtype)
     quiet_transformers()
@@ -183,8 +181,8 @@ def params(
         return
     for name, number in result["parts"].items():
         typer.echo(f"{name:<16} {number:>16,}  {'new' if name in NEW_PARTS else ''}".rstrip())
-    typer.echo(f"{'InternVL':<16} {result['internvl']:>16,}")
-    typer.echo(f"{'new':<16} {result['new']:>16,}  {result['new_percent']:.1f} % of InternVL")
+    typer.echo(f"{'base':<16} {result['base']:>16,}")
+    typer.echo(f"{'new':<16} {result['new']:>16,}  {result['new_percent']:.1f} % of the base")
     typer.echo(f"{'total':<16} {result['total']:>16,}")
     for stage, number in result["trained"].items():
         size = result["training_bytes"][stage] / 1e9
@@ -193,7 +191,7 @@ def params(
 
 @app.command()
 def build(
-    base: Annotated[str, typer.Option(help="InternVL2.5 (original layout) or InternVL2.5/3 (-hf): folder or hub id.")],
+    base: Annotated[str, typer.Option(help="InternVL, Qwen2.5-VL, Qwen3-VL, SmolVLM or Idefics3: folder or hub id.")],
     out: Annotated[Path, typer.Option(help="The new checkpoint's folder.")],
     vqgan: Annotated[
         str | None,
@@ -209,7 +207,9 @@ def build(
     dtype: Dtype = None,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the new parameters.")] = 0,
     shard_gb: ShardGb = 4.0,
-    system_prompt: Annotated[str | None, typer.Option(help="internvl, none, or a text.")] = None,
+    system_prompt: Annotated[
+        str | None, typer.Option(help="A name the base knows (internvl, none), or a text.")
+    ] = None,
 ) -> None:
     """Build an ARMOR from published weights, streamed: one tensor is in memory at a time."""
     from armor_model.convert import build as builder
@@ -238,13 +238,14 @@ def build(
         typer.echo("no --vqgan was given: this checkpoint cannot draw yet")
 
 
-@app.command("export-internvl")
-def export_internvl(
-    out: Annotated[Path, typer.Option(help="The plain InternVL's folder.")],
+@app.command("export-internvl", hidden=True)  # its name while there was one base
+@app.command("export")
+def export_base(
+    out: Annotated[Path, typer.Option(help="The plain base's folder.")],
     model: Model = None,
     shard_gb: ShardGb = 4.0,
 ) -> None:
-    """Write the text path as a plain InternVL, for engines that serve one."""
+    """Write the text path as a plain checkpoint of its base, for engines that serve one."""
     folder = find_model(model)
     from armor_model.convert.export import export
 

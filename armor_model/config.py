@@ -1,4 +1,4 @@
-"""ARMOR's configuration: the base model's, plus the image tokens, the adapter and the heads.
+"""ARMOR's configuration, a class for each base: the base's own, plus the image tokens, the adapter and the heads.
 
 Token ids, with V the original vocabulary and K the codebook:
     [0, V) text    V <imgbos>    V+1 <imgend>    V+2 <imgpad>    V+3+k  code k of K
@@ -7,6 +7,7 @@ Source: the paper's Table 1 (which head says which token) and Figure 3.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
@@ -14,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.internvl.configuration_internvl import InternVLConfig
 
 from armor_model.base.errors import UserError
+from armor_model.bases import armor_type, base_name_of, find_base, named
 
 HEADS = ("switching", "single")
 
@@ -102,3 +104,24 @@ class ArmorConfig(ArmorFields, InternVLConfig):
 
 
 AutoConfig.register("armor", ArmorConfig, exist_ok=True)
+
+
+@cache
+def config_class(base_name: str) -> type[Any]:
+    """The class of ARMOR's configuration on a base, known to transformers' AutoConfig. Raises UserError for an unknown
+    base."""
+    if base_name == "internvl":
+        return ArmorConfig
+    parent = named(find_base(base_name).config_class)
+    fields = {"__module__": __name__, "model_type": armor_type(base_name), "base_name": base_name}
+    made = strict(type(f"Armor{parent.__name__}", (ArmorFields, parent), fields))
+    AutoConfig.register(fields["model_type"], made, exist_ok=True)
+    return made
+
+
+def make_config(settings: dict[str, Any]) -> Any:
+    """The configuration of a preset's settings, or of a config.json's. Raises UserError for what is no ARMOR's."""
+    base_name = base_name_of(settings)
+    if base_name is None:
+        raise UserError(f"no ARMOR's configuration: its model_type is {settings.get('model_type')!r}")
+    return config_class(base_name)(**{k: v for k, v in settings.items() if k not in ("base_name", "model_type")})

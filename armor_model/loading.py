@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
+from armor_model.bases import base_name_of
 from armor_model.hub import fetch, is_id
 
 if TYPE_CHECKING:
     import torch
 
-    from armor_model.modeling import ArmorForConditionalGeneration
+    from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -30,7 +31,7 @@ def check_checkpoint(folder: str | Path) -> Path:
     except (ValueError, OSError) as error:
         raise UserError(f"{folder}/config.json cannot be read: {error}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != "armor":
+    if base_name_of({"model_type": kind}) is None:
         raise UserError(
             f"{folder} is not an ARMOR checkpoint: its model_type is {kind!r}", hint="make one with: armor-model build"
         )
@@ -45,7 +46,7 @@ def check_checkpoint(folder: str | Path) -> Path:
 
 def load_model(
     folder: str | Path, dtype: torch.dtype | str | None = None, device: str | None = None, **kwargs: Any
-) -> ArmorForConditionalGeneration:
+) -> ArmorModel:
     """Load and check every weight: a missing, unknown or mis-shaped one is a UserError that names it.
 
     Args:
@@ -56,10 +57,11 @@ def load_model(
     """
     import torch
 
-    from armor_model.modeling import ArmorForConditionalGeneration
+    from armor_model.modeling import model_class
 
     folder = check_checkpoint(folder)
-    model = ArmorForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto", **kwargs)
+    known = json.loads((folder / "config.json").read_text())
+    model = model_class(base_name_of(known) or "").from_pretrained(folder, dtype=dtype or "auto", **kwargs)
     if dtype is None and model.dtype == torch.float16 and device in (None, "cpu") and "device_map" not in kwargs:
         model = model.float()  # half precision saves the file's space; a CPU computes in single
     return model.to(device) if device else model
@@ -72,7 +74,7 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
     prepare_torchvision()
     from transformers import AutoTokenizer
 
-    import armor_model.config  # noqa: F401 - AutoTokenizer asks for the registered configuration
+    from armor_model.config import config_class
     from armor_model.processing import FILE, ArmorProcessor, ProcessorSettings
     from armor_model.vq import ImageTokenizer
 
@@ -83,6 +85,7 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
         raise UserError(f"{folder} is not an ARMOR checkpoint: it has no {FILE}") from error
     except (ValueError, TypeError, OSError) as error:
         raise UserError(f"{folder / FILE} cannot be read: {error}") from error
+    config_class(settings.base)  # AutoTokenizer asks for the registered configuration
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a damaged tokenizer; the advice is the same
@@ -93,7 +96,7 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
 
 def load(
     folder: str | Path, device: str | None = None, dtype: torch.dtype | str | None = None, **kwargs: Any
-) -> tuple[ArmorForConditionalGeneration, ArmorProcessor]:
+) -> tuple[ArmorModel, ArmorProcessor]:
     """Model (in evaluation mode) and processor of a checkpoint folder, or of a hub id; see `load_model`."""
     folder = check_checkpoint(folder)
     processor = load_processor(folder)
@@ -103,7 +106,7 @@ def load(
     return model, processor
 
 
-def save(model: ArmorForConditionalGeneration, processor: ArmorProcessor, folder: str | Path) -> None:
+def save(model: ArmorModel, processor: ArmorProcessor, folder: str | Path) -> None:
     """Write a whole checkpoint folder."""
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

@@ -10,8 +10,10 @@ Legend: B batch, T tokens, S cached slots, D width, V original vocabulary, K cod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,8 +34,8 @@ from transformers.models.internvl.modeling_internvl import InternVLForConditiona
 from transformers.utils import ModelOutput  # noqa: E402
 
 from armor_model.base.errors import UserError  # noqa: E402
-from armor_model.bases import BaseModel, find_base  # noqa: E402
-from armor_model.config import ArmorConfig, ArmorFields  # noqa: E402
+from armor_model.bases import BaseModel, find_base, named  # noqa: E402
+from armor_model.config import ArmorConfig, ArmorFields, config_class  # noqa: E402
 from armor_model.loading import check_checkpoint  # noqa: E402
 from armor_model.losses import IGNORE, summed_losses  # noqa: E402
 
@@ -175,10 +177,9 @@ class ArmorModel(PreTrainedModel):
     def part_modules(self) -> dict[str, list[nn.Module | nn.Parameter]]:
         """The parts that the training stages name. Every parameter is in exactly one."""
         decoder, switching = self.decoder, self.config.heads == "switching"
-        vision, projector = self.base.vision(self.model)
         return {
-            "vision": [vision],
-            "projector": [projector],
+            "vision": [self.get_submodule(path) for path in self.base.vision_paths],
+            "projector": [self.get_submodule(path) for path in self.base.projector_paths],
             "embeddings": [decoder.embed_tokens],
             "decoder": [decoder.layers, decoder.norm],
             "new_embeddings": [self.new_embeddings],
@@ -197,34 +198,53 @@ class ArmorModel(PreTrainedModel):
 
     # ---- the forward pass, in the pieces that training and generation share --------------------------------
 
-    def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None, tile_order: Tensor | None = None) -> Tensor:
-        """Token ids (B, T) of the whole vocabulary, and tiles for the image placeholders, to embeddings (B, T, D).
-        `tile_order` names the tiles (by row of `pixel_values`) in reading order, where one stands in several places."""
+    def embed(self, input_ids: Tensor, images: Sequence[Tensor] | None = None) -> Tensor:
+        """Token ids (B, T) of the whole vocabulary, and preprocessed images for the placeholders in reading order, to
+        embeddings (B, T, D), with more columns for a base's deepstack. The vision tower sees a tensor once that stands
+        in several places."""
         V = self.config.vocab_size
         is_new = input_ids >= V
         old_BTD = self.decoder.embed_tokens(input_ids.clamp(max=V - 1))
         new_BTD = F.embedding((input_ids - V).clamp(min=0), self.new_embeddings)
         embeds_BTD = torch.where(is_new[..., None], new_BTD.to(old_BTD.dtype), old_BTD)
-        if pixel_values is None:
+        if not images:
             return embeds_BTD
-        features = self.base.image_features(self.model, pixel_values).to(embeds_BTD.dtype)
-        if tile_order is not None:
-            features = features[tile_order]
+        each = {id(image): image for image in images}
+        seen = self.base.image_features(self.model, [image.to(embeds_BTD.device) for image in each.values()])
+        by_image = dict(zip(each, seen, strict=True))
+        features_PF = torch.cat([by_image[id(image)] for image in images]).to(embeds_BTD.dtype)
         mask_BT1 = (input_ids == self.config.image_token_id)[..., None]
-        if (count := int(mask_BT1.sum())) * embeds_BTD.shape[-1] != features.numel():
-            raise ValueError(f"{count} image placeholders do not take features of shape {tuple(features.shape)}")
-        return embeds_BTD.masked_scatter(mask_BT1, features)
+        if (count := int(mask_BT1.sum())) != len(features_PF):
+            raise ValueError(f"{count} image placeholders do not take features of shape {tuple(features_PF.shape)}")
+        if extra := features_PF.shape[-1] - embeds_BTD.shape[-1]:
+            embeds_BTD = F.pad(embeds_BTD, (0, extra))
+        return embeds_BTD.masked_scatter(mask_BT1, features_PF)
+
+    def place(
+        self,
+        input_ids: Tensor,
+        images: Sequence[Tensor] | None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor | None:
+        """Position ids with the images' own: (B, T, 1 + A) where the base places images, else `position_ids` as they
+        are, None for the plain count."""
+        if not images:
+            return position_ids
+        counts_BT = self.positions(attention_mask, input_ids) if position_ids is None else position_ids
+        placed = self.base.place(counts_BT, input_ids, images, self.config.image_token_id)
+        return position_ids if placed is None else placed
 
     def rotary(self, like: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the decoder's rotary embedding for positions (B, T), on the device and of the type of
-        `like`."""
+        """Cosines and sines of the decoder's rotary embedding for position ids (B, T) or (B, T, 1 + A), on the device
+        and of the type of `like`."""
         return self.decoder.rotary_emb(like, self.base.positions(position_ids))
 
-    def positions(self, attention_mask: Tensor | None, embeds_BTD: Tensor) -> Tensor:
+    def positions(self, attention_mask: Tensor | None, like_BT: Tensor) -> Tensor:
         """Position ids (B, T): a count of the real tokens before, so that padding on either side changes nothing."""
         if attention_mask is not None and attention_mask.ndim == 2:
             return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
-        return torch.arange(embeds_BTD.shape[1], device=embeds_BTD.device)[None].expand(embeds_BTD.shape[0], -1)
+        return torch.arange(like_BT.shape[1], device=like_BT.device)[None].expand(like_BT.shape[0], -1)
 
     def _blocks(
         self,
@@ -234,11 +254,14 @@ class ArmorModel(PreTrainedModel):
         position_ids: Tensor | None,
         cache: Any,
         rotary: tuple[Tensor, Tensor] | None,
+        deep: Sequence[Tensor] = (),
     ) -> Tensor:
-        given = position_ids
+        counts = given = position_ids
+        if given is not None and given.ndim == 3:
+            counts = given = given[..., 0]
         mask: Any = attention_mask
         if position_ids is None:
-            position_ids = self.positions(attention_mask, hidden_BTD)
+            counts = position_ids = self.positions(attention_mask, hidden_BTD)
         if cache is None and (mask is None or mask.ndim != 4):
             mask = create_causal_mask(
                 config=self.config.text_config,
@@ -248,15 +271,17 @@ class ArmorModel(PreTrainedModel):
                 position_ids=given if attention_mask is None else None,
             )
         rotary = rotary or self.rotary(hidden_BTD, position_ids)
-        for layer in layers:
+        for i, layer in enumerate(layers):
             hidden_BTD = layer(
                 hidden_BTD,
                 attention_mask=mask,
-                position_ids=position_ids,
+                position_ids=counts,
                 position_embeddings=rotary,
                 past_key_values=cache,
                 use_cache=cache is not None,
             )
+            if i < len(deep):
+                hidden_BTD = hidden_BTD + deep[i]
         return hidden_BTD
 
     def backbone(
@@ -272,12 +297,13 @@ class ArmorModel(PreTrainedModel):
         Args:
             embeds_BTD: from `embed`.
             attention_mask: (B, T) of real tokens, or 4-dimensional as the attention kernel wants it, or None.
-            position_ids: (B, T); by default counted from the mask.
+            position_ids: (B, T), or (B, T, 1 + A) of `place`; by default counted from the mask.
             cache: anything with transformers' `update(keys, values, layer_index)`; then the mask is 4-dimensional or
                 None, which says that every token may see every cached one before it.
             rotary: cosines and sines of the positions, where the caller has them already.
         """
-        return self._blocks(self.decoder.layers, embeds_BTD, attention_mask, position_ids, cache, rotary)
+        hidden_BTD, *deep = embeds_BTD.split(self.config.text_config.hidden_size, dim=-1)
+        return self._blocks(self.decoder.layers, hidden_BTD, attention_mask, position_ids, cache, rotary, deep)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., D) before the final norm to logits (..., V + 1); the last column is <imgbos>."""
@@ -308,7 +334,7 @@ class ArmorModel(PreTrainedModel):
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
-        pixel_values: Tensor | None = None,
+        pixel_values: Sequence[Tensor] | None = None,
         text_labels: Tensor | None = None,
         image_labels: Tensor | None = None,
         alpha: float = 1.0,
@@ -321,13 +347,14 @@ class ArmorModel(PreTrainedModel):
         Args:
             input_ids: (B, T).
             attention_mask: (B, T) of real tokens, or 4-dimensional for packed rows, or None.
-            pixel_values: (tiles, 3, H, W) of all rows, in reading order.
+            pixel_values: each image of all rows as the processor cuts it, in reading order.
             text_labels: (B, T); at t the token that the text head must say there, i.e. the NEXT one; -100: not asked.
             image_labels: (B, T); likewise for the visual head (a code or <imgend>, as token ids).
             alpha: weight of the text loss.
             beta: weight of the image loss.
             position_ids: (B, T), for packed rows.
         """
+        position_ids = self.place(input_ids, pixel_values, attention_mask, position_ids)
         hidden_BTD = self.backbone(self.embed(input_ids, pixel_values), attention_mask, position_ids)
         text_BT = _asked(text_labels, alpha, 0, self.config.imgbos_id, "text")
         image_BT = _asked(image_labels, beta, self.config.imgend_id, self.config.last_id, "image")
@@ -368,3 +395,21 @@ class ArmorForConditionalGeneration(ArmorModel, InternVLForConditionalGeneration
 
 
 AutoModelForImageTextToText.register(ArmorConfig, ArmorForConditionalGeneration, exist_ok=True)
+
+
+@cache
+def model_class(base_name: str) -> type[Any]:
+    """ARMOR's class on a base, known to transformers' AutoModelForImageTextToText. Raises UserError for an unknown
+    base."""
+    if base_name == "internvl":
+        return ArmorForConditionalGeneration
+    parent, config = named(find_base(base_name).model_class), config_class(base_name)
+    fields = {"__module__": __name__, "__annotations__": {"config": config}, "config_class": config}
+    made = type(f"Armor{parent.__name__}", (ArmorModel, parent), fields)
+    AutoModelForImageTextToText.register(config, made, exist_ok=True)
+    return made
+
+
+def new_model(config: ArmorFields) -> Any:
+    """The untrained ARMOR of a configuration."""
+    return model_class(config.base_name)(config)

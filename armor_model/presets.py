@@ -9,52 +9,39 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import unknown_name
-from armor_model.bases import BASES, find_base
+from armor_model.bases import BASES, Settings, base_name_of, find_base
 
 if TYPE_CHECKING:
-    from armor_model.config import ArmorConfig
+    from armor_model.config import ArmorFields
 
 
 def _small(
-    vocab: int,
-    width: int,
-    layers: int,
-    heads: int,
-    ffn: int,
-    vit: int,
-    vq: dict[str, Any],
-    codes: int,
-    patch: int = 4,
-    std: float = 0.02,
-) -> dict[str, Any]:
+    base: str, width: int, layers: int, ffn: int, vit: int, vq: Settings, vocab: int, codes: int, patch: int, std: float
+) -> Settings:
     """A model for 32x32 images: patches of 4 pixels give 16 tokens an image seen, of 8 pixels 4; 4x4 codes an image
     drawn."""
+    tower = find_base(base).small(width // 4, vit, patch)
+    text = {
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "intermediate_size": ffn,
+        "max_position_embeddings": 1024,
+        "initializer_range": std,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        "tie_word_embeddings": False,
+    }
     return {
-        "vision_config": {
-            "model_type": "internvl_vision",
-            "hidden_size": vit,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 2 * vit,
-            "attention_bias": True,
-            "image_size": [32, 32],
-            "patch_size": [patch, patch],
-        },
+        "base_name": base,
+        **tower,
         "text_config": {
-            "model_type": "qwen2",
-            "vocab_size": vocab,
-            "hidden_size": width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "intermediate_size": ffn,
-            "max_position_embeddings": 1024,
-            "initializer_range": std,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
-            "tie_word_embeddings": False,
+            **text,
+            **tower["text_config"],
+            "rope_parameters": text["rope_parameters"] | tower["text_config"].get("rope_parameters", {}),
         },
         "image_token_id": 3,
-        "image_seq_length": (32 // patch // 2) ** 2,
         "num_adapter_layers": 2,
         "codebook_size": codes,
         "image_grid": 4,
@@ -62,14 +49,23 @@ def _small(
     }
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+def _smalls(base: str) -> dict[str, Settings]:
+    suffix = "" if base == "internvl" else f"-{base}"
+    return {
+        # Patches of 8 pixels: one token a cell of the shapes world, and prompts a quarter shorter. Initial weights of
+        # 0.1, about 1 / sqrt(width); the usual 0.02 is made for widths in the thousands.
+        f"armor-nano{suffix}": _small(
+            base, 96, 4, 256, 64, {"latent_dim": 24, "encoder_width": 96, "width": 64}, 256, 128, patch=8, std=0.1
+        ),
+        f"tiny{suffix}": _small(
+            base, 32, 2, 64, 32, {"latent_dim": 8, "encoder_width": 16, "width": 16}, 64, 16, patch=4, std=0.02
+        ),
+    }
+
+
+PRESETS: dict[str, Settings] = {
     **{preset: settings for base in BASES for preset, settings in find_base(base).presets.items()},
-    # Patches of 8 pixels: one token a cell of the shapes world, and prompts a quarter shorter. Initial weights of
-    # 0.1, about # 1 / sqrt(width); the usual 0.02 is made for widths in the thousands.
-    "armor-nano": _small(
-        256, 96, 4, 4, 256, 64, {"latent_dim": 24, "encoder_width": 96, "width": 64}, 128, patch=8, std=0.1
-    ),
-    "tiny": _small(64, 32, 2, 4, 64, 32, {"latent_dim": 8, "encoder_width": 16, "width": 16}, 16),
+    **{preset: settings for base in BASES for preset, settings in _smalls(base).items()},
 }
 
 
@@ -87,22 +83,22 @@ def preset_dict(name: str) -> dict[str, Any]:
 
 def preset(
     name: str, vocab_size: int | None = None, text: dict[str, Any] | None = None, **overrides: Any
-) -> ArmorConfig:
+) -> ArmorFields:
     """Build a named configuration.
 
     Args:
         name: one of `preset_names()`.
         vocab_size: V, for the small presets, whose word list is the caller's.
         text: settings of the text tower to override.
-        overrides: settings of ArmorConfig to override, e.g. `num_adapter_layers=2`.
+        overrides: settings of ArmorFields to override, e.g. `num_adapter_layers=2`.
     """
-    from armor_model.config import ArmorConfig
+    from armor_model.config import make_config
 
     settings = preset_dict(name)
     settings["text_config"].update(text or {})
     if vocab_size is not None:
         settings["text_config"]["vocab_size"] = vocab_size
-    return ArmorConfig(**{**settings, **overrides})
+    return make_config({**settings, **overrides})
 
 
 # ---- parameters by arithmetic: the tests hold these sums against the built model and the published totals -----------
@@ -115,18 +111,19 @@ TRAINED = {
 """Parts that learn in each of the three stages (the paper's Figure 5)."""
 
 NEW_PARTS = ("new_embeddings", "adapter", "imgbos_row", "visual_head")
-"""What ARMOR adds to an InternVL."""
+"""What ARMOR adds to its base."""
 
 
 def block(t: dict[str, Any]) -> int:
     """One decoder block of the text tower: 218.1 M at InternVL2.5-8B's sizes."""
     d, heads, kv = t["hidden_size"], t["num_attention_heads"], t["num_key_value_heads"]
     head_dim = t.get("head_dim") or d // heads
-    qwen2 = t["model_type"] == "qwen2"  # biases of queries, keys and values; elsewhere, where asked, the output's too
-    extra = (heads + 2 * kv) * head_dim if qwen2 else 0
-    if not qwen2 and t.get("attention_bias"):
+    kind = t["model_type"]
+    biased = kind in ("qwen2", "qwen2_5_vl_text")  # of queries, keys, values; elsewhere, where asked, the output's too
+    extra = (heads + 2 * kv) * head_dim if biased else 0
+    if not biased and t.get("attention_bias"):
         extra = (heads + 2 * kv) * head_dim + d
-    if t["model_type"] == "qwen3":
+    if kind in ("qwen3", "qwen3_vl_text"):
         extra += 2 * head_dim  # the norms of queries and keys
     return 2 * d * heads * head_dim + 2 * d * kv * head_dim + extra + 3 * d * t["intermediate_size"] + 2 * d
 
@@ -141,7 +138,7 @@ def count(config: dict[str, Any]) -> dict[str, int]:
     D, V = t["hidden_size"], t["vocab_size"]
     single = config.get("heads") == "single"
     return {
-        **find_base(config.get("base_name", "internvl")).parameters(config),
+        **find_base(base_name_of(config) or "").parameters(config),
         "embeddings": V * D,
         "decoder": t["num_hidden_layers"] * block(t) + D,
         "text_head": V * D,
@@ -153,15 +150,16 @@ def count(config: dict[str, Any]) -> dict[str, int]:
 
 
 def summary(config: dict[str, Any]) -> dict[str, Any]:
-    """`parts`, `internvl`, `new`, `new_percent` (of InternVL), `total`, and by stage `trained` and `training_bytes`:
-    fp32 masters, gradients and AdamW's two moments, 16 bytes a parameter, on top of the frozen weights."""
+    """`parts`, `base` (the base's own), `new`, `new_percent` (of the base), `total`, and by stage `trained` and
+    `training_bytes`: fp32 masters, gradients and AdamW's two moments, 16 bytes a parameter, on top of the frozen
+    weights."""
     parts = count(config)
     new = sum(parts[name] for name in NEW_PARTS)
     total = sum(parts.values())
     trained = {stage: sum(parts[name] for name in names) for stage, names in TRAINED.items()}
     return {
         "parts": parts,
-        "internvl": total - new,
+        "base": total - new,
         "new": new,
         "new_percent": 100 * new / (total - new),
         "total": total,

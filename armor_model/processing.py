@@ -2,14 +2,16 @@
 
 A conversation is a list of {"role": "system"|"user"|"assistant", "content": str | [part, ...]}; a part is
 {"type": "text", "text": str}, {"type": "image", "image": PIL | path}, {"type": "image", "tiles": Tensor} for an image
-that `cut` has cut already, or, in an assistant turn, {"type": "image", "codes": LongTensor}.
+that `cut` has cut already, or, in an assistant turn, {"type": "image", "codes": LongTensor}. The last message's
+"answer_prefix", if any, is what the answer to come is made to begin with; it is no part of the answer.
 
-Legend: B conversations, T tokens, N tiles, h w codes a side.
+Legend: B conversations, T tokens, h w codes a side.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
@@ -26,7 +28,6 @@ from armor_model.images import open_image, to_images, to_pixels
 from armor_model.template import DRAWN, Piece, TemplateTokenizer
 
 if TYPE_CHECKING:
-    from armor_model.config import ArmorConfig
     from armor_model.vq import ImageTokenizer
 
 Conversation = list[dict[str, Any]]
@@ -40,6 +41,8 @@ SAMPLES: tuple[Conversation, ...] = tuple(
     )
 )
 """What `check_template` compares."""
+SAMPLE_SIZE = (32, 32)
+"""Of the image before them."""
 FILE = "processor_config.json"
 
 
@@ -52,7 +55,8 @@ class ProcessorSettings:
     codebook_size: int
     image_grid: int
     """Codes a side of a drawn image."""
-    image_token: str = "<IMG_CONTEXT>"
+    image_token: str = ""
+    """Placeholder of one image feature; by default the base's."""
     image_token_id: int = 0
     image_seq_length: int = 256
     """Placeholders a tile."""
@@ -63,6 +67,9 @@ class ProcessorSettings:
     use_thumbnail: bool = True
     system_prompt: str = "none"
     """A name that the base knows (`internvl`, `none`), or a text of one's own."""
+    pixels: dict[str, Any] = field(default_factory=dict)
+    """Of the base's own preprocessing, where it cuts no tiles."""
+    base: str = "internvl"
     processor_class: str = "ArmorProcessor"
 
 
@@ -72,6 +79,7 @@ class Encoded:
 
     ids: list[int] = field(default_factory=list)
     tiles: list[Tensor] = field(default_factory=list)
+    """Each image to look at, as the base preprocesses it."""
     heads: list[str] = field(default_factory=list)
     """For each token, the head that had to say it: `t` text, `v` visual, empty where it was given."""
 
@@ -99,13 +107,12 @@ class Segment(NamedTuple):
 class ArmorProcessor:
     """Turns conversations into batches, and drawn codes into images."""
 
-    def __init__(
-        self, tokenizer: Any, settings: ProcessorSettings, vq: ImageTokenizer | None = None, base: str = "internvl"
-    ):
+    def __init__(self, tokenizer: Any, settings: ProcessorSettings, vq: ImageTokenizer | None = None):
         self.tokenizer = tokenizer
         self.settings = settings
         self.vq = vq
-        self.base = find_base(base)
+        self.base = find_base(settings.base)
+        settings.image_token = settings.image_token or self.base.chat.image_token
         known = tokenizer.convert_tokens_to_ids(settings.image_token)
         if known is None or known == tokenizer.unk_token_id:
             raise UserError(f"the tokenizer does not know {settings.image_token}")
@@ -118,9 +125,10 @@ class ArmorProcessor:
     def for_config(
         cls,
         tokenizer: Any,
-        config: ArmorConfig,
+        config: Any,
         vq: ImageTokenizer | None = None,
         text_only: bool = False,
+        published: dict[str, Any] | None = None,
         **settings: Any,
     ) -> ArmorProcessor:
         """A processor that fits a model's configuration.
@@ -130,19 +138,17 @@ class ArmorProcessor:
             config: of the model.
             vq: the image tokenizer; by default an untrained one of the configuration's sizes.
             text_only: leave the image tokenizer out.
+            published: the base's config.json and preprocessor_config.json.
             settings: override ProcessorSettings' fields.
         """
         from armor_model.vq import build_vq
 
-        vision: Any = config.vision_config
-        size = vision.image_size[0]
         fits = {
+            "base": config.base_name,
             "vocab_size": config.vocab_size,
             "codebook_size": config.codebook_size,
             "image_grid": config.image_grid,
-            "image_seq_length": config.image_seq_length,
-            "image_size": size,
-            "max_tiles": 12 if size >= 224 else 1,
+            **find_base(config.base_name).processor_settings(config, published or {}),
         }
         if len(tokenizer) > config.vocab_size:
             raise UserError(f"the tokenizer has {len(tokenizer)} tokens, the model's vocabulary {config.vocab_size}")
@@ -210,7 +216,7 @@ class ArmorProcessor:
     # ---- images --------------------------------------------------------------------------------------------
 
     def cut(self, image: Image.Image | str | Path, max_tiles: int | None = None) -> Tensor:
-        """An image to look at as its tiles (N, 3, H, W). Raises UserError where it cannot be read."""
+        """An image to look at, as the base preprocesses it. Raises UserError where it cannot be read."""
         return self.base.preprocess(open_image(image), self.settings, max_tiles)
 
     @torch.no_grad()
@@ -252,17 +258,23 @@ class ArmorProcessor:
         has_system = conversation[0].get("role") == "system"
         if not has_system and self.system_prompt:
             conversation = [{"role": "system", "content": self.system_prompt}, *conversation]
+        if not self._prefix:
+            yield Segment(chat.begin, None, False)
         for message in conversation:
             role = message.get("role")
             if role not in ("system", "user", "assistant"):
                 raise UserError(f"a message's role is system, user or assistant, not {role!r}")
             target = role == "assistant"
-            yield Segment(chat.turn.format(role=role), None, False)
-            parts = _parts(message)
+            yield Segment(chat.turn.format(role=chat.roles.get(role, role)), None, False)
+            parts, before = _parts(message), chat.before_text
             for part, following in zip_longest(parts, parts[1:]):
                 if part["type"] == "text":
+                    if before:
+                        yield Segment(before, None, target)  # what the model says begins with it
+                        before = ""
                     yield Segment(part["text"], None, target, content=True)
                     continue
+                before = ""
                 yield Segment("", part, target)
                 text = following.get("text", "") if following and following["type"] == "text" else None
                 if not target and text is not None and not text.startswith(chat.after_image):
@@ -270,7 +282,8 @@ class ArmorProcessor:
             yield Segment(chat.end, None, target)
             yield Segment(chat.after, None, False)
         if add_generation_prompt:
-            yield Segment(chat.turn.format(role="assistant"), None, False)
+            begun = conversation[-1].get("answer_prefix", "")
+            yield Segment(chat.turn.format(role=chat.roles.get("assistant", "assistant")) + begun, None, False)
 
     def encode_one(
         self, conversation: Conversation, add_generation_prompt: bool = False, max_tiles: int | None = None
@@ -282,16 +295,19 @@ class ArmorProcessor:
             add_generation_prompt: end with the assistant's opening, for an answer to follow.
             max_tiles: override the setting for this conversation.
         """
-        chat, segments = self.base.chat, list(self._segments(conversation, add_generation_prompt))
-        seen = chat.image_start + chat.image_token + chat.image_end
+        segments = list(self._segments(conversation, add_generation_prompt))
         out = Encoded(list(self._prefix), heads=[""] * len(self._prefix))
-        pieces, lengths = [], []
+        pieces: list[Piece] = []
+        lengths: list[int] = []
         for text, image, target, content in segments:
-            if image is not None and not target:
-                tiles = image["tiles"] if "tiles" in image else self.cut(image["image"], max_tiles)
-                out.tiles.append(tiles)
-                lengths.append(len(tiles) * self.settings.image_seq_length)
-            pieces.append(Piece(text if image is None else DRAWN if target else seen, content))
+            if image is None or target:
+                pieces.append(Piece(text if image is None else DRAWN, content))
+                continue
+            tiles = image["tiles"] if "tiles" in image else self.cut(image["image"], max_tiles)
+            out.tiles.append(tiles)
+            seen, runs = self.base.image_text(tiles, self.settings)
+            pieces.append(Piece(seen, False))
+            lengths += runs
         left = iter(lengths)
         for token, piece in self._template.encode(pieces):
             _, image, target, _ = segments[piece]
@@ -307,11 +323,12 @@ class ArmorProcessor:
     def check_template(self) -> int:
         """Compare the ids of sample conversations with the plain tokenizer's of their whole text, marks included; the
         number of samples. Raises UserError where they differ: the model would read other ids than its base learned."""
-        chat = self.base.chat
-        tile = torch.zeros(1, 3, self.settings.image_size, self.settings.image_size)
+        shown = self.base.preprocess(Image.new("RGB", SAMPLE_SIZE), self.settings, None)
+        seen, runs = self.base.image_text(shown, self.settings)
+        token, left = self.settings.image_token, iter(runs)
+        image = re.sub(re.escape(token), lambda _: token * next(left), seen)
         for sample in SAMPLES:
-            talk = [{"role": "user", "content": [{"type": "image", "tiles": tile}, *_parts(sample[0])]}, *sample[1:]]
-            image = chat.image_start + chat.image_token * self.settings.image_seq_length + chat.image_end
+            talk = [{"role": "user", "content": [{"type": "image", "tiles": shown}, *_parts(sample[0])]}, *sample[1:]]
             whole = "".join(text if part is None else image for text, part, *_ in self._segments(talk, False))
             plain, ours = list(self.tokenizer(whole).input_ids), self.encode_one(talk).ids
             if plain != ours:
@@ -331,11 +348,9 @@ class ArmorProcessor:
             raise UserError(f"image codes must lie in 0..{self.settings.codebook_size - 1}")
         return flat
 
-    def collate(
-        self, rows: list[Encoded], supervise: bool = False, padding_side: str = "left"
-    ) -> dict[str, Tensor | None]:
-        """Encoded conversations to one batch: input_ids, attention_mask (B, T), pixel_values (N, 3, H, W) or None, and
-        with `supervise` text_labels and image_labels (B, T)."""
+    def collate(self, rows: list[Encoded], supervise: bool = False, padding_side: str = "left") -> dict[str, Any]:
+        """Encoded conversations to one batch: input_ids, attention_mask (B, T), pixel_values (a list of images, or
+        None), and with `supervise` text_labels and image_labels (B, T)."""
         length = max(len(row.ids) for row in rows)
 
         def padded(sequence: list[int], fill: int) -> list[int]:
@@ -343,10 +358,10 @@ class ArmorProcessor:
             return pad + sequence if padding_side == "left" else sequence + pad
 
         tiles = [tile for row in rows for tile in row.tiles]
-        batch: dict[str, Tensor | None] = {
+        batch: dict[str, Any] = {
             "input_ids": torch.tensor([padded(row.ids, self.pad_id) for row in rows]),
             "attention_mask": torch.tensor([padded([1] * len(row.ids), 0) for row in rows]),
-            "pixel_values": torch.cat(tiles) if tiles else None,
+            "pixel_values": tiles or None,
         }
         if supervise:
             batch["text_labels"] = torch.tensor([padded(row.labels("t"), IGNORE) for row in rows])
@@ -360,7 +375,7 @@ class ArmorProcessor:
         supervise: bool = False,
         max_tiles: int | None = None,
         padding_side: str | None = None,
-    ) -> dict[str, Tensor | None]:
+    ) -> dict[str, Any]:
         """Conversations to one batch (see `collate`). With `supervise`, every assistant turn is a target: its text, its
         `<imgbos>` and its `<|im_end|>` of the text head, its codes and `<imgend>` of the visual head."""
         rows = [self.encode_one(c, add_generation_prompt, max_tiles) for c in conversations]

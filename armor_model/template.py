@@ -11,10 +11,11 @@ import re
 import secrets
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 from armor_model.base.errors import UserError
-from armor_model.bases import ChatFormat, find_base
+from armor_model.bases import BASES, ChatFormat, find_base
 
 NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
 """Names of ARMOR's own tokens, the codes `<code_0>` ... apart."""
@@ -41,14 +42,19 @@ class Token(NamedTuple):
 
 def marks_of(chat: ChatFormat) -> list[str]:
     """The template's special tokens."""
-    opening = re.findall(r"<\|[^|>]+\|>", chat.turn)
-    return list(dict.fromkeys([*opening, chat.end, chat.image_start, chat.image_token, chat.image_end]))
+    return list(dict.fromkeys([*chat.specials, chat.end, chat.image_token]))
 
 
-def template_tokens(text: str, base: str = "internvl") -> list[str]:
-    """Names of template and image tokens that a text holds, in order: what a record is counted by that holds some."""
-    known = "|".join(map(re.escape, [*marks_of(find_base(base).chat), *NEW_TOKENS]))
-    return re.findall(rf"{known}|<code_\d+>", text)
+@cache
+def _known_tokens() -> re.Pattern[str]:
+    marks = [mark for base in BASES for mark in marks_of(find_base(base).chat) if mark != "<image>"]  # records' own
+    return re.compile("|".join(map(re.escape, dict.fromkeys([*marks, *NEW_TOKENS]))) + r"|<code_\d+>")
+
+
+def template_tokens(text: str) -> list[str]:
+    """Names of any base's template and image tokens, and of ARMOR's own, that a text holds, in order: what a record is
+    counted by that holds some. Data are made for no base in particular."""
+    return _known_tokens().findall(text)
 
 
 class TemplateTokenizer:

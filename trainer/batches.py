@@ -1,6 +1,6 @@
 """Tokenised examples, and batches of them: padded rows, or several examples packed into one row.
 
-Shapes: B rows, T positions, C tiles of 3 x H x W. Labels are already shifted: `text_labels[t]` is what the text head
+Shapes: B rows, T positions. Labels are already shifted: `text_labels[t]` is what the text head
 must say at position t, `image_labels[t]` what the visual head must say, -100 where a head is not asked.
 """
 
@@ -43,8 +43,8 @@ class Example:
     """(T,) global token ids or -100."""
     image_labels: Tensor
     """(T,) global token ids or -100."""
-    pixels: Tensor | Callable[[], Tensor] | None = None
-    """(C, 3, H, W) tiles of the user's images, in order, or what opens them when a batch is made; None without
+    pixels: Sequence[Tensor] | Callable[[], Sequence[Tensor]] | None = None
+    """The user's images in order, as the processor cuts them, or what opens them when a batch is made; None without
     images."""
     prompt_span: tuple[int, int] | None = None
     """Positions of the user's words, which condition dropout cuts out; None where the type is never dropped."""
@@ -89,8 +89,8 @@ class Batch:
     """(B, T)"""
     position_ids: Tensor | None
     """(B, T) restarting at each example of a packed row; None for the plain count."""
-    pixels: Tensor | None
-    """(C, 3, H, W)"""
+    pixels: list[Tensor] | None
+    """Each image to look at, in reading order."""
     kinds: Tensor
     """(B, T) index into `kind_names` of the example that a position belongs to, -1 on padding."""
     kind_names: tuple[str, ...]
@@ -104,7 +104,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self).items()}
-        return Batch(**moved)
+        return Batch(**{**moved, "pixels": self.pixels and [image.to(device) for image in self.pixels]})
 
 
 def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_to: int | None = None) -> Batch:
@@ -123,7 +123,8 @@ def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_
     text, image = torch.full(shape, IGNORE), torch.full(shape, IGNORE)
     kinds, segments = torch.full(shape, -1), torch.full(shape, -1)
     positions = torch.zeros(shape, dtype=torch.long)
-    pixels, drawn = [], 0
+    pixels: list[Tensor] = []
+    drawn = 0
     for b, row in enumerate(rows):
         at = 0
         for s, e in enumerate(row):
@@ -134,7 +135,7 @@ def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_
             at += len(e)
             drawn += int((e.input_ids == image_start_id).sum())
             if e.pixels is not None:
-                pixels.append(e.pixels() if callable(e.pixels) else e.pixels)
+                pixels += e.pixels() if callable(e.pixels) else e.pixels
     packed = any(len(row) > 1 for row in rows)
     return Batch(
         input_ids=ids,
@@ -142,7 +143,7 @@ def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_
         text_labels=text,
         image_labels=image,
         position_ids=positions if packed else None,
-        pixels=torch.cat(pixels) if pixels else None,
+        pixels=pixels or None,
         kinds=kinds,
         kind_names=names,
         images=drawn,

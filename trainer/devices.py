@@ -11,6 +11,7 @@ handed in, where there may be Muon and AdamW.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -151,13 +152,14 @@ def empty_model(start: Path, attention: str | None = None) -> nn.Module:
     Raises UserError."""
     from accelerate import init_empty_weights
 
-    from armor_model import ArmorConfig, ArmorForConditionalGeneration
+    from armor_model.bases import base_name_of
+    from armor_model.config import config_class
+    from armor_model.modeling import model_class
 
-    config = ArmorConfig.from_pretrained(start)
+    base = base_name_of(json.loads((start / "config.json").read_text(encoding="utf-8"))) or ""
+    config = config_class(base).from_pretrained(start)
     with init_empty_weights(include_buffers=False):
-        model = ArmorForConditionalGeneration._from_config(
-            config, **({"attn_implementation": attention} if attention else {})
-        )
+        model = model_class(base)._from_config(config, **({"attn_implementation": attention} if attention else {}))
     source = Source(start)
     for name, parameter in model.named_parameters():
         stored = source.tensors.get(name)

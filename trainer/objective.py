@@ -22,7 +22,7 @@ def freeze(model: nn.Module, stage: Stage) -> list[str]:
     single = model.config.heads == "single"
     trained = []
     for name, parameter in model.named_parameters():
-        parts = part_of(name)
+        parts = part_of(name, model.base)
         on = any(part in stage.trains for part in parts)
         if single and name.startswith("lm_head"):
             on = False  # the single head took its place; a parameter without a gradient would stall DDP
@@ -63,23 +63,22 @@ class Objective(nn.Module):
         self.model = model
         self.stage = stage
         self.every_part = every_part
-        looking = (p for module in model.base.vision(model.model) for p in module.parameters())
+        parts = model.parts()
+        looking = [*parts["vision"], *parts["projector"]]
         self.every_look = every_part and (sharded or any(p.requires_grad for p in looking))
 
     def forward(self, batch: Batch) -> Sums:
         model, stage = self.model, self.stage
-        hidden_BTD = model.backbone(self._embed(batch), batch.attention_mask, batch.position_ids)
+        position_ids = model.place(batch.input_ids, batch.pixels, batch.attention_mask, batch.position_ids)
+        hidden_BTD = model.backbone(self._embed(batch), batch.attention_mask, position_ids)
         text_BT = batch.text_labels if stage.alpha else None
         image_BT = batch.image_labels if stage.beta else None
-        return summed_losses(
-            model, hidden_BTD, text_BT, image_BT, batch.attention_mask, batch.position_ids, self.every_part
-        )
+        return summed_losses(model, hidden_BTD, text_BT, image_BT, batch.attention_mask, position_ids, self.every_part)
 
     def _embed(self, batch: Batch) -> Tensor:
         model = self.model
         embeds_BTD = model.embed(batch.input_ids, batch.pixels)
         if self.every_look and batch.pixels is None:
-            height, width = model.config.vision_config.image_size
-            features = model.base.image_features(model.model, embeds_BTD.new_zeros(1, 3, height, width))
+            [features] = model.base.image_features(model.model, [model.base.blank(model.config).to(embeds_BTD)])
             embeds_BTD = embeds_BTD + 0 * features.sum().to(embeds_BTD.dtype)
         return embeds_BTD

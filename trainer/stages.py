@@ -8,20 +8,23 @@ declarations and holds no branch of its own. `armor-train stages` prints them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from armor_model.bases import BaseModel
 
 Kind = Literal["t2t", "ti2t", "t2i", "t2ti", "ti2ti", "refuse"]
 KINDS: tuple[str, ...] = ("t2t", "ti2t", "t2i", "t2ti", "ti2ti", "refuse")
 """The paper's types; `ti2ti`, which it never trains; and `refuse`, drawing requests that a base model declines."""
 
 PARTS: dict[str, str] = {
-    "embeddings": "the input rows of InternVL's own vocabulary",
-    "vision": "the ViT",
-    "projector": "the MLP between ViT and decoder",
+    "embeddings": "the input rows of the base's own vocabulary",
+    "vision": "the vision tower",
+    "projector": "what lies between vision tower and decoder",
     "decoder": "the text decoder's blocks and its final norm",
     "new_embeddings": "the input rows of <imgbos>, <imgend>, <imgpad> and the image codes",
     "adapter": "the blocks of the visual branch and the norm behind them",
-    "text_head": "InternVL's output rows",
+    "text_head": "the base's output rows",
     "imgbos_row": "the one output row of <imgbos>",
     "visual_head": "the output rows of <imgend>, <imgpad> and the image codes",
     "lora": "low-rank additions to the decoder's matrices (--lora)",
@@ -34,7 +37,7 @@ FROZEN_ALWAYS = ("embeddings", "vision", "projector", "decoder")
 
 EMBEDDINGS, ADAPTER, IMGBOS, VISUAL = "new_embeddings", "adapter", "imgbos_row", "visual_head"
 TEXT = ("text_head", IMGBOS)
-"""The paper's "text output layer": InternVL's rows and the row of <imgbos>."""
+"""The paper's "text output layer": the base's rows and the row of <imgbos>."""
 
 
 @dataclass(frozen=True)
@@ -190,15 +193,21 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
-def part_of(parameter: str) -> tuple[str, ...]:
-    """The part(s) of PARTS that a parameter of ArmorForConditionalGeneration belongs to.
+def part_of(parameter: str, base: BaseModel) -> tuple[str, ...]:
+    """The part(s) of PARTS that a parameter of an ARMOR on this base belongs to.
 
     Two for the single head, which is text and visual head at once. A name that no rule knows is an error: an unnoticed
     parameter would be frozen or trained by accident.
     """
     if ".lora_" in parameter:
         return ("lora",)
-    for fragment, parts in _PREFIXES:
+    of_base = (
+        *((path, ("vision",)) for path in base.vision_paths),
+        *((path, ("projector",)) for path in base.projector_paths),
+        (f"{base.decoder_path}.embed_tokens", ("embeddings",)),
+        (base.decoder_path, ("decoder",)),
+    )
+    for fragment, parts in (*_PREFIXES, *of_base):
         if parameter == fragment or parameter.startswith(fragment + "."):
             return parts
     raise KeyError(f"parameter {parameter!r} belongs to no known part")
@@ -212,8 +221,4 @@ _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("visual_head", (VISUAL,)),
     ("single_head", ("text_head", VISUAL)),
     ("lm_head", ("text_head",)),
-    ("model.vision_tower", ("vision",)),
-    ("model.multi_modal_projector", ("projector",)),
-    ("model.language_model.embed_tokens", ("embeddings",)),
-    ("model.language_model", ("decoder",)),
 )

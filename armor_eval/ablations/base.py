@@ -10,6 +10,7 @@ from typing import Any
 from armor_eval.ablations.plan import Plan
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
+from armor_model.bases import BASES
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +67,13 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
             return Base(model, processor, sha256_folder(folder), "bundled armor-nano")
         except ArmorError as error:
             log.warning("no bundled checkpoint (%s): a short base is trained instead", error)
-    elif plan.base != "train":
+    elif plan.base != "train" and plan.base not in BASES:
         try:
             model, processor = load(Path(plan.base))
         except ArmorError as error:
             raise UserError(
-                f"base {plan.base!r}: {error}", "expected `train`, `bundled` or a checkpoint folder"
+                f"base {plan.base!r}: {error}",
+                f"expected `train`, `bundled`, a checkpoint folder, or a base to train on: {', '.join(BASES)}",
             ) from error
         return Base(model, processor, sha256_folder(Path(plan.base)), plan.base)
     folder = work / "base"
@@ -84,7 +86,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
             "bundled one took; --base bundled or --base FOLDER starts from one that is there"
         )
         start = time.process_time()
-        plan.world.train_base(plan.base_share, folder)
+        plan.world.train_base(plan.base_share, folder, plan.base if plan.base in BASES else "internvl")
         cost = time.process_time() - start
     model, processor = load(folder)
     return Base(model, processor, sha256_folder(folder), f"base stage of the recipe x {plan.base_share:g}", cost)
@@ -93,7 +95,7 @@ def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any 
 def _untrained(plan: Plan, work: Path) -> Base:
     """The random-backbone twin: the same image tokenizer in front of a model that has learned nothing."""
     processor = get_base(plan, work).processor
-    model = plan.world.untrained_model(1)
+    model = plan.world.untrained_model(1, processor.base.name)
     return Base(model, processor, "random-backbone-seed-1", "untrained backbone, trained image tokenizer")
 
 
@@ -106,14 +108,15 @@ def new_arm(base: Base, heads: str, init: str, seed: int) -> Any:
     """
     import torch
 
-    from armor_model import ArmorConfig, ArmorForConditionalGeneration
+    from armor_model import new_model
+    from armor_model.config import make_config
 
     def fresh(kind: str) -> Any:
-        fields = {k: v for k, v in base.model.config.to_dict().items() if k not in ("model_type", "architectures")}
+        fields = {k: v for k, v in base.model.config.to_dict().items() if k != "architectures"}
         fields.pop("transformers_version", None)
-        config = ArmorConfig(**{**fields, "heads": kind})
+        config = make_config({**fields, "heads": kind})
         torch.manual_seed(seed)
-        return ArmorForConditionalGeneration(config).to(next(base.model.parameters()).dtype)
+        return new_model(config).to(next(base.model.parameters()).dtype)
 
     switching = fresh("switching")
     old = {n: p for n, p in base.model.state_dict().items() if not n.startswith(_NEW_PARTS)}

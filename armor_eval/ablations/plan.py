@@ -35,7 +35,8 @@ class Plan(BaseModel):
 
     base: str = "train"
     """The understanding model to start from: `train` (the recipe's own base, kept in the output folder), `bundled`
-    (armor-nano's frozen parts; its text head has been through ARMOR's training), or a checkpoint folder."""
+    (armor-nano's frozen parts; its text head has been through ARMOR's training), a checkpoint folder, or the name of
+    another base that the recipe's is trained on (`qwen2_5_vl`, `smolvlm`, ...)."""
     base_share: float = Field(default=1.0, gt=0, le=1)
     """Share of the recipe's base training, for `base = "train"`."""
     seeds: tuple[Seed, ...] = (0, 1, 2)

@@ -17,7 +17,9 @@ def ablate_heads(
     quick: Annotated[bool, typer.Option("--quick", help="One seed, few steps: under 2 minutes, no verdict.")] = False,
     steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps of every arm.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma list, three at least for a verdict.")] = None,
-    base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="`train`, `bundled`, an ARMOR checkpoint folder, or a base to train on: smolvlm.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
     set_: Set = None,
 ) -> None:

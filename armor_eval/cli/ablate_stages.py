@@ -19,7 +19,9 @@ def ablate_stages(
         bool, typer.Option("--quick", help="Two schemes, few steps: under 2 minutes, no verdict.")
     ] = False,
     seeds: Annotated[str | None, typer.Option(help="Comma list.")] = None,
-    base: Annotated[str | None, typer.Option(help="`train`, `bundled`, or an ARMOR checkpoint folder.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="`train`, `bundled`, an ARMOR checkpoint folder, or a base to train on: smolvlm.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
     set_: Set = None,
 ) -> None:

@@ -7,15 +7,18 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of
 from armor_eval.models.hf_prompts import doubled as double
-from armor_eval.runs.schema import ModelInfo
+from armor_eval.profiles import OFFICIAL
+from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder
+from armor_model.bases import base_name_of
 
 if TYPE_CHECKING:
     import torch
@@ -36,12 +39,22 @@ def load_bundled(name: str, *, device: str | None = None, dtype: str | None = No
     return ArmorAdapter(bundled(name), spec=name, name=name, device=device, dtype=dtype)
 
 
-def load_folder(folder: Path, spec: str, *, device: str | None = None, dtype: str | None = None) -> ArmorAdapter:
+def load_folder(
+    folder: Path, spec: str, profile: Profile, *, device: str | None = None, dtype: str | None = None
+) -> ArmorAdapter:
     """A checkpoint folder. Raises ArmorError in one line where it is not one, and UserError where it is another kind of
     model's: the kind is named."""
     if (kind := _other_kind(folder)) is not None:
         raise UserError(f"{folder} is no ARMOR checkpoint", f"did you mean --model {kind}:{folder}?")
-    return ArmorAdapter(folder, spec=spec, name=folder.resolve().name, device=device, dtype=dtype)
+    adapter = ArmorAdapter(folder, spec=spec, name=folder.resolve().name, device=device, dtype=dtype)
+    # In the shapes world every model is asked in the words that it has learned.
+    adapter.protocol = _asking().protocol_of(adapter.base) if profile == OFFICIAL else None
+    return adapter
+
+
+def _asking() -> Any:
+    """How VLMEvalKit asks the other bases; it stands above the models, as the zoo that the registry names."""
+    return import_module("armor_eval.vlmevalkit.asking")
 
 
 def _other_kind(folder: Path) -> str | None:
@@ -53,18 +66,21 @@ def _other_kind(folder: Path) -> str | None:
     except (OSError, ValueError):  # not there or not to be read: check_checkpoint says what is wrong
         return None
     model_type = config.get("model_type") if isinstance(config, dict) else None
-    return "hf" if isinstance(model_type, str) and model_type != "armor" else None
+    return "hf" if isinstance(model_type, str) and base_name_of({"model_type": model_type}) is None else None
 
 
 class ArmorAdapter(DrawingModel):
     """Loads on first use, so that a finished run is shown without waiting for weights."""
 
     honours = frozenset(IMAGE_OPTIONS)
+    protocol: str | None = None
+    """Whose words the questions are asked in, where not in ours: those of the base's own evaluation."""
 
     def __init__(self, folder: Path, spec: str, name: str, device: str | None = None, dtype: str | None = None) -> None:
         from armor_model.loading import check_checkpoint
 
         self._folder = check_checkpoint(folder)
+        self.base = base_name_of(json.loads((self._folder / "config.json").read_text())) or ""
         self._device, self._dtype = device, dtype
         self.asked = {"dtype": dtype} if dtype else {}
         self._loaded: tuple[Any, Any] | None = None
@@ -77,6 +93,7 @@ class ArmorAdapter(DrawingModel):
     def of(cls, model: Any, processor: Any, name: str = "armor") -> ArmorAdapter:
         """A model in memory, as a training loop holds it; known by the content of its weights."""
         adapter = cls.__new__(cls)
+        adapter.base = processor.settings.base
         adapter._loaded, adapter._loading = (model, processor), threading.Lock()
         adapter._device, adapter._dtype, adapter.asked = str(model.device), str(model.dtype).removeprefix("torch."), {}
         adapter.info = ModelInfo(
@@ -116,6 +133,18 @@ class ArmorAdapter(DrawingModel):
             max_new_tokens=min(decoding.max_new_tokens, context), guidance=_guidance(decoding), **kept, **extra
         )
 
+    def prepare(self, images: bool = True) -> dict[str, Any]:
+        """Load, and say what a run must record of how the model is asked: base, words, chat template, pixels."""
+        processor = self._load()[1]
+        content = [{"type": "image", "image": ""}] * images + [{"type": "text", "text": "QUESTION"}]
+        s = processor.settings
+        return {
+            "base": self.base,
+            "words": self.protocol or "internvl",
+            "prompt_form": processor.render([{"role": "user", "content": content}], True),
+            "pixels": s.pixels or {"tile": s.image_size, "most": s.max_tiles, "thumbnail": s.use_thumbnail},
+        }
+
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
         """Answers in order."""
         encoded = self.encode(questions, decoding)
@@ -136,10 +165,12 @@ class ArmorAdapter(DrawingModel):
         encoded: list[Any] = []
         for question in questions:
             tiles = min(question.max_tiles, processor.settings.max_tiles)
-            conversation = [{"role": "user", "content": cut.content(question, tiles)}]
             # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
             seed = seed_of(question.id, decoding.seed)
             try:
+                asked = question if self.protocol is None else _asking().in_own_words(question, self.base)
+                content = cut.content(asked, tiles)
+                conversation = [{"role": "user", "content": content, "answer_prefix": asked.answer_prefix}]
                 encoded.append(encode(model, processor, conversation, settings, seed, tiles))
             except ArmorError as error:
                 encoded.append(Answer(error=str(error)))

@@ -59,6 +59,8 @@ class Question:
     """MMMU: the first picture is doubled in size before it is tiled."""
     fields: dict[str, Any] = field(default_factory=dict)
     """The data set's row, for models that are asked by another protocol than ours."""
+    answer_prefix: str = ""
+    """What the answer is made to begin with, where such a protocol says so."""
 
 
 @dataclass(frozen=True)

@@ -108,4 +108,4 @@ def _loader(spec: str | None, profile: Profile) -> tuple[Callable[..., Any], tup
         raise UserError(f"no model {spec!r}: not a folder and not a known kind{near}", f"expected one of: {shows}")
     from armor_eval.models.armor import load_folder
 
-    return load_folder, (folder, spec)
+    return load_folder, (folder, spec, profile)

@@ -130,17 +130,17 @@ def base_seconds(share: float) -> float:
     return share * sum(c["cpu_seconds"] for c in costs if c["name"] in BASE_STEPS)
 
 
-def train_base(share: float, folder: Path) -> None:
-    """Train the recipe's base, on a share of its steps, into a checkpoint folder."""
-    recipe = default_recipe(0)
+def train_base(share: float, folder: Path, base: str = "internvl") -> None:
+    """Train the recipe's understanding model on a base, on a share of its steps, into a checkpoint folder."""
+    recipe = default_recipe(0, base)
     recipe = replace(recipe, stages=tuple(s for s in recipe.stages if s.stage == "base"))
     outcome = train_nano(scaled(recipe, share) if share < 1 else recipe, folder.with_name("base-training"))
     save_model(outcome.model, outcome.processor, folder)
 
 
-def untrained_model(seed: int) -> Any:
+def untrained_model(seed: int, base: str = "internvl") -> Any:
     """A model of the recipe's size that has learned nothing; torch's generator is seeded."""
     import torch
 
     torch.manual_seed(seed)
-    return build(default_recipe(seed))[0]
+    return build(default_recipe(seed, base))[0]

@@ -33,7 +33,8 @@ class ArmorVLM(BaseModel):
         self._declared = {b.dataset: b for b in reversed(benchmarks().values())}
 
     def use_custom_prompt(self, dataset: str) -> bool:
-        return dataset in self._declared
+        """Our declared words; another base than InternVL is asked in its own."""
+        return self._adapter.protocol is None and dataset in self._declared
 
     def build_prompt(self, line: Any, dataset: str | None = None) -> list[dict[str, str]]:
         """The declared prompt with the pictures where they belong, as files that VLMEvalKit has written."""

@@ -86,7 +86,10 @@ class ZooModel:
         line = {**question.fields, "__pictures__": paths}
         if hasattr(model, "use_custom_prompt") and model.use_custom_prompt(question.dataset):
             return model.build_prompt(line, dataset=question.dataset)
-        return _dataset_prompt(question.dataset, line)
+        message = dataset_prompt(question.dataset, line)
+        if message is None:
+            raise ValueError(f"VLMEvalKit knows no data set {question.dataset}")
+        return message
 
     def _write(self, picture: Any) -> str:
         buffer = io.BytesIO()
@@ -108,11 +111,14 @@ def load(rest: str, profile: Profile) -> ZooModel:
     return ZooModel(rest)
 
 
-def _dataset_prompt(name: str | None, line: dict[str, Any]) -> list[dict[str, str]]:
-    """The data set's own prompt for a row, from a data set object without data."""
+def dataset_prompt(name: str | None, line: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The data set's own prompt for a row, from a data set object without data; None for a data set that VLMEvalKit
+    does not know."""
     from vlmeval.dataset import DATASET_CLASSES
 
-    owner = next(c for c in DATASET_CLASSES if name in c.supported_datasets())
+    owner = next((c for c in DATASET_CLASSES if name in c.supported_datasets()), None)
+    if owner is None:
+        return None
     dataset = owner.__new__(owner)
     dataset.dataset_name, dataset.meta_only = name, False
     dataset.dump_image = lambda row: row["__pictures__"]

@@ -1,13 +1,13 @@
 """Base models: what ARMOR has to know of the multimodal model that it is built on, one object for each kind.
 
 Nothing heavy is imported here or in the bases' modules. To add one: an object with BaseModel's members in a module of
-its own, a line in BASES, a configuration and a model class beside those of InternVL in config.py and modeling.py.
+its own, and a line in BASES (docs/add-a-base.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from armor_model.processing import ProcessorSettings
+    from armor_model.processing import ArmorProcessor, ProcessorSettings
 
 Settings = dict[str, Any]
 """A configuration as JSON holds it."""
@@ -35,12 +35,20 @@ class ChatFormat:
     """Between messages."""
     image_token: str
     """Placeholder of one image feature."""
-    image_start: str
-    image_end: str
+    image_mark: str
+    """What stands for an image in the published chat template."""
     after_image: str
     """Between an image and the text behind it."""
+    specials: tuple[str, ...]
+    """Special tokens of the format; the third is `image_token`, whose id the small presets know."""
     system_prompts: Mapping[str, str | None]
     """By the name that a checkpoint's processor settings give; None for no system message."""
+    begin: str = ""
+    """Once, before the first message."""
+    before_text: str = ""
+    """Between a message's opening and a text that comes first."""
+    roles: Mapping[str, str] = field(default_factory=dict)
+    """How `{role}` is written, where not as it is."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +61,27 @@ class Origin:
 
 
 class BaseModel(Protocol):
-    """A kind of multimodal model that ARMOR can be built on. `core` is its transformers model without the head."""
+    """A kind of multimodal model that ARMOR can be built on. `core` is its transformers model without the head.
+
+    Members with a body are what a base inherits that counts positions as its text does, and whose published tensors
+    have transformers' own names."""
 
     name: str
     model_types: tuple[str, ...]
-    """Of published config.json files."""
+    """Of published config.json files; an export has the first."""
+    config_class: str
+    """transformers' configuration, as `module:class`."""
+    model_class: str
+    """transformers' model with its head: it has `model` (the core) and `lm_head`."""
     chat: ChatFormat
     presets: Mapping[str, Settings]
     """Published sizes, as settings of ARMOR's configuration."""
     decoder_path: str
     """Of the text decoder in the whole model's tensor names."""
+    vision_paths: tuple[str, ...]
+    """Of the modules that are the vision tower."""
+    projector_paths: tuple[str, ...]
+    """Of the modules between it and the decoder's width."""
     tokenizer_hint: str
     """What to type where the base's tokenizer cannot be read without running its code."""
 
@@ -71,26 +90,49 @@ class BaseModel(Protocol):
     def decoder(self, core: Any) -> Any:
         """The text decoder: a module with `embed_tokens`, `layers` (all of one block class), `norm`, `rotary_emb`."""
 
-    def vision(self, core: Any) -> tuple[nn.Module, nn.Module]:
-        """The vision tower and its projector into the decoder's width."""
-
     def vision_blocks(self, core: Any) -> Iterable[nn.Module]:
         """The vision tower's blocks, which sharding wraps one by one."""
 
-    def image_features(self, core: Any, pixels: Tensor) -> Tensor:
-        """Preprocessed images to features (tiles, placeholders a tile, D), in the order of their placeholders."""
+    def image_features(self, core: Any, images: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Each preprocessed image to its features (placeholders, D), in the order of its placeholders. Columns behind
+        D, D for each of the decoder's first blocks, are added behind those blocks (deepstack)."""
 
-    def positions(self, counts_BT: Tensor) -> Tensor:
-        """What the decoder's rotary embedding takes, from each token's count (B, T) in its row: of text, placeholders
-        and generated codes, in training and generation alike."""
+    def blank(self, config: Any) -> Tensor:
+        """The smallest preprocessed image, of zeros: sharded training runs the vision tower on it where no image is."""
+
+    def place(self, counts_BT: Tensor, ids_BT: Tensor, images: Sequence[Tensor], image_token_id: int) -> Tensor | None:
+        """Position ids (B, T, 1 + A) of rows with images, from each token's count (B, T) in its conversation, which is
+        the first column; A axes follow. None where the count alone is the position.
+
+        A generated code has the position of a text token, one more than the token before on every axis: codes are drawn
+        in reading order, each step needs no more than the row's last position, and training and generation cannot
+        differ."""
+        return None
+
+    def positions(self, position_ids: Tensor) -> Tensor:
+        """What the decoder's rotary embedding takes, from position ids (B, T) or, of `place`, (B, T, 1 + A)."""
+        return position_ids
 
     # ---- the processor ----
 
-    def preprocess(self, image: Image, settings: ProcessorSettings, max_tiles: int | None) -> Tensor:
-        """An RGB image to tiles (N, ...), the first dimension counting what `image_features` turns into features."""
+    def processor_settings(self, config: Any, published: Settings) -> Settings:
+        """Fields of ProcessorSettings that follow from ARMOR's configuration, and from the base's published config.json
+        and preprocessor_config.json together (empty for a model that was not published)."""
 
-    def tile_count(self, width: int, height: int, settings: ProcessorSettings) -> int:
-        """How many tiles `preprocess` makes of an image of this size, without cutting them."""
+    def preprocess(self, image: Image, settings: ProcessorSettings, max_tiles: int | None) -> Tensor:
+        """An RGB image to what `image_features` takes of it. `max_tiles` counts InternVL's tiles of 448 pixels; a base
+        without them keeps to its own limits."""
+
+    def image_text(self, pixels: Tensor, settings: ProcessorSettings) -> tuple[str, list[int]]:
+        """What stands for a preprocessed image in the text, with one `image_token` for each run of placeholders, and
+        the lengths of these runs."""
+
+    def small(self, head_dim: int, vision_width: int, patch: int) -> Settings:
+        """For the small presets, settings of ARMOR's configuration: a tower of two blocks and four heads for images of
+        32x32 pixels, in patches of `patch` pixels, four a feature; and `text_config` with what is this base's own."""
+
+    def shape(self, width: int, height: int, settings: ProcessorSettings) -> tuple[int, ...]:
+        """Of what `preprocess` makes of an image of this size, without its pixels."""
 
     # ---- published checkpoints, and parameters by arithmetic alone ----
 
@@ -100,22 +142,37 @@ class BaseModel(Protocol):
 
     def default_system_prompt(self, layout: str) -> str:
         """The name of the system prompt that checkpoints of this layout were published with."""
+        return "none"
 
     def origins(self, keys: Iterable[str], layout: str) -> dict[str, Origin]:
         """For each tensor name in transformers' layout, where it comes from. Raises UserError for an unknown key."""
 
     def take(self, part: str, text: Settings) -> Callable[[Tensor], Tensor]:
         """The function that takes a part out of a fused tensor, given the decoder's settings."""
+        return lambda tensor: tensor
 
     def published_name(self, name: str) -> str:
         """The way back: a tensor's name in a published checkpoint of transformers' layout."""
+        return name
+
+    def published_files(self, processor: ArmorProcessor) -> dict[str, Settings]:
+        """JSON files of a published checkpoint that tell transformers' processor what ours does, by name; those that
+        are in the folder already (tokenizer_config.json) are added to."""
 
     def parameters(self, config: Settings) -> dict[str, int]:
         """Numbers of parameters: `vision` and `projector`."""
 
 
-BASES = {"internvl": "armor_model.bases.internvl:INTERNVL"}
+BASES = {
+    "internvl": "armor_model.bases.internvl:INTERNVL",
+    "qwen2_5_vl": "armor_model.bases.qwen_vl:QWEN2_5_VL",
+    "qwen3_vl": "armor_model.bases.qwen_vl:QWEN3_VL",
+    "smolvlm": "armor_model.bases.smolvlm:SMOLVLM",
+}
 """By name: module and object."""
+
+ARMOR = "armor"
+"""model_type of an ARMOR on InternVL; on another base its name follows: `armor-qwen2_5_vl`."""
 
 
 def base_of(config: Settings) -> BaseModel:
@@ -130,5 +187,23 @@ def find_base(name: str) -> BaseModel:
     """The base of a name. Raises UserError with a suggestion for an unknown one."""
     if name not in BASES:
         raise unknown_name("base model", name, BASES)
-    module, attribute = BASES[name].split(":")
+    return named(BASES[name])
+
+
+def named(path: str) -> Any:
+    """What `module:attribute` names."""
+    module, attribute = path.split(":")
     return getattr(import_module(module), attribute)
+
+
+def armor_type(base_name: str) -> str:
+    """model_type of an ARMOR on this base."""
+    return ARMOR if base_name == "internvl" else f"{ARMOR}-{base_name}"
+
+
+def base_name_of(config: Settings) -> str | None:
+    """The base's name of an ARMOR's settings (a preset's, or a config.json's); None for another kind of model."""
+    kind = config.get("model_type", ARMOR)
+    if "base_name" in config:
+        return config["base_name"]
+    return next((name for name in BASES if armor_type(name) == kind), None)

@@ -1,4 +1,4 @@
-"""InternVL as a base: InternVL2.5 and InternVL3, as published and in transformers' layout.
+"""InternVL as a base: InternVL2.5, 3 and 3.5, as published and in transformers' layout.
 
 Two layouts of weights: `original` ones (InternVL2.5 as published: `internlm2` or `qwen2` text decoder, fused
 projections) and `native` (transformers' own, with today's or yesterday's prefixes). The rules that carry each tensor to
@@ -8,18 +8,18 @@ its place are data; a key that no rule knows is an error.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
 from armor_model.base.tiling import tile_count
-from armor_model.bases import ChatFormat, Origin, Settings
+from armor_model.bases import BaseModel, ChatFormat, Origin, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-    from armor_model.processing import ProcessorSettings
+    from armor_model.processing import ArmorProcessor, ProcessorSettings
 
 VIT, TEXT, MLP = "model.vision_tower", "model.language_model", "model.multi_modal_projector"
 
@@ -98,7 +98,11 @@ RULES = {"internlm2": [*_VISION, *_INTERNLM2], "qwen2": [*_VISION, *_QWEN2], "na
 
 # ---- configurations --------------------------------------------------------------------------------------------------
 
-_TEXT_KINDS = {"InternLM2ForCausalLM": ("internlm2", "llama"), "Qwen2ForCausalLM": ("qwen2", "qwen2")}
+_TEXT_KINDS = {
+    "InternLM2ForCausalLM": ("internlm2", "llama"),
+    "Qwen2ForCausalLM": ("qwen2", "qwen2"),
+    "Qwen3ForCausalLM": ("qwen2", "qwen3"),  # InternVL3.5: the same names, and norms of queries and keys
+}
 _NATIVE_SETTINGS = (
     "text_config",
     "vision_config",
@@ -227,20 +231,22 @@ def _preset(vision: str, kind: str, *sizes: int) -> dict[str, Any]:
 # ---- the base --------------------------------------------------------------------------------------------------------
 
 
-class InternVL:
+class InternVL(BaseModel):
     """See armor_model.bases.BaseModel, whose members these are."""
 
     name = "internvl"
     model_types = ("internvl", "internvl_chat")
-    decoder_path = TEXT
+    config_class = "transformers.models.internvl.configuration_internvl:InternVLConfig"
+    model_class = "transformers.models.internvl.modeling_internvl:InternVLForConditionalGeneration"
+    decoder_path, vision_paths, projector_paths = TEXT, (VIT,), (MLP,)
     chat = ChatFormat(
         turn="<|im_start|>{role}\n",
         end="<|im_end|>",
         after="\n",
         image_token="<IMG_CONTEXT>",
-        image_start="<img>",
-        image_end="</img>",
+        image_mark="<IMG_CONTEXT>",
         after_image="\n",
+        specials=("<|im_start|>", "<|im_end|>", "<IMG_CONTEXT>", "<img>", "</img>"),
         system_prompts={
             # InternVL2.5's official one (its published scores use it), and transformers' own template, which has none
             "internvl": "你是书生·万象，英文名是InternVL，"
@@ -263,26 +269,38 @@ class InternVL:
         """A Llama (InternLM2 in transformers' layout) or a Qwen2 or Qwen3."""
         return core.language_model
 
-    def vision(self, core: Any) -> tuple[nn.Module, nn.Module]:
-        """InternViT, and the MLP behind its pixel shuffle."""
-        return core.vision_tower, core.multi_modal_projector
-
     def vision_blocks(self, core: Any) -> Iterable[nn.Module]:
         """InternViT's."""
         return core.vision_tower.encoder.layer
 
-    def image_features(self, core: Any, pixels: Tensor) -> Tensor:
-        """Tiles (N, 3, H, W) to features (N, image_seq_length, D)."""
-        return core.get_image_features(
-            pixels,
+    def image_features(self, core: Any, images: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Tiles (N, 3, H, W) of each image to features (N * image_seq_length, D)."""
+        import torch
+
+        tiles = images[0] if len(images) == 1 else torch.cat(list(images))
+        features_NPD = core.get_image_features(
+            tiles,
             vision_feature_layer=core.config.vision_feature_layer,
             vision_feature_select_strategy=core.config.vision_feature_select_strategy,
             return_dict=True,
         ).pooler_output
+        return [part.flatten(0, 1) for part in features_NPD.split([len(image) for image in images])]
 
-    def positions(self, counts_BT: Tensor) -> Tensor:
-        """One dimension, as of the text: codes are counted in reading order."""
-        return counts_BT
+    def blank(self, config: Any) -> Tensor:
+        """One tile."""
+        import torch
+
+        return torch.zeros(1, 3, *config.vision_config.image_size)
+
+    def processor_settings(self, config: Any, published: Settings) -> Settings:
+        """Sizes of a tile; the published limits, or one tile for small models."""
+        size = config.vision_config.image_size[0]
+        known = {
+            "image_seq_length": config.image_seq_length,
+            "image_size": size,
+            "max_tiles": published.get("max_dynamic_patch", 12 if size >= 224 else 1),
+        }
+        return known | ({"use_thumbnail": published["use_thumbnail"]} if "use_thumbnail" in published else {})
 
     def preprocess(self, image: Image, settings: ProcessorSettings, max_tiles: int | None) -> Tensor:
         """Tiles of 448 pixels (N, 3, H, W), the grid nearest the image's aspect ratio, and a thumbnail."""
@@ -290,9 +308,31 @@ class InternVL:
 
         return tiles(image, settings.image_size, max_tiles or settings.max_tiles, settings.use_thumbnail)
 
-    def tile_count(self, width: int, height: int, settings: ProcessorSettings) -> int:
-        """Of `preprocess`."""
-        return tile_count(width, height, settings.max_tiles, settings.image_size, settings.use_thumbnail)
+    def shape(self, width: int, height: int, settings: ProcessorSettings) -> tuple[int, ...]:
+        """Tiles of an image, three channels."""
+        count = tile_count(width, height, settings.max_tiles, settings.image_size, settings.use_thumbnail)
+        return count, 3, settings.image_size, settings.image_size
+
+    def image_text(self, pixels: Tensor, settings: ProcessorSettings) -> tuple[str, list[int]]:
+        """All tiles of an image between one pair of marks."""
+        return "<img><IMG_CONTEXT></img>", [len(pixels) * settings.image_seq_length]
+
+    def small(self, head_dim: int, vision_width: int, patch: int) -> Settings:
+        """InternViT over a Qwen2."""
+        return {
+            "vision_config": {
+                "model_type": "internvl_vision",
+                "hidden_size": vision_width,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "intermediate_size": 2 * vision_width,
+                "attention_bias": True,
+                "image_size": [32, 32],
+                "patch_size": [patch, patch],
+            },
+            "text_config": {"model_type": "qwen2"},
+            "image_seq_length": (32 // patch // 2) ** 2,
+        }
 
     def read_config(self, config: Settings) -> tuple[str, Settings]:
         """Layouts `native`, `internlm2` and `qwen2`."""
@@ -349,6 +389,37 @@ class InternVL:
         if name.startswith(f"{TEXT}."):
             return name.replace(f"{TEXT}.", "language_model.model.", 1)
         return name.removeprefix("model.")
+
+    def published_files(self, processor: ArmorProcessor) -> dict[str, Settings]:
+        """For InternVLProcessor: 448 pixels and ImageNet statistics must be said, its defaults are others."""
+        from armor_model.images import IMAGENET_MEAN, IMAGENET_STD
+
+        s = processor.settings
+        tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
+        image = {
+            "image_processor_type": "GotOcr2ImageProcessor",
+            "size": {"height": s.image_size, "width": s.image_size},
+            "do_resize": True,
+            "resample": 3,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(IMAGENET_MEAN),
+            "image_std": list(IMAGENET_STD),
+            "do_convert_rgb": True,
+            "crop_to_patches": s.max_tiles > 1,
+            "min_patches": 1,
+            "max_patches": s.max_tiles,
+        }
+        return {
+            # it insists on a video placeholder of its own, which gets an id behind the vocabulary and is never used
+            "tokenizer_config.json": {"extra_special_tokens": {**tokens, "video_token": "<video>"}},
+            "preprocessor_config.json": image,
+            "processor_config.json": {
+                "processor_class": "InternVLProcessor",
+                "image_seq_length": s.image_seq_length,
+            },
+        }
 
     def parameters(self, config: Settings) -> dict[str, int]:
         """Vision tower, and projector of four shuffled features' width."""

@@ -1,1 +1,1 @@
-"""Published weights into an ARMOR checkpoint (`build`), and its text path back into a plain InternVL (`export`)."""
+"""Published weights into an ARMOR checkpoint (`build`), and its text path back into its plain base (`export`)."""

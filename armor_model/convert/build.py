@@ -34,6 +34,15 @@ def load_base_config(base: Path) -> dict[str, Any]:
         raise UserError(f"{base}/config.json cannot be read: {error}") from error
 
 
+def _image_settings(base: Path) -> dict[str, Any]:
+    """A base's preprocessor_config.json; empty where it has none."""
+    file = base / "preprocessor_config.json"
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
 def build(
     base: str,
     vqgan: str | None,
@@ -83,16 +92,19 @@ def build(
                 "image_grid": vq.grid,
                 "vq_config": {"type": vq.type, **vq.settings},
             }
-        from armor_model.config import ArmorConfig
+        from armor_model.config import config_class
 
         try:
-            config = ArmorConfig(**settings, num_adapter_layers=adapter_layers, heads=heads)
+            config = config_class(kind.name)(**settings, num_adapter_layers=adapter_layers, heads=heads)
         except (TypeError, ValueError) as error:
             raise UserError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
+        from armor_model.modeling import model_class
+
         items = plan(Source(folder), kind, layout, config, settings["text_config"], adapter_init, dtype, seed)
-        config.architectures = ["ArmorForConditionalGeneration"]
+        config.architectures = [model_class(kind.name).__name__]
         config.dtype = items[0].dtype
         prompt = system_prompt or kind.default_system_prompt(layout)
+        raw = {**_image_settings(folder), **raw}
         extended, samples = _save_processor(text_tokenizer, config, vq, draft, raw, prompt)
         files = write(items, draft, max_shard)
         config.save_pretrained(draft)
@@ -125,10 +137,10 @@ def plan(
     """Every tensor of the new checkpoint in the model's order. Raises UserError naming a key that is missing,
     unknown, or of another shape than the configuration says."""
     prepare_torchvision()
-    from armor_model.modeling import ArmorForConditionalGeneration
+    from armor_model.modeling import new_model
 
     with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in ArmorForConditionalGeneration(config).state_dict().items()}
+        expected = {k: tuple(v.shape) for k, v in new_model(config).state_dict().items()}
     origins = base.origins(source.tensors, layout)
     tied = "lm_head.weight" not in origins and layout == "native"
     if tied and (embeddings := f"{base.decoder_path}.embed_tokens.weight") in origins:
@@ -239,7 +251,7 @@ def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
 
 
 def _save_processor(
-    tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[str, Any], prompt: str
+    tokenizer: Any, config: Any, vq: Any, out: Path, published: Settings, prompt: str
 ) -> tuple[bool, int]:
     """Write tokenizer, settings and image tokenizer; whether names were added, and how many samples were compared.
 
@@ -247,13 +259,10 @@ def _save_processor(
     itself counts ids from V on and needs no names."""
     from armor_model.processing import ArmorProcessor
 
-    known = {"system_prompt": prompt}
-    if "max_dynamic_patch" in raw:
-        known["max_tiles"] = raw["max_dynamic_patch"]
-    if "use_thumbnail" in raw:
-        known["use_thumbnail"] = raw["use_thumbnail"]
     extended = len(tokenizer) == config.vocab_size
-    processor = ArmorProcessor.for_config(tokenizer, config, vq, text_only=vq is None, **known)
+    processor = ArmorProcessor.for_config(
+        tokenizer, config, vq, text_only=vq is None, published=published, system_prompt=prompt
+    )
     if extended:
         names = [*NEW_TOKENS, *(f"<code_{k}>" for k in range(config.codebook_size))]
         tokenizer.add_tokens(names, special_tokens=True)

@@ -1,7 +1,7 @@
-"""`armor-model export-internvl`: an ARMOR's text path as a plain InternVL checkpoint in transformers' layout.
+"""`armor-model export`: an ARMOR's text path as a plain checkpoint of its base in transformers' layout.
 
-Text never passes the adapter, so the text path of a trained ARMOR is an InternVL with ARMOR's text head, which serving
-engines that know InternVL can run for large understanding evaluations. Only the <imgbos> row is left behind.
+Text never passes the adapter, so the text path of a trained ARMOR is its base with ARMOR's text head, which serving
+engines that know the base can run for large understanding evaluations. Only the <imgbos> row is left behind.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from typing import Any
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder
-from armor_model.bases.internvl import INTERNVL
+from armor_model.bases import ChatFormat
 from armor_model.convert.shards import Item, Source, write
-from armor_model.images import IMAGENET_MEAN, IMAGENET_STD
 from armor_model.loading import check_checkpoint, load_processor
 
 NEW = ("new_embeddings", "adapter.", "adapter_norm.", "imgbos_head.", "visual_head.", "single_head.")
@@ -22,28 +21,31 @@ ARMOR_ONLY = ("num_adapter_layers", "codebook_size", "image_grid", "heads", "vq_
 
 
 def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> dict[str, Any]:
-    """Write the plain InternVL into a new folder; one tensor is in memory at a time. Returns the number of tensors and
+    """Write the plain base into a new folder; one tensor is in memory at a time. Returns the number of tensors and
     files. Raises UserError where `out` holds anything."""
-    from armor_model.config import ArmorConfig
+    from transformers import AutoConfig
 
     with whole_folder(out) as draft:
         check_checkpoint(checkpoint)
-        config = ArmorConfig.from_pretrained(checkpoint)
+        processor = load_processor(checkpoint)
+        config, base = AutoConfig.from_pretrained(checkpoint), processor.base
         if config.heads == "single":
             raise UserError("the single-head arm has no text path of its own: its text passes the adapter")
-        processor = load_processor(checkpoint)
         source = Source(checkpoint)
 
         def item(name: str) -> Item:
             stored = source.tensors[name]
-            return Item(INTERNVL.published_name(name), stored.shape, stored.dtype, lambda: source.read(name))
+            return Item(base.published_name(name), stored.shape, stored.dtype, lambda: source.read(name))
 
         items = [item(name) for name in source.tensors if not name.startswith(NEW)]
-        (draft / "chat_template.jinja").write_text(chat_template(processor.system_prompt))
+        (draft / "chat_template.jinja").write_text(chat_template(base.chat, processor.system_prompt))
         files = write(items, draft, max_shard)
-        _write_processor(processor, draft)
+        processor.tokenizer.save_pretrained(draft)
+        for name, known in base.published_files(processor).items():
+            before = json.loads((draft / name).read_text()) if (draft / name).exists() else {}
+            (draft / name).write_text(json.dumps({**before, **known}, indent=2, ensure_ascii=False) + "\n")
         settings = {key: value for key, value in config.to_dict().items() if key not in ARMOR_ONLY}
-        settings |= {"model_type": "internvl", "architectures": ["InternVLForConditionalGeneration"]}
+        settings |= {"model_type": base.model_types[0], "architectures": [base.model_class.split(":")[1]]}
         (draft / "generation_config.json").write_text(json.dumps(_ends(processor), indent=2) + "\n")
         (draft / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
         return {"tensors": len(items), "files": len(files)}
@@ -53,56 +55,47 @@ def _ends(processor: Any) -> dict[str, Any]:
     """generation_config.json. A server ends an answer at these tokens and knows no others: without them armor-nano's
     answers ran on and POPE fell from 85.7 to 77.4 %."""
     if not processor.stop_ids:
-        raise UserError("the tokenizer has no token that ends an answer: <|im_end|> and eos_token are missing")
+        raise UserError(
+            f"the tokenizer has no token that ends an answer: {processor.base.chat.end} and eos_token are missing"
+        )
     return {"eos_token_id": processor.stop_ids, "pad_token_id": processor.pad_id}
 
 
-def _write_processor(processor: Any, out: Path) -> None:
-    """Tokenizer and image settings as transformers' InternVLProcessor reads them: 448 pixels and ImageNet statistics
-    must be said, its defaults are others."""
-    tokenizer, s = processor.tokenizer, processor.settings
-    tokens = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-    tokenizer.save_pretrained(out)
-    file = out / "tokenizer_config.json"
-    known = json.loads(file.read_text())
-    # the processor insists on a video placeholder of its own; it gets an id behind the vocabulary and is never used
-    known["extra_special_tokens"] = {**tokens, "video_token": "<video>"}
-    file.write_text(json.dumps(known, indent=2, ensure_ascii=False) + "\n")
-    side = {"height": s.image_size, "width": s.image_size}
-    image = {
-        "image_processor_type": "GotOcr2ImageProcessor",
-        "size": side,
-        "do_resize": True,
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(IMAGENET_MEAN),
-        "image_std": list(IMAGENET_STD),
-        "do_convert_rgb": True,
-        "crop_to_patches": s.max_tiles > 1,
-        "min_patches": 1,
-        "max_patches": s.max_tiles,
-    }
-    (out / "preprocessor_config.json").write_text(json.dumps(image, indent=2) + "\n")
-    whole = {"processor_class": "InternVLProcessor", "image_seq_length": s.image_seq_length}
-    (out / "processor_config.json").write_text(json.dumps(whole, indent=2) + "\n")
-
-
-def chat_template(system_prompt: str | None) -> str:
+def chat_template(chat: ChatFormat, system_prompt: str | None) -> str:
     """The template of armor_model.processing, in Jinja."""
+
+    def opening(role: str) -> str:
+        return chat.turn.format(role=chat.roles.get(role, role))
+
+    turns = "".join(
+        f"{{% {'if' if i == 0 else 'elif'} message['role'] == '{role}' %}}{opening(role)}"
+        for i, role in enumerate(("system", "user", "assistant"))
+    )
     system = ""
     if system_prompt:
         system = (
-            "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n" + system_prompt + "<|im_end|>\n{% endif %}"
+            "{% if messages[0]['role'] != 'system' %}"
+            + opening("system")
+            + f"{chat.before_text}{system_prompt}{chat.end}{chat.after}"
+            + "{% endif %}"
         )
+    first = "{% if loop.first %}" + chat.before_text + "{% endif %}" if chat.before_text else ""
     return (
-        system
-        + "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-        + "{% if message['content'] is string %}{{ message['content'] }}"
-        + "{% else %}{% for part in message['content'] %}"
-        + "{% if part['type'] == 'image' %}<IMG_CONTEXT>\n"
-        + "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}"
-        + "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-        + "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+        chat.begin
+        + system
+        + "{% for message in messages %}"
+        + turns
+        + "{% endif %}{% if message['content'] is string %}"
+        + chat.before_text
+        + "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+        + "{% if part['type'] == 'image' %}"
+        + chat.image_mark
+        + chat.after_image
+        + "{% elif part['type'] == 'text' %}"
+        + first
+        + "{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+        + f"{chat.end}{chat.after}"
+        + "{% endfor %}{% if add_generation_prompt %}"
+        + opening("assistant")
+        + "{% endif %}"
     )

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -213,7 +212,7 @@ class Engine:
         for (number, _), request in zip(new, prompts, strict=True):
             start = batch.slot - len(request.ids)
             numbers = uniforms(request.seed, self.limits.new_tokens)
-            row = Row(number, start, self.limits, numbers, request.seed, adapted=start)
+            row = Row(number, start, self.limits, numbers, request.seed, adapted=start, placed=self._placed(request))
             if forced:
                 row.append_text(self.config.imgbos_id, batch.slot)
             batch.rows.append(row)
@@ -240,9 +239,9 @@ class Engine:
         T = max(len(r.ids) for r in requests)
         first = batch.slot - T
         ids_NT = torch.tensor([[0] * (T - len(r.ids)) + r.ids for r in requests], device=self.device)
-        embeds_NTD = self.model.embed(ids_NT, *self._pixels(requests))
+        embeds_NTD = self.model.embed(ids_NT, [image for request in requests for image in request.tiles])
         batch.cache.at(batch.select(indices), first, batch.slot, first)
-        mask, positions = attention(self.model, [batch.rows[i].start for i in indices], first, batch.slot, first)
+        mask, positions = attention(self.model, [batch.rows[i] for i in indices], first, batch.slot, first)
         hidden_NTD = self.model.backbone(embeds_NTD, mask, positions, batch.cache)
         last_RD = hidden_NTD.new_zeros(len(batch.rows), hidden_NTD.shape[-1])
         last_RD[indices[0] :] = hidden_NTD[:, -1]
@@ -250,17 +249,9 @@ class Engine:
             batch.hidden_RSD[indices[0] : indices[-1] + 1, first : batch.slot] = hidden_NTD
         return last_RD
 
-    def _pixels(self, requests: list[Request]) -> tuple[Tensor | None, Tensor | None]:
-        """Tiles of all requests, and which of them stand where: of requests that hold the same tensor (they ask about
-        one image) the vision tower sees it once."""
-        tensors = {id(tiles): tiles for request in requests for tiles in request.tiles}
-        if not tensors:
-            return None, None
-        ends = list(accumulate(len(tiles) for tiles in tensors.values()))
-        numbers = {key: range(end - len(tensors[key]), end) for key, end in zip(tensors, ends, strict=True)}
-        order = [number for request in requests for tiles in request.tiles for number in numbers[id(tiles)]]
-        pixels = torch.cat(list(tensors.values())).to(self.device)
-        return pixels, torch.tensor(order, device=self.device) if len(order) > ends[-1] else None
+    def _placed(self, request: Request) -> Tensor | None:
+        placed_1TA = self.model.place(torch.tensor([request.ids]), request.tiles)
+        return None if placed_1TA is None else placed_1TA[0]
 
     def _settle(self, batch: Batch) -> None:
         """Give rows that begin an image their unconditional row, take finished rows out."""
@@ -283,10 +274,9 @@ class Engine:
         """Feed each row's pending token and sample each row's next one."""
         n, slot = len(batch.rows), batch.slot
         ids_n1 = torch.tensor([[row.token] for row in batch.rows], device=self.device)
-        starts = [row.start for row in batch.rows]
-        low = min(starts)
+        low = min(row.start for row in batch.rows)
         batch.cache.at(n, slot, slot + 1, low)
-        mask, positions = attention(self.model, starts, slot, slot + 1, low)
+        mask, positions = attention(self.model, batch.rows, slot, slot + 1, low)
         hidden_n1D = self.model.backbone(self.model.embed(ids_n1), mask, positions, batch.cache)
         if batch.with_adapter:
             batch.hidden_RSD[:n, slot] = hidden_n1D[:, 0]
@@ -357,10 +347,11 @@ class Engine:
             if not group:
                 continue
             rows = [batch.rows[i] for i in group]
-            first, starts, chosen = min(row.adapted for row in rows), [row.start for row in rows], batch.select(group)
+            first, low = min(row.adapted for row in rows), min(row.start for row in rows)
+            chosen = batch.select(group)
             hidden_NSD = batch.hidden_RSD[:chosen] if isinstance(chosen, int) else batch.hidden_RSD[chosen]
-            batch.adapter_cache.at(chosen, first, batch.slot, min(starts))
-            mask, positions = attention(self.model, starts, first, batch.slot, min(starts))
+            batch.adapter_cache.at(chosen, first, batch.slot, low)
+            mask, positions = attention(self.model, rows, first, batch.slot, low)
             hidden_NTD = hidden_NSD[:, first : batch.slot]
             visual_NTD = self.model.visual_hidden(hidden_NTD, mask, positions, batch.adapter_cache)
             out.update(zip(group, visual_NTD[:, -1], strict=True))

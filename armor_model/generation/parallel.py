@@ -36,7 +36,7 @@ def draw_parallel(model: ArmorModel, s: GenerationSettings, batch: Batch, steps:
     cond_m, uncond_m, fed_n = (torch.tensor(indices, device=device) for indices in (cond, uncond, fed))
     u_ms = batch.uniforms([rows[i] for i in cond], steps)
     low, first, done, passes = min(row.start for row in rows), batch.slot, 0, 0
-    masks, positions = attention(model, [row.start for row in rows], first, first + steps, low)
+    masks, positions = attention(model, rows, first, first + steps, low)
     rotary = model.rotary(model.new_embeddings, positions)
     drawn_mS = torch.tensor([rows[i].codes for i in cond], device=device)
     token_m = torch.tensor([rows[i].token for i in cond], device=device)

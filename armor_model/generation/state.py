@@ -28,6 +28,7 @@ class Request:
 
     ids: list[int]
     tiles: list[Tensor]
+    """Each image, as the processor cuts it; one tensor may stand in several requests."""
     seed: int
 
 
@@ -79,6 +80,16 @@ class Row:
     finish: str = ""
     conditional: Row | None = None
     unconditional: Row | None = None
+    placed: Tensor | None = None
+    """Position ids (T, 1 + A) of the prompt, where it holds images that the base places (BaseModel.place)."""
+
+    @property
+    def origin(self) -> int:
+        """The slot whose position is 0, counted back from the end of the prompt: before `start` no token lies, but
+        placed images take fewer positions than slots."""
+        if self.placed is None:
+            return self.start
+        return self.start + len(self.placed) - 1 - int(self.placed[-1, 1])
 
     def must_write(self, slot: int) -> bool:
         """Whether another image may not begin: the answer has its number, or the context has no room for one."""
@@ -265,12 +276,29 @@ class Batch:
         return torch.tensor(numbers, dtype=torch.float64, device=self.device)
 
 
-def attention(model: ArmorModel, starts: list[int], first: int, stop: int, low: int) -> tuple[Tensor | None, Tensor]:
-    """For queries in slots [first, stop) over keys in [low, stop): mask (N, 1, T, stop - low), or None where each
-    cached slot may be seen, and position ids (N, T). Row i begins at slot starts[i]."""
+def positions(model: ArmorModel, rows: list[Row], first: int, stop: int) -> Tensor:
+    """Position ids (N, T) of slots [first, stop), or (N, T, 1 + A) where placed images lie among them."""
+    origins_N1 = torch.tensor([row.origin for row in rows], device=model.device)[:, None]
+    positions_NT = (torch.arange(first, stop, device=model.device)[None] - origins_N1).clamp(min=0)
+    placed = [(i, row, row.placed) for i, row in enumerate(rows) if row.placed is not None]
+    placed = [(i, row, each) for i, row, each in placed if row.start + len(each) > first]
+    if not placed:
+        return positions_NT
+    positions_NTA = positions_NT[..., None].repeat(1, 1, placed[0][2].shape[-1])
+    for i, row, each_TA in placed:
+        end = min(stop, row.start + len(each_TA))
+        shown_TA = each_TA[max(first - row.start, 0) : end - row.start]
+        positions_NTA[i, end - first - len(shown_TA) : end - first] = shown_TA.to(model.device)
+    return positions_NTA
+
+
+def attention(model: ArmorModel, rows: list[Row], first: int, stop: int, low: int) -> tuple[Tensor | None, Tensor]:
+    """For queries of rows in slots [first, stop) over keys in [low, stop): mask (N, 1, T, stop - low), or None where
+    each cached slot may be seen, and position ids."""
+    starts = [row.start for row in rows]
     starts_N1 = torch.tensor(starts, device=model.device)[:, None]
     queries_T = torch.arange(first, stop, device=model.device)
-    positions_NT = (queries_T[None] - starts_N1).clamp(min=0)
+    positions_NT = positions(model, rows, first, stop)
     if all(start == low for start in starts) and (stop - first == 1 or first == low):
         return None, positions_NT
     keys = torch.arange(low, stop, device=model.device)[None, None, None]

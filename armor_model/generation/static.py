@@ -102,7 +102,7 @@ def draw_sliced(model: ArmorModel, s: GenerationSettings, batch: Batch, steps: i
     u_ms = batch.uniforms([rows[i] for i in cond], steps)
     starts = [row.start for row in rows]
     low, first, out = min(starts), batch.slot, []
-    masks, positions = attention(model, starts, first, first + steps, low)
+    masks, positions = attention(model, rows, first, first + steps, low)
     if max(starts) == low:
         masks = None  # one new token a step, and no row has padding: it may see all
     rotary = model.rotary(model.new_embeddings, positions)
@@ -152,7 +152,7 @@ class StaticStep:
         def zeros(*shape: int, dtype: torch.dtype = torch.long) -> Tensor:
             return torch.zeros(*shape, dtype=dtype, device=device)
 
-        self.ids_n1, self.starts_n = zeros(rows, 1), zeros(rows)
+        self.ids_n1, self.starts_n, self.origins_n = zeros(rows, 1), zeros(rows), zeros(rows)
         self.slot_1, self.step_1 = zeros(1), zeros(1)
         self.u_ns = zeros(rows, max_steps + 2 * WARM_UP, dtype=torch.float64)
         self.tokens_ns = zeros(rows, max_steps + 2 * WARM_UP)
@@ -173,7 +173,7 @@ class StaticStep:
         self.rotary = model.rotary(zeros(1, dtype=model.dtype), torch.zeros_like(self.ids_n1))
 
     def _positions(self) -> Tensor:
-        return (self.slot_1 - self.starts_n)[:, None].clamp(min=0)
+        return (self.slot_1 - self.origins_n)[:, None].clamp(min=0)
 
     def _update_rotary(self) -> None:
         fresh = self.model.rotary(self.rotary[0], self._positions())
@@ -221,6 +221,7 @@ class StaticStep:
 
         fill(self.ids_n1[:, 0], [row.token for row in batch.rows], 0)
         fill(self.starts_n, [row.start for row in batch.rows], batch.slot)
+        fill(self.origins_n, [row.origin for row in batch.rows], batch.slot)
         fill(self.cond_n, cond, 0)
         fill(self.uncond_n, uncond, 0)
         fill(self.fed_n, fed, 0)

@@ -214,3 +214,15 @@ def test_a_base_is_announced_trained_and_found_again(tmp_path):
     assert "the base is trained first: about" in said[0]
     assert get_base(plan, tmp_path, say=said.append).fingerprint == first.fingerprint
     assert len(said) == 1
+
+
+def test_a_base_by_name_is_trained_on(tmp_path: Path) -> None:
+    """`--base smolvlm`: the recipe's understanding model on another base, and both arms from it."""
+    out = tmp_path / "run"
+    argv = ["ablate-heads", "--quick", "--base", "smolvlm", "--steps", "6", "--out", str(out)]
+    for change in ("base_share=0.001", "pool=64", "validation=8", "questions=1", "drawings=1"):
+        argv += ["--set", change]
+    assert main(argv) == 0
+    config = json.loads((out / "work" / "base" / "config.json").read_text())
+    assert config["model_type"] == "armor-smolvlm"
+    assert read_bundle(out)[0].status == "complete"

@@ -1,11 +1,15 @@
 """Base models: the protocol is what InternVL gives, nothing heavy is imported, and a second base needs no branch."""
 
 import inspect
+import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 from armor_model import ArmorForConditionalGeneration, preset
 from armor_model.base.errors import UserError
@@ -44,12 +48,12 @@ def test_positions_and_features_come_from_the_base():
         def positions(self, counts_BT):
             return counts_BT + 7 * (counts_BT > 3)
 
-        def image_features(self, core, pixels):
-            return super().image_features(core, pixels) * 0
+        def image_features(self, core, images):
+            return [features * 0 for features in super().image_features(core, images)]
 
     torch.manual_seed(0)
     model = ArmorForConditionalGeneration(preset("tiny", vocab_size=32)).eval()
-    ids, pixels = torch.tensor([[5, 6, *[3] * 16, 7, 8]]), torch.randn(1, 3, 32, 32)
+    ids, pixels = torch.tensor([[5, 6, *[3] * 16, 7, 8]]), [torch.randn(1, 3, 32, 32)]
     with torch.no_grad():
         before = model.backbone(model.embed(ids, pixels))
         rotary = model.rotary(before, torch.arange(20)[None])
@@ -67,3 +71,17 @@ def test_every_block_is_one_that_sharding_wraps():
     assert (
         len(model.blocks) == 2 + 2 + 2 and sum(id(p) in inside for p in parts["decoder"]) == len(parts["decoder"]) - 1
     )
+
+
+@pytest.mark.slow
+def test_a_third_person_adds_a_base(tmp_path):
+    """docs/add-a-base.md: its steps, in their order, with its one file."""
+    text = (ROOT / "docs" / "add-a-base.md").read_text()
+    steps = re.findall(r"^```python\n(.*?)^```$", text, flags=re.M | re.S)
+    file = Path(__file__).parent / "toy_base.py"
+    assert len(steps) == 5 and len(file.read_text().splitlines()) <= 200
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(file.parent)))}
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(steps)], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

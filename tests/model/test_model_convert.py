@@ -9,6 +9,7 @@ import convert_reference as reference
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests_model_helpers import stacked
 
 from armor_model import ArmorError, ImageTokenizer, load
 from armor_model.bases.internvl import INTERNVL
@@ -55,7 +56,7 @@ def base_logits(model, processor, image):
     batch = processor.encode([talk], add_generation_prompt=True)
     model = model.double()
     with torch.no_grad():
-        hidden = model.backbone(model.embed(batch["input_ids"], batch["pixel_values"].double()))
+        hidden = model.backbone(model.embed(batch["input_ids"], [image.double() for image in batch["pixel_values"]]))
         return batch, model.text_logits(hidden)[..., : model.config.vocab_size]
 
 
@@ -70,7 +71,7 @@ def test_original_layout_equals_the_original_model(write_base, tmp_path, kind, b
     model, processor = load(tmp_path / "armor", dtype=torch.float64)
     image = Image.effect_noise((70, 33), 80).convert("RGB")
     batch, ours = base_logits(model, processor, image)
-    pixels = batch["pixel_values"].double()
+    pixels = torch.cat(batch["pixel_values"]).double()
     assert len(pixels) > 1  # tiles and a thumbnail
     expected = reference.logits(state, config, batch["input_ids"], pixels, model.config.image_token_id)
     assert torch.allclose(ours, expected, atol=1e-5) and (ours - expected).abs().max() < 1e-6
@@ -80,6 +81,27 @@ def test_original_layout_equals_the_original_model(write_base, tmp_path, kind, b
     assert torch.equal(model.adapter_norm.weight, model.model.language_model.norm.weight)
     assert processor.system_prompt.startswith("你是书生")
     assert model.imgbos_head.weight.std() > 0.005
+
+
+def test_a_qwen3_decoder_brings_its_norms(write_base, tmp_path, tokenizer):
+    """InternVL3.5 as published: Qwen3's blocks under Qwen2's names, norms of queries and keys, no biases."""
+    config = reference.config("qwen2", False, vocab=len(tokenizer))
+    config["llm_config"] |= {"architectures": ["Qwen3ForCausalLM"], "head_dim": 8}
+    state = {k: v for k, v in reference.checkpoint(config).items() if "language_model" not in k or "bias" not in k}
+    heads = {"q": config["llm_config"]["num_attention_heads"], "k": config["llm_config"]["num_key_value_heads"]}
+    D = config["llm_config"]["hidden_size"]
+    for n in range(config["llm_config"]["num_hidden_layers"]):
+        attention = f"language_model.model.layers.{n}.self_attn"
+        for x in "qkv":
+            state[f"{attention}.{x}_proj.weight"] = torch.randn(8 * heads.get(x, heads["k"]), D) * 0.1
+        state[f"{attention}.o_proj.weight"] = torch.randn(D, 8 * heads["q"]) * 0.1
+        state |= {f"{attention}.{x}_norm.weight": torch.rand(8) + n for x in "qk"}
+    build(str(write_base(config, state)), None, tmp_path / "armor", adapter_layers=1)
+    model, _ = load(tmp_path / "armor")
+    assert model.config.text_config.model_type == "qwen3"
+    last = model.decoder.layers[-1].self_attn
+    assert torch.equal(last.k_norm.weight, state[f"{attention}.k_norm.weight"]) and last.q_proj.bias is None
+    assert torch.equal(model.adapter[0].self_attn.q_norm.weight, last.q_norm.weight)
 
 
 @pytest.mark.parametrize("size", ["1b", "2b", "4b", "8b", "26b", "38b", "78b"])
@@ -117,7 +139,7 @@ def test_every_published_size_is_carried_over(size):
         0,
     )
     ours = sum(item.size // 2 for item in items if item.name.startswith(("model.", "lm_head.")))
-    assert ours == sum(v.numel() for v in state.values()) == summary(known)["internvl"]
+    assert ours == sum(v.numel() for v in state.values()) == summary(known)["base"]
     assert sum(item.size // 2 for item in items) == summary(known)["total"]
     assert {item.dtype for item in items} == {torch.bfloat16}
 
@@ -295,7 +317,7 @@ def test_export_is_a_plain_internvl_with_armors_text_head(make_model, tmp_path, 
     batch = processor.encode(conversations[1:2], add_generation_prompt=True)
     with torch.no_grad():
         ours = model.text_logits(model.backbone(model.embed(batch["input_ids"], batch["pixel_values"])))
-        assert torch.equal(plain(**batch).logits, ours[..., :-1])
+        assert torch.equal(plain(**stacked(batch)).logits, ours[..., :-1])
     names = set(load_file(tmp_path / "plain" / "model.safetensors"))
     theirs = tmp_path / "theirs"
     plain.save_pretrained(theirs)
@@ -316,7 +338,7 @@ def test_exported_processor_gives_the_same_batch(make_model, tmp_path):
     image = Image.effect_noise((70, 33), 80).convert("RGB")
     text = [{"type": "image", "image": image}, {"type": "text", "text": "what is there ?"}]
     talk = [{"role": "user", "content": text}]
-    ours = processor.encode([talk], add_generation_prompt=True)
+    ours = stacked(processor.encode([talk], add_generation_prompt=True))
     kwargs = {"add_generation_prompt": True, "tokenize": True, "return_dict": True, "return_tensors": "pt"}
     batch = theirs.apply_chat_template(talk, **kwargs)
     assert batch["input_ids"].tolist() == ours["input_ids"].tolist()
@@ -333,7 +355,7 @@ def test_exported_template_equals_ours(make_model, tmp_path, conversations):
     _, processor = make_model()
     for prompt in ("none", "internvl"):
         processor.settings.system_prompt = prompt
-        template = Environment().from_string(chat_template(processor.system_prompt))
+        template = Environment().from_string(chat_template(processor.base.chat, processor.system_prompt))
         for conversation in conversations:
             text = template.render(messages=conversation, add_generation_prompt=True)
             assert text == processor.render(conversation, True).replace("<image>", "<IMG_CONTEXT>")

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from tests_model_helpers import stacked
 from torch.nn import functional as F
 
 from armor_model import ArmorConfig, ArmorError, ArmorForConditionalGeneration, preset
@@ -28,7 +29,7 @@ def test_original_logits_are_internvls(pair, base, conversations):
         embeds = armor.embed(batch["input_ids"], batch["pixel_values"])
         hidden = armor.backbone(embeds, batch["attention_mask"])
         # position ids as transformers' own `generate` counts them
-        expected = base(**batch, position_ids=armor.positions(batch["attention_mask"], embeds)).logits
+        expected = base(**stacked(batch), position_ids=armor.positions(batch["attention_mask"], embeds)).logits
         logits = armor.text_logits(hidden)
     V, real = base.config.text_config.vocab_size, batch["attention_mask"].bool()
     assert logits.shape[-1] == V + 1
@@ -44,7 +45,7 @@ def test_greedy_tokens_are_internvls(pair, base, conversations):
     answers = generate(armor, processor, conversations, GenerationSettings(max_new_tokens=20, allow_images=False))
     for conversation, answer in zip(conversations, answers, strict=True):
         batch = processor.encode([conversation], add_generation_prompt=True)
-        batch = {name: value for name, value in batch.items() if value is not None}
+        batch = {name: value for name, value in stacked(batch).items() if value is not None}
         said = base.generate(
             **batch, max_new_tokens=20, do_sample=False, eos_token_id=processor.stop_ids, pad_token_id=processor.pad_id
         )
@@ -79,7 +80,7 @@ def test_three_blocks_at_8b_add_the_papers_0_7_billion():
     ],
 )
 def test_published_totals(size, published):
-    assert summary(preset_dict(f"internvl2_5-{size}"))["internvl"] == published
+    assert summary(preset_dict(f"internvl2_5-{size}"))["base"] == published
 
 
 @pytest.mark.parametrize("name", ["internvl2_5-1b", "internvl2_5-26b", "tiny", "armor-nano"])

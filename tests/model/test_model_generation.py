@@ -29,13 +29,14 @@ def step_by_step(model, processor, conversation, settings, seed):
     """The slow reference: no cache, both heads and the whole sequence at every step, one row."""
     config = model.config
     ids = processor.encode([conversation], add_generation_prompt=True)
-    sequence, pixels = ids["input_ids"], ids["pixel_values"]
+    embeds = model.embed(ids["input_ids"], ids["pixel_values"])
+    positions = model.place(ids["input_ids"], ids["pixel_values"])
     u, said, drawing, codes, pictures, texts, logs = uniforms(seed, 10_000), [], False, 0, 0, 0, []
     while True:
         with torch.no_grad():
-            hidden = model.backbone(model.embed(sequence, pixels))
+            hidden = model.backbone(embeds, position_ids=positions)
             text = model.text_logits(hidden[:, -1])
-            visual = model.visual_logits(model.visual_hidden(hidden)[:, -1])[:, 2:]
+            visual = model.visual_logits(model.visual_hidden(hidden, position_ids=positions)[:, -1])[:, 2:]
         step = torch.tensor([u[len(said)]], dtype=torch.float64)
         if drawing and codes == config.codes_per_image:
             token, drawing, pictures = config.imgend_id, False, pictures + 1
@@ -51,7 +52,9 @@ def step_by_step(model, processor, conversation, settings, seed):
             texts += 1
             drawing, codes = token == config.imgbos_id, 0
         said.append(token)
-        sequence = torch.cat([sequence, torch.tensor([[token]])], 1)
+        new = model.embed(torch.tensor([[token]]))
+        embeds = torch.cat([embeds, torch.nn.functional.pad(new, (0, embeds.shape[-1] - new.shape[-1]))], 1)
+        positions = None if positions is None else torch.cat([positions, positions[:, -1:] + 1], 1)
         over = texts >= settings.max_new_tokens and not drawing
         if token in processor.stop_ids or over:
             return said, logs

@@ -24,3 +24,9 @@ def internvl(vocab_size: int, seed: int = 0):
             if parameter.ndim > 1:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
     return model.eval()
+
+
+def stacked(batch):
+    """A batch of ours as transformers' InternVL takes it: one tensor of tiles."""
+    images = batch["pixel_values"]
+    return {**batch, "pixel_values": None if images is None else torch.cat(images)}

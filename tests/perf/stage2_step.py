@@ -33,14 +33,14 @@ STAGE = STAGES["2"]
 
 def build(config: str, device: str) -> Any:
     """A model with random weights: frozen parts in bf16 on a GPU, trained ones in fp32."""
-    from armor_model import ArmorForConditionalGeneration, preset
+    from armor_model import new_model, preset
 
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if device != "cpu" else torch.float32)
     try:
         with torch.device(device):
-            model = ArmorForConditionalGeneration(preset(config))
+            model = new_model(preset(config))
     finally:
         torch.set_default_dtype(before)
     freeze(model, STAGE)

@@ -54,7 +54,7 @@ def test_pictures_are_handed_over_in_the_rows_order():
     examples = [example(config, "ti2t", i) for i in range(5)]
     batch = collate(examples, 0, config.imgbos_id, pack_to=64)
     order = [e for row in pack(examples, 64) for e in row]
-    assert torch.equal(batch.pixels, torch.cat([e.pixels for e in order]))
+    assert [id(image) for image in batch.pixels] == [id(image) for e in order for image in e.pixels]
 
 
 def test_an_emptied_request_keeps_its_picture_and_asks_no_text():

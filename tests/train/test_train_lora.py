@@ -36,7 +36,9 @@ def test_additions_learn_and_merge_into_a_plain_model(tmp_path):
     frozen = {n: p.clone() for n, p in model.named_parameters() if n.startswith("model.")}
     add_lora(model, 4)
     assert losses(model) == before, "additions are zero at the start"
-    assert sum(part_of(n) == ("lora",) for n, _ in model.named_parameters()) == 2 * 7 * len(model.decoder.layers)
+    assert sum(part_of(n, model.base) == ("lora",) for n, _ in model.named_parameters()) == 2 * 7 * len(
+        model.decoder.layers
+    )
     mixture = Mixture(pools(model.config), dict.fromkeys(LEARNS.mixture, 12), 8, 5)
     loop = Loop(model, LEARNS, mixture, Optimization(12, 8, lr=1e-2), LoopOptions(tmp_path, bar=False, log_every=1))
     loop.run()

@@ -17,7 +17,7 @@ from paths import ROOT
 from trainer.batches import collate
 from trainer.data.records import IMAGE
 from trainer.shapes.conversations import sample_conversation
-from trainer.shapes.data import Codes, make_pool, to_pixels, vision_pixels
+from trainer.shapes.data import Codes, make_pool, to_pixels
 from trainer.shapes.evaluation import Rate, asked_until, held_out_request, read_pictures
 from trainer.shapes.lessons import (
     AFTER,
@@ -214,11 +214,9 @@ def test_noise_and_a_blank_sheet_show_nothing():
 
 
 def test_fast_pixels_are_what_the_processor_makes():
-    from armor_model.images import tiles
     from armor_model.images import to_pixels as one_picture
 
     scene = sample_scene(np.random.default_rng(4))
-    assert torch.allclose(vision_pixels([scene]), tiles(render(scene), 32, 1), atol=1e-6)
     assert torch.allclose(to_pixels([scene])[0], one_picture(render(scene), 32), atol=1e-6)
 
 

@@ -17,6 +17,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from armor_model.bases import BASES
+
 STEPS = 6
 
 
@@ -42,7 +44,8 @@ def train(
             time.sleep(pause)
             return super().batch(step)
 
-    model, source = tiny_model(), None
+    base = changes.pop("base", "internvl")
+    model, source = tiny_model(base=base), None
     if folder := changes.pop("checkpoint", None):
         from armor_model.convert.shards import Source
         from trainer.devices import empty_model
@@ -248,10 +251,16 @@ def test_a_sharded_checkpoint_goes_on_in_one_process(one, start, tmp_path):
     assert_same(result(tmp_path), result(one))
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["ddp", "fsdp"])
-def test_the_base_is_trained_where_one_process_sees_no_picture(start, tmp_path, shard):
-    """The ViT is trained in this stage and has to take part in every backward pass of every process."""
-    options = {"stage": "base", "counts": {"t2t": 11, "ti2t": 1}, "batch_size": 2}
+OTHERS = [name for name in BASES if name != "internvl"]
+
+
+@pytest.mark.parametrize(
+    ("base", "shard"),
+    [("internvl", False), ("internvl", True), *(pytest.param(base, True, marks=pytest.mark.slow) for base in OTHERS)],
+)
+def test_the_base_is_trained_where_one_process_sees_no_picture(start, tmp_path, base, shard):
+    """The vision tower is trained in this stage and has to take part in every backward pass of every process."""
+    options = {"stage": "base", "counts": {"t2t": 11, "ti2t": 1}, "batch_size": 2, "base": base}
     train(str(tmp_path / "one"), **options)
     finish(start(tmp_path / "two", shard=shard, **options))
     assert_same(result(tmp_path / "two"), result(tmp_path / "one"))

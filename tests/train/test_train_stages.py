@@ -6,6 +6,7 @@ import pytest
 import torch
 from train_helpers import pools, tiny_model
 
+from armor_model.bases import find_base
 from trainer.config import Optimization
 from trainer.loader import Mixture
 from trainer.loop import Loop
@@ -45,13 +46,13 @@ def test_every_parameter_belongs_to_the_part_the_model_says(heads):
     model = tiny_model(heads)
     owner = {id(p): part for part, ps in model.parts().items() for p in ps}
     for name, parameter in model.named_parameters():
-        assert owner[id(parameter)] in part_of(name), name
+        assert owner[id(parameter)] in part_of(name, model.base), name
     assert set(model.parts()) == set(PARTS) - {"lora"}
 
 
 def test_an_unknown_parameter_is_an_error():
     with pytest.raises(KeyError, match="belongs to no known part"):
-        part_of("surprise.weight")
+        part_of("surprise.weight", find_base("internvl"))
 
 
 def test_a_stage_with_an_unknown_part_cannot_be_declared():
@@ -72,10 +73,10 @@ def test_after_ten_steps_exactly_the_named_parts_moved(name, heads):
     mixture = Mixture(pools(model.config), counts, 8, seed=0)
     Loop(model, stage, mixture, Optimization(10, 8, lr=1e-2, weight_decay=0.1)).run()
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
-    expected = {n for n, p in model.named_parameters() if any(part in stage.trains for part in part_of(n))}
+    expected = {n for n, p in model.named_parameters() if any(part in stage.trains for part in part_of(n, model.base))}
     if not stage.beta and heads == "switching":
         # No image loss, so no gradient reaches the visual branch, ticked or not: Figure 5a and Table 5 agree in effect.
-        expected = {n for n in expected if part_of(n)[0] not in ("adapter", "visual_head")}
+        expected = {n for n in expected if part_of(n, model.base)[0] not in ("adapter", "visual_head")}
     if heads == "single":
         expected = {n for n in expected if not n.startswith("lm_head")}
     assert moved == expected

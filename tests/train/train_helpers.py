@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import torch
 
+from armor_model.bases import find_base
 from armor_model.losses import IGNORE
+from armor_model.processing import ProcessorSettings
 from trainer.batches import Example
 
 
-def tiny_model(heads: str = "switching", seed: int = 0):
-    """The `tiny` preset with random weights."""
-    from armor_model import ArmorForConditionalGeneration, preset
+def tiny_model(heads: str = "switching", seed: int = 0, base: str = "internvl"):
+    """The base's `tiny` preset with random weights."""
+    from armor_model import new_model, preset
 
     torch.manual_seed(seed)
-    model = ArmorForConditionalGeneration(preset("tiny", heads=heads))
+    model = new_model(preset("tiny" if base == "internvl" else f"tiny-{base}", heads=heads))
     model.init_new_parts("copy")
     return model
 
@@ -28,9 +30,10 @@ def example(config, kind: str, seed: int) -> Example:
     prompt = [1, *draw(8, config.vocab_size, int(torch.randint(3, 9, (1,), generator=g))), 2]
     pixels = None
     if kind == "ti2t":
-        prompt = [4, *[config.image_token_id] * config.image_seq_length, 5, *prompt]
-        size = config.vision_config.image_size[0]
-        pixels = torch.randn(1, 3, size, size, generator=g)
+        base = find_base(config.base_name)
+        blank, settings = base.blank(config), ProcessorSettings(0, 0, 0, **base.processor_settings(config, {}))
+        prompt = [4, *[config.image_token_id] * sum(base.image_text(blank, settings)[1]), 5, *prompt]
+        pixels = [torch.randn(blank.shape, generator=g)]
     ids, heads = list(prompt), [""] * len(prompt)
     if kind in ("t2t", "ti2t", "t2ti"):
         words = draw(8, config.vocab_size, int(torch.randint(1, 6, (1,), generator=g)))

@@ -176,7 +176,7 @@ def _part(state: _State, out: Path, number: int, tar: str) -> Path:
     active = rules(recipe.settings, prompts if recipe.drop_contaminated else None)
     read, screened, records = Tally(), Tally(), []
     images = out / "images" / f"{number:05d}.tar"
-    with whole_file(images) as draft, tarfile.open(draft, "w") as kept:
+    with writing(out), whole_file(images) as draft, tarfile.open(draft, "w") as kept:
         for pair in read_tars([tar], recipe.source, read, index):
             if screen(pair, active, screened):
                 digests = image_digest(pair), caption_digest(pair)
@@ -187,7 +187,8 @@ def _part(state: _State, out: Path, number: int, tar: str) -> Path:
                 records.append({"record": record, "digests": digests, "contaminated": found})
             if screened.kept == recipe.limit:
                 break
-    write_file(file, json.dumps({"read": read.to_json(), "screened": screened.to_json(), "records": records}))
+    with writing(out):
+        write_file(file, json.dumps({"read": read.to_json(), "screened": screened.to_json(), "records": records}))
     return file
 
 

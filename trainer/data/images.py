@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
@@ -65,17 +64,17 @@ def describe(data: bytes) -> dict[str, Any]:
     return {"width": width, "height": height, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def cut_tiles(images: Sequence[tuple[Path, str | None]], count: int, processor: Any) -> Tensor:
-    """The tiles (count, 3, H, W) of images, each a reference and the sha256 that it had (None: not known). Raises
-    UserError for one that cannot be read, is another than it was, or makes other tiles than the text has room for."""
+def cut_tiles(images: Sequence[tuple[Path, str | None]], count: int, processor: Any) -> list[Tensor]:
+    """Images as the processor cuts them, each a reference and the sha256 that it had (None: not known). Raises
+    UserError for one that cannot be read, is another than it was, or makes other than `count` placeholders in all."""
     tiles = []
     for reference, sha256 in images:
         data = read_bytes(reference)
         if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
             raise UserError(f"{reference} has changed since it was tokenised")
         tiles.append(processor.base.preprocess(open_image(data), processor.settings, None))
-    found = sum(map(len, tiles))
+    found = sum(sum(processor.base.image_text(one, processor.settings)[1]) for one in tiles)
     if found != count:
         names = ", ".join(str(reference) for reference, _ in images)
-        raise UserError(f"{names}: {found} tiles, and {count} when it was tokenised")
-    return torch.cat(tiles)
+        raise UserError(f"{names}: {found} positions, and {count} when it was tokenised")
+    return tiles

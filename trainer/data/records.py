@@ -338,7 +338,7 @@ def encode(processor: Any, kind: str, messages: list[dict[str, Any]]) -> Example
         torch.tensor(row.ids),
         torch.tensor(row.labels("t")),
         torch.tensor(row.labels("v")),
-        torch.cat(row.tiles) if row.tiles else None,
+        row.tiles or None,
         _prompt_span(processor, messages, row.ids) if kind == "t2i" and len(messages) == 2 else None,
     )
 

@@ -26,6 +26,7 @@ from armor_model.base.errors import UserError
 from armor_model.base.files import write_file, writing
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.losses import IGNORE
+from armor_model.processing import ProcessorSettings
 from trainer.batches import DROPPED, Example, Sizes
 from trainer.data.images import cut_tiles, exists
 
@@ -67,8 +68,11 @@ def is_whole(folder: Path, entry: Mapping[str, Any]) -> bool:
 
 def reading(processor: Any) -> dict[str, Any]:
     """What decides how a processor turns conversations into tokens, codes and tiles."""
+    fresh = ProcessorSettings(0, 0, 0)
     settings = asdict(processor.settings)
-    del settings["processor_class"]
+    # fields that came later are left out where they say nothing new: earlier shards lack them
+    for name in ("processor_class", *(n for n in ("base", "pixels") if settings[n] == getattr(fresh, n))):
+        del settings[name]
     return {
         **settings,
         "tokenizer_sha256": _tokenizer_sha256(processor.tokenizer),
@@ -222,8 +226,7 @@ class Shards:
         if images:
             named = [(x, None) if isinstance(x, str) else (x["path"], x["sha256"]) for x in images]
             known = [(chunk.root / path, sha256) for path, sha256 in named]
-            settings = self.processor.settings
-            count = int((ids == settings.image_token_id).sum()) // settings.image_seq_length
+            count = int((ids == self.processor.settings.image_token_id).sum())
             pixels = partial(cut_tiles, known, count, self.processor)
         start, end = map(int, self._spans_N2[row])
         labels = (torch.from_numpy(_labels(ids, heads, head)) for head in (1, 2))

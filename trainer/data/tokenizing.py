@@ -219,10 +219,9 @@ def _rows(
                 own = isinstance(image, bytes)
                 known["path"] = store(image, known["sha256"]) if own else _relative(image, job.root)
             rule = "bad_text"
-            # Tiles are cut when the model reads them; here their number is enough.
-            tiles = [
-                torch.empty(processor.base.tile_count(i["width"], i["height"], processor.settings)) for i in images
-            ]
+            # Images are cut when the model reads them; here their shape is enough.
+            shapes = [processor.base.shape(i["width"], i["height"], processor.settings) for i in images]
+            tiles = [torch.empty(shape, device="meta") for shape in shapes]
             example = encode(processor, record["type"], to_messages(record, tiles, [codes[p] for p in to_draw]))
             if len(example) > job.max_length:
                 raise Rejected("too_long", f"{record['id']}: {len(example)} positions")

@@ -23,6 +23,7 @@ def add_to(app: typer.Typer) -> None:
 def nano(
     out: Annotated[Path, typer.Option(help="Checkpoint folder to write; its run record goes beside it.")],
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything.")] = 0,
+    base: Annotated[str, typer.Option(help="Build on a base of this name, in armor-nano's sizes.")] = "internvl",
     random_backbone: Annotated[bool, typer.Option(help="The twin: an untrained, frozen backbone.")] = False,
     scale: Annotated[float, typer.Option(help="Share of the recipe's steps; below 1 for a quick look.")] = 1.0,
     work: Annotated[
@@ -44,7 +45,9 @@ def nano(
     logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     typed = {("seed",): seed, ("random_backbone",): random_backbone}
-    recipe = configure(recipes.default_recipe(), config, set_ or (), {path: v for path, v in typed.items() if v})
+    recipe = configure(
+        recipes.default_recipe(base=base), config, set_ or (), {path: v for path, v in typed.items() if v}
+    )
     if scale != 1.0:
         recipe = recipes.scaled(recipe, scale)
     folder = work or out.with_name(f"{out.name}-training")
@@ -53,6 +56,7 @@ def nano(
         save_nano(outcome, out)
         scores = measure(out, {"questions": 80, "modality": 50, "drawings": 60}, seed=1000 + recipe.seed)
         command = f"armor-train nano --out DIR --seed {recipe.seed}{' --random-backbone' * recipe.random_backbone}"
+        command += f" --base {base}" * (base != "internvl")
         command += (f" --scale {scale:g}" if scale != 1.0 else "") + (" --config FILE" if config else "")
         write_card(out, recipe, outcome, scores, command + "".join(f" --set {change}" for change in set_ or ()))
         training.finish(out, outcome.steps, outcome.cost, outcome.reports[-1].losses, recipes.logs(work))

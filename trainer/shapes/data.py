@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from armor_model.base.seeds import sub_seed
@@ -96,21 +97,22 @@ def random_scene(rng: np.random.Generator) -> Scene:
 def warm_up_vision(
     model: Any, processor: Any, steps: int, seed: int, lr: float = 2e-3, batch_size: int = 64, sharpness: float = 6.0
 ) -> float:
-    """Align ViT and projector with the words for what a cell shows: colour, shape, row and column; returns the last
-    accuracy.
+    """Align vision tower and projector with the words for what a cell shows: colour, shape, row and column; returns the
+    last accuracy.
 
     Each image token is scored against the input embeddings of the words by direction, as contrastive pre-training
     does
     for InternViT; so a question's word finds its cell by a plain product. The words stay as they are. Trained end to
     end only, shapes stayed at chance: colour explains most of the loss first.
     """
-    words_VD = model.model.language_model.embed_tokens.weight.detach()
+    words_VD = model.decoder.embed_tokens.weight.detach()
     length = words_VD.norm(dim=-1).mean()
     groups = [
         F.normalize(words_VD[[processor.tokenizer.encode(w, add_special_tokens=False)[0] for w in words]], dim=-1)
         for words in ((*COLOR_NAMES, "nothing"), (*SHAPES, "nothing"), ("top", "bottom"), ("left", "right"))
     ]
-    parts = [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]
+    of = model.parts()
+    parts = [*of["vision"], *of["projector"]]
     for p in parts:
         p.requires_grad_(True)
     optimizer = torch.optim.AdamW(parts, lr=lr, weight_decay=0.0)
@@ -119,7 +121,7 @@ def warm_up_vision(
     for step in range(steps):
         rng = np.random.default_rng([seed, 13, step])
         scenes = [random_scene(rng) for _ in range(batch_size)]
-        features_BTD = image_tokens(model, vision_pixels(scenes))
+        features_BTD = image_tokens(model, [processor.cut(Image.fromarray(each)) for each in render_batch(scenes)])
         loss = 0.1 * (features_BTD.norm(dim=-1) / (2 * length) - 1).square().mean()  # as long as words, about
         right_BT = torch.ones(features_BTD.shape[:2], dtype=torch.bool)
         for words_WD, labels_BT in zip(groups, token_labels(scenes, features_BTD.shape[1]), strict=True):
@@ -134,15 +136,10 @@ def warm_up_vision(
     return accuracy
 
 
-def image_tokens(model: Any, pixels_BCHW: Tensor) -> Tensor:
-    """What the decoder gets of each image: (B, tokens, D)."""
-    features = model.model.get_image_features(
-        pixels_BCHW,
-        vision_feature_layer=model.config.vision_feature_layer,
-        vision_feature_select_strategy=model.config.vision_feature_select_strategy,
-        return_dict=True,
-    ).pooler_output
-    return features.view(len(pixels_BCHW), -1, features.shape[-1])
+def image_tokens(model: Any, images: list[Tensor]) -> Tensor:
+    """What the decoder's input gets of each image: (B, tokens, D)."""
+    features_BTF = torch.stack(list(model.base.image_features(model.model, images)))
+    return features_BTF[..., : model.config.text_config.hidden_size]
 
 
 def token_labels(scenes: list[Scene], tokens: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -156,11 +153,3 @@ def token_labels(scenes: list[Scene], tokens: int) -> tuple[Tensor, Tensor, Tens
     color = torch.where(empty, len(COLOR_NAMES), tiles // len(SHAPES))
     shape = torch.where(empty, len(SHAPES), tiles % len(SHAPES))
     return color, shape, places // GRID, places % GRID
-
-
-def vision_pixels(scenes: list[Scene]) -> Tensor:
-    """Tiles (N, 3, 32, 32) as the model's ViT reads them: what the processor makes of the images."""
-    from armor_model.images import IMAGENET_MEAN, IMAGENET_STD
-
-    pixels = torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 255
-    return (pixels - torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)) / torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)

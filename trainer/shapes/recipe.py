@@ -16,6 +16,7 @@ import torch
 
 from armor_model.base.hashing import sha256_json
 from armor_model.base.runtime import keep_freed_memory
+from armor_model.bases import base_name_of, find_base
 from trainer.bundle import Training
 from trainer.config import LoopOptions, Optimization
 from trainer.configure import document
@@ -54,7 +55,7 @@ class NanoRecipe:
     """How pools are drawn: 1 as the bundled checkpoint's were, types whose names are anagrams (t2ti, ti2t) from one
     seed; 2 each from a seed of its own."""
     preset: str = "armor-nano"
-    """Sizes of the model."""
+    """Sizes of the model: a name that armor_model.presets knows, `armor-nano` or `armor-nano-BASE`."""
     adapter_init: str = "random"
     """`random`, or `copy` of the last decoder blocks: after 400 steps of stage 2 on one base, image loss .409 against
     .424 (one seed)."""
@@ -86,10 +87,12 @@ class NanoRecipe:
     """The twin: neither vision warm-up nor base training, the rest unchanged."""
 
 
-def default_recipe(seed: int = 0) -> NanoRecipe:
-    """The recipe of the bundled checkpoint."""
+def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
+    """The recipe of the bundled checkpoint, which is built on InternVL; on another base with a decoder of its sizes.
+    Raises UserError for an unknown base."""
     return NanoRecipe(
         seed=seed,
+        preset="armor-nano" if find_base(base).name == "internvl" else f"armor-nano-{base}",
         stages=(
             NanoStage(
                 "base",
@@ -166,14 +169,15 @@ class NanoOutcome:
 
 def build(recipe: NanoRecipe) -> tuple[Any, Any]:
     """The untrained model and its processor."""
-    from armor_model import ArmorForConditionalGeneration, build_word_tokenizer, preset
+    from armor_model import build_word_tokenizer, new_model, preset
+    from armor_model.presets import preset_dict
     from armor_model.processing import ArmorProcessor
     from trainer.shapes.language import vocabulary
 
     torch.manual_seed(recipe.seed)
-    tokenizer = build_word_tokenizer(vocabulary())
+    tokenizer = build_word_tokenizer(vocabulary(), base=base_name_of(preset_dict(recipe.preset)) or "")
     config = preset(recipe.preset, vocab_size=len(tokenizer))
-    model = ArmorForConditionalGeneration(config)
+    model = new_model(config)
     return model, ArmorProcessor.for_config(tokenizer, config)
 
 

@@ -1,0 +1,86 @@
+"""An ARMOR on another base is asked as VLMEvalKit asks that base, and the run says so."""
+
+import pytest
+import torch
+from PIL import Image
+
+from armor_eval.models import registry
+from armor_eval.models.base import Decoding, Question
+from armor_model import ArmorProcessor, build_word_tokenizer, new_model, preset, save
+
+ROW = {"index": 1, "question": "what is there ?", "hint": "look", "A": "a circle", "B": "a square", "answer": "A"}
+WORDS = "what is there ? a circle square hint : question options choices answer with letter the . select correct from"
+
+
+@pytest.fixture(scope="module")
+def folder_of(tmp_path_factory):
+    def write(base):
+        folder = tmp_path_factory.mktemp(base)
+        tokenizer = build_word_tokenizer([*WORDS.split(), "above", "options", "please"], base=base)
+        model = new_model(preset(f"tiny-{base}", vocab_size=len(tokenizer)))
+        save(model, ArmorProcessor.for_config(tokenizer, model.config), folder)
+        return folder
+
+    return write
+
+
+def question(dataset="MMBench_DEV_EN", **fields):
+    return Question("1", [Image.new("RGB", (40, 30), "red"), "our words"], dataset, fields=fields or ROW)
+
+
+SHOWN = {
+    "qwen2_5_vl": "<image>Hint: look\nQuestion: what is there ?\nOptions:\nA. a circle\nB. a square\n"
+    "Please select the correct answer from the options above. \n<|im_end|>\n<|im_start|>assistant\n",
+    "smolvlm": "<|im_start|>User:<image>Question: what is there ?\nHint: look\nChoices:\nA. a circle\nB. a square\n"
+    "Answer with a letter.<end_of_utterance>\nAssistant: Answer:",
+}
+
+
+@pytest.mark.parametrize("base", SHOWN)
+def test_a_base_is_asked_in_its_own_words(folder_of, base, monkeypatch):
+    seen, real = [], ArmorProcessor.encode_one
+
+    def spy(self, conversation, add_generation_prompt=False, max_tiles=None):
+        seen.append(self.render(conversation, add_generation_prompt))
+        return real(self, conversation, add_generation_prompt, max_tiles)
+
+    monkeypatch.setattr(ArmorProcessor, "encode_one", spy)
+    folder = folder_of(base)
+    adapter = registry.load(str(folder), "official")
+    said = adapter.prepare()
+    assert (said["base"], said["words"], adapter.protocol) == (base, f"vlmeval:{base}", f"vlmeval:{base}")
+    assert "<image>QUESTION" in said["prompt_form"] and said["pixels"]
+    [answer] = adapter.answer([question()], Decoding(max_new_tokens=2))
+    assert answer.error is None and seen[0].endswith(SHOWN[base])
+    assert torch.is_grad_enabled()  # VLMEvalKit's models turn gradients off for the whole process
+    unknown = adapter.answer([question("A_BENCHMARK_OF_ONES_OWN")], Decoding(max_new_tokens=2))
+    assert unknown[0].error is None and any("our words" in shown for shown in seen)
+    shapes = registry.load(str(folder), "shapes")  # there each model is asked in the words it has learned
+    assert shapes.protocol is None and shapes.prepare()["words"] == "internvl"
+
+
+def test_vlmevalkits_own_run_asks_alike(folder_of, monkeypatch, tmp_path):
+    """`armor-eval vlmeval`: the words are VLMEvalKit's before they reach the adapter."""
+    from armor_eval.vlmevalkit.model import ArmorVLM
+
+    folder = folder_of("smolvlm")
+    asked = []
+    monkeypatch.setattr(ArmorProcessor, "encode_one", _rendering(asked))
+    model = ArmorVLM(str(folder), max_new_tokens=2)
+    assert not model.use_custom_prompt("MMBench_DEV_EN")
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "red.png")
+    text = "Hint: look\nQuestion: what is there ?\nOptions:\nA. a circle\nB. a square\n"
+    text += "Please select the correct answer from the options above. \n"
+    message = [{"type": "image", "value": str(tmp_path / "red.png")}, {"type": "text", "value": text}]
+    model.generate_inner(message, "MMBench_DEV_EN")
+    assert asked[0].endswith(SHOWN["smolvlm"])
+
+
+def _rendering(asked):
+    real = ArmorProcessor.encode_one
+
+    def spy(self, conversation, add_generation_prompt=False, max_tiles=None):
+        asked.append(self.render(conversation, add_generation_prompt))
+        return real(self, conversation, add_generation_prompt, max_tiles)
+
+    return spy
