@@ -187,14 +187,19 @@ def params(
     typer.echo(f"{'new':<16} {result['new']:>16,}  {result['new_percent']:.1f} % of InternVL")
     typer.echo(f"{'total':<16} {result['total']:>16,}")
     for stage, number in result["trained"].items():
-        typer.echo(f"{'stage ' + stage:<16} {number:>16,}  trained")
+        size = result["training_bytes"][stage] / 1e9
+        typer.echo(f"{'stage ' + stage:<16} {number:>16,}  trained: {size:.1f} GB of masters, gradients and moments")
 
 
 @app.command()
 def build(
     base: Annotated[str, typer.Option(help="InternVL2.5 (original layout) or InternVL2.5/3 (-hf): folder or hub id.")],
     out: Annotated[Path, typer.Option(help="The new checkpoint's folder.")],
-    vqgan: Annotated[str | None, typer.Option(help="Chameleon's vqgan.ckpt; without it no image can be drawn.")] = None,
+    vqgan: Annotated[
+        str | None,
+        typer.Option(help="Chameleon's vqgan.ckpt or LlamaGen's vq_ds16_*.pt; without it no image can be drawn."),
+    ] = None,
+    image_size: Annotated[int, typer.Option(min=1, help="Pixels a side of a drawn image: 256 or 512.")] = 256,
     tokenizer: Annotated[
         str | None, typer.Option(help="Folder or hub id, where the base's needs code to be run.")
     ] = None,
@@ -222,10 +227,12 @@ def build(
         seed,
         shard_bytes(shard_gb),
         system_prompt,
+        image_size,
     )
     typer.echo(
         f"{out}: {done['tensors']} tensors in {done['files']} file(s) from the {done['layout']} layout, "
-        f"{done['new']:,} new parameters"
+        f"{done['new']:,} new parameters; the template's tokens are the tokenizer's own on "
+        f"{done['template_samples']} sample conversations"
     )
     if not vqgan:
         typer.echo("no --vqgan was given: this checkpoint cannot draw yet")
@@ -247,7 +254,7 @@ def export_internvl(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 the disk is full, 2 wrong input, 130 Ctrl-C."""
+    """Run one command and return its exit code: 0 done, 1 the disk is full, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
     return run_app(app, "armor-model", argv)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
+from armor_model.hub import fetch, is_id
 
 if TYPE_CHECKING:
     import torch
@@ -18,8 +19,8 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def check_checkpoint(folder: str | Path) -> Path:
-    """The folder, if it looks like an ARMOR checkpoint. Raises UserError, in one line, if it does not."""
-    folder = Path(folder)
+    """The folder, or a hub id's files, if it looks like an ARMOR checkpoint. Raises UserError, in one line, if not."""
+    folder = fetch(str(folder), "checkpoint") if is_id(folder) else Path(folder)
     if not folder.is_dir():
         raise UserError(f"no checkpoint folder at {folder}")
     try:
@@ -57,6 +58,7 @@ def load_model(
 
     from armor_model.modeling import ArmorForConditionalGeneration
 
+    folder = check_checkpoint(folder)
     model = ArmorForConditionalGeneration.from_pretrained(folder, dtype=dtype or "auto", **kwargs)
     if dtype is None and model.dtype == torch.float16 and device in (None, "cpu") and "device_map" not in kwargs:
         model = model.float()  # half precision saves the file's space; a CPU computes in single
@@ -92,8 +94,8 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
 def load(
     folder: str | Path, device: str | None = None, dtype: torch.dtype | str | None = None, **kwargs: Any
 ) -> tuple[ArmorForConditionalGeneration, ArmorProcessor]:
-    """Model (in evaluation mode) and processor of a checkpoint folder; see `load_model`."""
-    check_checkpoint(folder)
+    """Model (in evaluation mode) and processor of a checkpoint folder, or of a hub id; see `load_model`."""
+    folder = check_checkpoint(folder)
     processor = load_processor(folder)
     model = load_model(folder, dtype=dtype, device=device, **kwargs)
     if processor.vq is not None:

@@ -132,7 +132,7 @@ class ArmorModel(PreTrainedModel):
     def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """transformers' `from_pretrained` (with `dtype`, `device_map`, ...), from safetensors only; each weight is
         accounted for. Raises UserError for a folder that is not an ARMOR checkpoint, or a damaged one."""
-        check_checkpoint(folder)
+        folder = check_checkpoint(folder)
         wants_info = kwargs.pop("output_loading_info", False)
         # a mis-shaped weight is let through, to be named below
         kwargs.update(use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True)

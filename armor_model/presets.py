@@ -122,8 +122,13 @@ def block(t: dict[str, Any]) -> int:
     """One decoder block of the text tower: 218.1 M at InternVL2.5-8B's sizes."""
     d, heads, kv = t["hidden_size"], t["num_attention_heads"], t["num_key_value_heads"]
     head_dim = t.get("head_dim") or d // heads
-    biases = (heads + 2 * kv) * head_dim if t["model_type"] == "qwen2" else 0
-    return 2 * d * heads * head_dim + 2 * d * kv * head_dim + biases + 3 * d * t["intermediate_size"] + 2 * d
+    qwen2 = t["model_type"] == "qwen2"  # biases of queries, keys and values; elsewhere, where asked, the output's too
+    extra = (heads + 2 * kv) * head_dim if qwen2 else 0
+    if not qwen2 and t.get("attention_bias"):
+        extra = (heads + 2 * kv) * head_dim + d
+    if t["model_type"] == "qwen3":
+        extra += 2 * head_dim  # the norms of queries and keys
+    return 2 * d * heads * head_dim + 2 * d * kv * head_dim + extra + 3 * d * t["intermediate_size"] + 2 * d
 
 
 def count(config: dict[str, Any]) -> dict[str, int]:
@@ -148,15 +153,18 @@ def count(config: dict[str, Any]) -> dict[str, int]:
 
 
 def summary(config: dict[str, Any]) -> dict[str, Any]:
-    """`parts`, `internvl`, `new`, `new_percent` (of InternVL), `total`, and `trained` by stage."""
+    """`parts`, `internvl`, `new`, `new_percent` (of InternVL), `total`, and by stage `trained` and `training_bytes`:
+    fp32 masters, gradients and AdamW's two moments, 16 bytes a parameter, on top of the frozen weights."""
     parts = count(config)
     new = sum(parts[name] for name in NEW_PARTS)
     total = sum(parts.values())
+    trained = {stage: sum(parts[name] for name in names) for stage, names in TRAINED.items()}
     return {
         "parts": parts,
         "internvl": total - new,
         "new": new,
         "new_percent": 100 * new / (total - new),
         "total": total,
-        "trained": {stage: sum(parts[name] for name in names) for stage, names in TRAINED.items()},
+        "trained": trained,
+        "training_bytes": {stage: 16 * number for stage, number in trained.items()},
     }

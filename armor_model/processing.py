@@ -23,6 +23,7 @@ from torch import Tensor
 from armor_model.base.errors import UserError
 from armor_model.bases import find_base
 from armor_model.images import open_image, to_images, to_pixels
+from armor_model.template import DRAWN, Piece, TemplateTokenizer
 
 if TYPE_CHECKING:
     from armor_model.config import ArmorConfig
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
 Conversation = list[dict[str, Any]]
 
 IGNORE = -100
+SAMPLES: tuple[Conversation, ...] = tuple(
+    [{"role": role, "content": text} for role, text in zip(("user", "assistant") * 2, texts, strict=False)]
+    for texts in (
+        ("What is it?", "Red."),
+        (" two  spaces\n\nand lines ", "\n- one\n- two", "And now?", "\u4e00\u53ea\u732b, 42 km, na\u00efve"),
+    )
+)
+"""What `check_template` compares."""
 FILE = "processor_config.json"
 
 
@@ -83,6 +92,8 @@ class Segment(NamedTuple):
     text: str
     image: dict[str, Any] | None
     target: bool
+    content: bool = False
+    """Somebody's words, not the template's."""
 
 
 class ArmorProcessor:
@@ -100,6 +111,7 @@ class ArmorProcessor:
             raise UserError(f"the tokenizer does not know {settings.image_token}")
         settings.image_token_id = known
         self._prefix = list(tokenizer("").input_ids)  # a beginning-of-sequence token, where the tokenizer adds one
+        self._template = TemplateTokenizer(tokenizer, self.base.chat)
         self._end = tokenizer.convert_tokens_to_ids(self.base.chat.end)
 
     @classmethod
@@ -202,7 +214,7 @@ class ArmorProcessor:
         return self.base.preprocess(open_image(image), self.settings, max_tiles)
 
     @torch.no_grad()
-    def image_codes(self, images: list[Image.Image | str | Path]) -> Tensor:
+    def image_codes(self, images: Sequence[Image.Image | str | Path | bytes]) -> Tensor:
         """Images to codes (B, h, w) on the CPU, through the image tokenizer."""
         vq, device = self._image_tokenizer()
         pixels = torch.stack([to_pixels(open_image(image, drawn=True), vq.image_size) for image in images])
@@ -230,7 +242,7 @@ class ArmorProcessor:
         segments = self._segments(conversation, add_generation_prompt)
         return "".join(
             text if image is None else "<imgbos>...<imgend>" if target else "<image>"
-            for text, image, target in segments
+            for text, image, target, _ in segments
         )
 
     def _segments(self, conversation: Conversation, add_generation_prompt: bool) -> Iterator[Segment]:
@@ -249,7 +261,7 @@ class ArmorProcessor:
             parts = _parts(message)
             for part, following in zip_longest(parts, parts[1:]):
                 if part["type"] == "text":
-                    yield Segment(part["text"], None, target)
+                    yield Segment(part["text"], None, target, content=True)
                     continue
                 yield Segment("", part, target)
                 text = following.get("text", "") if following and following["type"] == "text" else None
@@ -270,47 +282,43 @@ class ArmorProcessor:
             add_generation_prompt: end with the assistant's opening, for an answer to follow.
             max_tiles: override the setting for this conversation.
         """
-        out, chat, token = Encoded(), self.base.chat, self.settings.image_token
-        pending: str = ""
-        lengths: list[int] = []
-        out.add(self._prefix)
-        for text, image, target in self._segments(conversation, add_generation_prompt):
-            if token in text:
-                raise UserError(f"text must not hold the reserved token {token}")
-            if not target:
-                pending += text
-                if image is not None:
-                    tiles = image["tiles"] if "tiles" in image else self.cut(image["image"], max_tiles)
-                    out.tiles.append(tiles)
-                    lengths.append(len(tiles) * self.settings.image_seq_length)
-                    pending += chat.image_start + token + chat.image_end
-                continue
-            out.add(self._tokens(pending, lengths))
-            pending, lengths = "", []
-            if image is None:
-                out.add(self._tokens(text), "t")
-            else:
+        chat, segments = self.base.chat, list(self._segments(conversation, add_generation_prompt))
+        seen = chat.image_start + chat.image_token + chat.image_end
+        out = Encoded(list(self._prefix), heads=[""] * len(self._prefix))
+        pieces, lengths = [], []
+        for text, image, target, content in segments:
+            if image is not None and not target:
+                tiles = image["tiles"] if "tiles" in image else self.cut(image["image"], max_tiles)
+                out.tiles.append(tiles)
+                lengths.append(len(tiles) * self.settings.image_seq_length)
+            pieces.append(Piece(text if image is None else DRAWN if target else seen, content))
+        left = iter(lengths)
+        for token, piece in self._template.encode(pieces):
+            _, image, target, _ = segments[piece]
+            if token is None:
                 out.add([self.imgbos_id], "t")
-                out.add([self.first_code_id + k for k in self._codes_of(image)] + [self.imgend_id], "v")
-        out.add(self._tokens(pending, lengths))
+                out.add([self.first_code_id + k for k in self._codes_of(image or {})] + [self.imgend_id], "v")
+            elif token == self.settings.image_token_id:  # thirteen tiles are 43,000 letters: only one is tokenised
+                out.add([token] * next(left))
+            else:
+                out.add([token], "t" if target else "")
         return out
 
-    def _tokens(self, text: str, lengths: Sequence[int] = ()) -> list[int]:
-        """Token ids of a text; the mark of its k-th image becomes `lengths[k]` placeholders. Only one is tokenised:
-        thirteen tiles are 43,000 letters."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(
-                "text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8"
-            ) from error
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids if text else []
-        if ids and max(ids) >= self.settings.vocab_size:
-            raise UserError(f"text must not hold the reserved token {self.tokenizer.convert_ids_to_tokens(max(ids))}")
-        if not lengths:
-            return ids
-        placeholder, left = self.tokenizer.convert_tokens_to_ids(self.settings.image_token), iter(lengths)
-        return [one for i in ids for one in ([i] * next(left) if i == placeholder else [i])]
+    def check_template(self) -> int:
+        """Compare the ids of sample conversations with the plain tokenizer's of their whole text, marks included; the
+        number of samples. Raises UserError where they differ: the model would read other ids than its base learned."""
+        chat = self.base.chat
+        tile = torch.zeros(1, 3, self.settings.image_size, self.settings.image_size)
+        for sample in SAMPLES:
+            talk = [{"role": "user", "content": [{"type": "image", "tiles": tile}, *_parts(sample[0])]}, *sample[1:]]
+            image = chat.image_start + chat.image_token * self.settings.image_seq_length + chat.image_end
+            whole = "".join(text if part is None else image for text, part, *_ in self._segments(talk, False))
+            plain, ours = list(self.tokenizer(whole).input_ids), self.encode_one(talk).ids
+            if plain != ours:
+                at = next((i for i, pair in enumerate(zip_longest(plain, ours)) if pair[0] != pair[1]), 0)
+                names = [self.tokenizer.convert_ids_to_tokens(ids[max(0, at - 2) : at + 3]) for ids in (plain, ours)]
+                raise UserError(f"the tokenizer makes {names[0]} of a whole conversation, and {names[1]} in pieces")
+        return len(SAMPLES)
 
     def _codes_of(self, part: dict[str, Any]) -> list[int]:
         codes = part.get("codes")

@@ -80,6 +80,8 @@ class ChameleonVQ(ImageTokenizer):
     """Chameleon's VQGAN, carried by diffusers' VQModel; its default sizes are the published (68.7 M parameters)."""
 
     type = "chameleon"
+    deepest_attention = False
+    """Whether the blocks at code resolution attend, beside the middle one."""
 
     def __init__(
         self,
@@ -90,7 +92,9 @@ class ChameleonVQ(ImageTokenizer):
         latent_dim: int = 256,
         norm_num_groups: int = 32,
         grid: int | None = None,
+        z_channels: int | None = None,
     ):
+        """z_channels: width of encoder and decoder beside the codebook; by default the latents'."""
         downsampling = 2 ** (len(block_out_channels) - 1)
         super().__init__(image_size, image_size // downsampling, codebook_size)
         if grid is not None and grid != self.grid:
@@ -98,7 +102,8 @@ class ChameleonVQ(ImageTokenizer):
         prepare_torchvision()  # diffusers imports transformers' model classes
         from diffusers import VQModel
 
-        depth = len(block_out_channels)
+        plain = len(block_out_channels) - 1
+        deepest = "Attn" if self.deepest_attention else ""
         self.settings = {
             "image_size": image_size,
             "codebook_size": codebook_size,
@@ -106,16 +111,17 @@ class ChameleonVQ(ImageTokenizer):
             "layers_per_block": layers_per_block,
             "latent_dim": latent_dim,
             "norm_num_groups": norm_num_groups,
+            **({} if z_channels is None else {"z_channels": z_channels}),
         }
         self.model: Any = VQModel(
             in_channels=3,
             out_channels=3,
-            down_block_types=("DownEncoderBlock2D",) * depth,
-            up_block_types=("UpDecoderBlock2D",) * depth,
+            down_block_types=(*["DownEncoderBlock2D"] * plain, f"{deepest}DownEncoderBlock2D"),
+            up_block_types=(f"{deepest}UpDecoderBlock2D", *["UpDecoderBlock2D"] * plain),
             block_out_channels=tuple(block_out_channels),
             layers_per_block=layers_per_block,
             act_fn="silu",
-            latent_channels=latent_dim,
+            latent_channels=z_channels or latent_dim,
             num_vq_embeddings=codebook_size,
             vq_embed_dim=latent_dim,
             norm_num_groups=norm_num_groups,
@@ -126,14 +132,28 @@ class ChameleonVQ(ImageTokenizer):
         )
 
     def encode(self, pixels_BCHW: Tensor) -> Tensor:
-        latents_BZhw = self.model.encode(pixels_BCHW.to(self.model.dtype)).latents
+        latents_BZhw = self._latents(pixels_BCHW.to(self.model.dtype))
         _, _, (_, _, codes) = self.model.quantize(latents_BZhw)
         return codes.view(latents_BZhw.shape[0], *latents_BZhw.shape[2:])
+
+    def _latents(self, pixels_BCHW: Tensor) -> Tensor:
+        return self.model.encode(pixels_BCHW).latents
 
     def _decode(self, codes_BHW: Tensor) -> Tensor:
         # The shape is channels-last, and without force_not_quantize the codes would be taken for latents.
         shape = (*codes_BHW.shape, self.settings["latent_dim"])
         return self.model.decode(codes_BHW.flatten(), force_not_quantize=True, shape=shape).sample
+
+
+class LlamaGenVQ(ChameleonVQ):
+    """LlamaGen's VQ-16 (arXiv 2406.06525; 16,384 codes of width 8, else the default sizes): attention at code
+    resolution, and a codebook of unit vectors, so that the nearest entry is the one of the smallest angle."""
+
+    type = "llamagen"
+    deepest_attention = True
+
+    def _latents(self, pixels_BCHW: Tensor) -> Tensor:
+        return F.normalize(super()._latents(pixels_BCHW), dim=1)
 
 
 class ResidualConv(nn.Module):
@@ -218,7 +238,7 @@ class PatchVQ(ImageTokenizer):
         return self.decode_latents(self.codebook(codes_BHW).permute(0, 3, 1, 2))
 
 
-TYPES: dict[str, type[ImageTokenizer]] = {"chameleon": ChameleonVQ, "patch": PatchVQ}
+TYPES: dict[str, type[ImageTokenizer]] = {"chameleon": ChameleonVQ, "llamagen": LlamaGenVQ, "patch": PatchVQ}
 
 
 def build_vq(config: Any) -> ImageTokenizer:

@@ -8,11 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from armor_model.losses import IGNORE
+
+DROPPED = ("t2i",)
+"""Types whose request may be emptied: the answer is an image only, so nothing else loses its condition."""
+
+
+class Sizes(NamedTuple):
+    """What deals conversations out to micro-batches and processes, without reading them."""
+
+    lengths: np.ndarray
+    """(N,) positions."""
+    requests: np.ndarray
+    """(N,) positions that emptying the request takes away; 0 where it is never emptied."""
+    droppable: np.ndarray
+    """(N,) whether condition dropout asks about it."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,11 @@ class Example:
 
     def __len__(self) -> int:
         return self.input_ids.shape[0]
+
+    @property
+    def request(self) -> int:
+        """Positions that `without_prompt` takes away."""
+        return self.prompt_span[1] - self.prompt_span[0] if self.prompt_span and self.pixels is None else 0
 
     def without_prompt(self) -> Example:
         """The same answer to an empty request, and only its image supervised: the unconditional branch of guidance.

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from armor_model.base.errors import RunFailed
 from armor_model.base.files import DRAFT, whole_folder
+from armor_model.base.hashing import sha256_file, sha256_json
 
+FILES = ("trained.safetensors", "optimizer.pt", "state.json")
 _NAME = re.compile(r"^step-(\d{8})$")
 
 
@@ -63,6 +65,13 @@ class Checkpoints:
             raise RunFailed(f"{path} cannot be read as a checkpoint: {error}") from error
         return trained, optimizer, state
 
+    def digest(self, step: int) -> str:
+        """Of a checkpoint's bytes, or why they cannot be read: what all processes have to agree on."""
+        try:
+            return sha256_json([sha256_file(self.path(step) / name) for name in FILES])[:16]
+        except OSError as error:
+            return f"unreadable ({error.strerror})"
+
     def best(self) -> tuple[int, float] | None:
         """Step and score of the best checkpoint there is, the earlier of equal ones; None where none was judged."""
         scores = [(self._score(step), -step) for step in self.steps()]
@@ -94,11 +103,14 @@ def find_model(name: str) -> Path:
     return check_checkpoint(bundled(name) if name == "armor-nano" else name)
 
 
-def save_model(model: Any, processor: Any, folder: Path) -> None:
-    """Write model and processor as a whole checkpoint folder, in place of an older one. Raises RunFailed where the disk
-    is full."""
+def save_model(model: Any, processor: Any, folder: Path, training: Mapping[str, Any] | None = None) -> None:
+    """Write model and processor as a whole checkpoint folder, in place of an older one; with `training`, a card that
+    says what it was trained on. Raises RunFailed where the disk is full."""
     from armor_model import save
+    from armor_model.hub import card
 
     no_space = f"no space left for the model in {folder.parent}; its checkpoints are intact"
     with whole_folder(folder, "config.json", no_space=no_space) as draft:
         save(model, processor, draft)
+        if training is not None:
+            (draft / "README.md").write_text(card(draft, training))

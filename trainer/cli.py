@@ -11,8 +11,11 @@ Commands that train take --config FILE.toml and --set a.b=c; their options are m
 from __future__ import annotations
 
 import json
+import logging
+import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from inspect import Signature
@@ -120,11 +123,30 @@ def stage(config: StageConfig, as_json: bool) -> None:
     train_stage(config, as_json)
 
 
+@contextmanager
+def told_on_stderr(logger: str) -> Iterator[None]:
+    """Print what a logger says: the plan of a run and, where no progress bar is seen, its steps."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    found = logging.getLogger(logger)
+    before = found.level, found.propagate
+    found.addHandler(handler)
+    found.setLevel(logging.INFO)
+    found.propagate = False  # whoever listens at the root would say it twice
+    try:
+        yield
+    finally:
+        found.removeHandler(handler)
+        found.setLevel(before[0])
+        found.propagate = before[1]
+
+
 def train_stage(config: StageConfig, as_json: bool) -> None:
     """Run a stage and print what came of it, in the main process."""
     from trainer.run import run_stage
 
-    result = run_stage(config, ["armor-train", *sys.argv[1:]])
+    with told_on_stderr("trainer"):
+        result = run_stage(config, ["armor-train", *sys.argv[1:]])
     if result is None:  # not the main process
         return
     if as_json:
@@ -153,6 +175,19 @@ for guest in GUESTS:
     import_module(guest).add_to(app)
 
 
+KEPT = {
+    "stage": ", checkpoints are kept",
+    "base": ", checkpoints are kept",
+    "tokenize": ", finished shards are kept",
+    "build-data": ", it begins anew",
+}
+"""What an interrupted command leaves for the same command to go on with."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; 0 done, 1 the run stopped, 2 wrong input, 130 Ctrl-C."""
-    return run_app(app, "armor-train", argv, go_on="`stage` and `base` go on with --resume, `tokenize` by itself")
+    """Run one command; 0 done, 1 the run stopped, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    command = argv[0] if argv else ""
+    resume = ["--resume"] if command in ("stage", "base") and "--resume" not in argv else []
+    again = shlex.join(["armor-train", *argv, *resume])
+    return run_app(app, "armor-train", argv, go_on=f"continue with: {again}", kept=KEPT.get(command, ""))

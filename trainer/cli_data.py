@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,7 +14,9 @@ from trainer.configure import Json
 
 
 def build_data(
-    out: Annotated[Path, typer.Option(help="Directory to write: conversations.jsonl, images/, report.json.")],
+    out: Annotated[
+        Path, typer.Option(help="Directory to write or to go on with: conversations.jsonl, images/, report.json.")
+    ],
     tars: Annotated[
         list[str] | None,
         typer.Option(help="Tar of captioned pictures, directory of them, or http(s), hf or gs url; repeatable."),
@@ -30,6 +33,17 @@ def build_data(
         float, typer.Option(min=0, max=1, help="Share of pictures asked for together with words (t2ti).")
     ] = 0.5,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many pictures.")] = None,
+    prompts: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A benchmark's prompts (lines, or JSON lines): captions that repeat one are counted; repeatable."
+        ),
+    ] = None,
+    near: Annotated[
+        float, typer.Option(min=0, max=1, help="Overlap of word trigrams (Jaccard) from which on one is near.")
+    ] = 0.6,
+    drop_contaminated: Annotated[bool, typer.Option(help="Leave these captions out.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that read tars.")] = 1,
     seed: Annotated[int, typer.Option(help="Of the wordings.")] = 0,
     min_side: Annotated[int, typer.Option(help="Screen: pixels of the shorter side; 0 off.")] = 256,
     min_aesthetic: Annotated[float, typer.Option(help="Screen: LAION aesthetic score; 0 off.")] = 5.0,
@@ -40,12 +54,9 @@ def build_data(
 
     Every screen says how many it dropped. With --part, texts belong to part 0, and duplicates are found within a part.
     """
-    from itertools import chain
-
     from trainer.data import build as builder
-    from trainer.data import readers
-    from trainer.data.readers import read_index
-    from trainer.data.records import Tally, losses
+    from trainer.data import contamination, readers
+    from trainer.data.records import counted, losses
     from trainer.data.screens import ScreenSettings
 
     if source not in readers.SOURCES:
@@ -55,15 +66,18 @@ def build_data(
     number, count = readers.parse_part(part)
     if number and not tars:
         raise UserError(f"--part {part}: texts belong to part 0, and there are no --tars to share out")
-    tallies = {"tars": Tally(), "texts": Tally()}
+    if drop_contaminated and not prompts:
+        raise UserError("--drop-contaminated needs --prompts", "armor-eval geneval prompts > geneval.jsonl")
     shards = readers.share_of(readers.tars(tars), (number, count)) if tars else []
-    pairs = readers.read_tars(
-        shards, readers.SOURCES[source], tallies["tars"], read_index(index) if index is not None else None
-    )
+    recipe = builder.Recipe(
+        readers.SOURCES[source],
+        ScreenSettings(min_side=min_side, min_aesthetic=min_aesthetic, min_latin=min_latin),
+        tuple(prompt for path in prompts or [] for prompt in contamination.read_prompts(path)),
+        near, drop_contaminated, seed, mixed_share, limit,
+    )  # fmt: skip
+    scores = readers.read_index(index) if index is not None else None
     mine = (texts or []) if number == 0 else []
-    text_pairs = chain.from_iterable(builder.read_text_pairs(path, tallies["texts"]) for path in mine)
-    settings = ScreenSettings(min_side=min_side, min_aesthetic=min_aesthetic, min_latin=min_latin)
-    report = builder.build(out, pairs, text_pairs, tallies, settings, seed, mixed_share, limit, f"{number}/{count}")
+    report = builder.build(out, recipe, shards, mine, scores, f"{number}/{count}", workers)
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return
@@ -71,6 +85,8 @@ def build_data(
         typer.echo(f"{name}: read {one['read']:,}, kept {one['kept']:,}, dropped {losses(one['dropped'])}")
     kinds = ", ".join(f"{kind} {n:,}" for kind, n in sorted(report["conversations"].items()))
     typer.echo(f"{out}: {kinds}")
+    for line in counted(report["screens"]["noted"]):
+        typer.echo(f"    {line}")
 
 
 def tokenize(
@@ -79,29 +95,46 @@ def tokenize(
     model: Annotated[str | None, typer.Option(help="Checkpoint to be trained: its folder, or armor-nano.")] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="Conversations in a shard.")] = 2048,
     max_length: Annotated[int, typer.Option(min=1, help="Longer conversations are left out, in positions.")] = 4096,
+    image_root: Annotated[
+        Path | None, typer.Option(help="Folder that the records' images are relative to; by default the file's.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that make shards, on the same device.")] = 1,
     device: Annotated[str | None, typer.Option(help="Of the image tokenizer; a GPU where there is one.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Turn conversations into token ids and image codes once: resumable, checksummed parquet shards."""
+    """Turn conversations into token ids and image codes once: resumable, checksummed parquet shards.
+
+    Under torchrun, or with RANK and WORLD_SIZE set, each process makes its share of the shards.
+    """
     if model is None:  # shards for another model than the one in mind are hours lost
         raise UserError("missing option --model", "whose tokens? The checkpoint's folder, or armor-nano")
 
-    from armor_model import load_processor
-    from armor_model.base.devices import choose_device
+    from functools import partial
+
+    from armor_model.base.devices import check_device
     from trainer.checkpoints import find_model
-    from trainer.data import shards
-    from trainer.data.records import RULES
+    from trainer.data import tokenizing
+    from trainer.data.records import RULES, counted
 
     folder = find_model(model)
-    processor = load_processor(folder)
-    if processor.vq is not None:
-        processor.vq.to(choose_device(device))
-    manifest = shards.tokenize(conversations, out, processor, folder.name, shard_size, max_length)
+    load = partial(tokenizing.load, folder, check_device(device) if device else None)
+    processor = tokenizing.load(folder, "cpu") if workers > 1 else load()
+    samples = processor.check_template()
+    part = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    manifest = tokenizing.tokenize(
+        conversations, out, processor, folder.name, shard_size, max_length,
+        image_root=image_root, workers=workers, load=load, part=part,
+    )  # fmt: skip
+    if manifest is None:
+        typer.echo(f"{out}: part {part[0]} of {part[1]} is done; the one that ends last writes the manifest")
+        return
     if as_json:
         typer.echo(json.dumps(manifest, indent=1))
         return
     total = manifest["read"]
     size = f"{total['kept']:,} of {total['read']:,} conversations in {len(manifest['shards'])} shards"
-    typer.echo(f"{out}: {size}, for {folder.name}")
+    typer.echo(f"{out}: {size}, for {folder.name}, whose tokenizer reads {samples} sample conversations as we do")
     for rule, n in total["dropped"].items():
         typer.echo(f"    dropped {n:,} {rule}: {RULES[rule]}")
+    for line in counted(total["noted"]):
+        typer.echo(f"    {line}")

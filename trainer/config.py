@@ -68,6 +68,11 @@ class Optimization:
     """fp32; bf16, with what learns kept in fp32; auto: what accelerate's launcher says, else fp32."""
     gradient_checkpointing: bool = False
     """Recompute the decoder's blocks in the backward pass instead of keeping their activations."""
+    compile: bool = False
+    """Compile every transformer block with torch.compile; the first steps take minutes longer."""
+    ema: float = 0.0
+    """Decay of an exponential moving average of what learns, e.g. 0.999; the average is what is judged, sampled and
+    saved at the end. 0 keeps none."""
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.batch_size < 1 or self.accumulate < 1:
@@ -80,6 +85,8 @@ class Optimization:
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < math.inf:
                 raise ValueError(f"{name} {rate:g} is not above 0")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema {self.ema:g} is not in [0, 1)")
         for name in ("clip", "weight_decay", "floor"):  # a negative norm would turn every gradient round
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} {getattr(self, name):g} is not 0 or more")
@@ -114,6 +121,9 @@ class LoopOptions:
     """Pack examples into rows of this many positions; without it each example is padded on a row of its own."""
     tensorboard: bool = False
     """Write TensorBoard events beside the log."""
+    track: tuple[str, ...] = ()
+    """Tracker that gets the log's numbers too, by accelerate's name (wandb, mlflow, comet_ml, aim); repeatable. Needs
+    its package and an account."""
     bar: bool = field(default=True, metadata=CODE)
     """Show a progress bar where stderr is a terminal."""
     evaluate: Callable[[Any, int], dict[str, float]] | None = field(default=None, metadata=CODE)
@@ -122,8 +132,20 @@ class LoopOptions:
     """Draw samples: (model, step) -> name -> PIL image, kept beside the log (the paper's Figure 6)."""
     sample_every: Amount = 0
     """Steps between sample images (Figure 6); 0 none, but with `evaluate` where there is one."""
+    workers: Amount | None = None
+    """Processes that prepare each process's batches; by default 4 beside a GPU, else a thread."""
+    ahead: Count = 2
+    """Steps that each of them prepares ahead."""
+    bad_images: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """Share of conversations whose images may be bad, and are replaced by the next record; over it the run stops."""
     shard: bool = False
     """Shard parameters, gradients and optimizers over the processes (FSDP2) instead of copying them (DDP)."""
+    replicas: Count = 1
+    """With `shard`: copies of the sharded model (HSDP) whose gradients are summed, e.g. one a machine of 8 GPUs."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """Of one device in the precision used, for the model FLOPs utilisation (MFU); by default its vendor's for bf16."""
+    given: dict[str, int] = field(default_factory=dict, metadata=CODE)
+    """Conversations that the caller has, by type, so that the plan can name what is not used."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +158,8 @@ class StageConfig:
     """1, 2, 3 or another declared stage (see: armor-train stages)."""
     data: tuple[Path, ...] = ()
     """Directory of shards (armor-train tokenize); repeatable."""
+    image_root: Path | None = None
+    """Where the images to look at lie now, if not where they lay beside the shards."""
     model: str = ""
     """Checkpoint to start from."""
     out: Path | None = None
@@ -144,10 +168,33 @@ class StageConfig:
     """Share of the stage's counts."""
     mix: Annotated[dict[str, int] | None, BeforeValidator(parse_counts)] = None
     """Counts of one pass instead of the stage's: t2i=100,t2ti=50."""
+    epochs: Count | None = None
+    """Passes over the counts instead of the stage's; with `steps` those count."""
+    trains: tuple[str, ...] = ()
+    """Part that learns, instead of the stage's (see: armor-train stages); repeatable."""
+    alpha: float | None = None
+    """Weight of the text loss instead of the stage's."""
+    beta: float | None = None
+    """Weight of the image loss instead of the stage's."""
+    lora: Amount = 0
+    """Rank of low-rank additions to the decoder's matrices, which learn and are merged at the end; 0 keeps the decoder
+    frozen, as the paper does. Needs the package peft."""
     condition_dropout: float | None = None
     """Share of t2i requests that are emptied, instead of the stage's."""
     sample_prompt: tuple[str, ...] = ()
     """Prompt to draw, into <out>/samples; repeatable."""
+    eval_data: tuple[Path, ...] = ()
+    """Directory of held-out shards, whose losses by type are measured during training; repeatable."""
+    eval_every: Amount = 0
+    """Steps between those; 0 measures them at the end only."""
+    eval_limit: Count = 256
+    """Most held-out conversations of each type."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] | None = None
+    """Attention kernel; by default transformers' choice, torch's own (sdpa)."""
+    push_to_hub: str | None = None
+    """Hub id ORG/NAME that the model at the end is uploaded to, as a private repository."""
+    ask: tuple[str, ...] = ()
+    """Prompt to answer freely with text and images, into <out>/samples, every `sample_every` steps; repeatable."""
     save_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """Of the model at the end: float32, bfloat16, float16; by default as loaded."""
     seed: Amount = 0
@@ -162,8 +209,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if not self.share > 0:
             raise ValueError(f"--share {self.share:g} is not above 0")
-        if bool(self.loop.sample_every) != bool(self.sample_prompt):
-            raise ValueError("samples need both --sample-every STEPS and at least one --sample-prompt TEXT")
+        if bool(self.loop.sample_every) != bool(self.sample_prompt or self.ask):
+            raise ValueError("samples need both --sample-every STEPS and at least one --sample-prompt or --ask TEXT")
 
 
 @dataclass(frozen=True)

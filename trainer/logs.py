@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import resource
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.files import check_in_place
 from armor_model.losses import IGNORE, Sums
 from trainer.batches import Batch
 from trainer.stages import KINDS
@@ -26,7 +29,9 @@ COST = "cost/"
 class RunLog:
     """`log.jsonl` in the run's directory; the records are flat: step, name -> number."""
 
-    def __init__(self, root: Path | None, tensorboard: bool = False) -> None:
+    def __init__(self, root: Path | None, tensorboard: bool = False, trackers: Sequence[Any] = ()) -> None:
+        """trackers: from `open_trackers`."""
+        self.trackers = trackers
         self.path = None if root is None else root / "log.jsonl"
         self._file = None
         self._board, self._wants_board, self._purge = None, tensorboard and root is not None, None
@@ -67,21 +72,32 @@ class RunLog:
         self._file = self.path.open("a")
         return {name: value for name, value in last.items() if name != "step" and not name.startswith(COST)}
 
+    def check(self) -> None:
+        """RunFailed where the run's directory was removed or made read-only since."""
+        if self._file is not None:
+            check_in_place(self.path, self._file.fileno())
+
     def write(self, step: int, values: dict[str, Any]) -> None:
+        self.check()
         if self._file is not None:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             self._file.flush()
+        for tracker in self.trackers:
+            tracker.log({k: v for k, v in values.items() if isinstance(v, int | float)}, step=step)
         if self.board is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
                     self.board.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, image: Any) -> None:
-        """Keep a sample (a PIL image) of this step: the paper's Figure 6."""
+        """Keep a sample of this step, a PIL image or a text: the paper's Figure 6."""
         if self.path is None:
             return
         folder = self.path.parent / "samples"
         folder.mkdir(exist_ok=True)
+        if isinstance(image, str):
+            (folder / f"step-{step:08d}-{name}.txt").write_text(image + "\n", encoding="utf-8")
+            return
         image.save(folder / f"step-{step:08d}-{name}.png")
         if self.board is not None:
             self.board.add_image(f"samples/{name}", np.asarray(image.convert("RGB")), step, dataformats="HWC")
@@ -90,6 +106,28 @@ class RunLog:
         for part in (self._file, self._board):
             if part is not None:
                 part.close()
+        for tracker in self.trackers:
+            tracker.finish()
+
+
+def open_trackers(names: Sequence[str], root: Path | None, run: Mapping[str, Any]) -> list[Any]:
+    """accelerate's trackers of these names, told what is run (`name` and settings). Raises UserError for one that is
+    not known, or whose package is not here."""
+    from accelerate import tracking
+
+    opened = []
+    for name in names:
+        known = {str(kind): made for kind, made in tracking.LOGGER_TYPE_TO_CLASS.items()}
+        if name not in known:
+            raise unknown_name("tracker", name, known)
+        if name not in map(str, tracking.get_available_trackers()):
+            raise UserError(f"--track {name}: its package is not installed", f"pip install {name}")
+        where = [str(root)] if known[name].requires_logging_directory else []
+        tracker = known[name](str(run["name"]), *where)
+        tracker.start()
+        tracker.store_init_configuration(dict(run))
+        opened.append(tracker)
+    return opened
 
 
 def progress(total: int, done: int, name: str, enabled: bool) -> tqdm:
@@ -107,6 +145,8 @@ class LossMeter:
         self.sums = torch.zeros(2, len(KINDS), 2, dtype=torch.float64)
         """Head x type x (summed loss in nats, positions)."""
         self.tokens, self.seconds, self.gradient_norm, self.lr_share = 0, 0.0, 0.0, 0.0
+        self.steps, self.flops = 0, 0.0
+        """flops: of the mathematics, a process (trainer.flops)."""
 
     def add(self, sums: Sums, batch: Batch, lr_share: float) -> None:
         """Count one micro-batch; `lr_share` is the learning rate's share of its peak."""
@@ -121,9 +161,10 @@ class LossMeter:
             for at, values_N in enumerate((losses_N.double(), torch.ones_like(losses_N, dtype=torch.float64))):
                 self.sums[head, :, at] += torch.bincount(kind_N, values_N, minlength=len(KINDS)).cpu()
 
-    def means(self, accelerator: Accelerator) -> dict[str, float]:
+    def means(self, accelerator: Accelerator, peak: float | None = None) -> dict[str, float]:
         """`loss/text`, `loss/image`, `loss/<head>/<type>` (nats a position, over all processes), gradient norm,
-        share of the peak learning rate, tokens a second, peak bytes of a process."""
+        share of the peak learning rate, tokens a second, peak bytes of a process; with `peak`, a device's operations a
+        second, the model FLOPs utilisation (`mfu`)."""
         sums: Tensor = accelerator.reduce(self.sums.to(accelerator.device), "sum").cpu()
         values = {}
         for head, name in enumerate(HEADS):
@@ -136,6 +177,8 @@ class LossMeter:
         values["gradient_norm"] = self.gradient_norm
         values["lr_share"] = self.lr_share
         values["tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
+        if peak is not None:
+            values["mfu"] = self.flops / max(self.seconds, 1e-9) / peak
         values["memory_bytes"] = peak_memory(accelerator.device)
         return values
 

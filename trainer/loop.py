@@ -8,12 +8,11 @@ position.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,14 +20,20 @@ import torch
 from torch import nn
 
 from armor_model.base.errors import RunFailed, UserError
+from armor_model.convert.shards import Source
 from trainer import devices
+from trainer.average import Average
 from trainer.batches import Batch
 from trainer.checkpoints import Checkpoints
 from trainer.config import LoopOptions, Optimization
-from trainer.loader import DataLoader, Mixture
-from trainer.logs import COST, HEADS, LossMeter, RunLog, progress
+from trainer.flops import Flops, peak_flops
+from trainer.identity import differences, identity, longer
+from trainer.loader import DataLoader, Images, Mixture
+from trainer.logs import COST, HEADS, LossMeter, RunLog, open_trackers, progress
 from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
 from trainer.optim import Optimizers
+from trainer.plan import TARGET_MFU, duration, make_plan
+from trainer.signals import Preempted, StopRequest
 from trainer.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -57,35 +62,58 @@ class Outcome:
     losses: dict[str, float]
     """The last log line's means."""
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    images: Images = field(default_factory=Images)
+    """How reading images to look at went, since the last resume and in this process."""
 
 
 class Loop:
     """One stage's run. `run()` returns when all steps are done or raises RunFailed."""
 
     def __init__(
-        self, model: nn.Module, stage: Stage, mixture: Mixture, how: Optimization, options: LoopOptions | None = None
+        self,
+        model: nn.Module,
+        stage: Stage,
+        mixture: Mixture,
+        how: Optimization,
+        options: LoopOptions | None = None,
+        weights: Source | None = None,
     ) -> None:
+        """weights: of a model that has none yet (devices.empty_model), read once it is sharded."""
         if mixture.batch_size != how.batch_size:
             raise ValueError(f"the mixture's batches hold {mixture.batch_size}, the optimization says {how.batch_size}")
         self.model, self.stage, self.mixture, self.how = model, stage, mixture, how
         self.options = options or LoopOptions()
         self.trained = freeze(model, stage)
-        self.accelerator = devices.start()
+        self.accelerator = devices.start(how.accumulate)
+        if self.options.out is not None:
+            devices.check_shared(self.accelerator, self.options.out)
         world = self.accelerator.num_processes
         if how.batch_size % (how.accumulate * world):
             raise UserError(f"batch_size {how.batch_size} does not split over {world} processes x {how.accumulate}")
         if how.gradient_checkpointing:
             recompute_blocks(model)
         self.shapes = {n: list(p.shape) for n, p in model.named_parameters() if p.requires_grad}
-        self.frozen = fingerprint({n: p for n, p in model.named_parameters() if not p.requires_grad})
+        marks = {n: mark(n, weights.read(n) if weights else p) for n, p in model.named_parameters()}
+        self.frozen = fingerprint(marks[n] for n, p in model.named_parameters() if not p.requires_grad)
+        self.data = mixture.contents()
+        self._check_processes(fingerprint(marks.values()))
+        shards = world // self.options.replicas if self.options.shard else 1
+        self.plan = make_plan(model, stage, mixture, how, self.options.given, world, shards)
+        self.flops, self.peak = Flops(model, stage), peak_flops(self.accelerator.device, self.options.peak_tflops)
+        if how.compile:
+            for block in model.blocks:
+                block.compile(dynamic=True)
         objective = Objective(model, stage, every_part=world > 1, sharded=self.options.shard)
         if self.options.shard:
-            self.objective = devices.shard(objective, self.accelerator, how.precision)
+            self.objective = devices.shard(objective, self.accelerator, how.precision, self.options.replicas)
+            if weights is not None:
+                devices.fill(model, weights)
         else:
             self.objective = self.accelerator.prepare(objective)
         self.optimizers = Optimizers(self._named_parameters(), how)
-        self.data = mixture.contents()
+        self.average = Average(model, self.trained, how.ema)
         self.cost, self.step = Cost(), 0
+        self.stop = StopRequest()
         self.main = self.accelerator.is_main_process
         self.checkpoints = None
         if self.options.out is not None:
@@ -93,7 +121,9 @@ class Loop:
 
     def run(self) -> Outcome:
         options, how = self.options, self.how
-        journal = RunLog(options.out if self.main else None, options.tensorboard)
+        run = {"name": f"stage {self.stage.name}", **asdict(self.how), "mixture": str(self.mixture.counts)}
+        trackers = open_trackers(options.track, options.out, run) if self.main else []
+        journal = RunLog(options.out if self.main else None, options.tensorboard, trackers)
         losses: dict[str, float] = {}
         if options.resume:
             losses = self._resume(journal)
@@ -101,22 +131,32 @@ class Loop:
             raise RunFailed(f"{options.out} already holds a run; resume it or choose another directory")
         else:
             journal.forget_after(-1)  # of a run that was killed before its first checkpoint
+        if self.main:
+            for line in [*self.plan.lines(), *([f"goes on behind step {self.step:,}"] if self.step else [])]:
+                log.info("%s", line)
         bar = progress(how.steps, self.step, f"stage {self.stage.name}", options.bar and self.main)
         outcome = Outcome(self.step, self.cost, losses)
         meter, loader = LossMeter(), self._data_loader()
         self.model.train()
-        try:
+        with ExitStack() as ends:
+            for part in (journal, bar, loader):
+                ends.callback(part.close)
+            ends.enter_context(self.stop)
             while self.step < how.steps:
-                self._one_step(loader, meter)
+                preempted = self._one_step(loader, meter)
+                if self.peak and meter.steps == 1 and self.step - outcome.steps == 1 and self.main:
+                    self._say_estimate(meter.flops)
                 bar.update(1)
                 done = self.step == how.steps
                 if self.step % options.log_every == 0 or done:
-                    outcome.losses = meter.means(self.accelerator)
+                    outcome.losses = meter.means(self.accelerator, self.peak)
                     bar.set_postfix(
                         {n: f"{outcome.losses[f'loss/{n}']:.3f}" for n in HEADS if f"loss/{n}" in outcome.losses}
                     )
                     cost = {**asdict(self.cost), "device_days": self.cost.device_days}
                     journal.write(self.step, outcome.losses | {f"{COST}{k}": v for k, v in cost.items()})
+                    if self.main and bar.disable:
+                        self._say(outcome.losses, meter.seconds / meter.steps)
                     meter = LossMeter()
                 judged = bool(options.evaluate_every) and (self.step % options.evaluate_every == 0 or done)
                 every = options.sample_every or options.evaluate_every
@@ -126,20 +166,57 @@ class Loop:
                     if judged:
                         outcome.evaluations.append((self.step, numbers))
                 if (options.save_every and self.step % options.save_every == 0) or done:
+                    journal.check()  # else a folder that was removed would come back, without its log
                     self._save(outcome.evaluations[-1][1].get("score") if judged else None)
-        finally:
-            loader.close()
-            bar.close()
-            journal.close()
-        outcome.steps = self.step
+                elif preempted:
+                    self._save(None)
+                if preempted and not done:
+                    raise Preempted(
+                        f"stopped by a signal behind step {self.step:,} of {how.steps:,}; {self._where_to_go_back()}"
+                    )
+        outcome.steps, outcome.images = self.step, loader.images
         return outcome
+
+    def _say(self, losses: dict[str, float], seconds: float) -> None:
+        """A log line of the last steps, where no bar is seen."""
+        names = ("loss/text", "loss/image", "gradient_norm", "mfu")
+        told = " ".join(f"{name.removeprefix('loss/')} {losses[name]:.3f}" for name in names if name in losses)
+        left = duration(seconds * (self.how.steps - self.step))
+        log.info(
+            "step %d of %d: %s, %d tokens/s, %s left",
+            self.step,
+            self.how.steps,
+            told,
+            losses["tokens_per_second"],
+            left,
+        )
+
+    def _say_estimate(self, flops: float) -> None:
+        """The whole run's time by the first step's operations in a process, before times are measured."""
+        time_left = duration(flops * (self.how.steps - self.step) / (TARGET_MFU * self.peak))
+        log.info(
+            "estimated, not measured: %s at an MFU of %.2f of %.0f TFLOP/s a device",
+            time_left,
+            TARGET_MFU,
+            self.peak / 1e12,
+        )
+
+    def _check_processes(self, weights: str) -> None:
+        """Every process has the same weights and reads the same data. Raises RunFailed in all where one has not."""
+        facts = {"weights": weights, "data": hashlib.sha256(repr(self.data).encode()).hexdigest()[:16]}
+        devices.agree(self.accelerator, facts, "they would train a mixture; give all of them the same files")
 
     def _data_loader(self) -> DataLoader:
         rank_of = self.accelerator.process_index, self.accelerator.num_processes
         token_ids = self._pad_id(), self.model.config.imgbos_id
-        return DataLoader(self.mixture, self.how, rank_of, token_ids, self.options.pack_to)
+        options, workers = self.options, self.options.workers
+        if workers is None:
+            workers = 4 if self.accelerator.device.type == "cuda" else 0
+        read = options.pack_to, workers, options.ahead, options.bad_images
+        return DataLoader(self.mixture, self.how, rank_of, token_ids, *read)
 
-    def _one_step(self, loader: DataLoader, meter: LossMeter) -> None:
+    def _one_step(self, loader: DataLoader, meter: LossMeter) -> bool:
+        """One optimizer step; whether a signal asked any process to end behind it."""
         how, world = self.how, self.accelerator.num_processes
         started, cpu_started = time.perf_counter(), time.process_time()
         micro = loader.micro_batches(self.step)
@@ -165,23 +242,30 @@ class Loop:
         if not math.isfinite(meter.gradient_norm):
             raise RunFailed(f"the gradient of step {self.step} is {meter.gradient_norm}; {self._where_to_go_back()}")
         self.optimizers.step()
+        self.average.update()
         self.step += 1
-        self._count(micro, time.perf_counter() - started, time.process_time() - cpu_started, meter)
+        return self._count(micro, time.perf_counter() - started, time.process_time() - cpu_started, meter)
 
-    def _count(self, micro: list[Batch], wall: float, cpu: float, meter: LossMeter) -> None:
+    def _count(self, micro: list[Batch], wall: float, cpu: float, meter: LossMeter) -> bool:
         world = self.accelerator.num_processes
-        numbers = torch.tensor(
-            [sum(b.images for b in micro), sum(b.tokens for b in micro), cpu],
-            dtype=torch.float64,
-            device=self.accelerator.device,
+        sums = (
+            sum(b.images for b in micro),
+            sum(b.tokens for b in micro),
+            cpu,
+            sum(self.flops.of(b) for b in micro),
+            bool(self.stop.name),
         )
-        images, tokens, cpu = self.accelerator.reduce(numbers, "sum").tolist()
+        numbers = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
+        images, tokens, cpu, flops, stop = self.accelerator.reduce(numbers, "sum").tolist()
         self.cost.images_seen += int(images)
         self.cost.tokens += int(tokens)
         self.cost.cpu_seconds += cpu
         self.cost.device_seconds += wall * world
         meter.tokens += int(tokens)
+        meter.flops += flops / world
         meter.seconds += wall
+        meter.steps += 1
+        return stop > 0
 
     def _check_finite(self, sums: Sums) -> None:
         for name, value in (("text", sums.text), ("image", sums.image)):
@@ -207,6 +291,10 @@ class Loop:
     def _watch(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
         """Let the caller judge the model, and draw samples: in the main process, while the others wait at the next
         collective. The random numbers of training stay as they were."""
+        with self.average.swapped():
+            return self._watched(journal, judged, drawn)
+
+    def _watched(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
         numbers: dict[str, float] = {}
         half = torch.bfloat16 if self.how.precision == "bf16" else None
         model = devices.whole_model(self.model, self.main, half)
@@ -227,18 +315,19 @@ class Loop:
     # --- checkpoints
 
     def identity(self) -> dict[str, Any]:
-        """What a resume must find unchanged: a checkpoint of another run is refused, not continued. The number of
-        processes is not part of it: batches are the same, and sums differ in rounding only."""
-        return {
-            "stage": json.loads(json.dumps(asdict(self.stage))),
-            "optimization": json.loads(json.dumps(asdict(self.how))),
-            "seed": self.mixture.seed,
-            "mixture": dict(self.mixture.counts),
-            "data": self.data,
-            "trained": self.trained,
-            "shapes": [self.shapes[name] for name in self.trained],
-            "frozen weights": self.frozen,
-        }
+        """What a resume must find unchanged (trainer.identity)."""
+        return identity(
+            self.stage,
+            self.how,
+            self.mixture.seed,
+            self.mixture.counts,
+            self.data,
+            **{
+                "trained": self.trained,
+                "shapes": [self.shapes[name] for name in self.trained],
+                "frozen weights": self.frozen,
+            },
+        )
 
     def trained_parameters(self) -> dict[str, torch.Tensor]:
         """The trained parameters in full, under the model's own names. Where they are sharded, every process has to
@@ -250,25 +339,32 @@ class Loop:
         if self.checkpoints is None:
             return
         trained, optimizers = self.trained_parameters(), self.optimizers.state_dict(keep=self.main)
+        average = self.average.state_dict()
         rng = devices.random_states(self.accelerator)
         if self.main:
             processes = {"processes": self.accelerator.num_processes, "sharded": self.options.shard}
             state = {"step": self.step, "score": score, "cost": asdict(self.cost), "run": self.identity(), **processes}
-            self.checkpoints.save(self.step, trained, {"optimizers": optimizers, "rng": rng}, state)
+            extra = {"average": average} if average else {}
+            self.checkpoints.save(self.step, trained, {"optimizers": optimizers, "rng": rng, **extra}, state)
         self.accelerator.wait_for_everyone()
 
     def _resume(self, journal: RunLog) -> dict[str, float]:
-        steps = self.checkpoints.steps() if self.checkpoints is not None else []
-        if not steps:
+        step = devices.choose(self.accelerator, max(self.checkpoints.steps(), default=0) if self.checkpoints else 0)
+        if not step:
             return journal.forget_after(-1)
-        trained, saved, state = self.checkpoints.load(steps[-1])
-        here = self.identity()
-        different = [key for key in here if state["run"].get(key) != here[key]]
+        path, digest = self.checkpoints.path(step), ""
+        if self.accelerator.num_processes > 1:  # a machine with other files would go on with another run
+            digest = self.checkpoints.digest(step)
+        devices.agree(self.accelerator, {f"{path.name}": digest}, f"{path.parent} has to be one folder for all")
+        trained, saved, state = self.checkpoints.load(step)
+        different = differences(state["run"], self.identity())
         if different:
             raise RunFailed(
-                f"{self.checkpoints.path(steps[-1])} belongs to another run: {', '.join(different)} differ; "
-                "resume with the same settings or choose another directory"
+                f"{path} belongs to another run: {'; '.join(different)}",
+                "resume with the same settings, or choose another --out",
             )
+        if told := longer(state["run"], self.how, step):
+            log.warning("%s", told)
         if state["processes"] != self.accelerator.num_processes:
             log.warning(
                 "written by %d processes, resumed by %d: the same run up to rounding",
@@ -279,20 +375,23 @@ class Loop:
         with torch.no_grad():
             for name, value in trained.items():
                 parameters[name].copy_(devices.placed_like(value, parameters[name]))
+        self.average.load_state_dict(saved.get("average", {}))
         self.optimizers.load_state_dict(saved["optimizers"])
         devices.restore_random_state(self.accelerator, saved["rng"])
         self.step, self.cost = int(state["step"]), Cost(**state["cost"])
         return journal.forget_after(self.step)
 
 
-def fingerprint(parameters: Mapping[str, torch.Tensor]) -> str:
-    """Tells models apart by names, shapes and eight values of each tensor: a checkpoint of a stage holds trained parts
-    only, which on another model's frozen ones would be nonsense without an error."""
-    digest = hashlib.sha256()
-    for name, value in parameters.items():
-        flat = value.detach().flatten()
-        # Whole numbers: at over 2^24 values torch.linspace's last index, rounded in float32, is past the end.
-        at = [(len(flat) - 1) * i // 7 for i in range(8)] if len(flat) else []
-        some = flat[torch.tensor(at, dtype=torch.long, device=flat.device)].float().cpu()
-        digest.update(f"{name} {list(value.shape)}".encode() + some.numpy().tobytes())
-    return digest.hexdigest()[:16]
+def mark(name: str, value: torch.Tensor) -> bytes:
+    """A tensor's name, shape and eight of its values."""
+    flat = value.detach().flatten()
+    # Whole numbers: at over 2^24 values torch.linspace's last index, rounded in float32, is past the end.
+    at = [(len(flat) - 1) * i // 7 for i in range(8)] if len(flat) else []
+    some = flat[torch.tensor(at, dtype=torch.long, device=flat.device)].float().cpu()
+    return f"{name} {list(value.shape)}".encode() + some.numpy().tobytes()
+
+
+def fingerprint(marks: Iterable[bytes]) -> str:
+    """Tells models apart by the marks of their tensors: a checkpoint of a stage holds trained parts only, which on
+    another model's frozen ones would be nonsense without an error."""
+    return hashlib.sha256(b"".join(marks)).hexdigest()[:16]

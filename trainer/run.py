@@ -7,12 +7,16 @@ torchrun --nproc-per-node 8 -m trainer stage --stage 2 --model armor-8b --data s
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from armor_model import hub
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.files import write_file
 from trainer.config import StageConfig
@@ -29,6 +33,10 @@ def stage_of(config: StageConfig) -> Stage:
         stage = STAGES[config.stage].scaled(config.share)
         if config.mix is not None:
             stage = replace(stage, mixture=config.mix)
+        changes = {"epochs": config.epochs, "trains": config.trains or None, "alpha": config.alpha, "beta": config.beta}
+        stage = replace(stage, **{name: value for name, value in changes.items() if value is not None})
+        if config.lora:
+            stage = replace(stage, trains=(*stage.trains, "lora"))
         if config.condition_dropout is not None:
             stage = replace(stage, condition_dropout=config.condition_dropout)
     except ValueError as error:
@@ -46,7 +54,7 @@ def check(config: StageConfig) -> None:
         raise UserError(f"{model} is there already: choose another --out, or go on with its run by --resume")
     if model.exists() and Path(config.model).resolve() == model.resolve():
         raise UserError(f"--model {model} is where this run writes; choose another --out")
-    for folder in config.data:
+    for folder in (*config.data, *config.eval_data):
         if not folder.is_dir():
             raise UserError(f"no directory of shards at {folder}: make it with armor-train tokenize")
 
@@ -59,25 +67,40 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     """
     check(config)
     stage = stage_of(config)
+    if config.push_to_hub:
+        hub.check_login(config.push_to_hub)
 
     import torch
 
-    from armor_model import load
+    from armor_model import load, load_processor
     from armor_model.base.runtime import quiet_transformers
+    from armor_model.convert.shards import Source
     from trainer import devices
     from trainer.bundle import Training
     from trainer.checkpoints import find_model, save_model
     from trainer.data.shards import Shards
+    from trainer.heldout import heldout_losses
     from trainer.loader import Mixture
     from trainer.loop import Loop
+    from trainer.lora import add_lora, merge_lora
     from trainer.objective import freeze
+    from trainer.signals import Preempted
 
     quiet_transformers()
     start = find_model(config.model)
     how = config.optimization
     if how.precision == "auto":
         how = replace(how, precision=devices.asked_precision() or "fp32")
-    model, processor = load(start)
+    shard = config.loop.shard or devices.asked_to_shard()
+    lazily = shard and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if lazily:
+        model, processor = devices.empty_model(start, config.attention), load_processor(start)
+    else:
+        model, processor = load(start, **({"attn_implementation": config.attention} if config.attention else {}))
+    if config.lora:
+        if shard:
+            raise UserError("--lora and --shard do not go together", "an 8B with LoRA fits one GPU of 80 GB")
+        add_lora(model, config.lora)
     save_as = getattr(torch, config.save_dtype) if config.save_dtype else model.dtype
     if how.precision == "fp32":
         model = model.float()
@@ -86,7 +109,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    shards = Shards(list(config.data), processor)
+    shards = Shards(list(config.data), processor, config.image_root)
     pools = shards.pools()
     missing = [kind for kind, count in stage.mixture.items() if count and kind not in pools]
     if missing:
@@ -96,9 +119,16 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
         how = replace(how, steps=how.steps or len(mixture) * stage.epochs)
     except ValueError as error:
         raise UserError(str(error)) from error
-    sample = drawer(processor, config.sample_prompt, config.seed) if config.sample_prompt else None
-    shard = config.loop.shard or devices.asked_to_shard()
-    loop = Loop(model, stage, mixture, how, replace(config.loop, out=config.out, sample=sample, shard=shard))
+    asks = config.sample_prompt or config.ask
+    sample = sampler(processor, config.sample_prompt, config.ask, config.seed) if asks else None
+    evaluate = None
+    if config.eval_data:
+        evaluate = heldout_losses(Shards(list(config.eval_data), processor).pools(), stage, config.eval_limit)
+    options = replace(
+        config.loop, out=config.out, sample=sample, shard=shard, given={kind: len(p) for kind, p in pools.items()},
+        evaluate=evaluate, evaluate_every=(config.eval_every or how.steps) if evaluate else 0,
+    )  # fmt: skip
+    loop = Loop(model, stage, mixture, how, options, Source(start) if lazily else None)
     used = replace(config, optimization=how, loop=replace(config.loop, shard=shard))
     with Training.open(
         config.out if loop.main else None,
@@ -108,37 +138,63 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     ) as training:  # fmt: skip
         if loop.main:
             write_file(config.out / "config.toml", to_toml(used))
-        outcome = loop.run()
-        trained = devices.whole_model(model, loop.main, save_as)
-        if not loop.main:
-            return None
-        save_model(trained.to(save_as), processor, config.out / "model")
+        try:
+            outcome = loop.run()
+        except Preempted as stopped:
+            if not loop.main:
+                sys.exit(Preempted.exit_code)
+            again = shlex.join([*command, *([] if "--resume" in command else ["--resume"])])
+            raise Preempted(stopped.message, f"go on, started as before, with: {again}") from stopped
+        with loop.average.swapped():
+            trained = devices.whole_model(model, loop.main, save_as, "cpu")
+            if not loop.main:
+                return None
+            facts = {
+                "base": config.model,
+                "stage": stage.name,
+                **{k: f"{a:,} of {b:,}" for k, (a, b) in loop.plan.reads.items()},
+            }
+            facts |= {name: f"{value:.4g}" for name, value in outcome.losses.items() if name.startswith("loss/")}
+            if config.lora:
+                merge_lora(trained)
+            save_model(trained.to(save_as), processor, config.out / "model", facts)
         training.finish(config.out / "model", outcome.steps, outcome.cost, outcome.losses, [config.out / "log.jsonl"])
     result = {
         "stage": stage.name,
         "steps": outcome.steps,
         "losses": outcome.losses,
+        "images": asdict(outcome.images),
         "cost": {**asdict(outcome.cost), "device_days": outcome.cost.device_days},
         "processes": loop.accelerator.num_processes,
         "sharded": shard,
         "model": str(config.out / "model"),
     }
+    if config.push_to_hub:
+        result["pushed"] = hub.push(config.out / "model", config.push_to_hub)
     write_file(config.out / "result.json", json.dumps(result, indent=1) + "\n")
     return result
 
 
-def drawer(processor: Any, prompts: Sequence[str], seed: int) -> Callable[[Any, int], dict[str, Any]]:
-    """Draws the same prompts with the same seeds each time, the paper's Figure 6: what LoopOptions.sample wants,
-    (model, step) -> {name: PIL image}; prompt number i is drawn with seed + i."""
+def sampler(
+    processor: Any, drawn: Sequence[str], asked: Sequence[str], seed: int
+) -> Callable[[Any, int], dict[str, Any]]:
+    """Draws and answers the same prompts with the same seeds each time, the paper's Figure 6: what LoopOptions.sample
+    wants, (model, step) -> {name: PIL image or text}; prompt number i has seed + i. Answers may hold both."""
     names = [
-        f"{i:02d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}" for i, prompt in enumerate(prompts)
+        f"{i:02d}-{re.sub(r'[^a-z0-9]+', '-', prompt.lower()).strip('-')[:40]}"
+        for i, prompt in enumerate((*drawn, *asked))
     ]
 
     def sample(model: Any, step: int) -> dict[str, Any]:
-        from armor_model import draw
+        from armor_model import draw, generate
 
         processor.vq.to(next(model.parameters()).device)
-        images = draw(model, processor, list(prompts), seeds=[seed + i for i in range(len(prompts))])
-        return dict(zip(names, images, strict=True))
+        seeds = [seed + i for i in range(len(names))]
+        found = dict(zip(names, draw(model, processor, list(drawn), seeds=seeds[: len(drawn)]), strict=False))
+        talks = [[{"role": "user", "content": prompt}] for prompt in asked]
+        answers = generate(model, processor, talks, seeds=seeds[len(drawn) :]) if talks else []
+        for name, answer in zip(names[len(drawn) :], answers, strict=True):
+            found |= {f"{name}-{i}": part for i, part in enumerate(answer.parts)}
+        return found
 
     return sample

@@ -31,8 +31,6 @@ class Base:
 
         Raises UserError where a type is missing or too small.
         """
-        from torch.utils.data import Subset
-
         from armor_model.base.errors import ArmorError
         from trainer.data.shards import Shards
 
@@ -45,7 +43,7 @@ class Base:
             size = len(found.get(kind, ()))
             if size <= plan.validation:
                 raise UserError(f"the data holds {size} {kind}, expected more than the {plan.validation} to hold back")
-            pools[kind] = Subset(found[kind], range(size - plan.validation))
+            pools[kind] = found[kind].first(size - plan.validation)
             held += [found[kind][i] for i in range(size - plan.validation, size)]
         return pools, held
 

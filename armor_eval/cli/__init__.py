@@ -96,7 +96,8 @@ def _not_imported() -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 the run failed or is partial, 2 wrong input, 130 Ctrl-C.
+    """Run one command and return its exit code: 0 done, 1 the run failed or is partial, 2 wrong input, 130 Ctrl-C,
+    143 SIGTERM.
 
     `compare` has codes of its own, see there.
     """

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +45,9 @@ ModelArgs = Annotated[
 Shard = Annotated[
     str | None,
     typer.Option("--shard", metavar="I/N", help="Ask only this part; armor-eval merge joins the parts."),
+]
+Repeats = Annotated[
+    int, typer.Option(min=1, help="So many seeds of a sampled run, from --seed on; prints the variance between them.")
 ]
 RequestJson = Annotated[
     str | None,
@@ -237,6 +240,54 @@ def as_json(finished: Sequence[Finished]) -> str:
     )
 
 
+def suffixes(seed: int, repeats: int) -> list[tuple[int, str]]:
+    """Each repeat's seed, and what its run's name ends with: nothing where there is only one."""
+    return [(at, f"@{at}" if repeats > 1 else "") for at in range(seed, seed + repeats)]
+
+
+def bars(show: bool) -> Callable[[str], AbstractContextManager[Any]]:
+    """A progress bar by a task's name, for `armor_eval.evaluate`."""
+    return lambda name: progress_bar(name, show)
+
+
+def finish(
+    finished: Sequence[Finished], show_one: Callable[[Finished], None], *, as_text: bool, shard: str | None
+) -> None:
+    """What a command of one task ends with, in the first process: its runs, the variance between repeats, and exit code
+    1 where one is partial."""
+    if not finished:
+        return
+    if shard is not None:
+        return show_shard(finished[0])
+    if as_text:
+        for one in finished:
+            show_one(one)
+        if len(finished) > 1:
+            print_doc(console(), spread_doc(finished))
+    else:
+        write(as_json(finished))
+    if any(one.run.status != "complete" for one in finished):
+        raise typer.Exit(1)
+
+
+def spread_doc(finished: Sequence[Finished]) -> Doc:
+    """The primary number of each benchmark over its repeats."""
+    from armor_eval.stats.repeats import between
+
+    head = ["bench", "mean", "95 % interval of the mean", "sd between seeds", "seeds"]
+    doc = Doc("repeats", "between seeds: the same questions, other draws", "", head)
+    for bench in dict.fromkeys(one.run.benchmark for one in finished):
+        metrics = [primary(one) for one in finished if one.run.benchmark == bench]
+        if len(metrics) < 2 or any(m.value is None for m in metrics):
+            doc.add([bench, "withheld", "-", "-", str(len(metrics))])
+            continue
+        spread = between([float(m.value or 0) for m in metrics])
+        over = metrics[0].model_copy(update={"value": spread.mean, "ci95": spread.ci95})
+        deviation = metrics[0].model_copy(update={"value": spread.sd})
+        doc.add([bench, value(over), interval(over), value(deviation), str(len(metrics))])
+    return doc
+
+
 def shard_name(shard: str | None) -> str:
     """`-2of4` for `2/4`: each shard's default folder is its own."""
     return f"-{shard.replace('/', 'of')}" if shard else ""
@@ -246,24 +297,6 @@ def show_shard(one: Finished) -> None:
     """What a shard ends with: how much was asked, and that nothing is scored yet."""
     counts = ", ".join(f"{n} {status}" for status, n in one.scores.counts.items())
     write(f"{one.path}: {one.run.status_reason} ({counts})")
-
-
-def run_folder(out: Path, name: str) -> Path:
-    """Where a run lies: always `OUT/NAME`, also where it is the only one, so that no run hides another.
-
-    A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; NAME
-    inside of any other is refused.
-    """
-    from armor_eval.runs.folders import folder_name, refuse_nesting
-
-    folder = out / folder_name(name)
-    if (out / "run.json").is_file():
-        from armor_eval.runs.bundle import read_head
-
-        if read_head(out)[0].benchmark == name:
-            return out
-    refuse_nesting(folder)
-    return folder
 
 
 def short_name(text: str) -> str:

@@ -67,6 +67,7 @@ def draw(
     from armor_eval.models.base import Decoding
     from armor_eval.models.endpoint import Extra
     from armor_eval.models.options import parse_dtype, parse_model_args
+    from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.suites.declare import choose
 
@@ -93,7 +94,7 @@ def draw(
         for name, task, adapter, run_profile in tasks:
             settings = Settings(run_profile, command, decoding, batch_size, part)
             default = Path("runs") / "draw" / _folder_name(adapter.info.name, run_profile, limit, seed)
-            folder = common.run_folder(default if out is None else out, name + common.shard_name(shard))
+            folder = run_folder(default if out is None else out, name + common.shard_name(shard))
             with common.progress_bar(name, not json_output and processes.first) as progress:
                 done = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)
             if done is not None:
@@ -109,7 +110,7 @@ def draw(
     if json_output:
         common.write(common.as_json(finished))
     for one in () if json_output else finished:
-        geneval.show(one, False) if one.run.kind == "geneval" else _show(one)
+        geneval.show(one) if one.run.kind == "geneval" else _show(one)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
 

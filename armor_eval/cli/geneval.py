@@ -6,12 +6,15 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from armor_eval.cli import common
 from armor_model.base.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from armor_eval.engine import Finished
 
 
 def finite(value: float | None) -> float | None:
@@ -71,6 +74,7 @@ def run(
     device_map: common.DeviceMap = None,
     model_args: common.ModelArgs = None,
     request_json: common.RequestJson = None,
+    repeats: common.Repeats = 1,
     shard: common.Shard = None,
     guidance: Guidance = None,
     image_temperature: ImageTemperature = 1.0,
@@ -82,11 +86,13 @@ def run(
     """Measure drawing. The same command again resumes an interrupted run, or shows a finished one."""
     if context.invoked_subcommand is not None:
         return
+    from armor_eval import Named, evaluate
     from armor_eval.cli import COMMAND_LINE
-    from armor_eval.engine import Settings, evaluate, join_processes
+    from armor_eval.engine import Settings, join_processes
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding, DrawsImages
     from armor_eval.profiles import choose_profile
+    from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.geneval.folders import scan_folder
     from armor_eval.tasks.geneval.prompts import own_prompts, read_prompts
@@ -94,6 +100,8 @@ def run(
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
+    if repeats > 1 and (images is not None or image_temperature == 0):
+        raise UserError("--repeats draws seeds of a sampled run", "give --image-temperature above 0, and no --images")
     refuse_drawing_options(context, images)
     chosen = choose_profile(profile, model if images is None else "images")
     vocabulary = load_vocabulary(chosen.name)
@@ -118,21 +126,24 @@ def run(
     judge, colors = load_judges(
         given, vocabulary, kind, detector_weights, clip_weights, download, where, detector_batch
     )
-    task = GenEvalTask(given, judge, colors, images=found, samples=samples, limit=limit, seed=seed, overlays=overlays)
-    name = _folder_name(adapter.info.name, chosen.name, limit, seed, prompts) + common.shard_name(shard)
-    folder = Path("runs") / "geneval" / name if out is None else common.run_folder(out, "geneval")
+    how = {"images": found, "samples": samples, "limit": limit, "seed": seed, "overlays": overlays}
+    tasks = [
+        Named(f"geneval{suffix}", GenEvalTask(given, judge, colors, drawn_from=at, **how), settings)
+        for at, suffix in common.suffixes(seed, repeats)
+    ]
+    default = _folder_name(adapter.info.name, chosen.name, limit, seed, prompts) + common.shard_name(shard)
+
+    def folder(run: str) -> Path:
+        beside = Path("runs") / "geneval" / f"{default}{run.removeprefix('geneval')}"
+        return beside if out is None else run_folder(out, run)
+
     try:
-        with common.progress_bar("geneval", not json_output and processes.first) as progress:
-            finished = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)
+        done = evaluate(
+            adapter, tasks, folder, processes=processes, progress=common.bars(processes.first and not json_output)
+        )
     finally:
         adapter.close()
-    if finished is None:
-        return
-    if shard is not None:
-        return common.show_shard(finished)
-    show(finished, json_output)
-    if finished.run.status != "complete":
-        raise typer.Exit(1)
+    common.finish(done, show, as_text=not json_output, shard=shard)
 
 
 @geneval.command("prompts")
@@ -249,19 +260,17 @@ def selftest(
 
 
 def _show_drift(drifts, then, where: str, path: Path) -> None:
-    from rich.table import Table
-
-    from armor_eval.cli import common
     from armor_eval.tasks.geneval.verdicts import Rules
 
     out, threshold = common.console(), Rules().threshold
-    table = Table(title=f"geneval selftest - {then.settings['detector']} on {where}", title_justify="left")
-    for name in ("image", "seen", "recorded", "score differs by", "verdict"):
-        table.add_column(name, no_wrap=True, justify="right" if name.startswith("score") else "left")
+    title = f"geneval selftest - {then.settings['detector']} on {where}"
+    table = common.Doc(
+        "selftest", title, "", ["image", "seen", "recorded", "score differs by", "verdict"], text_columns=3
+    )
     for one in drifts:
         cells = [", ".join(f"{n} {c}" for c, n in s.counts(threshold).items()) or "-" for s in (one.now, one.then)]
-        table.add_row(one.name, *cells, f"{one.score:.1e}", "DRIFT" if one.problems else "as recorded")
-    common.print_table(out, table)
+        table.add([one.name, *cells, f"{one.score:.1e}", "DRIFT" if one.problems else "as recorded"])
+    common.print_doc(out, table)
     for one in drifts:
         for problem in one.problems:
             out.print(f"{one.name}: {problem}", markup=False, soft_wrap=True)
@@ -338,27 +347,18 @@ def detector_name(asked: str | None, usual: str) -> str:
     return asked or usual
 
 
-def show(finished, json_output: bool) -> None:
+def show(finished: Finished) -> None:
     from armor_eval.runs.schema import protocol_of
     from armor_eval.tasks.geneval.protocols import declared
 
-    if json_output:
-        common.write(common.as_json([finished]))
-        return
-    from rich.table import Table
-
     out, run, scores = common.console(), finished.run, finished.scores
     subset = ", a subset" if run.subset is not None else ""
-    table = Table(title=f"geneval - {run.model.name} - profile {run.profile}{subset}", title_justify="left")
-    table.add_column("", no_wrap=True)
-    for name in ("score", "95 % interval", "pictures", "prompts"):
-        table.add_column(name, justify="right", no_wrap=True)
+    title = f"geneval - {run.model.name} - profile {run.profile}{subset}"
+    table = common.Doc("geneval", title, "", ["", "score", "95 % interval", "images", "prompts"])
     for metric in sorted(scores.metrics, key=lambda m: (m.name.startswith("held-out"), m.name.endswith("overall"))):
-        if metric.name == "held-out single_object":
-            table.add_section()
-        cells = (metric.name, common.value(metric), common.interval(metric), str(metric.n), str(metric.clusters))
-        table.add_row(*cells, style="bold" if metric.primary else None)
-    common.print_table(out, table)
+        numbers = (common.value(metric), common.interval(metric), str(metric.n), str(metric.clusters))
+        table.add([metric.name, *numbers])
+    common.print_doc(out, table)
     for line in common.remarks(finished):
         out.print(line, markup=False)
     label = protocol_of(run)

@@ -58,7 +58,7 @@ def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
     from armor_eval.cli import COMMAND_LINE
     from armor_eval.engine import Settings, evaluate
     from armor_eval.models.base import Decoding
-    from armor_eval.runs.bundle import read_bundle
+    from armor_eval.runs.bundle import read_bundle, run_folder
     from armor_eval.tasks.geneval.layout import IMAGES
     from armor_eval.tasks.suites.declare import of_run
     from armor_eval.tasks.suites.files import read_data
@@ -85,7 +85,7 @@ def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
     try:
         task = SuiteTask(suite, read, asked, chosen, images=images, subset=run.subset, samples=samples)
         name = f"{against.resolve().name}-{common.short_name(asked.info.name)}"
-        folder = common.run_folder(out or against.resolve().parent, name)
+        folder = run_folder(out or against.resolve().parent, name)
         settings = Settings(suite.profile, list(COMMAND_LINE.get()), Decoding(), 16, None)
         evaluate(task, drawn_elsewhere(against / IMAGES, images.files), folder, settings)
     finally:

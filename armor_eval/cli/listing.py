@@ -36,34 +36,29 @@ def listing(
         listed += [{**s.model_dump(mode="json"), "command": f"draw --suite {s.name}"} for s in drawn]
         common.write(json.dumps(listed, indent=1, ensure_ascii=False))
         return
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title="understanding --bench ... (all = those of the paper's Table 2)", title_justify="left")
-    for name in ("name", "data set", "split", "judge", "reported number"):
-        table.add_column(name)
-    for b in declared:
-        star = "" if b.in_paper else " (not in all)"
-        table.add_row(b.name + star, b.dataset, b.split, b.judge, b.number)
-    out = common.console()
-    out.print(table)
-    table = Table(title="draw --suite ... (geneval too)", title_justify="left")
-    for name in ("name", "suite", "kind of judge", "its own judge"):
-        table.add_column(name)
-    for s in drawn:
-        table.add_row(s.name, s.title, s.judge, s.own_judge or "-")
-    out.print(table)
-    beside = Table(title="armor-eval ... (commands of their own)", title_justify="left")
-    for name in ("command", "what is measured", "reported number"):
-        beside.add_column(name)
-    for row in BESIDE:
-        beside.add_row(*row)
-    out.print(beside)
-    models = Table(title="--model ...", title_justify="left")
-    for name in ("say", "what it is"):
-        models.add_column(name)
-    models.add_row(BUNDLED, "the bundled checkpoint (default)")
-    models.add_row("FOLDER", "a checkpoint that armor-model or armor-train wrote")
-    for kind in KINDS.values():
-        models.add_row(escape(kind.shows), kind.help)
-    out.print(models)
+    stars = ["" if b.in_paper else " (not in all)" for b in declared]
+    kinds = [(kind.shows, kind.help) for kind in KINDS.values()]
+    tables = {
+        "understanding --bench ... (all = those of the paper's Table 2)": (
+            ("name", "data set", "split", "judge", "reported number"),
+            [(b.name + star, b.dataset, b.split, b.judge, b.number) for b, star in zip(declared, stars, strict=True)],
+        ),
+        "draw --suite ... (geneval too)": (
+            ("name", "suite", "kind of judge", "its own judge"),
+            [(s.name, s.title, s.judge, s.own_judge or "-") for s in drawn],
+        ),
+        "armor-eval ... (commands of their own)": (("command", "what is measured", "reported number"), BESIDE),
+        "--model ...": (
+            ("say", "what it is"),
+            [
+                (BUNDLED, "the bundled checkpoint (default)"),
+                ("FOLDER", "a checkpoint that armor-model or armor-train wrote"),
+                *kinds,
+            ],
+        ),
+    }
+    for title, (head, rows) in tables.items():
+        doc = common.Doc("list", title, "", list(head), text_columns=len(head), wide=True)
+        for row in rows:
+            doc.add(row)
+        common.print_doc(common.console(), doc)

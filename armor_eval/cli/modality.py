@@ -30,6 +30,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the pictures.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 512, shapes 64.")] = None,
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
+    repeats: common.Repeats = 1,
     shard: common.Shard = None,
     request_json: common.RequestJson = None,
     dtype: common.DType = None,
@@ -41,49 +42,54 @@ def run(
     """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one."""
     if context.invoked_subcommand is not None:
         return
+    from armor_eval import Named, evaluate
     from armor_eval.cli import COMMAND_LINE
-    from armor_eval.engine import Settings, evaluate, join_processes
+    from armor_eval.engine import Settings, join_processes
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding, RespondsFreely
     from armor_eval.profiles import choose_profile
+    from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.modality.task import ModalityTask
 
     common.quiet_libraries()
     chosen = choose_profile(profile, model)
-    if chosen.guest is None and prompts is None:
-        raise UserError(
-            "no public benchmark asks for a modality: outside of the shapes world requests are needed",
-            f"give --prompts FILE.jsonl with lines like {LINE}, or --profile shapes",
-        )
     decoding = Decoding(
         max_new_tokens=max_new_tokens or chosen.response_tokens,
         image_temperature=image_temperature,
         seed=seed,
     )
-    settings = Settings(chosen.name, list(COMMAND_LINE.get()), decoding, batch_size, parse_shard(shard))
-    task = ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed)
+    tasks = [
+        Named(
+            f"modality{suffix}",
+            ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed, drawn_from=at),
+            Settings(
+                chosen.name,
+                list(COMMAND_LINE.get()),
+                decoding.model_copy(update={"seed": at}),
+                batch_size,
+                parse_shard(shard),
+            ),
+        )
+        for at, suffix in common.suffixes(seed, repeats)
+    ]
     options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
     processes = join_processes()
     adapter = registry.load(model, chosen.name, does=RespondsFreely, own_device=processes.device, **options)
     name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
     default = Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen.name}-{name}"
-    folder = default if out is None else common.run_folder(out, "modality")
+
+    def folder(run: str) -> Path:
+        beside = default.with_name(default.name + run.removeprefix("modality"))
+        return beside if out is None else run_folder(out, run)
+
     try:
-        with common.progress_bar("modality", processes.first and not json_output) as progress:
-            done = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)
+        finished = evaluate(
+            adapter, tasks, folder, processes=processes, progress=common.bars(processes.first and not json_output)
+        )
     finally:
         adapter.close()
-    if done is None:
-        return
-    if shard is not None:
-        return common.show_shard(done)
-    if json_output:
-        common.write(common.as_json([done]))
-    else:
-        _show(done)
-    if done.run.status != "complete":
-        raise typer.Exit(1)
+    common.finish(finished, _show, as_text=not json_output, shard=shard)
 
 
 @modality.command("side-by-side")

@@ -16,7 +16,6 @@ from armor_model.base.errors import UserError
 if TYPE_CHECKING:
     from armor_eval.engine import Finished, Processes, Settings
     from armor_eval.models.base import AnswersQuestions
-    from armor_eval.runs.schema import Profile
     from armor_eval.tasks.understanding.cells import Reading
     from armor_eval.tasks.understanding.declare import Benchmark
     from armor_eval.tasks.understanding.judge import Judge
@@ -79,9 +78,9 @@ def run(
     retention: Annotated[
         Path | None, typer.Option(help="Run(s) of the base model: print how much of its score is kept.")
     ] = None,
-    shard: Annotated[
-        str | None, typer.Option(metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
-    ] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the text; 0 = greedy, the benchmarks' protocol.")] = 0.0,
+    repeats: common.Repeats = 1,
+    shard: common.Shard = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that an hf: model brings along.")
     ] = False,
@@ -111,7 +110,7 @@ def run(
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.understanding.data import locate
     from armor_eval.tasks.understanding.declare import choose
-    from armor_eval.tasks.understanding.judges import judge_spec
+    from armor_eval.tasks.understanding.judges import judge_spec, make_judges
     from armor_eval.tasks.understanding.task import Options
 
     common.quiet_libraries()
@@ -120,12 +119,17 @@ def run(
         raise UserError("--bench names nothing", "see armor-eval list")
     spec = choose_profile(profile, model)
     chosen = spec.name
+    if repeats > 1 and (temperature == 0 or baselines or retention is not None):
+        wrong = "these answers are greedy, and would be the same" if temperature == 0 else "and nothing beside them"
+        raise UserError(f"--repeats draws seeds of a sampled run: {wrong}", "give --temperature, without --baselines")
     if shard is not None and (baselines or retention is not None):
         raise UserError("a shard is not scored: it has no baselines and no retention", "ask for them without --shard")
     settings = Settings(
         chosen,
         list(COMMAND_LINE.get()),
-        Decoding(max_new_tokens=max_new_tokens or spec.understanding_tokens, mask_imgbos=mask_imgbos),
+        Decoding(
+            max_new_tokens=max_new_tokens or spec.understanding_tokens, mask_imgbos=mask_imgbos, temperature=temperature
+        ),
         batch_size or spec.understanding_batch,
         parse_shard(shard),
     )
@@ -156,7 +160,10 @@ def run(
     )
     suite = Suite(benchmarks, questions, settings, judges, processes, out, not json_output and processes.first)
     try:
-        finished = suite.measure(adapter)
+        finished = []
+        for at, suffix in common.suffixes(seed, repeats):
+            drawn = replace(settings, decoding=settings.decoding.model_copy(update={"seed": at if repeats > 1 else 0}))
+            finished += replace(suite, settings=drawn).measure(adapter, suffix)
         beside = suite.measure_baselines(adapter) if baselines else {}
     finally:
         adapter.close()
@@ -175,6 +182,8 @@ def run(
         common.write(runs)
     else:
         common.print_scores(finished, beside)
+        if repeats > 1:
+            common.print_doc(common.console(), common.spread_doc(finished))
         if retention is not None:
             print_retention(retention, finished)
     if any(one.run.status != "complete" for one in finished):
@@ -206,25 +215,22 @@ class Suite:
 
     def measure(self, adapter: AnswersQuestions, label: str = "", **changes: Any) -> list[Finished]:
         """Every benchmark with one model; MME's answers serve MME-P. `label` names a baseline's folders."""
-        from armor_eval.engine import evaluate
+        from armor_eval import Named, evaluate
         from armor_eval.tasks.understanding.task import UnderstandingTask
 
         questions = replace(self.questions, **changes)
         folders = {b.name: self._folder(b.name, adapter.info.name, label) for b in self.benchmarks}
-        finished = []
+        tasks = []
         for benchmark in self.benchmarks:
-            task = UnderstandingTask(
-                benchmark, self.settings.profile, questions,
-                judge=self.judges.get(benchmark.name), shared=folders.get(benchmark.shares or ""),
-            )  # fmt: skip
-            with common.progress_bar(f"{benchmark.name} {label}".strip(), self.show_progress) as progress:
-                finished.append(
-                    evaluate(
-                        task, adapter, folders[benchmark.name], self.settings, processes=self.processes,
-                        progress=progress,
-                    )
-                )  # fmt: skip
-        return [one for one in finished if one is not None]
+            shared = folders.get(benchmark.shares or "")
+            judge = self.judges.get(benchmark.name)
+            task = UnderstandingTask(benchmark, self.settings.profile, questions, judge=judge, shared=shared)
+            tasks.append(Named(benchmark.name, task, self.settings))
+        shown = common.bars(self.show_progress)
+        return evaluate(
+            adapter, tasks, folders.__getitem__, processes=self.processes,
+            progress=lambda name: shown(f"{name} {label}".strip()),
+        )  # fmt: skip
 
     def measure_baselines(self, adapter: AnswersQuestions) -> dict[str, list[Finished]]:
         """Benchmark -> the model without pictures, and a constant answer: what a score must be held against."""
@@ -244,10 +250,11 @@ class Suite:
         The default depends on what is measured alone, so that the same command finds its own run again.
         """
         from armor_eval.engine.run import shard_text
+        from armor_eval.runs.bundle import run_folder
 
         questions = self.questions
         if self.out is not None:
-            base = common.run_folder(self.out, bench)
+            base = run_folder(self.out, bench)
         else:
             name = bench
             if questions.limit is not None:
@@ -261,6 +268,8 @@ class Suite:
             if self.settings.shard is not None:
                 name += common.shard_name(shard_text(self.settings.shard))
             base = Path("runs") / "understanding" / f"{common.short_name(model)}-{self.settings.profile}" / name
+        if label.startswith("@"):
+            return base.with_name(base.name + label)
         return base.with_name(f"{base.name}-{label}") if label else base
 
 
@@ -277,17 +286,13 @@ def print_retention(base: Path, finished: list[Finished]) -> None:
     from armor_eval.tasks.understanding.retention import retention
 
     rows, mean = retention(base, [one.path for one in finished])
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(title=f"understanding kept, in % of {base}", title_justify="left", box=SIMPLE_HEAD)
-    for name in ("bench", "base", "now", "kept", "95 % interval"):
-        table.add_column(name, justify="right" if name != "bench" else "left")
+    title = f"understanding kept, in % of {base}"
+    table = common.Doc("retention", title, "", ["bench", "base", "now", "kept", "95 % interval"])
     for row in [*rows, mean]:
         ends = f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}" if row.ci95 else "-"
         plain = ("", "") if row is mean else (f"{row.base:.1f}", f"{row.score:.1f}")
-        table.add_row(row.benchmark, *plain, f"{row.kept:.1f} %", ends)
-    common.console().print(table)
+        table.add([row.benchmark, *plain, f"{row.kept:.1f} %", ends])
+    common.print_doc(common.console(), table)
 
 
 def check_thinking(mode: str | None) -> Thinking:
@@ -307,28 +312,3 @@ def check_reading(reading: str) -> Reading:
     if reading not in READINGS:
         raise unknown_name("reading", reading, READINGS)
     return reading
-
-
-def make_judges(profile: Profile, judge: str | None, benchmarks: list[Benchmark], **options: Any) -> dict[str, Judge]:
-    """Benchmark name -> judge: the named one for all if there is one, else a guest profile's rules for free text.
-
-    UserError before anything is asked where a benchmark cannot be scored. `options`: see judges.open_judge.
-    """
-    if judge is not None:
-        from armor_eval.tasks.understanding.data import cache_dir
-        from armor_eval.tasks.understanding.judges import open_judge
-
-        opened = open_judge(judge, profile, cache_dir() / "judge", **options)
-        return {b.name: opened for b in benchmarks}
-    free = [b.name for b in benchmarks if b.judge == "required"]
-    from armor_eval.profiles import profile_of
-
-    spec = profile_of(profile)
-    if spec.guest is None:
-        if free:
-            raise UserError(
-                f"{' and '.join(free)} need a judge",
-                "give --judge openai:URL#NAME or --judge hf:ID, or leave them out of --bench",
-            )
-        return {}
-    return {name: spec.part("judge").RuleJudge() for name in free}

@@ -45,10 +45,11 @@ def score_file(
     Exit code 1 where rows lack an answer or the headline is withheld.
     """
     from armor_eval.cli import COMMAND_LINE, common
-    from armor_eval.cli.understanding import check_reading, check_thinking, make_judges
+    from armor_eval.cli.understanding import check_reading, check_thinking
     from armor_eval.profiles import choose_profile
+    from armor_eval.runs.bundle import run_folder
     from armor_eval.tasks.understanding.declare import choose
-    from armor_eval.tasks.understanding.judges import judge_spec
+    from armor_eval.tasks.understanding.judges import judge_spec, make_judges
     from armor_eval.tasks.understanding.predictions.score import Source, score_predictions
 
     common.quiet_libraries()
@@ -65,7 +66,7 @@ def score_file(
         spec = judge_spec(judge, judge_url, judge_model)
         asked = make_judges(source.profile, spec, benchmarks)[benchmark.name]
     default = Path("runs") / "understanding" / f"{common.short_name(source.name)}-predictions" / source.variant
-    folder = default if out is None else common.run_folder(out, benchmark.name)
+    folder = default if out is None else run_folder(out, benchmark.name)
     try:
         with common.progress_bar(benchmark.name, not json_output) as progress:
             finished = score_predictions(source, folder, asked, progress)

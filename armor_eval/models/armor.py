@@ -73,6 +73,18 @@ class ArmorAdapter(DrawingModel):
             spec=spec, name=name, fingerprint=sha256_folder(folder), parameters=_parameters(folder), dtype=dtype
         )
 
+    @classmethod
+    def of(cls, model: Any, processor: Any, name: str = "armor") -> ArmorAdapter:
+        """A model in memory, as a training loop holds it; known by the content of its weights."""
+        adapter = cls.__new__(cls)
+        adapter._loaded, adapter._loading = (model, processor), threading.Lock()
+        adapter._device, adapter._dtype, adapter.asked = str(model.device), str(model.dtype).removeprefix("torch."), {}
+        adapter.info = ModelInfo(
+            spec="in memory", name=name, fingerprint=_weights_sha256(model), dtype=adapter._dtype,
+            parameters=sum(p.numel() for p in model.parameters()),
+        )  # fmt: skip
+        return adapter
+
     def _load(self) -> tuple[Any, Any]:
         with self._loading:  # questions are encoded in threads of their own
             if self._loaded is None:
@@ -242,6 +254,17 @@ class _Cutter:
             return {"type": "image", "tiles": self._processor.cut(image, max_tiles)}
         except ArmorError:
             return {"type": "image", "image": image}
+
+
+def _weights_sha256(model: Any) -> str:
+    """Of every tensor's name, shape and bytes."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _parameters(folder: Path) -> int | None:

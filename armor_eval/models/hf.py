@@ -45,6 +45,9 @@ class _Chunk:
 class HubModel:
     """Batched generation, padded on the left; loads on first use."""
 
+    tiles_by_benchmark = True
+    """False for a judge: it sees images as its own processor cuts them."""
+
     def __init__(
         self,
         name: str,
@@ -233,7 +236,7 @@ class HubModel:
 
     def _image_options(self, question: Question) -> tuple[tuple[str, Any], ...]:
         """InternVL's own protocol, as ARMOR beside it is asked: tiles by benchmark, MMMU's first image doubled."""
-        if self._config_type != "internvl" or "max_patches" in self._args.images:
+        if not self.tiles_by_benchmark or self._config_type != "internvl" or "max_patches" in self._args.images:
             return ()
         return ("max_patches", question.max_tiles), ("double_first", question.upscale_first)
 

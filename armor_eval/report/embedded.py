@@ -1,10 +1,10 @@
-"""Tables of guest profiles. They never share a column with an official benchmark."""
+"""Tables of guest profiles, and of suites. A guest's never share a column with an official benchmark."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from armor_eval.profiles import GUESTS, ProfileSpec, profile_of
+from armor_eval.profiles import GUESTS, OFFICIAL, ProfileSpec, profile_of
 from armor_eval.report.doc import Doc, Line, Shown, decimals_of, number
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes, by_model, measured_text, training_of
@@ -14,6 +14,7 @@ from armor_eval.runs.schema import Metric
 KINDS = {
     "understanding": "understanding",
     "geneval": "drawing",
+    "suite": "suites of prompts and questions",
     "modality": "choice of modality",
     "ablate-heads": "forward switching against one head",
     "ablate-stages": "training stages",
@@ -24,16 +25,20 @@ KINDS = {
 def _doc(profile: ProfileSpec, kind: str, columns: list[str], caption: str = "") -> Doc:
     """An empty table, marked as no official benchmark."""
     notice = f"{profile.notice} {caption}".rstrip()
-    return Doc(f"{profile.name}-{kind}", f"{profile.title}{KINDS[kind]}", notice, columns)
+    title = f"{profile.title}{KINDS[kind]}"
+    return Doc(f"{profile.name}-{kind}", title[:1].upper() + title[1:], notice, columns)
 
 
 def embedded_tables(views: Sequence[RunView]) -> list[Doc]:
-    """Understanding, drawing, modality choice and the ablations, for whichever of them there are runs."""
-    docs: list[Doc | None] = []
+    """Understanding, drawing, suites, modality choice and the ablations, for whichever of them there are runs; of
+    published data the suites alone, for the paper has tables of the rest."""
+    official = [view for view in views if (view.run.profile, view.run.kind) == (OFFICIAL, "suite")]
+    docs: list[Doc | None] = [_by_benchmark(profile_of(OFFICIAL), "suite", official)]
     for profile in map(profile_of, GUESTS):
         own = {kind: [v for v in views if (v.run.profile, v.run.kind) == (profile.name, kind)] for kind in KINDS}
         docs += [
-            _by_benchmark(profile, own["understanding"]),
+            _by_benchmark(profile, "understanding", own["understanding"]),
+            _by_benchmark(profile, "suite", own["suite"]),
             _by_metric(profile, "geneval", own["geneval"], views, with_cost=True),
             _by_metric(profile, "modality", own["modality"], views),
         ]
@@ -47,7 +52,7 @@ def embedded_tables(views: Sequence[RunView]) -> list[Doc]:
     return [d for d in docs if d is not None]
 
 
-def _by_benchmark(profile: ProfileSpec, views: Sequence[RunView]) -> Doc | None:
+def _by_benchmark(profile: ProfileSpec, kind: str, views: Sequence[RunView]) -> Doc | None:
     """A row a model, a column a benchmark; every run of a benchmark is shown."""
     views = [v for v in views if v.primary is not None]
     if not views:
@@ -55,7 +60,7 @@ def _by_benchmark(profile: ProfileSpec, views: Sequence[RunView]) -> Doc | None:
     names = list(dict.fromkeys(v.run.benchmark for v in views))
     heads = {n: next(v.primary for v in views if v.run.benchmark == n) for n in names}
     columns = ["Model", *(f"{n} ({m.name}, {m.unit})" for n, m in heads.items())]
-    doc = _doc(profile, "understanding", columns, "Headline number of each benchmark with its 95 % interval.")
+    doc = _doc(profile, kind, columns, "Headline number of each benchmark with its 95 % interval.")
     notes = Footnotes()
     for (model, _), group in by_model(views).items():
         runs = {n: [v for v in group if v.run.benchmark == n] for n in names}

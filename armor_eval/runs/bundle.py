@@ -24,12 +24,12 @@ from pydantic import ValidationError
 
 from armor_eval.base.images import is_whole_image
 from armor_eval.runs import provenance
-from armor_eval.runs.folders import refuse_nesting
+from armor_eval.runs.folders import folder_name, refuse_nesting
 from armor_eval.runs.journal import Journal, read_journal, rewrite_journal
 from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, decoding_of, protocol_of
 from armor_eval.runs.seal import write_run
-from armor_model.base.errors import UserError
-from armor_model.base.files import make_folder, write_file
+from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.files import make_folder, write_file, writing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -143,11 +143,12 @@ class Bundle:
         image.save(buffer, format="PNG")
         name = f"images/{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.png"
         target = self.path / name
-        if not target.exists():
-            target.parent.mkdir(exist_ok=True)
-            temporary = target.with_suffix(f".{os.getpid()}.tmp")
-            temporary.write_bytes(buffer.getvalue())
-            temporary.replace(target)
+        with writing(self.path):
+            if not target.exists():
+                target.parent.mkdir(exist_ok=True)
+                temporary = target.with_suffix(f".{os.getpid()}.tmp")
+                temporary.write_bytes(buffer.getvalue())
+                temporary.replace(target)
         return name
 
     def update(self, **fields: Any) -> None:
@@ -172,11 +173,12 @@ class Bundle:
         reason = (
             reason or scores.withheld or (f"{missing} of {scores.expected_items} items missing" if missing else None)
         )
-        self._journal.close()
-        rewrite_journal(self.path / "items.jsonl", items)
-        self._journal = Journal(self.path / "items.jsonl")
-        self.items = {item.id: item for item in items}
-        write_file(self.path / "scores.json", scores.model_dump_json(indent=1) + "\n")
+        with writing(self.path):
+            self._journal.close()
+            rewrite_journal(self.path / "items.jsonl", items)
+            self._journal = Journal(self.path / "items.jsonl")
+            self.items = {item.id: item for item in items}
+            write_file(self.path / "scores.json", scores.model_dump_json(indent=1) + "\n")
         status: RunStatus = "partial" if reason else "complete"
         self.run = self.run.model_copy(update={"status": status, "status_reason": reason, "finished": provenance.now()})
         self._write_run()
@@ -195,7 +197,7 @@ class Bundle:
                 else:
                     self.run = self.run.model_copy(update={"status_reason": "interrupted"})
                 self._write_run()
-        except OSError:
+        except (OSError, RunFailed):  # what ended the run is what is told
             if kind is None:
                 raise
         finally:
@@ -217,7 +219,8 @@ class Bundle:
             }
         )
         scored = self.run.status in ("complete", "partial") and (self.path / "scores.json").is_file()
-        self.run = write_run(self.path, self.run, seal=scored)
+        with writing(self.path):
+            self.run = write_run(self.path, self.run, seal=scored)
         self._beat = time.monotonic()
 
 
@@ -331,3 +334,16 @@ def _take_lock(path: Path) -> int:
         os.close(descriptor)
         raise UserError(f"another command is writing {path}", "wait for it, or give another --out") from error
     return descriptor
+
+
+def run_folder(out: Path, name: str) -> Path:
+    """Where a run lies: always `OUT/NAME`, also where it is the only one, so that no run hides another.
+
+    A run that `OUT` itself holds, of the same name, is one of before this rule and is resumed where it lies; NAME
+    inside of any other is refused.
+    """
+    folder = out / folder_name(name)
+    if (out / "run.json").is_file() and read_head(out)[0].benchmark == name:
+        return out
+    refuse_nesting(folder)
+    return folder

@@ -14,8 +14,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from armor_eval.runs.schema import Item
-from armor_model.base.errors import RunFailed
-from armor_model.base.files import write_file
+from armor_model.base.files import check_in_place, write_file
 
 log = logging.getLogger(__name__)
 
@@ -35,15 +34,12 @@ class Journal:
     def append(self, item: Item) -> None:
         """Write one record; on return the operating system has it. A torn line left by a killed writer is closed.
 
-        RunFailed where the file is no longer in its place: what is written then would be gone with the process.
+        RunFailed where the file is no longer in its place (`check_in_place`).
         """
         line = (item.model_dump_json() + "\n").encode("utf-8")
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
         try:
-            here = os.fstat(self._descriptor)
-            size = here.st_size
-            if not _same_file(self.path, here):
-                raise RunFailed(f"{self.path} was removed or replaced while the run was going: nothing more is asked")
+            size = check_in_place(self.path, self._descriptor).st_size
             if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
                 line = b"\n" + line
             written = os.write(self._descriptor, line)
@@ -63,14 +59,6 @@ class Journal:
             self.sync()
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _same_file(path: Path, here: os.stat_result) -> bool:
-    try:
-        there = path.stat()
-    except OSError:
-        return False
-    return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
 def read_journal(path: Path) -> tuple[dict[str, Item], int]:

@@ -67,7 +67,9 @@ def git_commit() -> str | None:
 
 
 def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True)
+    # `status` refreshes the index under a lock: a kill in that moment left an index.lock, which stops all of git.
+    words = ("git", "--no-optional-locks", "-C", str(root), *words)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
     return done.stdout.strip()
 
 

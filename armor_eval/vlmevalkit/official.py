@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 from armor_eval.tasks.families.base import Judged, Request, Verdict
@@ -242,6 +243,8 @@ def _guards(work: Path, judge: Judged | None) -> Iterator[None]:
     for module in modules:
         everywhere = {"track_progress_rich": _in_turn, "build_judge": lambda **_: _Working(judge)}
         patches += [(module, name, value) for name, value in everywhere.items() if hasattr(module, name)]
+        if hasattr(module, "mp"):  # sixteen copies of this process, for a few string comparisons
+            patches.append((module, "mp", SimpleNamespace(Pool=_NoPool)))
     before = [(owner, name, getattr(owner, name)) for owner, name, _ in patches]
     try:
         for owner, name, value in patches:
@@ -257,6 +260,15 @@ class _NoDice:
 
     def choice(self, options: Sequence[str]) -> str:
         raise RunFailed("an answer was left to chance by VLMEvalKit's scoring: nothing is scored at random here")
+
+
+class _NoPool:
+    """multiprocessing's Pool, in this process."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def map(self, func: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
+        return [func(task) for task in tasks]
 
 
 class _Working:

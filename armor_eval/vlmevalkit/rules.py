@@ -57,3 +57,11 @@ def marking_prompt(record: Any) -> str:
     from vlmeval.dataset.utils.llavabench import build_prompt
 
     return build_prompt(record)
+
+
+def relaxed(record: Mapping[str, Any]) -> bool:
+    """ChartQA's relaxed correctness of an answer beside the gold one, or any of a list of them."""
+    from vlmeval.dataset.utils.vqa_eval import process_line
+
+    line = {**record, "answer": str(record["answer"]), "prediction": str(record["prediction"])}
+    return any(map(bool, process_line(line, method="relaxed_accuracy")["match"]))

@@ -1,6 +1,6 @@
 """The main function of a command line: runs a Typer app, turns what ends it into one line and an exit code.
 
-Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 Ctrl-C. A bug keeps its traceback.
+Exit codes: 0 done, 1 the run failed, 2 wrong input, 130 Ctrl-C, 143 SIGTERM. A bug keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from armor_model.base.errors import ArmorError, disk_is_full
+from armor_model.base.interrupts import Interrupts
 
 _BAD_PATH = (PermissionError, NotADirectoryError, IsADirectoryError, FileExistsError, FileNotFoundError)
 """What a path can have wrong with it that the user can mend; so are these numbers. Any other OSError is a bug."""
@@ -37,41 +38,48 @@ def run_app(
         argv: the arguments, sys.argv's by default.
         failed: the code of a run that failed. 2 for a command whose own code 1 has a meaning (a gate's regression):
             then a bug, its traceback printed, ends with 2 as well.
-        go_on: how to continue after Ctrl-C or a full disk; by default the same command again.
+        go_on: how to continue after Ctrl-C, SIGTERM or a full disk; by default the same command again.
         kept: what is said behind `interrupted`, e.g. `, nothing is lost`.
     """
     import typer  # its click, whose Abort it raises
 
     argv = list(sys.argv[1:] if argv is None else argv)
     go_on = go_on or f"continue with: {shlex.join([prog, *argv])}"
+    with Interrupts(f"{prog}: interrupted{kept} - {go_on}") as interrupts:
+        try:
+            code: int = app(args=argv, prog_name=prog, standalone_mode=False) or 0
+            if code != 130:  # Typer 0.29 turns Ctrl-C into this code, without a word
+                return code
+        except BaseException as error:
+            if not (interrupts.came or isinstance(error, KeyboardInterrupt | typer.Abort)):
+                return _ended(error, prog, failed, go_on)
+        gc.freeze()  # else Python collects torch's and VLMEvalKit's objects before it ends: 10 s on a busy machine
+        return interrupts.end()
+
+
+def _ended(error: BaseException, prog: str, failed: int, go_on: str) -> int:
+    """One line and the exit code of a command that an error ended; raises what is a bug, or no error at all."""
 
     def end(line: str, code: int) -> int:
         sys.stderr.write(f"{prog}: {' '.join(line.split())}\n")
         return code
 
-    try:
-        code: int = app(args=argv, prog_name=prog, standalone_mode=False) or 0
-        if code == 130:  # Typer 0.29 turns Ctrl-C into this code, without a word
-            raise KeyboardInterrupt
-        return code
-    except ArmorError as error:
+    if isinstance(error, ArmorError):
         return end(error.line(), max(failed, error.exit_code))
-    except (KeyboardInterrupt, typer.Abort):
-        gc.freeze()  # else Python collects torch's and VLMEvalKit's objects before it ends: 10 s on a busy machine
-        return end(f"interrupted{kept} - {go_on}", 130)
-    except Exception as error:
-        if disk_is_full(error):
-            where = f" for {error.filename}" if isinstance(error, OSError) and error.filename else ""
-            return end(f"no space left on the disk{where}: free some, then {go_on}", failed)
-        if isinstance(error, OSError) and (isinstance(error, _BAD_PATH) or error.errno in _BAD_PATH_ERRNO):
-            where = f" {error.filename}" if error.filename else ""
-            return end(f"cannot use{where}: {error.strerror}", 2)
-        if hasattr(error, "format_message"):  # a usage error's class differs between Typer versions, not this method
-            return _usage(error, prog, end)
-        if failed == 1:
-            raise
-        traceback.print_exc()
-        return end("a bug, see above", failed)
+    if not isinstance(error, Exception):
+        raise error
+    if disk_is_full(error):
+        where = f" for {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        return end(f"no space left on the disk{where}: free some, then {go_on}", failed)
+    if isinstance(error, OSError) and (isinstance(error, _BAD_PATH) or error.errno in _BAD_PATH_ERRNO):
+        where = f" {error.filename}" if error.filename else ""
+        return end(f"cannot use{where}: {error.strerror}", 2)
+    if hasattr(error, "format_message"):  # a usage error's class differs between Typer versions, not this method
+        return _usage(error, prog, end)
+    if failed == 1:
+        raise error
+    traceback.print_exception(error)
+    return end("a bug, see above", failed)
 
 
 def _usage(error: Any, prog: str, end: Callable[[str, int], int]) -> int:

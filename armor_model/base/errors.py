@@ -51,17 +51,21 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} {name!r}{did_you_mean(name, known)}", f"known: {', '.join(known)}")
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FULL_IN_RUST = tuple(f"(os error {number})" for number in _FULL)
+
+
 def disk_is_full(error: BaseException) -> bool:
     """Whether a failed write means that the disk, or the user's quota of it, is full.
 
-    Measured on a full tmpfs: safetensors raises an error of its own that says so in words, torch.save a RuntimeError
-    behind which the OSError stands.
+    Measured on a full tmpfs and under a file-size limit: safetensors and tokenizers, written in Rust, raise errors of
+    their own that end in `(os error 28)`, torch.save a RuntimeError behind which the OSError stands.
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if isinstance(cause, OSError) and cause.errno in _FULL:
             return True
-        if type(cause).__name__ == "SafetensorError" and "os error 28" in str(cause):
+        if not isinstance(cause, ArmorError) and str(cause).endswith(_FULL_IN_RUST):
             return True
         cause = cause.__cause__ or cause.__context__
     return False

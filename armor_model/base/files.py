@@ -7,12 +7,13 @@ with whole_folder(Path("model")) as draft:
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from armor_model.base.errors import RunFailed, UserError, disk_is_full
@@ -70,11 +71,11 @@ def whole_folder(
     final = out.resolve()
     inside = final.is_dir() and all(path.name.startswith(DRAFT) for path in final.iterdir())
     draft = (final if inside else final.parent) / f"{DRAFT}{os.getpid()}-{final.name}"
-    stale = rf"{re.escape(DRAFT)}\d+" + ("" if inside else f"-{re.escape(final.name)}$")
+    stale = rf"{re.escape(DRAFT)}(\d+)" + ("" if inside else f"-{re.escape(final.name)}$")
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         for left in draft.parent.iterdir():  # behind by a kill
-            if re.match(stale, left.name):
+            if (match := re.match(stale, left.name)) and not _other_process(int(match[1])):
                 shutil.rmtree(left)
         draft.mkdir()
     except OSError as error:
@@ -83,6 +84,7 @@ def whole_folder(
         yield draft
         for path in [*draft.rglob("*"), draft]:
             sync_path(path)
+        check_free(out, replaces)  # another process may have been first
         if inside:
             for path in sorted(draft.iterdir(), key=lambda path: path.name == last):
                 path.rename(final / path.name)
@@ -91,10 +93,24 @@ def whole_folder(
             _swap(draft, final)
         sync_path(draft.parent)
     except BaseException as error:
+        there = draft.is_dir() and os.access(draft, os.W_OK)
         shutil.rmtree(draft, ignore_errors=True)
         if disk_is_full(error):
             raise RunFailed(no_space or f"no space left on the disk; nothing was written to {out}") from error
+        if isinstance(error, OSError) and not there:
+            raise RunFailed(_GONE.format(out=out, why=error.strerror)) from error
         raise
+
+
+def _other_process(pid: int) -> bool:
+    """Whether another process of this machine has the number and runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return pid != os.getpid()
 
 
 def _swap(draft: Path, out: Path) -> None:
@@ -143,6 +159,58 @@ def make_folder(folder: Path) -> Path:
             raise RunFailed(f"no space left on the disk for {folder}") from error
         raise UserError(f"cannot write into {folder}: {error.strerror}", "choose another folder") from error
     return folder
+
+
+@contextmanager
+def hold_folder(folder: Path, what: str, part: tuple[int, int] = (0, 1)) -> Iterator[None]:
+    """A lock on a folder, or on the work of part (I, N) in it; the operating system lets go however the process ends.
+    Raises UserError where another `what` holds it."""
+    locks = {".lock": fcntl.LOCK_EX}
+    if part[1] > 1:
+        locks = {".lock": fcntl.LOCK_SH, f".lock-{part[0]}": fcntl.LOCK_EX}
+    with ExitStack() as stack:
+        for name, kind in locks.items():
+            lock = stack.enter_context((folder / name).open("w"))
+            try:
+                fcntl.flock(lock, kind | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(f"another {what} is writing {folder}", "wait for it, or choose another") from error
+        if part[1] == 1:  # so nobody else is writing, and a kill left these
+            for left in folder.rglob(f"{DRAFT}*"):
+                left.unlink()
+        yield
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """For what a run writes into `out` long after it began: an OSError is RunFailed then, no mistake of who typed it.
+
+    A full disk stays the OSError, which `run_app` names.
+    """
+    try:
+        yield
+    except OSError as error:
+        if disk_is_full(error):
+            raise
+        raise RunFailed(_GONE.format(out=out, why=error.strerror or error)) from error
+
+
+def check_in_place(path: Path, descriptor: int) -> os.stat_result:
+    """The state of an open file. RunFailed where its name means another file by now, or its folder is read-only: what
+    is written then would be gone with the process, or could not be finished."""
+    here = os.fstat(descriptor)
+    try:
+        there = path.stat()
+    except OSError as error:
+        raise RunFailed(_GONE.format(out=path, why=error.strerror)) from error
+    if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
+        raise RunFailed(_GONE.format(out=path, why="another file has its name"))
+    if not os.access(path.parent, os.W_OK):
+        raise RunFailed(_GONE.format(out=path.parent, why="read-only"))
+    return here
+
+
+_GONE = "cannot write {out} any more ({why}): removed or replaced, or made read-only, while the run was going"
 
 
 def sync_path(path: Path) -> None:

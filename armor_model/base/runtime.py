@@ -6,6 +6,7 @@ import ctypes
 import functools
 import importlib.util
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,15 @@ def quiet_transformers() -> None:
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+
+
+def die_with_parent() -> None:
+    """Have this process killed when the one that started it ends, however that ends. Elsewhere than on Linux nothing
+    happens."""
+    death_signal = 1  # PR_SET_PDEATHSIG
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(death_signal, signal.SIGKILL)
 
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3

@@ -21,3 +21,9 @@ def tile_grid(width: int, height: int, max_tiles: int, tile: int, min_tiles: int
         ):
             best, best_distance = (columns, rows), distance
     return best
+
+
+def tile_count(width: int, height: int, max_tiles: int, tile: int, thumbnail: bool = True) -> int:
+    """How many tiles an image of this size is cut into, the thumbnail included."""
+    columns, rows = tile_grid(width, height, max_tiles, tile)
+    return columns * rows + (thumbnail and columns * rows > 1)

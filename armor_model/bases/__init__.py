@@ -89,6 +89,9 @@ class BaseModel(Protocol):
     def preprocess(self, image: Image, settings: ProcessorSettings, max_tiles: int | None) -> Tensor:
         """An RGB image to tiles (N, ...), the first dimension counting what `image_features` turns into features."""
 
+    def tile_count(self, width: int, height: int, settings: ProcessorSettings) -> int:
+        """How many tiles `preprocess` makes of an image of this size, without cutting them."""
+
     # ---- published checkpoints, and parameters by arithmetic alone ----
 
     def read_config(self, config: Settings) -> tuple[str, Settings]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
+from armor_model.base.tiling import tile_count
 from armor_model.bases import ChatFormat, Origin, Settings
 
 if TYPE_CHECKING:
@@ -288,6 +289,10 @@ class InternVL:
         from armor_model.images import tiles
 
         return tiles(image, settings.image_size, max_tiles or settings.max_tiles, settings.use_thumbnail)
+
+    def tile_count(self, width: int, height: int, settings: ProcessorSettings) -> int:
+        """Of `preprocess`."""
+        return tile_count(width, height, settings.max_tiles, settings.image_size, settings.use_thumbnail)
 
     def read_config(self, config: Settings) -> tuple[str, Settings]:
         """Layouts `native`, `internlm2` and `qwen2`."""

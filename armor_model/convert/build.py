@@ -20,26 +20,8 @@ from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import BaseModel, Origin, Settings, base_of
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
-
-NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
-
-
-def resolve(path_or_id: str, what: str, patterns: tuple[str, ...]) -> Path:
-    """A local folder, or a model id's files from the hub."""
-    path = Path(path_or_id)
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise UserError(f"{what} {path_or_id} is a file; a folder is wanted")
-    if path_or_id.count("/") != 1 or path_or_id.startswith((".", "/", "~")):
-        raise UserError(f"no {what} at {path_or_id}")
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(path_or_id, allow_patterns=list(patterns)))
-    except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{what} {path_or_id} is neither a folder here nor to be had from the hub: {reason}") from error
+from armor_model.hub import fetch
+from armor_model.template import NEW_TOKENS
 
 
 def load_base_config(base: Path) -> dict[str, Any]:
@@ -64,12 +46,14 @@ def build(
     seed: int = 0,
     max_shard: int = 4_000_000_000,
     system_prompt: str | None = None,
+    image_size: int = 256,
 ) -> dict[str, Any]:
     """Write an ARMOR checkpoint.
 
     Args:
         base: folder or hub id of a model of one of the BASES, e.g. an InternVL, original or in transformers' layout.
-        vqgan: Chameleon's `vqgan.ckpt` (or a converted folder); None leaves the image tokenizer out.
+        vqgan: Chameleon's `vqgan.ckpt`, LlamaGen's `vq_ds16_*.pt` or a converted folder; None leaves the image
+            tokenizer out.
         out: the new folder; a UserError where it holds anything.
         tokenizer: folder or id, where the base's own cannot be read without running its code.
         adapter_layers: blocks of the adapter.
@@ -79,16 +63,18 @@ def build(
         seed: of the random parts.
         max_shard: bytes.
         system_prompt: a name that the base knows, or a text; by default what the layout was published with.
+        image_size: pixels a side of a drawn image.
 
     Returns:
-        What was done: layout, tensors, new parameters, whether the tokenizer was extended.
+        What was done: layout, tensors, new parameters, whether the tokenizer was extended, conversations whose tokens
+        were compared with those of their whole text.
     """
     with whole_folder(out) as draft:
-        folder = resolve(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
+        folder = fetch(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
         raw = load_base_config(folder)
         kind = base_of(raw)
         layout, settings = kind.read_config(raw)
-        vq = open_vqgan(Path(vqgan)) if vqgan else None
+        vq = open_vqgan(Path(vqgan), image_size) if vqgan else None
         text_tokenizer = _tokenizer(tokenizer, folder, kind)
         settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids(kind.chat.image_token)
         if vq is not None:
@@ -107,7 +93,7 @@ def build(
         config.architectures = ["ArmorForConditionalGeneration"]
         config.dtype = items[0].dtype
         prompt = system_prompt or kind.default_system_prompt(layout)
-        extended = _save_processor(text_tokenizer, config, vq, draft, raw, prompt)
+        extended, samples = _save_processor(text_tokenizer, config, vq, draft, raw, prompt)
         files = write(items, draft, max_shard)
         config.save_pretrained(draft)
         new = sum(
@@ -119,6 +105,7 @@ def build(
             "tensors": len(items),
             "new": new,
             "tokenizer_extended": extended,
+            "template_samples": samples,
         }
 
 
@@ -238,7 +225,7 @@ def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
     from transformers import AutoTokenizer
 
     patterns = ("tokenizer*", "*.json", "*.txt", "*.model")
-    where = resolve(given, "tokenizer", patterns) if given else folder
+    where = fetch(given, "tokenizer", patterns) if given else folder
     token, hint = base.chat.image_token, f"give --tokenizer, {base.tokenizer_hint}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
@@ -251,9 +238,13 @@ def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
     return tokenizer
 
 
-def _save_processor(tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[str, Any], prompt: str) -> bool:
-    """Write tokenizer, settings and image tokenizer. The new tokens get names in the tokenizer where its length is V,
-    so that their ids come out right; the processor itself counts ids from V on and needs no names."""
+def _save_processor(
+    tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[str, Any], prompt: str
+) -> tuple[bool, int]:
+    """Write tokenizer, settings and image tokenizer; whether names were added, and how many samples were compared.
+
+    The new tokens get names in the tokenizer where its length is V, so that their ids come out right; the processor
+    itself counts ids from V on and needs no names."""
     from armor_model.processing import ArmorProcessor
 
     known = {"system_prompt": prompt}
@@ -269,4 +260,4 @@ def _save_processor(tokenizer: Any, config: Any, vq: Any, out: Path, raw: dict[s
         if tokenizer.convert_tokens_to_ids(names[0]) != config.imgbos_id:
             raise UserError("the tokenizer gave the new tokens ids of its own")
     processor.save_pretrained(out)
-    return extended
+    return extended, processor.check_template()

@@ -175,7 +175,7 @@ def test_the_same_ablation_runs_on_tokenised_data_of_any_model(base, tmp_path: P
     import numpy as np
 
     from armor_model import load
-    from trainer.data.shards import tokenize
+    from trainer.data.tokenizing import tokenize
     from trainer.shapes.conversations import sample_conversation
     from trainer.shapes.world import render
 

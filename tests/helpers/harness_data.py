@@ -146,6 +146,33 @@ def llavabench() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def chartqa() -> pd.DataFrame:
+    """Numbers, words, and lists of either as Python source."""
+    golds = ("1", "-1", "Yes", "100", "['circle', 'red']", "0", "50%", "TRUE", "B", "[1, 2.5]", "a dog runs", "B.")
+    rows = [
+        {"index": i, "image": png(i // 2), "question": f"How much is bar {i}?", "answer": gold,
+         "split": "test_human" if i % 2 else "test_augmented"}
+        for i, gold in enumerate(golds * 2)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def ocrbench() -> pd.DataFrame:
+    """Every category twice, each with two gold texts."""
+    texts = ("Regular", "Irregular", "Artistic")
+    kinds = (
+        *(f"{kind} Text Recognition" for kind in texts), "Handwriting Recognition", "Digit String Recognition",
+        "Non-Semantic Text Recognition", "Scene Text-centric VQA", "Doc-oriented VQA", "Key Information Extraction",
+        "Handwritten Mathematical Expression Recognition",
+    )  # fmt: skip
+    golds = (["B"], ["Yes", "red"], ["x + 1", "1"], ["the red\\n one"], ["A B"])
+    rows = [
+        {"index": i, "image": png(i), "question": f"What is it, {i}?", "answer": str(golds[i % 5]), "category": kind}
+        for i, kind in enumerate(kinds * 2)
+    ]
+    return pd.DataFrame(rows)
+
+
 def several_images(n: int = 12) -> pd.DataFrame:
     """BLINK's kind: a choice between two images."""
     return seed_bench(n).assign(image=[str([png(i), png(i + 50)]) for i in range(n)])
@@ -154,6 +181,7 @@ def several_images(n: int = 12) -> pd.DataFrame:
 MAKERS = {
     "MMBench_DEV_EN": mmbench, "SEEDBench_IMG": seed_bench, "MMMU_DEV_VAL": mmmu, "MME": mme, "POPE": pope,
     "HallusionBench": hallusion, "MMVet": mmvet, "LLaVABench": llavabench, "AI2D_TEST": seed_bench,
+    "ChartQA_TEST": chartqa, "OCRBench": ocrbench,
     "MMStar": lambda: seed_bench().assign(**{"l2-category": "coarse"}), "BLINK": several_images,
     "RealWorldQA": lambda: seed_bench().drop(columns=["category"]),
     "ScienceQA_TEST": lambda: seed_bench().assign(hint=["Birds lay eggs.", None] * 6),

@@ -26,6 +26,10 @@ def headline(dataset: str, said) -> float:
         return float(said[said["split"] == "Overall"]["Overall"].iloc[0])
     if dataset == "MMVet":
         return float(said[said["Category"] == "Overall"]["acc"].iloc[0])
+    if dataset == "OCRBench":
+        return float(said["Final Score"])
+    if dataset.startswith("ChartQA"):
+        return float(said["Overall"].iloc[0])
     if dataset == "LLaVABench":
         return float(said[said["split"] == "overall"]["Relative Score (main)"].iloc[0])
     if dataset.startswith("MMMU"):

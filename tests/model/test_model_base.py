@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import sys
 
 import pytest
@@ -10,7 +11,17 @@ import typer
 from armor_model.base.cli import run_app
 from armor_model.base.devices import check_device, choose_device, torch_dtype
 from armor_model.base.errors import ArmorError, RunFailed, UserError, did_you_mean, disk_is_full, unknown_name
-from armor_model.base.files import DRAFT, check_free, make_folder, whole_file, whole_folder, write_file
+from armor_model.base.files import (
+    DRAFT,
+    check_free,
+    check_in_place,
+    hold_folder,
+    make_folder,
+    whole_file,
+    whole_folder,
+    write_file,
+    writing,
+)
 from armor_model.base.hashing import sha256_file, sha256_folder, sha256_json, sha256_text
 from armor_model.base.seeds import sub_seed
 
@@ -92,7 +103,8 @@ def test_a_full_disk_behind_another_error():
             raise RuntimeError("write failed") from cause
     except RuntimeError as error:
         assert disk_is_full(error)
-    assert not disk_is_full(RuntimeError("x"))
+    assert disk_is_full(Exception("File too large (os error 27)"))  # as tokenizers says it
+    assert not disk_is_full(RuntimeError("x")) and not disk_is_full(UserError("said (os error 28)"))
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -113,11 +125,11 @@ def test_a_file_is_old_or_new(tmp_path):
 
 
 def test_a_folder_is_whole_or_absent(tmp_path):
-    out, other = tmp_path / "run", tmp_path / f"{DRAFT}1-run-2"
+    out, other = tmp_path / "run", tmp_path / f"{DRAFT}4194305-run-2"
     other.mkdir()
-    (tmp_path / f"{DRAFT}1-run").mkdir()
+    (tmp_path / f"{DRAFT}4194305-run").mkdir()
     with pytest.raises(KeyboardInterrupt), whole_folder(out) as draft:
-        assert draft.parent == tmp_path and not (tmp_path / f"{DRAFT}1-run").exists()
+        assert draft.parent == tmp_path and not (tmp_path / f"{DRAFT}4194305-run").exists()
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == [other]  # a draft of another folder stays
     for text in ("first", "second"):
@@ -135,6 +147,40 @@ def test_a_folder_is_whole_or_absent(tmp_path):
             with pytest.raises(UserError, match="cannot write into"):
                 use(path)
     assert list(make_folder(tmp_path / "c" / "d").iterdir()) == []
+
+
+def test_a_folder_that_vanishes_while_it_is_written_fails_the_run(tmp_path):
+    with pytest.raises(RunFailed, match="removed or replaced"), whole_folder(tmp_path / "up" / "a") as draft:
+        (tmp_path / "up").rename(tmp_path / "away")
+        (draft / "x").write_text("x")
+    with pytest.raises(RunFailed, match="No such file"), writing(tmp_path / "up"):
+        write_file(tmp_path / "up" / "b", "x")
+    with pytest.raises(OSError, match="full"), writing(tmp_path):
+        raise OSError(errno.ENOSPC, "full")
+    with (tmp_path / "log").open("w") as log:
+        check_in_place(tmp_path / "log", log.fileno())
+        write_file(tmp_path / "log", "another file")
+        with pytest.raises(RunFailed, match="another file has its name"):
+            check_in_place(tmp_path / "log", log.fileno())
+
+
+def test_a_read_only_folder_is_seen_at_the_next_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # chmod stops no root, who runs the tests in containers
+    with (tmp_path / "log").open("w") as log, pytest.raises(RunFailed, match="read-only"):
+        check_in_place(tmp_path / "log", log.fileno())
+
+
+def test_two_processes_in_one_folder(tmp_path):
+    with hold_folder(tmp_path, "prog go"), pytest.raises(UserError, match="another prog go is writing"), \
+            hold_folder(tmp_path, "prog go"):  # fmt: skip
+        pass
+    other = tmp_path / f"{DRAFT}{os.getppid()}-run"  # of a process that lives
+    other.mkdir()
+    with pytest.raises(UserError, match="is not empty"), whole_folder(tmp_path / "run") as draft:
+        assert other.exists()
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "config.json").write_text("the other one was first")
+    assert not draft.exists() and (tmp_path / "run" / "config.json").read_text() == "the other one was first"
 
 
 # ---- hashes, seeds, devices ------------------------------------------------------------------------------------------

@@ -91,6 +91,24 @@ def test_parameter_arithmetic_equals_the_built_model(name, heads):
     assert sizes == count({**preset_dict(name), "heads": heads})
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_parameter_arithmetic_knows_qwen3(bias):
+    """InternVL3.5's text tower: norms of queries and keys, no biases unless the configuration says so."""
+    text = {"model_type": "qwen3", "head_dim": 16, "attention_bias": bias}
+    settings = preset_dict("tiny")
+    settings["text_config"] |= text
+    with torch.device("meta"):
+        model = ArmorForConditionalGeneration(ArmorConfig(**settings))
+    sizes = {part: sum(p.numel() for p in parameters) for part, parameters in model.parts().items()}
+    assert sizes == count(settings)
+
+
+def test_the_memory_of_a_stage_holds_masters_gradients_and_moments():
+    """Stage 3 of the 8B: 1.10 B parameters learn, 17.6 GB beside the frozen weights."""
+    found = summary(preset_dict("internvl2_5-8b"))["training_bytes"]
+    assert [round(n / 1e9, 1) for n in found.values()] == [6.6, 11.5, 17.6]
+
+
 def test_token_ids():
     config = preset("tiny", vocab_size=30)
     assert (config.imgbos_id, config.imgend_id, config.imgpad_id, config.first_code_id) == (30, 31, 32, 33)

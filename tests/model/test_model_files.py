@@ -270,11 +270,6 @@ def test_supervision(pair):
     assert model(**batch).loss.isfinite()
 
 
-def test_reserved_token_in_text_is_refused(pair):
-    with pytest.raises(ArmorError, match="reserved"):
-        pair[1].encode([[{"role": "user", "content": "see <IMG_CONTEXT>"}]])
-
-
 def test_word_tokenizer_keeps_option_letters(tokenizer):
     ids = tokenizer("What is there?\nA. red\n(B) circle\nA picture").input_ids
     assert tokenizer.decode(ids).startswith("what is there?\nA. red\n")

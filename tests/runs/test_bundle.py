@@ -45,6 +45,20 @@ def test_round_trip_and_status_last(tmp_path):
     assert not list((tmp_path / "b").glob("*.tmp"))
 
 
+def test_a_clock_that_is_set_back_costs_nothing(tmp_path, monkeypatch):
+    """Only `started` and `finished` are of the wall clock; durations and heartbeats are of one that never goes back."""
+    monkeypatch.setattr(provenance, "now", iter(["2026-05-01T12:00:00+00:00", "2019-01-01T00:00:00+00:00"]).__next__)
+    monkeypatch.setattr("time.time", iter(range(10**9, 0, -3600)).__next__)
+    monkeypatch.setattr("armor_eval.runs.bundle.HEARTBEAT_SECONDS", 0.0)
+    with Bundle.open(tmp_path / "b", make_run()) as bundle:
+        for name in "12":
+            bundle.append(make_item(name, score=1.0))
+        assert bundle.finish(list(bundle.items.values()), make_scores(2)) == "complete"
+    run, items, scores = read_bundle(tmp_path / "b")
+    assert (run.status, len(items), scores.metrics[0].value) == ("complete", 2, 50.0)
+    assert run.finished < run.started and 0 < run.wall_seconds < 3600
+
+
 def test_missing_items_or_a_withheld_headline_are_partial(tmp_path):
     with Bundle.open(tmp_path / "a", make_run()) as bundle:
         assert bundle.finish([make_item("1")], make_scores(2)) == "partial"

@@ -8,7 +8,7 @@ import pytest
 from stats_runs import write_bundle
 
 from armor_eval.cli import main
-from armor_eval.cli.common import run_folder
+from armor_eval.runs.bundle import run_folder
 from armor_eval.runs.folders import find_runs
 from armor_model.base.errors import UserError
 

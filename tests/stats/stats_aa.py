@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from stats_report import share, table
 
-from armor_eval.cli.understanding import Suite, make_judges
+from armor_eval.cli.understanding import Suite
 from armor_eval.compare.gate import compare, judge
 from armor_eval.compare.policy import Policy
 from armor_eval.compare.record import MetricResult
@@ -34,6 +34,7 @@ from armor_eval.stats.composite import ClusterSums, Composite
 from armor_eval.stats.paired import compare_sums
 from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.judges import make_judges
 from armor_eval.tasks.understanding.task import Options
 
 SEEDS = (1, 2)

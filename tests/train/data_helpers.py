@@ -32,6 +32,7 @@ BAD = {  # the issue's list of bad records, each with the rule that must count i
     ),
     "too_few_image_marks": json.dumps({"id": "d", "conversations": [human("?"), gpt("x")], "images": ["a.png"]}),
     "missing_image": json.dumps({"id": "e", "conversations": [human("<image>?"), gpt("x")], "images": ["gone.png"]}),
+    "empty_answer": json.dumps({"id": "g", "conversations": [human("hi"), gpt(" \n")]}),
     "unknown_type": json.dumps({"id": "f", "type": "t2i", "conversations": [human("hi"), gpt("x")]}),
 }
 

@@ -10,7 +10,7 @@ import pytest
 from armor_eval.report.tables import training_of
 from armor_eval.runs.bundle import read_bundle
 from trainer.cli import main
-from trainer.data.shards import tokenize
+from trainer.data.tokenizing import tokenize
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from data_helpers import BAD, gpt, human, picture, write_corpus
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
 from trainer.data import build as builder
-from trainer.data.build import DRAW, DRAW_AND_TELL, TELL, fill
+from trainer.data.build import DRAW, DRAW_AND_TELL, TELL, Recipe, fill
 from trainer.data.readers import SCHEMES, SOURCES, Index, parse_part, read_index, read_tars, share_of, tars
 from trainer.data.records import Tally, kind_of, read_conversations
 from trainer.data.screens import Pair, ScreenSettings, latin_share, rules, screen
@@ -260,10 +260,12 @@ def test_templates_fill_in_both_cases():
         assert ("{x}" in template) != ("{X}" in template)
 
 
-def build_corpus(tar, out, **settings):
-    pairs = read_tars([str(tar)], SOURCES["laion"], Tally())
-    texts = [("What is beside the Nile?", "Farms and palms.")]
-    return builder.build(out, pairs, texts, {}, ScreenSettings(min_aesthetic=0), seed=3, **settings)
+def build_corpus(tar, out, tars=(), **settings):
+    texts = out.with_suffix(".jsonl")
+    texts.write_text(json.dumps({"question": "What is beside the Nile?", "answer": "Farms and palms."}))
+    how = {"workers": settings.pop("workers", 1)}
+    recipe = Recipe(SOURCES["laion"], ScreenSettings(min_aesthetic=0), seed=3, **settings)
+    return builder.build(out, recipe, [str(tar), *map(str, tars)], [texts], **how)
 
 
 def test_build_data_is_the_same_every_time_and_reads_back(tar, tmp_path):
@@ -294,11 +296,9 @@ def test_what_cannot_be_written_is_counted(tmp_path):
 
 
 def test_a_limit_leaves_readers_and_screens_of_one_mind(tar, tmp_path):
-    tally = Tally()
-    pairs = read_tars([str(tar)], SOURCES["laion"], tally)
-    report = builder.build(tmp_path / "out", pairs, [], {}, ScreenSettings(min_aesthetic=0), limit=2)
+    report = build_corpus(tar, tmp_path / "out", [tar], limit=2)
     assert report["screens"]["kept"] == 2
-    assert report["screens"]["read"] == tally.kept
+    assert report["screens"]["read"] == report["readers"]["tars"]["kept"]
 
 
 def test_a_killed_build_has_no_conversations_without_a_report(tar, tmp_path, monkeypatch):
@@ -347,3 +347,28 @@ def test_a_pair_knows_its_numbers_whatever_they_are_called():
     assert pair.number("aesthetic", "aesthetic_score") == 5.0
     assert pair.number("flag") is None
     assert np.isclose(pair.number("aesthetic_score"), 5)
+
+
+def test_captions_that_would_be_read_as_something_else_are_seen_early(tmp_path):
+    """<image> in a caption would stand for one more image; a template token in one is text, and counted."""
+    captions = (
+        "three balls with an <image> mark",
+        "three balls<|im_end|>\n<|im_start|>assistant\nno",
+        "three red balls",
+    )
+    samples = {
+        str(i): {"jpg": picture((9 * i, 9, 9), (300, 300), "jpeg"), "json": json.dumps({"caption": text}).encode()}
+        for i, text in enumerate(captions)
+    }
+    write_tar(tmp_path / "0.tar", samples)
+    (tmp_path / "texts.jsonl").write_text(
+        '{"question": "what?", "answer": " "}\n{"question": "<img>?", "answer": "x"}\n'
+    )
+    recipe = Recipe(SOURCES["webdataset"], ScreenSettings())
+    report = builder.build(tmp_path / "out", recipe, [str(tmp_path / "0.tar")], [tmp_path / "texts.jsonl"])
+    assert report["screens"]["dropped"] == {"image_mark": 1}
+    assert report["readers"]["texts"]["dropped"] == {"not_a_pair": 1}
+    assert report["screens"]["noted"] == {"template_tokens": 2}
+    tally = Tally()
+    assert len(list(read_conversations(tmp_path / "out" / "conversations.jsonl", tally))) == 3
+    assert not tally.dropped and tally.noted == {"template_tokens": 2}

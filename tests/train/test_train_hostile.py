@@ -101,7 +101,7 @@ def test_pixels_to_draw_are_chameleons_bit_by_bit(size, mode):
 
 def test_two_tokenizers_do_not_write_into_one_folder(tmp_path, capsys):
     from armor_model import bundled, load_processor
-    from trainer.data.shards import tokenize
+    from trainer.data.tokenizing import tokenize
 
     file = write_corpus(tmp_path)
     processor = load_processor(bundled("armor-nano"))

@@ -13,12 +13,12 @@ from PIL import Image
 from safetensors import SafetensorError
 from train_helpers import pools, tiny_model
 
-from armor_model.base.errors import RunFailed, disk_is_full
+from armor_model.base.errors import RunFailed, UserError, disk_is_full
 from armor_model.losses import IGNORE, head_losses
 from trainer.batches import collate
 from trainer.config import LoopOptions, Optimization
 from trainer.loader import DataLoader, Mixture
-from trainer.loop import Loop, fingerprint
+from trainer.loop import Loop, mark
 from trainer.objective import Objective, freeze, recompute_blocks
 from trainer.stages import KINDS, STAGES
 
@@ -160,12 +160,7 @@ def test_a_loss_that_is_no_number_in_an_early_micro_batch_stops_the_run():
     broken = replace(seen, pixels=torch.full_like(seen.pixels, float("nan")))
     longer = [e for kind in ("t2ti", "t2i", "ti2t") for e in data[kind] if len(e) > len(broken)][:7]
     assert len(longer) == 7  # so the broken one comes first, sorted by length or not
-
-    class First(Mixture):
-        def batch(self, step):
-            return [broken, *longer]
-
-    mixture = First(data, {"t2t": 12}, 8, 5)
+    mixture = Mixture({"ti2t": [broken, *longer]}, {"ti2t": 8}, 8, 5)
     before = model.new_embeddings.detach().clone()
     with pytest.raises(RunFailed, match="the text loss of step 0 is nan"):
         Loop(model, STAGES["1"], mixture, Optimization(4, 8, clip=0.0, accumulate=4), LoopOptions(bar=False)).run()
@@ -192,10 +187,10 @@ def test_rates_that_would_train_uphill_are_refused(wrong):
 def test_a_table_of_a_published_size_has_a_fingerprint():
     """Over 2**24 values float32 can not count: the last index was past the end, and every real model failed."""
     table = torch.zeros(4097, 4096, dtype=torch.bfloat16)
-    found = fingerprint({"embed_tokens": table})
+    found = mark("embed_tokens", table)
     table[-1, -1] = 1
-    assert fingerprint({"embed_tokens": table}) != found
-    fingerprint({"empty": torch.zeros(0)})
+    assert mark("embed_tokens", table) != found
+    mark("empty", torch.zeros(0))
 
 
 def test_what_was_used_stands_in_the_log(tmp_path):
@@ -231,3 +226,56 @@ def test_a_full_disk_is_known_in_every_form_it_takes():
     behind.__context__ = OSError(errno.ENOSPC, "No space left on device")
     assert all(map(disk_is_full, (said, behind, OSError(errno.EDQUOT, "quota"))))
     assert not any(map(disk_is_full, (OSError(errno.EACCES, "no"), RuntimeError("x"), SafetensorError("bad header"))))
+
+
+def test_trackers_get_what_the_log_gets(tmp_path, monkeypatch):
+    """accelerate's own classes, by name; the fake stands where W&B's client would."""
+    from accelerate import tracking
+
+    class Fake:
+        requires_logging_directory, calls = False, []
+
+        def __init__(self, run):
+            self.calls.append(run)
+
+        def start(self):
+            self.calls.append("start")
+
+        def store_init_configuration(self, values):
+            self.calls.append(values["lr"])
+
+        def log(self, values, step):
+            self.calls.append((step, values["loss/image"]))
+
+        def finish(self):
+            self.calls.append("finish")
+
+    assert {"start", "store_init_configuration", "log", "finish"} <= set(dir(tracking.WandBTracker))
+    monkeypatch.setitem(tracking.LOGGER_TYPE_TO_CLASS, "wandb", Fake)
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: ["wandb"])
+    _, log = train(tmp_path / "a", steps=3, options={"track": ("wandb",)})
+    lines = [(line["step"], line["loss/image"]) for line in log]
+    assert Fake.calls == ["stage 3", "start", 3e-3, *lines, "finish"]
+    with pytest.raises(UserError, match=r"unknown tracker 'wandbb' \(did you mean wandb\?\)"):
+        train(tmp_path / "b", steps=3, options={"track": ("wandbb",)})
+    monkeypatch.setattr(tracking, "get_available_trackers", lambda: [])
+    with pytest.raises(UserError, match="--track wandb: its package is not installed - pip install wandb"):
+        train(tmp_path / "c", steps=3, options={"track": ("wandb",)})
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same(tmp_path, monkeypatch):
+    """Captured by torch.compile and run as they are: generating code for six blocks takes two minutes of a CPU."""
+    whole = torch.nn.Module.compile
+    compiled_blocks = []
+
+    def captured(block, **options):
+        compiled_blocks.append(block)
+        whole(block, backend="eager", **options)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", captured)
+    _, plain = train(tmp_path / "plain", steps=3)
+    _, compiled = train(tmp_path / "compiled", steps=3, compile=True)
+    assert len(compiled_blocks) == len(tiny_model().blocks)
+    for ours, theirs in zip(compiled, plain, strict=True):
+        assert ours["loss/image"] == pytest.approx(theirs["loss/image"], rel=1e-3)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import time
@@ -41,7 +42,13 @@ def train(
             time.sleep(pause)
             return super().batch(step)
 
-    model = tiny_model()
+    model, source = tiny_model(), None
+    if folder := changes.pop("checkpoint", None):
+        from armor_model.convert.shards import Source
+        from trainer.devices import empty_model
+
+        model, source = empty_model(folder), Source(folder)
+        assert {p.device.type for p in model.parameters()} == {"meta"}
     stage = changes.pop("stage", "3")
     counts = changes.pop("counts", {"t2t": 12, "ti2t": 12, "t2i": 12, "t2ti": 12})
     batch_size = changes.pop("batch_size", 8)
@@ -53,7 +60,30 @@ def train(
         Path(out), log_every=1, bar=False, shard=shard, sample=weighed if samples else None,
         sample_every=3 if samples else 0, **changes,
     )  # fmt: skip
-    Loop(model, STAGES[stage], mixture, Optimization(STEPS, batch_size, lr=1e-3, clip=1.0, **how), options).run()
+    how = Optimization(STEPS, batch_size, lr=1e-3, clip=1.0, **how)
+    Loop(model, STAGES[stage], mixture, how, options, source).run()
+
+
+def train_told(out: str, rank: int, world: int, port: int, wrong: str = "", **options) -> None:
+    """`train`, whose one-line end is kept as a file; `wrong` is what process 1 has otherwise."""
+    import train_helpers
+
+    from armor_model.base.errors import ArmorError
+    from trainer.checkpoints import Checkpoints
+
+    report = Path(out).with_suffix(f".end-{rank}")
+    if rank == 1 and wrong == "folder":
+        out += "-elsewhere"
+    if rank == 1 and wrong == "checkpoint":
+        Checkpoints.digest = lambda self, step: "other"
+    if rank == 1 and wrong == "weights":
+        made = train_helpers.tiny_model
+        train_helpers.tiny_model = lambda: made(seed=7)
+    try:
+        train(out, rank, world, port, **options)
+        report.write_text("done")
+    except ArmorError as error:
+        report.write_text(f"{error.exit_code} {error.line()}")
 
 
 def weighed(model, step):
@@ -82,13 +112,13 @@ def start():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train_worker", "train_helpers", "trainer.loop", "armor_model.modeling"])
 
-    def begin(out: Path, **options):
+    def begin(out: Path, target=train, world: int = 2, **options):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         pair = [
-            context.Process(target=train, args=(str(out), rank, 2, port), kwargs=options, daemon=True)
-            for rank in range(2)
+            context.Process(target=target, args=(str(out), rank, world, port), kwargs=options, daemon=True)
+            for rank in range(world)
         ]
         for process in pair:
             process.start()
@@ -100,7 +130,7 @@ def start():
 def finish(pair) -> None:
     for process in pair:
         process.join(300)
-    assert [p.exitcode for p in pair] == [0, 0]
+    assert [p.exitcode for p in pair] == [0] * len(pair)
 
 
 def assert_same(found, expected) -> None:
@@ -138,8 +168,8 @@ def test_two_processes_are_one_with_the_double_batch(one, start, tmp_path, shard
         assert theirs > 1000 and abs(ours - theirs) <= 2, (ours, theirs)
 
 
-def kill_pair(pair, out: Path, after: int) -> None:
-    """Kill -9 both once `after` lines are logged."""
+def wait_for_log(pair, out: Path, after: int) -> None:
+    """Return once `after` lines are logged."""
     end = time.monotonic() + 300
     while time.monotonic() < end:
         path = out / "log.jsonl"
@@ -147,6 +177,11 @@ def kill_pair(pair, out: Path, after: int) -> None:
             break
         assert all(p.is_alive() for p in pair)
         time.sleep(0.005)
+
+
+def kill_pair(pair, out: Path, after: int) -> None:
+    """Kill -9 both once `after` lines are logged."""
+    wait_for_log(pair, out, after)
     for process in pair:
         os.kill(process.pid, signal.SIGKILL)
     for process in pair:
@@ -176,6 +211,15 @@ def test_two_processes_killed_and_resumed_are_the_uninterrupted_run(start, tmp_p
         for d in (broken, straight)
     ]
     assert_equal_trees(*(s["optimizers"] for s in states))
+
+
+def test_a_model_read_shard_by_shard_is_the_model(one, start, tmp_path):
+    """No process ever holds all weights: `--shard` trains what does not fit one device."""
+    from train_helpers import tiny_model
+
+    tiny_model().save_pretrained(tmp_path / "model")
+    finish(start(tmp_path / "run", shard=True, checkpoint=tmp_path / "model"))
+    assert_same(result(tmp_path / "run"), result(one))
 
 
 def result_steps(out: Path) -> int:
@@ -230,3 +274,51 @@ def test_shards_in_bf16_with_recomputation_are_one_process_in_bf16(start, tmp_pa
     for mine, other in zip(ours[0], theirs[0], strict=True):
         names = [n for n in other if n in ("loss/text", "loss/image")]
         assert {n: mine[n] for n in names} == pytest.approx({n: other[n] for n in names}, rel=2e-2), mine["step"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("folder", "is not one folder for all processes: process 1 cannot see what process 0 writes"),
+        ("weights", "process 1 has weights "),
+        ("checkpoint", "process 1 has step-00000003 other, process 0 has "),
+    ],
+)
+def test_processes_that_would_train_a_mixture_stop_in_one_line(start, tmp_path, wrong, told):
+    """LlamaFactory 655, transformers 28270: each machine resumed from what it saw, and process 0 reported success."""
+    out = tmp_path / "run"
+    if wrong == "checkpoint":
+        finish(start(out, save_every=3))
+        shutil.rmtree(out / "checkpoints" / f"step-{STEPS:08d}")
+    finish(start(out, target=train_told, wrong=wrong, resume=True))
+    ends = [out.with_suffix(f".end-{rank}").read_text() for rank in range(2)]
+    assert all(told in end for end in ends), ends
+    assert not (tmp_path / "run-elsewhere").exists()
+
+
+def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(start, one, tmp_path):
+    out = tmp_path / "run"
+    pair = start(out, target=train_told, pause=0.1)
+    wait_for_log(pair, out, 2)
+    os.kill(pair[1].pid, signal.SIGUSR1)
+    finish(pair)
+    ends = [out.with_suffix(f".end-{rank}").read_text() for rank in range(2)]
+    assert all(end.startswith("75 stopped by a signal behind step ") for end in ends)
+    assert 2 <= result_steps(out) < STEPS
+    train(str(out), resume=True, accumulate=2)
+    assert_same(result(out), result(one))
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_as_four(start, one, tmp_path):
+    pair = start(tmp_path, save_every=1, pause=0.05)
+    kill_pair(pair, tmp_path, 2)
+    finish(start(tmp_path, world=4, resume=True))
+    assert_same(result(tmp_path), result(one))
+
+
+@pytest.mark.slow
+def test_copies_of_shards_are_one_process(start, one, tmp_path):
+    """HSDP: two copies of a model in two shards each."""
+    finish(start(tmp_path, world=4, shard=True, replicas=2))
+    assert_same(result(tmp_path), result(one))

@@ -77,9 +77,10 @@ def kill_at(process, out: Path, step: int, jitter: float) -> None:
     assert process.exitcode == -signal.SIGKILL
 
 
-def test_ten_kills_leave_no_trace(straight, spawn, tmp_path):
+@pytest.mark.parametrize("kills", [8, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_at_random_times_leave_no_trace(straight, spawn, tmp_path, kills):
     rng = random.Random(0)
-    for step in sorted(rng.sample(range(1, STEPS - 1), 10)):
+    for step in sorted(rng.sample(range(1, STEPS - 1), kills)):
         process = spawn.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True, 0.02))
         process.start()
         kill_at(process, tmp_path, step, rng.uniform(0, 0.06))
@@ -156,7 +157,7 @@ def test_other_data_is_another_run(tmp_path):
     for data in (more, swapped):
         mixture = Mixture(data, dict.fromkeys(STAGES["3"].mixture, 12), 4, 5)
         other = Loop(model, STAGES["3"], mixture, Optimization(4, 4, lr=3e-3), LoopOptions(tmp_path, resume=True))
-        with pytest.raises(RunFailed, match="belongs to another run: data differ"):
+        with pytest.raises(RunFailed, match=r"belongs to another run: data\.t2i is 1[23] .*, was 12 "):
             other.run()
 
 
@@ -177,7 +178,7 @@ def test_only_trained_parameters_are_saved(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     loop(tmp_path).run()
-    with pytest.raises(RunFailed, match="belongs to another run: optimization differ"):
+    with pytest.raises(RunFailed, match=r"belongs to another run: optimization\.lr is 0\.001, was 0\.003 - resume"):
         loop(tmp_path, lr=1e-3, resume=True).run()
 
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,9 +31,9 @@ def run(capsys, *words: object) -> dict:
 
 
 def refused(capsys, *words: object) -> tuple[int, str]:
-    """Exit code and the one line on stderr of a command that has to fail."""
+    """Exit code and the one line on stderr of a command that has to fail; a plan and steps may stand before it."""
     code = main([*map(str, words)])
-    err = capsys.readouterr().err
+    err = re.sub(r"(?m)^\d\d:\d\d:\d\d .*\n", "", capsys.readouterr().err)
     assert code != 0
     assert err.startswith("armor-train: ") and err.count("\n") == 1, err
     return code, err
@@ -153,6 +154,61 @@ def test_from_official_files_to_a_checkpoint_that_answers(shards, tmp_path, caps
     assert moved == {"new_embeddings", "adapter", "adapter_norm", "visual_head", "lm_head", "imgbos_head"}
     answers = generate(final, processor, [[{"role": "user", "content": "draw a red circle."}]])
     assert answers[0].parts and not answers[0].error
+
+
+def test_what_a_stage_learns_from_what_and_how_often_is_the_users(shards, tmp_path, capsys):
+    """Passes, parts, weights, held-out losses, an average: all in one run."""
+    from safetensors.torch import load_file
+
+    from armor_model import bundled
+
+    told = ["--stage", 3, "--model", "armor-nano", *given(shards[:2]), "--mix", "t2i=8,t2ti=8,t2t=8", "--batch-size", 8,
+            "--epochs", 2, "--trains", "adapter", "--trains", "visual_head", "--alpha", 0, "--beta", 2, "--ema", 0.5,
+            "--eval-data", shards[2], "--eval-data", shards[1], "--eval-every", 3, "--eval-limit", 6, "--lr", 1e-3,
+            "--attention", "eager", "--log-every", 1, "--sample-every", 6, "--ask", "what color is it?",
+            "--sample-prompt", "draw a red circle."]  # fmt: skip
+    result = run(capsys, "stage", *told, "--out", tmp_path)
+    assert result["steps"] == 6
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    judged = [line for line in log if "eval/score" in line]
+    assert [line["step"] for line in judged] == [3, 6]
+    assert {"eval/text/ti2t", "eval/text/t2ti", "eval/image/t2i", "eval/image/t2ti"} <= judged[0].keys()
+    assert judged[0]["eval/score"] == pytest.approx(-2 * judged[0]["eval/image"])
+    assert judged[1]["eval/image"] < judged[0]["eval/image"]
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    start = load_file(bundled("armor-nano") / "model.safetensors")
+    moved = {name.split(".")[0] for name in saved if not np.array_equal(saved[name], start[name].float())}
+    assert moved == {"adapter", "adapter_norm", "visual_head"}
+    raw = load_file(tmp_path / "checkpoints" / "step-00000006" / "trained.safetensors")
+    assert not np.array_equal(raw["visual_head.weight"], saved["visual_head.weight"]), "the average is what is saved"
+    samples = {path.name.partition("-")[2]: path for path in (tmp_path / "samples").iterdir()}
+    assert "00000006-00-draw-a-red-circle.png" in samples
+    assert samples["00000006-01-what-color-is-it-0.txt"].read_text().strip()
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "| base | armor-nano |" in card and "| t2i | 16 of " in card
+
+
+def test_a_preempted_stage_says_how_to_go_on(shards, tmp_path, capsys, monkeypatch):
+    from trainer.optim import Optimizers
+
+    told = ["stage", "--stage", 2, "--model", "armor-nano", *given(shards), "--mix", "t2i=8,t2ti=8", "--batch-size", 4,
+            "--out", tmp_path]  # fmt: skip
+    rate = Optimizers.set_step
+
+    def asked(optimizers, step):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return rate(optimizers, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Optimizers, "set_step", asked)
+        patch.setattr("sys.argv", ["armor-train", *map(str, told)])
+        code = main([*map(str, told)])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert code == 75 and "stopped by a signal behind step 2 of 4; the last checkpoint is of step 2" in line
+    again = line.split("with: armor-train ")[1].split()
+    assert again == [*map(str, told), "--resume"]
+    assert run(capsys, *again)["steps"] == 4
 
 
 def test_tensorboard_holds_what_the_log_holds(shards, tmp_path, capsys):
@@ -296,7 +352,7 @@ def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
         model.lm_head.weight += 0.01
     save(model, processor, tmp_path / "other")
     code, line = refused(capsys, *common, "--model", tmp_path / "other", "--out", tmp_path / "run", "--resume")
-    assert code == 1 and "belongs to another run: frozen weights differ" in line
+    assert code == 1 and "belongs to another run: frozen weights is " in line
     run(capsys, *common, "--model", "armor-nano", "--out", tmp_path / "run", "--resume")  # done already: exports again
 
 

@@ -1,25 +1,34 @@
 """`armor-train build-data`: captioned images to t2i and t2ti conversations, text pairs to t2t; every screen reports.
 
-Out come `conversations.jsonl`, `images/` (content-addressed) and `report.json`. Everything is seeded by the sample's
-key, so the same input gives the same files whatever the number of workers.
+Out come `conversations.jsonl`, `images/` (one tar for each tar read) and `report.json`. Everything is seeded by the
+sample's key, so the same input gives the same files whatever the number of workers.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+import os
+import shutil
+import tarfile
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from armor_model.base.errors import UserError
-from armor_model.base.files import write_file
-from armor_model.base.hashing import sha256_file
-from trainer.data.records import IMAGE, Tally, is_unicode, losses, raw_records
-from trainer.data.screens import Pair, ScreenSettings, rules, screen
+from armor_model.base.files import check_in_place, hold_folder, whole_file, write_file, writing
+from armor_model.base.hashing import sha256_file, sha256_text
+from trainer.data.contamination import Prompts
+from trainer.data.images import append
+from trainer.data.readers import Index, Source, read_tars
+from trainer.data.records import IMAGE, Tally, is_unicode, losses, note, raw_records
+from trainer.data.screens import Pair, ScreenSettings, caption_digest, image_digest, rules, screen
+from trainer.data.workers import in_order
 
 
 def _rng(seed: int, key: str) -> np.random.Generator:
@@ -51,7 +60,7 @@ def read_text_pairs(path: Path, tally: Tally) -> Iterator[tuple[str, str]]:
     for where, row in raw_records(path):
         tally.read += 1
         pair = next(((row[a], row[b]) for a, b in names if isinstance(row, dict) and row.get(a) and row.get(b)), None)
-        if pair is None or not all(isinstance(text, str) for text in pair):
+        if pair is None or not all(isinstance(text, str) and text.strip() for text in pair):
             tally.drop("not_a_pair", where)
         elif not all(map(is_unicode, pair)):
             tally.drop("bad_text", f"{where}: half a surrogate pair")
@@ -62,69 +71,177 @@ def read_text_pairs(path: Path, tally: Tally) -> Iterator[tuple[str, str]]:
             yield pair
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """What decides what a tar becomes."""
+
+    source: Source
+    settings: ScreenSettings
+    prompts: tuple[str, ...] = ()
+    """Of benchmarks, that captions are compared with."""
+    near: float = 0.6
+    """See `Prompts`."""
+    drop_contaminated: bool = False
+    seed: int = 0
+    mixed_share: float = 0.5
+    limit: int | None = None
+    """Most images."""
+
+    def identity(self) -> dict[str, Any]:
+        """As JSON, with the prompts' number and sha256 in their place."""
+        words = "\n".join(self.prompts)
+        return {
+            **asdict(self.settings),
+            "source": self.source.name,
+            "seed": self.seed,
+            "mixed_share": self.mixed_share,
+            "limit": self.limit,
+            "prompts": {"number": len(self.prompts), "sha256": sha256_text(words), "near": self.near},
+            "drop_contaminated": self.drop_contaminated,
+        }
+
+
+PARTS = ".parts"
+"""What is known of each finished tar, until the whole is."""
+
+
 def build(
     out: Path,
-    pairs: Iterable[Pair],
-    texts: Iterable[tuple[str, str]],
-    tallies: dict[str, Tally],
-    settings: ScreenSettings,
-    seed: int = 0,
-    mixed_share: float = 0.5,
-    limit: int | None = None,
+    recipe: Recipe,
+    tars: Sequence[str] = (),
+    texts: Sequence[Path] = (),
+    index: Index | None = None,
     part: str = "0/1",
+    workers: int = 1,
 ) -> dict[str, Any]:
-    """Write the data set; returns the report. tallies: what the readers count into, by source name.
+    """Write the data set; returns the report. Raises UserError, also where nothing is kept.
 
-    Duplicates are found within one call, so not between parts. The conversations file is renamed into place last, so a
-    killed build leaves none that looks whole. Raises UserError, also where nothing is kept.
+    Every tar is a piece of work of its own, whose kept images go into one tar of ours; called again, a killed build
+    goes on behind the finished ones. Duplicates are found within one call, so not between parts. The conversations file
+    is renamed into place last, so a killed build leaves none that looks whole.
     """
-    if (out / "conversations.jsonl").exists():
-        raise UserError(f"{out} already holds conversations.jsonl; choose another directory")
-    (out / "images").mkdir(parents=True, exist_ok=True)
-    active, screened = rules(settings), Tally()
-    kinds: dict[str, int] = {}
+    out.mkdir(parents=True, exist_ok=True)
+    with hold_folder(out, "armor-train build-data"):
+        if (out / "conversations.jsonl").exists():
+            raise UserError(f"{out} already holds conversations.jsonl; choose another directory")
+        (out / "images").mkdir(exist_ok=True)
+        _go_on(out / PARTS, {**recipe.identity(), "tars": list(tars), "part": part})
+        missing = ((out, number, tar) for number, tar in enumerate(tars))
+        begin = partial(_State.begin, recipe, index)
+        parts = in_order(_part, missing, begin(), workers, begin)
+        report = {**_merge(out, recipe, parts, texts), "settings": recipe.identity(), "part": part}
+        draft = out / ".conversations.draft"
+        report["sha256"] = sha256_file(draft)
+        with writing(out):
+            write_file(out / "report.json", json.dumps(report, indent=1) + "\n")
+            draft.replace(out / "conversations.jsonl")
+            shutil.rmtree(out / PARTS)
+    return report
+
+
+class _State(NamedTuple):
+    """What a worker needs for any tar."""
+
+    recipe: Recipe
+    index: Index | None
+    prompts: Prompts | None
+
+    @classmethod
+    def begin(cls, recipe: Recipe, index: Index | None) -> _State:
+        return cls(recipe, index, Prompts(list(recipe.prompts), recipe.near) if recipe.prompts else None)
+
+
+def _go_on(parts: Path, identity: dict[str, Any]) -> None:
+    """Keep the parts of an earlier call that built the same. Raises UserError for another one's."""
+    parts.mkdir(exist_ok=True)
+    file = parts / "build.json"
+    if file.exists():
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{file} is damaged", f"remove {parts.parent}") from error
+        different = [name for name in identity if known.get(name) != identity[name]]
+        if different:
+            said = f"{parts.parent} holds a build that was killed, of other settings ({', '.join(different)} differ)"
+            raise UserError(said, "choose another directory")
+    write_file(file, json.dumps(identity))
+
+
+def _part(state: _State, out: Path, number: int, tar: str) -> Path:
+    """What is kept of one tar: its images in a tar, then a file of its records and tallies, unless that is there."""
+    recipe, index, prompts = state
+    file = out / PARTS / f"{number:05d}.json"
+    if file.exists():
+        return file
+    active = rules(recipe.settings, prompts if recipe.drop_contaminated else None)
+    read, screened, records = Tally(), Tally(), []
+    images = out / "images" / f"{number:05d}.tar"
+    with whole_file(images) as draft, tarfile.open(draft, "w") as kept:
+        for pair in read_tars([tar], recipe.source, read, index):
+            if screen(pair, active, screened):
+                digests = image_digest(pair), caption_digest(pair)
+                stretch = append(kept, f"{digests[0]}.{pair.extension}", pair.image)
+                place = f"images/{images.name}:{stretch}"
+                record = drawing_record(pair, place, recipe.seed, recipe.mixed_share)
+                found = prompts.find(pair.caption) if prompts is not None else None
+                records.append({"record": record, "digests": digests, "contaminated": found})
+            if screened.kept == recipe.limit:
+                break
+    write_file(file, json.dumps({"read": read.to_json(), "screened": screened.to_json(), "records": records}))
+    return file
+
+
+def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Path]) -> dict[str, Any]:
+    """Records of all parts, in order and without duplicates between them, then the texts, into the draft."""
+    tallies, screened, kinds = {"tars": Tally(), "texts": Tally()}, Tally(), Counter[str]()
+    seen: set[str] = set()
+    contaminated: list[list[str]] = []
     draft = out / ".conversations.draft"
     with draft.open("w", encoding="utf-8") as file:
 
         def put(record: dict[str, Any]) -> None:
-            kinds[record["type"]] = kinds.get(record["type"], 0) + 1
+            kinds[record["type"]] += 1
+            note(record["conversations"], screened)
+            check_in_place(draft, file.fileno())
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
-        for pair in pairs:
-            if screen(pair, active, screened):
-                put(drawing_record(pair, store_image(out, pair), seed, mixed_share))
-            if screened.kept == limit:
+        for path in parts:
+            part = json.loads(path.read_text(encoding="utf-8"))
+            tallies["tars"].add(Tally.of(part["read"]))
+            screened.add(Tally.of({**part["screened"], "kept": 0}))
+            for entry in part["records"]:
+                record, digests, found = entry["record"], entry["digests"], entry["contaminated"]
+                if recipe.settings.drop_duplicates and not seen.isdisjoint(digests):
+                    screened.drop("duplicate", f"{record['id']}: seen in an earlier tar")
+                elif screened.kept == recipe.limit:
+                    screened.drop("limit", record["id"])
+                else:
+                    seen.update(digests)
+                    screened.kept += 1
+                    put(record)
+                    if found is not None:
+                        screened.noted[f"contaminated_{found[0]}"] += 1
+                        contaminated.append([record["id"], *found])
+            if screened.kept == recipe.limit:
                 break
-        for number, (question, answer) in enumerate(texts):
-            put(text_record(number, question, answer))
+        number = 0
+        for path in texts:
+            for question, answer in read_text_pairs(path, tallies["texts"]):
+                put(text_record(number, question, answer))
+                number += 1
+        file.flush()
+        os.fsync(file.fileno())
     if not kinds:
         draft.unlink()
         each = (f"{name} dropped {losses(tally.dropped)}" for name, tally in {**tallies, "screens": screened}.items())
         raise UserError(f"nothing was kept for {out}: {'; '.join(each)}")
-    report = {
-        "conversations": kinds,
+    return {
+        "conversations": dict(kinds),
         "screens": screened.to_json(),
-        "rules": {rule.name: rule.why for rule in active},
+        "rules": {rule.name: rule.why for rule in rules(recipe.settings)},
         "readers": {name: tally.to_json() for name, tally in tallies.items()},
-        "settings": asdict(settings),
-        "seed": seed,
-        "mixed_share": mixed_share,
-        "part": part,
-        "sha256": sha256_file(draft),
+        "contaminated": contaminated[:1_000],
     }
-    write_file(out / "report.json", json.dumps(report, indent=1) + "\n")
-    draft.replace(out / "conversations.jsonl")
-    return report
-
-
-def store_image(out: Path, pair: Pair) -> str:
-    """Keep an image under the hash of its bytes; returns its path inside `out`."""
-    name = hashlib.sha256(pair.image).hexdigest()
-    path = out / "images" / name[:2] / f"{name}.{pair.extension}"
-    if not path.exists():
-        path.parent.mkdir(exist_ok=True)
-        write_file(path, pair.image, sync=False)
-    return str(path.relative_to(out))
 
 
 DRAW = (

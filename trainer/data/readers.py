@@ -11,7 +11,6 @@ bad record has to be left out and counted.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -20,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from armor_model.base.errors import UserError
+from armor_model.images import image_size
 from trainer.data.records import Tally, is_unicode
 from trainer.data.screens import Pair
 
@@ -213,22 +212,13 @@ def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, inde
     if not is_unicode(key + caption):
         tally.drop("bad_text", f"{key}: its name or its caption is no valid Unicode")
         return None
-    size = image_size(sample[extension])
-    if size is None:
-        tally.drop("bad_image", f"{key}: not a picture")
+    try:
+        size = image_size(sample[extension])
+    except UserError as error:
+        tally.drop("bad_image", f"{key}: {error}")
         return None
     tally.kept += 1
     return Pair(key, caption.strip(), sample[extension], extension, *size, meta)
-
-
-def image_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height, or None for bytes that are no image. The pixels are decoded: a cut JPEG has a fine header."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return image.size
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
 
 
 NUMBERS = ("aesthetic", "aesthetic_score", "punsafe")

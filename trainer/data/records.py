@@ -1,10 +1,11 @@
-"""Conversation records (the paper's appendix) read from JSON lines; a bad one is skipped and counted by rule.
+"""Conversation records (the paper's appendix) read from JSON lines, JSON or parquet; a bad one is skipped and counted.
 
     {"id": "...", "type": "ti2t", "conversations": [{"from": "human", "value": "<image>..."}, {"from": "gpt", ...}],
      "images": ["a.jpg", ...]}
 
-`images` holds one path for each `<image>`, in order of appearance, relative to the file. ShareGPT4V's `image` (one
-path, no type) is read as well.
+`images` holds one path (or stretch of a file, see trainer.data.images) for each `<image>`, in order of appearance,
+relative to the file. ShareGPT4V's `image` (one path, no type) is read as well, and so are chat messages: `messages` of
+`role` and `content`, a text or parts. A dialogue may have any number of turns, each with images (type ti2ti).
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.template import template_tokens
 from trainer.batches import Example
+from trainer.data.images import exists
 from trainer.stages import KINDS
 
 RULES = {
@@ -31,11 +34,20 @@ RULES = {
     "too_few_image_marks": "more pictures than <image>",
     "missing_image": "a picture that is not on disk, or whose name is no path",
     "unknown_type": "a declared type that does not exist, or that the turns contradict",
+    "empty_answer": "an answer without a word or an image: it would teach to say nothing",
     "too_long": "more positions than the limit",
     "bad_image": "a picture that cannot be decoded",
     "bad_text": "text that is no valid Unicode or holds a reserved token",
 }
 """Why a record is left out: the names in the counts, and what they mean to whoever reads the report."""
+
+
+NOTES = {
+    "template_tokens": "words that hold a token of the chat template or of images, read as plain text",
+    "contaminated_exact": "a caption that is one of the --prompts",
+    "contaminated_near": "a caption that is nearly one of the --prompts",
+}
+"""Why a kept record is counted."""
 
 
 class Rejected(Exception):  # noqa: N818 - a verdict about one record, not an error of the run
@@ -55,11 +67,26 @@ class Tally:
     dropped: Counter = field(default_factory=Counter)
     unknown: Counter = field(default_factory=Counter)
     """Records that a screen could not judge, since the metadata lacks the field; they pass."""
+    noted: Counter = field(default_factory=Counter)
+    """Records that are kept, and that somebody should know of: NOTES."""
     examples: dict[str, str] = field(default_factory=dict)
 
     def drop(self, rule: str, what: str) -> None:
         self.dropped[rule] += 1
         self.examples.setdefault(rule, what[:200])
+
+    def add(self, other: Tally) -> None:
+        """Count what another one counted, behind one's own."""
+        self.read, self.kept = self.read + other.read, self.kept + other.kept
+        for mine, its in ((self.dropped, other.dropped), (self.unknown, other.unknown), (self.noted, other.noted)):
+            mine.update(its)
+        self.examples = {**other.examples, **self.examples}
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Tally:
+        """Of what `to_json` gave, or of a part of it."""
+        counts = (Counter(entry.get(name, {})) for name in ("dropped", "passed_unknown", "noted"))
+        return cls(entry["read"], entry["kept"], *counts, dict(entry.get("examples", {})))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -67,6 +94,7 @@ class Tally:
             "kept": self.kept,
             "dropped": dict(sorted(self.dropped.items())),
             "passed_unknown": dict(sorted(self.unknown.items())),
+            "noted": dict(sorted(self.noted.items())),
             "examples": self.examples,
         }
 
@@ -74,6 +102,11 @@ class Tally:
 def losses(dropped: Mapping[str, int]) -> str:
     """Counts by rule, for a line of text."""
     return ", ".join(f"{rule} {n:,}" for rule, n in sorted(dropped.items())) or "nothing"
+
+
+def counted(noted: Mapping[str, int]) -> list[str]:
+    """Lines on kept records, for a terminal."""
+    return [f"kept {n:,} with {NOTES[name]}" for name, n in noted.items()]
 
 
 def read_conversations(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:
@@ -91,14 +124,26 @@ def checked(raw: Any, where: str, root: Path, tally: Tally) -> dict[str, Any] | 
     try:
         if isinstance(raw, Exception) or not isinstance(raw, dict):
             raise Rejected("not_json", f"{where}: {raw if isinstance(raw, Exception) else type(raw).__name__}")
-        return normalise(raw, root, where)
+        record = normalise(raw, root, where)
+        note(record["conversations"], tally)
+        return record
     except Rejected as rejected:
         tally.drop(rejected.rule, str(rejected))
         return None
 
 
+def note(turns: Sequence[Mapping[str, Any]], tally: Tally) -> None:
+    """Count a record that is kept, by NOTES."""
+    if any(template_tokens(turn["value"]) for turn in turns):
+        tally.noted["template_tokens"] += 1
+
+
 def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, value) of every line, or of every item of a JSON array; the value of a broken line is its exception."""
+    """(where, value) of every line of a file, item of a JSON array, or row of a parquet file; the value of a broken
+    line is its exception. Raises UserError for a file that cannot be read."""
+    if path.suffix == ".parquet":
+        yield from _rows(path)
+        return
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             first = file.read(1)
@@ -115,6 +160,18 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
                     yield f"{path}:{number}", _parse(line)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=1_024))
+            yield from ((f"{path}#{i}", row) for i, row in enumerate(row for batch in batches for row in batch))
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{path} is not readable parquet: {str(error).splitlines()[0]}") from error
 
 
 def _parse(line: str) -> Any:
@@ -134,7 +191,10 @@ def is_unicode(text: str) -> bool:
 
 
 def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict[str, Any]:
-    """A checked copy with `type` and absolute `images`. Raises Rejected with the rule that it breaks."""
+    """A checked copy with `type`, and `images` as absolute paths or, from a parquet file, bytes. Raises Rejected with
+    the rule that it breaks."""
+    if isinstance(record.get("messages"), list):
+        record = _from_messages(record, where)
     turns = record.get("conversations")
     if not isinstance(turns, list) or not all(isinstance(t, dict) and isinstance(t.get("value"), str) for t in turns):
         raise Rejected("no_turns", f"{where}: no list of turns with texts")
@@ -149,17 +209,20 @@ def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict
     name = str(name) if isinstance(name, str | int) else where
     if not all(map(is_unicode, (name, *(t["value"] for t in turns)))):
         raise Rejected("bad_text", f"{where}: half a surrogate pair")
+    if not all(t["value"].strip() for t in turns if t["from"] == "gpt"):
+        raise Rejected("empty_answer", where)
     if any(IMAGE in t["value"] for t in turns if t["from"] == "system"):
         raise Rejected("too_many_image_marks", f"{where}: {IMAGE} in a system turn")
     images = record.get("images", record.get("image"))
-    images = [] if images is None else [images] if isinstance(images, str) else images
-    if not isinstance(images, list) or not all(isinstance(i, str) for i in images):
+    images = [] if images is None else images if isinstance(images, list) else [images]
+    images = [_bare(image) for image in images]
+    if not all(isinstance(image, str | bytes) for image in images):
         raise Rejected("missing_image", f"{where}: its pictures are no list of paths")
     marks = sum(t["value"].count(IMAGE) for t in turns)
     if marks != len(images):
         rule = "too_many_image_marks" if marks > len(images) else "too_few_image_marks"
         raise Rejected(rule, f"{where}: {marks} {IMAGE} for {len(images)} pictures")
-    paths = [_on_disk(root, image, where) for image in images]
+    paths = [image if isinstance(image, bytes) else _on_disk(root, image, where) for image in images]
     kind, declared = kind_of(turns), record.get("type")
     if declared is not None and (declared not in KINDS or (declared != kind and declared != "refuse")):
         says = declared if isinstance(declared, str) else type(declared).__name__
@@ -167,13 +230,47 @@ def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict
     return {"id": name, "type": declared or kind, "conversations": turns, "images": paths}
 
 
+def _from_messages(record: dict[str, Any], where: str) -> dict[str, Any]:
+    """A record of chat messages as one of conversations; its images stand in its parts, or beside it."""
+    turns, images = [], []
+    for message in record["messages"]:
+        if not isinstance(message, dict):
+            raise Rejected("no_turns", f"{where}: a message that is a {type(message).__name__}")
+        role, content = message.get("role"), message.get("content")
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
+            raise Rejected("no_turns", f"{where}: a message whose content is neither text nor parts")
+        text = ""
+        for part in parts:
+            if part.get("type") == "text":
+                text += str(part.get("text") or "")
+            elif part.get("type") in ("image", "image_url"):
+                text += IMAGE
+                images += [image for name in ("image", "path", "url", "image_url") if (image := part.get(name))][:1]
+            else:
+                raise Rejected("no_turns", f"{where}: a part that is neither text nor an image")
+        turns.append({"from": SPEAKERS.get(role, role) if isinstance(role, str) else role, "value": text})
+    beside = record.get("images", record.get("image"))
+    beside = [] if beside is None else beside if isinstance(beside, list) else [beside]
+    kept = {name: record[name] for name in ("id", "type") if record.get(name) is not None}
+    return {**kept, "conversations": turns, "images": images or beside}
+
+
+def _bare(image: Any) -> Any:
+    """Parquet columns of images wrap their bytes or a path, OpenAI's parts an address."""
+    if not isinstance(image, dict):
+        return image
+    data = image.get("bytes")
+    return data if isinstance(data, bytes) else image.get("path") or image.get("url")
+
+
 def _on_disk(root: Path, image: str, where: str) -> Path:
     try:
         path = (root / image).resolve()
-        exists = path.is_file() and is_unicode(str(path))
+        there = exists(path) and is_unicode(str(path))
     except (OSError, ValueError, RuntimeError):  # too long or not to be reached; a NUL byte; a loop of links
-        exists = False
-    if not exists:
+        there = False
+    if not there:
         raise Rejected("missing_image", f"{where}: {image}")
     return path
 
@@ -201,11 +298,12 @@ def sides(record: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 
 IMAGE = "<image>"
 ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
+SPEAKERS = {role: speaker for speaker, role in ROLES.items()}
 
 
 def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[dict[str, Any]]:
-    """The record as chat messages. seen: images (PIL or paths) of the human turns in order; drawn: codes (h, w) or
-    (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
+    """The record as chat messages. seen: images (PIL, paths or tiles) of the human turns in order; drawn: codes (h, w)
+    or (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
     name = record.get("id", "?")
     to_see, to_draw = iter(seen), iter(drawn)
     messages = []
@@ -220,7 +318,8 @@ def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Ten
                     if role == "assistant":
                         parts.append({"type": "image", "codes": torch.as_tensor(next(to_draw)).flatten()})
                     else:
-                        parts.append({"type": "image", "image": next(to_see)})
+                        image = next(to_see)
+                        parts.append({"type": "image", "tiles" if isinstance(image, Tensor) else "image": image})
                 except StopIteration:
                     raise UserError(f"record {name}: more {IMAGE} in {turn['from']} turns than pictures") from None
             if piece.strip("\n"):

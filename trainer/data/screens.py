@@ -11,9 +11,10 @@ import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
-from trainer.data.records import Tally
+from trainer.data.contamination import Degree, Prompts
+from trainer.data.records import IMAGE, Tally
 
 
 @dataclass
@@ -70,19 +71,31 @@ class ScreenSettings:
     """Same image bytes or same caption as one already kept."""
 
 
-def rules(settings: ScreenSettings) -> list[Rule]:
-    """The rules in the order they are asked; the first that says drop is the one counted."""
-    seen_images: set[bytes] = set()
-    seen_captions: set[bytes] = set()
+def image_digest(pair: Pair) -> str:
+    """Of the encoded image."""
+    return f"i{hashlib.blake2b(pair.image, digest_size=12).hexdigest()}"
+
+
+def caption_digest(pair: Pair) -> str:
+    """Of the caption, but for case and spaces."""
+    words = " ".join(pair.caption.lower().split())
+    return f"c{hashlib.blake2b(words.encode(), digest_size=12).hexdigest()}"
+
+
+def rules(settings: ScreenSettings, prompts: Prompts | None = None) -> list[Rule]:
+    """The rules in the order they are asked; the first that says drop is the one counted. prompts: whose captions are
+    dropped."""
+    seen: set[str] = set()
 
     def fresh(pair: Pair) -> Verdict:
-        image = hashlib.blake2b(pair.image, digest_size=12).digest()
-        caption = hashlib.blake2b(" ".join(pair.caption.lower().split()).encode(), digest_size=12).digest()
-        if image in seen_images or caption in seen_captions:
+        digests = {image_digest(pair), caption_digest(pair)}
+        if not seen.isdisjoint(digests):
             return False
-        seen_images.add(image)
-        seen_captions.add(caption)
+        seen.update(digests)
         return True
+
+    def clean(degree: Degree) -> Callable[[Pair], Verdict]:
+        return lambda pair: (prompts.find(pair.caption) or ("",))[0] != degree if prompts else True
 
     s = settings
     active = [
@@ -92,11 +105,17 @@ def rules(settings: ScreenSettings) -> list[Rule]:
             f"longer side over {s.max_aspect:g} times the shorter",
             lambda p: max(p.width, p.height) <= s.max_aspect * min(p.width, p.height),
         ),
+        Rule(
+            "image_mark", f"{IMAGE} in the caption: it would stand for one more image", lambda p: IMAGE not in p.caption
+        ),
         Rule("caption_length", f"not {s.min_words} to {s.max_words} words", lambda p: _words(p, s)),
         Rule("language", f"under {s.min_latin:.0%} Latin letters", lambda p: latin_share(p.caption) >= s.min_latin),
         Rule("aesthetic", f"aesthetic score under {s.min_aesthetic:g}", lambda p: _at_least(p, s.min_aesthetic)),
         Rule("unsafe", f"flagged, or unsafe probability over {s.max_unsafe:g}", lambda p: _safe(p, s.max_unsafe)),
     ]
+    if prompts is not None:
+        for degree in get_args(Degree):
+            active.append(Rule(f"contaminated_{degree}", f"{degree} repetition of a prompt", clean(degree)))
     if s.drop_duplicates:
         # Last: only what is kept is remembered.
         active.append(Rule("duplicate", "picture or caption seen before", fresh))

@@ -48,19 +48,6 @@ class Protocol(_Declared):
     note: str
 
 
-class Recipe(_Declared):
-    """How a published number's images were drawn."""
-
-    protocol: str
-    guidance: float
-    steps: int | None = None
-    pixels: str
-    seeds: str
-    after: str | None = None
-    """What was done to the images before they were judged."""
-    reported: str | None = None
-
-
 class Protocols(_Declared):
     limits: list[str]
     """What GenEval's number must be read with."""
@@ -68,7 +55,6 @@ class Protocols(_Declared):
     detectors: dict[str, dict[str, list[str | float]]]
     """Build -> scorer setting -> the values that it may have; of a sha256 the first digits."""
     protocols: dict[str, Protocol]
-    recipes: dict[str, Recipe]
 
 
 @functools.cache

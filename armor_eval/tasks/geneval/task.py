@@ -20,20 +20,21 @@ from armor_eval.base.images import BadImageError, make_durable, read_image, writ
 from armor_eval.engine import Described, Outcome, Prompt, Ready, Unit
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import DrawsImages
-from armor_eval.models.drawing import is_blank
+from armor_eval.models.drawing import device_of, is_blank
+from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, ScorerInfo, Subset
-from armor_eval.tasks.geneval.colors import ColorJudge
-from armor_eval.tasks.geneval.detectors import Detector
+from armor_eval.tasks.geneval.colors import ColorJudge, load_colors
+from armor_eval.tasks.geneval.detectors import Detector, load_detector
 from armor_eval.tasks.geneval.folders import ImageFolder
 from armor_eval.tasks.geneval.judging import Judged, Stopwatch, judge_images
 from armor_eval.tasks.geneval.layout import IMAGES, SAMPLES, folder_name, sample_path, seed_of, write_metadata
 from armor_eval.tasks.geneval.overlay import overlay
-from armor_eval.tasks.geneval.prompts import PromptSet
+from armor_eval.tasks.geneval.prompts import PromptSet, own_prompts
 from armor_eval.tasks.geneval.protocols import label
 from armor_eval.tasks.geneval.scoring import outcome
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import TASKS
+from armor_eval.tasks.geneval.vocabulary import TASKS, load_vocabulary
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
@@ -61,7 +62,8 @@ class DrawnElsewhere:
 class GenEvalTask:
     """Draw `samples` images of each prompt, or take those of the folder `images`, and judge what they show.
 
-    `limit`: that many prompts, spread evenly over the six tasks; `seed` chooses them, and seeds the images.
+    `limit`: that many prompts, spread evenly over the six tasks; `seed` chooses them, and seeds the images where
+    `drawn_from` does not.
     `colors` may be None where no prompt names a colour. `overlays`: also keep each image with its detections drawn.
     """
 
@@ -69,10 +71,12 @@ class GenEvalTask:
 
     def __init__(
         self, prompts: PromptSet, detector: Detector, colors: ColorJudge | None, *, images: ImageFolder | None = None,
-        samples: int = SAMPLES, limit: int | None = None, seed: int = 0, rules: Rules = Rules(), overlays: bool = False,
+        samples: int = SAMPLES, limit: int | None = None, seed: int = 0, drawn_from: int | None = None,
+        rules: Rules = Rules(), overlays: bool = False,
     ) -> None:  # fmt: skip
         self._prompts, self._detector, self._colors, self._folder = prompts, detector, colors, images
-        self._samples, self._seed, self._rules, self._overlays = samples, seed, rules, overlays
+        self._samples, self._rules, self._overlays = samples, rules, overlays
+        self._seed = seed if drawn_from is None else drawn_from
         chosen, self._subset = choose_prompts(prompts, limit, seed, samples)
         self._pairs = {f"{i:05d}/{k:05d}": (i, k) for i in chosen for k in range(samples)}
         """Item's id -> (prompt index, sample)."""
@@ -202,6 +206,14 @@ class GenEvalTask:
         notes, lost = (self._folder.notes, self._folder.lost) if self._folder else ([], None)
         timing = self._watch.timing(bundle.asked_seconds)
         return outcome(bundle, len(self._pairs), {"timing": timing, "notes": notes}, lost)
+
+
+def default_task(spec: ProfileSpec, **how: Any) -> GenEvalTask:
+    """A profile's own prompts and judges. `how`: of GenEvalTask."""
+    vocabulary, device = load_vocabulary(spec.name), device_of(None)
+    detector = load_detector(spec.detector, vocabulary, weights=None, download=False, device=device, batch=None)
+    colors = load_colors(vocabulary, weights=None, download=False, device=device)
+    return GenEvalTask(own_prompts(vocabulary), detector, colors, **how)
 
 
 def choose_prompts(prompts: PromptSet, limit: int | None, seed: int, samples: int) -> tuple[list[int], Subset | None]:

@@ -17,6 +17,7 @@ from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
+from armor_eval.tasks.modality import LINE
 from armor_eval.tasks.modality.judging import Judged, judge
 from armor_eval.tasks.modality.records import Record, choose, conversation, image_in, own_records, read_records
 from armor_model.base.errors import UserError
@@ -26,20 +27,27 @@ GIVEN = ("text", "image", "both", "none")
 
 
 class ModalityTask:
-    """A guest profile's requests, or a file's. `seed` chooses the subset and, with a request's id, seeds its images."""
+    """A guest profile's requests, or a file's. `seed` chooses the subset and, where `drawn_from` does not, with a
+    request's id seeds its images."""
 
     whole_batches = False
 
     def __init__(
-        self, profile: ProfileSpec, *, prompts: Path | None = None, limit: int | None = None, seed: int = 0
-    ) -> None:
+        self, profile: ProfileSpec, *, prompts: Path | None = None, limit: int | None = None, seed: int = 0,
+        drawn_from: int | None = None,
+    ) -> None:  # fmt: skip
+        if profile.guest is None and prompts is None:
+            raise UserError(
+                "no public benchmark asks for a modality: outside of the shapes world requests are needed",
+                f"give --prompts FILE.jsonl with lines like {LINE}, or --profile shapes",
+            )
         self._reader = profile.part("reader") if profile.guest is not None else None
         self._image = self._reader.render if prompts is None else image_in(prompts.parent)
         self._all, self._sha256 = own_records(profile) if prompts is None else read_records(prompts)
         self._records, self._subset = choose(self._all, limit, seed)
         self._by_id = {record.id: record for record in self._records}
         self._name = f"{profile.name}-modality" if prompts is None else prompts.name
-        self._seed = seed
+        self._seed = seed if drawn_from is None else drawn_from
 
     def check(self, model: Any) -> None:
         if not isinstance(model, RespondsFreely):

@@ -129,6 +129,8 @@ def calibrate(judged: Path, truth: Truth, corrected: Path | None = None, seed: i
     """Hold the verdicts of the run in `judged` against the truth; `corrected`: a run of the same judge whose score is
     corrected, by default that of `judged` as a whole."""
     run, items, _ = read_bundle(judged)
+    if truth.people and (run.kind != "geneval" or run.profile != "official"):
+        raise UserError(f"{judged} is no run of GenEval's own prompts", f"those are what {truth.name} looked at")
     own = verdicts_of(run, items)
     pairs = [
         Pair(id, verdict.cluster, verdict.task, verdict.right, truth.verdicts[id])
@@ -140,8 +142,6 @@ def calibrate(judged: Path, truth: Truth, corrected: Path | None = None, seed: i
             f"{judged} and {truth.name} have no image and question in common",
             f"one says {next(iter(own), 'nothing')}, the other {next(iter(truth.verdicts), 'nothing')}",
         )
-    if truth.people and (run.kind != "geneval" or run.profile != "official"):
-        raise UserError(f"{judged} is no run of GenEval's own prompts", f"those are what {truth.name} looked at")
     if truth.images is not None:
         _check_same_images(_images_of(judged, items), truth.images, judged)
     other = own if corrected is None else _same_judge(run, corrected)

@@ -45,6 +45,8 @@ class Grid(_Declared):
 
     columns: int = Field(ge=1)
     rows: int = Field(ge=1)
+    black_is_missing: bool = False
+    """A cell without any light holds no image: it is how others fill a grid."""
 
 
 class Substitute(_Declared):
@@ -78,8 +80,17 @@ class Suite(_Declared):
     template: str = "{question}"
     """The judge's user text; `{question}`, `{prompt}` and the item's fields are filled in."""
     system: str | None = None
+    image_last: bool = False
+    """The judge reads the words before the images, as the official script sends them."""
+    jpeg_quality: int | None = None
+    """The judge is shown each image as a JPEG of this quality, as the official script saves it."""
     max_new_tokens: int = 16
-    """Of a judge's reply."""
+    """Of a judge's reply; an item's own goes before it."""
+    without_image: str | None = None
+    """What stands for the judge's reply where the model responds without an image: it was asked, and did not do it.
+    None: the image is missing."""
+    attempts: int = Field(default=1, ge=1)
+    """How often a judge is asked where its reply is unread."""
     prompts: int | None = None
     """Of the published file; a file that holds another number is refused."""
     samples: int = Field(default=1, ge=1)
@@ -178,6 +189,14 @@ def read_suite(path: Path) -> Suite:
         raise UserError(f"{path}: the name {suite.name} is taken", "give it another name")
     if suite.reduction not in REDUCTIONS:
         raise unknown_name("reduction", suite.reduction, REDUCTIONS)
+    try:
+        REDUCTIONS[suite.reduction].composites(suite)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("options", *first["loc"])))
+        raise UserError(f"{path}: {where}: {first['msg']}", "see CONTRIBUTING.md, Add a suite") from None
+    except KeyError as error:
+        raise UserError(f"{path}: the reduction {suite.reduction} needs options.{error.args[0]}") from None
     return suite
 
 

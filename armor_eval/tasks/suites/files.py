@@ -8,7 +8,7 @@ from pathlib import Path
 
 from armor_eval.base.fetch import Progress, fetch
 from armor_eval.base.resources import benchmarks_dir
-from armor_eval.profiles import OFFICIAL
+from armor_eval.profiles import OFFICIAL, profile_of
 from armor_eval.tasks.geneval.weights import cache_dir
 from armor_eval.tasks.suites.declare import Suite, SuiteFile
 from armor_eval.tasks.suites.items import SuiteData
@@ -34,11 +34,14 @@ def read_data(suite: Suite, given: Sequence[Path], download: bool, progress: Pro
     """The suite's items from its published files. UserError where one is missing or another one.
 
     `given`: files, or folders that hold files of the declared names; with several declared files, or suites, each is
-    found by its content or name.
+    found by its content or name. Nothing need be given of a guest profile's, which makes its own.
     """
     for path in given:
         if not path.exists():
             raise UserError(f"--data {path} does not exist")
+    profile = profile_of(suite.profile)
+    if profile.guest is not None and not given:
+        given = profile.part("suites").made(suite.name, cache_dir() / "suites" / suite.name)
     files = [_find(suite, file, given, download, progress) for file in suite.files]
     try:
         hashes = [sha256_file(path) for path in files]

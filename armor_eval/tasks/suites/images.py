@@ -53,6 +53,7 @@ class DrawnImages:
     """(columns, rows) where the files are grids."""
     side: int | None
     """Side of one sample in a grid, in pixels."""
+    black_is_missing: bool = False
     notes: Sequence[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -75,7 +76,10 @@ class DrawnImages:
                 f"the grid is {image.width}x{image.height}, expected {wanted} ({columns}x{rows} of {side})"
             )
         left, top = sample % columns * side, sample // columns * side
-        return image.crop((left, top, left + side, top + side)), note
+        cell = image.crop((left, top, left + side, top + side))
+        if self.black_is_missing and not any(high for _, high in cell.getextrema()):
+            raise BadImageError("its cell of the grid is black: no image was drawn")
+        return cell, note
 
 
 def scan_images(
@@ -89,9 +93,9 @@ def scan_images(
         raise UserError(f"--images {root} is not a folder")
     there: dict[str, Path] = {}
     for suffix in SUFFIXES:
-        for path in sorted(root.iterdir()):
-            if path.suffix.lower() == suffix:
-                there.setdefault(path.stem, path)
+        for path in sorted(root.rglob("*")):
+            if path.suffix.lower() == suffix:  # of a file in a folder as of one that is called FOLDER_FILE
+                there.setdefault("_".join(path.relative_to(root).with_suffix("").parts), path)
     singles = file_names(suite, items, samples)
     wanted = {(i, k): singles[i, k] for i in chosen for k in range(samples)}
     files = {pair: there[name] for pair, name in wanted.items() if name in there}
@@ -115,4 +119,5 @@ def scan_images(
         raise UserError(f"{root} holds no image of {suite.name}", f"expected names like {example!r} with .png or .jpg")
     unknown = sorted(set(there) - set(wanted.values()))
     notes = [f"{len(unknown)} files of {root.name} belong to no prompt that was asked for"] if unknown else []
-    return DrawnImages(root, files, grid, side, notes)
+    black = grid is not None and suite.grid is not None and suite.grid.black_is_missing
+    return DrawnImages(root, files, grid, side, black, notes)

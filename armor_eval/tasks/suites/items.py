@@ -49,6 +49,8 @@ class SuiteItem:
     """Images that the model is given with the prompt (editing); the judge sees them before the image."""
     fields: Mapping[str, str] = field(default_factory=dict)
     """More of the published row: names that the template may use, and what a reduction compares with (`target`)."""
+    max_new_tokens: int | None = None
+    """Of a judge's reply; None: the suite's."""
 
 
 @dataclass(frozen=True)

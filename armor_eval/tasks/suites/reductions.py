@@ -6,17 +6,23 @@ REDUCTIONS. An item carries its score (0..1), `extras.probes` (id, skill, value,
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from armor_eval.stats.composite import PERCENT, Composite, percent
+import numpy as np
+
+from armor_eval.stats.composite import PERCENT, UNIT, Composite, fraction, percent, ratio
+from armor_eval.tasks.suites import written
 from armor_eval.tasks.suites.items import Probe, SuiteItem
 from armor_eval.tasks.suites.judges.base import Reading, UnreadReply
+from armor_eval.tasks.suites.rubric import Rubric
+from armor_eval.tasks.understanding.thinking import strip_thoughts
 
 if TYPE_CHECKING:
     from armor_eval.runs.schema import Item
@@ -179,7 +185,104 @@ def _within(name: str, skill: str) -> bool:
     return broad_category(skill) == name
 
 
+# --- chat answers: rubrics (WISE, editing) and text that was read (LongText, OneIG) ----------------------------------
+
+
+def share_of(name: str, number: str | None = None, *, primary: bool = False, group: str | None = None) -> Composite:
+    """As `mean_of`, from 0 to 1: for suites that print their scores so."""
+    composite = mean_of(name, number, primary=primary, group=group)
+    return replace(composite, unit="score", bounds=UNIT, formula=fraction)
+
+
+def rubric(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Scored:
+    """One reply's weighted mean, by the rubric of the options; its fields as numbers, 0..1."""
+    rules, (reading,) = Rubric.model_validate(suite.options["rubric"]), readings
+    values = rules.read(reading.text)
+    if values is None:
+        raise UnreadReply(f"{' '.join(reading.text.split())[:120]!r}")
+    score = rules.score(values)
+    return Scored(score, (score,), {name: value / rules.high for name, value in values.items()})
+
+
+def rubric_composites(suite: Suite) -> list[Composite]:
+    """The mean over images, of each group, and of each field where there are several."""
+    fields = Rubric.model_validate(suite.options["rubric"]).fields
+    return [
+        share_of("overall", primary=True),
+        *(share_of(group, group=group) for group in suite.groups),
+        *(share_of(field, field) for field in fields if len(fields) > 1),
+    ]
+
+
+def longtext(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Scored:
+    """The share of the target's words (options.units: `words` or `characters`) that were read."""
+    units = written.LongText.model_validate(suite.options).units
+    return _written(written.longtext(json.loads(item.fields["target"]), strip_thoughts(readings[0].text), units))
+
+
+def longtext_composites(suite: Suite) -> list[Composite]:
+    """Matches over targets, summed over all images: a long target weighs more."""
+    written.LongText.model_validate(suite.options)
+    matched = partial(_of_numbers, ("matched", "target"), fraction)
+    return [matched("text score", primary=True), *(matched(group, group=group) for group in suite.groups)]
+
+
+def oneig_text(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Scored:
+    """Words (or Chinese characters) that were read, the edit distance, and whether all is exact."""
+    return _written(written.oneig(item.fields["target"], strip_thoughts(readings[0].text)))
+
+
+def oneig_text_composites(suite: Suite) -> list[Composite]:
+    """OneIG's formula over mean edit distance, share of exact texts and share of words; options.limit: its M."""
+    columns, limit = ("distance", "exact", "matched", "target"), written.OneIG.model_validate(suite.options).limit
+    return [
+        _of_numbers(columns, partial(_oneig, limit), "text score", primary=True),
+        _of_numbers(("matched", "target"), fraction, "word accuracy"),
+        share_of("exact", "exact"),
+    ]
+
+
+def _oneig(limit: float, sums: np.ndarray) -> np.ndarray:
+    """Sums (distance, exact, matched, target, images) -> 1 - min(M, distance) (1 - exact) (1 - matched) / M."""
+    images = sums[..., 4]
+    distance, exact = ratio(sums[..., 0], images), ratio(sums[..., 1], images)
+    return 1 - np.minimum(distance, limit) * (1 - exact) * (1 - ratio(sums[..., 2], sums[..., 3])) / limit
+
+
+def _written(found: written.Written) -> Scored:
+    """A target without a single unit cannot be missed: it scores 1, and weighs nothing."""
+    score = found.matched / found.target if found.target else 1.0
+    numbers: dict[str, float] = {"matched": found.matched, "target": found.target}
+    if found.distance is not None:
+        numbers |= {"distance": found.distance, "exact": float(found.distance == 0)}
+    return Scored(score, (score,), numbers)
+
+
+def _of_numbers(
+    names: tuple[str, ...], formula: Callable[[np.ndarray], np.ndarray], name: str, *, primary: bool = False,
+    group: str | None = None,
+) -> Composite:  # fmt: skip
+    """A formula over the sums of the named numbers and, last, the images."""
+    return Composite(
+        name, "score", "higher", UNIT, (*names, "images"), partial(_tally_numbers, names), formula, primary,
+        keep=None if group is None else partial(_in_group, group),
+    )  # fmt: skip
+
+
+def _tally_numbers(names: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:
+    """Columns (the sum of each named number ..., images)."""
+    table: dict[str, list[float]] = defaultdict(lambda: [0.0] * (len(names) + 1))
+    for item in items:
+        if item.score is not None:
+            values = [*(item.extras["numbers"][name] for name in names), 1.0]
+            table[item.cluster] = [a + b for a, b in zip(table[item.cluster], values, strict=True)]
+    return table
+
+
 REDUCTIONS: dict[str, Reduction] = {
     "soft_tifa": Reduction(soft_tifa, soft_tifa_composites),
     "dependent": Reduction(dependent, dependent_composites),
+    "rubric": Reduction(rubric, rubric_composites),
+    "longtext": Reduction(longtext, longtext_composites),
+    "oneig_text": Reduction(oneig_text, oneig_text_composites),
 }

@@ -6,6 +6,7 @@ withhold the headline.
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from armor_eval.base.images import BadImageError, make_durable, read_image, write_image
+from armor_eval.base.images import BadImageError, decoded, make_durable, read_image, write_image
 from armor_eval.engine import Conversation, Described, Outcome, Prompt, Ready, Unit
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import DrawsImages, RespondsFreely
@@ -24,6 +25,7 @@ from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores, Subset
 from armor_eval.stats.composite import measure
 from armor_eval.tasks.geneval.layout import IMAGES, seed_of
+from armor_eval.tasks.geneval.protocols import CUSTOM
 from armor_eval.tasks.geneval.task import DrawnElsewhere
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.images import DrawnImages, file_names
@@ -82,7 +84,7 @@ class SuiteTask:
             scorer=ScorerInfo(name=f"suite-{self._declared.name}", version="1", settings=settings),
             judge=judge.info.model_copy(update={"prompt_sha256": words}),
             protocol={
-                "protocol": self._declared.name,
+                "protocol": self._declared.name if self._samples == suite.samples else CUSTOM,
                 "prompts": data.content_sha256[:16],
                 "samples": str(self._samples),
                 "guidance": "the model's own" if self._images is None else "not stated",
@@ -146,12 +148,37 @@ class SuiteTask:
         took = time.perf_counter() - since
         self._judging += took
         seconds = round(took / len(units), 4)
-        return [self._item(u, f, looked.get(u.id), seconds) for u, f in zip(units, found, strict=True)]
+        items = [self._item(u, f, looked.get(u.id), seconds) for u, f in zip(units, found, strict=True)]
+        sources = {id: [bundle.add_image(source) for source in one.images[:-1]] for id, one in shown.items()}
+        return [item.model_copy(update={"images": sources.get(item.id, [])}) for item in items]
 
     def _look(self, shown: list[Shown]) -> list[list[Reading] | Exception]:
         if self._suite.judge == "vqa_prob":
             return self._judge.probabilities(shown)
-        return self._judge.replies(shown, self._suite.max_new_tokens)
+        looked = self._replies(shown)
+        for _ in range(self._suite.attempts - 1):
+            unread = [at for at, (one, found) in enumerate(zip(shown, looked, strict=True)) if self._unread(one, found)]
+            again = self._replies([shown[at] for at in unread])
+            looked = [dict(zip(unread, again, strict=True)).get(at, found) for at, found in enumerate(looked)]
+        return looked
+
+    def _replies(self, shown: list[Shown]) -> list[list[Reading] | Exception]:
+        """Each image's replies; images whose replies have the same room are asked about together."""
+        rooms = [one.item.max_new_tokens or self._suite.max_new_tokens for one in shown]
+        found: dict[int, list[Reading] | Exception] = {}
+        for room in dict.fromkeys(rooms):
+            places = [at for at, own in enumerate(rooms) if own == room]
+            found |= zip(places, self._judge.replies([shown[at] for at in places], room), strict=True)
+        return [found[at] for at in range(len(shown))]
+
+    def _unread(self, one: Shown, found: list[Reading] | Exception) -> bool:
+        if isinstance(found, Exception):
+            return False
+        try:
+            REDUCTIONS[self._suite.reduction].score(self._suite, one.item, found)
+        except UnreadReply:
+            return True
+        return False
 
     def _refuse_dead_judge(self, shown: Mapping[str, Shown], looked: Mapping[str, Any]) -> None:
         """RunFailed where a judge fails on all of the first images: it would on all that are still to be drawn. What is
@@ -167,7 +194,9 @@ class SuiteTask:
         item = self._data.items[index]
         sources = [read_image(path, path.parent)[0] for path in item.sources]
         asks = tuple(Ask(p, filled(self._template, item, p), self._system) for p in item.probes)
-        return Shown(item, sample, (*sources, image), asks)
+        if self._suite.jpeg_quality is not None:
+            image = _as_jpeg(image, self._suite.jpeg_quality)
+        return Shown(item, sample, (*sources, image), asks, self._suite.image_last)
 
     def _store(
         self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], images: Path
@@ -201,6 +230,9 @@ class SuiteTask:
             "id": unit.id, "cluster": unit.cluster, "group": unit.group, "prompt": item.prompt,
             "prompt_sha256": sha256_text(item.prompt), "seconds": seconds, "extras": extras,
         }  # fmt: skip
+        if isinstance(found, NoImageError) and self._suite.without_image is not None:
+            nothing = [Reading(self._suite.without_image) for _ in item.probes]
+            return self._scored(item, nothing, {**fields, "reason": str(found)})
         if isinstance(found, Exception):
             return Item(**fields, status="error", reason=one_line(str(found))[:300] or type(found).__name__)
         image, note = found
@@ -210,8 +242,14 @@ class SuiteTask:
         fields["output_images"] = [f"{IMAGES}/{self._names[index, sample]}.png"]
         if isinstance(looked, Exception):
             return Item(**fields, status="error", reason=one_line(f"judge: {looked}")[:300])
-        replies = zip(item.probes, looked, strict=True)
-        fields["output"] = "\n".join(f"{probe.text} -> {reading.text}" for probe, reading in replies)
+        texts = [reading.text for reading in looked]
+        if len(texts) > 1:
+            texts = [f"{probe.text} -> {text}" for probe, text in zip(item.probes, texts, strict=True)]
+        return self._scored(item, looked, {**fields, "output": "\n".join(texts)})
+
+    def _scored(self, item: SuiteItem, looked: Sequence[Reading], fields: dict[str, Any]) -> Item:
+        """The item of what the judge said; without a score where that is unread."""
+        extras = fields["extras"]
         try:
             scored = REDUCTIONS[self._suite.reduction].score(self._suite, item, looked)
         except UnreadReply as error:
@@ -236,12 +274,22 @@ class SuiteTask:
         return Outcome(items, scores, None, {"extras": extras, "reservations": reservations})
 
 
+class NoImageError(BadImageError):
+    """A model that may respond freely did so without an image."""
+
+
+def _as_jpeg(image: Any, quality: int) -> Any:
+    """The image as it comes out of a JPEG file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=quality)
+    with decoded(buffer.getvalue()) as opened:
+        return opened.convert("RGB")
+
+
 def _drawn(output: Any) -> Any:
     """The image of a model's output: of a free response the first one, else an exception that says there is none."""
     if isinstance(output, list):
-        return next(
-            (part for part in output if not isinstance(part, str)), BadImageError("the response holds no image")
-        )
+        return next((part for part in output if not isinstance(part, str)), NoImageError("the response holds no image"))
     return output
 
 

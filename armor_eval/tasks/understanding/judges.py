@@ -8,8 +8,11 @@ from typing import Any
 
 from armor_eval.models.endpoint import Endpoint, Extra
 from armor_eval.models.openai import patience
+from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile
-from armor_eval.tasks.understanding.judge import AskingJudge, EndpointJudge, ModelJudge
+from armor_eval.tasks.understanding.data import cache_dir
+from armor_eval.tasks.understanding.declare import Benchmark
+from armor_eval.tasks.understanding.judge import AskingJudge, EndpointJudge, Judge, ModelJudge
 from armor_model.base.errors import UserError
 
 PATIENCE: dict[str, Any] = {"timeout": 300.0, "deadline": 600.0}
@@ -51,3 +54,23 @@ def open_judge(
         local = language.load(rest) or registry.load(spec, profile, **options)
         return ModelJudge(local, cache, longest)
     raise UserError(f"--judge {spec} names no judge", "expected openai:URL#NAME or hf:ID")
+
+
+def make_judges(profile: Profile, judge: str | None, benchmarks: list[Benchmark], **options: Any) -> dict[str, Judge]:
+    """Benchmark name -> judge: the named one for all if there is one, else a guest profile's rules for free text.
+
+    UserError before anything is asked where a benchmark cannot be scored. `options`: see judges.open_judge.
+    """
+    if judge is not None:
+        opened = open_judge(judge, profile, cache_dir() / "judge", **options)
+        return {b.name: opened for b in benchmarks}
+    free = [b.name for b in benchmarks if b.judge == "required"]
+    spec = profile_of(profile)
+    if spec.guest is None:
+        if free:
+            raise UserError(
+                f"{' and '.join(free)} need a judge",
+                "give --judge openai:URL#NAME or --judge hf:ID, or leave them out of --bench",
+            )
+        return {}
+    return {name: spec.part("judge").RuleJudge() for name in free}

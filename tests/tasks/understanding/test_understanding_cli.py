@@ -51,6 +51,7 @@ def test_list_names_every_measurement_and_model(capsys):
 
     from armor_eval.cli import COMMANDS
     from armor_eval.models.registry import KINDS
+    from armor_eval.tasks.suites.declare import suites
     from armor_eval.tasks.understanding.declare import benchmarks
 
     assert main(["list"]) == 0
@@ -60,7 +61,7 @@ def test_list_names_every_measurement_and_model(capsys):
     assert all(name in shown for name in (*benchmarks(), *beside))
     assert all(kind.shows in shown for kind in KINDS.values())
     assert main(["list", "--json"]) == 0
-    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == [*benchmarks(), *beside]
+    assert [entry["name"] for entry in json.loads(capsys.readouterr().out)] == [*benchmarks(), *beside, *suites()]
 
 
 def test_the_help_says_how_to_start_several_processes(capsys):
@@ -180,7 +181,7 @@ def test_a_usage_text_keeps_its_lines_and_the_version_is_told(capsys):
 
 def test_list_json_names_the_nine(capsys):
     assert main(["list", "--json"]) == 0
-    names = [b["name"] for b in json.loads(capsys.readouterr().out) if b["in_paper"]]
+    names = [b["name"] for b in json.loads(capsys.readouterr().out) if b.get("in_paper")]
     assert names == ["MMMU", "MME-P", "MME", "MMVet", "MMB", "SEED", "HallusionBench", "POPE", "LLaVABench"]
 
 

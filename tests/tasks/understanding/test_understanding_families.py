@@ -158,3 +158,27 @@ def test_a_row_without_category_belongs_to_no_group(birds, tmp_path):
     declared, data = birds
     measure(str(declared), MockModel("A"), tmp_path / "r", data)
     assert {it.group for it in read_bundle(the_run(tmp_path / "r"))[1]} == {None}
+
+
+@pytest.mark.parametrize(
+    ("bench", "answer", "told"),
+    [
+        ("ChartQA", "__import__('os').system('touch owned')", "would run as Python"),
+        ("ChartQA", "9**9**9", "would run as Python"),
+        ("ChartQA", "[x for x in ()]", "would run as Python"),
+        ("OCRBench", "print('x')", "expected a list of texts"),
+        ("OCRBench", "[]", "expected a list of texts"),
+        ("OCRBench", "['a', 1]", "expected a list of texts"),
+    ],
+)
+def test_an_answer_that_vlmevalkit_would_run_costs_its_row(bench, answer, told, tmp_path):
+    """Its `evaluate` hands the answer's cell to Python's eval: what is no plain value never gets there."""
+    from harness_data import MAKERS
+
+    frame = MAKERS[choose([bench])[0].dataset]()
+    frame.loc[0, "answer"] = answer
+    write(frame, tmp_path / f"{choose([bench])[0].dataset}.tsv")
+    done = measure(bench, MockModel("B"), tmp_path / "r", tmp_path)
+    item = next(it for it in read_bundle(tmp_path / "r")[1] if it.id == "0")
+    assert item.status == "error" and told in item.reason
+    assert done.run.status == "partial" and not Path("owned").exists()

@@ -13,6 +13,7 @@ JUDGES: dict[str, tuple[str, str]] = {
     "hf": ("armor_eval.tasks.suites.judges.hf:load", "hf:ID[@REVISION]"),
     "openai": ("armor_eval.tasks.suites.judges.served:load", "openai:URL#NAME"),
     "replies": ("armor_eval.tasks.suites.judges.recorded:load", "replies:FILE"),
+    "shapes-detector": ("armor_eval.shapes.editing:load_judge", "shapes-detector"),
     "armor": ("armor_eval.tasks.suites.judges.armor:load", "armor:FOLDER or armor:armor-nano"),
     "scene": ("armor_eval.tasks.suites.judges.scene:load", "scene (embedded world only)"),
     "mplug": ("armor_eval.tasks.suites.judges.mplug:load", "mplug"),

@@ -36,6 +36,8 @@ class Shown:
     images: tuple[Image.Image, ...]
     """RGB; the item's source images first, the judged image last."""
     asks: tuple[Ask, ...]
+    image_last: bool = False
+    """The words come before the images."""
 
 
 @dataclass(frozen=True)

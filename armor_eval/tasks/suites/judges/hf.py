@@ -24,6 +24,7 @@ class HubJudge:
 
     def __init__(self, model: HubModel, precision: str | None, model_args: Mapping[str, Any]) -> None:
         self._model = model
+        model.tiles_by_benchmark = False
         self._first: FirstTokens | None = None
         self._ids: dict[tuple[str, ...], list[int]] = {}
         version = model.info.revision or model.info.fingerprint[:16]
@@ -87,9 +88,10 @@ def _with(readings: list[Reading] | Exception, answer: Answer | Exception) -> li
 
 
 def _question(one: Shown, ask: Ask) -> Question:
-    """Images first, then the text; a system text goes before it, for not every template has a place for one."""
+    """A system text goes before the text, for not every template has a place for one."""
     text = f"{ask.system}\n\n{ask.text}" if ask.system else ask.text
-    return Question(f"{one.item.id}/{one.sample}#{ask.probe.id}", [*one.images, text])
+    parts = [text, *one.images] if one.image_last else [*one.images, text]
+    return Question(f"{one.item.id}/{one.sample}#{ask.probe.id}", parts)
 
 
 def load(

@@ -89,8 +89,8 @@ class ServedJudge:
 
 def _messages(image: Shown, ask: Ask) -> list[dict[str, Any]]:
     system = [{"role": "system", "content": ask.system}] if ask.system else []
-    content = [*(content_part(one) for one in image.images), {"type": "text", "text": ask.text}]
-    return [*system, {"role": "user", "content": content}]
+    images, words = [content_part(one) for one in image.images], [{"type": "text", "text": ask.text}]
+    return [*system, {"role": "user", "content": words + images if image.image_last else images + words}]
 
 
 def _first_token() -> dict[str, Any]:

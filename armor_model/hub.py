@@ -1,0 +1,92 @@
+"""The Hugging Face hub: checkpoints fetched by id, and pushed with a card that is generated from what they are.
+
+armor-model chat --model ORG/NAME
+armor-train stage ... --push-to-hub ORG/NAME
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from armor_model.base.errors import RunFailed, UserError
+from armor_model.presets import summary
+
+CHECKPOINT = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model", "*.jinja", "vq/*")
+"""Files of a checkpoint; a repository's pickles are not even downloaded."""
+
+
+def is_id(name: str | Path) -> bool:
+    """Whether a name is a hub id rather than a path: ORG/NAME, of which there is nothing here."""
+    text = str(name)
+    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists()
+
+
+def fetch(name: str, what: str, patterns: Sequence[str] = CHECKPOINT) -> Path:
+    """A local folder, or a hub id's files. Raises UserError that says `what` is wanted."""
+    path = Path(name)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{what} {name} is a file; a folder is wanted")
+    if not is_id(name):
+        raise UserError(f"no {what} at {name}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+    except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
+        raise UserError(
+            f"{what} {name} is neither a folder here nor to be had from the hub: {_reason(error)}"
+        ) from error
+
+
+def check_login(repository: str) -> None:
+    """Raises UserError where nobody is logged in who could push: seen before a training, not behind it."""
+    from huggingface_hub import HfApi
+
+    if repository.count("/") != 1:
+        raise UserError(f"--push-to-hub {repository} is not ORG/NAME")
+    try:
+        HfApi().whoami()
+    except Exception as error:  # as above
+        raise UserError(f"cannot push to {repository}: {_reason(error)}", "log in with: hf auth login") from error
+
+
+def push(folder: Path, repository: str, private: bool = True) -> str:
+    """Upload a checkpoint's folder, and create its repository if need be; the commit's address. Raises RunFailed."""
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload an ARMOR checkpoint")
+    except Exception as error:  # as above
+        raise RunFailed(f"{folder} was not pushed to {repository}: {_reason(error)}", "the folder is whole") from error
+    return str(done)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def card(folder: Path, training: Mapping[str, Any] | None = None) -> str:
+    """README.md of a checkpoint: what it is by its configuration, and what it was trained on and to.
+
+    training: names and values of a table, as the run record has them.
+    """
+    sizes = summary(json.loads((folder / "config.json").read_text()))
+    rows = [f"| {name} | {n:,} |" for name, n in {**sizes["parts"], "total": sizes["total"]}.items()]
+    lines = [
+        "---", "library_name: armor-eval", "pipeline_tag: any-to-any", "tags: [armor, internvl, text-to-image]", "---",
+        "", f"# {folder.parent.name if folder.name == 'model' else folder.name}", "",
+        "An ARMOR (arXiv 2503.06542): an InternVL whose answers may hold images. Generated from the checkpoint and the "
+        "record of its training; no benchmark was run for this card.", "",
+        "| part | parameters |", "|---|---|", *rows, "",
+    ]  # fmt: skip
+    if training:
+        lines += ["| training | |", "|---|---|", *(f"| {name} | {value} |" for name, value in training.items()), ""]
+    lines += ["    armor-model chat --model ORG/NAME", "    armor-eval understanding --model FOLDER --bench all", ""]
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""The chat template's tokeniser: a conversation is tokenised as one text, in which only the template's own marks are
+special tokens.
+
+A mark that somebody typed (`<|im_end|>`, `<img>`, `<imgbos>`) is plain text, and a piece's tokens are those it has
+behind the pieces before it: a vocabulary that marks word starts gives an answer other ids when it is tokenised alone.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from armor_model.base.errors import UserError
+from armor_model.bases import ChatFormat, find_base
+
+NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
+"""Names of ARMOR's own tokens, the codes `<code_0>` ... apart."""
+DRAWN = "<imgbos>...<imgend>"
+"""How a drawn image stands in a piece of the template."""
+
+
+class Piece(NamedTuple):
+    """A stretch of a conversation's text."""
+
+    text: str
+    content: bool
+    """Somebody's words, in which no mark counts; else the template's."""
+
+
+class Token(NamedTuple):
+    """One token of a conversation."""
+
+    id: int | None
+    """None where a drawn image stands."""
+    piece: int
+    """Index of the piece in which the token begins."""
+
+
+def marks_of(chat: ChatFormat) -> list[str]:
+    """The template's special tokens."""
+    opening = re.findall(r"<\|[^|>]+\|>", chat.turn)
+    return list(dict.fromkeys([*opening, chat.end, chat.image_start, chat.image_token, chat.image_end]))
+
+
+def template_tokens(text: str, base: str = "internvl") -> list[str]:
+    """Names of template and image tokens that a text holds, in order: what a record is counted by that holds some."""
+    known = "|".join(map(re.escape, [*marks_of(find_base(base).chat), *NEW_TOKENS]))
+    return re.findall(rf"{known}|<code_\d+>", text)
+
+
+class TemplateTokenizer:
+    """A copy of a fast tokenizer that knows the template's marks under names which no text can hold."""
+
+    def __init__(self, tokenizer: Any, chat: ChatFormat) -> None:
+        """Raises UserError for a tokenizer without a tokenizer.json."""
+        from tokenizers import AddedToken, Tokenizer
+
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise UserError(f"{type(tokenizer).__name__} is not a fast tokenizer", "give one with a tokenizer.json")
+        ids = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in marks_of(chat)}
+        ids = {mark: i for mark, i in ids.items() if i is not None and i != tokenizer.unk_token_id}
+        self._core = Tokenizer.from_str(backend.to_str())
+        self._core.no_padding()
+        self._core.no_truncation()
+        self._core.add_special_tokens(list(ids))  # also where the file calls them ordinary
+        self._core.encode_special_tokens = True  # as text
+        known, nonce = tokenizer.added_tokens_decoder, secrets.token_hex(8)
+        self._aliases = {mark: f"\ue000{nonce}-{i}\ue001" for i, mark in enumerate([*ids, DRAWN])}
+        self._reserved = set(ids.values())
+        self._real: dict[int, int | None] = {}
+        for mark, alias in self._aliases.items():
+            real = ids.get(mark)
+            flags = known.get(real)
+            sides = {side: bool(getattr(flags, side, False)) for side in ("lstrip", "rstrip")}
+            self._core.add_tokens([AddedToken(alias, normalized=False, special=False, **sides)])
+            self._real[self._core.token_to_id(alias)] = real
+
+    def encode(self, pieces: Sequence[Piece]) -> list[Token]:
+        """The pieces' tokens, as of their texts in one string. Raises UserError for text that is no Unicode, or one of
+        whose words is a mark in a vocabulary that does not split it."""
+        texts, starts, at = [], [], 0
+        for text, content in pieces:
+            if not content:
+                for mark, alias in self._aliases.items():
+                    text = text.replace(mark, alias)
+            starts.append(at)
+            texts.append(text)
+            at += len(text)
+        whole = "".join(texts)
+        try:
+            whole.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(
+                "text must be valid Unicode: it holds half a surrogate pair, or bytes that are not UTF-8"
+            ) from error
+        found = self._core.encode(whole, add_special_tokens=False)
+        tokens = []
+        for token, (start, _) in zip(found.ids, found.offsets, strict=True):
+            if token in self._reserved:
+                raise UserError(f"text must not hold the reserved token {self._core.id_to_token(token)}")
+            # An empty piece begins where the next one does; the last of them holds the letter.
+            piece = bisect_right(starts, min(start, at - 1)) - 1
+            tokens.append(Token(self._real.get(token, token), piece))
+        return tokens
