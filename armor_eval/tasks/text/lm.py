@@ -48,9 +48,7 @@ class ArmorLM(HFLM):  # type: ignore[misc] # the library has no types
         new = max_length - context.shape[1]
         decoding = GenerationSettings(max_new_tokens=new, allow_images=False)
         engine = Engine(self._armor, decoding, self._processor.stop_ids, [], batch_size=len(context))
-        rows = [
-            row[m.bool()] if m is not None else row for row, m in zip(context, self._masks(context, mask), strict=True)
-        ]
+        rows = list(context) if mask is None else [row[m.bool()] for row, m in zip(context, mask, strict=True)]
         done = engine.run([Request(row.tolist(), [], seed) for seed, row in enumerate(rows)])
         longest = max((len(row.tokens) for row in done), default=0)
         pad = self.tokenizer.pad_token_id
