@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from armor_model.bases import BaseModel
+from armor_model.processing import ProcessorSettings
 from trainer.batches import Batch
 from trainer.objective import count_labels
 from trainer.stages import PARTS, Stage
@@ -33,6 +35,14 @@ def peak_flops(device: torch.device, teraflops: float | None = None) -> float | 
     return next((peak * 1e12 for part, peak in PEAKS.items() if part in name), None)
 
 
+def _patches_a_feature(base: BaseModel, config: Any) -> float:
+    """Of the smallest image. A class token is left out."""
+    image, patch = base.blank(config), config.vision_config.patch_size
+    settings = ProcessorSettings(0, 0, 0, **base.processor_settings(config, {}))
+    patches = image.numel() // 3 // (patch if isinstance(patch, int) else patch[0]) ** 2
+    return patches / sum(base.image_text(image, settings)[1])
+
+
 class Flops:
     """Counts a stage's operations by batch. Made before the model is sharded."""
 
@@ -52,10 +62,9 @@ class Flops:
         self.drawn_position = operations("adapter", out or learns["adapter"])
         self.asked_text = operations("visual_head" if single else "text_head", out or (single and learns["adapter"]))
         self.asked_image = operations("visual_head", out or learns["adapter"])
-        height, width = model.config.vision_config.image_size
-        patch = model.config.vision_config.patch_size[0]
-        self.tile = operations("vision", seeing[0]) * ((height // patch) * (width // patch) + 1)
-        self.tile += operations("projector", seeing[1]) * model.config.image_seq_length
+        patches = _patches_a_feature(model.base, model.config)
+        self.feature = operations("vision", seeing[0]) * patches + operations("projector", seeing[1])
+        self.image_token_id = model.config.image_token_id
         assert set(size) <= set(PARTS)
         self.single, self.stage = single, stage
 
@@ -64,7 +73,7 @@ class Flops:
         text, image = count_labels(batch)
         drawn = torch.tensor([self.single or name in DRAWS for name in batch.kind_names] + [False])
         rows = int(drawn[batch.kinds.cpu()].sum()) if self.drawing else 0  # padding's -1 is the last
-        tiles = 0 if batch.pixels is None else len(batch.pixels)
-        total = batch.tokens * self.position + rows * self.drawn_position + tiles * self.tile
+        features = int((batch.input_ids == self.image_token_id).sum())
+        total = batch.tokens * self.position + rows * self.drawn_position + features * self.feature
         total += text * self.asked_text * bool(self.stage.alpha) + image * self.asked_image * bool(self.stage.beta)
         return float(total)

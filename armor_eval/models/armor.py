@@ -205,15 +205,13 @@ class ArmorAdapter(DrawingModel):
         rows = self.encode(questions, Decoding(mask_imgbos=True))
         if failed := next((row for row in rows if isinstance(row, Answer)), None):
             raise ValueError(failed.error)
-        tiles = rows[0].tiles
-        count = sum(len(tile) for tile in tiles)
         batch = processor.collate([Encoded(ids=row.ids) for row in rows])
-        order = torch.arange(count).repeat(len(rows)) if count else None
         device = next(model.parameters()).device
         with torch.inference_mode():
-            pixels = torch.cat(tiles).to(device) if count else None
+            shown = {id(image): image.to(device) for row in rows for image in row.tiles}  # one tensor, encoded once
+            images = [shown[id(image)] for row in rows for image in row.tiles]
             ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
-            hidden_NTD = model.backbone(model.embed(ids, pixels, order), mask)
+            hidden_NTD = model.backbone(model.embed(ids, images), mask, model.place(ids, images, mask))
             logits: torch.Tensor = model.text_logits(hidden_NTD[:, -1]).float().cpu()
         return logits
 

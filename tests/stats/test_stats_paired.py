@@ -222,6 +222,8 @@ def two_arms(draw):
             made[:, 0::2] = rng.binomial(made[:, 0::2], rng.random(S // 2))
         else:
             made = rng.integers(1, 10, (C, S))
+            if composite.bounds == (0.0, 1.0):  # a share: no more matches than there are
+                made[:, 0] = np.minimum(made[:, 0], made[:, 1])
         return made.astype(float)
 
     n_C = rng.integers(1, most + 1, C)
