@@ -67,7 +67,7 @@ def git_commit() -> str | None:
 
 
 def _git(root: Path, *words: str) -> str:
-    # `status` refreshes the index under a lock: a kill in that moment left an index.lock, which stops all of git.
+    # `status` refreshes the index under a lock: a kill in that moment can leave an index.lock, which stops all of git.
     words = ("git", "--no-optional-locks", "-C", str(root), *words)
     done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=True)
     return done.stdout.strip()
