@@ -213,10 +213,15 @@ def selftest(
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: what there is.")] = None,
     record: Annotated[bool, typer.Option("--record", help="Store what is seen as these weights' reference.")] = False,
     reference: Annotated[Path | None, typer.Option(help="Its file; default: in the cache, by weights.")] = None,
+    people: Annotated[
+        Path | None, typer.Option(help="GenEval's annotations_*.csv: agreement with people, instead. Needs --images.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="What they looked at: NNNNN/samples/NNNNN.png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of that run; default runs/geneval/selftest-people.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print what was seen as JSON.")] = False,
 ) -> None:
     """Do detector and colours see on this machine what was recorded? Images of our own are run through them. Exit code
-    1: they drift."""
+    1: they drift. With --people, how well they agree with people on the 400 images of a source."""
     from armor_eval.cli import common
     from armor_eval.profiles import choose_profile
     from armor_eval.tasks.geneval import selftest as test
@@ -226,7 +231,11 @@ def selftest(
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
-    chosen = choose_profile(profile, None)
+    if (people is None) != (images is None):
+        raise UserError(
+            "people's answers are held against the images that they looked at", "give --people and --images"
+        )
+    chosen = choose_profile(profile if people is None else profile or "official", None)
     vocabulary = load_vocabulary(chosen.name)
     kind = detector_name(detector, chosen.detector)
     if device is not None:
@@ -238,6 +247,9 @@ def selftest(
         kind, vocabulary, weights=detector_weights, download=download, device=where, batch=detector_batch
     )
     colors = load_colors(vocabulary, weights=clip_weights, download=download, device=where)
+    if people is not None and images is not None:
+        judge.self_check(Rules())
+        return _against_people(people, images, vocabulary, judge, colors, out, json_output)
     path = reference or test.path_for({**judge.settings, **(colors.settings if colors else {})})
     if record and path == test.COMMITTED:
         raise UserError(f"the {kind} detector's reference comes with the program", "give a file as --reference")
@@ -257,6 +269,34 @@ def selftest(
     if any(one.problems for one in drifts):
         raise typer.Exit(1)
     judge.self_check(Rules())
+
+
+def _against_people(people: Path, images: Path, vocabulary, judge, colors, out: Path | None, json_output: bool) -> None:
+    """Judge the images that people looked at, into a run, and hold the verdicts against theirs."""
+    from armor_eval import Named, evaluate
+    from armor_eval.cli import COMMAND_LINE
+    from armor_eval.cli.judge import show as show_agreement
+    from armor_eval.engine import Settings
+    from armor_eval.runs.bundle import run_folder
+    from armor_eval.tasks.geneval.folders import ImageFolder
+    from armor_eval.tasks.geneval.layout import sample_path
+    from armor_eval.tasks.geneval.prompts import own_prompts
+    from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+    from armor_eval.tasks.suites.calibrate import as_json, calibrate, read_truth
+
+    truth = read_truth(people)
+    files = {(one.prompt, one.sample): images / sample_path(one.prompt, one.sample) for one in truth.people}
+    there = {pair: file for pair, file in files.items() if file.is_file()}
+    if not there:
+        raise UserError(f"{images} holds none of the {len(files)} images of {people.name}", "NNNNN/samples/NNNNN.png")
+    found = ImageFolder(images, own_prompts(vocabulary), there)  # published without metadata: a number is its prompt
+    task = GenEvalTask(found.prompts, judge, colors, images=found)
+    settings = Settings(vocabulary.profile, list(COMMAND_LINE.get()))
+    folder = run_folder(out or Path("runs") / "geneval" / "selftest-people", people.stem)
+    shown = common.bars(not json_output)
+    evaluate(DrawnElsewhere.of(found), [Named("geneval", task, settings)], lambda _: folder, progress=shown)
+    agreement = calibrate(folder, truth)
+    common.write(as_json(agreement)) if json_output else show_agreement(agreement)
 
 
 def _show_drift(drifts, then, where: str, path: Path) -> None:

@@ -7,10 +7,12 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paths import SHARED
 
 from armor_eval.cli import main
+from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.people import COLUMNS, read_people
 from armor_model.base.errors import UserError
 
@@ -134,3 +136,52 @@ def test_what_cannot_be_held_against_each_other_is_refused(drawn, tmp_path, caps
                  str(tmp_path / "b"), "--image-temperature", "3"]) == 0  # fmt: skip
     capsys.readouterr()
     assert "other images" in says("--judge", tmp_path / "b" / "shapes-vqa", "--against", drawn)
+
+
+class Sees:
+    """A detector that finds two of what prompt 182 asks for in bright images, and nothing in dark ones."""
+
+    def __init__(self, classes: tuple[str, ...], wanted: int) -> None:
+        self.classes, self._wanted = classes, wanted
+        self.settings: dict[str, object] = {"detector": "sees"}
+
+    def detect(self, images):
+        def of(image):
+            n = 2 if image.mean() > 128 else 0
+            boxes = np.array([[0.0, 0, 9, 9], [20, 20, 30, 30]])[:n]
+            masks = np.zeros((n, *image.shape[:2]), bool)
+            return Instances(np.full(n, self._wanted), np.full(n, 0.99, np.float32), boxes.astype(np.float32), masks)
+
+        return [of(image) for image in images]
+
+    def self_check(self, rules) -> None: ...
+
+
+def test_selftest_holds_a_detector_against_people(tmp_path, monkeypatch, capsys) -> None:
+    """400 images in the real case; here four of one prompt, of which the detector reads one otherwise than people."""
+    from PIL import Image
+
+    from armor_eval.tasks.geneval.prompts import own_prompts
+    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+
+    vocabulary = load_vocabulary("official")
+    [need] = own_prompts(vocabulary).records[182]["include"]
+    assert need["count"] == 2
+    sees = Sees(vocabulary.classes, vocabulary.classes.index(need["class"]))
+    monkeypatch.setattr("armor_eval.tasks.geneval.detectors.load_detector", lambda *_, **__: sees)
+    monkeypatch.setattr("armor_eval.tasks.geneval.colors.load_colors", lambda *_, **__: None)
+    for sample, (bright, count) in enumerate([(255, 2), (255, 2), (0, 0), (0, 2)]):
+        file = tmp_path / "images" / "00182" / "samples" / f"{sample:05d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (bright,) * 3).save(file)
+        rows = [[f"h{sample}{k}", 182, sample, 1.0, count, "", "", "", "", ""] for k in range(5)]
+        write_csv(tmp_path / f"{sample}.csv", rows)
+    lines = [line for n in range(4) for line in (tmp_path / f"{n}.csv").read_text().splitlines()[n > 0 :]]
+    (tmp_path / "people.csv").write_text("\n".join(lines) + "\n")
+    words = ["geneval", "selftest", "--people", str(tmp_path / "people.csv")]
+    assert main(words) == 2 and "--people and --images" in capsys.readouterr().err
+    words += ["--images", str(tmp_path / "images"), "--out", str(tmp_path / "runs"), "--json"]
+    assert main(words) == 0
+    found = json.loads(capsys.readouterr().out)
+    [row] = [row for row in found["rows"] if row["task"] == "all"]
+    assert row["agreement"]["value"] == pytest.approx(75.0) and row["agreement"]["n"] == 4
