@@ -65,3 +65,25 @@ def relaxed(record: Mapping[str, Any]) -> bool:
 
     line = {**record, "answer": str(record["answer"]), "prediction": str(record["prediction"])}
     return any(map(bool, process_line(line, method="relaxed_accuracy")["match"]))
+
+
+def extraction_prompt(record: Mapping[str, Any]) -> str:
+    """MathVista's: the answer to type out of a model's text."""
+    from vlmeval.dataset.utils.mathvista import build_mathvista_gpt4_prompt
+
+    return build_mathvista_gpt4_prompt(record)
+
+
+def already_right(record: Mapping[str, Any]) -> Any:
+    """What MathVista's rule reads without a judge: any letter, but a number only where it is the right one and not 0;
+    else something false."""
+    from vlmeval.dataset.utils.mathvista import post_check
+
+    return post_check(record, prefetch=True)
+
+
+def extracted_right(record: Mapping[str, Any]) -> bool:
+    """Whether what was extracted (`res`) is the answer, by MathVista's rule."""
+    from vlmeval.dataset.utils.mathvista import post_check
+
+    return bool(post_check(record, prefetch=False))

@@ -173,6 +173,24 @@ def ocrbench() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def mathvista() -> pd.DataFrame:
+    """Choices, integers, floats, a text and a list; skills as a list and, once, as plain words."""
+    tasks = ("figure question answering", "math word problem", "geometry problem solving")
+    kinds = (
+        ("multi_choice", "text", "red", "A"), ("free_form", "integer", "1", None), ("free_form", "float", "-1", None),
+        ("multi_choice", "integer", "4", "B"), ("free_form", "text", "A", None), ("free_form", "list", "[]", None),
+        ("free_form", "integer", "0", None), ("multi_choice", "text", "circle", "C"),
+    )  # fmt: skip
+    rows = [
+        {"index": i, "image": png(i), "question": f"Hint: Please answer.\nQuestion: How much is {i}?", "answer": gold,
+         "question_type": form, "answer_type": kind, "answer_option": letter, "task": tasks[i % 3],
+         "choices": "['red', '4', 'circle', 'square']" if letter else "[]",
+         "skills": "two words" if i == 3 else "['arithmetic reasoning', 'logical reasoning']"}
+        for i, (form, kind, gold, letter) in enumerate(kinds * 4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
 def several_images(n: int = 12) -> pd.DataFrame:
     """BLINK's kind: a choice between two images."""
     return seed_bench(n).assign(image=[str([png(i), png(i + 50)]) for i in range(n)])
@@ -181,7 +199,7 @@ def several_images(n: int = 12) -> pd.DataFrame:
 MAKERS = {
     "MMBench_DEV_EN": mmbench, "SEEDBench_IMG": seed_bench, "MMMU_DEV_VAL": mmmu, "MME": mme, "POPE": pope,
     "HallusionBench": hallusion, "MMVet": mmvet, "LLaVABench": llavabench, "AI2D_TEST": seed_bench,
-    "ChartQA_TEST": chartqa, "OCRBench": ocrbench,
+    "ChartQA_TEST": chartqa, "OCRBench": ocrbench, "MathVista_MINI": mathvista,
     "MMStar": lambda: seed_bench().assign(**{"l2-category": "coarse"}), "BLINK": several_images,
     "RealWorldQA": lambda: seed_bench().drop(columns=["category"]),
     "ScienceQA_TEST": lambda: seed_bench().assign(hint=["Birds lay eggs.", None] * 6),

@@ -26,6 +26,8 @@ def headline(dataset: str, said) -> float:
         return float(said[said["split"] == "Overall"]["Overall"].iloc[0])
     if dataset == "MMVet":
         return float(said[said["Category"] == "Overall"]["acc"].iloc[0])
+    if dataset == "MathVista_MINI":
+        return float(said[said["Task&Skill"] == "Overall"]["acc"].iloc[0])
     if dataset == "OCRBench":
         return float(said["Final Score"])
     if dataset.startswith("ChartQA"):

@@ -125,7 +125,7 @@ class Family:
     constant: str
     """What the constant baseline answers."""
     always_judged = False
-    """A judge reads every answer; else only what the rule cannot read, and only if there is one."""
+    """Nothing is scored without a judge; else it reads only what the rule cannot read, and only if there is one."""
     longest_reply = SHORT_REPLY
     scored_whole: Literal["row", "cluster", "file"] = "row"
     """What VLMEvalKit can score only where no row of it is missing; the rest is left to our own formula."""

@@ -182,3 +182,54 @@ def test_an_answer_that_vlmevalkit_would_run_costs_its_row(bench, answer, told, 
     item = next(it for it in read_bundle(tmp_path / "r")[1] if it.id == "0")
     assert item.status == "error" and told in item.reason
     assert done.run.status == "partial" and not Path("owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "told"),
+    [
+        ("choices", "[__import__('os').getpid()]", "expected a list of 1 to 26"),
+        ("choices", "[]", "expected a list of 1 to 26"),
+        ("choices", str(["x"] * 27), "expected a list of 1 to 26"),
+        ("answer_option", "E", "none of its choices A, B, C, D"),
+        ("skills", " __import__('os').getpid()", "expected a list of texts"),
+        ("skills", "algebra", "expected a list of texts"),
+        ("skills", "[1]", "expected a list of texts"),
+    ],
+)
+def test_what_mathvistas_rule_would_run_or_end_at_costs_its_row(column, cell, told, tmp_path):
+    from harness_data import mathvista, task_of
+
+    frame = mathvista()
+    frame.loc[0, column] = cell
+    write(frame, tmp_path / "MathVista_MINI.tsv")
+    problems = {row.id: row.problem for row in task_of("MathVista", tmp_path).table.rows}
+    assert told in problems.pop("0") and set(problems.values()) == {None}
+
+
+def test_mathvistas_judge_is_asked_for_what_is_not_right_at_once_and_lists_have_a_line_of_their_own(tmp_path):
+    from harness_data import mathvista
+
+    from armor_eval.runs.schema import JudgeInfo
+    from armor_eval.tasks.families.base import Judged
+
+    write(mathvista().iloc[:8], tmp_path / "MathVista_MINI.tsv")
+
+    class Extracts:
+        info = JudgeInfo(name="extracts", endpoint="local")
+
+        def judge(self, requests, done=None):
+            self.asked = [r.id for r in requests]
+            said = {r.id: "[]" if r.id == "5" else "C" if r.id == "7" else "0" for r in requests}
+            return Judged({r.prompt: said[r.id] for r in requests}, said, said)
+
+    class Says(MockModel):
+        def answer(self, questions, decoding):
+            return [Answer({"0": "(A)", "1": "1", "3": "B."}.get(q.id, "It is circle-ish")) for q in questions]
+
+    judge = Extracts()
+    done = measure("MathVista", Says(), tmp_path / "r", tmp_path, judge=judge)
+    assert judge.asked == ["2", "4", "5", "6"], "7 is read as C by its text"
+    values = {m.name: m.value for m in done.scores.metrics}
+    assert values["accuracy"] == 62.5 and values["accuracy, lists and texts compared as they are"] == 75.0
+    assert done.scores.withheld is None and done.run.status == "complete"
+    assert FAMILIES["extracted"].read_reply(None, "1e999") is None

@@ -23,7 +23,7 @@ CLOSED = (
     "MMMU", "MME", "MMB", "SEED", "HallusionBench", "POPE", "AI2D", "MMStar", "RealWorldQA", "ScienceQA", "BLINK",
     "ChartQA", "OCRBench",
 )  # fmt: skip
-FREE = ("MMVet", "LLaVABench")
+FREE = ("MMVet", "LLaVABench", "MathVista")
 ODD = (
     "", "A" * 5000, "None", "=A", "=1+1", "\u00e9t\u00e9 \u2603 \u65e5\u672c", "A and B", "B.", "(C)", "nan", "NULL",
     "Yes", "No, it is not", "Yes, no doubt", 'a "quoted"\ttab', "line\nbreak B", "\r\nB", "A dog runs", "Z", "-1",
