@@ -11,22 +11,24 @@ Every run is a bundle in OUT/NAME: the same call again resumes it, or reads what
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from armor_eval import engine
 from armor_eval.engine import Finished, Processes, Settings, Task
+from armor_eval.engine.run import run_record
 from armor_eval.engine.task import Progress
 from armor_eval.models import registry
-from armor_eval.models.base import Decoding
+from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, RespondsFreely
 from armor_eval.profiles import ProfileSpec, choose_profile
 from armor_eval.runs.bundle import run_folder
 from armor_eval.runs.merge import parse_shard
-from armor_eval.tasks.geneval.task import default_task
+from armor_eval.tasks.geneval.task import GenEvalTask, own_judging
 from armor_eval.tasks.modality.task import ModalityTask
-from armor_eval.tasks.understanding.declare import choose
+from armor_eval.tasks.understanding.data import locate
+from armor_eval.tasks.understanding.declare import Benchmark, choose
 from armor_eval.tasks.understanding.judges import make_judges
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 from armor_model.base.errors import UserError
@@ -35,6 +37,12 @@ COMMAND = "armor_eval.evaluate"
 """What a run records as its command, where none is given."""
 Bar = Callable[[str], AbstractContextManager[Progress | None]]
 """By a task's name: what shows its progress while it runs."""
+TEXT = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "mask_imgbos"})
+IMAGES = frozenset({"guidance", "image_temperature", "image_top_k", "image_top_p"})
+NEEDS = {"geneval": DrawsImages, "modality": RespondsFreely}
+"""Task that is no benchmark -> the protocol of models.base that it asks."""
+READS = {"geneval": IMAGES, "modality": TEXT | IMAGES}
+"""The same -> the fields of the decoding that it uses; a benchmark uses TEXT."""
 
 
 @dataclass(frozen=True)
@@ -87,70 +95,100 @@ def evaluate(
     Raises UserError for what the caller can mend, RunFailed where a run cannot go on; answers so far are kept.
     """
     spec = choose_profile(profile, model if isinstance(model, str) or model is None else "given")
-    named = list(tasks)
+    asked = [tasks] if isinstance(tasks, str) else list(tasks)
+    if not asked:
+        raise UserError("there is no task to measure", "name one: see armor-eval list")
     if repeats < 1:
         raise UserError(f"repeats must be at least 1, not {repeats}")
-    given = dict(limit=limit, data=data, judge=judge, decoding=decoding, batch_size=batch_size, shard=shard)  # noqa: C408
-    adapter, ours = _adapter(model, spec, dict(model_options or {}), processes)
-    finished: list[Finished] = []
-    try:
-        for turn in range(repeats):
-            at = seed + turn
-            folder = _folders(out, f"@{at}" if repeats > 1 else "")
-            if named and all(isinstance(one, Named) for one in named):
-                if any(value is not None for value in given.values()) or repeats > 1:
-                    wrong = ", ".join(name for name, value in given.items() if value is not None) or "repeats"
-                    raise UserError(f"{wrong}: given tasks bring their own settings", "give names of tasks with it")
-                runs = named
-            else:
-                runs = make_tasks(named, spec, seed=seed, drawn_from=at, folder=folder, **given)
-                if repeats > 1:
-                    refuse_greedy(runs)
-            for one in runs:
-                with progress(one.name) if progress is not None else nullcontext() as shown:
-                    done = engine.evaluate(
-                        one.task, adapter, folder(one.name), one.settings, processes=processes, progress=shown
-                    )
-                finished += [done] if done is not None else []
-    finally:
-        if ours:
-            adapter.close()
-    return finished
+    how = {"limit": limit, "data": data, "judge": judge, "decoding": decoding, "batch_size": batch_size, "shard": shard}
+    with ExitStack() as opened:
+        if all(isinstance(one, Named) for one in asked):
+            if given := [name for name, value in how.items() if value is not None] or ["repeats"] * (repeats > 1):
+                wrong = ", ".join(given)
+                raise UserError(f"{wrong}: given tasks bring their own settings", "give names of tasks with it")
+            folder = _folders(out)
+            plan = [(one, folder(one.name), False) for one in asked]
+        else:
+            names = _names(asked)
+            if isinstance(model, str) or model is None:
+                for name in names:
+                    registry.check(model, spec.name, NEEDS.get(name, AnswersQuestions))
+            plan = _plan(names, spec, _folders(out), seed, repeats, opened, **how)
+        adapter = _adapter(model, spec, dict(model_options or {}), processes, opened)
+        if len(plan) > 1:  # what the last task refuses, be it of the model, its settings or the data, ends all at once
+            for one, _, _ in plan:
+                one.task.check(adapter)
+                run_record(one.task, adapter, one.settings)
+        done: dict[Path, Finished | None] = {}
+        for one, path, _ in sorted(plan, key=lambda each: each[2]):
+            with progress(one.name) if progress is not None else nullcontext() as shown:
+                done[path] = engine.evaluate(one.task, adapter, path, one.settings, processes=processes, progress=shown)
+    return [finished for _, path, _ in plan if (finished := done[path]) is not None]
 
 
-def make_tasks(
-    names: Sequence[str], spec: ProfileSpec, *, folder: Callable[[str], Path], limit: int | None = None, seed: int = 0,
-    drawn_from: int | None = None, data: Path | str | None = None, judge: str | None = None,
-    decoding: Decoding | None = None, batch_size: int | None = None, shard: str | None = None,
-) -> list[Named]:  # fmt: skip
-    """The tasks of a profile by name, with its defaults. `seed` chooses subsets, `drawn_from` (by default the same)
-    seeds what is sampled. UserError for an unknown name, and for a judge that is lacking."""
-    part, drawn = parse_shard(shard), seed if drawn_from is None else drawn_from
+def _names(words: Iterable[Any]) -> dict[str, Benchmark | None]:
+    """The tasks in the order that was asked for; None where one is no benchmark."""
+    found: dict[str, Benchmark | None] = {}
+    for word in words:
+        if not isinstance(word, str):
+            raise UserError(f"{word!r} names no task", "give names, or armor_eval.Named for all of them")
+        found |= {word: None} if word in NEEDS else {b.name: b for b in choose([word])}
+    return found
 
-    def settings(tokens: int | None, batch: int) -> Settings:
-        chosen = decoding or (Decoding() if tokens is None else Decoding(max_new_tokens=tokens))
-        return Settings(spec.name, [COMMAND], chosen.model_copy(update={"seed": drawn}), batch_size or batch, part)
 
-    asked = [name for name in names if name not in ("geneval", "modality")]
-    benchmarks = choose(asked) if asked else []
-    judges = make_judges(spec.name, judge, benchmarks)
+def _plan(
+    names: Mapping[str, Benchmark | None], spec: ProfileSpec, folder: Callable[[str], Path], seed: int, repeats: int,
+    opened: ExitStack, *, limit: int | None, data: Path | str | None, judge: str | None, decoding: Decoding | None,
+    batch_size: int | None, shard: str | None,
+) -> list[tuple[Named, Path, bool]]:  # fmt: skip
+    """The tasks of a profile with its defaults, of each repeat: each with its folder, and whether it takes over what
+    another one was answered. `seed` chooses subsets and, a repeat at a time, seeds what is sampled. UserError for what
+    no task can honour."""
+    benchmarks = [b for b in names.values() if b is not None]
+    given = decoding.model_dump(exclude_unset=True) if decoding is not None else {}
+    _refuse_unused(names, given, data=data, judge=judge)
     options = Options(limit, seed, Path(data) if data is not None else None)
-    tasks = [
-        Named(
-            b.name,
-            UnderstandingTask(
-                b, spec.name, options, judge=judges.get(b.name), shared=folder(b.shares) if b.shares else None
-            ),
-            settings(spec.understanding_tokens, spec.understanding_batch),
-        )
-        for b in benchmarks
-    ]  # fmt: skip
-    if "geneval" in names:
-        tasks.append(Named("geneval", default_task(spec, limit=limit, seed=seed, drawn_from=drawn), settings(None, 16)))
-    if "modality" in names:
-        modality = ModalityTask(spec, limit=limit, seed=seed, drawn_from=drawn)
-        tasks.append(Named("modality", modality, settings(spec.response_tokens, 32)))
-    return tasks
+    judges = make_judges(spec.name, judge, benchmarks)
+    for one in judges.values():
+        opened.callback(one.close)
+    for b in benchmarks:
+        locate(b, spec.name, options.data)
+    part = parse_shard(shard)
+    plan: list[tuple[Named, Path, bool]] = []
+    judging = own_judging(spec) if "geneval" in names else None
+    for at in range(seed, seed + repeats):
+        for name, b in names.items():
+            run = f"{name}@{at}" if repeats > 1 else name
+            made = {key: value for key, value in given.items() if key in READS.get(name, TEXT)}
+            if b is not None:
+                shared = folder(run.replace(name, b.shares, 1)) if b.shares else None
+                task: Task = UnderstandingTask(b, spec.name, options, judge=judges.get(name), shared=shared)
+                usual, batch = {"max_new_tokens": spec.understanding_tokens}, spec.understanding_batch
+                drawn = at if made.get("temperature") else 0
+            elif judging is not None and name == "geneval":
+                task, usual, batch, drawn = GenEvalTask(*judging, limit=limit, seed=seed, drawn_from=at), {}, 16, 0
+            else:
+                task = ModalityTask(spec, limit=limit, seed=seed, drawn_from=at)
+                usual, batch, drawn = {"max_new_tokens": spec.response_tokens}, 32, at
+            chosen = Decoding(**{**usual, **made, "seed": drawn})
+            settings = Settings(spec.name, [COMMAND], chosen, batch_size or batch, part)
+            late = b is not None and b.shares is not None
+            plan.append((Named(run, task, settings), folder(run), late))
+    if repeats > 1:
+        refuse_greedy([one for one, _, _ in plan])
+    return plan
+
+
+def _refuse_unused(names: Mapping[str, Benchmark | None], decoding: Mapping[str, Any], **files: Any) -> None:
+    """UserError for a setting that none of the tasks reads."""
+    read = {"seed"}.union(*(READS.get(name, TEXT) for name in names))
+    unused = [f"decoding's {name}" for name in decoding if name not in read]
+    if not any(names.values()):
+        unused += [name for name, value in files.items() if value is not None]
+    if unused:
+        raise UserError(f"{', '.join(unused)}: nothing in {', '.join(names)} reads it", "leave it out")
+    if "seed" in decoding:
+        raise UserError("decoding's seed is the run's", "give it as seed=")
 
 
 def refuse_greedy(tasks: Sequence[Named]) -> None:
@@ -162,21 +200,23 @@ def refuse_greedy(tasks: Sequence[Named]) -> None:
             raise UserError(f"{one.name} is decoded greedily: every repeat would be the same", "give a temperature")
 
 
-def _adapter(model: Any, spec: ProfileSpec, options: dict[str, Any], processes: Processes | None) -> tuple[Any, bool]:
-    """The adapter, and whether it was loaded here."""
+def _adapter(
+    model: Any, spec: ProfileSpec, options: dict[str, Any], processes: Processes | None, opened: ExitStack
+) -> Any:
+    """The model's adapter; one that is loaded here is closed with `opened`."""
     if model is None or isinstance(model, str | Path):
         own = processes.device if processes is not None else None
-        return registry.load(None if model is None else str(model), spec.name, own_device=own, **options), True
+        adapter = registry.load(None if model is None else str(model), spec.name, own_device=own, **options)
+        opened.callback(adapter.close)
+        return adapter
     if options:
         raise UserError(f"{', '.join(options)}: the model is loaded already", "give these where it is loaded")
     if isinstance(model, tuple):
         from armor_eval.models.armor import ArmorAdapter
 
-        return ArmorAdapter.of(*model), False
-    return model, False
+        return ArmorAdapter.of(*model)
+    return model
 
 
-def _folders(out: Path | str | Callable[[str], Path], suffix: str) -> Callable[[str], Path]:
-    if callable(out):
-        return out
-    return lambda name: run_folder(Path(out), name + suffix)
+def _folders(out: Path | str | Callable[[str], Path]) -> Callable[[str], Path]:
+    return out if callable(out) else lambda name: run_folder(Path(out), name)

@@ -226,18 +226,15 @@ def asked_by(model: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def as_json(finished: Sequence[Finished]) -> str:
-    return json.dumps(
-        [
-            {
-                "path": str(one.path),
-                "run": one.run.model_dump(mode="json"),
-                "scores": one.scores.model_dump(mode="json"),
-            }
-            for one in finished
-        ],
-        indent=1,
-    )
+def as_json(finished: Sequence[Finished], *, repeated: bool = False, **beside: Any) -> str:
+    """The runs; with anything beside them an object that has them as `runs`."""
+    runs = [
+        {"path": str(one.path), "run": one.run.model_dump(mode="json"), "scores": one.scores.model_dump(mode="json")}
+        for one in finished
+    ]
+    if repeated:
+        beside["repeats"] = [record for record, _ in spreads(finished)]
+    return json.dumps({"runs": runs, **beside} if beside else runs, indent=1)
 
 
 def suffixes(seed: int, repeats: int) -> list[tuple[int, str]]:
@@ -258,34 +255,44 @@ def finish(
     if not finished:
         return
     if shard is not None:
-        return show_shard(finished[0])
-    if as_text:
+        for one in finished:
+            show_shard(one)
+        return
+    if not as_text:
+        write(as_json(finished, repeated=len(finished) > 1))
+    else:
         for one in finished:
             show_one(one)
         if len(finished) > 1:
             print_doc(console(), spread_doc(finished))
-    else:
-        write(as_json(finished))
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
 
 
 def spread_doc(finished: Sequence[Finished]) -> Doc:
     """The primary number of each benchmark over its repeats."""
-    from armor_eval.stats.repeats import between
-
     head = ["bench", "mean", "95 % interval of the mean", "sd between seeds", "seeds"]
     doc = Doc("repeats", "between seeds: the same questions, other draws", "", head)
+    for one, metric in spreads(finished):
+        over = metric.model_copy(update={"value": one["mean"], "ci95": one["ci95"]})
+        deviation = "-" if one["sd"] is None else value(metric.model_copy(update={"value": one["sd"]}))
+        doc.add([one["benchmark"], value(over), interval(over), deviation, str(len(one["values"]))])
+    return doc
+
+
+def spreads(finished: Sequence[Finished]) -> Iterator[tuple[dict[str, Any], Metric]]:
+    """A record a benchmark of its primary number over repeats, and the number; without a mean where one is withheld."""
+    from armor_eval.stats.repeats import between
+
     for bench in dict.fromkeys(one.run.benchmark for one in finished):
         metrics = [primary(one) for one in finished if one.run.benchmark == bench]
-        if len(metrics) < 2 or any(m.value is None for m in metrics):
-            doc.add([bench, "withheld", "-", "-", str(len(metrics))])
-            continue
-        spread = between([float(m.value or 0) for m in metrics])
-        over = metrics[0].model_copy(update={"value": spread.mean, "ci95": spread.ci95})
-        deviation = metrics[0].model_copy(update={"value": spread.sd})
-        doc.add([bench, value(over), interval(over), value(deviation), str(len(metrics))])
-    return doc
+        values = [m.value for m in metrics if m.value is not None]
+        record = {"benchmark": bench, "unit": metrics[0].unit, "values": [m.value for m in metrics]}
+        record |= dict.fromkeys(("mean", "sd", "ci95"))
+        if len(values) == len(metrics) > 1:
+            spread = between(values)
+            record |= {"mean": spread.mean, "sd": spread.sd, "ci95": spread.ci95}
+        yield record, metrics[0]
 
 
 def shard_name(shard: str | None) -> str:

@@ -24,21 +24,17 @@ def doctor(
     With --data also every published file in that folder, whole or not; exit 1 where one is damaged.
     """
     from armor_eval.cli import common
+    from armor_eval.report.doc import Shown
 
     rows = [*_environment(), *_packages(), *_shims(), *_hardware(), *_data(data), *_keys()]
     broken = [row for row in rows if row["state"] == "broken"]
     if json_output:
         common.write(json.dumps(rows, indent=1))
     else:
-        from rich.table import Table
-
-        table = Table(show_header=True)
-        for name in ("what", "state", "found"):
-            table.add_column(name, overflow="fold")
-        colours = {"ok": "green", "missing": "yellow", "broken": "red", "note": "cyan"}
+        doc = common.Doc("doctor", "", "", ["what", "state", "found"], text_columns=3)
         for row in rows:
-            table.add_row(row["what"], f"[{colours[row['state']]}]{row['state']}", row["found"])
-        common.console().print(table)
+            doc.add([row["what"], Shown(row["state"], verdict=row["state"]), row["found"]])
+        common.print_doc(common.console(), doc)
     if broken:
         raise typer.Exit(1)
 

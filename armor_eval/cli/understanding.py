@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -89,7 +88,7 @@ def run(
     device_map: common.DeviceMap = None,
     model_args: common.ModelArgs = None,
     json_output: Annotated[
-        bool, typer.Option("--json", help="Print runs and scores as JSON (with --retention: {runs, retention}).")
+        bool, typer.Option("--json", help="Print runs and scores as JSON (with --retention or --repeats: {runs, ...}).")
     ] = False,
 ) -> None:
     """Measure understanding. The same command again resumes an interrupted run, or shows a finished one.
@@ -162,7 +161,7 @@ def run(
     try:
         finished = []
         for at, suffix in common.suffixes(seed, repeats):
-            drawn = replace(settings, decoding=settings.decoding.model_copy(update={"seed": at if repeats > 1 else 0}))
+            drawn = replace(settings, decoding=settings.decoding.model_copy(update={"seed": at if temperature else 0}))
             finished += replace(suite, settings=drawn).measure(adapter, suffix)
         beside = suite.measure_baselines(adapter) if baselines else {}
     finally:
@@ -176,10 +175,9 @@ def run(
             common.show_shard(one)
         return
     if json_output:
-        runs = common.as_json([*finished, *(one for row in beside.values() for one in row)])
-        if retention is not None:
-            runs = json.dumps({"runs": json.loads(runs), "retention": retention_json(retention, finished)}, indent=1)
-        common.write(runs)
+        kept = {"retention": retention_json(retention, finished)} if retention is not None else {}
+        runs = [*finished, *(one for row in beside.values() for one in row)]
+        common.write(common.as_json(runs, repeated=repeats > 1, **kept))
     else:
         common.print_scores(finished, beside)
         if repeats > 1:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 STYLES = {
     "match": "green", "supported": "green", "differs": "bold red", "contradicted": "bold red", "undecided": "yellow",
-    "not comparable": "bold magenta",
+    "not comparable": "bold magenta", "ok": "green", "missing": "yellow", "broken": "bold red", "note": "cyan",
 }  # fmt: skip
 """Colour by verdict word."""
 

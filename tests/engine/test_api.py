@@ -59,12 +59,96 @@ def test_repeats_draw_other_seeds_of_the_same_questions(tmp_path: Path) -> None:
         (["MMVet"], {"profile": "official"}, "judge"),
         (["modality"], {"profile": "official"}, "no public benchmark"),
         (["POPE"], {"model_options": {"dtype": "float32"}}, "dtype"),
+        ([], {}, "no task"),
+        (["POPE", "modality"], {"decoding": Decoding(guidance=2.0)}, "cannot honour"),
+        (["POPE"], {"decoding": Decoding(guidance=2.0)}, "guidance"),
+        (["POPE"], {"decoding": Decoding(seed=2)}, "seed"),
+        (["modality"], {"data": "x"}, "data"),
+        (["modality"], {"judge": "openai:http://localhost:1#j"}, "judge"),
+        (["POPE"], {"data": "nowhere"}, "neither a folder nor a file"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_before_anything_runs(tmp_path: Path, tasks, how, why) -> None:
     with pytest.raises(UserError, match=why):
         armor_eval.evaluate("mock:A", tasks, tmp_path, **{"profile": "shapes", **how})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_come_in_the_order_that_was_asked_for(tmp_path: Path) -> None:
+    asked = ["POPE", "modality", "MME-P", "MME", "MMB"]
+    runs = armor_eval.evaluate("mock:A", asked, tmp_path, profile="shapes", limit=4)
+    assert [one.run.benchmark for one in runs] == asked
+    assert runs[2].run.started >= runs[3].run.started, "MME's answers serve MME-P"
+
+
+class OnlyAnswers:
+    """A model that can answer and nothing else."""
+
+    def __init__(self) -> None:
+        self._model, self.asked = MockModel("A"), 0
+        self.info = self._model.info
+
+    def answer(self, questions, decoding):
+        self.asked += len(questions)
+        return self._model.answer(questions, decoding)
+
+    def close(self) -> None: ...
+
+
+def test_a_model_that_lacks_what_a_later_task_needs_is_asked_nothing(tmp_path: Path) -> None:
+    model = OnlyAnswers()
+    with pytest.raises(UserError, match="cannot answer with text and images"):
+        armor_eval.evaluate(model, ["POPE", "modality"], tmp_path, profile="shapes", limit=4)
+    assert model.asked == 0 and list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_are_given_lie_over_the_profiles_own(tmp_path: Path) -> None:
+    how = {"profile": "shapes", "limit": 4, "seed": 3}
+    asked = ["POPE", "modality"]
+    model = MockModel("A")
+    model.honours = frozenset({"image_top_k"})
+    runs = armor_eval.evaluate(model, asked, tmp_path, decoding=Decoding(temperature=0.5, image_top_k=9), **how)
+    pope, modality = (one.run.decoding for one in runs)
+    assert (pope["max_new_tokens"], pope["temperature"], pope["image_top_k"], pope["seed"]) == (64, 0.5, 0, 3)
+    assert (modality["max_new_tokens"], modality["image_top_k"]) == (64, 9)
+    [greedy] = armor_eval.evaluate("mock:A", "MMB", tmp_path, **how)
+    assert greedy.run.decoding["seed"] == 0, "as the command line has it: nothing is drawn"
+
+
+def test_judges_that_were_opened_are_closed(tmp_path: Path, monkeypatch) -> None:
+    from armor_eval import api
+
+    closed = []
+
+    def opened(*args):
+        judges = make(*args)
+        for name, judge in judges.items():
+            monkeypatch.setattr(judge, "close", lambda name=name: closed.append(name))
+        return judges
+
+    make = api.make_judges
+    monkeypatch.setattr(api, "make_judges", opened)
+    armor_eval.evaluate("mock:A", ["MMVet"], tmp_path, profile="shapes", limit=6)
+    assert closed == ["MMVet"]
+
+
+def test_repeats_are_summed_up_on_the_terminal_and_in_json(tmp_path: Path, capsys) -> None:
+    import json
+
+    from armor_eval.cli import main
+
+    words = ["understanding", "--bench", "POPE", "--limit", "4", "--temperature", "1", "--max-new-tokens", "8",
+             "--repeats", "2", "--out", str(tmp_path)]  # fmt: skip
+    assert main([*words, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    values = [next(m["value"] for m in one["scores"]["metrics"] if m["primary"]) for one in told["runs"]]
+    spread = between(values)
+    assert told["repeats"] == [{"benchmark": "POPE", "unit": "%", "values": values, "mean": pytest.approx(spread.mean),
+                                "sd": pytest.approx(spread.sd), "ci95": pytest.approx(list(spread.ci95))}]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["POPE@0", "POPE@1"]
+    assert main(words) == 0 and "sd between seeds" in capsys.readouterr().out
+    assert main([*words[:5], "--repeats", "2"]) == 2
+    assert capsys.readouterr().err.count("\n") <= 2
 
 
 def test_the_pages_example_runs(tmp_path: Path) -> None:

@@ -208,12 +208,12 @@ class GenEvalTask:
         return outcome(bundle, len(self._pairs), {"timing": timing, "notes": notes}, lost)
 
 
-def default_task(spec: ProfileSpec, **how: Any) -> GenEvalTask:
-    """A profile's own prompts and judges. `how`: of GenEvalTask."""
+def own_judging(spec: ProfileSpec) -> tuple[PromptSet, Detector, ColorJudge]:
+    """A profile's own prompts and judges, as GenEvalTask takes them."""
     vocabulary, device = load_vocabulary(spec.name), device_of(None)
     detector = load_detector(spec.detector, vocabulary, weights=None, download=False, device=device, batch=None)
     colors = load_colors(vocabulary, weights=None, download=False, device=device)
-    return GenEvalTask(own_prompts(vocabulary), detector, colors, **how)
+    return own_prompts(vocabulary), detector, colors
 
 
 def choose_prompts(prompts: PromptSet, limit: int | None, seed: int, samples: int) -> tuple[list[int], Subset | None]:
