@@ -124,8 +124,9 @@ def build(
     with hold_folder(out, "armor-train build-data"):
         if (out / "conversations.jsonl").exists():
             raise UserError(f"{out} already holds conversations.jsonl; choose another directory")
-        (out / "images").mkdir(exist_ok=True)
-        _go_on(out / PARTS, {**recipe.identity(), "tars": list(tars), "part": part})
+        with writing(out):
+            (out / "images").mkdir(exist_ok=True)
+            _go_on(out / PARTS, {**recipe.identity(), "tars": list(tars), "part": part})
         missing = ((out, number, tar) for number, tar in enumerate(tars))
         begin = partial(_State.begin, recipe, index)
         parts = in_order(_part, missing, begin(), workers, begin)
