@@ -5,8 +5,6 @@ Legend: N tiles, H W pixels. Tile rules, sizes and statistics are InternVL2.5's 
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,70 +15,41 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.base.images import BadImageError, opened
 from armor_model.base.tiling import tile_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MAX_PIXELS = 100_000_000
-"""Larger images are refused: decoding one takes half a gigabyte, and they all end as at most 12 tiles."""
 
 
 def open_image(source: Image.Image | str | Path | bytes, drawn: bool = False) -> Image.Image:
     """An image, its path or its file's content, as RGB over white; `drawn`: as the image tokenizer reads it, see
     `drawn_rgb`. Raises UserError for no image, 0 pixels, or too many."""
-    image, name = _open(source)
-    with _reading(name, "is damaged"):
+    with _reading(source) as image:
         return drawn_rgb(image) if drawn else to_rgb(image)
 
 
 def image_size(source: str | Path | bytes) -> tuple[int, int]:
     """Width and height of an image, all of whose data was read: a cut file has a fine header. A JPEG's pixels are made
     at an eighth of their size, a third of the time. Raises UserError."""
-    image, name = _open(source)
-    width, height = image.size
-    with _reading(name, "is damaged"):
+    with _reading(source) as image:
+        width, height = image.size
         image.draft("RGB", (width // 8, height // 8))
         image.load()
     return width, height
 
 
-def _open(source: Image.Image | str | Path | bytes) -> tuple[Image.Image, str]:
-    """The image, its pixels not yet read, and what to call it."""
-    name = str(source) if isinstance(source, str | Path) else "the image"
-    if isinstance(source, Image.Image):
-        image = source
-    else:
-        with _reading(name, "is not an image that can be read"), warnings.catch_warnings():
-            # Pillow warns below our limit's line, which says it once
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    width, height = image.size
-    if width * height == 0:
-        raise UserError(f"{name} has no pixels ({width}x{height})")
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{name} has {width * height / 1e6:.0f} megapixels; the limit is {MAX_PIXELS / 1e6:.0f}")
-    return image, name
-
-
 @contextmanager
-def _reading(name: str, what: str) -> Iterator[None]:
-    """Pillow's readers raise whatever their parsing meets (struct.error, IndexError, KeyError, ...): all mean a bad
-    file. Memory that has run out does not."""
+def _reading(source: Image.Image | str | Path | bytes) -> Iterator[Image.Image]:
+    """The opened image; what is wrong with it as a UserError that names it."""
+    name = str(source) if isinstance(source, str | Path) else "the image"
     try:
-        yield
+        with opened(source) as image:
+            yield image
     except FileNotFoundError as error:
         raise UserError(f"no image at {name}") from error
-    except Image.DecompressionBombError as error:  # Pillow's own limit lies above ours
-        raise UserError(f"{name} has too many pixels; the limit is {MAX_PIXELS / 1e6:.0f} megapixels") from error
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise UserError(f"{name} {what}: {_reason(error)}") from error
-
-
-def _reason(error: Exception) -> str:
-    """One line, whatever the exception holds."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    except BadImageError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

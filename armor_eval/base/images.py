@@ -1,55 +1,21 @@
-"""Image files: decoded in one place, written whole, known to be whole, on the disk before anything counts."""
+"""Image files: read as GenEval reads them, written whole, known to be whole, on the disk before anything counts."""
 
 from __future__ import annotations
 
 import io
 import os
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armor_model.base.files import sync_path, write_file
+from armor_model.base.images import BadImageError, decoded
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PNG_END = bytes.fromhex("0000000049454e44ae426082")
-
-
-MAX_PIXELS = 178_000_000
-"""Pillow's own limit against decompression bombs."""
-
-
-class BadImageError(ValueError):
-    """One line about an image that cannot be read; costs its item, never the run."""
-
-
-@contextmanager
-def decoded(data: bytes) -> Iterator[Image.Image]:
-    """The image of a file's bytes (of an animation the first), decoded to its end. BadImageError if there is none,
-    whatever Pillow's decoders raise here or in the block: they have a dozen kinds, and each means the same."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not data:
-        raise BadImageError("the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", "Palette images with Transparency")
-            with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise BadImageError(f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}")
-                image.load()
-                yield image
-    except (BadImageError, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise BadImageError("it is not a picture") from error
-    except Exception as error:
-        raise BadImageError(" ".join(f"it cannot be decoded: {type(error).__name__}: {error}".split())) from error
 
 
 def read_image(path: Path, root: Path) -> tuple[Image.Image, str | None]:

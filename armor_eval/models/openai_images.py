@@ -9,7 +9,6 @@ No address that a server names is ever fetched: what is not sent as data is an e
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import re
 import threading
@@ -21,6 +20,7 @@ from armor_eval.models.base import Decoding
 from armor_eval.models.drawing import DrawingModel, NotDrawnError
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Reply
 from armor_model.base.errors import RunFailed, UserError, unknown_name
+from armor_model.base.images import opened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -32,7 +32,6 @@ MODALITIES = "text+image"
 OPTIONS = ("route", "modalities", *SENT)
 """Model arguments about images."""
 FORMATS = ("PNG", "JPEG", "WEBP")
-MAX_PIXELS = 64_000_000
 _DATA_URL = re.compile(r"(?:!\[[^\]]*\]\(\s*)?data:image/[\w.+-]+;base64,([A-Za-z0-9+/=_-]+)(?:\s*\))?")
 _REMOTE = re.compile(r"!\[[^\]]*\]\(\s*https?://")
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
@@ -216,18 +215,12 @@ def _only_image(payload: Any) -> Mapping[str, Any]:
 
 def decoded(data: str) -> tuple[Image.Image, str]:
     """(RGB image, file format) of base64 text; the format is read from the bytes. EndpointError where it is none."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
         raw = base64.b64decode("".join(data.split()), altchars=b"-_" if set("-_") & set(data) else None, validate=True)
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise EndpointError("image", f"the image has {opened.width} x {opened.height} pixels: too many")
-            return opened.convert("RGB"), str(opened.format)
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        with opened(raw, FORMATS) as image:
+            return image.convert("RGB"), str(image.format)
+    except ValueError as error:  # no base64, or no image
         raise EndpointError("image", f"the image cannot be decoded: {error}") from None
-    except Image.DecompressionBombError as error:
-        raise EndpointError("image", f"the image is too large: {error}") from None
 
 
 def message_of(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Checkpoints, image tokenizers, tiles, templates and the command line."""
 
+import base64
 import json
 import struct
 import subprocess
@@ -332,6 +333,28 @@ def test_bad_pictures_by_command_line(checkpoint, tmp_path, content, says):
     done = CliRunner().invoke(app, ["generate", "what is there ?", "--image", str(tmp_path / "x.png"), *few])
     assert isinstance(done.exception, ArmorError) and says in str(done.exception), done.exception
     assert not (tmp_path / "o" / "answers.jsonl").exists()
+
+
+def test_every_reader_refuses_the_same_images():
+    """The model's, the harness's and that of a server's replies: one limit, one error behind each."""
+    from armor_eval.models.endpoint import EndpointError
+    from armor_eval.models.openai_images import decoded as of_server
+    from armor_model.base.images import BadImageError, decoded
+    from armor_model.images import open_image
+
+    def read(data):
+        with decoded(data):
+            pass
+
+    readers = ((open_image, ArmorError), (read, BadImageError))
+    for content, says in (
+        (png(12000, 10000), "120 megapixels; the limit is 100"),
+        (png(64, 64), "damaged"),
+        (b"", "empty"),
+    ):
+        for reader, error in (*readers, (lambda data: of_server(base64.b64encode(data).decode()), EndpointError)):
+            with pytest.raises(error, match=says):
+                reader(content)
 
 
 @pytest.mark.parametrize(("prompt", "says"), [("", "empty"), ("a " * 2000, "context holds 1024")])

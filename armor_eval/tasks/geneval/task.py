@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from armor_eval.base.images import BadImageError, make_durable, read_image, write_image
+from armor_eval.base.images import make_durable, read_image, write_image
 from armor_eval.engine import Described, Outcome, Prompt, Ready, Unit
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import DrawsImages
@@ -38,6 +38,7 @@ from armor_eval.tasks.geneval.vocabulary import TASKS, load_vocabulary
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
+from armor_model.base.images import BadImageError
 
 Read = tuple[Any, str | None]
 """An image as it is judged, and what had to be done to read it."""

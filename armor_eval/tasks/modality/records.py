@@ -15,11 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from armor_eval.base.images import decoded
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.schema import Subset
 from armor_eval.tasks.modality import LINE
 from armor_model.base.errors import UserError
+from armor_model.base.images import decoded
 
 IMAGE = "<image>"
 

@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from armor_eval.base.images import BadImageError
 from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import RespondsFreely
@@ -22,6 +21,7 @@ from armor_eval.tasks.modality.judging import Judged, judge
 from armor_eval.tasks.modality.records import Record, choose, conversation, image_in, own_records, read_records
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json, sha256_text
+from armor_model.base.images import BadImageError
 
 GIVEN = ("text", "image", "both", "none")
 

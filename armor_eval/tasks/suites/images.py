@@ -8,10 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armor_eval.base.images import BadImageError, read_image
+from armor_eval.base.images import read_image
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.items import SuiteItem
 from armor_model.base.errors import UserError
+from armor_model.base.images import BadImageError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from armor_eval.base.images import BadImageError, decoded, make_durable, read_image, write_image
+from armor_eval.base.images import make_durable, read_image, write_image
 from armor_eval.engine import Conversation, Described, Outcome, Prompt, Ready, Unit
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import DrawsImages, RespondsFreely
@@ -35,6 +35,7 @@ from armor_eval.tasks.suites.reductions import REDUCTIONS
 from armor_eval.tasks.suites.sheets import write_sheets
 from armor_model.base.errors import RunFailed, UserError, one_line
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
+from armor_model.base.images import BadImageError, decoded
 
 Read = tuple[Any, str | None]
 """An image as it is judged, and what had to be done to read it."""

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from armor_eval.base.images import BadImageError, decoded
+from armor_model.base.images import BadImageError, decoded
 
 REFERENCE_LENGTH = 64
 """VLMEvalKit's rule: an image cell this short names the row that holds the image."""

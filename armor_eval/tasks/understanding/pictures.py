@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armor_eval.base.images import BadImageError
 from armor_eval.tasks.understanding import images
 from armor_eval.tasks.understanding.images import image_cells, size_of
+from armor_model.base.images import BadImageError
 
 if TYPE_CHECKING:
     from PIL import Image
