@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ class BadImageError(ValueError):
 
 
 @contextmanager
-def opened(source: Image.Image | bytes | str | Path, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+def opened(source: Image.Image | bytes | str | Path, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """An image, or that of a file or of a file's bytes (of an animation the first), its pixels not yet read.
 
     BadImageError if there is none or it is too large, whatever Pillow raises here or in the block: its decoders have a
@@ -55,7 +55,7 @@ def opened(source: Image.Image | bytes | str | Path, formats: Sequence[str] | No
 
 
 @contextmanager
-def decoded(data: bytes, formats: Sequence[str] | None = None) -> Iterator[Image.Image]:
+def decoded(data: bytes, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """The image of a file's bytes, decoded to its end; see `opened`."""
     with opened(data, formats) as image:
         image.load()
