@@ -388,8 +388,7 @@ def detector_name(asked: str | None, usual: str) -> str:
 
 
 def show(finished: Finished) -> None:
-    from armor_eval.runs.schema import protocol_of
-    from armor_eval.tasks.geneval.protocols import declared
+    from armor_eval.runs.protocols import declared, protocol_of
 
     out, run, scores = common.console(), finished.run, finished.scores
     subset = ", a subset" if run.subset is not None else ""

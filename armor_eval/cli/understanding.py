@@ -134,7 +134,7 @@ def run(
     )
     questions = Options(limit, seed, data, any_data, blind, check_thinking(thinking), check_reading(reading))
     if retention is not None:
-        from armor_eval.tasks.understanding.retention import base_of
+        from armor_eval.compare.kept import base_of
 
         base_of(retention, [b.name for b in benchmarks])
     behind_server = common.server_options(model, request_json)
@@ -273,7 +273,7 @@ class Suite:
 
 def retention_json(base: Path, finished: list[Finished]) -> list[dict[str, Any]]:
     """A record a benchmark, then the mean."""
-    from armor_eval.tasks.understanding.retention import retention
+    from armor_eval.compare.kept import retention
 
     rows, mean = retention(base, [one.path for one in finished])
     return [asdict(row) for row in rows] + [{"mean": mean.kept, "ci95": mean.ci95}]
@@ -281,7 +281,7 @@ def retention_json(base: Path, finished: list[Finished]) -> list[dict[str, Any]]
 
 def print_retention(base: Path, finished: list[Finished]) -> None:
     """How much of the base run's scores is kept, per benchmark and in the mean."""
-    from armor_eval.tasks.understanding.retention import retention
+    from armor_eval.compare.kept import retention
 
     rows, mean = retention(base, [one.path for one in finished])
     title = f"understanding kept, in % of {base}"

@@ -12,7 +12,8 @@ from armor_eval.profiles import profile_of
 from armor_eval.runs.bundle import as_found, read_head
 from armor_eval.runs.folders import find_runs
 from armor_eval.runs.journal import check_journal, read_journal
-from armor_eval.runs.schema import Item, Metric, Point, Run, Scores, protocol_of
+from armor_eval.runs.protocols import protocol_of
+from armor_eval.runs.schema import Item, Metric, Point, Run, Scores
 from armor_eval.runs.seal import changed_files
 from armor_model.base.errors import UserError
 

@@ -16,7 +16,8 @@ from armor_eval.report.doc import Doc, decimals_of
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes, measured_text
 from armor_eval.runs.comparable import OUTCOMES, reservations_of
-from armor_eval.runs.schema import Record, protocol_of
+from armor_eval.runs.protocols import protocol_of
+from armor_eval.runs.schema import Record
 
 UNSTATED = "unstated"
 """The protocol of a print whose source does not say enough."""

@@ -17,8 +17,8 @@ from armor_eval.report.loading import RunView
 from armor_eval.report.prose import Judged, judge_statements
 from armor_eval.report.verdicts import Cell, find, judge_cell
 from armor_eval.runs.comparable import rankable, reservations_of
+from armor_eval.runs.protocols import declared
 from armor_eval.runs.schema import Metric, Run
-from armor_eval.tasks.geneval.protocols import declared
 
 
 class Footnotes:

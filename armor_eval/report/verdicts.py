@@ -15,8 +15,8 @@ from typing import Literal
 from armor_eval.report.claims import Column, Row
 from armor_eval.report.loading import RunView
 from armor_eval.runs.comparable import reservations_of
-from armor_eval.runs.schema import Metric, Run, protocol_of
-from armor_eval.tasks.geneval.protocols import remark_of
+from armor_eval.runs.protocols import protocol_of, remark_of
+from armor_eval.runs.schema import Metric, Run
 
 CellVerdict = Literal["match", "differs", "not comparable", "not run", "no print"]
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
-from armor_eval.runs.schema import Reservation, Run, decoding_of, protocol_of
+from armor_eval.runs.protocols import protocol_of
+from armor_eval.runs.schema import Reservation, Run, decoding_of
 
 
 def _decoding(run: Run) -> dict[str, Any]:

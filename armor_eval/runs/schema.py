@@ -130,7 +130,7 @@ class Run(Record):
     data: DataInfo
     protocol: dict[str, str] = Field(default_factory=dict)
     """The protocol label: how the benchmark was run where more than one way is in use (`reading`, `thinking`, `prompts`
-    ...). No reservation: numbers are compared and ranked within one label. Read it through `protocol_of`."""
+    ...). No reservation: numbers are compared and ranked within one label. Read it through `protocols.protocol_of`."""
     reservations: list[Reservation] = Field(default_factory=list)
     """What the run's numbers must not be read without."""
     prompt_sha256: str
@@ -152,20 +152,6 @@ class Run(Record):
     training: TrainingInfo | None = None
     extras: dict[str, Any] = Field(default_factory=dict)
     seal: Seal | None = None
-
-
-UNSTATED_PROTOCOL: dict[str, dict[str, str]] = {"understanding": {"reading": "keep-none", "thinking": "strip"}}
-"""What runs of before the label was written did, by kind: they refused the files and cut no thoughts where it matters,
-so that an equal answer got an equal score."""
-
-
-def protocol_of(run: Run) -> dict[str, str]:
-    """The run's protocol label, complete also for runs of before it was written down."""
-    if run.kind == "geneval" and not run.protocol:
-        from armor_eval.tasks.geneval.protocols import label_of
-
-        return label_of(run)
-    return {**UNSTATED_PROTOCOL.get(run.kind, {}), **run.protocol}
 
 
 def decoding_of(run: Run) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from report_mocks import a_subset, make_run, metric, write_bundle
 from armor_eval.cli import main
 from armor_eval.report.loading import RunView
 from armor_eval.report.published import Published, published, published_tables
+from armor_eval.runs.protocols import declared
 from armor_eval.runs.schema import Reservation, Scores
-from armor_eval.tasks.geneval.protocols import declared
 
 
 def view(protocol: str, name: str = "overall", **changes) -> RunView:

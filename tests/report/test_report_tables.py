@@ -17,8 +17,8 @@ from armor_eval.report.loading import RunView, load_runs, notices
 from armor_eval.report.tables import build, rank_printed
 from armor_eval.report.verdicts import widened
 from armor_eval.runs.bundle import read_bundle
+from armor_eval.runs.protocols import declared
 from armor_eval.runs.schema import DataInfo, ScorerInfo, Scores
-from armor_eval.tasks.geneval.protocols import declared
 from armor_model.base.errors import UserError
 
 

@@ -12,10 +12,10 @@ from armor_eval.base.images import write_image
 from armor_eval.engine import Outcome
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
-from armor_eval.runs.schema import Item, Metric, Scores, protocol_of
+from armor_eval.runs.protocols import protocol_of, remark_of
+from armor_eval.runs.schema import Item, Metric, Scores
 from armor_eval.stats.composite import Composite, measure
 from armor_eval.tasks.formulas import composites_for
-from armor_eval.tasks.geneval.protocols import remark_of
 from armor_eval.tasks.geneval.vocabulary import TASKS
 from armor_model.base.files import write_file
 from armor_model.base.sheets import GREY, Tile, contact_sheet, spread

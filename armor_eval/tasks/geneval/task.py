@@ -23,6 +23,7 @@ from armor_eval.models.base import DrawsImages
 from armor_eval.models.drawing import device_of, is_blank
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.protocols import label
 from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, ScorerInfo, Subset
 from armor_eval.tasks.geneval.colors import ColorJudge, load_colors
 from armor_eval.tasks.geneval.detectors import Detector, load_detector
@@ -31,7 +32,6 @@ from armor_eval.tasks.geneval.judging import Judged, Stopwatch, judge_images
 from armor_eval.tasks.geneval.layout import IMAGES, SAMPLES, folder_name, sample_path, seed_of, write_metadata
 from armor_eval.tasks.geneval.overlay import overlay
 from armor_eval.tasks.geneval.prompts import PromptSet, own_prompts
-from armor_eval.tasks.geneval.protocols import label
 from armor_eval.tasks.geneval.scoring import outcome
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import TASKS, load_vocabulary
@@ -100,7 +100,7 @@ class GenEvalTask:
             prompt_sha256=sha256_text("{prompt}"),
             scorer=ScorerInfo(name="geneval-official-rules", version="af4902f", settings=settings),
             judge=JudgeInfo(name=str(self._detector.settings["detector"]), endpoint="none"),
-            protocol=label(prompts, self._samples, settings, drawn=self._folder is None),
+            protocol=label(prompts.sha256, prompts.content_sha256, self._samples, settings, drawn=self._folder is None),
             seeds={"pictures": self._seed},
             asks=self._folder is None,
             extras={"prompts_are_official": prompts.official, "samples": self._samples},

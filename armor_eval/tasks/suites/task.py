@@ -22,10 +22,10 @@ from armor_eval.models.base import DrawsImages, RespondsFreely
 from armor_eval.models.drawing import is_blank
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.protocols import CUSTOM
 from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores, Subset
 from armor_eval.stats.composite import measure
 from armor_eval.tasks.geneval.layout import IMAGES, seed_of
-from armor_eval.tasks.geneval.protocols import CUSTOM
 from armor_eval.tasks.geneval.task import DrawnElsewhere
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.images import DrawnImages, file_names

@@ -16,6 +16,7 @@ from armor_eval.models.base import Answer, AnswersQuestions, Prepares, Question
 from armor_eval.models.drawing import one_line
 from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
+from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import (
     DataInfo,
     Item,
@@ -25,7 +26,6 @@ from armor_eval.runs.schema import (
     ScorerInfo,
     Subset,
     decoding_of,
-    protocol_of,
 )
 from armor_eval.tasks.understanding import prompts
 from armor_eval.tasks.understanding.cells import Reading

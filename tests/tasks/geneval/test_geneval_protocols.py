@@ -15,10 +15,11 @@ from armor_eval.compare.policy import Policy
 from armor_eval.engine import Settings
 from armor_eval.engine.run import run_record
 from armor_eval.models.base import Decoding
+from armor_eval.runs import protocols
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.runs.schema import ModelInfo, protocol_of
+from armor_eval.runs.protocols import protocol_of
+from armor_eval.runs.schema import ModelInfo
 from armor_eval.shapes.train_detector import CARD, PRETRAINED
-from armor_eval.tasks.geneval import protocols
 from armor_eval.tasks.geneval.colors import ClipColors
 from armor_eval.tasks.geneval.detectors import Mask2FormerDetector
 from armor_eval.tasks.geneval.folders import ImageFolder

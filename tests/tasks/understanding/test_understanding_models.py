@@ -236,7 +236,7 @@ def test_baselines_stand_beside(tmp_path, capsys):
 
 
 def test_retention(tmp_path, tsv_folder, capsys):
-    from armor_eval.tasks.understanding.retention import retention
+    from armor_eval.compare.kept import retention
 
     base, now = tmp_path / "base", tmp_path / "now"
     for bench in ("SEED", "POPE"):
@@ -251,7 +251,7 @@ def test_retention(tmp_path, tsv_folder, capsys):
     run("SEED", tsv_folder, tmp_path / "part", MockModel(), limit=2)
     with pytest.raises(UserError, match="differ in"):
         retention(base, [tmp_path / "part"])
-    with pytest.raises(UserError, match="holds no run"):
+    with pytest.raises(UserError, match="no such run"):
         retention(tmp_path / "d", [now / "SEED"])
     with pytest.raises(UserError, match="holds no run of POPE"):
         retention(base / "SEED", [now / "POPE"])
@@ -263,4 +263,4 @@ def test_retention(tmp_path, tsv_folder, capsys):
     made = json.loads(capsys.readouterr().out)
     assert len(made["runs"]) == 1 and made["retention"][0]["kept"] == rows[0].kept
     assert main([*argv, "--out", str(tmp_path / "never"), "--retention", str(tmp_path / "no")]) == 2
-    assert "holds no run" in capsys.readouterr().err and not (tmp_path / "never").exists()
+    assert "no such run" in capsys.readouterr().err and not (tmp_path / "never").exists()

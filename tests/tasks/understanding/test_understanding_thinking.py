@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.runs.schema import Item, Run, Scores, protocol_of
+from armor_eval.runs.protocols import protocol_of
+from armor_eval.runs.schema import Item, Run, Scores
 from armor_eval.tasks.understanding import parse
 from armor_eval.tasks.understanding.thinking import scored_text, strip_thoughts
 from armor_model.base.errors import UserError

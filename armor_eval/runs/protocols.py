@@ -1,7 +1,7 @@
-"""The protocol label of a GenEval run: which of the ways that go by the name it was measured in, and what differs.
+"""Protocol labels: how a benchmark was run where several ways are in use, and what GenEval's departs from them in.
 
-Declared in benchmarks/geneval/protocols.toml. A label has `protocol` (a name there, or `custom`), `prompts`, `samples`,
-`guidance` and `detector`; two runs are compared and ranked only where all of it agrees.
+GenEval's are declared in benchmarks/geneval/protocols.toml. Its label has `protocol` (a name there, or `custom`),
+`prompts`, `samples`, `guidance` and `detector`; two runs are compared and ranked only where all of it agrees.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict
 
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.runs.schema import Run, decoding_of
-from armor_eval.tasks.geneval.prompts import PromptSet
 from armor_model.base.hashing import sha256_json
 
 CUSTOM = "custom"
@@ -62,10 +61,25 @@ def declared() -> Protocols:
     return Protocols.model_validate(tomllib.loads((benchmarks_dir() / "geneval" / "protocols.toml").read_text()))
 
 
-def label(prompts: PromptSet, samples: int, scorer: dict[str, Any], *, drawn: bool) -> dict[str, str]:
-    """The label of a run to come; the engine puts a guidance that was asked for in its place."""
+UNSTATED_PROTOCOL: dict[str, dict[str, str]] = {"understanding": {"reading": "keep-none", "thinking": "strip"}}
+"""What runs of before the label was written did, by kind: they refused the files and cut no thoughts where it matters,
+so that an equal answer got an equal score."""
+
+
+def protocol_of(run: Run) -> dict[str, str]:
+    """The run's protocol label, complete also for runs of before it was written down."""
+    if run.kind == "geneval" and not run.protocol:
+        return label_of(run)
+    return {**UNSTATED_PROTOCOL.get(run.kind, {}), **run.protocol}
+
+
+def label(
+    prompts_sha256: str, content_sha256: str, samples: int, scorer: dict[str, Any], *, drawn: bool
+) -> dict[str, str]:
+    """The label of a GenEval run to come, by the hashes of its prompts' file and of their texts; the engine puts a
+    guidance that was asked for in its place."""
     guidance = OWN_GUIDANCE if drawn else UNSTATED
-    return _named(_prompts_of(prompts.sha256, prompts.content_sha256), str(samples), guidance, _detector_of(scorer))
+    return _named(_prompts_of(prompts_sha256, content_sha256), str(samples), guidance, _detector_of(scorer))
 
 
 def label_of(run: Run) -> dict[str, str]:
