@@ -60,7 +60,7 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
         before = judging.answer(base.model.eval(), base.processor, bench.questions) if bench.questions else []
         recorder.add_base(before, bench)
         report(plan, results, base, before, bench, recorder, out)
-        return recorder.finish()
+        return recorder.measure()
 
     return in_first_process(write)
 

@@ -76,7 +76,7 @@ def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = lo
 
     def write() -> RunStatus:
         report(plan, results, before, bench, recorder, out)
-        return recorder.finish()
+        return recorder.measure()
 
     return in_first_process(write)
 

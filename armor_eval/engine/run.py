@@ -58,15 +58,17 @@ def evaluate(
     *,
     processes: Processes | None = None,
     progress: Progress | None = None,
+    anew: bool = False,
 ) -> Finished | None:
-    """Measure into the bundle `out`, or finish what is there; a complete bundle is only read.
+    """Measure into the bundle `out`, or finish what is there; a complete bundle is only read. With `anew` what is there
+    is replaced: for a task whose outputs are kept elsewhere.
 
     None in every process but the first. Raises UserError for what the user can mend, RunFailed where the run cannot
     go on; the journal keeps what was answered and the same command continues.
     """
     processes = processes or Processes()
     task.check(model)
-    bundle = _open(task, model, out, settings, processes)
+    bundle = _open(task, model, out, settings, processes, anew)
     with bundle:
         if processes.first:
             if not bundle.complete and isinstance(task, Begins):
@@ -123,13 +125,14 @@ def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -
         prompt_sha256=told.prompt_sha256,
         scorer=told.scorer,
         judge=told.judge,
-        decoding=settings.decoding.model_dump() if told.asks else {},
+        decoding=settings.decoding.model_dump() if told.asks else dict(told.decoded),
         reservations=list(told.reservations),
         seeds={name: settings.decoding.seed if seed is None else seed for name, seed in told.seeds.items()},
         packages=provenance.packages(),
         device=device,
         git_commit=provenance.git_commit(),
         started=provenance.now(),
+        **told.spent,
         extras=dict(told.extras) | drawing | ({"shard": shard_text(settings.shard)} if settings.shard else {}),
     )
 
@@ -139,10 +142,10 @@ def shard_text(shard: tuple[int, int]) -> str:
     return f"{shard[0] + 1}/{shard[1]}"
 
 
-def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Processes) -> Bundle:
+def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Processes, anew: bool) -> Bundle:
     """The first process makes or resumes the bundle, the others join it once that one has begun."""
     if processes.first:
-        return Bundle.open(out, run_record(task, model, settings, processes.size))
+        return Bundle.open(out, run_record(task, model, settings, processes.size), anew=anew)
     processes.wait()
     return Bundle.join(out)
 

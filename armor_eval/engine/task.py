@@ -90,7 +90,11 @@ class Described:
     extras: Mapping[str, Any] = field(default_factory=dict)
     reservations: Sequence[Reservation] = ()
     asks: bool = True
-    """False where all outputs are there already: how they were decoded is not known."""
+    """False where all outputs are there already."""
+    decoded: Mapping[str, Any] = field(default_factory=dict)
+    """How outputs that are there already were decoded, as far as that is known."""
+    spent: Mapping[str, float] = field(default_factory=dict)
+    """`wall_seconds` and `cpu_seconds` that making them took."""
 
 
 @dataclass(frozen=True)
