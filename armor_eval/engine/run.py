@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from armor_eval.engine import ask as asking
 from armor_eval.engine.batches import batches_of
@@ -110,8 +110,8 @@ def run_record(task: Task, model: Model, settings: Settings, processes: int = 1)
     told = task.describe(model.info)
     drawing = {}
     if told.kind in DRAWN and told.asks:
-        assert isinstance(model, DrawsImages | RespondsFreely)  # the task's check() has refused any other
-        drawing = {"drawing": model.settings(settings.decoding)}
+        drawer = cast(DrawsImages | RespondsFreely, model)  # the task's check() has refused any other
+        drawing = {"drawing": drawer.settings(settings.decoding)}
     protocol = dict(told.protocol)
     if told.asks and settings.decoding.guidance is not None and "guidance" in protocol:
         protocol["guidance"] = f"{settings.decoding.guidance:g}"
