@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from armor_eval.models.base import Question
-from armor_eval.vlmevalkit.official import quiet_vlmeval
+from armor_eval.vlmevalkit.importing import quiet_vlmeval
 from armor_eval.vlmevalkit.zoo import dataset_prompt
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject

@@ -1,7 +1,5 @@
-"""VLMEvalKit's own scoring, fenced: imported once, in one place, and put back as it was found.
-
-`import vlmeval` turns gradients off, seeds torch, disables TLS verification, reads a `.env` and takes seconds; its
-scoring draws random options, shares files in /tmp between runs and saves a pickle an item. Each is undone or guarded.
+"""VLMEvalKit's own scoring, fenced: it draws random options, shares files in /tmp between runs and saves a pickle an
+item. Each is undone or guarded.
 """
 
 from __future__ import annotations
@@ -9,12 +7,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import importlib
-import io
-import logging
 import os
-import random
-import ssl
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +19,7 @@ from armor_eval.tasks.families.base import Judged, Request, Verdict
 from armor_eval.tasks.understanding.cells import Reading
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.table import Table
+from armor_eval.vlmevalkit.importing import SCORING, quiet_vlmeval
 from armor_model.base.errors import RunFailed
 from armor_model.base.jsons import JsonObject
 
@@ -46,43 +40,6 @@ class Scored:
     verdicts: dict[str, Verdict]
     differing: list[str] = field(default_factory=list)
     """Rows (of circular evaluation: groups) that `evaluate` scored otherwise than their verdicts say."""
-
-
-@contextlib.contextmanager
-def quiet_vlmeval() -> Iterator[None]:
-    """Import vlmeval if it is not yet, and keep the process as it was: gradients, TLS, random states, logging."""
-    import numpy as np
-    import torch
-
-    from armor_model.base.runtime import prepare_torchvision
-
-    prepare_torchvision()
-    grad, tls = torch.is_grad_enabled(), ssl._create_default_https_context
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    root = logging.getLogger()
-    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
-    environment = dict(os.environ)
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            importlib.import_module("vlmeval")
-            importlib.import_module("vlmeval.dataset")
-            # llavabench.py imports `..smp.log` from one level too low.
-            for name in ("smp", "smp.log"):
-                sys.modules.setdefault(f"vlmeval.dataset.{name}", importlib.import_module(f"vlmeval.{name}"))
-            yield
-    finally:
-        logging.disable(disabled)
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        torch.set_grad_enabled(grad)
-        ssl._create_default_https_context = tls
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        for name in set(os.environ) - set(environment):
-            del os.environ[name]
-        os.environ.update(environment)
 
 
 def score(table: Table, predictions: dict[str, str], judged: Judged | None = None) -> Scored:
@@ -128,7 +85,7 @@ class _Work:
     @contextlib.contextmanager
     def of(cls, table: Table, predictions: dict[str, str]) -> Iterator[Self]:
         """vlmeval imported, its switches in the environment set, its own reading of files replaced by the table's."""
-        with tempfile.TemporaryDirectory(prefix="armor-eval-") as name, quiet_vlmeval():
+        with tempfile.TemporaryDirectory(prefix="armor-eval-") as name, quiet_vlmeval(table.benchmark.dataset):
             folder = Path(name).resolve()
             os.environ.update({"LMUData": str(folder), "PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"})
             for variable in _CLEARED:
@@ -218,16 +175,14 @@ def write_predictions(frame: pd.DataFrame, file: Path) -> None:
 def _build(work: _Work) -> Any:
     """The dataset object over our rows, without images (scoring reads none), its md5 check replaced by our sha256."""
     from vlmeval import dataset
-    from vlmeval.dataset import DATASET_CLASSES, build_dataset
 
     name = work.dataset
     write_predictions(work.frame, work.folder / f"{name}.tsv")
-    owners = [c for c in DATASET_CLASSES if name in getattr(c, "DATASET_MD5", {})]
+    owners = [c for c in dataset.DATASET_CLASSES if name in getattr(c, "DATASET_MD5", {})]
     kept = [(c, c.DATASET_MD5.pop(name)) for c in owners if name in c.DATASET_MD5]
     try:
-        if any(name in owner.supported_datasets() for owner in DATASET_CLASSES):
-            return build_dataset(name)
-        return getattr(dataset, work.table.benchmark.scoring.scorer)(dataset=name)
+        knows = [owner for owner in dataset.DATASET_CLASSES if name in owner.supported_datasets()]
+        return (knows[0] if knows else getattr(dataset, work.table.benchmark.scoring.scorer))(dataset=name)
     finally:
         for owner, md5 in kept:
             owner.DATASET_MD5[name] = md5
@@ -236,7 +191,7 @@ def _build(work: _Work) -> Any:
 @contextlib.contextmanager
 def _guards(work: Path, judge: Judged | None) -> Iterator[None]:
     """Replace, while scoring, what would draw at random, collide with another run, ask the network, or crawl."""
-    modules = [importlib.import_module(f"vlmeval.dataset.{m}") for m in ("image_mcq", "image_yorn", "image_vqa")]
+    modules = [importlib.import_module(f"vlmeval.dataset.{m}") for m in SCORING]
     choice = importlib.import_module("vlmeval.dataset.utils.multiple_choice")
     patches: list[tuple[Any, str, Any]] = [(choice, "rd", _NoDice()), (choice, "track_progress_rich", _in_turn)]
     # Its circular scoring writes /tmp/<time to the second>.tsv: two runs would read each other's rows.

@@ -31,7 +31,7 @@ class ZooModel:
     """One question at a time: these models know no batches."""
 
     def __init__(self, name: str) -> None:
-        from armor_eval.vlmevalkit.official import quiet_vlmeval
+        from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
         with quiet_vlmeval():
             from vlmeval.config import supported_VLM
@@ -52,7 +52,7 @@ class ZooModel:
 
     def _load(self) -> Any:
         if self._model is None:
-            from armor_eval.vlmevalkit.official import quiet_vlmeval
+            from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
             with quiet_vlmeval():
                 try:

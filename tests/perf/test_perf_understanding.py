@@ -66,7 +66,7 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(name, units, checkpoint, tmp_pa
     import torch
 
     from armor_eval.models import registry
-    from armor_eval.vlmevalkit.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
     model = registry.load(str(checkpoint), "shapes")
     tasks = [task_of(bench, limit) for bench, limit in units.items()]

@@ -99,7 +99,7 @@ def test_missing_extras_are_named():
 def tsv(tmp_path):
     import pandas as pd
 
-    from armor_eval.vlmevalkit.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
     def write(rows):
         path = tmp_path / "data.tsv"

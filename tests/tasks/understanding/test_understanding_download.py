@@ -149,7 +149,7 @@ def test_doctor_says_which_files_are_there_and_whole(server, tmp_path, capsys):
 
 
 def test_vlmevalkits_runner_keeps_the_other_edition(server, tmp_path, monkeypatch):
-    from armor_eval.vlmevalkit.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
     (tmp_path / "SEEDBench_IMG.tsv").write_bytes(server.content)
     monkeypatch.setenv("LMUData", str(tmp_path))
@@ -169,7 +169,7 @@ def test_vlmevalkits_runner_keeps_the_other_edition(server, tmp_path, monkeypatc
 
 
 def test_every_file_has_named_editions_and_vlmevalkits_is_the_first():
-    from armor_eval.vlmevalkit.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
     with quiet_vlmeval():
         from vlmeval.dataset import DATASET_CLASSES

@@ -116,7 +116,7 @@ def test_a_family_scores_a_name_that_vlmevalkit_does_not_know(family, frame, ans
 
 
 def test_every_family_names_what_vlmevalkit_has(tmp_path):
-    from armor_eval.vlmevalkit.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
     with quiet_vlmeval():
         from vlmeval import dataset

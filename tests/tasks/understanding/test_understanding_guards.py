@@ -4,6 +4,8 @@ import logging
 import os
 import random
 import ssl
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from armor_eval.runs.schema import Item
 from armor_eval.tasks.families import Choice
 from armor_eval.tasks.understanding.declare import benchmarks, choose
 from armor_eval.vlmevalkit import official
+from armor_eval.vlmevalkit.importing import quiet_vlmeval
 from armor_model.base.errors import RunFailed, UserError
 
 
@@ -41,7 +44,7 @@ def test_importing_vlmeval_leaves_the_process_as_it_was():
     random.seed(1), np.random.seed(2), torch.manual_seed(3)
     before = random.getstate(), torch.get_rng_state(), ssl._create_default_https_context, dict(os.environ)
     handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
-    with official.quiet_vlmeval():
+    with quiet_vlmeval():
         os.environ["LMUData"] = "elsewhere"  # noqa: SIM112 - VLMEvalKit's spelling
         torch.set_grad_enabled(False)
         random.random(), torch.rand(1)
@@ -54,8 +57,30 @@ def test_importing_vlmeval_leaves_the_process_as_it_was():
     assert logging.getLogger().manager.disable == 0
 
 
+@pytest.mark.slow
+def test_scoring_modules_alone_choose_the_classes_that_all_of_vlmevalkit_chooses():
+    """In a process of its own, where nothing has imported vlmeval yet."""
+    script = """
+import sys
+from armor_eval.tasks.understanding.declare import benchmarks
+from armor_eval.vlmevalkit.importing import quiet_vlmeval
+names = sorted({b.dataset for b in benchmarks().values()})
+def chosen():
+    from vlmeval.dataset import DATASET_CLASSES
+    return [next(c.__qualname__ for c in DATASET_CLASSES if n in c.supported_datasets()) for n in names]
+with quiet_vlmeval(names[0]):
+    narrow, modules = chosen(), sum(m.startswith("vlmeval") for m in sys.modules)
+with quiet_vlmeval():
+    assert chosen() == narrow, (chosen(), narrow)
+with quiet_vlmeval(names[0]):
+    assert chosen() == narrow
+assert modules < 40 < 200 < sum(m.startswith("vlmeval") for m in sys.modules), modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_nothing_is_left_to_chance_and_patches_are_taken_back(tmp_path):
-    with official.quiet_vlmeval():
+    with quiet_vlmeval():
         from vlmeval.dataset.utils import multiple_choice
 
         before = {name: getattr(multiple_choice, name) for name in ("rd", "timestr", "track_progress_rich")}

@@ -241,7 +241,7 @@ def llava_onevision(folder: Path) -> None:
 
 def test_a_zoo_entrys_own_class_and_weights(tsv_folder, tmp_path, monkeypatch):
     """VLMEvalKit's LLaVA_OneVision_HF as it stands, which asks for a GPU: only its `.to("cuda")` is led to the CPU."""
-    from armor_eval.vlmevalkit.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.importing import quiet_vlmeval
     from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
@@ -269,7 +269,7 @@ def test_a_zoo_entrys_own_class_and_weights(tsv_folder, tmp_path, monkeypatch):
 
 def test_armor_as_a_zoo_entry_answers_as_armor(tmp_path, monkeypatch):
     """Its own prompt, pictures as files and no batches: the same words go in and the same answers come out."""
-    from armor_eval.vlmevalkit.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.importing import quiet_vlmeval
     from armor_model import bundled
 
     with quiet_vlmeval():

@@ -87,7 +87,7 @@ def test_an_endpoint_answers_with_images(tsv_folder, tmp_path):
 
 
 def test_a_zoo_entry_runs_through_our_loop(tsv_folder, tmp_path):
-    from armor_eval.vlmevalkit.official import quiet_vlmeval
+    from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
     with quiet_vlmeval():
         from vlmeval.config import supported_VLM

@@ -13,7 +13,7 @@ from armor_eval.models.base import Answer
 from armor_eval.models.mock import MockModel
 from armor_eval.tasks.understanding import images
 from armor_eval.tasks.understanding.declare import benchmarks
-from armor_eval.vlmevalkit.official import quiet_vlmeval
+from armor_eval.vlmevalkit.importing import quiet_vlmeval
 from armor_model.images import open_image
 
 

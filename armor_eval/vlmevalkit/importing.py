@@ -1,0 +1,123 @@
+"""Imports VLMEvalKit without its side effects, and for scoring only the modules that score.
+
+`import vlmeval` imports every model wrapper, API client and data set of it (5 of the 9 CPU-seconds that one question
+costs), turns gradients off, seeds torch, disables TLS verification and reads a `.env`. A data set's `evaluate` needs
+three modules: they are imported behind packages whose `__init__` is not run.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import importlib.util
+import io
+import logging
+import os
+import random
+import ssl
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+SCORING = ("image_mcq", "image_yorn", "image_vqa")
+"""The modules of vlmeval.dataset whose `evaluate` scores the declared benchmarks."""
+_HOLLOW = "__armor_eval_hollow__"
+
+
+@contextlib.contextmanager
+def quiet_vlmeval(scores: str | None = None) -> Iterator[None]:
+    """Import vlmeval if it is not yet, and keep the process as it was: gradients, TLS, random states, logging.
+
+    With `scores`, a data set's name, only what scores that one; all of it where another module does.
+    """
+    import numpy as np
+    import torch
+
+    from armor_model.base.runtime import prepare_torchvision
+
+    prepare_torchvision()
+    grad, tls = torch.is_grad_enabled(), ssl._create_default_https_context
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    root = logging.getLogger()
+    handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
+    environment = dict(os.environ)
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            if scores is None or not _import_scoring(scores):
+                _import_whole()
+            yield
+    finally:
+        logging.disable(disabled)
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        torch.set_grad_enabled(grad)
+        ssl._create_default_https_context = tls
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def _import_whole() -> None:
+    if hasattr(sys.modules.get("vlmeval"), _HOLLOW):  # modules that hang on hollow packages make room for whole ones
+        for name in [name for name in sys.modules if name.partition(".")[0] == "vlmeval"]:
+            del sys.modules[name]
+    importlib.import_module("vlmeval")
+    importlib.import_module("vlmeval.dataset")
+    _mend()
+
+
+def _import_scoring(dataset: str) -> bool:
+    """Whether the data set can be scored with what is imported now."""
+    if "vlmeval" in sys.modules and not hasattr(sys.modules["vlmeval"], _HOLLOW):
+        return True
+    if "vlmeval" not in sys.modules:
+        for name in ("vlmeval", "vlmeval.api", "vlmeval.dataset"):
+            _hollow(name)
+        sys.modules["vlmeval.api"].OpenAIWrapper = None  # type: ignore[attr-defined] - a judge is ours, never built
+        _mend()
+        owner = sys.modules["vlmeval.dataset"]
+        found: dict[str, type] = {}
+        for name in SCORING:
+            found |= vars(importlib.import_module(f"vlmeval.dataset.{name}"))
+        order = [name for name in _declared(Path(owner.__path__[0]) / "__init__.py") if name in found]
+        owner.DATASET_CLASSES = [found[name] for name in order]  # type: ignore[attr-defined]
+        vars(owner).update({name: found[name] for name in order})
+    return any(dataset in kind.supported_datasets() for kind in sys.modules["vlmeval.dataset"].DATASET_CLASSES)
+
+
+def _mend() -> None:
+    """llavabench.py imports `..smp.log` from one level too low."""
+    for name in ("smp", "smp.log"):
+        sys.modules.setdefault(f"vlmeval.dataset.{name}", importlib.import_module(f"vlmeval.{name}"))
+
+
+def _hollow(name: str) -> None:
+    """A package whose modules can be imported and whose own `__init__` is not run."""
+    above, _, last = name.rpartition(".")
+    if above:
+        folder = Path(sys.modules[above].__path__[0]) / last
+    else:
+        found = importlib.util.find_spec(name)
+        if found is None or not found.submodule_search_locations:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        folder = Path(found.submodule_search_locations[0])
+    module = ModuleType(name)
+    module.__path__ = [str(folder)]
+    setattr(module, _HOLLOW, True)
+    sys.modules[name] = module
+    if above:
+        setattr(sys.modules[above], last, module)
+
+
+def _declared(init: Path) -> list[str]:
+    """The names of the image data sets' classes in the order in which VLMEvalKit looks for one that knows a name."""
+    for node in ast.parse(init.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "IMAGE_DATASET":
+            return [name.id for name in ast.walk(node.value) if isinstance(name, ast.Name)]
+    return []
