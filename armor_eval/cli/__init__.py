@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("armor_eval.cli.compare:compare", "The regression gate: is the candidate worse than the base?"),
     "baseline": ("armor_eval.cli.baseline:baseline", "Save, list and show baselines that fit in git."),
     "power": ("armor_eval.cli.power:power", "How many items show a drop, or what drop can be seen."),
+    "export": ("armor_eval.cli.export:export", "Runs for other tools: EEE, Hugging Face, inspect, CSV, W&B ..."),
     "ablate-stages": ("armor_eval.cli.ablate_stages:ablate_stages", "What each training scheme keeps (Tables 4, 5)."),
 }
 """Name -> (module:object, the line that `--help` shows)."""

@@ -149,7 +149,7 @@ def csv_cells(docs: Sequence[Doc]) -> str:
                 run.run_id if run else "", run.profile if run else "", run.model.name if run else "",
                 run.data.name if run else "", " ".join(run.command) if run else "",
             ]  # fmt: skip
-            writer.writerow([_inert(v) for v in record])
+            writer.writerow([inert(v) for v in record])
     return out.getvalue()
 
 
@@ -160,12 +160,12 @@ def csv_grid(doc: Doc) -> str:
     writer.writerow(doc.head)
     for line in doc.lines:
         if line.kind != "group":
-            writer.writerow([_inert(c.text) for c in line.cells])
-    writer.writerows([_inert(note)] for note in doc.notes)
+            writer.writerow([inert(c.text) for c in line.cells])
+    writer.writerows([inert(note)] for note in doc.notes)
     return out.getvalue()
 
 
-def _inert(value: object) -> object:
+def inert(value: object) -> object:
     """A text that a spreadsheet would run as a formula gets an apostrophe; signed numbers stay numbers."""
     if (
         isinstance(value, str)

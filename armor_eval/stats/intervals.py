@@ -22,6 +22,7 @@ from scipy import special
 from armor_eval.runs.schema import Item, Metric
 from armor_model.base.statistics import Z95, wilson
 
+from .composite import ends
 from .resample import bootstrap_sums, cluster_error
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def measure(
         "n": sums.items,
         "clusters": C,
         "primary": composite.primary,
+        "bounds": ends(composite),
     }
     if not math.isfinite(value):
         note = "undefined: no measured items" if not C else "undefined: an empty denominator"
