@@ -53,10 +53,16 @@ def export(
     records, files = write(scored, to, out, options, partial=partial)
     if json_output:
         told = [
-            {"run_id": r.run.run_id, "benchmark": r.benchmark, "model": r.model, "numbers": len(r.results),
-             "items": len(r.items), "remarks": r.remarks}
+            {
+                "run_id": r.run.run_id,
+                "benchmark": r.benchmark,
+                "model": r.model,
+                "numbers": len(r.results),
+                "items": len(r.items),
+                "remarks": r.remarks,
+            }
             for r in records
-        ]  # fmt: skip
+        ]
         common.write(json.dumps({"to": to, "files": [str(f) for f in files], "runs": told}, indent=1))
         return
     reserved = [record for record in records if record.reservations]

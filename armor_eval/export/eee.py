@@ -54,9 +54,12 @@ def _write(record: Record, out: Path, options: Options) -> list[Path]:
         write_file(out / file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), sync=False)
         made.append(out / file)
         aggregate["detailed_evaluation_results"] = {
-            "format": "jsonl", "file_path": file.as_posix(), "hash_algorithm": "sha256",
-            "checksum": sha256_file(out / file), "total_rows": len(rows),
-        }  # fmt: skip
+            "format": "jsonl",
+            "file_path": file.as_posix(),
+            "hash_algorithm": "sha256",
+            "checksum": sha256_file(out / file),
+            "total_rows": len(rows),
+        }
     return [*made, write_json(out / folder / f"{own}.json", aggregate)]
 
 
@@ -70,15 +73,18 @@ def _aggregate(record: Record, options: Options) -> dict[str, Any]:
         "evaluation_timestamp": seconds,
         "retrieved_timestamp": str(int(time.time())),
         "source_metadata": {
-            "source_type": "evaluation_run", "source_organization_name": options.organization,
+            "source_type": "evaluation_run",
+            "source_organization_name": options.organization,
             "evaluator_relationship": options.relationship,
         },
         "eval_library": {
-            "name": "armor-eval", "version": __version__, "additional_details": {**library, **record.remarks},
+            "name": "armor-eval",
+            "version": __version__,
+            "additional_details": {**library, **record.remarks},
         },
         "model_info": _model(record),
         "evaluation_results": [_result(record, result) for result in record.results],
-    }  # fmt: skip
+    }
 
 
 def _model(record: Record) -> dict[str, Any]:
@@ -97,9 +103,10 @@ def _result(record: Record, result: Result) -> dict[str, Any]:
     config: dict[str, Any] = {
         "lower_is_better": metric.direction == "lower",
         "metric_id": f"{path_part(run.benchmark).lower()}.{result.slug}",
-        "metric_name": metric.name, "metric_unit": UNITS.get(metric.unit, metric.unit),
+        "metric_name": metric.name,
+        "metric_unit": UNITS.get(metric.unit, metric.unit),
         "additional_details": {"primary": str(metric.primary).lower()},
-    }  # fmt: skip
+    }
     if result.bounds is not None:
         low, high = result.bounds
         config |= {"score_type": "continuous", "min_score": "-Infinity" if low is None else low}
@@ -127,14 +134,18 @@ def _result(record: Record, result: Result) -> dict[str, Any]:
         "evaluation_result_id": _result_id(record, result),
         "evaluation_name": record.benchmark,
         "source_data": {
-            "dataset_name": run.data.name, "source_type": "other",
-            "additional_details": {"sha256": run.data.sha256, "split": run.data.split or "unknown",
-                                   "subset": record.remarks.get("subset", "none")},
+            "dataset_name": run.data.name,
+            "source_type": "other",
+            "additional_details": {
+                "sha256": run.data.sha256,
+                "split": run.data.split or "unknown",
+                "subset": record.remarks.get("subset", "none"),
+            },
         },
         "metric_config": config,
         "score_details": {"score": result.value, "uncertainty": uncertainty, "details": details},
         "generation_config": {"generation_args": {**args, "execution_command": record.command}},
-    }  # fmt: skip
+    }
 
 
 def _result_id(record: Record, result: Result) -> str:
@@ -161,10 +172,15 @@ def _item(record: Record, evaluation_id: str, item: Item) -> dict[str, Any] | No
         "input": {"raw": item.prompt, "reference": reference},
         "output": {"raw": raw},
         "answer_attribution": [
-            {"turn_idx": 0, "source": "output.raw", "extracted_value": parsed, "extraction_method": "custom",
-             "is_terminal": True},
+            {
+                "turn_idx": 0,
+                "source": "output.raw",
+                "extracted_value": parsed,
+                "extraction_method": "custom",
+                "is_terminal": True,
+            },
         ],
         "evaluation": {"score": item.score, "is_correct": item.score >= 1},
         "performance": {"latency_ms": 1000 * item.seconds} if item.seconds else None,
         "metadata": {**details, "prompt_sha256": item.prompt_sha256},
-    }  # fmt: skip
+    }

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 TASKS: dict[RunKind, str] = {
-    "understanding": "image-text-to-text", "geneval": "text-to-image", "suite": "text-to-image",
+    "understanding": "image-text-to-text",
+    "geneval": "text-to-image",
+    "suite": "text-to-image",
     "text": "text-generation",
-}  # fmt: skip
+}
 """Kind of run -> task of the Hub; any-to-any for what is none of these."""
 
 
@@ -53,9 +55,12 @@ def eval_results(records: Sequence[Record], out: Path, options: Options) -> list
         words = [f"armor-eval, {primary.metric.name}", f"95 % interval {interval_text(primary.metric)}"]
         words += [f"n {primary.metric.n}", *(f"{k} {v}" for k, v in record.remarks.items() if k.startswith("protocol"))]
         entry = EvalResultEntry(
-            dataset_id=dataset, task_id=task, value=primary.value, date=run.finished or run.started,
+            dataset_id=dataset,
+            task_id=task,
+            value=primary.value,
+            date=run.finished or run.started,
             notes="; ".join(words),
-        )  # fmt: skip
+        )
         file = out / path_part(run.model.name) / ".eval_results" / f"{path_part(run.benchmark)}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         write_file(file, yaml_dump(eval_result_entries_to_yaml([entry])), sync=False)
@@ -110,8 +115,13 @@ def _eval_result(record: Record) -> EvalResult:
     protocol = ", ".join(f"{k.removeprefix('protocol_')} {v}" for k, v in _said(record).items() if "protocol" in k)
     return EvalResult(
         task_type=TASKS.get(run.kind, "any-to-any"),
-        dataset_type=path_part(record.benchmark).lower(), dataset_name=record.benchmark,
-        dataset_config=protocol or None, dataset_split=run.data.split, dataset_revision=run.data.sha256,
-        metric_type=result.slug, metric_value=result.value, metric_name=f"{metric.name} ({metric.unit})",
+        dataset_type=path_part(record.benchmark).lower(),
+        dataset_name=record.benchmark,
+        dataset_config=protocol or None,
+        dataset_split=run.data.split,
+        dataset_revision=run.data.sha256,
+        metric_type=result.slug,
+        metric_value=result.value,
+        metric_name=f"{metric.name} ({metric.unit})",
         metric_args={**facts, "unit": metric.unit, **record.remarks},
-    )  # fmt: skip
+    )

@@ -39,25 +39,31 @@ def _log(record: Record, with_items: bool) -> dict[str, Any]:
         "status": STATUS[run.status],
         "eval": {
             "created": datetime.fromisoformat(run.started).astimezone(UTC).isoformat(),
-            "task": record.benchmark, "task_id": run.run_id, "run_id": run.run_id,
+            "task": record.benchmark,
+            "task_id": run.run_id,
+            "run_id": run.run_id,
             "dataset": {"name": run.data.name, "samples": run.data.items},
-            "model": record.model_id, "config": {},
+            "model": record.model_id,
+            "config": {},
             "metadata": {**record.remarks, "run": run.model_dump(mode="json")},
         },
         "plan": {"name": "plan", "steps": [], "config": {}},
         "stats": {"started_at": run.started, "completed_at": run.finished or run.started},  # both: readers of headers
         "results": {
-            "total_samples": sum(counts.values()), "completed_samples": scored,
+            "total_samples": sum(counts.values()),
+            "completed_samples": scored,
             "scores": [
                 {
-                    "name": r.metric.name, "scorer": r.metric.name,
-                    "scored_samples": scored, "unscored_samples": sum(counts.values()) - scored,
+                    "name": r.metric.name,
+                    "scorer": r.metric.name,
+                    "scored_samples": scored,
+                    "unscored_samples": sum(counts.values()) - scored,
                     "metrics": {r.slug: {"name": r.slug, "value": r.value, "metadata": _about(record, r.metric)}},
                 }
                 for r in record.results
             ],
         },
-    }  # fmt: skip
+    }
     if run.status == "failed":
         log["error"] = {"message": run.status_reason or "failed", "traceback": "", "traceback_ansi": ""}
     if samples:
@@ -74,16 +80,22 @@ def _sample(record: Record, item: Item) -> dict[str, Any]:
     asked = [{"type": "text", "text": item.prompt}, *_images(record, item.images)]
     answered = [{"type": "text", "text": item.output or ""}, *_images(record, item.output_images)]
     sample: dict[str, Any] = {
-        "id": item.id, "epoch": 1,
+        "id": item.id,
+        "epoch": 1,
         "input": item.prompt if len(asked) == 1 else [{"role": "user", "content": asked}],
         "target": "" if item.gold is None else text_of(item.gold),
         "output": {
             "model": record.model_id,
             "choices": [{"message": {"role": "assistant", "content": answered}, "stop_reason": "stop"}],
         },
-        "metadata": {"cluster": item.cluster, "group": item.group, "status": item.status, "reason": item.reason,
-                     "prompt_sha256": item.prompt_sha256},
-    }  # fmt: skip
+        "metadata": {
+            "cluster": item.cluster,
+            "group": item.group,
+            "status": item.status,
+            "reason": item.reason,
+            "prompt_sha256": item.prompt_sha256,
+        },
+    }
     if item.score is not None and record.primary is not None:
         answer = None if item.parsed is None else text_of(item.parsed)
         sample["scores"] = {record.primary.metric.name: {"value": item.score, "answer": answer}}

@@ -41,22 +41,37 @@ def _write(record: Record, out: Path, with_items: bool) -> list[Path]:
     results = {
         "results": {task: numbers},
         "group_subtasks": {task: []},
-        "configs": {task: {"task": task, "dataset_path": run.data.name, "test_split": run.data.split,
-                           "metadata": {"version": run.scorer.version, **record.remarks}}},
+        "configs": {
+            task: {
+                "task": task,
+                "dataset_path": run.data.name,
+                "test_split": run.data.split,
+                "metadata": {"version": run.scorer.version, **record.remarks},
+            }
+        },
         "versions": {task: run.scorer.version},
         "n-shot": {task: 0},
         "higher_is_better": {task: {r.slug: r.metric.direction == "higher" for r in record.results}},
         "n-samples": {task: {"original": run.subset.of_items if run.subset else run.data.items, "effective": scored}},
         "config": {
-            "model": run.model.spec, "model_args": "", "batch_size": None, "device": run.device.kind,
-            "limit": run.subset.limit if run.subset else None, "gen_kwargs": run.decoding,
+            "model": run.model.spec,
+            "model_args": "",
+            "batch_size": None,
+            "device": run.device.kind,
+            "limit": run.subset.limit if run.subset else None,
+            "gen_kwargs": run.decoding,
         },
-        "git_hash": run.git_commit, "date": start, "start_time": start, "end_time": start + run.wall_seconds,
+        "git_hash": run.git_commit,
+        "date": start,
+        "start_time": start,
+        "end_time": start + run.wall_seconds,
         "total_evaluation_time_seconds": str(run.wall_seconds),
-        "model_source": run.model.spec.partition(":")[0], "model_name": record.model_id,
-        "model_name_sanitized": sanitized, "task_hashes": {task: run.data.sha256},
+        "model_source": run.model.spec.partition(":")[0],
+        "model_name": record.model_id,
+        "model_name_sanitized": sanitized,
+        "task_hashes": {task: run.data.sha256},
         "armor_eval": record.remarks,
-    }  # fmt: skip
+    }
     made = [write_json(folder / f"results_{name}.json", results)]
     if with_items and record.items:
         rows = [_sample(record, place, item) for place, item in enumerate(record.items)]
@@ -75,9 +90,16 @@ def _sample(record: Record, place: int, item: Item) -> dict[str, Any]:
     target = "" if item.gold is None else text_of(item.gold)
     name = record.primary.slug if record.primary else "score"
     return {
-        "doc_id": place, "doc": {"id": item.id, "group": item.group, "cluster": item.cluster, "status": item.status},
-        "target": target, "arguments": {"gen_args_0": {"arg_0": item.prompt}},
-        "resps": [[item.output or ""]], "filtered_resps": ["" if item.parsed is None else text_of(item.parsed)],
-        "filter": "none", "metrics": [name], name: item.score,
-        "doc_hash": sha256_text(item.id), "prompt_hash": item.prompt_sha256, "target_hash": sha256_text(target),
-    }  # fmt: skip
+        "doc_id": place,
+        "doc": {"id": item.id, "group": item.group, "cluster": item.cluster, "status": item.status},
+        "target": target,
+        "arguments": {"gen_args_0": {"arg_0": item.prompt}},
+        "resps": [[item.output or ""]],
+        "filtered_resps": ["" if item.parsed is None else text_of(item.parsed)],
+        "filter": "none",
+        "metrics": [name],
+        name: item.score,
+        "doc_hash": sha256_text(item.id),
+        "prompt_hash": item.prompt_sha256,
+        "target_hash": sha256_text(target),
+    }

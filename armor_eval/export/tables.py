@@ -16,14 +16,58 @@ NUMBERS = ("value", "ci95_low", "ci95_high", "score", "seconds", "min", "max")
 COUNTS = ("n", "clusters")
 """Columns that are not words, in Parquet."""
 RESULTS = (
-    "run_id", "kind", "benchmark", "profile", "model", "fingerprint", "baseline", "metric", "slug", "primary", "value",
-    "unit", "direction", "ci95_low", "ci95_high", "method", "n", "clusters", "min", "max", "note", "status",
-    "protocol", "reservations", "subset", "data", "data_sha256", "scorer", "judge", "git_commit", "started", "command",
-)  # fmt: skip
+    "run_id",
+    "kind",
+    "benchmark",
+    "profile",
+    "model",
+    "fingerprint",
+    "baseline",
+    "metric",
+    "slug",
+    "primary",
+    "value",
+    "unit",
+    "direction",
+    "ci95_low",
+    "ci95_high",
+    "method",
+    "n",
+    "clusters",
+    "min",
+    "max",
+    "note",
+    "status",
+    "protocol",
+    "reservations",
+    "subset",
+    "data",
+    "data_sha256",
+    "scorer",
+    "judge",
+    "git_commit",
+    "started",
+    "command",
+)
 ITEMS = (
-    "run_id", "benchmark", "model", "id", "cluster", "group", "prompt", "gold", "output", "parsed", "score", "status",
-    "reason", "seconds", "output_images", "prompt_sha256", "reservations",
-)  # fmt: skip
+    "run_id",
+    "benchmark",
+    "model",
+    "id",
+    "cluster",
+    "group",
+    "prompt",
+    "gold",
+    "output",
+    "parsed",
+    "score",
+    "status",
+    "reason",
+    "seconds",
+    "output_images",
+    "prompt_sha256",
+    "reservations",
+)
 
 
 def as_csv(records: Sequence[Record], out: Path, options: Options) -> list[Path]:
@@ -50,8 +94,10 @@ def as_parquet(records: Sequence[Record], out: Path, options: Options) -> list[P
     for name, columns, rows in _tables(records, options):
         schema = pa.schema([(column, types.get(column, pa.string())) for column in columns])
         # Lone surrogates, as models utter them, are no UTF-8.
-        clean = [{k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
-                 for row in rows]  # fmt: skip
+        clean = [
+            {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
+            for row in rows
+        ]
         with whole_file(out / f"{name}.parquet", sync=False) as draft:
             parquet.write_table(pa.Table.from_pylist(clean, schema=schema), draft)
         made.append(out / f"{name}.parquet")
@@ -71,21 +117,46 @@ def result_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
         run = record.run
         protocol = {k.removeprefix("protocol_"): v for k, v in record.remarks.items() if k.startswith("protocol_")}
         about = {
-            "run_id": run.run_id, "kind": run.kind, "benchmark": record.benchmark, "profile": run.profile,
-            "model": record.model, "fingerprint": run.model.fingerprint, "baseline": record.remarks.get("baseline"),
-            "status": run.status, "protocol": ", ".join(f"{k} {v}" for k, v in protocol.items()),
-            "reservations": "; ".join(record.reservations), "subset": record.remarks.get("subset"),
-            "data": run.data.name, "data_sha256": run.data.sha256, "scorer": f"{run.scorer.name} {run.scorer.version}",
-            "judge": run.judge.name, "git_commit": run.git_commit, "started": run.started, "command": record.command,
-        }  # fmt: skip
+            "run_id": run.run_id,
+            "kind": run.kind,
+            "benchmark": record.benchmark,
+            "profile": run.profile,
+            "model": record.model,
+            "fingerprint": run.model.fingerprint,
+            "baseline": record.remarks.get("baseline"),
+            "status": run.status,
+            "protocol": ", ".join(f"{k} {v}" for k, v in protocol.items()),
+            "reservations": "; ".join(record.reservations),
+            "subset": record.remarks.get("subset"),
+            "data": run.data.name,
+            "data_sha256": run.data.sha256,
+            "scorer": f"{run.scorer.name} {run.scorer.version}",
+            "judge": run.judge.name,
+            "git_commit": run.git_commit,
+            "started": run.started,
+            "command": record.command,
+        }
         for result in record.results:
             metric, (low, high), bounds = result.metric, result.metric.ci95 or (None, None), result.bounds
-            rows.append({
-                **about, "metric": metric.name, "slug": result.slug, "primary": metric.primary, "value": result.value,
-                "unit": metric.unit, "direction": metric.direction, "ci95_low": low, "ci95_high": high,
-                "method": metric.method, "n": metric.n, "clusters": metric.clusters, "note": metric.note,
-                "min": bounds[0] if bounds else None, "max": bounds[1] if bounds else None,
-            })  # fmt: skip
+            rows.append(
+                {
+                    **about,
+                    "metric": metric.name,
+                    "slug": result.slug,
+                    "primary": metric.primary,
+                    "value": result.value,
+                    "unit": metric.unit,
+                    "direction": metric.direction,
+                    "ci95_low": low,
+                    "ci95_high": high,
+                    "method": metric.method,
+                    "n": metric.n,
+                    "clusters": metric.clusters,
+                    "note": metric.note,
+                    "min": bounds[0] if bounds else None,
+                    "max": bounds[1] if bounds else None,
+                }
+            )
     return rows
 
 
@@ -95,9 +166,18 @@ def item_rows(record: Record) -> Iterator[dict[str, Any]]:
     about["reservations"] = "; ".join(record.reservations)
     for item in record.items:
         yield {
-            **about, "id": item.id, "cluster": item.cluster, "group": item.group, "prompt": item.prompt,
-            "gold": None if item.gold is None else text_of(item.gold), "output": item.output,
-            "parsed": None if item.parsed is None else text_of(item.parsed), "score": item.score,
-            "status": item.status, "reason": item.reason, "seconds": item.seconds,
-            "output_images": " ".join(item.output_images), "prompt_sha256": item.prompt_sha256,
-        }  # fmt: skip
+            **about,
+            "id": item.id,
+            "cluster": item.cluster,
+            "group": item.group,
+            "prompt": item.prompt,
+            "gold": None if item.gold is None else text_of(item.gold),
+            "output": item.output,
+            "parsed": None if item.parsed is None else text_of(item.parsed),
+            "score": item.score,
+            "status": item.status,
+            "reason": item.reason,
+            "seconds": item.seconds,
+            "output_images": " ".join(item.output_images),
+            "prompt_sha256": item.prompt_sha256,
+        }

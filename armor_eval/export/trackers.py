@@ -23,12 +23,17 @@ def wandb(records: Sequence[Record], out: Path, options: Options) -> list[Path]:
     made = []
     for record in records:
         tracked = library.init(
-            project=options.project, name=f"{record.benchmark}, {record.model}", id=record.run.run_id, dir=str(out),
+            project=options.project,
+            name=f"{record.benchmark}, {record.model}",
+            id=record.run.run_id,
+            dir=str(out),
             config={**record.run.model_dump(mode="json"), "remarks": record.remarks},
-            mode="offline", reinit="finish_previous",
-            tags=[record.run.kind, record.run.profile], notes="; ".join(record.reservations) or None,
+            mode="offline",
+            reinit="finish_previous",
+            tags=[record.run.kind, record.run.profile],
+            notes="; ".join(record.reservations) or None,
             settings=library.Settings(silent=True),
-        )  # fmt: skip
+        )
         for name, value in _numbers(record).items():
             tracked.summary[name] = value
         tracked.summary.update({f"about/{name}": value for name, value in record.remarks.items()})
@@ -54,8 +59,11 @@ def mlflow(records: Sequence[Record], out: Path, options: Options) -> list[Path]
         run = record.run
         start = int(1000 * datetime.fromisoformat(run.started).timestamp())
         own = client.create_run(
-            experiment, start_time=start, run_name=f"{record.benchmark}, {record.model}", tags=record.remarks,
-        ).info.run_id  # fmt: skip
+            experiment,
+            start_time=start,
+            run_name=f"{record.benchmark}, {record.model}",
+            tags=record.remarks,
+        ).info.run_id
         settings = {"benchmark": record.benchmark, "model": run.model.spec, "fingerprint": run.model.fingerprint}
         settings |= {"scorer": f"{run.scorer.name} {run.scorer.version}", "judge": run.judge.name}
         settings |= {"command": record.command, **{f"decoding.{k}": v for k, v in run.decoding.items()}}

@@ -28,8 +28,14 @@ def runs(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for kind in ("understanding", "geneval", "suite", "text", "modality"):
         extras = {"metrics": {"accuracy": True}} if kind == "text" else {}
-        run = make_run(f"run-{kind}", kind=kind, benchmark=f"{kind}-bench", protocol={"thinking": "strip-all"},
-                       reservations=HELD, extras=extras)  # fmt: skip
+        run = make_run(
+            f"run-{kind}",
+            kind=kind,
+            benchmark=f"{kind}-bench",
+            protocol={"thinking": "strip-all"},
+            reservations=HELD,
+            extras=extras,
+        )
         numbers = [metric("accuracy", 75.0, (70.0, 80.0), bounds=(0.0, 100.0)), _second("F1, our reading", 12.0)]
         write_bundle(folder / kind, run, numbers, make_items(120, seed=3))
     return folder
@@ -101,8 +107,13 @@ def test_eee_wants_to_know_who_measured(runs: Path, tmp_path: Path, capsys) -> N
 
 
 def test_bounds_are_those_of_the_composite_also_for_runs_of_before_they_were_recorded() -> None:
-    names = {"MME-shapes": (0.0, 2800.0), "MME-P-shapes": (0.0, 2000.0), "LLaVABench-shapes": (0.0, None),
-             "geneval-shapes": (0.0, 1.0), "MMB-shapes": (0.0, 100.0)}  # fmt: skip
+    names = {
+        "MME-shapes": (0.0, 2800.0),
+        "MME-P-shapes": (0.0, 2000.0),
+        "LLaVABench-shapes": (0.0, None),
+        "geneval-shapes": (0.0, 1.0),
+        "MMB-shapes": (0.0, 100.0),
+    }
     for record in build(load_runs([BASELINES / name for name in names])):
         assert record.primary.metric.bounds is None
         assert record.primary.bounds == names[record.view.path.name]
@@ -127,8 +138,11 @@ def test_inspect_reads_every_committed_run(tmp_path: Path) -> None:
     assert main(["export", str(BASELINES), "--to", "inspect", "--out", str(tmp_path)]) == 0
     read = [log.read_eval_log(one) for one in log.list_eval_logs(str(tmp_path))]
     assert len(read) == len(load_runs([BASELINES]))
-    for one, view in zip(sorted(read, key=lambda r: r.eval.run_id),
-                         sorted(load_runs([BASELINES]), key=lambda v: v.run.run_id), strict=True):  # fmt: skip
+    for one, view in zip(
+        sorted(read, key=lambda r: r.eval.run_id),
+        sorted(load_runs([BASELINES]), key=lambda v: v.run.run_id),
+        strict=True,
+    ):
         assert len(one.samples) == len(view.items())
         assert log.read_eval_log(one.location, header_only=True).results.scores[0].metrics
 
@@ -171,8 +185,11 @@ def test_a_model_card_holds_the_models_own_headlines_and_no_baseline(tmp_path: P
     assert main(["export", str(given), "--to", "model-index", "--out", str(tmp_path)]) == 0
     (file,) = files(tmp_path, "*.md")
     results = ModelCard.load(file).data.eval_results
-    own = {v.run.benchmark: v.primary.value for v in load_runs([given])
-           if v.primary and not v.path.name.endswith(("-blind", "-constant"))}  # fmt: skip
+    own = {
+        v.run.benchmark: v.primary.value
+        for v in load_runs([given])
+        if v.primary and not v.path.name.endswith(("-blind", "-constant"))
+    }
     assert {r.dataset_name: r.metric_value for r in results} == {f"{k} (shapes)": v for k, v in own.items()}
 
 
