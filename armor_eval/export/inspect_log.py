@@ -14,6 +14,7 @@ from typing import Any
 from armor_eval.export.record import Options, Record, path_part, text_of, write_json
 from armor_eval.report.viewer import inside
 from armor_eval.runs.schema import Item
+from armor_model.base.jsons import JsonObject
 
 STATUS = {"complete": "success", "partial": "cancelled", "failed": "error", "running": "started"}
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -30,11 +31,11 @@ def export(records: Sequence[Record], out: Path, options: Options) -> list[Path]
     return made
 
 
-def _log(record: Record, with_items: bool) -> dict[str, Any]:
+def _log(record: Record, with_items: bool) -> JsonObject:
     run, counts = record.run, record.view.scores.counts if record.view.scores else {}
     scored = counts.get("ok", 0) + counts.get("unparsed", 0)
     samples = [_sample(record, item) for item in record.items] if with_items else []
-    log: dict[str, Any] = {
+    log: JsonObject = {
         "version": 2,
         "status": STATUS[run.status],
         "eval": {
@@ -71,15 +72,15 @@ def _log(record: Record, with_items: bool) -> dict[str, Any]:
     return log
 
 
-def _about(record: Record, metric: Any) -> dict[str, Any]:
+def _about(record: Record, metric: Any) -> JsonObject:
     facts = metric.model_dump(mode="json", include={"unit", "ci95", "n", "clusters", "method", "note", "primary"})
     return facts | record.remarks
 
 
-def _sample(record: Record, item: Item) -> dict[str, Any]:
+def _sample(record: Record, item: Item) -> JsonObject:
     asked = [{"type": "text", "text": item.prompt}, *_images(record, item.images)]
     answered = [{"type": "text", "text": item.output or ""}, *_images(record, item.output_images)]
-    sample: dict[str, Any] = {
+    sample: JsonObject = {
         "id": item.id,
         "epoch": 1,
         "input": item.prompt if len(asked) == 1 else [{"role": "user", "content": asked}],

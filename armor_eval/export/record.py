@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from armor_eval.profiles import profile_of
 from armor_eval.report.loading import RunView
@@ -187,14 +186,14 @@ def path_part(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip(".-")[:80] or "unnamed"
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """A gold or parsed answer as a string: JSON where it is none."""
     import json
 
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: Path, value: object) -> Path:
     """An indented JSON file, written whole."""
     import json
 
