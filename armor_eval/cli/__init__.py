@@ -36,6 +36,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "compare": ("armor_eval.cli.compare:compare", "The regression gate: is the candidate worse than the base?"),
     "baseline": ("armor_eval.cli.baseline:baseline", "Save, list and show baselines that fit in git."),
     "power": ("armor_eval.cli.power:power", "How many items show a drop, or what drop can be seen."),
+    "export": ("armor_eval.cli.export:export", "Runs for other tools: EEE, Hugging Face, inspect, CSV, W&B ..."),
+    "card": ("armor_eval.cli.card:card", "One page of one checkpoint: what it can, what it cost, what is not known."),
+    "history": ("armor_eval.cli.history:history", "A score over commits and dates, with intervals."),
     "ablate-stages": ("armor_eval.cli.ablate_stages:ablate_stages", "What each training scheme keeps (Tables 4, 5)."),
 }
 """Name -> (module:object, the line that `--help` shows)."""

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from armor_eval.report import formats
 from armor_eval.report.doc import Doc
@@ -13,9 +14,13 @@ from armor_eval.report.loading import RunView
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 
+if TYPE_CHECKING:
+    from armor_eval.report.plots import Plot
+
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"><title>Tables</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
 <style>body{{font:15px/1.5 system-ui,sans-serif;margin:1rem;color-scheme:light dark}}table{{border-collapse:collapse}}
 th,td{{padding:.2rem .5rem;text-align:left;border-bottom:1px solid #8886}}td.num{{text-align:right}}
 .scroll{{overflow-x:auto}}</style></head>
@@ -46,8 +51,39 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
     if "html" in wanted:
         said = "".join(f"<li>{formats.escape(n)}</li>" for n in notices)
         listed = f"<ul>{said}</ul>" if said else ""
-        write("tables.html", _PAGE.format(body=listed + "".join(formats.html(d) for d in docs)))
+        write("tables.html", _PAGE.format(title="Tables", body=listed + "".join(formats.html(d) for d in docs)))
     return made
+
+
+def write_documents(docs: Sequence[Doc], out: Path, name: str, title: str, plots: Sequence[Plot] = ()) -> list[Path]:
+    """NAME.md, NAME.html, a CSV a table, and the plots, which the page holds and which stand as SVG files beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    made = [_write_plot(plot, out) for plot in plots]
+    shown = "".join(f"![{formats.escape(p.title)}]({path.name})\n\n" for p, path in zip(plots, made, strict=True))
+    figures = "".join(f"<figure>{p.svg}<figcaption>{formats.escape(p.title)}</figcaption></figure>" for p in plots)
+    files = {
+        f"{name}.md": f"# {title}\n\n{shown}" + "\n".join(formats.markdown(doc) for doc in docs),
+        f"{name}.html": _PAGE.format(
+            title=formats.escape(title),
+            body=f"<h1>{formats.escape(title)}</h1>{figures}" + "".join(map(formats.html, docs)),
+        ),
+        **{f"{doc.key}.csv": formats.csv_grid(doc) for doc in docs},
+    }
+    for file, text in files.items():
+        write_file(out / file, text)
+    return [*made, *(out / file for file in files)]
+
+
+def _write_plot(plot: Plot, out: Path) -> Path:
+    """An SVG file, black on white."""
+    path = out / f"{_file_name(plot.title)}.svg"
+    box = plot.svg[plot.svg.index('viewBox="') + 9 :].partition('"')[0].split()
+    ground = f'<rect width="{box[2]}" height="{box[3]}" fill="#fff"/>'
+    head, _, rest = plot.svg.partition(">")
+    head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" color="#000"', 1)
+    text = f"<title>{formats.escape(plot.title)}</title><desc>{formats.escape(plot.text)}</desc>"
+    write_file(path, f"{head}>{text}{ground}{rest}")
+    return path
 
 
 def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
@@ -56,16 +92,7 @@ def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
     from armor_eval.report.viewer import inside
 
     out.mkdir(parents=True, exist_ok=True)
-    made: list[Path] = []
-    for plot in plots(views):
-        path = out / f"{_file_name(plot.title)}.svg"
-        box = plot.svg[plot.svg.index('viewBox="') + 9 :].partition('"')[0].split()
-        ground = f'<rect width="{box[2]}" height="{box[3]}" fill="#fff"/>'
-        head, _, rest = plot.svg.partition(">")
-        head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" color="#000"', 1)
-        text = f"<title>{formats.escape(plot.title)}</title><desc>{formats.escape(plot.text)}</desc>"
-        write_file(path, f"{head}>{text}{ground}{rest}")
-        made.append(path)
+    made = [_write_plot(plot, out) for plot in plots(views)]
     for view in views:
         for figure in view.run.extras.get("figures", []):
             source = inside(view.path, str(figure["path"]))

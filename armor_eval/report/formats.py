@@ -200,7 +200,7 @@ def csv_cells(docs: Sequence[Doc]) -> str:
                 run.data.name if run else "",
                 " ".join(run.command) if run else "",
             ]
-            writer.writerow([_inert(v) for v in record])
+            writer.writerow([inert(v) for v in record])
     return out.getvalue()
 
 
@@ -211,12 +211,12 @@ def csv_grid(doc: Doc) -> str:
     writer.writerow(doc.head)
     for line in doc.lines:
         if line.kind != "group":
-            writer.writerow([_inert(c.text) for c in line.cells])
-    writer.writerows([_inert(note)] for note in doc.notes)
+            writer.writerow([inert(c.text) for c in line.cells])
+    writer.writerows([inert(note)] for note in doc.notes)
     return out.getvalue()
 
 
-def _inert(value: object) -> object:
+def inert(value: object) -> object:
     """A text that a spreadsheet would run as a formula gets an apostrophe; signed numbers stay numbers."""
     if (
         isinstance(value, str)

@@ -206,6 +206,8 @@ class Metric(Record):
     primary: bool = False
     """The number reported for the benchmark; only primary metrics gate a comparison."""
     note: str | None = None
+    bounds: tuple[float | None, float | None] | None = None
+    """Least and greatest possible value, None for an end that is open; None in all where nobody recorded them."""
 
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Metric:

@@ -97,6 +97,12 @@ class Composite:
         return value if np.isfinite(value) else None
 
 
+def ends(composite: Composite) -> tuple[float | None, float | None]:
+    """The bounds as a record holds them: None for an end that is open."""
+    low, high = (end if np.isfinite(end) else None for end in composite.bounds)
+    return low, high
+
+
 def ratio(top: np.ndarray, bottom: np.ndarray, empty: float = np.nan) -> np.ndarray:
     """top / bottom, and `empty` where the denominator is 0."""
     top, bottom = np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)

@@ -23,6 +23,7 @@ from armor_eval.runs.schema import Item, Metric
 from armor_model.base.jsons import JsonObject
 from armor_model.base.statistics import Z95, wilson
 
+from .composite import ends
 from .resample import bootstrap_sums, cluster_error
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def measure(
         "n": sums.items,
         "clusters": C,
         "primary": composite.primary,
+        "bounds": ends(composite),
     }
     if not math.isfinite(value):
         note = "undefined: no measured items" if not C else "undefined: an empty denominator"

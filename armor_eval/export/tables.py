@@ -1,0 +1,183 @@
+"""Flat tables of runs: `results` (a row a number) and `items` (a row an item), as CSV or Parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from armor_eval.export.record import Options, Record, text_of
+from armor_eval.report.formats import inert
+from armor_model.base.files import whole_file, write_file
+from armor_model.base.jsons import JsonObject
+
+NUMBERS = ("value", "ci95_low", "ci95_high", "score", "seconds", "min", "max")
+COUNTS = ("n", "clusters")
+"""Columns that are not words, in Parquet."""
+RESULTS = (
+    "run_id",
+    "kind",
+    "benchmark",
+    "profile",
+    "model",
+    "fingerprint",
+    "baseline",
+    "metric",
+    "slug",
+    "primary",
+    "value",
+    "unit",
+    "direction",
+    "ci95_low",
+    "ci95_high",
+    "method",
+    "n",
+    "clusters",
+    "min",
+    "max",
+    "note",
+    "status",
+    "protocol",
+    "reservations",
+    "subset",
+    "data",
+    "data_sha256",
+    "scorer",
+    "judge",
+    "git_commit",
+    "started",
+    "command",
+)
+ITEMS = (
+    "run_id",
+    "benchmark",
+    "model",
+    "id",
+    "cluster",
+    "group",
+    "prompt",
+    "gold",
+    "output",
+    "parsed",
+    "score",
+    "status",
+    "reason",
+    "seconds",
+    "output_images",
+    "prompt_sha256",
+    "reservations",
+)
+
+
+def as_csv(records: Sequence[Record], out: Path, options: Options) -> list[Path]:
+    """Write results.csv and items.csv; a text that a spreadsheet would run gets an apostrophe."""
+    made = []
+    for name, columns, rows in _tables(records, options):
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: inert(value) for key, value in row.items()} for row in rows)
+        write_file(out / f"{name}.csv", text.getvalue(), sync=False)
+        made.append(out / f"{name}.csv")
+    return made
+
+
+def as_parquet(records: Sequence[Record], out: Path, options: Options) -> list[Path]:
+    """Write results.parquet and items.parquet, each column of one type in both."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    types: JsonObject = dict.fromkeys(NUMBERS, pa.float64()) | dict.fromkeys(COUNTS, pa.int64())
+    types["primary"] = pa.bool_()
+    made = []
+    for name, columns, rows in _tables(records, options):
+        schema = pa.schema([(column, types.get(column, pa.string())) for column in columns])
+        # Lone surrogates, as models utter them, are no UTF-8.
+        clean = [
+            {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
+            for row in rows
+        ]
+        with whole_file(out / f"{name}.parquet", sync=False) as draft:
+            parquet.write_table(pa.Table.from_pylist(clean, schema=schema), draft)
+        made.append(out / f"{name}.parquet")
+    return made
+
+
+def _tables(records: Sequence[Record], options: Options) -> Iterator[tuple[str, tuple[str, ...], list[JsonObject]]]:
+    yield "results", RESULTS, result_rows(records)
+    if options.items and (rows := [row for record in records for row in item_rows(record)]):
+        yield "items", ITEMS, rows
+
+
+def result_rows(records: Sequence[Record]) -> list[JsonObject]:
+    """A row a number, by the columns of RESULTS."""
+    rows = []
+    for record in records:
+        run = record.run
+        protocol = {k.removeprefix("protocol_"): v for k, v in record.remarks.items() if k.startswith("protocol_")}
+        about = {
+            "run_id": run.run_id,
+            "kind": run.kind,
+            "benchmark": record.benchmark,
+            "profile": run.profile,
+            "model": record.model,
+            "fingerprint": run.model.fingerprint,
+            "baseline": record.remarks.get("baseline"),
+            "status": run.status,
+            "protocol": ", ".join(f"{k} {v}" for k, v in protocol.items()),
+            "reservations": "; ".join(record.reservations),
+            "subset": record.remarks.get("subset"),
+            "data": run.data.name,
+            "data_sha256": run.data.sha256,
+            "scorer": f"{run.scorer.name} {run.scorer.version}",
+            "judge": run.judge.name,
+            "git_commit": run.git_commit,
+            "started": run.started,
+            "command": record.command,
+        }
+        for result in record.results:
+            metric, (low, high), bounds = result.metric, result.metric.ci95 or (None, None), result.bounds
+            rows.append(
+                {
+                    **about,
+                    "metric": metric.name,
+                    "slug": result.slug,
+                    "primary": metric.primary,
+                    "value": result.value,
+                    "unit": metric.unit,
+                    "direction": metric.direction,
+                    "ci95_low": low,
+                    "ci95_high": high,
+                    "method": metric.method,
+                    "n": metric.n,
+                    "clusters": metric.clusters,
+                    "note": metric.note,
+                    "min": bounds[0] if bounds else None,
+                    "max": bounds[1] if bounds else None,
+                }
+            )
+    return rows
+
+
+def item_rows(record: Record) -> Iterator[JsonObject]:
+    """A row an item, by the columns of ITEMS."""
+    about = {"run_id": record.run.run_id, "benchmark": record.benchmark, "model": record.model}
+    about["reservations"] = "; ".join(record.reservations)
+    for item in record.items:
+        yield {
+            **about,
+            "id": item.id,
+            "cluster": item.cluster,
+            "group": item.group,
+            "prompt": item.prompt,
+            "gold": None if item.gold is None else text_of(item.gold),
+            "output": item.output,
+            "parsed": None if item.parsed is None else text_of(item.parsed),
+            "score": item.score,
+            "status": item.status,
+            "reason": item.reason,
+            "seconds": item.seconds,
+            "output_images": " ".join(item.output_images),
+            "prompt_sha256": item.prompt_sha256,
+        }
