@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "modality": ("armor_eval.cli.modality:modality", "Does it answer with text, a picture or both, as asked?"),
     "tables": ("armor_eval.cli.tables:tables", "The paper's tables beside what was measured, a verdict a cell."),
     "report": ("armor_eval.cli.report:report", "One self-contained HTML page: verdicts, tables, plots, every item."),
+    "view": ("armor_eval.cli.view:view", "All runs of a folder in a browser, with full images, and live."),
     "ablate-heads": ("armor_eval.cli.ablate_heads:ablate_heads", "Forward switching against one head (Figures 7, 8)."),
     "merge": ("armor_eval.cli.merge:merge", "Join the parts that --shard measured, and score them."),
     "compare": ("armor_eval.cli.compare:compare", "The regression gate: is the candidate worse than the base?"),
