@@ -47,8 +47,8 @@
       const state = el("td", undefined, row.state.startsWith("complete") ? "right" : row.state.startsWith("running") ? "" : "wrong");
       state.append(row.state);
       if (row.why) state.append(el("div", row.why, "hint"));
-      tr.append(first, el("td", row.date.slice(0, 16).replace("T", " ")), el("td", row.model), el("td", row.benchmark), el("td", row.score, "num"),
-        el("td", row.interval, "num"), el("td", done(row), "num"), state, name);
+      tr.append(first, name, el("td", row.date.slice(0, 16).replace("T", " ")), el("td", row.model), el("td", row.benchmark), el("td", row.score, "num"),
+        el("td", row.interval, "num"), el("td", done(row), "num"), state);
       return tr;
     };
     const draw = () => {
