@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "understanding": ("armor_eval.cli.understanding:understanding", "Measure understanding through VLMEvalKit."),
     "geneval": ("armor_eval.cli.geneval:geneval", "Measure drawing: GenEval's prompts, detectors and verdicts."),
     "draw": ("armor_eval.cli.draw:draw", "Measure drawing by suites of questions: GenEval 2, DPG, your own ..."),
+    "suite": ("armor_eval.cli.suite:suite", "All that a file names of one model, then tables and a page."),
     "judge": ("armor_eval.cli.judge:judge", "How good is the judge? Its agreement with recorded answers."),
     "vlmeval": ("armor_eval.cli.vlmeval:vlmeval", "VLMEvalKit's own runner, with ARMOR registered in it."),
     "lm-eval": ("armor_eval.cli.lm_eval:lm_eval", "lm-evaluation-harness, with ARMOR registered: is text kept?"),
