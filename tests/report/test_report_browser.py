@@ -180,6 +180,18 @@ def test_the_page_fits_a_phone_and_follows_the_dark_scheme(driver, page: Path) -
     assert len(seen) == 2
 
 
+def test_in_print_the_folded_slices_are_open(driver, page: Path) -> None:
+    js = opened(driver, page)
+    js("document.querySelectorAll('#slices details').forEach(d => d.open = false)")
+    shown = "return document.querySelector('#slices table').checkVisibility()"
+    assert not js(shown)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert js(shown) and js("return getComputedStyle(document.getElementById('items')).display") == "none"
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_flips_show_only_what_changed_with_both_answers(driver, tmp_path: Path) -> None:
     base, candidate = make_items(60), make_items(60, seed=5)
     write_bundle(tmp_path / "a", make_run("base"), [metric("F1", 75.0, (70.0, 80.0))], base)
