@@ -26,17 +26,17 @@ def view(
     from armor_eval.report.serve import Library, make_app
     from armor_model.base.errors import UserError
 
-    try:
-        import uvicorn
-    except ImportError:
-        raise UserError("view needs starlette and uvicorn", "pip install 'armor-eval[view]'") from None
-
     common.quiet_libraries()
     roots = runs or [Path("runs")]
     for root in roots:
         if not root.is_dir():
             raise UserError(f"no such folder: {root}", "give the folder that measuring commands wrote to (--out)")
-    app = make_app(Library(roots, data))
+    try:
+        import uvicorn
+
+        app = make_app(Library(roots, data))
+    except ModuleNotFoundError as error:
+        raise UserError(f"view needs {error.name}", "pip install 'armor-eval[view]'") from error
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -6,6 +6,8 @@ import io
 import json
 import re
 import shutil
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -160,6 +162,14 @@ def test_question_images_come_from_the_measured_file_one_address_an_image(tmp_pa
     assert client_of(tmp_path / "runs", data=file).get(named[0]).status_code == 404  # nothing was shown yet
 
 
-def test_bad_input_is_one_line(tmp_path: Path, capsys) -> None:
+def test_bad_input_is_one_line(tmp_path: Path, capsys, monkeypatch) -> None:
     assert main(["view", str(tmp_path / "nothing")]) == 2
     assert "no such folder" in capsys.readouterr().err
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        assert main(["view", str(tmp_path), "--port", str(other.getsockname()[1])]) == 2
+    assert "cannot be used: Address already in use" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["view", str(tmp_path)]) == 2
+    assert "view needs uvicorn - pip install 'armor-eval[view]'" in capsys.readouterr().err
