@@ -30,7 +30,7 @@ from armor_eval.tasks.geneval.task import GenEvalTask, own_judging
 from armor_eval.tasks.modality.task import ModalityTask
 from armor_eval.tasks.suites.declare import Suite, suites
 from armor_eval.tasks.suites.files import read_data
-from armor_eval.tasks.suites.judges import load_judge
+from armor_eval.tasks.suites.judges import load_judge, spec_for
 from armor_eval.tasks.suites.task import SuiteTask, choose_items
 from armor_eval.tasks.understanding.data import locate
 from armor_eval.tasks.understanding.declare import Benchmark, choose
@@ -211,9 +211,7 @@ def _suite(
     there before anything is drawn."""
     if suite.profile != spec.name:
         raise UserError(f"{suite.name} is a suite of profile {suite.profile}", f"give profile={suite.profile!r}")
-    if (asked := judge or suite.default_judge) is None:
-        own = f"; its own judge is {suite.own_judge}" if suite.own_judge else ""
-        raise UserError(f"{suite.name} needs a judge{own}", "give suite_judge: hf:ID, openai:URL#NAME or replies:FILE")
+    asked = spec_for(suite, judge, "suite_judge:")
     read = read_data(suite, [options.data] if options.data is not None else [], download=False)
     chosen, subset = choose_items(read.items, options.limit, options.seed, suite.samples)
     if asked not in loaded:
