@@ -46,7 +46,7 @@ def test_a_suite_by_the_api_is_the_commands_own(tmp_path: Path) -> None:
     assert seen[0] == seen[1] and len(seen[0]) == 3
     with pytest.raises(UserError, match="suite of profile official"):
         armor_eval.evaluate("armor-nano", ["geneval2"], tmp_path / "other")
-    with pytest.raises(UserError, match="geneval2 needs a judge.*say suite_judge: hf:ID"):
+    with pytest.raises(UserError, match=r"geneval2 needs a judge.*say suite_judge: hf:ID"):
         armor_eval.evaluate("armor-nano", ["geneval2"], tmp_path / "other", profile="official")
     with pytest.raises(UserError, match="suite_judge: nothing in POPE reads it"):
         armor_eval.evaluate("armor-nano", ["POPE"], tmp_path / "other", suite_judge="hf:any")
