@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval import engine
 from armor_eval.engine import Finished, Processes, Settings, Task
@@ -37,6 +37,10 @@ from armor_eval.tasks.understanding.declare import Benchmark, choose
 from armor_eval.tasks.understanding.judges import make_judges
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject, JsonView
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 COMMAND = "armor_eval.evaluate"
 """What a run records as its command, where none is given."""
@@ -60,7 +64,7 @@ class Named:
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     tasks: Iterable[str | Suite] | Iterable[Named],
     out: Path | str | Callable[[str], Path],
     *,
@@ -75,7 +79,7 @@ def evaluate(
     shard: str | None = None,
     repeats: int = 1,
     command: Sequence[str] = (COMMAND,),
-    model_options: Mapping[str, Any] | None = None,
+    model_options: JsonView | None = None,
     processes: Processes | None = None,
     progress: Bar | None = None,
 ) -> list[Finished]:
@@ -109,8 +113,15 @@ def evaluate(
         raise UserError("there is no task to measure", "name one: see armor-eval list")
     if repeats < 1:
         raise UserError(f"repeats must be at least 1, not {repeats}")
-    how = {"limit": limit, "data": data, "judge": judge, "suite_judge": suite_judge, "decoding": decoding,
-           "batch_size": batch_size, "shard": shard}  # fmt: skip
+    how = {
+        "limit": limit,
+        "data": data,
+        "judge": judge,
+        "suite_judge": suite_judge,
+        "decoding": decoding,
+        "batch_size": batch_size,
+        "shard": shard,
+    }
     with ExitStack() as opened:
         if all(isinstance(one, Named) for one in asked):
             if given := [name for name, value in how.items() if value is not None] or ["repeats"] * (repeats > 1):
@@ -154,10 +165,22 @@ def _names(words: Iterable[Any]) -> dict[str, Benchmark | Suite | None]:
 
 
 def _plan(
-    names: Mapping[str, Benchmark | Suite | None], spec: ProfileSpec, folder: Callable[[str], Path], seed: int,
-    repeats: int, opened: ExitStack, command: Sequence[str], *, limit: int | None, data: Path | str | None,
-    judge: str | None, suite_judge: str | None, decoding: Decoding | None, batch_size: int | None, shard: str | None,
-) -> list[tuple[Named, Path, bool]]:  # fmt: skip
+    names: Mapping[str, Benchmark | Suite | None],
+    spec: ProfileSpec,
+    folder: Callable[[str], Path],
+    seed: int,
+    repeats: int,
+    opened: ExitStack,
+    command: Sequence[str],
+    *,
+    limit: int | None,
+    data: Path | str | None,
+    judge: str | None,
+    suite_judge: str | None,
+    decoding: Decoding | None,
+    batch_size: int | None,
+    shard: str | None,
+) -> list[tuple[Named, Path, bool]]:
     """The tasks of a profile with its defaults, of each repeat: each with its folder, and whether it takes over what
     another one was answered. `seed` chooses subsets and, a repeat at a time, seeds what is sampled. UserError for what
     no task can honour."""
@@ -171,7 +194,7 @@ def _plan(
     for b in benchmarks:
         locate(b, spec.name, options.data)
     part = parse_shard(shard)
-    looking: dict[str, Any] = {}
+    looking: JsonObject = {}
     drawing = {
         s.name: _suite(s, spec, options, suite_judge, looking, opened) for s in names.values() if isinstance(s, Suite)
     }
@@ -205,7 +228,7 @@ def _plan(
 
 
 def _suite(
-    suite: Suite, spec: ProfileSpec, options: Options, judge: str | None, loaded: dict[str, Any], opened: ExitStack
+    suite: Suite, spec: ProfileSpec, options: Options, judge: str | None, loaded: JsonObject, opened: ExitStack
 ) -> Callable[[int], SuiteTask]:
     """Makes the suite's task by the seed of its images. Its files and its judge, which suites share by its name, are
     there before anything is drawn."""
@@ -225,15 +248,16 @@ def _reads(name: str, task: Benchmark | Suite | None) -> frozenset[str]:
     return IMAGES if isinstance(task, Suite) else READS.get(name, TEXT)
 
 
-def _refuse_unused(names: Mapping[str, Benchmark | Suite | None], decoding: Mapping[str, Any], **files: Any) -> None:
+def _refuse_unused(names: Mapping[str, Benchmark | Suite | None], decoding: JsonView, **files: Any) -> None:
     """UserError for a setting that none of the tasks reads."""
     read = {"seed"}.union(*(_reads(name, task) for name, task in names.items()))
     unused = [f"decoding's {name}" for name in decoding if name not in read]
     readers = {"data": Benchmark | Suite, "judge": Benchmark, "suite_judge": Suite}
     unused += [
-        name for name, value in files.items()
+        name
+        for name, value in files.items()
         if value is not None and not any(isinstance(task, readers[name]) for task in names.values())
-    ]  # fmt: skip
+    ]
     if unused:
         raise UserError(f"{', '.join(unused)}: nothing in {', '.join(names)} reads it", "leave it out")
     if "seed" in decoding:
@@ -250,7 +274,7 @@ def refuse_greedy(tasks: Sequence[Named]) -> None:
 
 
 def _adapter(
-    model: Any, spec: ProfileSpec, options: dict[str, Any], processes: Processes | None, opened: ExitStack
+    model: Model, spec: ProfileSpec, options: JsonObject, processes: Processes | None, opened: ExitStack
 ) -> Any:
     """The model's adapter; one that is loaded here is closed with `opened`."""
     if model is None or isinstance(model, str | Path):

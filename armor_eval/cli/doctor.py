@@ -47,9 +47,16 @@ def doctor(
     from armor_eval.report.doc import Shown
 
     rows = [
-        *_environment(), *_packages(), *_extras(), *_shims(), *_hardware(), *_data(data), *_weights(), *_suites(),
+        *_environment(),
+        *_packages(),
+        *_extras(),
+        *_shims(),
+        *_hardware(),
+        *_data(data),
+        *_weights(),
+        *_suites(),
         *_keys(),
-    ]  # fmt: skip
+    ]
     rows += _commands(rows)
     broken = [row for row in rows if row["state"] == "broken"]
     if json_output:

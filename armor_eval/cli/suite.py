@@ -74,12 +74,22 @@ def suite(
     plan = plan.model_copy(update={name: value for name, value in given.items() if value is not None})
     folder = plan.out or Path("runs") / "suite" / file.stem
     finished = evaluate(
-        plan.model, [*plan.tasks, *(choose(plan.suites) if plan.suites else [])], folder,
-        profile=plan.profile, limit=plan.limit, seed=plan.seed, data=plan.data, judge=plan.judge,
-        suite_judge=plan.suite_judge, decoding=plan.decoding, batch_size=plan.batch_size, repeats=plan.repeats,
-        command=COMMAND_LINE.get(), progress=common.bars(not json_output),
+        plan.model,
+        [*plan.tasks, *(choose(plan.suites) if plan.suites else [])],
+        folder,
+        profile=plan.profile,
+        limit=plan.limit,
+        seed=plan.seed,
+        data=plan.data,
+        judge=plan.judge,
+        suite_judge=plan.suite_judge,
+        decoding=plan.decoding,
+        batch_size=plan.batch_size,
+        repeats=plan.repeats,
+        command=COMMAND_LINE.get(),
+        progress=common.bars(not json_output),
         model_options=common.model_options(plan.dtype, plan.device, plan.device_map, plan.model_args),
-    )  # fmt: skip
+    )
     views = load_runs(one.path for one in finished)
     write_tables(build(views), folder / "tables", FORMATS, notices(views))
     page = folder / "report.html"

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from armor_eval.profiles import profile_of
@@ -31,6 +31,7 @@ from armor_eval.tasks.understanding.images import BadImageError, image_cells
 from armor_eval.tasks.understanding.table import Row
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_text
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -96,16 +97,14 @@ class Library:
         found = {folder.resolve(): None for root in self.roots for folder in find_runs(root)}
         return {sha256_text(str(folder))[:16]: folder for folder in found}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[JsonObject]:
         """A record a run, the newest first; of one that cannot be read only its name and why."""
         with self._lock:
             rows = [self._row(key, folder) for key, folder in self.folders().items()]
         return sorted(rows, key=lambda row: row["date"], reverse=True)
 
-    def _row(self, key: str, folder: Path) -> dict[str, Any]:
-        row: dict[str, Any] = dict.fromkeys(
-            ("date", "model", "benchmark", "score", "interval", "unit", "state", "why"), ""
-        )
+    def _row(self, key: str, folder: Path) -> JsonObject:
+        row: JsonObject = dict.fromkeys(("date", "model", "benchmark", "score", "interval", "unit", "state", "why"), "")
         row |= {"key": key, "folder": self._name(folder), "value": None, "items": 0, "of": None, "counts": {}}
         try:
             run, scores = read_head(folder)
@@ -250,9 +249,12 @@ def make_app(library: Library) -> Starlette:
         return Response("no such image", 404, _SAFE, "text/plain")
 
     places: dict[str, Callable[[Request], Response]] = {
-        "/": table, "/runs": runs, "/api/runs": rows, "/image/{run}/{name:path}": image,
+        "/": table,
+        "/runs": runs,
+        "/api/runs": rows,
+        "/image/{run}/{name:path}": image,
         "/question/{key}/{part:int}": question,
-    }  # fmt: skip
+    }
     return Starlette(
         routes=[Route(path, endpoint, methods=["GET"]) for path, endpoint in places.items()],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=HOSTS, www_redirect=False)],
@@ -261,15 +263,25 @@ def make_app(library: Library) -> Starlette:
 
 
 _SAFE = {
-    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-store",
-    "Cross-Origin-Resource-Policy": "same-origin", "X-Frame-Options": "DENY",
-}  # fmt: skip
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
 
 
 def _table(library: Library, script: str) -> str:
     from markupsafe import Markup
 
-    return page.environment().get_template("runs.html.j2").render(
-        rows=library.rows(), roots=[root.name or str(root) for root in library.roots],
-        policy=page.policy([script], True), style=Markup(page.asset("page.css")), script=Markup(script),
-    )  # fmt: skip
+    return (
+        page.environment()
+        .get_template("runs.html.j2")
+        .render(
+            rows=library.rows(),
+            roots=[root.name or str(root) for root in library.roots],
+            policy=page.policy([script], True),
+            style=Markup(page.asset("page.css")),
+            script=Markup(script),
+        )
+    )

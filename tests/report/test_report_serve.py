@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from report_mocks import make_items, make_run, metric, pictures, shapes_run, write_bundle
+from report_mocks import images, make_items, make_run, metric, shapes_run, write_bundle
 from test_report_question_images import a_run_of, noise, pope_file
 
 pytest.importorskip("starlette", reason="the extra `view` is not installed")
@@ -27,15 +27,18 @@ HOSTILE = "</script><script>window.hacked=1</script>"
 @pytest.fixture
 def roots(tmp_path: Path) -> Path:
     """A complete run with drawings, one that nobody writes any more, one that cannot be read."""
-    shown = pictures(4)
+    shown = images(4)
     items = make_items(12)
     names = [*shown, "../../secret.png"]
     items = [item.model_copy(update={"output_images": [names[n % 5]]}) for n, item in enumerate(items)]
     root = tmp_path / "runs"
     write_bundle(
-        root / "drawn", shapes_run("drawn", "geneval", "geneval", items=12), [metric("overall", 75.0, (60.0, 90.0))],
-        items, shown,
-    )  # fmt: skip
+        root / "drawn",
+        shapes_run("drawn", "geneval", "geneval", items=12),
+        [metric("overall", 75.0, (60.0, 90.0))],
+        items,
+        shown,
+    )
     write_bundle(
         root / "older",
         make_run("older", status="running", started="2026-11-01T00:00:00+00:00", model=HOSTILE, items=40),
@@ -82,16 +85,25 @@ def test_a_page_names_images_by_address_and_gives_them_whole(roots: Path) -> Non
     for address in named:
         image = client.get(address)
         assert image.headers["content-type"] == "image/png" and image.headers["x-content-type-options"] == "nosniff"
-        assert image.content in {(roots / "drawn" / "images" / p.name).read_bytes() for p in
-                                 (roots / "drawn" / "images").iterdir()}  # fmt: skip
+        assert image.content in {
+            (roots / "drawn" / "images" / p.name).read_bytes() for p in (roots / "drawn" / "images").iterdir()
+        }
     assert "script-src 'sha256-" in page.headers["content-security-policy"]
     assert client.get("/runs").status_code == client.get("/runs", params={"run": "../.."}).status_code == 404
 
 
 @pytest.mark.parametrize(
-    "name", ["../../secret.png", "..%2F..%2Fsecret.png", "%2E%2E%2F%2E%2E%2Fsecret.png", "/etc/passwd", "run.json",
-             "items.jsonl", "images/../run.json"],
-)  # fmt: skip
+    "name",
+    [
+        "../../secret.png",
+        "..%2F..%2Fsecret.png",
+        "%2E%2E%2F%2E%2E%2Fsecret.png",
+        "/etc/passwd",
+        "run.json",
+        "items.jsonl",
+        "images/../run.json",
+    ],
+)
 def test_only_images_that_a_record_names_inside_its_bundle_are_given_out(roots: Path, name: str) -> None:
     client = client_of(roots)
     key = next(row["key"] for row in client.get("/api/runs").json() if row["folder"] == "runs/drawn")

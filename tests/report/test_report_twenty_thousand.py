@@ -46,10 +46,10 @@ def test_a_page_of_twenty_thousand_images_stays_within_its_size_wrong_ones_first
     size = len(page.encode())
     assert 0.8 * viewer.PAGE_BUDGET < size <= viewer.PAGE_BUDGET, f"{size:,} bytes"
     payload = viewer.pack(views, data=path)
-    assert payload.pictures_kept + payload.pictures_left == payload.items == ITEMS
+    assert payload.images_kept + payload.images_left == payload.items == ITEMS
     wrong = [it for it in views[0].items() if it.status != "ok" or viewer.outcome(it) != 0]
-    assert payload.urgent_left == max(0, len(wrong) - payload.pictures_kept)
-    assert f"{payload.pictures_left:,} images are left out" in page
+    assert payload.urgent_left == max(0, len(wrong) - payload.images_kept)
+    assert f"{payload.images_left:,} images are left out" in page
 
 
 def test_a_served_page_names_every_image_and_is_smaller(bundle) -> None:
