@@ -22,11 +22,16 @@ from armor_eval.engine.run import run_record
 from armor_eval.engine.task import Progress
 from armor_eval.models import registry
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, RespondsFreely
+from armor_eval.models.drawing import device_of
 from armor_eval.profiles import ProfileSpec, choose_profile
 from armor_eval.runs.bundle import run_folder
 from armor_eval.runs.merge import parse_shard
 from armor_eval.tasks.geneval.task import GenEvalTask, own_judging
 from armor_eval.tasks.modality.task import ModalityTask
+from armor_eval.tasks.suites.declare import Suite, suites
+from armor_eval.tasks.suites.files import read_data
+from armor_eval.tasks.suites.judges import load_judge, spec_for
+from armor_eval.tasks.suites.task import SuiteTask, choose_items
 from armor_eval.tasks.understanding.data import locate
 from armor_eval.tasks.understanding.declare import Benchmark, choose
 from armor_eval.tasks.understanding.judges import make_judges
@@ -44,9 +49,9 @@ Bar = Callable[[str], AbstractContextManager[Progress | None]]
 TEXT = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "mask_imgbos"})
 IMAGES = frozenset({"guidance", "image_temperature", "image_top_k", "image_top_p"})
 NEEDS = {"geneval": DrawsImages, "modality": RespondsFreely}
-"""Task that is no benchmark -> the protocol of models.base that it asks."""
+"""Task that is neither benchmark nor suite -> the protocol of models.base that it asks."""
 READS = {"geneval": IMAGES, "modality": TEXT | IMAGES}
-"""The same -> the fields of the decoding that it uses; a benchmark uses TEXT."""
+"""The same -> the fields of the decoding that it uses; a benchmark uses TEXT, a suite IMAGES."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class Named:
 
 def evaluate(
     model: Model,
-    tasks: Iterable[str] | Iterable[Named],
+    tasks: Iterable[str | Suite] | Iterable[Named],
     out: Path | str | Callable[[str], Path],
     *,
     profile: str | None = None,
@@ -68,10 +73,12 @@ def evaluate(
     seed: int = 0,
     data: Path | str | None = None,
     judge: str | None = None,
+    suite_judge: str | None = None,
     decoding: Decoding | None = None,
     batch_size: int | None = None,
     shard: str | None = None,
     repeats: int = 1,
+    command: Sequence[str] = (COMMAND,),
     model_options: JsonView | None = None,
     processes: Processes | None = None,
     progress: Bar | None = None,
@@ -81,17 +88,19 @@ def evaluate(
     Args:
         model: what `--model` takes (`armor-nano`, a folder, `hf:ID`, `openai:URL#NAME` ...), an adapter that is loaded
             already, or (ArmorForConditionalGeneration, ArmorProcessor), as a training loop has them.
-        tasks: benchmarks by name, `all`, `FILE.toml` of your own, `geneval`, `modality`; or Named tasks, which bring
-            their own settings.
+        tasks: benchmarks by name, `all`, `FILE.toml` of your own, `geneval`, `modality`, suites of drawing by name or
+            as they were read (armor_eval.tasks.suites.declare); or Named tasks, which bring their own settings.
         out: folder of the runs, each in OUT/NAME; or a function from a task's name to its folder.
         profile: `shapes` (embedded) or `official`; by default the model's.
         limit: only so many units of each task, chosen by `seed`, which also seeds what is drawn.
-        data: folder of the official TSV files.
-        judge: `openai:URL#NAME` or `hf:ID`, for what needs one.
+        data: folder of the official TSV files, and of the suites' files.
+        judge: `openai:URL#NAME` or `hf:ID`, for the benchmarks that need one.
+        suite_judge: of the suites' images, as `armor-eval draw --judge` takes it; by default each suite's.
         decoding: by default greedy, as long as the task's protocol says.
         batch_size: by default the task's.
         shard: `I/N`, only this part, to be joined by `armor-eval merge`.
         repeats: so many seeds of a sampled run, from `seed` on, in OUT/NAME@SEED; see armor_eval.stats.repeats.
+        command: what the runs record as their command.
         model_options: of the model's loader (`dtype`, `device`, `model_args` ...); what it cannot honour is refused.
         processes: of torchrun or accelerate, from `armor_eval.engine.join_processes`.
         progress: shows how far a task is.
@@ -104,7 +113,15 @@ def evaluate(
         raise UserError("there is no task to measure", "name one: see armor-eval list")
     if repeats < 1:
         raise UserError(f"repeats must be at least 1, not {repeats}")
-    how = {"limit": limit, "data": data, "judge": judge, "decoding": decoding, "batch_size": batch_size, "shard": shard}
+    how = {
+        "limit": limit,
+        "data": data,
+        "judge": judge,
+        "suite_judge": suite_judge,
+        "decoding": decoding,
+        "batch_size": batch_size,
+        "shard": shard,
+    }
     with ExitStack() as opened:
         if all(isinstance(one, Named) for one in asked):
             if given := [name for name, value in how.items() if value is not None] or ["repeats"] * (repeats > 1):
@@ -115,9 +132,10 @@ def evaluate(
         else:
             names = _names(asked)
             if isinstance(model, str) or model is None:
-                for name in names:
-                    registry.check(model, spec.name, NEEDS.get(name, AnswersQuestions))
-            plan = _plan(names, spec, _folders(out), seed, repeats, opened, **how)
+                for name, what in names.items():
+                    usual = DrawsImages if isinstance(what, Suite) else AnswersQuestions
+                    registry.check(model, spec.name, NEEDS.get(name, usual))
+            plan = _plan(names, spec, _folders(out), seed, repeats, opened, command, **how)
         adapter = _adapter(model, spec, dict(model_options or {}), processes, opened)
         if len(plan) > 1:  # what the last task refuses, be it of the model, its settings or the data, ends all at once
             for one, _, _ in plan:
@@ -130,27 +148,35 @@ def evaluate(
     return [finished for _, path, _ in plan if (finished := done[path]) is not None]
 
 
-def _names(words: Iterable[Any]) -> dict[str, Benchmark | None]:
-    """The tasks in the order that was asked for; None where one is no benchmark."""
-    found: dict[str, Benchmark | None] = {}
+def _names(words: Iterable[Any]) -> dict[str, Benchmark | Suite | None]:
+    """The tasks in the order that was asked for; None where one is neither benchmark nor suite."""
+    found: dict[str, Benchmark | Suite | None] = {}
+    known = suites()
     for word in words:
-        if not isinstance(word, str):
+        if isinstance(word, Suite):
+            found[word.name] = word
+        elif not isinstance(word, str):
             raise UserError(f"{word!r} names no task", "give names, or armor_eval.Named for all of them")
-        found |= {word: None} if word in NEEDS else {b.name: b for b in choose([word])}
+        elif word in NEEDS or word in known:
+            found[word] = known.get(word)
+        else:
+            found |= {b.name: b for b in choose([word], also=[*NEEDS, *known])}
     return found
 
 
 def _plan(
-    names: Mapping[str, Benchmark | None],
+    names: Mapping[str, Benchmark | Suite | None],
     spec: ProfileSpec,
     folder: Callable[[str], Path],
     seed: int,
     repeats: int,
     opened: ExitStack,
+    command: Sequence[str],
     *,
     limit: int | None,
     data: Path | str | None,
     judge: str | None,
+    suite_judge: str | None,
     decoding: Decoding | None,
     batch_size: int | None,
     shard: str | None,
@@ -158,9 +184,9 @@ def _plan(
     """The tasks of a profile with its defaults, of each repeat: each with its folder, and whether it takes over what
     another one was answered. `seed` chooses subsets and, a repeat at a time, seeds what is sampled. UserError for what
     no task can honour."""
-    benchmarks = [b for b in names.values() if b is not None]
+    benchmarks = [b for b in names.values() if isinstance(b, Benchmark)]
     given = decoding.model_dump(exclude_unset=True) if decoding is not None else {}
-    _refuse_unused(names, given, data=data, judge=judge)
+    _refuse_unused(names, given, data=data, judge=judge, suite_judge=suite_judge)
     options = Options(limit, seed, Path(data) if data is not None else None)
     judges = make_judges(spec.name, judge, benchmarks)
     for one in judges.values():
@@ -168,15 +194,23 @@ def _plan(
     for b in benchmarks:
         locate(b, spec.name, options.data)
     part = parse_shard(shard)
+    looking: JsonObject = {}
+    drawing = {
+        s.name: _suite(s, spec, options, suite_judge, looking, opened) for s in names.values() if isinstance(s, Suite)
+    }
     plan: list[tuple[Named, Path, bool]] = []
     judging = own_judging(spec) if "geneval" in names else None
     for at in range(seed, seed + repeats):
         for name, b in names.items():
             run = f"{name}@{at}" if repeats > 1 else name
-            made = {key: value for key, value in given.items() if key in READS.get(name, TEXT)}
-            if b is not None:
+            made = {key: value for key, value in given.items() if key in _reads(name, b)}
+            if isinstance(b, Suite):
+                task: Task = drawing[name](at)
+                run = run.replace(name, task.name, 1)  # which says so where the judge is not the suite's own
+                usual, batch, drawn = {}, 16, 0
+            elif b is not None:
                 shared = folder(run.replace(name, b.shares, 1)) if b.shares else None
-                task: Task = UnderstandingTask(b, spec.name, options, judge=judges.get(name), shared=shared)
+                task = UnderstandingTask(b, spec.name, options, judge=judges.get(name), shared=shared)
                 usual, batch = {"max_new_tokens": spec.understanding_tokens}, spec.understanding_batch
                 drawn = at if made.get("temperature") else 0
             elif judging is not None and name == "geneval":
@@ -185,20 +219,45 @@ def _plan(
                 task = ModalityTask(spec, limit=limit, seed=seed, drawn_from=at)
                 usual, batch, drawn = {"max_new_tokens": spec.response_tokens}, 32, at
             chosen = Decoding(**{**usual, **made, "seed": drawn})
-            settings = Settings(spec.name, [COMMAND], chosen, batch_size or batch, part)
-            late = b is not None and b.shares is not None
+            settings = Settings(spec.name, list(command), chosen, batch_size or batch, part)
+            late = isinstance(b, Benchmark) and b.shares is not None
             plan.append((Named(run, task, settings), folder(run), late))
     if repeats > 1:
         refuse_greedy([one for one, _, _ in plan])
     return plan
 
 
-def _refuse_unused(names: Mapping[str, Benchmark | None], decoding: JsonView, **files: Any) -> None:
+def _suite(
+    suite: Suite, spec: ProfileSpec, options: Options, judge: str | None, loaded: JsonObject, opened: ExitStack
+) -> Callable[[int], SuiteTask]:
+    """Makes the suite's task by the seed of its images. Its files and its judge, which suites share by its name, are
+    there before anything is drawn."""
+    if suite.profile != spec.name:
+        raise UserError(f"{suite.name} is a suite of profile {suite.profile}", f"give profile={suite.profile!r}")
+    asked = spec_for(suite, judge, "suite_judge:")
+    read = read_data(suite, [options.data] if options.data is not None else [], download=False)
+    chosen, subset = choose_items(read.items, options.limit, options.seed, suite.samples)
+    if asked not in loaded:
+        loaded[asked] = load_judge(asked, suite.profile, device=device_of(None))
+        opened.callback(loaded[asked].close)
+    return lambda seed: SuiteTask(suite, read, loaded[asked], chosen, subset=subset, seed=seed)
+
+
+def _reads(name: str, task: Benchmark | Suite | None) -> frozenset[str]:
+    """Fields of the decoding that a task uses."""
+    return IMAGES if isinstance(task, Suite) else READS.get(name, TEXT)
+
+
+def _refuse_unused(names: Mapping[str, Benchmark | Suite | None], decoding: JsonView, **files: Any) -> None:
     """UserError for a setting that none of the tasks reads."""
-    read = {"seed"}.union(*(READS.get(name, TEXT) for name in names))
+    read = {"seed"}.union(*(_reads(name, task) for name, task in names.items()))
     unused = [f"decoding's {name}" for name in decoding if name not in read]
-    if not any(names.values()):
-        unused += [name for name, value in files.items() if value is not None]
+    readers = {"data": Benchmark | Suite, "judge": Benchmark, "suite_judge": Suite}
+    unused += [
+        name
+        for name, value in files.items()
+        if value is not None and not any(isinstance(task, readers[name]) for task in names.values())
+    ]
     if unused:
         raise UserError(f"{', '.join(unused)}: nothing in {', '.join(names)} reads it", "leave it out")
     if "seed" in decoding:

@@ -14,27 +14,63 @@ from typing import Annotated
 
 import typer
 
+COMMAND = "needs: "
+"""What a row of a command begins with."""
+EXTRAS = {"lora": ["peft"], "lm-eval": ["lm-eval"], "view": ["starlette", "uvicorn"]}
+"""The extra of pyproject.toml -> its packages."""
+EVERY = ("torch", "torchvision", "transformers", "ms-vlmeval", "pandas", "armor-nano")
+NEEDS: dict[str, tuple[str, ...]] = {
+    "demo, suite, understanding, geneval, draw, modality, ablate-* of the shapes world": (*EVERY, "mmdet"),
+    "understanding, vlmeval of published data": (*EVERY, "official "),
+    "geneval --profile official": (*EVERY, "mmdet", "open-clip-torch", "weights "),
+    "draw of published suites": (*EVERY, "suite "),
+    "lm-eval": (*EVERY, "extra lm-eval"),
+    "view": ("extra view",),
+    "armor-train --lora": ("torch", "transformers", "extra lora"),
+    "--judge openai:URL#NAME of api.openai.com": ("OPENAI_API_KEY",),
+}
+"""Commands -> the beginnings of the rows that they need."""
+SINGLY = ("official ", "suite ")
+"""Rows of which a command runs with any: single benchmarks, single suites."""
+
 
 def doctor(
     data: Annotated[Path | None, typer.Option(help="Folder of TSV files: check each by its md5.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Check environment, versions, shims, accelerator, disk, data; exit 1 where the embedded profile cannot run.
+    """Check environment, versions, shims, accelerator, disk, data, weights, and what each command still needs; exit 1
+    where the embedded profile cannot run.
 
     With --data also every published file in that folder, whole or not; exit 1 where one is damaged.
     """
     from armor_eval.cli import common
     from armor_eval.report.doc import Shown
 
-    rows = [*_environment(), *_packages(), *_shims(), *_hardware(), *_data(data), *_keys()]
+    rows = [
+        *_environment(),
+        *_packages(),
+        *_extras(),
+        *_shims(),
+        *_hardware(),
+        *_data(data),
+        *_weights(),
+        *_suites(),
+        *_keys(),
+    ]
+    rows += _commands(rows)
     broken = [row for row in rows if row["state"] == "broken"]
     if json_output:
         common.write(json.dumps(rows, indent=1))
     else:
-        doc = common.Doc("doctor", "", "", ["what", "state", "found"], text_columns=3)
-        for row in rows:
-            doc.add([row["what"], Shown(row["state"], verdict=row["state"]), row["found"]])
-        common.print_doc(common.console(), doc)
+        for head, of_commands in (("what", False), ("command", True)):
+            doc = common.Doc(
+                "doctor", "", "", [head, "state", "still needs" if of_commands else "found"], text_columns=3
+            )
+            for row in rows:
+                if row["what"].startswith(COMMAND) == of_commands:
+                    name = row["what"].removeprefix(COMMAND)
+                    doc.add([name, Shown(row["state"], verdict=row["state"]), row["found"]])
+            common.print_doc(common.console(), doc)
     if broken:
         raise typer.Exit(1)
 
@@ -63,6 +99,17 @@ def _packages() -> list[dict[str, str]]:
     for name in needed:
         rows.append(_row(name, "ok" if name in found else "broken", found.get(name, "not installed: pip install .")))
     return rows
+
+
+def _extras() -> list[dict[str, str]]:
+    """Packages that single commands need, by the extra that brings them."""
+    return [
+        _row(
+            f"extra {extra}", *(("missing", f"pip install 'armor-eval[{extra}]'") if lost else ("ok", ", ".join(names)))
+        )
+        for extra, names in EXTRAS.items()
+        for lost in [any(not _version(name) for name in names)]
+    ]
 
 
 def _shims() -> list[dict[str, str]]:
@@ -135,6 +182,57 @@ def _data(checked: Path | None) -> list[dict[str, str]]:
             found = str(folder / b.official.file) if there else f"{b.official.file} is not in {folder}"
             rows.append(_row(f"official {b.name}", "ok" if there else "missing", found))
     return rows
+
+
+def _weights() -> list[dict[str, str]]:
+    """Weights of GenEval's judges, whose hash is checked where they are used, and models in Hugging Face's cache."""
+    from armor_eval.tasks.geneval.weights import cache_dir, declared
+
+    rows = []
+    for name in ("mask2former", "clip"):
+        entry = declared(name)
+        file = cache_dir() / entry.file
+        how = f"{entry.file} ({entry.size}): {entry.option} FILE, or armor-eval geneval --download"
+        rows.append(_row(f"weights {name}", *(("ok", str(file)) if file.is_file() else ("missing", how))))
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    models = sorted(path.name.removeprefix("models--").replace("--", "/") for path in hub.glob("models--*"))
+    listed = ", ".join(models) or f"none in {hub}: hf:ID fetches a model on first use, if there is a network"
+    return [*rows, _row("models in the cache", "ok" if models else "note", listed)]
+
+
+def _suites() -> list[dict[str, str]]:
+    """The published files of the suites of drawing."""
+    from armor_eval.profiles import OFFICIAL
+    from armor_eval.tasks.suites.declare import suites
+    from armor_eval.tasks.suites.files import find_file
+    from armor_model.base.errors import UserError
+
+    rows = []
+    for suite in suites().values():
+        if suite.profile == OFFICIAL:
+            try:
+                there = ("ok", ", ".join(str(find_file(suite, file)) for file in suite.files))
+            except UserError as error:
+                there = ("missing", error.line())
+            rows.append(_row(f"suite {suite.name}", *there))
+    return rows
+
+
+def _commands(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """What each command needs of the other rows and has not got; a model's own weights and judge are not known here."""
+    made = []
+    for command, needs in NEEDS.items():
+        lost = [row["what"] for row in rows if row["what"].startswith(needs) and row["state"] in ("missing", "broken")]
+        single = needs[-1] if needs[-1] in SINGLY else None
+        there = sum(row["what"].startswith(single) for row in rows) if single else 0
+        parts = [what for what in lost if single and what.startswith(single)]
+        state = "ok" if not lost or (parts == lost and len(parts) < there) else "missing"
+        told = ", ".join(what.removeprefix(single or "") for what in lost) + (
+            f" ({there - len(parts)} of {there} are there)" if parts else ""
+        )
+        made.append(_row(COMMAND + command, state, told or "nothing more"))
+    return made
 
 
 def _bundled() -> dict[str, str]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from armor_eval.cli import common, geneval
-from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
@@ -215,12 +214,9 @@ class _Plan:
         return self._adapter
 
     def _judge_of(self, suite: Suite) -> Any:
-        from armor_eval.tasks.suites.judges import load_judge
+        from armor_eval.tasks.suites.judges import load_judge, spec_for
 
-        spec = self.judge or suite.default_judge
-        if spec is None:
-            own = f"; its own judge is {suite.own_judge}" if suite.own_judge else ""
-            raise UserError(f"{suite.name} needs a judge{own}", "say --judge hf:ID, openai:URL#NAME or replies:FILE")
+        spec = spec_for(suite, self.judge, "--judge")
         if spec not in self._judges:
             self._judges[spec] = load_judge(spec, suite.profile, **self.judge_options)
         return self._judges[spec]

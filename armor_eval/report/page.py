@@ -28,6 +28,15 @@ MAX_FIGURE = 1_500_000
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 
 
+@dataclass(frozen=True)
+class Served:
+    """What a page has from a server (armor_eval.report.serve) instead of carrying it."""
+
+    link: viewer.Link
+    live: list[str]
+    """The runs that are still going on, as the server names them: the page asks how far they are."""
+
+
 @dataclass
 class Headline:
     """What stands at the top of the page."""
@@ -76,12 +85,14 @@ def render_page(
     row_choices: dict[str, str] | None = None,
     images: Sequence[tuple[str, Path]] = (),
     data: Path | None = None,
+    served: Served | None = None,
 ) -> str:
     """The page as text: results, slices, drawings and items of the runs; below them the paper's tables.
 
     `flips`: the viewer holds only these items, each with both runs' answers. `docs`: tables to show, by default the
     paper's and the embedded ones. `sections`: (heading, HTML) put first; the caller escapes that HTML.
     `images`: (title, PNG) to show beside the results. `data`: where the TSV files lie that questions were read from.
+    `served`: images come from a server, in full.
     Raises UserError for a flip that the bundles do not hold.
     """
     from markupsafe import Markup
@@ -96,18 +107,19 @@ def render_page(
         drawn = plots(views)
     else:
         drawn = []
-    payload = viewer.pack(views, flips, data)
-    script, style = _asset("viewer.js"), _asset("page.css")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    payload = viewer.pack(views, flips, data, served.link if served else None)
+    scripts = [asset("viewer.js")] if payload.items else []
+    if served is not None:
+        scripts.append(asset("live.js"))
     return (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             title=title,
-            policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
-            f"script-src 'sha256-{digest}'",
-            style=Markup(style),
-            script=Markup(script),
+            policy=policy(scripts, served is not None),
+            style=Markup(asset("page.css")),
+            scripts=[Markup(script) for script in scripts],
+            served=served,
             headline=headline,
             notices=notices(views) if flips is None else [],  # a comparison says them itself
             runs=[_run_row(v) for v in views],
@@ -195,13 +207,27 @@ def _blank(view: RunView) -> list[str]:
     return [f"blank: {view.scores.blank}"] if view.scores and view.scores.blank is not None else []
 
 
+def policy(scripts: Sequence[str], served: bool) -> str:
+    """The page's Content-Security-Policy: its own scripts by their hash, no request but to the server it is from."""
+    own = " 'self'" if served else ""
+    hashes = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in hashes) or "'none'"
+    connect = f"connect-src{own}; form-action{own}; " if served else ""
+    return (
+        f"default-src 'none'; img-src data:{own}; {connect}style-src 'unsafe-inline'; base-uri 'none'; "
+        f"script-src {allowed}"
+    )
+
+
 @functools.cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A script or style sheet of the pages."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 @functools.cache
-def _environment():
+def environment():
+    """Jinja's, which escapes whatever is put into a template."""
     import jinja2
 
     return jinja2.Environment(

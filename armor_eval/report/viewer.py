@@ -12,7 +12,7 @@ import gc
 import gzip
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -47,6 +47,9 @@ BOX_SCORE = 0.3
 """GenEval's own threshold: boxes below it took no part in the verdict."""
 MAX_BOXES = 24
 
+Link = Callable[[Path, str, str, QuestionImages], list[str]]
+"""(a run's folder, an image's name in it, its key, the questions) -> the addresses a server gives its images at."""
+
 
 @dataclass(frozen=True)
 class Flip:
@@ -67,8 +70,8 @@ class Payload:
     table: str
     """gzip + base64 of the item table's JSON."""
     images: str
-    """JSON: key -> [width, height, mime, base64]; `<` is written as an escape so that it cannot end its element. The
-    further images of a question are `KEY~1`, `KEY~2` ..."""
+    """JSON: key -> [width, height, mime, base64], or [0, 0, "", address] of a server; `<` is written as an escape so
+    that it cannot end its element. The further images of a question are `KEY~1`, `KEY~2` ..."""
     items: int
     images_kept: int
     images_left: int
@@ -109,10 +112,13 @@ class _Record:
         return bool(self.flip) or self.item.status != "ok" or outcome(self.item) != 0
 
 
-def pack(views: Sequence[RunView], flips: Sequence[Flip] | None = None, data: Path | None = None) -> Payload:
+def pack(
+    views: Sequence[RunView], flips: Sequence[Flip] | None = None, data: Path | None = None, link: Link | None = None
+) -> Payload:
     """Items of the runs, or - with `flips` - only those that changed, each with both answers.
 
-    `data`: where the TSV files of the questions lie, for their images.
+    `data`: where the TSV files of the questions lie, for their images. `link`: images are named by their address, all
+    of them, instead of carried.
     """
     collecting = gc.isenabled()
     gc.disable()  # nothing here makes cycles, and walking a million live records takes a third of the time
@@ -121,7 +127,7 @@ def pack(views: Sequence[RunView], flips: Sequence[Flip] | None = None, data: Pa
         questions = _question_images(records, views, data)
         table, cap, cut = _pack_table(records, views, questions)
         room = None if len(records) <= ALL_IMAGES else PAGE_BUDGET - PAGE_REST - len(table)
-        images, left, urgent_left = _pack_images(records, views, questions, room)
+        images, left, urgent_left = _pack_images(records, views, questions, room, link)
     finally:
         if collecting:
             gc.enable()
@@ -327,7 +333,7 @@ _HEX = frozenset("0123456789abcdef")
 
 
 def _pack_images(
-    records: list[_Record], views: Sequence[RunView], questions: QuestionImages, room: int | None
+    records: list[_Record], views: Sequence[RunView], questions: QuestionImages, room: int | None, link: Link | None
 ) -> tuple[dict[str, list], int, int]:
     """Thumbnails in order of urgency until the room (None: no end) is full: kept, left out, urgent ones left out."""
     wanted: dict[str, tuple[Path, str, bool]] = {}
@@ -344,10 +350,12 @@ def _pack_images(
         path = None if is_reference(name) else inside(folder, name)
         if path is None and key not in questions.rows:
             continue
-        if room is not None and spent > room:
+        if link is None and room is not None and spent > room:
             left, urgent_left = left + 1, urgent_left + urgent
             continue
-        if path is not None:
+        if link is not None:
+            made = [[0, 0, "", address] for address in link(folder, name, key, questions)]
+        elif path is not None:
             made = [thumbnail(path, side)]
         else:
             made = [encoded(image, image.size, side) for image in questions.open(key)]

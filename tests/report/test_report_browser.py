@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -188,6 +190,18 @@ def test_the_page_fits_a_phone_and_follows_the_dark_scheme(driver, page: Path) -
     assert len(seen) == 2
 
 
+def test_in_print_the_folded_slices_are_open(driver, page: Path) -> None:
+    js = opened(driver, page)
+    js("document.querySelectorAll('#slices details').forEach(d => d.open = false)")
+    shown = "return document.querySelector('#slices table').checkVisibility()"
+    assert not js(shown)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert js(shown) and js("return getComputedStyle(document.getElementById('items')).display") == "none"
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_flips_show_only_what_changed_with_both_answers(driver, tmp_path: Path) -> None:
     base, candidate = make_items(60), make_items(60, seed=5)
     write_bundle(tmp_path / "a", make_run("base"), [metric("F1", 75.0, (70.0, 80.0))], base)
@@ -251,3 +265,50 @@ def test_wrong_items_come_first_and_w_goes_from_one_to_the_next(driver, page: Pa
     for keys in ("w", "w", "W"):
         press(driver, keys)
         assert js(chosen) != "right"
+
+
+def test_the_table_of_runs_sorts_and_follows_a_run_that_is_going_on(driver, tmp_path: Path) -> None:
+    pytest.importorskip("starlette", reason="the extra `view` is not installed")
+    import uvicorn
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    from armor_eval.report.serve import Library, make_app
+
+    for at, (name, value) in enumerate({"first": 71.0, "second": 69.5, "third": 90.0}.items()):
+        run = make_run(name, items=6, started=f"2026-11-2{at}T00:00:00+00:00", model=HOSTILE if at else "a model")
+        write_bundle(tmp_path / name, run, [metric("F1", value, (60.0, 95.0))], make_items(6))
+    going = tmp_path / "going"
+    write_bundle(
+        going, make_run("going", items=9, status="running", started="2026-11-01T00:00:00+00:00"), [], make_items(2)
+    )
+    lock = (going / ".lock").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    server = uvicorn.Server(uvicorn.Config(make_app(Library([tmp_path])), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        WebDriverWait(driver, 20).until(lambda _: server.started)
+        address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+        driver.get(address)
+        js = driver.execute_script
+        column = (
+            "return [...document.querySelectorAll('#all-runs tbody tr')].map(r => r.cells[arguments[0]].textContent)"
+        )
+        names = [f"{tmp_path.name}/{name}" for name in ("third", "second", "first", "going")]
+        assert js(column, 1) == names, "newest first"
+        js("document.querySelector('button[data-key=value]').click()")
+        assert js(column, 1) == [names[1], names[2], names[0], names[3]], "no number stands last"
+        assert js("return window.hacked") is None
+        (going / "items.jsonl").write_text("".join(item.model_dump_json() + "\n" for item in make_items(5)))
+        WebDriverWait(driver, 20).until(lambda _: js(column, 7)[3] == "5 of 9")
+        driver.get(js("return [...document.querySelectorAll('#all-runs a')].at(-1).href"))
+        WebDriverWait(driver, 20).until(lambda _: "5 of 9" in js("return document.getElementById('live').textContent"))
+        with (going / "items.jsonl").open("a") as journal:
+            journal.write(make_items(6)[5].model_dump_json() + "\n")
+        WebDriverWait(driver, 20).until(lambda _: js("return document.querySelector('#live button')?.textContent"))
+        assert json.loads(js("return document.getElementById('live').dataset.items")) == 5
+        assert not [entry for entry in driver.get_log("browser") if "Content Security" in entry["message"]]
+    finally:
+        server.should_exit = True
+        thread.join(10)
+        lock.close()

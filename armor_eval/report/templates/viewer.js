@@ -170,11 +170,20 @@
     const [width, height, mime, base64] = data;
     const frame = el("div", undefined, "pic");
     const image = el("img");
-    image.src = `data:${mime};base64,${base64}`;
+    const dress = (w, h) => {
+      if (w <= 96) image.className = "small";
+      if (boxes) frame.append(overlay(w, h, boxes));
+    };
     image.alt = caption;
-    if (width <= 96) image.className = "small";
     frame.append(image);
-    if (boxes) frame.append(overlay(width, height, boxes));
+    if (mime) {
+      image.src = `data:${mime};base64,${base64}`;
+      dress(width, height);
+    } else { // of a server: the address stands in its place, and the size comes with the image
+      image.loading = "lazy";
+      image.addEventListener("load", () => dress(image.naturalWidth, image.naturalHeight));
+      image.src = base64;
+    }
     figure.append(frame, el("figcaption", caption));
     if (boxes) for (const b of boxes) figure.append(el("figcaption", `${b[5]} ${b[4].toFixed(2)}`));
     return figure;

@@ -42,7 +42,7 @@ def read_data(suite: Suite, given: Sequence[Path], download: bool, progress: Pro
     profile = profile_of(suite.profile)
     if profile.guest is not None and not given:
         given = profile.part("suites").made(suite.name, cache_dir() / "suites" / suite.name)
-    files = [_find(suite, file, given, download, progress) for file in suite.files]
+    files = [find_file(suite, file, given, download, progress) for file in suite.files]
     try:
         hashes = [sha256_file(path) for path in files]
         return suite.read(files, hashes[0] if len(hashes) == 1 else sha256_json(hashes))
@@ -50,7 +50,10 @@ def read_data(suite: Suite, given: Sequence[Path], download: bool, progress: Pro
         raise UserError(f"{suite.name}: a file is not UTF-8 text: {error}") from None
 
 
-def _find(suite: Suite, file: SuiteFile, given: Sequence[Path], download: bool, progress: Progress | None) -> Path:
+def find_file(
+    suite: Suite, file: SuiteFile, given: Sequence[Path] = (), download: bool = False, progress: Progress | None = None
+) -> Path:
+    """A published file: among what is given, beside the suite, in the cache, or fetched. UserError where it is not."""
     beside = Path(suite.folder) / file.name if suite.outside else None
     candidates = [path / file.name if path.is_dir() else path for path in given]
     if beside is not None:

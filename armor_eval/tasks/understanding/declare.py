@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -169,11 +170,11 @@ def read_benchmark(path: Path) -> Benchmark:
     return benchmark
 
 
-def choose(names: list[str]) -> list[Benchmark]:
+def choose(names: list[str], also: Iterable[str] = ()) -> list[Benchmark]:
     """What `--bench` asks for: names, several with commas, `all` (the paper's nine), or files `./my.toml`. UserError
     for an unknown one.
 
-    The official dataset name (`MMBench_DEV_EN`) is understood too.
+    The official dataset name (`MMBench_DEV_EN`) is understood too. `also`: other tasks that may have been meant.
     """
     known = benchmarks()
     by_lower = {name.lower(): name for name in known}
@@ -191,8 +192,8 @@ def choose(names: list[str]) -> list[Benchmark]:
             chosen |= {b.name: b for b in known.values() if b.in_paper}
             continue
         if word.lower() not in by_lower:
-            near = did_you_mean(word, [*known, *(b.dataset for b in known.values())])
-            raise UserError(f"unknown benchmark {word!r}{near}", f"known: {', '.join(known)}, all")
+            near = did_you_mean(word, [*known, *(b.dataset for b in known.values()), *also])
+            raise UserError(f"unknown benchmark {word!r}{near}", f"known: {', '.join([*known, 'all', *also])}")
         name = by_lower[word.lower()]
         chosen[name] = known[name]
     # A benchmark that shares another's answers comes after it.

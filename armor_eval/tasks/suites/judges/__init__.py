@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from armor_eval.runs.schema import Profile
+from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.judges.base import Judge
 from armor_model.base.errors import UserError, did_you_mean
 
@@ -30,3 +31,11 @@ def load_judge(spec: str, profile: Profile, **options: Any) -> Judge:
     module, function = JUDGES[kind][0].split(":")
     judge: Judge = getattr(importlib.import_module(module), function)(rest, profile, **options)
     return judge
+
+
+def spec_for(suite: Suite, asked: str | None, say: str) -> str:
+    """The judge asked for, or the suite's default. UserError where there is none; `say`: how one is given."""
+    if (spec := asked or suite.default_judge) is None:
+        own = f"; its own judge is {suite.own_judge}" if suite.own_judge else ""
+        raise UserError(f"{suite.name} needs a judge{own}", f"say {say} hf:ID, openai:URL#NAME or replies:FILE")
+    return spec

@@ -1,0 +1,133 @@
+"""`armor-eval suite FILE.toml`: everything that is measured of one model, then tables and a page, in one command."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from armor_eval.cli import common
+from armor_eval.cli.tables import FORMATS
+from armor_eval.models.base import Decoding
+from armor_model.base.errors import UserError, did_you_mean
+
+
+class Plan(BaseModel):
+    """What the file may say; everything but `tasks` has a default, which is that of `armor_eval.evaluate`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tasks: list[str] = []
+    """Benchmarks by name or `./FILE.toml`, `all`, `geneval`, `modality`, suites of drawing by name."""
+    suites: list[str] = []
+    """Suites of drawing declared in files of your own: `./FILE.toml`."""
+    model: str | None = None
+    """What `--model` takes; default armor-nano."""
+    profile: str | None = None
+    out: Path | None = None
+    """Folder of the runs, each in OUT/NAME, of OUT/tables and OUT/report.html; default runs/suite/NAME of the file."""
+    limit: int | None = Field(None, ge=1)
+    """Only so many units of each task, chosen by `seed`."""
+    seed: int = Field(0, ge=0)
+    repeats: int = Field(1, ge=1)
+    batch_size: int | None = Field(None, ge=1)
+    data: Path | None = None
+    """Folder of the official TSV files, and of the suites' files."""
+    judge: str | None = None
+    """Of the benchmarks that need one."""
+    suite_judge: str | None = None
+    """Of the suites; default: each suite's."""
+    dtype: str | None = None
+    device: str | None = None
+    device_map: str | None = None
+    model_args: str | None = None
+    """k=v,... as `--model-args` takes them."""
+    decoding: Decoding | None = None
+    """A table: temperature, max_new_tokens, image_temperature ..."""
+
+
+def suite(
+    file: Annotated[Path, typer.Argument(help="What to measure of which model; e.g. benchmarks/armor-nano.toml.")],
+    model: Annotated[str | None, typer.Option(help="Another model than the file's.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Another folder than the file's.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N units of each task: another limit.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
+) -> None:
+    """Measure a model by benchmarks, geneval, modality and suites, then write tables and a page. The same command again
+    goes on where it was interrupted."""
+    from armor_eval import evaluate
+    from armor_eval.cli import COMMAND_LINE
+    from armor_eval.report.files import write_tables
+    from armor_eval.report.loading import load_runs, notices
+    from armor_eval.report.page import render_page
+    from armor_eval.report.results import results_doc
+    from armor_eval.report.tables import build
+    from armor_eval.tasks.suites.declare import choose
+    from armor_model.base.files import write_file
+
+    common.quiet_libraries()
+    plan = read_plan(file)
+    given = {"model": model, "out": out, "limit": limit}
+    plan = plan.model_copy(update={name: value for name, value in given.items() if value is not None})
+    folder = plan.out or Path("runs") / "suite" / file.stem
+    finished = evaluate(
+        plan.model,
+        [*plan.tasks, *(choose(plan.suites) if plan.suites else [])],
+        folder,
+        profile=plan.profile,
+        limit=plan.limit,
+        seed=plan.seed,
+        data=plan.data,
+        judge=plan.judge,
+        suite_judge=plan.suite_judge,
+        decoding=plan.decoding,
+        batch_size=plan.batch_size,
+        repeats=plan.repeats,
+        command=COMMAND_LINE.get(),
+        progress=common.bars(not json_output),
+        model_options=common.model_options(plan.dtype, plan.device, plan.device_map, plan.model_args),
+    )
+    views = load_runs(one.path for one in finished)
+    write_tables(build(views), folder / "tables", FORMATS, notices(views))
+    page = folder / "report.html"
+    write_file(page, render_page(views, title=f"{finished[0].run.model.name}: {file.stem}", data=plan.data))
+    if json_output:
+        common.write(common.as_json(finished, repeated=plan.repeats > 1))
+    else:
+        if (doc := results_doc(views)) is not None:
+            common.print_doc(common.console(), doc)
+        if plan.repeats > 1:
+            common.print_doc(common.console(), common.spread_doc(finished))
+        common.console().print(f"{page} and {folder / 'tables'}", markup=False, soft_wrap=True)
+    if any(one.run.status != "complete" for one in finished):
+        raise typer.Exit(1)
+
+
+def read_plan(file: Path) -> Plan:
+    """The file's plan. UserError for a file that is none, naming the key and what was meant."""
+    try:
+        raw = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {file}", "write one: see benchmarks/armor-nano.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} is no TOML: {error}") from None
+    try:
+        plan = Plan.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{file}: {_wrong(error)}") from None
+    if not plan.tasks and not plan.suites:
+        raise UserError(f"{file} names no task", 'say e.g. tasks = ["POPE", "geneval"]; see armor-eval list')
+    return plan
+
+
+def _wrong(error: ValidationError) -> str:
+    """The first thing that is wrong, in one line; a key that is not known before a value that does not fit."""
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    *above, key = map(str, first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{'.'.join([*above, key])}: {first['msg']}, not {first['input']!r}"
+    known = Decoding.model_fields if above == ["decoding"] else Plan.model_fields
+    return f"unknown key {'.'.join([*above, key])!r}{did_you_mean(key, known)}; known: {', '.join(known)}"

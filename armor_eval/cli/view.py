@@ -1,0 +1,48 @@
+"""`armor-eval view`: all runs under some folders in a browser, with full images; one that is going on is shown live."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+LOOPBACK = "127.0.0.1"
+
+
+def view(
+    runs: Annotated[
+        list[Path] | None, typer.Argument(help="Run folders, or folders that hold some; default runs.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="On this machine only; 0 takes a free one.")] = 8765,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the TSV files, for question images; default: $LMUData.")
+    ] = None,
+) -> None:
+    """Serve a sortable table of all runs and the page of each, until Ctrl-C; nothing leaves this machine."""
+    from armor_eval.cli import common
+    from armor_eval.report.serve import Library, make_app
+    from armor_model.base.errors import UserError
+
+    common.quiet_libraries()
+    roots = runs or [Path("runs")]
+    for root in roots:
+        if not root.is_dir():
+            raise UserError(f"no such folder: {root}", "give the folder that measuring commands wrote to (--out)")
+    try:
+        import uvicorn
+
+        app = make_app(Library(roots, data))
+    except ModuleNotFoundError as error:
+        raise UserError(f"view needs {error.name}", "pip install 'armor-eval[view]'") from error
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((LOOPBACK, port))
+        except OSError as error:
+            raise UserError(f"port {port} cannot be used: {error.strerror}", "give another --port, or 0") from error
+        common.write(f"http://{LOOPBACK}:{listening.getsockname()[1]}/ - Ctrl-C ends it")
+        sys.stdout.flush()
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run([listening])
