@@ -10,7 +10,7 @@ from armor_model.base.errors import UserError
 
 SIZES: dict[str, tuple[int, int, str]] = {
     "MME-P": (2114, 1057, ""), "POPE": (5127, 500, ""), "MMVet": (218, 200, ""), "LLaVABench": (60, 24, ""),
-    "geneval": (2212, 553, ""), "modality": (400, 48, ""), "MMB_TEST": (6666, 1784, ""),
+    "geneval": (2212, 553, ""), "modality": (400, 48, ""), "interleaved": (500, 400, ""), "MMB_TEST": (6666, 1784, ""),
     "MMB_V11": (4329, 1164, "size assumed: that of MMBench's first version"),
     "MMB_TEST_V11": (6666, 1784, "size assumed: that of MMBench's first version"),
     "HallusionBench": (951, 165, "size assumed: one set for each of its 165 original pictures"),

@@ -24,7 +24,7 @@ from armor_eval.runs.schema import Item, Profile, Run, Scores
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.hashing import sha256_json
 
-DRAWN = ("geneval", "suite", "modality")
+DRAWN = ("geneval", "suite", "modality", "interleaved")
 """Kinds of runs whose record says what images were drawn with."""
 
 

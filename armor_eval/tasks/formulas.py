@@ -50,7 +50,11 @@ def text(metrics: Mapping[str, bool]) -> list[Composite]:
     ]  # fmt: skip
 
 
-SUITES: dict[str, Callable[[], list[Composite]]] = {"geneval": geneval, "modality": lambda: [accuracy()]}
+SUITES: dict[str, Callable[[], list[Composite]]] = {
+    "geneval": geneval,
+    "modality": lambda: [accuracy()],
+    "interleaved": lambda: [accuracy("all right")],
+}
 """What is not an understanding benchmark."""
 
 
