@@ -198,13 +198,13 @@ def coherence(items: Sequence[Item]) -> dict[str, float] | None:
 
 
 def shuffled_agreement(items: Sequence[Item], agreement: Callable[[str, str], float]) -> Metric | None:
-    """Chance level of the agreement: each text against the image of the next answer to a request of its kind and
-    number of images. `agreement(text, what the image shows)` is the guest's."""
+    """Chance level of the agreement: each text against the image of the next dialogue's answer to a request of its
+    kind and number of images. `agreement(text, what the image shows)` is the guest's."""
     from armor_eval.stats.composite import accuracy, measure
 
     groups: dict[Any, list[Item]] = defaultdict(list)
     for item in items:
-        groups[item.group, len(item.extras["seen"])].append(item)
+        groups[item.group, item.extras["turns"], len(item.extras["seen"])].append(item)
     moved = []
     for group in groups.values():
         for item, other in zip(group, group[1:] + group[:1], strict=True):
