@@ -13,7 +13,7 @@ from armor_model.base.errors import UserError
 
 def interleaved(
     model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
-    profile: Annotated[str, typer.Option(help="Whose requests: shapes.")] = "shapes",
+    profile: Annotated[str | None, typer.Option(help="Whose requests; default: those of the embedded world.")] = None,
     baselines: Annotated[
         bool,
         typer.Option("--baselines", help="Also: asked without images, its texts alone, its images alone, a constant."),
@@ -22,7 +22,7 @@ def interleaved(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/interleaved/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the images.")] = 0,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 1024, shapes 128.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 128.")] = None,
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
     repeats: common.Repeats = 1,
     shard: common.Shard = None,
@@ -40,7 +40,7 @@ def interleaved(
     from armor_eval.engine import Settings, join_processes
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding, RespondsFreely
-    from armor_eval.profiles import choose_profile
+    from armor_eval.profiles import EMBEDDED, choose_profile
     from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
@@ -48,7 +48,7 @@ def interleaved(
     if baselines and repeats > 1:
         raise UserError("--baselines are measured with one seed", "leave --repeats or --baselines out")
     common.quiet_libraries()
-    chosen = choose_profile(profile, model)
+    chosen = choose_profile(profile or EMBEDDED, model)
     decoding = Decoding(
         max_new_tokens=max_new_tokens or 2 * chosen.response_tokens, image_temperature=image_temperature, seed=seed
     )

@@ -18,6 +18,7 @@ from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_eval.tasks.interleaved.judging import KEPT, Comparer, Verdict, paired, verdict_of
+from armor_eval.tasks.interleaved.sheet import write_sheet
 from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.records import from_lines, modality
 from armor_model.base.errors import UserError, unknown_name
@@ -138,6 +139,7 @@ class InterleavedTask(AsksRecords):
         extras = dict(bundle.run.extras) | {
             "given": dict(Counter(str(item.parsed) for item in scored)),
             "coherence": coherence(scored),
+            "figures": [write_sheet(bundle, items)],
         }
         if (shuffled := shuffled_agreement(scored, self._guest.shuffled)) is not None:
             metrics.append(shuffled)

@@ -71,7 +71,7 @@ class Scripted(MockModel):
 
     def __init__(self, records: dict[str, Record], answer) -> None:
         super().__init__("scripted")
-        asked, _ = choose(list(records.values()), 4, 0)
+        asked = [r for limit in (4, 2) for r in choose(list(records.values()), limit, 0)[0]]
         self.known = {(r.messages[-1].content.split("\n")[-1], len(r.messages)): r for r in asked}
         self.answer, self.heard = answer, []
 
@@ -98,7 +98,7 @@ def perfect(scenes):
 
 def run(model, out: Path, **options) -> Finished:
     settings = Settings("shapes", ["armor-eval", "interleaved"], Decoding(max_new_tokens=16), batch_size=16)
-    return evaluate(InterleavedTask(SHAPES, limit=4, **options), model, out, settings)
+    return evaluate(InterleavedTask(SHAPES, **{"limit": 4, **options}), model, out, settings)
 
 
 def values(done: Finished) -> dict[str, float]:
@@ -116,12 +116,12 @@ def test_controls_come_out_as_known(records, tmp_path):
         "one too many": lambda s: [*perfect(s), told(s[0]), render(s[0])],
         "only talks": lambda s: [" ".join(map(told, s))],
     }
-    found = {name: run(Scripted(records, answer), tmp_path / name) for name, answer in kinds.items()}
+    found = {name: run(Scripted(records, answer), tmp_path / name, limit=2) for name, answer in kinds.items()}
     assert all(values(done)["all right"] == 0 for done in found.values())
     swapped, blank = values(found["swapped sentence"]), values(found["blank"])
     assert swapped["image right"] == 100 and swapped["text and image agree"] == 0
     assert blank["agreement (F1)"] == 0 and blank["text right"] == 100 and found["blank"].scores.blank > 0
-    assert found["only talks"].run.extras["given"] == {"text": 16}
+    assert found["only talks"].run.extras["given"] == {"text": 8}
     assert values(found["one too many"])["single"] == 0
 
 
@@ -152,6 +152,7 @@ def test_the_command_measures_the_bundled_model(tmp_path):
     found, items, _ = read_bundle(tmp_path / "interleaved")
     assert found.status == "complete" and found.model.name == "armor-nano" and len(items) == 4
     assert sum(found.extras["given"].values()) == 4
+    assert (tmp_path / "interleaved" / found.extras["figures"][0]["path"]).is_file()
 
 
 def test_the_command_measures_baselines_beside(tmp_path, capsys):
