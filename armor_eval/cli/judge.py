@@ -1,4 +1,4 @@
-"""`armor-eval judge calibrate`: how good is the judge?"""
+"""`armor-eval judge`: grades of interleaved answers, and how good the judge is."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import typer
 from armor_eval.cli import common
 
 if TYPE_CHECKING:
+    from armor_eval.engine import Finished
     from armor_eval.report.doc import Doc
     from armor_eval.tasks.suites.calibrate import Calibration
 
@@ -91,6 +92,54 @@ def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
     finally:
         asked.close()
     return folder
+
+
+@judge.command("answers")
+def answers(
+    answers: Annotated[Path, typer.Option(help="JSON lines: id, question, answer, image (a path, a list, or empty).")],
+    judge: Annotated[str, typer.Option(help="hf:ID, openai:URL#NAME or replies:FILE.")],
+    rubric: Annotated[str, typer.Option(help="armor-rubric-v1, or synjudge with --prompt.")] = "armor-rubric-v1",
+    prompt: Annotated[
+        Path | None, typer.Option(help="The judge's published words, where we may not ship them.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/judged/...")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Answers judged together.")] = 16,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Grade answers of text and images that are there already: text, image, quality and synergy, 0 to 5. What is
+    missing is 0 by rule, a reply that no rule reads is no grade and withholds the mean."""
+    from armor_eval.cli import COMMAND_LINE
+    from armor_eval.engine import Settings, evaluate
+    from armor_eval.models.base import Decoding
+    from armor_eval.profiles import OFFICIAL
+    from armor_eval.tasks.geneval.task import DrawnElsewhere
+    from armor_eval.tasks.interleaved.judged import JudgedTask
+    from armor_eval.tasks.interleaved.rubrics import RUBRICS, words_of
+    from armor_eval.tasks.suites.judges import load_judge
+    from armor_model.base.errors import unknown_name
+
+    if rubric not in RUBRICS:
+        raise unknown_name("rubric", rubric, RUBRICS)
+    words, published = words_of(RUBRICS[rubric], prompt)
+    common.quiet_libraries()
+    grader = load_judge(judge, OFFICIAL)
+    try:
+        task = JudgedTask(answers, RUBRICS[rubric], words, published, grader)
+        folder = out or Path("runs") / "judged" / f"{answers.stem}-{rubric}-{common.short_name(grader.info.name)}"
+        settings = Settings(OFFICIAL, list(COMMAND_LINE.get()), Decoding(), batch_size)
+        finished = evaluate(task, DrawnElsewhere(task.model), folder, settings)
+    finally:
+        grader.close()
+    common.finish([one for one in [finished] if one is not None], _show_grades, as_text=not json_output, shard=None)
+
+
+def _show_grades(done: Finished) -> None:
+    out, run = common.console(), done.run
+    title = f"{run.benchmark} - {run.model.name} - judged by {run.judge.name}"
+    common.print_doc(out, common.metrics_doc(title, done.scores.metrics))
+    given = ", ".join(f"{name} {count}" for name, count in sorted(run.extras["given"].items()))
+    for line in [f"answers of: {given}", *common.remarks(done), str(done.path)]:
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def show(found: Calibration) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from armor_eval.stats.composite import UNIT, Composite, accuracy, fraction, task_mean
 from armor_eval.stats.tallies import tally_any_right, tally_by_group, tally_mean
 from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.interleaved.rubrics import RUBRICS, composites
 from armor_eval.tasks.suites import declare as suites
 from armor_eval.tasks.suites.reductions import REDUCTIONS, tally_number
 from armor_eval.tasks.understanding.declare import benchmarks, of_run
@@ -54,6 +55,7 @@ SUITES: dict[str, Callable[[], list[Composite]]] = {
     "geneval": geneval,
     "modality": lambda: [accuracy()],
     "interleaved": lambda: [accuracy("all right")],
+    **dict.fromkeys(RUBRICS, composites),
 }
 """What is not an understanding benchmark."""
 
