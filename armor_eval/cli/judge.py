@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -108,24 +109,57 @@ def answers(
 ) -> None:
     """Grade answers of text and images that are there already: text, image, quality and synergy, 0 to 5. What is
     missing is 0 by rule, a reply that no rule reads is no grade and withholds the mean."""
-    from armor_eval.cli import COMMAND_LINE
-    from armor_eval.engine import Settings, evaluate
-    from armor_eval.models.base import Decoding
-    from armor_eval.profiles import OFFICIAL
-    from armor_eval.tasks.geneval.task import DrawnElsewhere
     from armor_eval.tasks.interleaved.judged import JudgedTask
     from armor_eval.tasks.interleaved.rubrics import RUBRICS, words_of
-    from armor_eval.tasks.suites.judges import load_judge
     from armor_model.base.errors import unknown_name
 
     if rubric not in RUBRICS:
         raise unknown_name("rubric", rubric, RUBRICS)
     words, published = words_of(RUBRICS[rubric], prompt)
+    name = f"{answers.stem}-{rubric}"
+    _grade(
+        lambda grader: JudgedTask(answers, RUBRICS[rubric], words, published, grader),
+        name,
+        judge,
+        out,
+        batch_size,
+        json_output,
+    )
+
+
+@judge.command("pairs")
+def pairs(
+    answers: Annotated[Path, typer.Option(help="The candidate's answers, as of `judge answers`.")],
+    against: Annotated[Path, typer.Option(help="Another model's answers to the same questions, by id.")],
+    judge: Annotated[str, typer.Option(help="hf:ID, openai:URL#NAME or replies:FILE.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/judged/...")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs judged together.")] = 16,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Which of two models answers better with text and images? Each pair is judged in both orders; how often these
+    agree, and how often the first answer wins, stand beside the wins."""
+    from armor_eval.tasks.interleaved.pairs import PairsTask
+
+    name = f"{answers.stem}-against-{against.stem}"
+    _grade(lambda grader: PairsTask(answers, against, grader), name, judge, out, batch_size, json_output)
+
+
+def _grade(
+    task_of: Callable[[Any], Any], name: str, judge: str, out: Path | None, batch_size: int, json_output: bool
+) -> None:
+    """Have a judge look at answers that are there already, and show what it says."""
+    from armor_eval.cli import COMMAND_LINE
+    from armor_eval.engine import Settings, evaluate
+    from armor_eval.models.base import Decoding
+    from armor_eval.profiles import OFFICIAL
+    from armor_eval.tasks.geneval.task import DrawnElsewhere
+    from armor_eval.tasks.suites.judges import load_judge
+
     common.quiet_libraries()
     grader = load_judge(judge, OFFICIAL)
     try:
-        task = JudgedTask(answers, RUBRICS[rubric], words, published, grader)
-        folder = out or Path("runs") / "judged" / f"{answers.stem}-{rubric}-{common.short_name(grader.info.name)}"
+        task = task_of(grader)
+        folder = out or Path("runs") / "judged" / f"{name}-{common.short_name(grader.info.name)}"
         settings = Settings(OFFICIAL, list(COMMAND_LINE.get()), Decoding(), batch_size)
         finished = evaluate(task, DrawnElsewhere(task.model), folder, settings)
     finally:
@@ -135,10 +169,11 @@ def answers(
 
 def _show_grades(done: Finished) -> None:
     out, run = common.console(), done.run
-    title = f"{run.benchmark} - {run.model.name} - judged by {run.judge.name}"
+    against = f" against {run.extras['against']}" if "against" in run.extras else ""
+    title = f"{run.benchmark} - {run.model.name}{against} - judged by {run.judge.name}"
     common.print_doc(out, common.metrics_doc(title, done.scores.metrics))
-    given = ", ".join(f"{name} {count}" for name, count in sorted(run.extras["given"].items()))
-    for line in [f"answers of: {given}", *common.remarks(done), str(done.path)]:
+    given = ", ".join(f"{name} {count}" for name, count in sorted(run.extras.get("given", {}).items()))
+    for line in [*([f"answers of: {given}"] if given else []), *common.remarks(done), str(done.path)]:
         out.print(line, markup=False, soft_wrap=True)
 
 

@@ -56,6 +56,7 @@ SUITES: dict[str, Callable[[], list[Composite]]] = {
     "modality": lambda: [accuracy()],
     "interleaved": lambda: [accuracy("all right")],
     **dict.fromkeys(RUBRICS, composites),
+    "armor-pairwise-v1": lambda: [accuracy("wins")],
 }
 """What is not an understanding benchmark."""
 
