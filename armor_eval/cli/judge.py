@@ -99,10 +99,13 @@ def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
 def answers(
     answers: Annotated[Path, typer.Option(help="JSON lines: id, question, answer, image (a path, a list, or empty).")],
     judge: Annotated[str, typer.Option(help="hf:ID, openai:URL#NAME or replies:FILE.")],
-    rubric: Annotated[str, typer.Option(help="armor-rubric-v1, or synjudge with --prompt.")] = "armor-rubric-v1",
+    rubric: Annotated[
+        str, typer.Option(help="armor-rubric-v1; synjudge with --prompt; ueval-official or ueval-lmms-eval.")
+    ] = "armor-rubric-v1",
     prompt: Annotated[
         Path | None, typer.Option(help="The judge's published words, where we may not ship them.")
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="UEval's questions with their rubrics.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/judged/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers judged together.")] = 16,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
@@ -111,12 +114,29 @@ def answers(
     missing is 0 by rule, a reply that no rule reads is no grade and withholds the mean."""
     from armor_eval.tasks.interleaved.judged import JudgedTask
     from armor_eval.tasks.interleaved.rubrics import RUBRICS, words_of
-    from armor_model.base.errors import unknown_name
+    from armor_eval.tasks.interleaved.ueval import PROTOCOLS, UEvalTask
+    from armor_model.base.errors import UserError, unknown_name
 
-    if rubric not in RUBRICS:
-        raise unknown_name("rubric", rubric, RUBRICS)
-    words, published = words_of(RUBRICS[rubric], prompt)
+    known = (*RUBRICS, *PROTOCOLS)
+    if rubric not in known:
+        raise unknown_name("rubric", rubric, known)
+    if (rubric in PROTOCOLS) != (data is not None):
+        raise UserError(
+            f"{rubric} {'needs' if data is None else 'has no'} questions of its own", "--data FILE is UEval's only"
+        )
     name = f"{answers.stem}-{rubric}"
+    if data is not None:
+        questions = data
+        _grade(
+            lambda grader: UEvalTask(answers, questions, rubric, prompt, grader),
+            name,
+            judge,
+            out,
+            batch_size,
+            json_output,
+        )
+        return
+    words, published = words_of(RUBRICS[rubric], prompt)
     _grade(
         lambda grader: JudgedTask(answers, RUBRICS[rubric], words, published, grader),
         name,

@@ -32,9 +32,13 @@ def _doc(profile: ProfileSpec, kind: str, columns: list[str], caption: str = "")
 
 def embedded_tables(views: Sequence[RunView]) -> list[Doc]:
     """Understanding, drawing, suites, modality choice, interleaved answers and the ablations, for whichever of them
-    there are runs; of published data the suites alone, for the paper has tables of the rest."""
+    there are runs; of published data suites and graded answers alone, for the paper has tables of the rest."""
     official = [view for view in views if (view.run.profile, view.run.kind) == (OFFICIAL, "suite")]
-    docs: list[Doc | None] = [_by_benchmark(profile_of(OFFICIAL), "suite", official)]
+    graded = [view for view in views if (view.run.profile, view.run.kind) == (OFFICIAL, "interleaved")]
+    docs: list[Doc | None] = [
+        _by_benchmark(profile_of(OFFICIAL), "suite", official),
+        _by_benchmark(profile_of(OFFICIAL), "interleaved", graded),
+    ]
     for profile in map(profile_of, GUESTS):
         own = {kind: [v for v in views if (v.run.profile, v.run.kind) == (profile.name, kind)] for kind in KINDS}
         docs += [

@@ -159,7 +159,7 @@ def test_words_of_others_come_from_a_file_and_are_named_where_they_are_not_the_p
     (tmp_path / "mine.txt").write_text("Grade it.")
     assert main([*argv, "--prompt", str(tmp_path / "mine.txt"), "--out", str(tmp_path / "run")]) == 0
     run, _, scores = read_bundle(tmp_path / "run")
-    assert scores.metrics[0].value == 4 and "not the published ones" in run.reservations[0].text
+    assert scores.metrics[0].value == 4 and "not known to be the published ones" in run.reservations[0].text
 
 
 @pytest.mark.parametrize(
