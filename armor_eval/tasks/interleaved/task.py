@@ -139,7 +139,7 @@ class InterleavedTask(AsksRecords):
         extras = dict(bundle.run.extras) | {
             "given": dict(Counter(str(item.parsed) for item in scored)),
             "coherence": coherence(scored),
-            "figures": [write_sheet(bundle, items)],
+            "figures": [] if self._baseline else [write_sheet(bundle, items)],
         }
         if (shuffled := shuffled_agreement(scored, self._guest.shuffled)) is not None:
             metrics.append(shuffled)

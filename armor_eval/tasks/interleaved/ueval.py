@@ -3,8 +3,8 @@ comparable.
 
 `ueval-official`: an unreadable reply is not met; text and image rates are means over the questions that have such
 lines, a task's score is the mean of its two rates, the headline the mean over tasks. `ueval-lmms-eval`: a line whose
-reply is unreadable leaves the denominator, a half without lines is 0, a question's score is the mean of its halves, a task's the
-mean over questions. Lines on images see them; of closed questions without the text (official).
+reply is unreadable leaves the denominator, a half without lines is 0, a question's score is the mean of its halves, a
+task's the mean over questions. Lines on images see them; of closed questions without the text (official).
 """
 
 from __future__ import annotations
