@@ -226,6 +226,7 @@ def _next(rng: np.random.Generator, things: Content, before: str) -> tuple[Conte
     return (*things[:at], new, *things[at + 1 :]), f"picture {before} with the {shape} in {new[0]}"
 
 
+@lru_cache(maxsize=2)
 def jsonl(version: int = VERSION) -> str:
     """The records as JSON lines, held to the declared hash of their version."""
     text = "".join(json.dumps(record) + "\n" for record in records(version))
