@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.questions import plural
 from trainer.shapes.requests import matches
 from trainer.shapes.world import CELL_NAMES, COLOR_NAMES, NUMBERS, OPPOSITE, RELATIONS, SHAPES, Scene, Thing, holds
@@ -150,14 +151,14 @@ def agreement(told: Told, things: Sequence[Thing]) -> Agreement:
     return Agreement(true / len(told) if len(told) else 0.0, matched / len(things) if things else 0.0)
 
 
-def atoms_of(target: dict[str, Any]) -> list[Atom]:
+def atoms_of(target: JsonObject) -> list[Atom]:
     """The things that a target asks for: of a scene with their cells, of a request's content without."""
     if "scene" in target:
         return [Atom(*thing) for thing in Scene.parse(target["scene"]).things]
     return [Atom(color, shape, None) for color, shape, count in target["things"] for _ in range(count)]
 
 
-def text_right(told: Told, target: dict[str, Any]) -> bool:
+def text_right(told: Told, target: JsonObject) -> bool:
     """Whether the text states all that was asked for, nothing else, and nothing that contradicts it."""
     wanted = atoms_of(target)
     if not len(told.things) == len(wanted) == pairs_of(told.things, wanted, _stated):
@@ -167,7 +168,7 @@ def text_right(told: Told, target: dict[str, Any]) -> bool:
     return _relations_right(told, target)
 
 
-def _relations_right(told: Told, target: dict[str, Any]) -> bool:
+def _relations_right(told: Told, target: JsonObject) -> bool:
     if "scene" in target:
         return agreement(told, Scene.parse(target["scene"]).things).exact
     if (relation := target.get("relation")) is None:
@@ -192,7 +193,7 @@ def _relations_right(told: Told, target: dict[str, Any]) -> bool:
     )
 
 
-def image_right(things: Sequence[Thing], target: dict[str, Any]) -> bool:
+def image_right(things: Sequence[Thing], target: JsonObject) -> bool:
     """Whether the image shows exactly what was asked for: nothing missing, nothing more, in its place or relation."""
     if not things or len({thing.cell for thing in things}) != len(things):
         return False
@@ -202,7 +203,7 @@ def image_right(things: Sequence[Thing], target: dict[str, Any]) -> bool:
     return matches(scene, tuple(tuple(t) for t in target["things"]), target.get("relation"))
 
 
-def nothing_beyond(told: Told, things: Sequence[Thing], target: dict[str, Any]) -> bool:
+def nothing_beyond(told: Told, things: Sequence[Thing], target: JsonObject) -> bool:
     """Whether neither image nor text holds a thing that was not asked for; false where one of them holds nothing."""
     wanted, shown = atoms_of(target), [Atom(*thing) for thing in things]
     return all(0 < len(named) == pairs_of(named, wanted, _like) for named in (shown, told.things))

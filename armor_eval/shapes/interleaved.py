@@ -17,7 +17,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -29,19 +28,10 @@ from armor_eval.shapes.sight import SceneDetector
 from armor_eval.tasks.interleaved.judging import Compared, Pair
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_text
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.questions import describe, join
 from trainer.shapes.requests import phrase_for, sample_request
-from trainer.shapes.world import (
-    COLOR_NAMES,
-    HELD_OUT,
-    NUMBERS,
-    SHAPES,
-    Scene,
-    Thing,
-    is_held_out,
-    pick,
-    sample_scene,
-)
+from trainer.shapes.world import COLOR_NAMES, HELD_OUT, NUMBERS, SHAPES, Scene, Thing, is_held_out, pick, sample_scene
 
 VERSION = 1
 SEEDS = {1: 27_001}
@@ -78,10 +68,10 @@ STORY = (
 )
 
 
-def records(version: int = VERSION) -> list[dict[str, Any]]:
+def records(version: int = VERSION) -> list[JsonObject]:
     """500 requests of 400 dialogues, 100 a kind, equal for equal versions."""
     makers = {"single": _single, "edit": _edit, "follow-up": _follow_up, "story": _story}
-    found: list[dict[str, Any]] = []
+    found: list[JsonObject] = []
     for at, (kind, make) in enumerate(makers.items()):
         rng = np.random.default_rng([SEEDS[version], at])
         seen: set[str] = set()
@@ -112,8 +102,8 @@ def records(version: int = VERSION) -> list[dict[str, Any]]:
 
 
 def _record(
-    messages: Sequence[str], given: Sequence[Scene], wording: str, targets: list[dict[str, Any]], held_out: bool
-) -> dict[str, Any]:
+    messages: Sequence[str], given: Sequence[Scene], wording: str, targets: list[JsonObject], held_out: bool
+) -> JsonObject:
     said = [{"role": ("user", "assistant")[at % 2], "content": text} for at, text in enumerate(messages)]
     return {
         "messages": said,
@@ -124,7 +114,7 @@ def _record(
     }
 
 
-def _single(rng: np.random.Generator, number: int) -> Iterator[dict[str, Any]]:
+def _single(rng: np.random.Generator, number: int) -> Iterator[JsonObject]:
     request = sample_request(rng, training=False)
     other = pick(rng, [shape for shape in SHAPES if shape not in {shape for _, shape, _ in request.things}])
     wording = SINGLE[number % len(SINGLE)]
@@ -161,13 +151,13 @@ def _swapped(rng: np.random.Generator, source: Scene) -> tuple[Scene, dict[str, 
     return Scene((*rest, a._replace(cell=b.cell), b._replace(cell=a.cell))), {"it": a.shape, "other": b.shape}
 
 
-def _edit(rng: np.random.Generator, number: int) -> Iterator[dict[str, Any]]:
+def _edit(rng: np.random.Generator, number: int) -> Iterator[JsonObject]:
     source = sample_scene(rng, int(rng.integers(2, 4)), training=False)
     wording, text, target = _changed(rng, source, number, "this picture")
     yield _record([f"{IMAGE}\n{text}"], [source], wording, [{"scene": str(target)}], is_held_out(target))
 
 
-def _follow_up(rng: np.random.Generator, number: int) -> Iterator[dict[str, Any]]:
+def _follow_up(rng: np.random.Generator, number: int) -> Iterator[JsonObject]:
     """Two turns that are asked, behind a first one that is given; half of the last ones go back to the first image."""
     first = sample_scene(rng, int(rng.integers(2, 4)), training=False)
     names = join([f"a {thing.color} {thing.shape}" for thing in first.things])
@@ -184,7 +174,7 @@ def _follow_up(rng: np.random.Generator, number: int) -> Iterator[dict[str, Any]
     yield _record(messages, [first, second], wording, [{"scene": str(third)}], is_held_out(third))
 
 
-def _story(rng: np.random.Generator, number: int) -> Iterator[dict[str, Any]]:
+def _story(rng: np.random.Generator, number: int) -> Iterator[JsonObject]:
     """Two to four images; in every second story each goes on from the one before."""
     count = 2 + number % 3
     things, told = _colored(rng, int(rng.integers(1, 4))), []
@@ -260,7 +250,7 @@ class SceneComparer:
     def __init__(self, device: str = "cpu") -> None:
         self._sight = SceneDetector(device)
         self._sight.self_check()
-        self.info: dict[str, Any] = {**self._sight.settings, "claims": "1"}
+        self.info: JsonObject = {**self._sight.settings, "claims": "1"}
 
     def compare(self, pairs: Sequence[Pair]) -> list[Compared]:
         """Detects all images at once."""
@@ -275,7 +265,7 @@ def comparer() -> SceneComparer:
     return SceneComparer()
 
 
-def compared(text: str, things: Sequence[Thing] | None, target: dict[str, Any] | None) -> Compared:
+def compared(text: str, things: Sequence[Thing] | None, target: JsonObject | None) -> Compared:
     """One text and the things of one image (None: no image) against a target (None: nothing more was asked for)."""
     told, seen = claims_of(text), list(things or ())
     both = agreement(told, seen)

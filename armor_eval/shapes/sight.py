@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from armor_eval.tasks.geneval.colors import Crop
 from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.world import GRID, Thing
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class SceneDetector:
             PixelColors(vocabulary),
             Rules(),
         )
-        self.settings: dict[str, Any] = {
+        self.settings: JsonObject = {
             **self._detector.settings,
             **self._colors.settings,
             "threshold": self._rules.threshold,

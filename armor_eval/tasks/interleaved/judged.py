@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator
 
@@ -26,6 +26,10 @@ from armor_eval.tasks.suites.rows import Row, json_rows, jsonl_rows
 from armor_model.base.errors import RunFailed, UserError, one_line
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
 from armor_model.base.images import BadImageError
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 ROOM = 300
 """Tokens of a judge's reply, as the official script gives it."""
@@ -45,7 +49,7 @@ class Answer(Row):
 
     @field_validator("image", mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
+    def _listed(cls, value: object) -> Any:
         return [] if not value else [value] if isinstance(value, str) else value
 
 
@@ -104,7 +108,7 @@ class JudgedTask:
         name = Path(self._name).stem
         return ModelInfo(spec=f"answers:{self._name}", name=name, fingerprint=self._sha256)
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         """Any answers can be graded."""
 
     def describe(self, model: ModelInfo) -> Described:
@@ -164,10 +168,10 @@ class JudgedTask:
             first = next(iter(replies.values()))
             raise RunFailed(f"the judge failed on the first {len(replies)} questions: {one_line(str(first))[:200]}")
 
-    def _fields(self, unit: Unit, output: Any, bundle: Bundle) -> tuple[dict[str, Any], Item | None]:
+    def _fields(self, unit: Unit, output: Any, bundle: Bundle) -> tuple[JsonObject, Item | None]:
         """What an item says of the answer; the whole item where its images cannot be read."""
         one = self._by_id[unit.id]
-        fields: dict[str, Any] = {
+        fields: JsonObject = {
             "id": unit.id,
             "cluster": unit.cluster,
             "group": unit.group,

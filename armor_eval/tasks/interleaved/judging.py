@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 KEPT = {"text-only": (True, False), "image-only": (False, True)}
 """Baseline -> whether texts and images of an answer are kept."""
@@ -35,14 +40,14 @@ class Pair:
     """A part of an answer: its text, its image, and what was asked of both; None where nothing more was asked for."""
 
     text: str
-    image: Any
-    target: dict[str, Any] | None
+    image: Image.Image
+    target: JsonObject | None
 
 
 class Comparer(Protocol):
     """A guest profile's reader of texts and images."""
 
-    info: dict[str, Any]
+    info: JsonObject
     """What it reads with, for the record."""
 
     def compare(self, pairs: Sequence[Pair]) -> list[Compared]:
@@ -50,7 +55,7 @@ class Comparer(Protocol):
         ...
 
 
-def paired(parts: Sequence[Any], targets: Sequence[dict[str, Any]]) -> list[Pair]:
+def paired(parts: Sequence[Any], targets: Sequence[JsonObject]) -> list[Pair]:
     """The answer's images with the text that belongs to each, beside the targets in order.
 
     A text belongs to the image after it, the last one to the last image; where an answer begins with an image, texts
@@ -96,7 +101,7 @@ class Verdict:
     def right(self) -> bool:
         return self.text_right and self.image_right and self.agrees
 
-    def extras(self) -> dict[str, Any]:
+    def extras(self) -> JsonObject:
         return asdict(self)
 
 

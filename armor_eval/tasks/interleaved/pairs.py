@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready
@@ -26,6 +26,10 @@ from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.errors import RunFailed, UserError, one_line
 from armor_model.base.hashing import sha256_json, sha256_text
 from armor_model.base.images import BadImageError
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 NAME = "armor-pairwise-v1"
 WORDS = """You compare two answers to one question. Each is made of text and images; the images of answer A are shown
@@ -71,7 +75,7 @@ class PairsTask:
         """The candidate, known by the content of its answers."""
         return ModelInfo(spec=f"answers:{self._names[0]}", name=self._names[0], fingerprint=self._hashes[0])
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         """Any answers can be compared."""
 
     def describe(self, model: ModelInfo) -> Described:
@@ -129,7 +133,7 @@ class PairsTask:
 
     def _item(self, unit: Unit, output: Any, reply: list[Reading] | Exception | None, bundle: Bundle) -> Item:
         question = self._pairs[unit.cluster][0].question
-        fields: dict[str, Any] = {
+        fields: JsonObject = {
             "id": unit.id,
             "cluster": unit.cluster,
             "group": unit.group,

@@ -23,6 +23,7 @@ from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.records import from_lines, modality
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.hashing import sha256_json
+from armor_model.base.jsons import JsonObject
 
 HEADLINE = "all right"
 PARTS = {
@@ -112,7 +113,7 @@ class InterleavedTask(AsksRecords):
             verdict = verdict_of([next(compared) for _ in own])
             stored, blank = self._answered(answer, bundle)
             given = modality(bool(stored["output"]), bool(stored["output_images"]))
-            more: dict[str, Any] = {"blank": blank} if blank else {}
+            more: JsonObject = {"blank": blank} if blank else {}
             items.append(
                 Item(
                     **fields,

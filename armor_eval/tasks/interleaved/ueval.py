@@ -57,7 +57,7 @@ class Question(Row):
 
     @field_validator("text_rubrics", "image_rubrics", mode="before")
     @classmethod
-    def _lines(cls, value: Any) -> Any:
+    def _lines(cls, value: object) -> Any:
         """Strings, or the earlier objects with a criterion."""
         return [one["criterion"] if isinstance(one, dict) and "criterion" in one else one for one in value or []]
 

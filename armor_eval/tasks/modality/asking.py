@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine import Conversation, Unit
 from armor_eval.models.base import RespondsFreely
@@ -15,6 +15,10 @@ from armor_eval.tasks.modality.records import Record, choose, conversation
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_text
 from armor_model.base.images import BadImageError
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 
 class AsksRecords:
@@ -38,7 +42,7 @@ class AsksRecords:
         self._by_id = {record.id: record for record in self._records}
         self._seed = seed if drawn_from is None else drawn_from
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         if not isinstance(model, RespondsFreely):
             raise UserError(f"{model.info.name} cannot answer with text and images", "see armor-eval list")
 
@@ -55,10 +59,10 @@ class AsksRecords:
             return error
         return Conversation(unit.id, messages, int(sha256_text(f"{self._seed}:{unit.id}")[:8], 16))
 
-    def _asked(self, unit: Unit, request: Any, bundle: Bundle) -> dict[str, Any]:
+    def _asked(self, unit: Unit, request: Any, bundle: Bundle) -> JsonObject:
         """The fields of an item that say what was asked."""
         prompt = self._by_id[unit.id].prompt
-        fields: dict[str, Any] = {
+        fields: JsonObject = {
             "id": unit.id,
             "cluster": unit.cluster,
             "group": unit.group,
@@ -72,7 +76,7 @@ class AsksRecords:
         return fields
 
     @staticmethod
-    def _answered(output: Sequence[Any], bundle: Bundle) -> tuple[dict[str, Any], int]:
+    def _answered(output: Sequence[Any], bundle: Bundle) -> tuple[JsonObject, int]:
         """The fields of an item that say what came, and how many of its images are of one single colour."""
         images = [part for part in output if not isinstance(part, str)]
         text = " ".join(part for part in output if isinstance(part, str)).strip()

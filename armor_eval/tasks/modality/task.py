@@ -21,6 +21,7 @@ from armor_eval.tasks.modality.judging import Judged, judge
 from armor_eval.tasks.modality.records import Record, image_in, own_records, read_records
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json
+from armor_model.base.jsons import JsonObject
 
 GIVEN = ("text", "image", "both", "none")
 
@@ -105,7 +106,7 @@ class ModalityTask(AsksRecords):
         reservations = reserve_blank(bundle.run.reservations, blank, drawn)
         return Outcome(items, scores, reason, {"extras": extras, "reservations": reservations})
 
-    def _confusion(self, items: Sequence[Item]) -> dict[str, Any]:
+    def _confusion(self, items: Sequence[Item]) -> JsonObject:
         """Requests of each kind by what was given."""
         wants = {r.kind: r.wants for r in self._records}
         return {
@@ -126,7 +127,7 @@ def _reason(record: Record, judged: Judged) -> str | None:
 
 
 def score(items: Sequence[Item]) -> list[Metric]:
-    """Accuracy in all, by kind, of negations and later turns; what pictures show; whether text and picture agree."""
+    """Accuracy in all, by kind, of negations and later turns; what images show; whether text and image agree."""
     from armor_eval.stats.composite import accuracy, measure
 
     kinds = list(dict.fromkeys(i.group for i in items))

@@ -12,15 +12,31 @@ from armor_eval.tasks.interleaved.ueval import Rates, rates, read_met
 from armor_eval.tasks.suites.judges import recorded
 
 QUESTIONS = [
-    {"id": 1, "prompt": "How is a reef knot tied? Show it.", "task_type": "life", "question_type": "open",
-     "text_rubrics": ["Names the first crossing.", "Names the second crossing."],
-     "image_rubrics": ["A picture of each step."]},
-    {"id": 2, "prompt": "Explain a splice, no picture.", "task_type": "life", "question_type": "open",
-     "text_rubrics": ["Says what it joins."], "image_rubrics": []},
-    {"id": 3, "prompt": "Draw the rig of a sloop, and name its parts.", "task_type": "diagram",
-     "question_type": "closed", "text_rubrics": [{"criterion": "Names the jib.", "tags": []}],
-     "image_rubrics": ["One mast.", "Two sails."]},
-]  # fmt: skip
+    {
+        "id": 1,
+        "prompt": "How is a reef knot tied? Show it.",
+        "task_type": "life",
+        "question_type": "open",
+        "text_rubrics": ["Names the first crossing.", "Names the second crossing."],
+        "image_rubrics": ["A picture of each step."],
+    },
+    {
+        "id": 2,
+        "prompt": "Explain a splice, no picture.",
+        "task_type": "life",
+        "question_type": "open",
+        "text_rubrics": ["Says what it joins."],
+        "image_rubrics": [],
+    },
+    {
+        "id": 3,
+        "prompt": "Draw the rig of a sloop, and name its parts.",
+        "task_type": "diagram",
+        "question_type": "closed",
+        "text_rubrics": [{"criterion": "Names the jib.", "tags": []}],
+        "image_rubrics": ["One mast.", "Two sails."],
+    },
+]
 MET = {
     "1": {"text-0": True, "text-1": False, "image-0": True},
     "2": {"text-0": True},
@@ -79,9 +95,7 @@ def test_the_official_protocol_by_hand(tmp_path):
     diagram: text 0 (not sure), image 1/2 (unread is not met): .25. Mean of tasks (.875 + .25)/2 = .5625. The text
     column: tasks' text (.75 + 0)/2 = .375; images (1 + .5)/2 = .75."""
     found, values = run(tmp_path, "ueval-official")
-    assert values == {
-        "mean of tasks": 56.25, "text": 37.5, "image": 75.0, "life": 87.5, "diagram": 25.0
-    }  # fmt: skip
+    assert values == {"mean of tasks": 56.25, "text": 37.5, "image": 75.0, "life": 87.5, "diagram": 25.0}
     texts = [r.text for r in found.reservations]
     assert any("1 of 7 replies are unread: not met" in text for text in texts)
     assert any("not known to be the published ones" in text for text in texts)
