@@ -27,6 +27,7 @@ from armor_eval.profiles import ProfileSpec, choose_profile
 from armor_eval.runs.bundle import run_folder
 from armor_eval.runs.merge import parse_shard
 from armor_eval.tasks.geneval.task import GenEvalTask, own_judging
+from armor_eval.tasks.interleaved.task import InterleavedTask
 from armor_eval.tasks.modality.task import ModalityTask
 from armor_eval.tasks.suites.declare import Suite, suites
 from armor_eval.tasks.suites.files import read_data
@@ -48,9 +49,11 @@ Bar = Callable[[str], AbstractContextManager[Progress | None]]
 """By a task's name: what shows its progress while it runs."""
 TEXT = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "mask_imgbos"})
 IMAGES = frozenset({"guidance", "image_temperature", "image_top_k", "image_top_p"})
-NEEDS = {"geneval": DrawsImages, "modality": RespondsFreely}
+FREE: dict[str, type[ModalityTask] | type[InterleavedTask]] = {"modality": ModalityTask, "interleaved": InterleavedTask}
+"""What asks for free answers."""
+NEEDS = {"geneval": DrawsImages} | dict.fromkeys(FREE, RespondsFreely)
 """Task that is neither benchmark nor suite -> the protocol of models.base that it asks."""
-READS = {"geneval": IMAGES, "modality": TEXT | IMAGES}
+READS = {"geneval": IMAGES} | dict.fromkeys(FREE, TEXT | IMAGES)
 """The same -> the fields of the decoding that it uses; a benchmark uses TEXT, a suite IMAGES."""
 
 
@@ -64,7 +67,7 @@ class Named:
 
 
 def evaluate(
-    model: Model,
+    model: str | Model | tuple[object, object] | None,
     tasks: Iterable[str | Suite] | Iterable[Named],
     out: Path | str | Callable[[str], Path],
     *,
@@ -88,8 +91,9 @@ def evaluate(
     Args:
         model: what `--model` takes (`armor-nano`, a folder, `hf:ID`, `openai:URL#NAME` ...), an adapter that is loaded
             already, or (ArmorForConditionalGeneration, ArmorProcessor), as a training loop has them.
-        tasks: benchmarks by name, `all`, `FILE.toml` of your own, `geneval`, `modality`, suites of drawing by name or
-            as they were read (armor_eval.tasks.suites.declare); or Named tasks, which bring their own settings.
+        tasks: benchmarks by name, `all`, `FILE.toml` of your own, `geneval`, `modality`, `interleaved`, suites of
+            drawing by name or as they were read (armor_eval.tasks.suites.declare); or Named tasks, which bring their
+            own settings.
         out: folder of the runs, each in OUT/NAME; or a function from a task's name to its folder.
         profile: `shapes` (embedded) or `official`; by default the model's.
         limit: only so many units of each task, chosen by `seed`, which also seeds what is drawn.
@@ -216,7 +220,7 @@ def _plan(
             elif judging is not None and name == "geneval":
                 task, usual, batch, drawn = GenEvalTask(*judging, limit=limit, seed=seed, drawn_from=at), {}, 16, 0
             else:
-                task = ModalityTask(spec, limit=limit, seed=seed, drawn_from=at)
+                task = FREE[name](spec, limit=limit, seed=seed, drawn_from=at)
                 usual, batch, drawn = {"max_new_tokens": spec.response_tokens}, 32, at
             chosen = Decoding(**{**usual, **made, "seed": drawn})
             settings = Settings(spec.name, list(command), chosen, batch_size or batch, part)

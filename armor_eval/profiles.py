@@ -49,8 +49,9 @@ class ProfileSpec:
         """A module of the guest, imported when it is needed.
 
         `understanding` (tsv_path, declared), `judge` (RuleJudge), `geneval` (records), `colors` (PixelColors),
-        `detector` (selftest_images), `train_detector`, `modality` (jsonl), `suites` (made), `reader` (NAME, read,
-        render), `ablations` (see armor_eval.ablations.base). ValueError for a profile of published data.
+        `detector` (selftest_images), `train_detector`, `modality` (jsonl), `interleaved` (jsonl, NAME, VERSION,
+        comparer, CONSTANT, told, shuffled), `suites` (made), `reader` (NAME, read, render), `ablations` (see
+        armor_eval.ablations.base). ValueError for a profile of published data.
         """
         if self.guest is None:
             raise ValueError(f"profile {self.name} is published data: nothing makes its {name}")

@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "list": ("armor_eval.cli.listing:listing", "Benchmarks, splits and where their data comes from."),
     "doctor": ("armor_eval.cli.doctor:doctor", "What this machine has, and what a real run would miss."),
     "modality": ("armor_eval.cli.modality:modality", "Does it answer with text, an image or both, as asked?"),
+    "interleaved": ("armor_eval.cli.interleaved:interleaved", "Are text and image right, and do they agree?"),
     "tables": ("armor_eval.cli.tables:tables", "The paper's tables beside what was measured, a verdict a cell."),
     "report": ("armor_eval.cli.report:report", "One self-contained HTML page: verdicts, tables, plots, every item."),
     "view": ("armor_eval.cli.view:view", "All runs of a folder in a browser, with full images, and live."),

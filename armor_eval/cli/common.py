@@ -261,10 +261,15 @@ def bars(show: bool) -> Callable[[str], AbstractContextManager[Any]]:
 
 
 def finish(
-    finished: Sequence[Finished], show_one: Callable[[Finished], None], *, as_text: bool, shard: str | None
+    finished: Sequence[Finished],
+    show_one: Callable[[Finished], None],
+    *,
+    as_text: bool,
+    shard: str | None,
+    repeats: bool = True,
 ) -> None:
-    """What a command of one task ends with, in the first process: its runs, the variance between repeats, and exit code
-    1 where one is partial."""
+    """What a command of one task ends with, in the first process: its runs, the variance between them where they are
+    repeats, and exit code 1 where one is partial."""
     if not finished:
         return
     if shard is not None:
@@ -272,11 +277,11 @@ def finish(
             show_shard(one)
         return
     if not as_text:
-        write(as_json(finished, repeated=len(finished) > 1))
+        write(as_json(finished, repeated=repeats and len(finished) > 1))
     else:
         for one in finished:
             show_one(one)
-        if len(finished) > 1:
+        if repeats and len(finished) > 1:
             print_doc(console(), spread_doc(finished))
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)

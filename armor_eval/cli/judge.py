@@ -1,15 +1,17 @@
-"""`armor-eval judge calibrate`: how good is the judge?"""
+"""`armor-eval judge`: grades of interleaved answers, and how good the judge is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from armor_eval.cli import common
 
 if TYPE_CHECKING:
+    from armor_eval.engine import Finished
     from armor_eval.report.doc import Doc
     from armor_eval.tasks.suites.calibrate import Calibration
 
@@ -91,6 +93,108 @@ def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
     finally:
         asked.close()
     return folder
+
+
+@judge.command("answers")
+def answers(
+    answers: Annotated[Path, typer.Option(help="JSON lines: id, question, answer, image (a path, a list, or empty).")],
+    judge: Annotated[str, typer.Option(help="hf:ID, openai:URL#NAME or replies:FILE.")],
+    rubric: Annotated[
+        str, typer.Option(help="armor-rubric-v1; synjudge with --prompt; ueval-official or ueval-lmms-eval.")
+    ] = "armor-rubric-v1",
+    prompt: Annotated[
+        Path | None, typer.Option(help="The judge's published words, where we may not ship them.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="UEval's questions with their rubrics.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/judged/...")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Answers judged together.")] = 16,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Grade answers of text and images that are there already: text, image, quality and synergy, 0 to 5. What is
+    missing is 0 by rule, a reply that no rule reads is no grade and withholds the mean."""
+    from armor_eval.tasks.interleaved.judged import JudgedTask
+    from armor_eval.tasks.interleaved.rubrics import RUBRICS, words_of
+    from armor_eval.tasks.interleaved.ueval import PROTOCOLS, UEvalTask
+    from armor_model.base.errors import UserError, unknown_name
+
+    known = (*RUBRICS, *PROTOCOLS)
+    if rubric not in known:
+        raise unknown_name("rubric", rubric, known)
+    if (rubric in PROTOCOLS) != (data is not None):
+        raise UserError(
+            f"{rubric} {'needs' if data is None else 'has no'} questions of its own", "--data FILE is UEval's only"
+        )
+    name = f"{answers.stem}-{rubric}"
+    if data is not None:
+        questions = data
+        _grade(
+            lambda grader: UEvalTask(answers, questions, rubric, prompt, grader),
+            name,
+            judge,
+            out,
+            batch_size,
+            json_output,
+        )
+        return
+    words, published = words_of(RUBRICS[rubric], prompt)
+    _grade(
+        lambda grader: JudgedTask(answers, RUBRICS[rubric], words, published, grader),
+        name,
+        judge,
+        out,
+        batch_size,
+        json_output,
+    )
+
+
+@judge.command("pairs")
+def pairs(
+    answers: Annotated[Path, typer.Option(help="The candidate's answers, as of `judge answers`.")],
+    against: Annotated[Path, typer.Option(help="Another model's answers to the same questions, by id.")],
+    judge: Annotated[str, typer.Option(help="hf:ID, openai:URL#NAME or replies:FILE.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/judged/...")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pairs judged together.")] = 16,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Which of two models answers better with text and images? Each pair is judged in both orders; how often these
+    agree, and how often the first answer wins, stand beside the wins."""
+    from armor_eval.tasks.interleaved.pairs import PairsTask
+
+    name = f"{answers.stem}-against-{against.stem}"
+    _grade(lambda grader: PairsTask(answers, against, grader), name, judge, out, batch_size, json_output)
+
+
+def _grade(
+    task_of: Callable[[Any], Any], name: str, judge: str, out: Path | None, batch_size: int, json_output: bool
+) -> None:
+    """Have a judge look at answers that are there already, and show what it says."""
+    from armor_eval.cli import COMMAND_LINE
+    from armor_eval.engine import Settings, evaluate
+    from armor_eval.models.base import Decoding
+    from armor_eval.profiles import OFFICIAL
+    from armor_eval.tasks.geneval.task import DrawnElsewhere
+    from armor_eval.tasks.suites.judges import load_judge
+
+    common.quiet_libraries()
+    grader = load_judge(judge, OFFICIAL)
+    try:
+        task = task_of(grader)
+        folder = out or Path("runs") / "judged" / f"{name}-{common.short_name(grader.info.name)}"
+        settings = Settings(OFFICIAL, list(COMMAND_LINE.get()), Decoding(), batch_size)
+        finished = evaluate(task, DrawnElsewhere(task.model), folder, settings)
+    finally:
+        grader.close()
+    common.finish([one for one in [finished] if one is not None], _show_grades, as_text=not json_output, shard=None)
+
+
+def _show_grades(done: Finished) -> None:
+    out, run = common.console(), done.run
+    against = f" against {run.extras['against']}" if "against" in run.extras else ""
+    title = f"{run.benchmark} - {run.model.name}{against} - judged by {run.judge.name}"
+    common.print_doc(out, common.metrics_doc(title, done.scores.metrics))
+    given = ", ".join(f"{name} {count}" for name, count in sorted(run.extras.get("given", {}).items()))
+    for line in [*([f"answers of: {given}"] if given else []), *common.remarks(done), str(done.path)]:
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def show(found: Calibration) -> None:

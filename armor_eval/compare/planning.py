@@ -15,6 +15,7 @@ SIZES: dict[str, tuple[int, int, str]] = {
     "LLaVABench": (60, 24, ""),
     "geneval": (2212, 553, ""),
     "modality": (400, 48, ""),
+    "interleaved": (500, 400, ""),
     "MMB_TEST": (6666, 1784, ""),
     "MMB_V11": (4329, 1164, "size assumed: that of MMBench's first version"),
     "MMB_TEST_V11": (6666, 1784, "size assumed: that of MMBench's first version"),

@@ -27,7 +27,7 @@ from armor_model.base.hashing import sha256_json
 if TYPE_CHECKING:
     from armor_eval.models.base import Model
 
-DRAWN = ("geneval", "suite", "modality")
+DRAWN = ("geneval", "suite", "modality", "interleaved")
 """Kinds of runs whose record says what images were drawn with."""
 
 

@@ -16,6 +16,7 @@ KINDS = {
     "geneval": "drawing",
     "suite": "suites of prompts and questions",
     "modality": "choice of modality",
+    "interleaved": "interleaved answers",
     "ablate-heads": "forward switching against one head",
     "ablate-stages": "training stages",
 }
@@ -30,10 +31,14 @@ def _doc(profile: ProfileSpec, kind: str, columns: list[str], caption: str = "")
 
 
 def embedded_tables(views: Sequence[RunView]) -> list[Doc]:
-    """Understanding, drawing, suites, modality choice and the ablations, for whichever of them there are runs; of
-    published data the suites alone, for the paper has tables of the rest."""
+    """Understanding, drawing, suites, modality choice, interleaved answers and the ablations, for whichever of them
+    there are runs; of published data suites and graded answers alone, for the paper has tables of the rest."""
     official = [view for view in views if (view.run.profile, view.run.kind) == (OFFICIAL, "suite")]
-    docs: list[Doc | None] = [_by_benchmark(profile_of(OFFICIAL), "suite", official)]
+    graded = [view for view in views if (view.run.profile, view.run.kind) == (OFFICIAL, "interleaved")]
+    docs: list[Doc | None] = [
+        _by_benchmark(profile_of(OFFICIAL), "suite", official),
+        _by_benchmark(profile_of(OFFICIAL), "interleaved", graded),
+    ]
     for profile in map(profile_of, GUESTS):
         own = {kind: [v for v in views if (v.run.profile, v.run.kind) == (profile.name, kind)] for kind in KINDS}
         docs += [
@@ -41,6 +46,7 @@ def embedded_tables(views: Sequence[RunView]) -> list[Doc]:
             _by_benchmark(profile, "suite", own["suite"]),
             _by_metric(profile, "geneval", own["geneval"], views, with_cost=True),
             _by_metric(profile, "modality", own["modality"], views),
+            _by_metric(profile, "interleaved", own["interleaved"], views),
         ]
         for kind in ("ablate-heads", "ablate-stages"):
             docs += [_ablation(profile, view) for view in own[kind] if view.scores is not None]

@@ -48,7 +48,11 @@ class RunView:
     @property
     def who(self) -> str:
         """The model, and whether its eyes were shut: a blind run must never read as the model's own."""
-        return f"{self.run.model.name}, blind" if self.run.extras.get("blind") else self.run.model.name
+        name = self.run.model.name
+        if self.run.extras.get("blind"):
+            return f"{name}, blind"
+        control = self.run.protocol.get("answers")  # interleaved: what a baseline leaves of the model's answers
+        return name if control is None else control if control == "constant" else f"{name}, {control}"
 
     @property
     def label(self) -> str:

@@ -17,7 +17,9 @@ SCHEMA_VERSION = 1
 Profile = Literal["shapes", "official"]
 RunStatus = Literal["running", "complete", "partial", "failed"]
 ItemStatus = Literal["ok", "unparsed", "judge_failed", "error"]
-RunKind = Literal["understanding", "geneval", "suite", "text", "modality", "ablate-heads", "ablate-stages", "training"]
+RunKind = Literal[
+    "understanding", "geneval", "suite", "text", "modality", "interleaved", "ablate-heads", "ablate-stages", "training"
+]
 
 
 class Record(BaseModel):

@@ -21,12 +21,7 @@ import numpy as np
 from armor_eval.base.images import write_image
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.runs.schema import JudgeInfo, Profile
-from armor_eval.shapes.colors import PixelColors
-from armor_eval.shapes.detector import EmbeddedDetector
-from armor_eval.tasks.geneval.colors import Crop
-from armor_eval.tasks.geneval.instances import Instances
-from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_eval.shapes.sight import SceneDetector
 from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder, write_file
@@ -36,7 +31,6 @@ from trainer.shapes.world import (
     CELL_NAMES,
     CELLS,
     COLOR_NAMES,
-    GRID,
     SHAPES,
     Scene,
     Thing,
@@ -71,10 +65,10 @@ def records() -> list[JsonObject]:
         number = 0
         while number < EACH:
             source = sample_scene(rng, training=False)
-            change = _change(rng, kind, source)
-            if change is None or (str(source), str(change[0])) in seen:
+            made = change(rng, kind, source)
+            if made is None or (str(source), str(made[0])) in seen:
                 continue
-            target, words = change
+            target, words = made
             seen.add((str(source), str(target)))
             found.append(
                 {
@@ -91,7 +85,7 @@ def records() -> list[JsonObject]:
     return found
 
 
-def _change(rng: np.random.Generator, kind: str, source: Scene) -> tuple[Scene, dict[str, str]] | None:
+def change(rng: np.random.Generator, kind: str, source: Scene) -> tuple[Scene, dict[str, str]] | None:
     """(the scene asked for, what fills the wording); None where this source allows no such change in plain words."""
     free = [cell for cell in range(CELLS) if source.at(cell) is None]
     if kind == "add":
@@ -144,16 +138,11 @@ def write(root: Path) -> Path:
 
 
 class DetectorJudge:
-    """The embedded detector and pixel colours, held against the target's scene. A thing is where its box is centred."""
+    """The embedded detector and pixel colours, held against the target's scene."""
 
     def __init__(self, device: str = "cpu") -> None:
-        vocabulary = load_vocabulary("shapes")
-        self._detector, self._colors, self._rules = (
-            EmbeddedDetector(vocabulary, device),
-            PixelColors(vocabulary),
-            Rules(),
-        )
-        own = {**self._detector.settings, **self._colors.settings, "threshold": self._rules.threshold}
+        self._sight = SceneDetector(device)
+        own = self._sight.settings
         self.info = JudgeInfo(name=str(own["detector"]), version=str(own["weights_sha256"])[:16], endpoint="local")
         self.settings: JsonObject = own
         self.facts: JsonObject = {}
@@ -162,28 +151,17 @@ class DetectorJudge:
         """UserError for what is no rubric; RunFailed where the detector misreads an image with a known answer."""
         if kind != "rubric":
             raise UserError("--judge shapes-detector judges edits of the shapes world", "say --suite shapes-edit")
-        self._detector.self_check(self._rules)
+        self._sight.self_check()
 
     def probabilities(self, shown: Sequence[Shown]) -> list[list[Reading] | Exception]:
         raise UserError("--judge shapes-detector gives no probabilities")
 
     def replies(self, shown: Sequence[Shown], max_new_tokens: int) -> list[list[Reading] | Exception]:
         """Two grades, 0 or 1, and what was seen."""
-        arrays = [np.asarray(one.images[-1].convert("RGB")) for one in shown]
-        seen = [self._things(*pair) for pair in zip(arrays, self._detector.detect(arrays), strict=True)]
+        seen = self._sight.things([one.images[-1] for one in shown])
         return [[Reading(grades(things, one.item.fields))] for things, one in zip(seen, shown, strict=True)]
 
     def close(self) -> None: ...
-
-    def _things(self, image: np.ndarray, found: Instances) -> list[Thing]:
-        height, width = image.shape[:2]
-        things = []
-        for place in np.flatnonzero(found.scores > self._rules.threshold):
-            box, shape = found.boxes[place], self._detector.classes[found.labels[place]]
-            (answer,) = self._colors.name([Crop(image, found.masks[place], box, shape)])
-            column, row = (int(GRID * (box[i] + box[i + 2]) / 2 / side) for i, side in ((0, width), (1, height)))
-            things.append(Thing(answer.color, shape, min(row, GRID - 1) * GRID + min(column, GRID - 1)))
-        return sorted(things, key=lambda thing: thing.cell)
 
 
 def grades(things: Sequence[Thing], fields: Mapping[str, str]) -> str:

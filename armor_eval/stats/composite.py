@@ -18,6 +18,7 @@ with it the circular group, pair, figure or question that needs it.
     LLaVABench       image                 category              score: the judge's 1-10; extras reference_score: same
     geneval          prompt                task, as printed      one item an image
     modality         prompt                kind (t2t, ti2t ...)
+    interleaved      dialogue              kind (single, edit ...)
 
 Formulas are those of VLMEvalKit (vlmeval/dataset/utils: `report_acc`, `mcq_circular_eval`, `MME_rating`, `POPE_rating`,
 `Hallusion_rating`, `MMVet_acc`, `LLaVABench_score`) and of GenEval's summary; tests/stats holds ours equal to theirs.

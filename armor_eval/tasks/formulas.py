@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from armor_eval.stats.composite import UNIT, Composite, accuracy, fraction, task_mean
 from armor_eval.stats.tallies import tally_any_right, tally_by_group, tally_mean
 from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.interleaved import ueval
+from armor_eval.tasks.interleaved.rubrics import RUBRICS, composites
 from armor_eval.tasks.suites import declare as suites
 from armor_eval.tasks.suites.reductions import REDUCTIONS, tally_number
 from armor_eval.tasks.understanding.declare import benchmarks, of_run
@@ -56,7 +58,14 @@ def text(metrics: Mapping[str, bool]) -> list[Composite]:
     ]
 
 
-SUITES: dict[str, Callable[[], list[Composite]]] = {"geneval": geneval, "modality": lambda: [accuracy()]}
+SUITES: dict[str, Callable[[], list[Composite]]] = {
+    "geneval": geneval,
+    "modality": lambda: [accuracy()],
+    "interleaved": lambda: [accuracy("all right")],
+    **dict.fromkeys(RUBRICS, composites),
+    **dict.fromkeys(ueval.PROTOCOLS, ueval.composites),
+    "armor-pairwise-v1": lambda: [accuracy("wins")],
+}
 """What is not an understanding benchmark."""
 
 

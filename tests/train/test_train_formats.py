@@ -223,3 +223,48 @@ def test_build_data_reports_what_repeats_a_prompt_and_drops_it_where_asked(tmp_p
 def test_dropping_needs_prompts(tmp_path, capsys):
     assert main(["build-data", "--tars", str(tmp_path), "--drop-contaminated", "--out", str(tmp_path / "o")]) == 2
     assert "--drop-contaminated needs --prompts" in capsys.readouterr().err
+
+
+def intersyn(*turns):
+    """A record as InterSyn's generator writes it, of (human, gpt, caption, image)."""
+    said = [
+        turn
+        for human_, gpt_, caption, image in turns
+        for turn in (human(human_), {"from": "gpt", "value": gpt_, "caption": caption, "image": image})
+    ]
+    return {"id": "q", "topic": "sea", "conversations": said}
+
+
+TALK = [("Draw a buoy?", "Here.", "a buoy", "a.png"), ("And at dusk?", "There.", "a buoy at dusk", "b.png")]
+UNDRAWN = [("Why?", "It failed.", "a pier", ""), ("And?", None, "a dock", "c.png"), ("So?", "Yes.", None, "d.png")]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet"])
+def test_intersyns_dialogues_are_answers_of_text_and_image_and_turns_without_one_are_left_out(images, form):
+    if form == "jsonl":
+        path = write_lines(images / "c.jsonl", [intersyn(*TALK), intersyn(*TALK[:1], *UNDRAWN), intersyn(*UNDRAWN)])
+    else:
+        rows = []
+        for turns in (TALK, TALK[:1] + UNDRAWN, UNDRAWN):
+            row = {"id": "q", "topic": "sea"}
+            for k in range(1, 6):
+                values = turns[k - 1] if k <= len(turns) else (None,) * 4
+                row |= {f"{name}{k}": value for name, value in zip(("human", "gpt", "caption"), values, strict=False)}
+                row[f"image{k}"] = {"bytes": (images / values[3]).read_bytes(), "path": None} if values[3] else None
+            rows.append(row)
+        pq.write_table(pa.Table.from_pylist(rows), path := images / "c.parquet")
+    tally = Tally()
+    whole, part = read_conversations(path, tally)
+    said = [human("Draw a buoy?"), gpt("Here.\n<image>"), human("And at dusk?"), gpt("There.\n<image>")]
+    assert (whole["type"], whole["conversations"], len(whole["images"])) == ("t2ti", said, 2)
+    assert part["conversations"] == said[:2] and len(part["images"]) == 1
+    assert dict(tally.dropped) == {"no_turns": 1} and tally.noted["turns_left_out"] == 1
+
+
+def test_a_dialogue_of_several_drawn_images_is_tokenised_with_all_of_them(images):
+    processor = load_processor(bundled("armor-nano"))
+    found = tokenize(write_lines(images / "c.jsonl", [intersyn(*TALK)]), images / "s", processor, "nano")
+    assert found["read"]["kept"] == 1
+    (example,) = Shards([images / "s"], processor).pools()["t2ti"]
+    assert (example.input_ids == processor.imgbos_id).sum() == 2
+    assert (example.image_labels >= processor.first_code_id).sum() == 2 * processor.codes_per_image

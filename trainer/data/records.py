@@ -5,7 +5,8 @@
 
 `images` holds one path (or stretch of a file, see trainer.data.images) for each `<image>`, in order of appearance,
 relative to the file. ShareGPT4V's `image` (one path, no type) is read as well, and so are chat messages: `messages` of
-`role` and `content`, a text or parts. A dialogue may have any number of turns, each with images (type ti2ti).
+`role` and `content`, a text or parts, and InterSyn's dialogues. A dialogue may have any number of turns, each with
+images (type ti2ti).
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ RULES = {
 
 NOTES = {
     "template_tokens": "words that hold a token of the chat template or of images, read as plain text",
+    "turns_left_out": "turns left out that have no picture, no caption or no text (InterSyn)",
     "contaminated_exact": "a caption that is one of the --prompts",
     "contaminated_near": "a caption that is nearly one of the --prompts",
 }
@@ -130,8 +132,11 @@ def checked(raw: Any, where: str, root: Path, tally: Tally) -> JsonObject | None
     try:
         if isinstance(raw, Exception) or not isinstance(raw, dict):
             raise Rejected("not_json", f"{where}: {raw if isinstance(raw, Exception) else type(raw).__name__}")
+        raw, left_out = _from_intersyn(raw)
         record = normalise(raw, root, where)
         note(record["conversations"], tally)
+        if left_out:
+            tally.noted["turns_left_out"] += 1
         return record
     except Rejected as rejected:
         tally.drop(rejected.rule, str(rejected))
@@ -234,6 +239,39 @@ def normalise(record: JsonObject, root: Path, where: str = "record") -> JsonObje
         says = declared if isinstance(declared, str) else type(declared).__name__
         raise Rejected("unknown_type", f"{where}: says {says}, its turns are {kind}")
     return {"id": name, "type": declared or kind, "conversations": turns, "images": paths}
+
+
+TURN_COLUMN = "human1"
+"""Tells a row of InterSyn's published table: `human1`, `gpt1`, `caption1`, `image1` to the fifth turn."""
+TURNS = 5
+
+
+def _from_intersyn(record: JsonObject) -> tuple[JsonObject, bool]:
+    """A dialogue of InterSyn as one of conversations, each answer its text and then its image, and whether turns were
+    left out that lack the text, the image or the caption from which it was drawn; any other record as it is. Its
+    generator writes `caption` and `image` into the gpt turns, its published table a column for each."""
+    if TURN_COLUMN in record:
+        names = ("human", "gpt", "caption", "image")
+        turns = [tuple(record.get(f"{name}{k}") for name in names) for k in range(1, TURNS + 1)]
+        turns = [turn for turn in turns if any(turn)]
+    else:
+        said = record.get("conversations")
+        if not isinstance(said, list) or not all(isinstance(turn, dict) for turn in said):
+            return record, False
+        answers = said[1::2]
+        if not any("caption" in turn for turn in answers) or [t.get("from") for t in said] != ["human", "gpt"] * len(
+            answers
+        ):
+            return record, False
+        turns = [
+            (human.get("value"), gpt.get("value"), gpt.get("caption"), gpt.get("image"))
+            for human, gpt in zip(said[::2], answers, strict=True)
+        ]
+    kept = [turn for turn in turns if all(turn) and all(isinstance(text, str) and text.strip() for text in turn[:3])]
+    made: list[JsonObject] = []
+    for human, gpt, _, _ in kept:
+        made += [{"from": "human", "value": human}, {"from": "gpt", "value": f"{gpt.strip()}\n{IMAGE}"}]
+    return {"id": record.get("id"), "conversations": made, "images": [turn[3] for turn in kept]}, len(kept) < len(turns)
 
 
 def _from_messages(record: JsonObject, where: str) -> JsonObject:

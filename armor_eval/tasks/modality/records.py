@@ -88,7 +88,11 @@ def modality(text: bool, image: bool) -> str:
 
 def own_records(profile: ProfileSpec) -> tuple[list[Record], str]:
     """A guest profile's requests and the sha256 of their JSON lines."""
-    text = profile.part("modality").jsonl()
+    return from_lines(profile.part("modality").jsonl())
+
+
+def from_lines(text: str) -> tuple[list[Record], str]:
+    """Records of JSON lines, and their sha256."""
     return [Record.model_validate_json(line) for line in text.splitlines()], hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -6,35 +6,28 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from armor_eval.engine import Conversation, Described, Outcome, Unit
+from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress
-from armor_eval.models.base import RespondsFreely
-from armor_eval.models.drawing import is_blank, one_line
+from armor_eval.models.drawing import one_line
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_eval.tasks.modality import LINE
+from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.judging import Judged, judge
-from armor_eval.tasks.modality.records import Record, choose, conversation, image_in, own_records, read_records
+from armor_eval.tasks.modality.records import Record, image_in, own_records, read_records
 from armor_model.base.errors import UserError
-from armor_model.base.hashing import sha256_json, sha256_text
-from armor_model.base.images import BadImageError
+from armor_model.base.hashing import sha256_json
 from armor_model.base.jsons import JsonObject
-
-if TYPE_CHECKING:
-    from armor_eval.models.base import Model
 
 GIVEN = ("text", "image", "both", "none")
 
 
-class ModalityTask:
-    """A guest profile's requests, or a file's. `seed` chooses the subset and, where `drawn_from` does not, with a
-    request's id seeds its images."""
-
-    whole_batches = False
+class ModalityTask(AsksRecords):
+    """A guest profile's requests, or a file's."""
 
     def __init__(
         self,
@@ -51,16 +44,12 @@ class ModalityTask:
                 f"give --prompts FILE.jsonl with lines like {LINE}, or --profile shapes",
             )
         self._reader = profile.part("reader") if profile.guest is not None else None
-        self._image = self._reader.render if prompts is None else image_in(prompts.parent)
-        self._all, self._sha256 = own_records(profile) if prompts is None else read_records(prompts)
-        self._records, self._subset = choose(self._all, limit, seed)
-        self._by_id = {record.id: record for record in self._records}
+        image = self._reader.render if prompts is None else image_in(prompts.parent)
+        records, self._sha256 = own_records(profile) if prompts is None else read_records(prompts)
         self._name = f"{profile.name}-modality" if prompts is None else prompts.name
-        self._seed = seed if drawn_from is None else drawn_from
-
-    def check(self, model: Model) -> None:
-        if not isinstance(model, RespondsFreely):
-            raise UserError(f"{model.info.name} cannot answer with text and images", "see armor-eval list")
+        super().__init__(
+            records, image, limit=limit, seed=seed, drawn_from=drawn_from, keep_given=self._reader is not None
+        )
 
     def describe(self, model: ModelInfo) -> Described:
         return Described(
@@ -75,19 +64,6 @@ class ModalityTask:
             seeds={"base": self._seed},
         )
 
-    def units(self) -> Sequence[Unit]:
-        return [Unit(r.id, r.cluster or r.id, r.kind, r.wants) for r in self._records]
-
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Conversation | Exception]:
-        return [self._request(unit) for unit in units]
-
-    def _request(self, unit: Unit) -> Conversation | Exception:
-        try:
-            messages = conversation(self._by_id[unit.id], self._image)
-        except (OSError, BadImageError) as error:
-            return error
-        return Conversation(unit.id, messages, int(sha256_text(f"{self._seed}:{unit.id}")[:8], 16))
-
     def judge(
         self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
     ) -> list[Item]:
@@ -95,26 +71,15 @@ class ModalityTask:
 
     def _item(self, unit: Unit, request: Any, output: Any, bundle: Bundle) -> Item:
         record = self._by_id[unit.id]
-        fields: JsonObject = {
-            "id": unit.id,
-            "cluster": unit.cluster,
-            "group": unit.group,
-            "prompt": record.prompt,
-            "prompt_sha256": sha256_text(record.prompt),
-            "gold": unit.gold,
-        }
-        if self._reader is not None and record.images and not isinstance(request, Exception):
-            parts = [part for message in request.messages for part in message["content"]]
-            fields["images"] = [bundle.add_image(part["image"]) for part in parts if part["type"] == "image"]
+        fields = self._asked(unit, request, bundle)
         asked = {"form": record.form, "turns": record.turns}
         if isinstance(output, Exception):
             return Item(**fields, status="error", reason=one_line(output), extras=asked)
         judged = judge(record, output, self._reader.read if self._reader else None)
-        blank = sum(is_blank(part) for part in output if not isinstance(part, str))
+        answer, blank = self._answered(output, bundle)
         return Item(
             **fields,
-            output=" ".join(part for part in output if isinstance(part, str)).strip() or None,
-            output_images=[bundle.add_image(part) for part in output if not isinstance(part, str)],
+            **answer,
             parsed=judged.given,
             score=float(judged.right),
             reason=_reason(record, judged),
@@ -128,7 +93,7 @@ class ModalityTask:
         )
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
-        items = [bundle.items[r.id] for r in self._records if r.id in bundle.items]
+        items = self._scored(bundle)
         counts = Counter(item.status for item in items)
         metrics = score(items)
         extras = {k: v for k, v in bundle.run.extras.items() if k != "claims"} | {"confusion": self._confusion(items)}

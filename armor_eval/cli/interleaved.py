@@ -1,0 +1,105 @@
+"""`armor-eval interleaved`: answers of text and images, each held exactly against the request and the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from armor_eval.cli import common
+from armor_model.base.errors import UserError
+
+
+def interleaved(
+    model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Whose requests; default: those of the embedded world.")] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option("--baselines", help="Also: asked without images, its texts alone, its images alone, a constant."),
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only N requests of each kind, seeded.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/interleaved/...")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the images.")] = 0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 128.")] = None,
+    image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
+    repeats: common.Repeats = 1,
+    shard: common.Shard = None,
+    request_json: common.RequestJson = None,
+    dtype: common.DType = None,
+    device: common.Device = None,
+    device_map: common.DeviceMap = None,
+    model_args: common.ModelArgs = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Measure interleaved answers: single turns, edits of a given image, follow-ups on earlier images, stories of two
+    to four images. The same command again resumes an interrupted run, or shows a finished one."""
+    from armor_eval import Named, evaluate
+    from armor_eval.cli import COMMAND_LINE
+    from armor_eval.engine import Settings, join_processes
+    from armor_eval.models import registry
+    from armor_eval.models.base import Decoding, RespondsFreely
+    from armor_eval.profiles import EMBEDDED, choose_profile
+    from armor_eval.runs.bundle import run_folder
+    from armor_eval.runs.merge import parse_shard
+    from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
+
+    if baselines and repeats > 1:
+        raise UserError("--baselines are measured with one seed", "leave --repeats or --baselines out")
+    common.quiet_libraries()
+    chosen = choose_profile(profile or EMBEDDED, model)
+    decoding = Decoding(
+        max_new_tokens=max_new_tokens or 2 * chosen.response_tokens, image_temperature=image_temperature, seed=seed
+    )
+    tasks = [
+        Named(
+            f"interleaved{'-' + baseline if baseline else ''}{suffix}",
+            InterleavedTask(chosen, baseline=baseline, limit=limit, seed=seed, drawn_from=at),
+            Settings(
+                chosen.name,
+                list(COMMAND_LINE.get()),
+                decoding.model_copy(update={"seed": at}),
+                batch_size,
+                parse_shard(shard),
+            ),
+        )
+        for baseline in (None, *(BASELINES if baselines else ()))
+        for at, suffix in common.suffixes(seed, repeats)
+    ]
+    options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
+    processes = join_processes()
+    adapter = registry.load(model, chosen.name, does=RespondsFreely, own_device=processes.device, **options)
+    name = "interleaved" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
+    default = Path("runs") / "interleaved" / f"{common.short_name(adapter.info.name)}-{chosen.name}-{name}"
+
+    def folder(run: str) -> Path:
+        beside = default.with_name(default.name + run.removeprefix("interleaved"))
+        return beside if out is None else run_folder(out, run)
+
+    try:
+        finished = evaluate(
+            adapter, tasks, folder, processes=processes, progress=common.bars(processes.first and not json_output)
+        )
+    finally:
+        adapter.close()
+    common.finish(finished, _show, as_text=not json_output, shard=shard, repeats=not baselines)
+
+
+def _show(done) -> None:
+    from armor_eval.report.loading import RunView
+
+    run, out = done.run, common.console()
+    who = RunView(done.path, run, done.scores).who
+    common.print_doc(out, common.metrics_doc(f"interleaved - {who} - profile {run.profile}", done.scores.metrics))
+    given = ", ".join(f"{name} {count}" for name, count in sorted(run.extras["given"].items()))
+    out.print(f"answered with: {given}", markup=False)
+    if (told := run.extras["coherence"]) is not None:
+        out.print(
+            f"text and image both right: {told['both']:.1f} %; {told['independent']:.1f} % if one had nothing to do "
+            f"with the other",
+            markup=False,
+        )
+    for line in common.remarks(done):
+        out.print(line, markup=False)
+    out.print(str(done.path), markup=False, soft_wrap=True)

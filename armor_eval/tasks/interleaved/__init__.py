@@ -1,0 +1,1 @@
+"""Interleaved answers of text and images: is the text right, is the image right, does each tell of the other?"""

@@ -1,0 +1,233 @@
+"""UEval: answers of text and images judged line by line of each question's rubrics, under two protocols that are not
+comparable.
+
+`ueval-official`: an unreadable reply is not met; text and image rates are means over the questions that have such
+lines, a task's score is the mean of its two rates, the headline the mean over tasks. `ueval-lmms-eval`: a line whose
+reply is unreadable leaves the denominator, a half without lines is 0, a question's score is the mean of its halves, a
+task's the mean over questions. Lines on images see them; of closed questions without the text (official).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import ConfigDict, Field, field_validator
+
+from armor_eval.engine import Unit
+from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.schema import Item, Reservation
+from armor_eval.stats.composite import PERCENT, Composite, ratio
+from armor_eval.tasks.interleaved.judged import ROOM, JudgedTask, asked
+from armor_eval.tasks.interleaved.rubrics import Rubric, words_of
+from armor_eval.tasks.suites.items import Probe, SuiteItem
+from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown
+from armor_eval.tasks.suites.rows import Row, json_rows, jsonl_rows
+from armor_eval.tasks.understanding.thinking import strip_thoughts
+from armor_model.base.errors import UserError, one_line
+
+OWN_WORDS = """You check one requirement on an answer to a question. The answer is made of text and images; only what
+stands below and the images that you are shown are the answer. Reply with one JSON object and nothing else:
+{"criteria_met": true} where the requirement is met, {"criteria_met": false} where it is not, {"criteria_met":
+"not sure"} where that cannot be told."""
+PROTOCOLS = ("ueval-official", "ueval-lmms-eval")
+TASKS = ("space", "textbook", "diagram", "paper", "art", "life", "tech", "exercise")
+HALVES = ("text", "image")
+Met = Literal["met", "not met", "unread"]
+
+
+class Question(Row):
+    """A question with its rubrics; `question_type` must be there: the published script judges all as open without."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    id: str
+    prompt: str
+    task_type: Literal["space", "textbook", "diagram", "paper", "art", "life", "tech", "exercise"]
+    question_type: Literal["open", "closed"]
+    text_rubrics: list[str] = Field(default_factory=list)
+    image_rubrics: list[str] = Field(default_factory=list)
+
+    @field_validator("text_rubrics", "image_rubrics", mode="before")
+    @classmethod
+    def _lines(cls, value: object) -> Any:
+        """Strings, or the earlier objects with a criterion."""
+        return [one["criterion"] if isinstance(one, dict) and "criterion" in one else one for one in value or []]
+
+
+def read_questions(path: Path) -> list[Question]:
+    """Of a JSON list or JSON lines. UserError naming the entry."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read --data {path}: {error.strerror}") from None
+    read = json_rows if data.lstrip()[:1] == b"[" else jsonl_rows
+    found: list[Question] = read(Question, str(path), data)
+    if not found or len({one.id for one in found}) < len(found):
+        raise UserError(f"{path}: {'an id is there twice' if found else 'no questions'}")
+    return found
+
+
+def read_met(reply: str) -> Met:
+    """`criteria_met` of a reply's last JSON object; "not sure" is not met."""
+    for text in reversed(re.findall(r"\{[^{}]*\}", strip_thoughts(reply))):
+        try:
+            value = json.loads(text).get("criteria_met")
+        except ValueError:
+            continue
+        if value is True or (isinstance(value, str) and value.strip().lower() == "true"):
+            return "met"
+        if value is False or (isinstance(value, str) and value.strip().lower() in ("false", "not sure")):
+            return "not met"
+    return "unread"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Shares of lines met, of one question; None where there is nothing to take a share of."""
+
+    text: float | None
+    image: float | None
+
+
+def rates(text: Sequence[Met], image: Sequence[Met], protocol: str) -> Rates:
+    """Of one question's replies, by the protocol's rule for what is unread and for a half without lines."""
+    shares = []
+    for half in (text, image):
+        read = [one for one in half if one != "unread"] if protocol == "ueval-lmms-eval" else half
+        empty = 0.0 if protocol == "ueval-lmms-eval" else None
+        shares.append(sum(one == "met" for one in read) / len(read) if read else empty)
+    return Rates(*shares)
+
+
+def _tally(items: Sequence[Item]) -> dict[str, list[float]]:
+    """For each task and half: (sum of the rates, questions that have one)."""
+    table: dict[str, list[float]] = defaultdict(lambda: [0.0] * (2 * len(TASKS) * len(HALVES)))
+    for item in items:
+        if item.score is None:
+            continue
+        for at, half in enumerate(HALVES):
+            if half in item.extras["numbers"]:
+                place = 2 * (TASKS.index(str(item.group)) * len(HALVES) + at)
+                table[item.cluster][place] += item.extras["numbers"][half]
+                table[item.cluster][place + 1] += 1
+    return table
+
+
+def _mean(tasks: Sequence[int], halves: Sequence[int], sums: np.ndarray) -> np.ndarray:
+    """Percent: the mean over tasks of the mean over halves of the mean rate, what has no questions left out."""
+    shape = (*sums.shape[:-1], len(TASKS), len(HALVES), 2)
+    chosen = sums.reshape(shape)[..., tasks, :, :][..., halves, :]
+    means, there = ratio(chosen[..., 0], chosen[..., 1], empty=0.0), chosen[..., 1] > 0
+    task = ratio(means.sum(axis=-1), there.sum(axis=-1), empty=0.0)
+    counted = there.any(axis=-1)
+    return 100.0 * ratio((task * counted).sum(axis=-1), counted.sum(axis=-1))
+
+
+def composites() -> list[Composite]:
+    """The mean over tasks, each task, and the two halves."""
+    columns = tuple(f"{task}:{half}:{part}" for task in TASKS for half in HALVES for part in ("sum", "n"))
+    every, both = range(len(TASKS)), range(len(HALVES))
+    made = {"mean of tasks": (every, both), "text": (every, (0,)), "image": (every, (1,))}
+    made |= {task: ((at,), both) for at, task in enumerate(TASKS)}
+    return [
+        Composite(
+            name,
+            "%",
+            "higher",
+            PERCENT,
+            columns,
+            _tally,
+            partial(_mean, list(tasks), list(halves)),
+            primary=name == "mean of tasks",
+        )
+        for name, (tasks, halves) in made.items()
+    ]
+
+
+class UEvalTask(JudgedTask):
+    """Every line of every rubric is asked about by itself. A line on images of an answer without any is not met, and
+    nobody is asked."""
+
+    def __init__(self, answers: Path, data: Path, protocol: str, words: Path | None, judge: Judge) -> None:
+        text, published = (OWN_WORDS, False) if words is None else words_of(Rubric(protocol, {}, None, "none"), words)
+        super().__init__(answers, Rubric(protocol, {}, None), text, published, judge, questions=False)
+        self._questions = {one.id: one for one in read_questions(data)}
+        if odd := self._questions.keys() ^ self._by_id.keys():
+            raise UserError(
+                f"{data} and {answers} do not hold the same ids: {sorted(odd)[0]!r} is in one only",
+                "expected an answer, empty or not, to every question",
+            )
+        self._answers = [one.model_copy(update={"question": self._questions[one.id].prompt}) for one in self._answers]
+        self._by_id = {one.id: one for one in self._answers}
+
+    def units(self) -> Sequence[Unit]:
+        return [Unit(one.id, one.id, self._questions[one.id].task_type) for one in self._answers]
+
+    def judge(
+        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+    ) -> list[Item]:
+        self._prepare()
+        shown = {
+            (unit.id, half): self._shown(unit, half, output)
+            for unit, output in zip(units, outputs, strict=True)
+            if not isinstance(output, Exception)
+            for half in HALVES
+            if self._lines(unit, half) and (half == "text" or output)
+        }
+        replies = dict(zip(shown, self._judge.replies(list(shown.values()), ROOM), strict=True)) if shown else {}
+        self._refuse_dead(replies, bundle)
+        return [
+            self._of_lines(u, o, {half: replies.get((u.id, half)) for half in HALVES}, bundle)
+            for u, o in zip(units, outputs, strict=True)
+        ]
+
+    def _lines(self, unit: Unit, half: str) -> list[str]:
+        question = self._questions[unit.id]
+        return question.text_rubrics if half == "text" else question.image_rubrics
+
+    def _shown(self, unit: Unit, half: str, images: Sequence[Any]) -> Shown:
+        answer, question = self._by_id[unit.id], self._questions[unit.id]
+        blank = half == "image" and question.question_type == "closed"
+        told = asked(self._words, answer.model_copy(update={"answer": ""} if blank else {}))
+        probes = tuple(Probe(f"{half}-{at}", line) for at, line in enumerate(self._lines(unit, half)))
+        asks = tuple(Ask(probe, f"{told}\nRequirement: {probe.text}") for probe in probes)
+        item = SuiteItem(unit.id, question.prompt, probes)
+        return Shown(item, 0, tuple(images) if half == "image" else (), asks)
+
+    def _of_lines(
+        self, unit: Unit, output: Any, replies: Mapping[str, list[Reading] | Exception | None], bundle: Bundle
+    ) -> Item:
+        fields, failed = self._fields(unit, output, bundle)
+        if failed is not None:
+            return failed
+        met: dict[str, list[Met]] = {}
+        for half, reply in replies.items():
+            if isinstance(reply, Exception):
+                return Item(**fields, status="judge_failed", reason=one_line(f"judge: {reply}")[:300])
+            lines = self._lines(unit, half)
+            met[half] = ["not met"] * len(lines) if reply is None else [read_met(reading.text) for reading in reply]
+        found = vars(rates(met["text"], met["image"], self._rubric.name))
+        numbers = {half: rate for half, rate in found.items() if rate is not None}
+        if not numbers:
+            return Item(**fields, status="error", reason="the question has no rubric")
+        unread = sum(one == "unread" for half in met.values() for one in half)
+        extras = {"numbers": numbers, "lines": met, "unread": unread}
+        return Item(**fields, status="ok", score=sum(numbers.values()) / len(numbers), extras=extras)
+
+    def _composites(self) -> list[Composite]:
+        return composites()
+
+    def _reservations(self, items: Sequence[Item]) -> list[Reservation]:
+        unread = sum(item.extras.get("unread", 0) for item in items)
+        lines = sum(len(half) for item in items for half in item.extras.get("lines", {}).values())
+        rule = "not met" if self._rubric.name == "ueval-official" else "left out"
+        text = f"{unread} of {lines} replies are unread: {rule} by {self._rubric.name}'s rule"
+        return [Reservation(kind="unread", text=text)] if unread else []

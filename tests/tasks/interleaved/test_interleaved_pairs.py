@@ -1,0 +1,90 @@
+"""Pairs judged in both orders: worked win rates, a judge that prefers a place, replies that are no verdict."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from armor_eval.cli import main
+from armor_eval.runs.bundle import read_bundle
+from armor_eval.tasks.interleaved.pairs import verdict_of
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("A", "A"),
+        (" b.\n", "B"),
+        ("**A**", "A"),
+        ("Tie(A)", "Tie(A)"),
+        ("Tie (b)", "Tie(B)"),
+        ("<think>B is worse</think>A", "A"),
+        ("Tie", None),
+        ("Tie ()", None),
+        ("Both A and B", None),
+        ("An answer", None),
+        ("", None),
+    ],
+)
+def test_a_verdict_is_one_of_four_or_none(reply, verdict):
+    assert verdict_of(reply) == verdict
+
+
+def run(folder: Path, verdicts: dict[str, tuple[str, str]], code: int = 0):
+    """`verdicts`: question -> what the judge says with our answer first, and with it second."""
+    for name in ("ours", "theirs"):
+        lines = [{"id": id, "question": f"question {id}", "answer": f"{name} {id}", "image": ""} for id in verdicts]
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    replies = [
+        {"item": f"{id}/{order}", "probe": "winner", "reply": reply, "judge": "someone"}
+        for id, both in verdicts.items()
+        for order, reply in zip(("first", "second"), both, strict=True)
+    ]
+    (folder / "replies.jsonl").write_text("\n".join(map(json.dumps, replies)))
+    argv = ["judge", "pairs", "--answers", str(folder / "ours.jsonl"), "--against", str(folder / "theirs.jsonl")]
+    assert main([*argv, "--judge", f"replies:{folder / 'replies.jsonl'}", "--out", str(folder / "run")]) == code
+    found, items, scores = read_bundle(folder / "run")
+    return found, items, {metric.name: metric.value for metric in scores.metrics}
+
+
+def test_wins_by_hand(tmp_path, capsys):
+    """q1 won in both orders (1, 1), q2 lost in both (0, 0), q3 won by the place alone (1, 0), q4 tied (.5, .5):
+    4 of 8 points. The same winner in q1, q2 and q4 (Tie(A), then Tie(B): ours both times): 3 of 4. Of 8 verdicts the
+    first answer gets q1's first, q2's second, both of q3, q4's first: 5."""
+    verdicts = {"q1": ("A", "B"), "q2": ("B", "A"), "q3": ("A", "A"), "q4": ("Tie(A)", "Tie(B)")}
+    found, items, values = run(tmp_path, verdicts)
+    assert values == {"wins": 50.0, "same winner in both orders": 75.0, "verdicts for the first answer": 62.5}
+    assert found.benchmark == "armor-pairwise-v1" and found.extras["against"] == "theirs" and len(items) == 8
+    assert found.reservations == [] and "ours against theirs" in capsys.readouterr().out
+
+
+def test_a_judge_that_prefers_a_place_is_a_reservation_on_its_numbers(tmp_path, capsys):
+    found, _, values = run(tmp_path, {f"q{i}": ("A", "A") for i in range(20)})
+    assert values["wins"] == 50 and values["same winner in both orders"] == 0
+    assert [r.kind for r in found.reservations] == ["judge"] and "prefers a place: 100.0 %" in found.reservations[
+        0
+    ].text
+    assert "prefers a place" in capsys.readouterr().out
+
+
+def test_no_verdict_withholds_the_wins(tmp_path):
+    found, items, values = run(tmp_path, {"q1": ("A", "B"), "q2": ("A or B", "A")}, code=1)
+    assert values["wins"] is None and found.status == "partial"
+    assert [i.status for i in items].count("judge_failed") == 1
+
+
+def test_other_questions_are_refused(tmp_path, capsys):
+    run(tmp_path, {"q1": ("A", "B")})
+    line = {"id": "q1", "question": "another", "answer": "x", "image": ""}
+    for text, says in ((line, "another one"), ({**line, "id": "z"}, "no question is in both")):
+        (tmp_path / "theirs.jsonl").write_text(json.dumps(text))
+        argv = [
+            "judge",
+            "pairs",
+            "--answers",
+            str(tmp_path / "ours.jsonl"),
+            "--against",
+            str(tmp_path / "theirs.jsonl"),
+        ]
+        assert main([*argv, "--judge", f"replies:{tmp_path / 'replies.jsonl'}"]) == 2
+        assert says in capsys.readouterr().err
