@@ -19,6 +19,7 @@ from armor_model.base.cli import run_app
 from armor_model.base.devices import choose_device, torch_dtype
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.files import make_folder, write_file
+from armor_model.base.parsing import json_of
 from armor_model.base.runtime import quiet_transformers
 from armor_model.loading import check_checkpoint
 from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
@@ -172,7 +173,7 @@ def params(
         with suppress(ArmorError):
             path = armor_model.bundled(config) / "config.json"
     try:
-        settings = json.loads(path.read_text()) if path.is_file() else preset_dict(config)
+        settings = json_of(path.read_text()) if path.is_file() else preset_dict(config)
         result = summary(settings)
     except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} is not an ARMOR configuration: {error}") from error

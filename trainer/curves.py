@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from armor_model.base.errors import UserError
+from armor_model.base.parsing import json_of
 
 LOSS = "loss/"
 
@@ -26,7 +26,7 @@ def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         try:
-            record = json.loads(line)
+            record = json_of(line)
             losses = {k: float(v) for k, v in record.items() if k.startswith(LOSS)}
             step = int(record["step"])
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from armor_model.base import parsing
 from armor_model.base.errors import UserError
 
 R = TypeVar("R", bound="Row")
@@ -39,8 +39,8 @@ def row_of(kind: type[R], value: Any, where: str) -> R:
 
 def json_of(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parsing.json_of(text)
+    except ValueError as error:
         raise UserError(f"{where}: not JSON: {error}") from None
 
 

@@ -13,6 +13,7 @@ from armor_eval.base.resources import benchmarks_dir
 from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.families.base import Clusters, Family
 from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.parsing import toml_of
 
 if TYPE_CHECKING:
     from armor_eval.runs.schema import Run
@@ -154,15 +155,15 @@ def benchmarks() -> dict[str, Benchmark]:
 def read_benchmark(path: Path) -> Benchmark:
     """A benchmark declared in a file outside of the repository. UserError where it could not be scored."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = toml_of(path.read_text(encoding="utf-8"))
         benchmark = Benchmark.model_validate({**values, "outside": True})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read the benchmark {path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         said = f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path} declares no benchmark: {said}", "see CONTRIBUTING.md for an example") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the benchmark {path}: {error}") from error
     if taken := next((b for b in benchmarks().values() if b.name.lower() == benchmark.name.lower()), None):
         raise UserError(f"{path}: the name {benchmark.name} is taken ({taken.title})", "give it another name")
     return benchmark
