@@ -12,6 +12,7 @@ from armor_eval.report.doc import Doc
 from armor_eval.report.loading import RunView
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
+from armor_model.base.text import escape
 
 _PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width,initial-scale=1">
@@ -33,7 +34,7 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
         made.append(out / name)
 
     if "md" in wanted:
-        said = "".join(f"> {formats.escape(n, quote=False)}\n>\n" for n in notices)
+        said = "".join(f"> {escape(n, quote=False)}\n>\n" for n in notices)
         write("tables.md", "\n".join(["# Paper against measured\n", said, *(formats.markdown(d) for d in docs)]))
     if "tex" in wanted:
         write("tables.tex", formats.latex_document(docs))
@@ -44,7 +45,7 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
         for doc in docs:
             write(f"{doc.key}.csv", formats.csv_grid(doc))
     if "html" in wanted:
-        said = "".join(f"<li>{formats.escape(n)}</li>" for n in notices)
+        said = "".join(f"<li>{escape(n)}</li>" for n in notices)
         listed = f"<ul>{said}</ul>" if said else ""
         write("tables.html", _PAGE.format(body=listed + "".join(formats.html(d) for d in docs)))
     return made
@@ -63,7 +64,7 @@ def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
         ground = f'<rect width="{box[2]}" height="{box[3]}" fill="#fff"/>'
         head, _, rest = plot.svg.partition(">")
         head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" color="#000"', 1)
-        text = f"<title>{formats.escape(plot.title)}</title><desc>{formats.escape(plot.text)}</desc>"
+        text = f"<title>{escape(plot.title)}</title><desc>{escape(plot.text)}</desc>"
         write_file(path, f"{head}>{text}{ground}{rest}")
         made.append(path)
     for view in views:

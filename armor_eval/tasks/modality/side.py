@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from armor_eval.models.base import Decoding, RespondsFreely
 from armor_eval.profiles import ProfileSpec
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
+from armor_model.base.text import escape
 
 SIDE = 256
 

@@ -99,7 +99,7 @@ class Benchmark(_Declared):
     @classmethod
     def _filled(cls, values: dict[str, Any]) -> dict[str, Any]:
         """The family's own where the file says nothing."""
-        family = FAMILIES.get(values.get("family", ""))
+        family = FAMILIES.get(str(values.get("family")))
         if family is None:
             near = did_you_mean(str(values.get("family")), FAMILIES)
             raise ValueError(f"family {values.get('family')!r} is none{near} - known: {', '.join(FAMILIES)}")
