@@ -187,13 +187,17 @@ def request_json(path: Path) -> object:
 
 
 def bundle(path: Path) -> None:
-    from armor_eval.compare.sources import find
+    from armor_eval.compare.sources import find, unusable
+    from armor_eval.report.formats import markdown
     from armor_eval.report.loading import load_run
+    from armor_eval.report.results import results_doc
     from armor_eval.runs.bundle import read_bundle
 
-    load_run(path.parent)
+    view = load_run(path.parent)
+    markdown(results_doc([view]))
     read_bundle(path.parent)
-    find(path.parent)
+    for source in find(path.parent):
+        unusable(source, "base")  # computes the headline again
 
 
 def preset() -> dict[str, Any]:

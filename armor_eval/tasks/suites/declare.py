@@ -204,7 +204,10 @@ def read_suite(path: Path) -> Suite:
 def of_run(run: Run) -> Suite:
     """The suite of a run: ours by name, or the declaration that was recorded. KeyError for a name that is gone."""
     recorded = run.extras["suite"]
-    return Suite.model_validate(recorded) if len(recorded) > 1 else suites()[recorded["name"]]
+    try:
+        return Suite.model_validate(recorded) if len(recorded) > 1 else suites()[recorded["name"]]
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"{run.run_id} records no declaration of {run.benchmark}: {error}") from error
 
 
 def choose(words: Sequence[str]) -> list[Suite | Literal["geneval"]]:

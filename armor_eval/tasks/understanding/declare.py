@@ -139,7 +139,10 @@ class Benchmark(_Declared):
 def of_run(run: Run) -> Benchmark | None:
     """The declaration that came from outside and was recorded with the run."""
     recorded = run.extras.get("declared")
-    return None if recorded is None else Benchmark.model_validate(recorded)
+    try:
+        return None if recorded is None else Benchmark.model_validate(recorded)
+    except (ValidationError, TypeError, AttributeError) as error:
+        raise UserError(f"{run.run_id} records no declaration of {run.benchmark}: {error}") from error
 
 
 @functools.cache
