@@ -19,7 +19,9 @@ from armor_model.base.cli import run_app
 from armor_model.base.devices import choose_device, torch_dtype
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.files import make_folder, write_file
+from armor_model.base.parsing import json_of
 from armor_model.base.runtime import quiet_transformers
+from armor_model.base.text import visible
 from armor_model.loading import check_checkpoint
 from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
 
@@ -118,11 +120,11 @@ def generate(
     )
     records = []
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        typer.echo(f"> {prompt}")
+        typer.echo(visible(f"> {prompt}"))
         parts = answer.save_parts(folder, f"{i:03d}")
         records.append({"prompt": prompt, "parts": parts, "stats": answer.stats})
         for part in parts:
-            typer.echo(part.get("text") or f"[{part['image']}]")
+            typer.echo(visible(part.get("text") or f"[{part['image']}]"))
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     write_file(folder / "answers.jsonl", "".join(lines))
 
@@ -163,9 +165,7 @@ def chat(
             except EOFError:
                 return
 
-    Chat(network, processor, settings, folder, seed).run(
-        lines(), lambda line: typer.echo(line.encode(errors="replace").decode())
-    )
+    Chat(network, processor, settings, folder, seed).run(lines(), lambda line: typer.echo(visible(line)))
 
 
 @app.command()
@@ -180,9 +180,9 @@ def params(
         with suppress(ArmorError):
             path = armor_model.bundled(config) / "config.json"
     try:
-        settings = json.loads(path.read_text()) if path.is_file() else preset_dict(config)
+        settings = json_of(path.read_text()) if path.is_file() else preset_dict(config)
         result = summary(settings)
-    except (KeyError, ValueError, TypeError, AttributeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError, ArithmeticError, MemoryError, OSError) as error:
         raise UserError(f"{path} is not an ARMOR configuration: {error}") from error
     if as_json:
         typer.echo(json.dumps({"config": config, **result}, indent=2))

@@ -6,12 +6,12 @@ armor-train stage ... --push-to-hub ORG/NAME
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.jsons import JsonView
+from armor_model.base.parsing import read_table
 from armor_model.presets import summary
 
 CHECKPOINT = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model", "*.jinja", "vq/*")
@@ -77,7 +77,7 @@ def card(folder: Path, training: JsonView | None = None) -> str:
 
     training: names and values of a table, as the run record has them.
     """
-    sizes = summary(json.loads((folder / "config.json").read_text()))
+    sizes = summary(read_table(folder / "config.json"))
     rows = [f"| {name} | {n:,} |" for name, n in {**sizes["parts"], "total": sizes["total"]}.items()]
     lines = [
         "---",

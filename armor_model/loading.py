@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
+from armor_model.base.parsing import json_of, read_table
 from armor_model.bases import base_name_of
 from armor_model.hub import fetch, is_id
 
@@ -25,7 +25,7 @@ def check_checkpoint(folder: str | Path) -> Path:
     if not folder.is_dir():
         raise UserError(f"no checkpoint folder at {folder}")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json_of((folder / "config.json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not a checkpoint: it has no config.json") from error
     except (ValueError, OSError) as error:
@@ -60,7 +60,7 @@ def load_model(
     from armor_model.modeling import model_class
 
     folder = check_checkpoint(folder)
-    known = json.loads((folder / "config.json").read_text())
+    known = read_table(folder / "config.json")
     model = model_class(base_name_of(known) or "").from_pretrained(folder, dtype=dtype or "auto", **kwargs)
     if dtype is None and model.dtype == torch.float16 and device in (None, "cpu") and "device_map" not in kwargs:
         model = model.float()  # half precision saves the file's space; a CPU computes in single
@@ -80,7 +80,7 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
 
     folder = Path(folder)
     try:
-        settings = ProcessorSettings(**json.loads((folder / FILE).read_text()))
+        settings = ProcessorSettings(**json_of((folder / FILE).read_text()))
     except FileNotFoundError as error:
         raise UserError(f"{folder} is not an ARMOR checkpoint: it has no {FILE}") from error
     except (ValueError, TypeError, OSError) as error:

@@ -23,6 +23,7 @@ from armor_model.base.errors import RunFailed
 from armor_model.base.files import DRAFT, whole_folder
 from armor_model.base.hashing import sha256_file, sha256_json
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import json_of
 
 if TYPE_CHECKING:
     from armor_model.modeling import ArmorModel
@@ -85,7 +86,7 @@ class Checkpoints:
 
     def _score(self, step: int) -> float | None:
         try:
-            score = json.loads((self.path(step) / "state.json").read_text()).get("score")
+            score = json_of((self.path(step) / "state.json").read_text()).get("score")
             return None if score is None else float(score)
         except (OSError, ValueError, TypeError, AttributeError):  # a damaged checkpoint is nobody's best
             return None

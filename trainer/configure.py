@@ -14,7 +14,6 @@ import inspect
 import itertools
 import json
 import textwrap
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import toml_of
 
 T = TypeVar("T")
 Where = tuple[str, ...]
@@ -51,15 +51,15 @@ def configure(
     labels: dict[Where, str] = {}
     if file is not None:
         try:
-            _merge(tree, tomllib.loads(file.read_text(encoding="utf-8")), default, (), moved)
+            _merge(tree, toml_of(file.read_text(encoding="utf-8")), default, (), moved)
             adapter.validate_python(tree)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise UserError(f"cannot read {file}: {error}") from error
         except UserError as error:
             raise UserError(f"{file}: {error.message}", error.hint) from error
         except ValidationError as error:
             if error.errors()[0]["type"] != "value_error":  # what fields make together is seen with the options
                 raise UserError(f"{file}: {_error_line(error, labels)}") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {file}: {error}") from error
     for path, value in (options or {}).items():
         path = moved.get(path[0], path)
         _put(tree, path, value)
@@ -136,8 +136,8 @@ def _value(text: str) -> Any:
     if text.lower() == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return toml_of(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

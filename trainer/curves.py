@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from armor_model.base.errors import UserError
+from armor_model.base.parsing import json_of
 
 LOSS = "loss/"
 
@@ -24,12 +24,12 @@ def find_logs(run: Path) -> dict[str, Path]:
 def read_losses(log: Path) -> dict[str, list[tuple[int, float]]]:
     """Loss -> its (step, mean since the last point); a line cut by a kill is left out."""
     curves: dict[str, list[tuple[int, float]]] = {}
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = json_of(line)
             losses = {k: float(v) for k, v in record.items() if k.startswith(LOSS)}
             step = int(record["step"])
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, OverflowError, KeyError, TypeError, AttributeError):
             continue
         for name, value in losses.items():
             curves.setdefault(name.removeprefix(LOSS), []).append((step, value))

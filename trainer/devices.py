@@ -11,7 +11,6 @@ handed in, where there may be Muon and AdamW.
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import read_table
 from armor_model.convert.shards import Source
 
 
@@ -157,7 +157,7 @@ def empty_model(start: Path, attention: str | None = None) -> nn.Module:
     from armor_model.config import config_class
     from armor_model.modeling import model_class
 
-    base = base_name_of(json.loads((start / "config.json").read_text(encoding="utf-8"))) or ""
+    base = base_name_of(read_table(start / "config.json")) or ""
     config = config_class(base).from_pretrained(start)
     with init_empty_weights(include_buffers=False):
         model = model_class(base)._from_config(config, **({"attn_implementation": attention} if attention else {}))

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.files import check_in_place
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import json_of
 from armor_model.losses import IGNORE, Sums
 from trainer.batches import Batch
 from trainer.stages import KINDS
@@ -64,7 +65,7 @@ class RunLog:
         kept, last = [], {}
         for line in self.path.read_text().splitlines():
             try:
-                record = json.loads(line)
+                record = json_of(line)
             except ValueError:
                 continue
             if record["step"] <= step:

@@ -19,6 +19,7 @@ from armor_eval.report.terminal import print_doc
 from armor_eval.report.terminal import print_table as print_table
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,16 +87,16 @@ def model_options(
 
 def console() -> Console:
     """Standard output: results."""
-    from rich.console import Console
+    from armor_eval.report.console import VisibleConsole
 
-    return Console(highlight=False)
+    return VisibleConsole(highlight=False)
 
 
 def notices() -> Console:
     """Standard error: progress and notices, so that `--json` output stays clean."""
-    from rich.console import Console
+    from armor_eval.report.console import VisibleConsole
 
-    return Console(stderr=True, highlight=False)
+    return VisibleConsole(stderr=True, highlight=False)
 
 
 def quiet_libraries() -> None:
@@ -332,4 +333,4 @@ def short_name(text: str) -> str:
 
 def write(text: str) -> None:
     """Plain text to standard output."""
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(visible(text) + "\n")

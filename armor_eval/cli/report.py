@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from armor_model.base.text import visible
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
@@ -45,5 +47,5 @@ def report(
 
         copy_heads(views, archive)
     for line in notices(views):
-        typer.echo(f"note: {line}", err=True)
+        typer.echo(visible(f"note: {line}"), err=True)
     typer.echo(f"{out} ({out.stat().st_size / 1e6:.1f} MB, {len(views)} runs)")

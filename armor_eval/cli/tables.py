@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from armor_model.base.text import visible
+
 FORMATS = ("md", "tex", "csv", "html")
 
 
@@ -52,4 +54,4 @@ def tables(
         for path in write_tables(docs, out, wanted, lines):
             typer.echo(str(path))
     for line in lines:
-        typer.echo(f"note: {line}", err=True)
+        typer.echo(visible(f"note: {line}"), err=True)

@@ -11,13 +11,14 @@ import xml.etree.ElementTree as ElementTree
 
 from armor_eval.compare import text
 from armor_eval.compare.record import BenchmarkResult, Comparison, MetricResult, Verdict
+from armor_model.base.text import visible
 
 _FORBIDDEN = re.compile("[^\\t\\n\\r\\u0020-\\ud7ff\\ue000-\\ufffd\\U00010000-\\U0010ffff]")
 """Characters that XML 1.0 cannot hold, even escaped."""
 
 
 def clean(value: object) -> str:
-    return _FORBIDDEN.sub("?", str(value))
+    return _FORBIDDEN.sub("?", visible(str(value)))
 
 
 def render(comparison: Comparison) -> str:

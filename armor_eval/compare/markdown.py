@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from html import escape
 
 from armor_eval.compare import text
 from armor_eval.compare.record import BenchmarkResult, Comparison
 from armor_eval.report.doc import Doc
 from armor_eval.report.formats import markdown_grid
+from armor_model.base.text import escape, visible
 
 LIMIT_BYTES = 1_000_000
 """GitHub cuts a step summary at 1 MiB (1,048,576 bytes)."""
@@ -29,13 +29,10 @@ COLUMNS = (
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@$-])")
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-"""A terminal that shows the file would obey these."""
-
 
 def safe(value: object, limit: int | None = 160) -> str:
     """Untrusted text as one line that neither Markdown nor HTML reads anything into; a reason is never cut (None)."""
-    line = " ".join(_CONTROL.sub(" ", str(value)).split())
+    line = visible(" ".join(str(value).split()))
     line = line if limit is None or len(line) <= limit else line[:limit] + "\u2026"
     return _SPECIAL.sub(r"\\\1", escape(line, quote=False))
 
@@ -95,4 +92,4 @@ def _grid(doc: Doc) -> list[str]:
 
 
 def _code(value: str) -> str:
-    return " ".join(value.replace("`", "'").split())
+    return visible(" ".join(value.replace("`", "'").split()))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
 from pathlib import Path
 
 from armor_eval.compare import text
 from armor_eval.compare.record import BenchmarkResult, Comparison
 from armor_eval.report.formats import html_grid
+from armor_model.base.text import escape
 
 TONES = {"PASS": "good", "REGRESSION": "bad"}
 COLUMNS = (

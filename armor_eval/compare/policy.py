@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 
 from armor_eval.runs.comparable import COMPARED
 from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.parsing import toml_of
 
 COMPARABLE_FIELDS = tuple(COMPARED)
 """What must agree before a number is computed. `decoding.seed` and `seeds` may differ: that is an A/A comparison."""
@@ -80,10 +80,10 @@ def load_policy(path: Path | None) -> Policy:
     if path is None:
         return Policy()
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = toml_of(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"no such policy file: {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not TOML: {error}") from None
     try:
         policy = Policy.model_validate(raw)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of, read_table
 from armor_model.bases import base_name_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _other_kind(folder: Path) -> str | None:
     if (folder / "model_index.json").is_file():
         return "diffusers"
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json_of((folder / "config.json").read_text())
     except (OSError, ValueError):  # not there or not to be read: check_checkpoint says what is wrong
         return None
     model_type = config.get("model_type") if isinstance(config, dict) else None
@@ -84,7 +84,7 @@ class ArmorAdapter(DrawingModel):
         from armor_model.loading import check_checkpoint
 
         self._folder = check_checkpoint(folder)
-        self.base = base_name_of(json.loads((self._folder / "config.json").read_text())) or ""
+        self.base = base_name_of(read_table(self._folder / "config.json")) or ""
         self._device, self._dtype = device, dtype
         self.asked = {"dtype": dtype} if dtype else {}
         self._loaded: tuple[Any, Any] | None = None

@@ -8,7 +8,6 @@ The best control for ARMOR is `diffusers:CompVis/ldm-text2im-large-256`: 256 pix
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -23,6 +22,7 @@ from armor_eval.models.options import refuse_unknown
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean, unknown_name
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import read_table
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -63,12 +63,10 @@ class DiffusersModel(DrawingModel):
         self, rest: str, device: str | None, dtype: str | None, device_map: str | None, model_args: JsonObject
     ) -> None:
         self._folder, self.info = locate("diffusers", rest, None if dtype == "auto" else dtype, NOT_NEEDED)
-        try:
-            self._index = json.loads((self._folder / "model_index.json").read_text())
-        except FileNotFoundError:
-            raise UserError(f"{self.info.name} is no diffusers pipeline: it has no model_index.json") from None
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.info.name}: model_index.json cannot be read: {error}") from None
+        index = self._folder / "model_index.json"
+        if not index.is_file():
+            raise UserError(f"{self.info.name} is no diffusers pipeline: it has no model_index.json")
+        self._index = read_table(index)
         self._device, self._dtype, self._device_map = device, dtype, device_map
         self._args = {SHORT.get(name, name): value for name, value in model_args.items()}
         self.asked = {**self._args, **({"dtype": dtype} if dtype else {})}
@@ -113,8 +111,8 @@ class DiffusersModel(DrawingModel):
         """The parameter that is classifier-free guidance: a model without an embedding for `guidance_scale` ignores it
         where the pipeline has `true_cfg_scale`."""
         try:
-            embeds = json.loads((self._folder / "transformer" / "config.json").read_text()).get("guidance_embeds")
-        except (OSError, ValueError):
+            embeds = read_table(self._folder / "transformer" / "config.json").get("guidance_embeds")
+        except UserError:
             embeds = None
         has = [name for name in ("guidance_scale", "true_cfg_scale") if name in self._parameters]
         return "true_cfg_scale" if "true_cfg_scale" in has and embeds is False else next(iter(has), None)

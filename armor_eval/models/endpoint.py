@@ -27,6 +27,7 @@ from armor_eval.models.transport import AgainError, EndpointDown, EndpointError,
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import json_of
 
 __all__ = ["AgainError", "Endpoint", "EndpointDown", "EndpointError", "Extra", "Patience", "Reply"]
 
@@ -72,7 +73,7 @@ class Extra:
             return cls()
         hint = 'expected e.g. \'{"reasoning_effort": "low", "headers": {"x-team": "eval"}}\' or @FILE'
         try:
-            fields = json.loads(Path(text[1:]).expanduser().read_text() if text.startswith("@") else text)
+            fields = json_of(Path(text[1:]).expanduser().read_text() if text.startswith("@") else text)
         except (OSError, ValueError) as error:
             raise UserError(f"{option} cannot be read: {error}", hint) from None
         headers = fields.pop("headers", {}) if isinstance(fields, dict) else None
@@ -204,10 +205,7 @@ class Endpoint:
 
     def _open(self, reply: HttpReply) -> tuple[Any, int, str]:
         """(cleaned JSON, status, the server's complaint); an error inside of HTTP 200 is read as its code says."""
-        try:
-            payload = self._transport.clean_json(replies.parse(self._transport.clean(reply.text)))
-        except RecursionError:
-            raise AgainError("malformed", "the reply is nested too deep") from None
+        payload = self._transport.clean_json(replies.parse(self._transport.clean(reply.text)))
         code = replies.error_code(payload) if reply.status == 200 else None
         words = replies.complaint(payload, json.dumps(payload)[:2000])
         return payload, reply.status if code is None else code or 500, words

@@ -24,6 +24,7 @@ from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError, did_you_mean
 from armor_model.base.hashing import sha256_folder, sha256_json
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import json_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -345,7 +346,7 @@ def load(
 def check_folder(folder: Path) -> None:
     """UserError where a folder is no transformers checkpoint, from config.json and file names: nothing is imported."""
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json_of((folder / "config.json").read_text())
     except FileNotFoundError:
         raise UserError(f"cannot load hf:{folder}: it has no config.json", "expected a transformers folder") from None
     except (OSError, ValueError) as error:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from armor_model.base.errors import UserError, did_you_mean, unknown_name
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import json_of
 
 EXAMPLE = "expected k=v,..., e.g. attn_implementation=sdpa,max_pixels=1003520"
 TEXT_KEYS = frozenset({"revision", "variant", "subfolder"})
@@ -118,7 +118,7 @@ def _value(key: str, text: str) -> Any:
         return text
     if text[:1] in ("{", "[", '"'):
         try:
-            return json.loads(text)
+            return json_of(text)
         except ValueError as error:
             raise UserError(f"--model-args: {key} is no JSON ({error}): {text[:80]!r}", EXAMPLE) from None
     if text.lower() in _WORDS:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from armor_eval.models.transport import AgainError, EndpointError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 
 LENGTH = ("length", "max_tokens", "MAX_TOKENS", "model_length")
 """What servers call an answer that ended because its room did."""
@@ -42,8 +42,8 @@ def parse(text: str) -> Any:
     """The JSON of a reply, plain or as server-sent events put together. Raises AgainError."""
     try:
         start = text.lstrip()
-        return _gather(start) if start.startswith(("data:", ":", "event:", "id:")) else json.loads(text)
-    except (ValueError, TypeError, AttributeError, RecursionError):  # no JSON, or events of another form
+        return _gather(start) if start.startswith(("data:", ":", "event:", "id:")) else json_of(text)
+    except (ValueError, TypeError, AttributeError):  # no JSON, or events of another form
         raise AgainError("malformed", f"the reply is not JSON: {text[:80]!r}") from None
 
 
@@ -125,7 +125,7 @@ def _gather(stream: str) -> Any:
     ended = "[DONE]" in events
     message: JsonObject = {}
     reason = None
-    for event in (json.loads(e) for e in events if e and e != "[DONE]"):
+    for event in (json_of(e) for e in events if e and e != "[DONE]"):
         if not isinstance(event, dict):
             raise ValueError("an event is no object")
         if event.get("error"):

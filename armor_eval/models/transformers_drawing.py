@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,7 @@ from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, Not
 from armor_eval.models.hub import locate
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,7 @@ class TransformersDrawing(DrawingModel):
     def _check_type(self) -> None:
         """UserError where the folder holds another model: transformers would build one of this kind at full size."""
         try:
-            config = json.loads((self._folder / "config.json").read_text())
+            config = json_of((self._folder / "config.json").read_text())
             found = config["model_type"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(

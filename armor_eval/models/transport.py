@@ -209,7 +209,7 @@ class Transport:
         return text.encode("utf-8", "replace").decode("utf-8")
 
     def clean_json(self, value: object) -> Any:
-        """JSON with every text cleaned, keys of objects too. Raises RecursionError where it is nested absurdly deep."""
+        """JSON with every text cleaned, keys of objects too."""
         if isinstance(value, str):
             return self.clean(value)
         if isinstance(value, list):

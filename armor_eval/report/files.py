@@ -13,6 +13,7 @@ from armor_eval.report.doc import Doc
 from armor_eval.report.loading import RunView
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
+from armor_model.base.text import escape
 
 if TYPE_CHECKING:
     from armor_eval.report.plots import Plot
@@ -38,7 +39,7 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
         made.append(out / name)
 
     if "md" in wanted:
-        said = "".join(f"> {formats.escape(n, quote=False)}\n>\n" for n in notices)
+        said = "".join(f"> {escape(n, quote=False)}\n>\n" for n in notices)
         write("tables.md", "\n".join(["# Paper against measured\n", said, *(formats.markdown(d) for d in docs)]))
     if "tex" in wanted:
         write("tables.tex", formats.latex_document(docs))
@@ -49,7 +50,7 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
         for doc in docs:
             write(f"{doc.key}.csv", formats.csv_grid(doc))
     if "html" in wanted:
-        said = "".join(f"<li>{formats.escape(n)}</li>" for n in notices)
+        said = "".join(f"<li>{escape(n)}</li>" for n in notices)
         listed = f"<ul>{said}</ul>" if said else ""
         write("tables.html", _PAGE.format(title="Tables", body=listed + "".join(formats.html(d) for d in docs)))
     return made
@@ -59,13 +60,13 @@ def write_documents(docs: Sequence[Doc], out: Path, name: str, title: str, plots
     """NAME.md, NAME.html, a CSV a table, and the plots, which the page holds and which stand as SVG files beside it."""
     out.mkdir(parents=True, exist_ok=True)
     made = [_write_plot(plot, out) for plot in plots]
-    shown = "".join(f"![{formats.escape(p.title)}]({path.name})\n\n" for p, path in zip(plots, made, strict=True))
-    figures = "".join(f"<figure>{p.svg}<figcaption>{formats.escape(p.title)}</figcaption></figure>" for p in plots)
+    shown = "".join(f"![{escape(p.title)}]({path.name})\n\n" for p, path in zip(plots, made, strict=True))
+    figures = "".join(f"<figure>{p.svg}<figcaption>{escape(p.title)}</figcaption></figure>" for p in plots)
     files = {
         f"{name}.md": f"# {title}\n\n{shown}" + "\n".join(formats.markdown(doc) for doc in docs),
         f"{name}.html": _PAGE.format(
-            title=formats.escape(title),
-            body=f"<h1>{formats.escape(title)}</h1>{figures}" + "".join(map(formats.html, docs)),
+            title=escape(title),
+            body=f"<h1>{escape(title)}</h1>{figures}" + "".join(map(formats.html, docs)),
         ),
         **{f"{doc.key}.csv": formats.csv_grid(doc) for doc in docs},
     }
@@ -81,7 +82,7 @@ def _write_plot(plot: Plot, out: Path) -> Path:
     ground = f'<rect width="{box[2]}" height="{box[3]}" fill="#fff"/>'
     head, _, rest = plot.svg.partition(">")
     head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg" color="#000"', 1)
-    text = f"<title>{formats.escape(plot.title)}</title><desc>{formats.escape(plot.text)}</desc>"
+    text = f"<title>{escape(plot.title)}</title><desc>{escape(plot.text)}</desc>"
     write_file(path, f"{head}>{text}{ground}{rest}")
     return path
 

@@ -6,10 +6,10 @@ import csv
 import io
 import re
 from collections.abc import Callable, Sequence
-from html import escape
 
 from armor_eval.report.doc import Doc, Line, Shown
 from armor_eval.runs.comparable import reservations_of
+from armor_model.base.text import escape, visible
 
 _MD = re.compile(r"([\\`*_{}\[\]|#])")
 _LATEX = {
@@ -208,7 +208,7 @@ def csv_grid(doc: Doc) -> str:
     """The table as it is displayed, its notes as rows of their own: a letter in a cell means nothing without them."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(doc.head)
+    writer.writerow(map(_inert, doc.head))
     for line in doc.lines:
         if line.kind != "group":
             writer.writerow([inert(c.text) for c in line.cells])
@@ -218,6 +218,7 @@ def csv_grid(doc: Doc) -> str:
 
 def inert(value: object) -> object:
     """A text that a spreadsheet would run as a formula gets an apostrophe; signed numbers stay numbers."""
+    value = visible(value) if isinstance(value, str) else value
     if (
         isinstance(value, str)
         and value

@@ -22,6 +22,7 @@ from armor_eval.report.loading import RunView, notices
 from armor_eval.report.results import control_of, results_doc, slices_doc
 from armor_eval.report.tables import build
 from armor_eval.report.viewer import Flip
+from armor_model.base.text import visible
 
 MAX_FIGURE = 1_500_000
 """Bytes of a figure that is put into the page."""
@@ -236,4 +237,5 @@ def environment():
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )

@@ -19,6 +19,7 @@ from armor_eval.report.claims import load_claims, row_of_model
 from armor_eval.report.loading import RunView
 from armor_eval.report.verdicts import find, incomparable
 from armor_eval.runs.schema import Metric
+from armor_model.base.text import visible
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -80,7 +81,7 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], salt: str) 
     )
     # Ids of matplotlib's fixed groups (axes_1, figure_1 ...) recur in every figure; nothing refers to them.
     svg = re.sub(r'<g id="[a-z]+\d*_\d+">', "<g>", svg)
-    return re.sub(r" id=\"(figure_1|axes_1|patch_\d+)\"", "", svg).replace(INK, "currentColor")
+    return visible(re.sub(r" id=\"(figure_1|axes_1|patch_\d+)\"", "", svg).replace(INK, "currentColor"))
 
 
 def plots(views: Sequence[RunView]) -> list[Plot]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from armor_eval.report.doc import Doc
+from armor_model.base.text import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,21 +32,21 @@ def print_doc(out: Console, doc: Doc) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    title = Text(doc.title) if doc.title else None
+    title = Text(visible(doc.title)) if doc.title else None
     table = Table(
         title=title, title_justify="left", box=SIMPLE_HEAD if title else None, pad_edge=False, padding=(0, 2, 0, 0)
     )
     for place, name in enumerate(doc.head):
-        table.add_column(Text(name), no_wrap=True, justify="right" if doc.holds_numbers(place) else "left")
+        table.add_column(Text(visible(name)), no_wrap=True, justify="right" if doc.holds_numbers(place) else "left")
     for line in doc.lines:
         if line.kind == "group":
             table.add_section()
         ranks = {"best": "bold", "second": "underline", None: ""}
-        cells = [Text(c.text, style=STYLES.get(c.verdict or "", ranks[c.rank])) for c in line.cells]
+        cells = [Text(visible(c.text), style=STYLES.get(c.verdict or "", ranks[c.rank])) for c in line.cells]
         table.add_row(*cells)
     print_table(out, table)
     for note in doc.notes:
-        out.print(Text(note), soft_wrap=True)
+        out.print(Text(visible(note)), soft_wrap=True)
 
 
 def print_table(out: Console, table: Table) -> None:

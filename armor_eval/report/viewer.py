@@ -21,6 +21,7 @@ from armor_eval.report.loading import RunView
 from armor_eval.report.question_images import QuestionImages, find_question_images, is_reference
 from armor_eval.runs.schema import Item
 from armor_model.base.errors import UserError
+from armor_model.base.text import visible
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -167,9 +168,8 @@ def _pack_table(
     packed, cut = b"", 0
     for cap in CAPS:
         table, cut = _table(records, views, questions, cap)
-        packed = gzip.compress(
-            json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace"), 5, mtime=0
-        )
+        text = visible(json.dumps(table, separators=(",", ":"), ensure_ascii=False))
+        packed = gzip.compress(text.encode(), 5, mtime=0)
         if len(packed) <= TEXT_BUDGET:
             return base64.b64encode(packed).decode(), cap, cut
     return base64.b64encode(packed).decode(), CAPS[-1], cut

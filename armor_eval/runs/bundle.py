@@ -13,7 +13,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
-import json
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -31,6 +30,7 @@ from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.files import make_folder, write_file, writing
+from armor_model.base.parsing import json_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -281,13 +281,11 @@ def read_head(path: Path) -> tuple[Run, Scores | None]:
 def _read_run(path: Path) -> Run:
     file = path / "run.json"
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = json_of(file.read_text(encoding="utf-8"))
         version = raw.get("schema_version") if isinstance(raw, dict) else None
         if version != SCHEMA_VERSION:
             raise UserError(f"{file} has schema version {version}, this program reads {SCHEMA_VERSION}")
         return Run.model_validate(raw)
-    except RecursionError as error:
-        raise UserError(f"{file} is damaged: nested too deep", "measure that run again, elsewhere") from error
     except ValidationError as error:
         raise UserError(f"{file} is damaged: {_first_line(error)}", "measure that run again, elsewhere") from error
     except ValueError as error:

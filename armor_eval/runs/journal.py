@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import gc
-import json
 import logging
 import os
 import time
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from armor_eval.runs.schema import Item
 from armor_model.base.files import check_in_place, write_file
+from armor_model.base.parsing import json_of
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +103,8 @@ def _parsed(line: bytes) -> Item | None:
     except ValidationError:
         pass
     try:  # slower, but takes the lone surrogates that models utter
-        return Item.model_validate(json.loads(line))
-    except (ValueError, RecursionError):
+        return Item.model_validate(json_of(line))
+    except ValueError:
         return None
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from armor_eval.runs.schema import Item, Run
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import read_table, toml_of
 
 _OWN = re.compile(r"--(?:shard|out|bench|suite)(=.*)?")
 """Options of a shard's command line that the joined run has otherwise or not at all."""
@@ -94,7 +94,7 @@ def _bench_word(run: Run) -> str:
         return str(name)
     words = [word for typed in run.command for word in re.sub("^--(bench|suite)=", "", typed).split(",")]
     files = [Path(word) for word in words if word.endswith(".toml") and Path(word).is_file()]
-    named = [file for file in files if tomllib.loads(file.read_text(encoding="utf-8")).get("name") == name]
+    named = [file for file in files if read_table(file, toml_of).get("name") == name]
     if not named:
         raise UserError(f"the file that declares {name} is not where the shards' command says", " ".join(words))
     return str(named[0])

@@ -5,7 +5,6 @@ The whole plan (every new tensor, its shape, and where it comes from) is checked
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import BaseModel, Origin, Settings, base_of
 from armor_model.convert.shards import Item, Source, write
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def load_base_config(base: Path) -> JsonObject:
     """A base's config.json."""
     try:
-        return json.loads((base / "config.json").read_text())
+        return json_of((base / "config.json").read_text())
     except FileNotFoundError as error:
         raise UserError(f"{base} is not a checkpoint: it has no config.json") from error
     except (ValueError, OSError) as error:
@@ -42,7 +42,7 @@ def _image_settings(base: Path) -> JsonObject:
     """A base's preprocessor_config.json; empty where it has none."""
     file = base / "preprocessor_config.json"
     try:
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return json_of(file.read_text()) if file.is_file() else {}
     except (ValueError, OSError) as error:
         raise UserError(f"{file} cannot be read: {error}") from error
 

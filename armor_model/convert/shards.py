@@ -18,6 +18,7 @@ from torch import Tensor
 
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 
 DTYPES = {
     "F64": torch.float64,
@@ -67,7 +68,7 @@ class Source:
 
     def _check_index(self, index: Path) -> None:
         try:
-            weight_map = json.loads(index.read_text())["weight_map"]
+            weight_map = dict(json_of(index.read_text())["weight_map"])
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{index} cannot be read: {error}") from error
         for name, file in weight_map.items():
@@ -96,14 +97,16 @@ def read_header(file: Path) -> dict[str, Stored]:
         if not 0 < length <= min(MAX_HEADER, size - 8):
             raise UserError(f"{file} is not a safetensors file, or is truncated")
         try:
-            header = json.loads(handle.read(length))
+            header = json_of(handle.read(length))
             header.pop("__metadata__", None)
             found = {}
             for name, entry in header.items():
                 first, stop = entry["data_offsets"]
                 shape, dtype = tuple(entry["shape"]), DTYPES[entry["dtype"]]
                 found[name] = Stored(file, dtype, shape, 8 + length + first, stop - first)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+                if not all(isinstance(n, int) and n >= 0 for n in (first, stop, *shape)):
+                    raise ValueError(f"{name} has a shape or a place that is no count")
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{file} has a damaged header: {error}") from error
     for name, stored in found.items():
         if stored.size != math.prod(stored.shape) * stored.dtype.itemsize or stored.offset < 8 + length:

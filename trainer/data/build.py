@@ -24,6 +24,7 @@ from armor_model.base.errors import UserError
 from armor_model.base.files import check_in_place, hold_folder, whole_file, write_file, writing
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of, read_table
 from trainer.data.contamination import Prompts
 from trainer.data.images import append
 from trainer.data.readers import Index, Source, read_tars
@@ -159,7 +160,7 @@ def _go_on(parts: Path, identity: JsonObject) -> None:
     file = parts / "build.json"
     if file.exists():
         try:
-            known = json.loads(file.read_text(encoding="utf-8"))
+            known = json_of(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{file} is damaged", f"remove {parts.parent}") from error
         different = [name for name in identity if known.get(name) != identity[name]]
@@ -209,7 +210,7 @@ def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Pat
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
         for path in parts:
-            part = json.loads(path.read_text(encoding="utf-8"))
+            part = read_table(path)
             tallies["tars"].add(Tally.of(part["read"]))
             screened.add(Tally.of({**part["screened"], "kept": 0}))
             for entry in part["records"]:

@@ -6,13 +6,13 @@ armor-train build-data --tars data --prompts geneval.jsonl --out built
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Literal
 
 from armor_model.base.errors import UserError
+from armor_model.base.parsing import json_of
 
 WORDS = 3
 """Of an n-gram. Longer ones, as for web pages (13), find nothing in prompts of five words."""
@@ -75,8 +75,8 @@ def read_prompts(path: Path) -> list[str]:
     for number, line in enumerate(lines, 1):
         if line.startswith("{"):
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                row = json_of(line)
+            except ValueError as error:
                 raise UserError(f"{path}: line {number} is no JSON object") from error
             line = row.get("prompt", row.get("question"))
             if not isinstance(line, str):

@@ -11,7 +11,6 @@ bad record has to be left out and counted.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 from armor_model.images import image_size
 from trainer.data.records import Tally, is_unicode
 from trainer.data.screens import Pair
@@ -197,8 +197,8 @@ def _pair(sample: JsonObject, shard: str, source: Source, tally: Tally, index: I
     meta: JsonObject = {}
     if "json" in sample:
         try:  # a field without a value must not hide the index's
-            meta = {str(k).lower(): v for k, v in json.loads(sample["json"]).items() if v is not None}
-        except (ValueError, AttributeError, RecursionError):
+            meta = {str(k).lower(): v for k, v in json_of(sample["json"]).items() if v is not None}
+        except (ValueError, AttributeError):
             tally.drop("bad_metadata", f"{key}: its json is no object")
             return None
     url = meta.get("url")

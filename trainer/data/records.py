@@ -11,7 +11,6 @@ images (type ti2ti).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from torch import Tensor
 
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import json_of
 from armor_model.template import template_tokens
 from trainer.batches import Example
 from trainer.data.images import exists
@@ -161,8 +161,8 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
             file.seek(0)
             if first == "[":
                 try:
-                    records = json.load(file)
-                except (ValueError, RecursionError) as error:
+                    records = json_of(file.read())
+                except ValueError as error:
                     raise UserError(f"{path} is not readable JSON: {error}") from error
                 yield from ((f"{path}#{i}", record) for i, record in enumerate(records))
                 return
@@ -187,8 +187,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _parse(line: str) -> Any:
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:  # the latter for a line of very many brackets
+        return json_of(line)
+    except ValueError as error:
         return error
 
 

@@ -25,6 +25,7 @@ from armor_model.base.errors import UserError
 from armor_model.base.files import write_file, writing
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import json_of
 from armor_model.losses import IGNORE
 from armor_model.processing import ProcessorSettings
 from trainer.batches import DROPPED, Example, Sizes
@@ -49,7 +50,7 @@ def read_manifest(folder: Path) -> JsonObject:
     """A manifest of a version that is read, with all its parts. Raises UserError."""
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json_of(path.read_text(encoding="utf-8"))
         if manifest["settings"]["version"] < OLDEST:
             raise UserError(f"{folder} was tokenised by an earlier version; tokenize again into another directory")
         _ = manifest["complete"], [[e[part] for part in ENTRY] for e in manifest["shards"]]

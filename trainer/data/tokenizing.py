@@ -26,6 +26,7 @@ from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.files import hold_folder, whole_file, write_file, writing
 from armor_model.base.hashing import sha256_file
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 from armor_model.losses import IGNORE
 from trainer.data.images import append, describe, read_bytes
 from trainer.data.records import Rejected, Tally, checked, encode, losses, raw_records, sides, to_messages
@@ -146,7 +147,7 @@ def _entry_file(out: Path, name: str) -> Path:
 def _finished(out: Path, name: str) -> JsonObject | None:
     """The entry of a shard that is whole; None where it has to be made."""
     try:
-        entry = json.loads(_entry_file(out, name).read_text(encoding="utf-8"))
+        entry = json_of(_entry_file(out, name).read_text(encoding="utf-8"))
         return entry if entry["name"] == name and is_whole(out, entry) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

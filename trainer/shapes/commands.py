@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ import typer
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import check_free
+from armor_model.base.parsing import json_of
 from trainer.configure import Config, Set, configure
 
 
@@ -75,7 +75,7 @@ def nano_seeds(
     for path in checkpoints:
         file = path / "training.json" if path.is_dir() else path
         try:
-            records.append(json.loads(file.read_text(encoding="utf-8")))
+            records.append(json_of(file.read_text(encoding="utf-8")))
             _ = [records[-1]["scores"]["mean"][group] for group in GROUPS]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is no record of `armor-train nano`: {error}") from error

@@ -12,6 +12,7 @@ from armor_eval.stats.composite import Composite, accuracy
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
 from armor_eval.vlmevalkit import rules
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import literal_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,8 +122,8 @@ def _verdict(record: JsonObject) -> Verdict:
 def listed(cell: Any) -> list[Any] | None:
     """A list of texts and numbers as its cell holds it; None where Python would read anything else."""
     try:
-        found = ast.literal_eval(str(cell))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        found = literal_of(str(cell))
+    except ValueError:
         return None
     plain = isinstance(found, list) and all(isinstance(one, str | int | float) for one in found)
     return found if plain else None

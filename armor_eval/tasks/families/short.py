@@ -9,6 +9,7 @@ from armor_eval.stats.composite import Composite, accuracy
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work
 from armor_eval.vlmevalkit import rules
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import literal_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +93,8 @@ class Contained(Ruled):
     def answer_problem(self, row: Row) -> str | None:
         answer = str(row.fields["answer"])
         try:
-            golds = ast.literal_eval(answer)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            golds = literal_of(answer)
+        except ValueError:
             golds = None
         if isinstance(golds, list) and golds and all(isinstance(gold, str) for gold in golds):
             return None

@@ -8,7 +8,6 @@ evaluator is read too (armor_eval.tasks.geneval.official_results).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from armor_eval.tasks.geneval.prompts import Metadata, check_metadata
 from armor_eval.tasks.geneval.verdicts import Rules, Verdict, judge
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 
 STORED_ABOVE = 0.05
 """Every run stores the detections whose score is strictly above."""
@@ -72,10 +72,11 @@ def read_detections(path: Path) -> Iterator[tuple[str, Detected, Metadata]]:
 
 def _parse(line: str, where: str) -> Detected:
     try:
-        record = json.loads(line)
-        return Detected.model_validate(as_detected(record) if is_official(record) else record)
-    except json.JSONDecodeError as error:
+        record = json_of(line)
+    except ValueError as error:
         raise UserError(f"{where}: not JSON: {error}") from None
+    try:
+        return Detected.model_validate(as_detected(record) if is_official(record) else record)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the record"

@@ -16,6 +16,7 @@ from armor_eval.tasks.geneval.prompts import PromptSet, check_metadata, constrai
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 
 LAYOUT = "expected NNNNN/metadata.jsonl and NNNNN/samples/NNNNN.png"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -138,9 +139,9 @@ def _folder_record(folder: Path, root: Path, vocabulary: Vocabulary) -> JsonObje
     try:
         text = path.read_text(encoding="utf-8-sig")
         try:
-            found = [json.loads(text)]  # also an object that is spread over lines
+            found = [json_of(text)]  # also an object that is spread over lines
         except ValueError:
-            found = [json.loads(line) for line in text.splitlines() if line.strip()]
+            found = [json_of(line) for line in text.splitlines() if line.strip()]
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not one JSON object: {error}") from None
     if any(record != found[0] for record in found[1:]):

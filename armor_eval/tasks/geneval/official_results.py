@@ -7,13 +7,13 @@ others follow, since a prompt's colours are right where no reason says otherwise
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from armor_eval.tasks.geneval.prompts import Metadata
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.parsing import json_of
 
 KEYS = frozenset({"filename", "correct", "reason", "metadata", "details"})
 
@@ -25,7 +25,7 @@ def is_official(record: Any) -> bool:
 def as_detected(record: JsonView) -> JsonObject:
     """The line in the form of tasks.geneval.detections. Raises ValueError on what is not in the official form."""
     try:
-        metadata, boxes = json.loads(record["metadata"]), json.loads(record["details"])
+        metadata, boxes = json_of(record["metadata"]), json_of(record["details"])
         meta = Metadata.model_validate(metadata)
         colors = _colors(meta, boxes, str(record["reason"] or ""))
     except (TypeError, AttributeError) as error:

@@ -18,6 +18,7 @@ from armor_eval.profiles import profile_of
 from armor_eval.tasks.geneval.vocabulary import TASKS, Vocabulary, declaration, load_vocabulary
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 NAMED = 80
@@ -189,8 +190,8 @@ def read_prompts(path: Path, vocabulary: Vocabulary) -> PromptSet:
 def parse_metadata_line(line: str, vocabulary: Vocabulary | None, where: str) -> JsonObject:
     """One line's record, or a UserError that says where and what. `vocabulary` None leaves the names unchecked."""
     try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
+        record = json_of(line)
+    except ValueError as error:
         raise UserError(f"{where}: not JSON: {error}") from None
     check_metadata(record, vocabulary, where)
     return record

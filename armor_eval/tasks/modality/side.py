@@ -6,7 +6,6 @@ import base64
 import io
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +16,7 @@ from armor_eval.profiles import ProfileSpec
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 from armor_model.base.jsons import JsonObject
+from armor_model.base.text import escape
 
 if TYPE_CHECKING:
     from PIL import Image

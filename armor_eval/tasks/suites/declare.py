@@ -18,6 +18,7 @@ from armor_eval.runs.schema import Profile, Run
 from armor_eval.tasks.suites.items import ParentRule, SuiteData, check_items
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import toml_of
 
 JudgeKind = Literal["vqa_prob", "vqa_text", "rubric", "ocr", "pairwise"]
 """What is made of a judge's look at an image: probability mass of first tokens, an answer in an accept set, a parsed
@@ -180,16 +181,16 @@ def read_suite(path: Path) -> Suite:
     from armor_eval.tasks.suites.reductions import REDUCTIONS
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = toml_of(path.read_text(encoding="utf-8"))
         suite = Suite.model_validate({**values, "outside": True, "folder": str(path.parent)})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read the suite {path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise UserError(
             f"{path} declares no suite: {where}: {first['msg']}", "see CONTRIBUTING.md, Add a suite"
         ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the suite {path}: {error}") from error
     if suite.name in ("geneval", *suites()):
         raise UserError(f"{path}: the name {suite.name} is taken", "give it another name")
     if suite.reduction not in REDUCTIONS:
@@ -208,7 +209,10 @@ def read_suite(path: Path) -> Suite:
 def of_run(run: Run) -> Suite:
     """The suite of a run: ours by name, or the declaration that was recorded. KeyError for a name that is gone."""
     recorded = run.extras["suite"]
-    return Suite.model_validate(recorded) if len(recorded) > 1 else suites()[recorded["name"]]
+    try:
+        return Suite.model_validate(recorded) if len(recorded) > 1 else suites()[recorded["name"]]
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"{run.run_id} records no declaration of {run.benchmark}: {error}") from error
 
 
 def choose(words: Sequence[str]) -> list[Suite | Literal["geneval"]]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.items import Probe, SuiteData, SuiteItem
 from armor_eval.tasks.suites.reductions import broad_category
+from armor_eval.tasks.suites.rows import csv_records
 from armor_model.base.errors import UserError
 
 COLUMNS = ("item_id", "text", "proposition_id", "dependency", "tuple", "question_natural_language")
@@ -26,20 +26,16 @@ def read_official(files: Sequence[Path], suite: Suite) -> SuiteData:
 
 
 def _read(path: Path, suite: Suite, skip: int) -> SuiteData:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-            raise UserError(f"{path} lacks the columns {', '.join(missing)}", "expected DPG-Bench's dpg_bench.csv")
-        rows: dict[str, list[dict[str, str]]] = {}
-        skipped: str | None = None
-        unlisted: set[str] = set()
-        for number, row in enumerate(reader):
-            if any(row[name] is None for name in COLUMNS):
-                raise UserError(f"{path}: data row {number + 1} is short")
-            if number < skip:
-                skipped = row["item_id"]
-                continue
-            rows.setdefault(row["item_id"], []).append(row)
+    rows: dict[str, list[dict[str, str]]] = {}
+    skipped: str | None = None
+    unlisted: set[str] = set()
+    for number, row in enumerate(csv_records(str(path), path.read_bytes(), COLUMNS)):
+        if any(row[name] is None for name in COLUMNS):
+            raise UserError(f"{path}: data row {number + 1} is short")
+        if number < skip:
+            skipped = row["item_id"]
+            continue
+        rows.setdefault(row["item_id"], []).append(row)
     items, notes = [], []
     for item_id, own in rows.items():
         probes = tuple(_probe(row, suite, unlisted) for row in own)

@@ -37,8 +37,12 @@ def read(files: Sequence[Path], suite: Suite) -> SuiteData:
 def _item(row: EditRow, path: Path, suite: Suite) -> SuiteItem:
     """A kind is a group where the suite declares groups."""
     source = path.parent / row.source
-    if not source.resolve().is_relative_to(path.parent.resolve()) or not source.is_file():
-        raise UserError(f"{path}: {row.id}: no image {row.source} beside the file")
+    try:
+        there = source.resolve().is_relative_to(path.parent.resolve()) and source.is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        there = False
+    if not there:
+        raise UserError(f"{path}: {row.id}: no image {row.source[:80]} beside the file")
     fields = {name: value for name, value in (row.model_extra or {}).items() if isinstance(value, str)}
     group = row.kind if suite.groups else None
     return SuiteItem(row.id, row.instruction, (Probe("1", "edit"),), group, sources=(source,), fields=fields)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.items import Probe, SuiteData, SuiteItem
+from armor_eval.tasks.suites.rows import text_of
 from armor_model.base.errors import UserError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -35,7 +36,7 @@ def forms(answer: str) -> tuple[str, ...]:
 def read(files: Sequence[Path], suite: Suite) -> SuiteData:
     """One JSON object a line: prompt, atom_count, vqa_list of [question, answer], skills. Errors name the line."""
     items = []
-    for number, line in enumerate(files[0].read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(text_of(str(files[0]), files[0].read_bytes()).splitlines()):
         where = f"{files[0]}:{number + 1}"
         try:
             row = _Row.model_validate_json(line)

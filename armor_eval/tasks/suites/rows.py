@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from armor_model.base import parsing
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 R = TypeVar("R", bound="Row")
 
@@ -39,8 +41,8 @@ def row_of(kind: type[R], value: object, where: str) -> R:
 
 def json_of(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return parsing.json_of(text)
+    except ValueError as error:
         raise UserError(f"{where}: not JSON: {error}") from None
 
 
@@ -60,8 +62,15 @@ def jsonl_rows(kind: type[R], name: str, data: bytes) -> list[R]:
 
 def csv_rows(kind: type[R], name: str, data: bytes) -> list[R]:
     """A CSV with a header."""
+    return [row_of(kind, value, f"{name} row {number}") for number, value in enumerate(csv_records(name, data), 1)]
+
+
+def csv_records(name: str, data: bytes, columns: Sequence[str] = ()) -> list[JsonObject]:
+    """The rows of a CSV by its header, which must name `columns`; a short row's last cells are None."""
     reader = csv.DictReader(io.StringIO(text_of(name, data), newline=""))
     try:
-        return [row_of(kind, value, f"{name} row {number}") for number, value in enumerate(reader, 1)]
+        if missing := [column for column in columns if column not in (reader.fieldnames or ())]:
+            raise UserError(f"{name} lacks the columns {', '.join(missing)}", f"expected {', '.join(columns)}")
+        return list(reader)
     except csv.Error as error:
         raise UserError(f"{name} line {reader.line_num}: {error}") from None

@@ -48,7 +48,7 @@ def from_script(path: Path, function: str, record: str, fields: set[str]) -> Wor
         raise UserError(f"{path} has no function {function} that returns a list of messages")
     try:
         parts = [part for node in returned[0].elts for part in _parts(node, record)]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: {function} holds what is no judge's template: {error}") from None
     roles = [role for role, _ in parts]
     found = {name for _, text in parts for name in re.findall(r"\{(\w+)\}", text or "")}

@@ -15,6 +15,7 @@ from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.families.base import Clusters, Family
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import toml_of
 
 if TYPE_CHECKING:
     from armor_eval.runs.schema import Run
@@ -100,7 +101,7 @@ class Benchmark(_Declared):
     @classmethod
     def _filled(cls, values: JsonObject) -> JsonObject:
         """The family's own where the file says nothing."""
-        family = FAMILIES.get(values.get("family", ""))
+        family = FAMILIES.get(str(values.get("family")))
         if family is None:
             near = did_you_mean(str(values.get("family")), FAMILIES)
             raise ValueError(f"family {values.get('family')!r} is none{near} - known: {', '.join(FAMILIES)}")
@@ -140,7 +141,10 @@ class Benchmark(_Declared):
 def of_run(run: Run) -> Benchmark | None:
     """The declaration that came from outside and was recorded with the run."""
     recorded = run.extras.get("declared")
-    return None if recorded is None else Benchmark.model_validate(recorded)
+    try:
+        return None if recorded is None else Benchmark.model_validate(recorded)
+    except (ValidationError, TypeError, AttributeError) as error:
+        raise UserError(f"{run.run_id} records no declaration of {run.benchmark}: {error}") from error
 
 
 @functools.cache
@@ -156,15 +160,15 @@ def benchmarks() -> dict[str, Benchmark]:
 def read_benchmark(path: Path) -> Benchmark:
     """A benchmark declared in a file outside of the repository. UserError where it could not be scored."""
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = toml_of(path.read_text(encoding="utf-8"))
         benchmark = Benchmark.model_validate({**values, "outside": True})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"cannot read the benchmark {path}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         said = f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
         raise UserError(f"{path} declares no benchmark: {said}", "see CONTRIBUTING.md for an example") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the benchmark {path}: {error}") from error
     if taken := next((b for b in benchmarks().values() if b.name.lower() == benchmark.name.lower()), None):
         raise UserError(f"{path}: the name {benchmark.name} is taken ({taken.title})", "give it another name")
     return benchmark

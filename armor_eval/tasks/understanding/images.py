@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import base64
 import binascii
 import io
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from armor_model.base.images import BadImageError, decoded
+from armor_model.base.parsing import literal_of
 
 REFERENCE_LENGTH = 64
 """VLMEvalKit's rule: an image cell this short names the row that holds the image."""
@@ -20,8 +20,8 @@ def image_cells(cell: str) -> list[str]:
     """The images of one cell: one, or a list written as Python source (never evaluated, only parsed); `[]` is none."""
     if cell.startswith("[") and cell.endswith("]"):
         try:
-            parsed = ast.literal_eval(cell)
-        except (ValueError, SyntaxError) as error:
+            parsed = literal_of(cell)
+        except ValueError as error:
             raise BadImageError("the image list is not a list of strings") from error
         return [str(part) for part in parsed]
     return [cell]

@@ -24,6 +24,7 @@ from armor_eval.tasks.families.base import SHORT_REPLY, Judged, Request
 from armor_eval.tasks.understanding.question import clean
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.hashing import sha256_json
+from armor_model.base.parsing import json_of
 
 ATTEMPTS = 3
 """How often a judge is asked again when its reply cannot be read."""
@@ -203,8 +204,9 @@ class ReplyCache:
         if path.exists():
             for line in path.read_bytes().split(b"\n"):
                 try:
-                    entry = json.loads(line)
-                    self._known[entry["key"]] = entry["reply"]
+                    entry = json_of(line)
+                    if isinstance(entry["reply"], str):
+                        self._known[entry["key"]] = entry["reply"]
                 except (ValueError, KeyError, TypeError):
                     continue
 

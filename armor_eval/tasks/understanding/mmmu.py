@@ -6,11 +6,11 @@ Where that program draws an option at random because it can read none, this one 
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping
 
 from armor_model.base.jsons import JsonView
+from armor_model.base.parsing import literal_of
 
 _TRIMMED = (",", ".", "!", "?", ";", ":", "'")
 _KEY_WORDS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
@@ -68,8 +68,8 @@ def gold_answers(cell: str) -> list[str]:
     """The right answers of an open question: its cell's text, or a list written as Python source."""
     if cell.startswith("[") and cell.endswith("]"):
         try:
-            parsed = ast.literal_eval(cell)
-        except (ValueError, SyntaxError):
+            parsed = literal_of(cell)
+        except ValueError:
             return [cell]
         return [str(one) for one in parsed] if isinstance(parsed, list) else [cell]
     return [cell]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import json_of
 
 Record = tuple[str, JsonObject]
 """Where it stands (for messages), and its fields."""
@@ -64,7 +64,7 @@ def _json(path: Path) -> Iterator[Record]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not a text file: {error}", "known: .xlsx, .tsv, .csv, .json, .jsonl") from error
     try:
-        data = json.loads(text)
+        data = json_of(text)
     except ValueError:
         yield from _lines(path, text)
         return
@@ -92,7 +92,7 @@ def _lines(path: Path, text: str) -> Iterator[Record]:
         if not line.strip():
             continue
         try:
-            yield _object(path, f"line {number}", json.loads(line))
+            yield _object(path, f"line {number}", json_of(line))
         except ValueError as error:
             raise UserError(f"{path}, line {number} is no JSON: {error}", "is the file whole?") from error
 

@@ -53,6 +53,10 @@ def read_questions(benchmark: Benchmark, paths: Sequence[Path]) -> Questions:
         raise UserError(
             f"{', '.join(map(str, paths))}: a record has no {error}, which a question file of {benchmark.name} has"
         ) from error
+    except (TypeError, AttributeError) as error:
+        raise UserError(
+            f"{', '.join(map(str, paths))}: a record is not as a question file of {benchmark.name} has it: {error}"
+        ) from error
     if not questions.rows:
         raise UserError(f"{', '.join(map(str, paths))} holds no question of {benchmark.name}")
     return questions
