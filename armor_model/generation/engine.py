@@ -403,11 +403,14 @@ class Engine:
                 self._make_room(batch, left)
                 self._draw(batch, left)
                 return True
-        elif self.static and not self.single and not any(row.drawing for row in rows):
-            if {_sampling(row) for row in rows} == {_sampling_of(self.settings)}:  # captured steps know the engine's
-                self._write(batch)
-                return True
+        elif self.static and not self.single and all(self._writes_alike(row) for row in rows):
+            self._write(batch)
+            return True
         return False
+
+    def _writes_alike(self, row: Row) -> bool:
+        """Whether a captured step, which knows the engine's settings alone, may write for the row."""
+        return not row.drawing and _sampling(row) == _sampling_of(self.settings)
 
     def _write(self, batch: Batch) -> None:
         """One step in which all rows write; the buffers are filled anew only when rows or their rights have changed."""
