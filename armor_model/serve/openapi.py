@@ -39,14 +39,18 @@ ERROR = {
 }
 
 
-def openapi(with_token: bool) -> dict[str, Any]:
-    """The page, as a dictionary."""
+def openapi(name: str, side: int, with_token: bool) -> dict[str, Any]:
+    """The page of a server of the model `name`, which draws `side` pixels a side."""
     schemas: dict[str, Any] = {"Error": ERROR}
 
     def post(kind: type[BaseModel], summary: str, required: list[str], more: dict[str, Any]) -> dict[str, Any]:
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[kind.__name__] = schema
+        asked = schema["properties"]
+        asked["model"] = {"enum": [name] if "model" in schema["required"] else [name, None]}
+        if "size" in asked:
+            asked["size"] = {"enum": [f"{side}x{side}", "auto", None]}
         whole = {"application/json": {"schema": {"type": "object", "required": required}}, **more}
         return {
             "post": {

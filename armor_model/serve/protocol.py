@@ -116,7 +116,7 @@ class ImageRequest(_Body):
     model: str | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     size: str | None = None
-    response_format: str | None = None
+    response_format: Annotated[Literal["b64_json"] | None, Field(description="Images are sent as data alone.")] = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
 
 
@@ -220,8 +220,6 @@ def image_settings(request: ImageRequest, base: GenerationSettings, side: int) -
         raise ApiError(400, "this model cannot draw")
     if request.size not in (None, "auto", f"{side}x{side}"):
         raise ApiError(400, f"this model draws {side}x{side}", "size")
-    if request.response_format not in (None, "b64_json"):
-        raise ApiError(400, "images are sent as b64_json alone", "response_format")
     return _replaced(base, max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True)
 
 
