@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from armor_model.generation import Response as Answer
 from armor_model.generation.api import TooLongError
 from armor_model.serve import protocol
 from armor_model.serve.batching import Batcher, BusyError, ClosedError, Job
+from armor_model.serve.command import ServeLimits
 from armor_model.serve.guard import Guard, read_bytes
 from armor_model.serve.openapi import openapi
 from armor_model.serve.protocol import ApiError, ChatRequest, ImageRequest
@@ -38,28 +38,12 @@ from armor_model.serve.protocol import ApiError, ChatRequest, ImageRequest
 if TYPE_CHECKING:
     from armor_model.processing import ArmorProcessor
 
-log = logging.getLogger(__name__)
-
 PAGE = Path(__file__).with_name("page.html")
 KEEP_ALIVE_SECONDS = 10.0
 """A stream says something at least so often: an image may take a minute, and clients give up on silence."""
-
-
-@dataclass(frozen=True)
-class ServeLimits:
-    """What one request, and all together, may take."""
-
-    body_bytes: int = 32 * 2**20
-    body_seconds: float = 30.0
-    """For a body to arrive."""
-    images: int = 16
-    """Shown in one request; together they have no more pixels than one image may have."""
-    batch: int = 8
-    """Answers under way at once."""
-    queue: int = 64
-    """Answers that wait; one more is refused with 429."""
-    seconds: float = 600.0
-    """For an answer, waiting included."""
+LETTERS_A_TOKEN = 256
+"""No token is longer: what has more letters for each token of the context is refused before it is tokenised."""
+ENCODED_AT_ONCE = 4
 
 
 class Service:
@@ -80,6 +64,8 @@ class Service:
         context = model.config.text_config.max_position_embeddings
         settings = replace(settings, max_new_tokens=context, allow_images=processor.vq is not None)
         self.settings = settings
+        self._most_letters = LETTERS_A_TOKEN * context
+        self._encoding = asyncio.Semaphore(ENCODED_AT_ONCE)
         self.batcher = Batcher(model, processor, settings, self.limits.batch, self.limits.queue)
 
     @property
@@ -115,8 +101,13 @@ class Service:
     ) -> Jobs:
         """Hand in `n` answers to a conversation. ApiError where it cannot be answered, or not now."""
         first = secrets.randbelow(2**32) if seed is None else seed
+        letters = sum(len(part.get("text", "")) for message in talk for part in message["content"])
+        if letters > self._most_letters:
+            message = f"{letters} letters are more than this model's context can hold"
+            raise ApiError(400, message, "messages", "context_length_exceeded")
         try:
-            request = await run_in_threadpool(encode, self.model, self.processor, talk, settings, first)
+            async with self._encoding:
+                request = await run_in_threadpool(encode, self.model, self.processor, talk, settings, first)
         except TooLongError as error:
             raise ApiError(400, error.line(), "messages", "context_length_exceeded") from None
         except UserError as error:
@@ -231,7 +222,8 @@ def create_app(service: Service, token: str | None = None, hosts: frozenset[str]
         body = protocol.read_body(ImageRequest, await read_bytes(request, limits.body_bytes, limits.body_seconds))
         service.check_model(body.model)
         settings = protocol.image_settings(body, service.settings, service.side)
-        jobs = await service.jobs([{"role": "user", "content": body.prompt}], settings, body.seed, body.n or 1)
+        talk = [{"role": "user", "content": [{"type": "text", "text": body.prompt}]}]
+        jobs = await service.jobs(talk, settings, body.seed, body.n or 1)
         answers = await jobs.answers(request, limits.seconds)
         drawn = await run_in_threadpool(lambda: [protocol.png(answer.images[0]) for answer in answers])
         data = [{"b64_json": each, "url": None, "revised_prompt": None} for each in drawn]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
@@ -22,6 +23,27 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 TOKEN = "ARMOR_SERVE_TOKEN"
 LEAST_TOKEN = 16
 """Letters of a token: fewer can be guessed."""
+
+
+@dataclass(frozen=True)
+class ServeLimits:
+    """What one request, and all together, may take."""
+
+    body_bytes: int = 32 * 2**20
+    body_seconds: float = 30.0
+    """For a body to arrive."""
+    images: int = 16
+    """Shown in one request; together they have no more pixels than one image may have."""
+    batch: int = 8
+    """Answers under way at once."""
+    queue: int = 64
+    """Answers that wait; one more is refused with 429."""
+    seconds: float = 600.0
+    """For an answer, waiting included."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < math.inf:
+            raise UserError(f"--seconds cannot be {self.seconds}")
 
 
 def read_token(file: Path | None) -> str | None:
@@ -101,15 +123,15 @@ def run(
     model: ArmorModel,
     processor: ArmorProcessor,
     settings: GenerationSettings,
-    limits: dict[str, Any],
+    limits: ServeLimits,
     say: Callable[[str], None],
 ) -> None:
     """Serve until Ctrl-C or SIGTERM."""
     import uvicorn
 
-    from armor_model.serve.app import ServeLimits, Service, create_app
+    from armor_model.serve.app import Service, create_app
 
-    service = Service(model, processor, name, settings, ServeLimits(**limits), sha256_folder(folder)[:16])
+    service = Service(model, processor, name, settings, limits, sha256_folder(folder)[:16])
     app = create_app(service, address.token, address.hosts)
     config = uvicorn.Config(
         app,

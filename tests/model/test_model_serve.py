@@ -23,7 +23,8 @@ class Served:
     def __init__(self, model, processor, settings=None, token=None, hosts=None, **limits):
         import uvicorn
 
-        from armor_model.serve.app import ServeLimits, Service, create_app
+        from armor_model.serve.app import Service, create_app
+        from armor_model.serve.command import ServeLimits
 
         self.service = Service(model, processor, "toy", settings, ServeLimits(**limits), "f00d")
         app = create_app(self.service, token, hosts)
@@ -195,6 +196,7 @@ NO_IMAGE = json.loads(json.dumps(IMAGE).replace("http://localhost/x.png", "data:
         (400, "empty", {"messages": [{"role": "user", "content": " "}]}),
         (400, "user", {"messages": [{"role": "assistant", "content": "a"}]}),
         (400, "context", {"messages": [{"role": "user", "content": "red " * 3000}]}),
+        (400, "letters", {"messages": [{"role": "user", "content": "red " * 100_000}]}),
         (400, "role", {"messages": [{"role": "tool", "content": "a"}]}),
         (400, "tools", {"tools": [{"type": "function"}]}),
         (400, "logprobs", {"logprobs": True}),
