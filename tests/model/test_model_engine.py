@@ -136,16 +136,15 @@ def test_requests_that_are_still_coming(talker, conversations, static, monkeypat
     assert engine.batch.slots <= engine.most_slots + 2 * 16
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("static", [False, True])
-def test_each_request_may_have_its_own_settings(talker, conversations, static, guidance):
+def test_each_request_may_have_its_own_settings(talker, conversations, static):
     """Together they say what each says alone, in an engine that has its settings; and what `watch` ends leaves whole
     neighbours behind."""
     from armor_model.generation.api import UNCONDITIONAL
     from armor_model.generation.engine import Engine
     from armor_model.generation.state import Request
 
-    whole = GenerationSettings(max_new_tokens=40, max_images=2, guidance=guidance)
+    whole = GenerationSettings(max_new_tokens=40, max_images=2)
     drawn = replace(whole, max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True)
     kinds = [whole, drawn, replace(whole, temperature=1.0, allow_images=False), replace(whole, max_new_tokens=5)]
     model, processor = talker
