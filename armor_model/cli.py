@@ -169,6 +169,38 @@ def chat(
 
 
 @app.command()
+def serve(
+    model: Model = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; beyond loopback a token is needed.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    name: Annotated[str | None, typer.Option(help="What clients call the model; by default its folder's name.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="File with the bearer token; or the environment's ARMOR_SERVE_TOKEN.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Most answers under way at once.")] = 8,
+    queue: Annotated[int, typer.Option(min=1, help="Most answers that wait; more are refused with 429.")] = 64,
+    seconds: Annotated[float, typer.Option(min=1, help="Longest an answer may take, waiting included.")] = 600,
+    temperature: Temperature = 0.0,
+    image_temperature: ImageTemperature = 1.0,
+    guidance: Guidance = 1.0,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Serve a model over HTTP, as OpenAI's clients speak it; a chat page is at /."""
+    folder = find_model(model)
+    from armor_model.serve.command import Address, ServeLimits, read_token, run
+
+    address = Address(host, port, read_token(token_file))
+    settings = armor_model.GenerationSettings(
+        temperature=temperature, image_temperature=image_temperature, guidance=guidance
+    )
+    limits = ServeLimits(batch=batch_size, queue=queue, seconds=seconds)
+    address.check()
+    network, processor = open_model(model, device, dtype)
+    run(address, folder, name or folder.resolve().name, network, processor, settings, limits, typer.echo)
+
+
+@app.command()
 def params(
     config: Annotated[str, typer.Option(help="A named configuration, or a checkpoint folder.")] = "internvl2_5-8b",
     as_json: Json = False,

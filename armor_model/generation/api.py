@@ -31,6 +31,10 @@ DECODE_BATCH = 64
 """Images decoded at a time: bounds the memory of the image tokenizer's decoder."""
 
 
+class TooLongError(UserError):
+    """A conversation that the model's context does not hold."""
+
+
 @dataclass(frozen=True)
 class GenerationSettings:
     """How to decode. Validated when built."""
@@ -225,9 +229,9 @@ def serve(
         engine = Engine(model, settings, processor.stop_ids, unconditional, batch_size, compile=compile)
         pending: list[tuple[int, Response]] = []
         for number, row in engine.feed(source):
-            pending.append((number, _response(row)))
+            pending.append((number, response_of(row)))
             if not engine.done or sum(len(r.codes) for _, r in pending) >= DECODE_BATCH:
-                _render([response for _, response in pending], processor)
+                render([response for _, response in pending], processor)
                 yield from pending
                 pending = []
     finally:
@@ -276,14 +280,15 @@ def encode(
     needed = processor.codes_per_image + 2 if settings.force_image else 1
     if len(row.ids) + needed > limit:
         room = f"{limit} with the {needed} of the answer" if settings.force_image else f"{limit}"
-        raise UserError(
+        raise TooLongError(
             f"the conversation has {len(row.ids)} tokens, this model's context holds {room}",
             hint="shorten it, or begin a new conversation",
         )
     return Request(row.ids, row.tiles, seed)
 
 
-def _response(row: Row) -> Response:
+def response_of(row: Row) -> Response:
+    """A finished row's tokens, codes and counts; `render` gives it its parts."""
     stats = {
         "seed": row.seed,
         "text_tokens": row.text_tokens,
@@ -296,7 +301,7 @@ def _response(row: Row) -> Response:
     return Response(codes=row.images, tokens=row.tokens, stats=stats)
 
 
-def _render(responses: list[Response], processor: ArmorProcessor) -> None:
+def render(responses: list[Response], processor: ArmorProcessor) -> None:
     """Tokens to parts; images of all answers are decoded together, off the loop."""
     side = processor.settings.image_grid
     codes = [image for response in responses for image in response.codes]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,6 +45,8 @@ TEXT_STEPS = 64
 ANSWER_SLOTS = 512
 """Slots that an answer's text has at first; the caches grow where answers are longer. Most are short, and 4,096 tokens
 of room for 16 rows of an 8B model are 9 GB."""
+OF_THE_ENGINE = ("image_temperature", "image_top_k", "image_top_p", "guidance", "parallel_draw", "free_imgend")
+"""Settings that all rows share."""
 
 
 class Engine:
@@ -104,11 +107,14 @@ class Engine:
         return self.feed(lambda _: next(groups, None))
 
     @torch.inference_mode()
-    def feed(self, source: Callable[[bool], list[Request] | None]) -> Iterator[tuple[int, Row]]:
+    def feed(
+        self, source: Callable[[bool], list[Request] | None], watch: Callable[[list[Row]], None] | None = None
+    ) -> Iterator[tuple[int, Row]]:
         """Answer requests that are still coming; each is given, with its number, as soon as it is finished.
 
         `source(wait)` gives the next ones, an empty list where none is ready and `wait` is false, None when no more
-        will come. They are numbered in the order in which they come.
+        will come. They are numbered in the order in which they come. `watch(rows)` sees the rows under way after each
+        step or stretch of steps; one that it gives a `finish` ends there.
         """
         self.done, self.more, self.arrived, self.prompt = {}, True, 0, -1
         self.waiting.clear()
@@ -118,6 +124,9 @@ class Engine:
                 self._refill(batch)
                 if not self._run_uniform(batch):
                     self._step(batch)
+                if watch is not None:
+                    watch([row for row in batch.rows if row.conditional is None])
+                    self._settle(batch)
                 while self.done:
                     yield self.done.popitem()
                 self._pull(source, wait=not batch.rows)
@@ -125,7 +134,6 @@ class Engine:
     def _pull(self, source: Callable[[bool], list[Request] | None], wait: bool) -> bool:
         """Take in what has come, up to a batch that waits; whether anything waits. Longest first: a later prompt then
         fits in front of the current slot."""
-        forced = self.limits.codes_per_image + 2 if self.settings.force_image else 1
         while self.more and len(self.waiting) <= self.batch_size:
             group = source(wait and not self.waiting)
             if group is None:
@@ -133,17 +141,28 @@ class Engine:
             elif not group:
                 break
             for request in group or ():
+                request = self._with_settings(request)
+                forced = self.limits.codes_per_image + 2 if request.settings.force_image else 1
                 if len(request.ids) + forced > self.limits.context:
                     held = self.limits.context
                     raise UserError(f"the prompt has {len(request.ids)} tokens; this model's context holds {held}")
                 self.waiting.append((self.arrived, request))
                 self.arrived += 1
-            self.waiting = deque(sorted(self.waiting, key=lambda each: -len(each[1].ids)))
+            self.waiting = deque(sorted(self.waiting, key=lambda each: -_slots(each[1])))
         return bool(self.waiting)
+
+    def _with_settings(self, request: Request) -> Request:
+        """The request with the settings that hold for it. UserError where they ask for more than the engine's allow."""
+        s, whole = request.settings or self.settings, self.settings
+        if s is not whole:
+            at_most = replace(self.limits, settings=s).new_tokens <= self.limits.new_tokens and s.images <= whole.images
+            if not at_most or any(getattr(s, name) != getattr(whole, name) for name in OF_THE_ENGINE):
+                raise UserError(f"a request can change neither {', '.join(OF_THE_ENGINE)}, nor go beyond the engine's")
+        return replace(request, settings=s)
 
     def _fits(self) -> bool:
         """Whether something waits that the caches were laid out for."""
-        return bool(self.waiting) and len(self.waiting[0][1].ids) + self.settings.force_image <= self.prompt
+        return bool(self.waiting) and _slots(self.waiting[0][1]) <= self.prompt
 
     # ---- continuous batching -------------------------------------------------------------------------------
 
@@ -153,8 +172,8 @@ class Engine:
         requests = len(self.waiting)
         refills = self.more or requests > self.batch_size
         self.running = self.batch_size if refills else requests
-        guided, longest = self.settings.guided, len(self.waiting[0][1].ids)
-        self.prompt = max(longest + self.settings.force_image, len(self.unconditional) + 1 if guided else 0)
+        guided, longest = self.settings.guided, _slots(self.waiting[0][1])
+        self.prompt = max(longest, len(self.unconditional) + 1 if guided else 0)
         answer, halves = self.limits.new_tokens, 2 if refills else 1
         self.most_slots = self.prompt + answer * halves + 1
         at_first = min(answer, max(ANSWER_SLOTS, self.limits.codes_per_image + 2 if self.settings.images else 0))
@@ -206,18 +225,17 @@ class Engine:
     def _admit(self, batch: Batch, new: list[tuple[int, Request]]) -> None:
         """Prefill new rows so that their prompts end at the current slot, and sample their first token. A forced
         <imgbos> is part of the prefill."""
-        n, forced = len(batch.rows), self.settings.force_image
-        begin = [self.config.imgbos_id] if forced else []
-        prompts = [Request(request.ids + begin, request.tiles, request.seed) for _, request in new]
+        n, imgbos = len(batch.rows), self.config.imgbos_id
+        prompts = [replace(request, ids=request.ids + [imgbos] * request.settings.force_image) for _, request in new]
         for (number, _), request in zip(new, prompts, strict=True):
-            start = batch.slot - len(request.ids)
-            numbers = uniforms(request.seed, self.limits.new_tokens)
-            row = Row(number, start, self.limits, numbers, request.seed, adapted=start, placed=self._placed(request))
-            if forced:
-                row.append_text(self.config.imgbos_id, batch.slot)
+            start, limits = batch.slot - len(request.ids), replace(self.limits, settings=request.settings)
+            numbers = uniforms(request.seed, limits.new_tokens)
+            row = Row(number, start, limits, numbers, request.seed, adapted=start, placed=self._placed(request))
+            if request.settings.force_image:
+                row.append_text(imgbos, batch.slot)
             batch.rows.append(row)
-        if forced and self.settings.guided:
-            prompts += self._add_unconditional(batch, batch.rows[n:], begin)
+        if self.settings.guided and (forced := [row for row in batch.rows[n:] if row.drawing]):
+            prompts += self._add_unconditional(batch, forced, [imgbos])
         fresh = list(range(n, len(batch.rows)))
         last_RD = self._prefill(batch, fresh, prompts)
         self._sample(batch, fresh, last_RD)
@@ -262,6 +280,9 @@ class Engine:
                 n = len(batch.rows)
                 prompts = self._add_unconditional(batch, begin, [])
                 self._prefill(batch, list(range(n, len(batch.rows))), prompts)
+        for row in batch.rows:
+            if row.finish and row.unconditional is not None:  # ended from outside, in the middle of an image
+                row.unconditional.finish = "unconditional"
         for i in reversed(range(len(batch.rows))):
             if (row := batch.rows[i]).finish:
                 if row.conditional is None:
@@ -312,9 +333,14 @@ class Engine:
             for row, masked, winner in zip(rows, no_image, winners, strict=True):
                 row.imgbos_masked += masked and winner == self.config.imgbos_id
             logits_NV[:, -1].masked_fill_(torch.tensor(no_image, device=self.device), float("-inf"))
-        s = self.settings
-        tokens_N = choose(logits_NV, batch.uniforms(rows, 1)[:, 0], s.temperature, s.top_k, s.top_p)
-        for row, token in zip(rows, tokens_N.tolist(), strict=True):
+        u_N, tokens = batch.uniforms(rows, 1)[:, 0], [0] * len(rows)
+        kinds = [_sampling(row) for row in rows]
+        for kind in dict.fromkeys(kinds):
+            chosen = [i for i, each in enumerate(kinds) if each == kind]
+            logits_nV, u_n = (logits_NV, u_N) if len(chosen) == len(rows) else (logits_NV[chosen], u_N[chosen])
+            for i, token in zip(chosen, choose(logits_nV, u_n, *kind).tolist(), strict=True):
+                tokens[i] = token
+        for row, token in zip(rows, tokens, strict=True):
             row.append_text(token, batch.slot)
 
     def _sample_codes(self, batch: Batch, rows: list[Row], logits_NK: Tensor) -> None:
@@ -375,15 +401,19 @@ class Engine:
                 self._make_room(batch, left)
                 self._draw(batch, left)
                 return True
-        elif self.static and not self.single and not any(row.drawing for row in rows):
+        elif self.static and not self.single and all(self._writes_alike(row) for row in rows):
             self._write(batch)
             return True
         return False
 
+    def _writes_alike(self, row: Row) -> bool:
+        """Whether a captured step, which knows the engine's settings alone, may write for the row."""
+        return not row.drawing and _sampling(row) == _sampling_of(self.settings)
+
     def _write(self, batch: Batch) -> None:
         """One step in which all rows write; the buffers are filled anew only when rows or their rights have changed."""
         step, limits = self._static_step(batch, drawing=False), self.limits
-        left = min(self.settings.max_new_tokens - row.text_tokens for row in batch.rows)
+        left = min(row.limits.settings.max_new_tokens - row.text_tokens for row in batch.rows)
         room = min(limits.context - (batch.slot - row.start) for row in batch.rows) - limits.codes_per_image - 2
         if room < TEXT_STEPS or not step.is_current():
             step.load(1 if room < TEXT_STEPS else min(left, TEXT_STEPS))
@@ -425,3 +455,17 @@ class Engine:
                 self.model, self.settings, batch, *key, self.limits.new_tokens, self.compile, self.graph_pool
             )
         return self.steps[key]
+
+
+def _slots(request: Request) -> int:
+    """Slots of a prompt and of the <imgbos> that is forced behind it."""
+    return len(request.ids) + bool(request.settings and request.settings.force_image)
+
+
+def _sampling(row: Row) -> tuple[float, int, float]:
+    return _sampling_of(row.limits.settings)
+
+
+def _sampling_of(s: GenerationSettings) -> tuple[float, int, float]:
+    """What decides the choice of a text token."""
+    return s.temperature, s.top_k, s.top_p

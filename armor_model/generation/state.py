@@ -32,6 +32,9 @@ class Request:
     tiles: list[Tensor]
     """Each image, as the processor cuts it; one tensor may stand in several requests."""
     seed: int
+    settings: GenerationSettings | None = None
+    """Its own length, text sampling and right to draw; by default the engine's. How images are drawn is the engine's
+    alone: rows that draw together share their steps."""
 
 
 @dataclass(frozen=True)

@@ -136,6 +136,44 @@ def test_requests_that_are_still_coming(talker, conversations, static, monkeypat
     assert engine.batch.slots <= engine.most_slots + 2 * 16
 
 
+@pytest.mark.parametrize("static", [False, True])
+def test_each_request_may_have_its_own_settings(talker, conversations, static):
+    """Together they say what each says alone, in an engine that has its settings; and what `watch` ends leaves whole
+    neighbours behind."""
+    from armor_model.generation.api import UNCONDITIONAL
+    from armor_model.generation.engine import Engine
+    from armor_model.generation.state import Request
+
+    whole = GenerationSettings(max_new_tokens=40, max_images=2)
+    drawn = replace(whole, max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True)
+    kinds = [whole, drawn, replace(whole, temperature=1.0, allow_images=False), replace(whole, max_new_tokens=5)]
+    model, processor = talker
+    without = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
+    requests = []
+    for i in range(12):
+        row = processor.encode_one(conversations[i % 3], add_generation_prompt=True)
+        requests.append(Request(row.ids, row.tiles, i, kinds[i % 4]))
+
+    def engine(settings):
+        return Engine(model, settings, processor.stop_ids, without, batch_size=5, static=static)
+
+    alone = [engine(r.settings).run([replace(r, settings=None)])[0].tokens for r in requests]
+    assert [row.tokens for row in engine(whole).run(requests)] == alone
+
+    def end_those_of_three(rows):
+        for row in rows:
+            if row.request % 3 == 0:
+                row.finish = "dropped"
+
+    groups = iter([requests])
+    ended = dict(engine(whole).feed(lambda _: next(groups, None), end_those_of_three))
+    assert {i: row.tokens for i, row in ended.items() if i % 3} == {i: t for i, t in enumerate(alone) if i % 3}
+    assert any(row.finish == "dropped" for row in ended.values())
+    for wrong in (replace(whole, image_temperature=0.5), replace(whole, max_images=3)):
+        with pytest.raises(ArmorError, match="change neither"):
+            engine(whole).run([replace(requests[0], settings=wrong)])
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
 def test_parallel_drawing_gives_the_images_of_one_by_one_drawing(talker, conversations, guidance, temperature):

@@ -1,0 +1,389 @@
+"""The server over real HTTP: answers equal to `generate`'s, streams equal to whole answers, and every refusal."""
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+pytest.importorskip("uvicorn", reason="the server's tests need pip install 'armor-eval[serve]'")
+pytest.importorskip("starlette", reason="the server's tests need pip install 'armor-eval[serve]'")
+httpx = pytest.importorskip("httpx")
+
+TOKEN = "a-token-of-a-test-0123"
+ASK = "draw a red circle"
+
+
+class Served:
+    """A server in a thread, and a client of it."""
+
+    def __init__(self, model, processor, settings=None, token=None, hosts=None, **limits):
+        import uvicorn
+
+        from armor_model.serve.app import Service, create_app
+        from armor_model.serve.command import ServeLimits
+
+        self.service = Service(model, processor, "toy", settings, ServeLimits(**limits), "f00d")
+        app = create_app(self.service, token, hosts)
+        bound = socket.socket()
+        bound.bind(("127.0.0.1", 0))
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self.thread = threading.Thread(target=self.server.run, args=([bound],))
+        self.thread.start()
+        self.url = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        self.http = httpx.Client(base_url=self.url, timeout=60)
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def chat(self, content=ASK, **more):
+        messages = content if isinstance(content, list) else [{"role": "user", "content": content}]
+        return self.http.post("/v1/chat/completions", json={"model": "toy", "messages": messages, **more})
+
+    def close(self):
+        self.http.close()
+        self.server.should_exit = True
+        self.thread.join(timeout=20)
+
+
+@pytest.fixture(scope="module")
+def served(talker):
+    it = Served(*talker, batch=4, queue=8)
+    yield it
+    it.close()
+
+
+def data_url(image):
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def png_of(part):
+    return base64.b64decode(part["image_url"]["url"].partition(",")[2])
+
+
+def events_of(reply):
+    lines = [line[6:] for line in reply.text.split("\n") if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def locally(talker, seed, talk=None, **settings):
+    """The answer without a server, and its images as PNG bytes."""
+    from armor_model import GenerationSettings, generate
+    from armor_model.serve.protocol import png
+
+    talk = talk or [{"role": "user", "content": ASK}]
+    [answer] = generate(*talker, [talk], GenerationSettings(**{"max_new_tokens": 40, **settings}), [seed])
+    return answer, [base64.b64decode(png(image)) for image in answer.images]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_answers_are_those_of_generate(served, talker, temperature):
+    """Eight clients at once, each with its own seed: text, order and images as without a server."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(8) as pool:
+
+        def ask(seed):
+            return served.chat(seed=seed, max_tokens=40, temperature=temperature, content_parts=seed % 2 == 1)
+
+        replies = list(pool.map(ask, range(8)))
+    drawn = 0
+    for seed, reply in enumerate(replies):
+        answer, images = locally(talker, seed, temperature=temperature)
+        [choice] = reply.json()["choices"]
+        content = choice["message"]["content"]
+        if seed % 2:
+            assert [part["type"] for part in content] == [
+                "text" if isinstance(part, str) else "image_url" for part in answer.parts
+            ]
+            assert "\n".join(part["text"] for part in content if part["type"] == "text") == answer.text
+            got = [png_of(part) for part in content if part["type"] == "image_url"]
+        else:
+            assert content == answer.text
+            got = [png_of(part) for part in choice["message"].get("images", [])]
+        assert got == images
+        assert choice["finish_reason"] == ("length" if answer.stats["finish"] == "length" else "stop")
+        assert reply.json()["usage"]["completion_tokens"] == len(answer.tokens)
+        drawn += len(images)
+    assert drawn > 2
+
+
+def test_a_stream_is_the_whole_answer(served, talker):
+    pieces = 0
+    for seed in range(4):
+        asked = {"seed": seed, "max_tokens": 40, "temperature": 1.0}
+        whole = served.chat(**asked).json()
+        events = events_of(served.chat(**asked, stream=True, stream_options={"include_usage": True}))
+        deltas = [event["choices"][0]["delta"] for event in events if event["choices"]]
+        message = whole["choices"][0]["message"]
+        assert "".join(delta.get("content", "") for delta in deltas) == message["content"]
+        assert [image for delta in deltas for image in delta.get("images", [])] == message.get("images", [])
+        assert events[-1]["usage"] == whole["usage"]
+        assert events[-2]["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
+        pieces += len(deltas)
+    assert pieces > 20
+
+
+def test_modalities(served, talker):
+    text = served.chat(modalities=["text"], max_tokens=30, seed=1).json()["choices"][0]["message"]
+    assert "images" not in text and text["content"] == locally(talker, 1, max_new_tokens=30, allow_images=False)[0].text
+    image = served.chat(modalities=["image"], seed=1).json()["choices"][0]
+    assert image["message"]["content"] == "" and len(image["message"]["images"]) == 1
+    assert image["finish_reason"] == "stop"
+
+
+def test_images_are_those_of_draw(served, talker):
+    """`n` seeds count on from the one given."""
+    from armor_model import draw
+    from armor_model.serve.protocol import png
+
+    reply = served.http.post("/v1/images/generations", json={"prompt": ASK, "n": 3, "seed": 5, "size": "auto"})
+    ours = [png(image) for image in draw(*talker, [ASK] * 3, seeds=[5, 6, 7])]
+    assert [each["b64_json"] for each in reply.json()["data"]] == ours
+    for wrong in ({"size": "7x7"}, {"response_format": "url"}, {"n": 9}, {"guidance_scale": 3.0}, {"prompt": ""}):
+        assert served.http.post("/v1/images/generations", json={"prompt": ASK, **wrong}).status_code == 400
+
+
+def test_a_shown_image_and_a_drawn_one_come_in(served, talker, conversations):
+    shown = conversations[1][0]["content"]
+    parts = [{"type": "image_url", "image_url": {"url": data_url(shown[0]["image"])}}, shown[1]]
+    drawn = served.chat(modalities=["image"], seed=2).json()["choices"][0]["message"]
+    asked = [{"role": "user", "content": parts}, drawn, {"role": "user", "content": "what is it"}]
+    from PIL import Image
+
+    again = Image.open(io.BytesIO(png_of(drawn["images"][0])))
+    talk = [
+        {"role": "user", "content": shown},
+        {"role": "assistant", "content": [{"type": "image", "image": again}]},
+        {"role": "user", "content": "what is it"},
+    ]
+    answer, images = locally(talker, 3, talk)
+    message = served.chat(asked, seed=3, max_tokens=40).json()["choices"][0]["message"]
+    assert message["content"] == answer.text and [png_of(each) for each in message.get("images", [])] == images
+
+
+def test_a_stop_text_ends_the_answer(served):
+    asked = {"modalities": ["text"], "max_tokens": 30, "seed": 1, "temperature": 1.0}
+    whole = served.chat(**asked).json()["choices"][0]["message"]["content"]
+    stop = whole.split()[4]
+    cut = whole[: whole.index(stop)]
+    reply = served.chat(**asked, stop=[stop]).json()
+    assert reply["choices"][0]["message"]["content"] == cut
+    assert reply["choices"][0]["finish_reason"] == "stop" and reply["usage"]["completion_tokens"] < 30
+    events = events_of(served.chat(**asked, stop=[stop], stream=True))
+    assert "".join(event["choices"][0]["delta"].get("content", "") for event in events) == cut
+
+
+IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/x.png"}}]}]
+NO_IMAGE = json.loads(json.dumps(IMAGE).replace("http://localhost/x.png", "data:image/png;base64,AAAA"))
+
+
+@pytest.mark.parametrize(
+    "status, word, more",
+    [
+        (400, "never fetched", {"messages": IMAGE}),
+        (400, "cannot be read", {"messages": NO_IMAGE}),
+        (400, "messages", {"messages": []}),
+        (400, "empty", {"messages": [{"role": "user", "content": " "}]}),
+        (400, "user", {"messages": [{"role": "assistant", "content": "a"}]}),
+        (400, "context", {"messages": [{"role": "user", "content": "red " * 3000}]}),
+        (400, "letters", {"messages": [{"role": "user", "content": "red " * 100_000}]}),
+        (400, "role", {"messages": [{"role": "tool", "content": "a"}]}),
+        (400, "tools", {"tools": [{"type": "function"}]}),
+        (400, "logprobs", {"logprobs": True}),
+        (400, "at most", {"max_tokens": 10**6}),
+        (400, "temperature", {"temperature": -1}),
+        (400, "temperature", {"temperature": "0"}),
+        (400, "n:", {"n": 100}),
+        (400, "modalities", {"modalities": ["audio"]}),
+        (404, "no model", {"model": "gpt"}),
+    ],
+)
+def test_refusals_name_the_field(served, status, word, more):
+    reply = served.http.post(
+        "/v1/chat/completions", json={"model": "toy", "messages": [{"role": "user", "content": ASK}], **more}
+    )
+    assert reply.status_code == status and word in reply.json()["error"]["message"]
+    assert served.service.batcher.load == (0, 0)
+
+
+def test_bodies_are_limited(served):
+    def post(content, kind="application/json"):
+        return served.http.post("/v1/chat/completions", content=content, headers={"content-type": kind})
+
+    assert post(b"{").status_code == 400
+    assert post(b"{}", "text/plain").status_code == 415
+    assert post(b"\xff\xfe").status_code == 400
+    assert post(iter([b" " * 2**20] * 33)).status_code == 413
+    assert served.http.get("/v1/chat/completions").status_code == 405
+    assert served.http.get("/nowhere").json()["error"]["message"]
+
+
+def test_models_health_metrics(served):
+    [card] = served.http.get("/v1/models").json()["data"]
+    assert card["id"] == "toy" and card["architecture"]["output_modalities"] == ["text", "image"]
+    assert served.http.get("/health").json() == {"status": "ok"}
+    before = served.http.get("/metrics").text
+    served.chat(max_tokens=3)
+    after = served.http.get("/metrics").text
+
+    def count(text):
+        return int(text.partition("\narmor_answers_total ")[2].split("\n")[0])
+
+    assert count(after) == count(before) + 1
+    assert 'armor_http_requests_total{path="/v1/chat/completions",status="200"}' in after
+    assert "schemas" in served.http.get("/openapi.json").json()["components"]
+    assert "connect-src 'self'" in served.http.get("/").headers["content-security-policy"]
+
+
+@pytest.fixture
+def slow(talker, monkeypatch):
+    """One row, one place in the queue, and steps that take their time."""
+    from armor_model.serve.batching import Batcher
+
+    watch = Batcher._watch
+    monkeypatch.setattr(Batcher, "_watch", lambda self, rows: (time.sleep(0.1), watch(self, rows)))
+    it = Served(*talker, batch=1, queue=1, seconds=1.0)
+    yield it
+    it.close()
+
+
+def wait_for(condition):
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends
+        time.sleep(0.01)
+
+
+LONG = {"modalities": ["text"], "max_tokens": 60, "temperature": 100.0, "seed": 3}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_row(slow, stream):
+    load = slow.service.batcher
+    with (
+        pytest.raises(httpx.ReadTimeout),
+        slow.http.stream(
+            "POST",
+            "/v1/chat/completions",
+            timeout=0.2,
+            json={"model": "toy", "messages": [{"role": "user", "content": ASK}], **LONG, "stream": stream},
+        ) as reply,
+    ):
+        list(reply.iter_lines()) if not stream else time.sleep(0.1)
+        raise httpx.ReadTimeout("left")
+    wait_for(lambda: load.load == (0, 0))
+    assert load.counts["dropped"] == 1 and load.counts["answers"] == 0
+    assert slow.chat(max_tokens=1).status_code == 200
+
+
+def test_a_full_queue_refuses_and_time_ends_an_answer(slow):
+    got = []
+
+    def ask():
+        return got.append(slow.chat(**LONG))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: slow.service.batcher.load == (1, 1))
+    refused = slow.chat(**LONG)
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+    for thread in threads:
+        thread.join()
+    assert {reply.status_code for reply in got} == {504}
+    wait_for(lambda: slow.service.batcher.load == (0, 0))
+
+
+def test_an_ending_server_says_so(slow):
+    got = []
+    thread = threading.Thread(target=lambda: got.append(slow.chat(**LONG)))
+    thread.start()
+    wait_for(lambda: slow.service.batcher.load == (1, 0))
+    slow.service.batcher.close()
+    thread.join()
+    assert got[0].status_code == 503 and slow.http.get("/health").status_code == 503
+    assert slow.chat().status_code == 503
+
+
+def test_a_failure_costs_its_request_alone(talker, monkeypatch):
+    from armor_model.generation.engine import Engine
+
+    it = Served(*talker)
+    try:
+        whole, failed = Engine._step, []
+
+        def step(self, batch):
+            if not failed:
+                failed.append(True)
+                raise RuntimeError("out of memory")
+            whole(self, batch)
+
+        monkeypatch.setattr(Engine, "_step", step)
+        reply = it.chat(max_tokens=9, modalities=["text"])
+        assert reply.status_code == 500 and "RuntimeError" in reply.json()["error"]["message"]
+        assert it.chat(max_tokens=9, modalities=["text"]).status_code == 200
+    finally:
+        it.close()
+
+
+def test_token_and_host(talker):
+    it = Served(*talker, token=TOKEN, hosts=frozenset({"127.0.0.1", "::1"}))
+    try:
+
+        def get(path, **headers):
+            return it.http.get(path, headers=headers).status_code
+
+        assert get("/v1/models") == 401 and get("/metrics") == 401 and it.chat().status_code == 401
+        assert get("/v1/models", authorization=f"Bearer {TOKEN}x") == 401
+        assert get("/v1/models", authorization=f"Bearer {TOKEN}") == 200
+        assert get("/health") == 200 and get("/") == 200
+        assert get("/health", host="evil.example") == 403 and get("/health", host="127.0.0.1.evil.example") == 403
+        assert get("/health", host="[::1]:8000") == 200
+    finally:
+        it.close()
+
+
+def test_beyond_loopback_needs_a_token(tmp_path, monkeypatch):
+    """In one line, before a model is loaded."""
+    from armor_model.base.errors import UserError
+    from armor_model.serve.command import Address, read_token
+
+    monkeypatch.delenv("ARMOR_SERVE_TOKEN", raising=False)
+    with pytest.raises(UserError, match="token is needed"):
+        Address("0.0.0.0", 1, None).check()
+    file = tmp_path / "token"
+    file.write_text("short\n")
+    with pytest.raises(UserError, match="16 printable"):
+        read_token(file)
+    file.write_text(TOKEN + "\n")
+    assert read_token(file) == TOKEN
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="cannot listen"):
+            Address("127.0.0.1", taken.getsockname()[1], None).check()
+    assert Address("0.0.0.0", 1, TOKEN).hosts is None and "localhost" in Address("127.0.0.2", 1, None).hosts
+
+
+def test_openai_sdk(served, talker):
+    openai = pytest.importorskip("openai", reason="a client that others wrote: pip install openai")
+    client = openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0)
+    talk = [{"role": "user", "content": ASK}]
+    asked = {"model": "toy", "messages": talk, "seed": 1, "max_tokens": 40}
+    reply = client.chat.completions.create(**asked)
+    answer, images = locally(talker, 1)
+    assert reply.choices[0].message.content == answer.text
+    assert [png_of(each) for each in getattr(reply.choices[0].message, "images", [])] == images
+    chunks = list(client.chat.completions.create(**asked, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == answer.text
+    drawn = client.images.generate(prompt=ASK, model="toy", n=2, extra_body={"seed": 1})
+    assert len(drawn.data) == 2 and base64.b64decode(drawn.data[0].b64_json).startswith(b"\x89PNG")
+    assert [each.id for each in client.models.list()] == ["toy"]
+    with pytest.raises(openai.NotFoundError):
+        client.chat.completions.create(model="gpt", messages=talk)

@@ -1,0 +1,70 @@
+"""`armor-model serve` as a command, measured by our own `openai:` adapter: the same items and scores as in process."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from paths import ROOT
+
+pytest.importorskip("uvicorn", reason="the server's tests need pip install 'armor-eval[serve]'")
+pytestmark = pytest.mark.slow
+
+STARTS_WITHIN = 180
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "armor_model", "serve", "--port", str(port)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("w") as file:
+        server = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+        try:
+            ends = time.monotonic() + STARTS_WITHIN
+            while server.poll() is None and time.monotonic() < ends:
+                with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
+                    break
+                time.sleep(0.5)
+            else:
+                pytest.fail(f"armor-model serve did not start: {log.read_text()[-2000:]}")
+            yield f"openai:http://127.0.0.1:{port}/v1#armor-nano"
+            server.send_signal(signal.SIGTERM)
+            assert server.wait(30) in (0, 143, -signal.SIGTERM), log.read_text()[-2000:]
+        finally:
+            server.kill()
+            server.wait()
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["understanding", "--bench", "POPE", "--profile", "shapes", "--limit", "20"],
+        ["geneval", "--profile", "shapes", "--limit", "6"],
+        ["modality", "--profile", "shapes", "--limit", "20"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_the_same_items_and_scores_as_in_process(address, argv, tmp_path, capsys):
+    from armor_eval.cli import main
+    from armor_eval.runs.bundle import read_bundle
+
+    codes = [
+        main([*argv, "--model", model, "--out", str(tmp_path / name)])
+        for name, model in (("served", address), ("here", "armor-nano"))
+    ]
+    served, here = (read_bundle(next((tmp_path / name).rglob("run.json")).parent) for name in ("served", "here"))
+    assert codes[0] == codes[1]
+    kept = [{it.id: (it.output, it.output_images, it.score) for it in items} for _, items, _ in (served, here)]
+    assert kept[0] == kept[1]  # images are named by their content
+    assert len(here[1]) >= 6 and served[2].metrics == here[2].metrics
