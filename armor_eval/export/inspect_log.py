@@ -13,7 +13,7 @@ from typing import Any
 
 from armor_eval.export.record import Options, Record, path_part, text_of, write_json
 from armor_eval.report.viewer import inside
-from armor_eval.runs.schema import Item
+from armor_eval.runs.schema import Item, Metric
 
 STATUS = {"complete": "success", "partial": "cancelled", "failed": "error", "running": "started"}
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -71,8 +71,10 @@ def _log(record: Record, with_items: bool) -> dict[str, Any]:
     return log
 
 
-def _about(record: Record, metric: Any) -> dict[str, Any]:
-    facts = metric.model_dump(mode="json", include={"unit", "ci95", "n", "clusters", "method", "note", "primary"})
+def _about(record: Record, metric: Metric) -> dict[str, Any]:
+    facts: dict[str, Any] = metric.model_dump(
+        mode="json", include={"unit", "ci95", "n", "clusters", "method", "note", "primary"}
+    )
     return facts | record.remarks
 
 
