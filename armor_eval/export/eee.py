@@ -11,12 +11,12 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from armor_eval.export.record import Options, Record, Result, path_part, text_of, write_json, write_jsonl
 from armor_eval.runs.schema import Item, decoding_of
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_text
+from armor_model.base.jsons import JsonObject
 
 VERSION = "0.3.0"
 RELATIONSHIPS = ("first_party", "third_party", "collaborative", "other")
@@ -58,7 +58,7 @@ def _write(record: Record, out: Path, options: Options) -> list[Path]:
     return [*made, write_json(out / folder / f"{own}.json", aggregate)]
 
 
-def _aggregate(record: Record, options: Options) -> dict[str, Any]:
+def _aggregate(record: Record, options: Options) -> JsonObject:
     run = record.run
     seconds = str(int(datetime.fromisoformat(run.started).timestamp()))
     library = {"scorer": f"{run.scorer.name} {run.scorer.version}", "git_commit": run.git_commit or "unknown"}
@@ -82,7 +82,7 @@ def _aggregate(record: Record, options: Options) -> dict[str, Any]:
     }
 
 
-def _model(record: Record) -> dict[str, Any]:
+def _model(record: Record) -> JsonObject:
     model = record.run.model
     served = model.spec.startswith("openai:")
     details = {
@@ -93,9 +93,9 @@ def _model(record: Record) -> dict[str, Any]:
     return {"name": record.model, "id": record.model_id, "additional_details": details}
 
 
-def _result(record: Record, result: Result) -> dict[str, Any]:
+def _result(record: Record, result: Result) -> JsonObject:
     metric, run = result.metric, record.run
-    config: dict[str, Any] = {
+    config: JsonObject = {
         "lower_is_better": metric.direction == "lower",
         "metric_id": f"{path_part(run.benchmark).lower()}.{result.slug}",
         "metric_name": metric.name,
@@ -116,7 +116,7 @@ def _result(record: Record, result: Result) -> dict[str, Any]:
         details["note"] = metric.note
     if without := sum(item.score is None for item in record.items):
         details["items_without_a_score"] = str(without)
-    uncertainty: dict[str, Any] = {"num_samples": metric.n}
+    uncertainty: JsonObject = {"num_samples": metric.n}
     if metric.ci95 is not None:
         low, high = metric.ci95
         span = {"lower": low, "upper": high, "confidence_level": 0.95, "method": metric.method or "unknown"}
@@ -147,7 +147,7 @@ def _result_id(record: Record, result: Result) -> str:
     return sha256_text(f"{record.run.run_id} {result.metric.name}")[:16]
 
 
-def _item(record: Record, evaluation_id: str, item: Item) -> dict[str, Any] | None:
+def _item(record: Record, evaluation_id: str, item: Item) -> JsonObject | None:
     """A row of the primary number; None for an item without a score, which the format cannot state."""
     if item.score is None or record.primary is None:
         return None
@@ -176,7 +176,7 @@ def _item(record: Record, evaluation_id: str, item: Item) -> dict[str, Any] | No
                 "extracted_value": parsed,
                 "extraction_method": "custom",
                 "is_terminal": True,
-            },
+            }
         ],
         "evaluation": {"score": item.score, "is_correct": item.score >= full},
         "performance": {"latency_ms": 1000 * item.seconds} if item.seconds else None,

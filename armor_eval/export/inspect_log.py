@@ -9,11 +9,11 @@ import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from armor_eval.export.record import Options, Record, path_part, text_of, write_json
 from armor_eval.report.viewer import inside
 from armor_eval.runs.schema import Item, Metric
+from armor_model.base.jsons import JsonObject
 
 STATUS = {"complete": "success", "partial": "cancelled", "failed": "error", "running": "started"}
 MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -30,11 +30,11 @@ def export(records: Sequence[Record], out: Path, options: Options) -> list[Path]
     return made
 
 
-def _log(record: Record, with_items: bool) -> dict[str, Any]:
+def _log(record: Record, with_items: bool) -> JsonObject:
     run, counts = record.run, record.view.scores.counts if record.view.scores else {}
     scored = counts.get("ok", 0) + counts.get("unparsed", 0)
     samples = [_sample(record, item) for item in record.items] if with_items else []
-    log: dict[str, Any] = {
+    log: JsonObject = {
         "version": 2,
         "status": STATUS[run.status],
         "eval": {
@@ -71,17 +71,17 @@ def _log(record: Record, with_items: bool) -> dict[str, Any]:
     return log
 
 
-def _about(record: Record, metric: Metric) -> dict[str, Any]:
-    facts: dict[str, Any] = metric.model_dump(
+def _about(record: Record, metric: Metric) -> JsonObject:
+    facts: JsonObject = metric.model_dump(
         mode="json", include={"unit", "ci95", "n", "clusters", "method", "note", "primary"}
     )
     return facts | record.remarks
 
 
-def _sample(record: Record, item: Item) -> dict[str, Any]:
+def _sample(record: Record, item: Item) -> JsonObject:
     asked = [{"type": "text", "text": item.prompt}, *_images(record, item.images)]
     answered = [{"type": "text", "text": item.output or ""}, *_images(record, item.output_images)]
-    sample: dict[str, Any] = {
+    sample: JsonObject = {
         "id": item.id,
         "epoch": 1,
         "input": item.prompt if len(asked) == 1 else [{"role": "user", "content": asked}],

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from armor_eval.export.record import Options, Record, Result, path_part, text_of, write_json, write_jsonl
 from armor_eval.runs.schema import Item
 from armor_model.base.hashing import sha256_text
+from armor_model.base.jsons import JsonObject
 
 
 def export(records: Sequence[Record], out: Path, options: Options) -> list[Path]:
@@ -28,7 +28,7 @@ def _write(record: Record, out: Path, with_items: bool) -> list[Path]:
     folder = out / sanitized
     # Runs that started in one second would replace one another.
     name = f"{time}-{path_part(run.run_id)}"
-    numbers: dict[str, Any] = {"alias": task}
+    numbers: JsonObject = {"alias": task}
     for result in record.results:
         numbers[f"{result.slug},none"] = _unit(result, result.value)
         numbers[f"{result.slug}_stderr,none"] = "N/A"
@@ -83,7 +83,7 @@ def _unit(result: Result, value: float) -> float:
     return value / 100 if result.metric.unit == "%" else value
 
 
-def _sample(record: Record, place: int, item: Item) -> dict[str, Any]:
+def _sample(record: Record, place: int, item: Item) -> JsonObject:
     target = "" if item.gold is None else text_of(item.gold)
     name = record.primary.slug if record.primary else "score"
     return {

@@ -189,12 +189,12 @@ def path_part(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9.-]+", "-", name).strip(".-")[:80] or "unnamed"
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """A gold or parsed answer as a string: JSON where it is none."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
-def write_json(path: Path, value: Any) -> Path:
+def write_json(path: Path, value: object) -> Path:
     """An indented JSON file, written whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", sync=False)

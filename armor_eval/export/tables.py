@@ -6,11 +6,11 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.export.record import Options, Record, text_of
 from armor_eval.report.formats import inert
 from armor_model.base.files import whole_file, write_file
+from armor_model.base.jsons import JsonObject
 
 NUMBERS = ("value", "ci95_low", "ci95_high", "score", "seconds", "min", "max")
 COUNTS = ("n", "clusters")
@@ -88,7 +88,7 @@ def as_parquet(records: Sequence[Record], out: Path, options: Options) -> list[P
     import pyarrow as pa
     from pyarrow import parquet
 
-    types: dict[str, Any] = dict.fromkeys(NUMBERS, pa.float64()) | dict.fromkeys(COUNTS, pa.int64())
+    types: JsonObject = dict.fromkeys(NUMBERS, pa.float64()) | dict.fromkeys(COUNTS, pa.int64())
     types["primary"] = pa.bool_()
     made = []
     for name, columns, rows in _tables(records, options):
@@ -99,13 +99,13 @@ def as_parquet(records: Sequence[Record], out: Path, options: Options) -> list[P
     return made
 
 
-def _tables(records: Sequence[Record], options: Options) -> Iterator[tuple[str, tuple[str, ...], list[dict[str, Any]]]]:
+def _tables(records: Sequence[Record], options: Options) -> Iterator[tuple[str, tuple[str, ...], list[JsonObject]]]:
     yield "results", RESULTS, result_rows(records)
     if options.items and (rows := [row for record in records for row in item_rows(record)]):
         yield "items", ITEMS, rows
 
 
-def result_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+def result_rows(records: Sequence[Record]) -> list[JsonObject]:
     """A row a number, by the columns of RESULTS."""
     rows = []
     for record in records:
@@ -155,7 +155,7 @@ def result_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
     return rows
 
 
-def item_rows(record: Record) -> Iterator[dict[str, Any]]:
+def item_rows(record: Record) -> Iterator[JsonObject]:
     """A row an item, by the columns of ITEMS."""
     about = {"run_id": record.run.run_id, "benchmark": record.benchmark, "model": record.model}
     about["reservations"] = "; ".join(record.reservations)

@@ -59,10 +59,7 @@ def mlflow(records: Sequence[Record], out: Path, options: Options) -> list[Path]
         run = record.run
         start = int(1000 * datetime.fromisoformat(run.started).timestamp())
         own = client.create_run(
-            experiment,
-            start_time=start,
-            run_name=f"{record.benchmark}, {record.model}",
-            tags=record.remarks,
+            experiment, start_time=start, run_name=f"{record.benchmark}, {record.model}", tags=record.remarks
         ).info.run_id
         settings = {"benchmark": record.benchmark, "model": run.model.spec, "fingerprint": run.model.fingerprint}
         settings |= {"scorer": f"{run.scorer.name} {run.scorer.version}", "judge": run.judge.name}

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from armor_eval.profiles import OFFICIAL, profile_of
 from armor_eval.report.claims import load_claims
@@ -25,6 +24,7 @@ from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import Run
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
+from armor_model.base.jsons import JsonObject
 
 
 @dataclass(frozen=True)
@@ -294,10 +294,10 @@ def _claims_doc(card: Card) -> Doc:
     return doc
 
 
-def as_json(card: Card) -> dict[str, Any]:
+def as_json(card: Card) -> JsonObject:
     """The card as data: a record a run with all its numbers."""
     cells, judged = claims(card)
-    sections: dict[str, list[dict[str, Any]]] = {section.kind: [] for section in SECTIONS}
+    sections: dict[str, list[JsonObject]] = {section.kind: [] for section in SECTIONS}
     for view in [*card.views, *card.controls]:
         run = view.run
         sections.setdefault(run.kind, []).append(

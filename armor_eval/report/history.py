@@ -22,6 +22,7 @@ from armor_eval.runs.comparable import differing, reservations_of
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import Metric
 from armor_model.base.hashing import sha256_text
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -201,7 +202,7 @@ def _panel(benchmark: str, unit: str, lines: Sequence[Series], axis: Axis) -> Pl
     return Plot(f"{benchmark} by {axis}", draw((7.5, 3.4 + 0.2 * len(lines)), paint, sha256_text(told)[:8]), told)
 
 
-def history_json(found: History) -> dict[str, Any]:
+def history_json(found: History) -> JsonObject:
     """The lines as data."""
     lines = [
         {
