@@ -6,18 +6,15 @@ Source: https://github.com/evaleval/every_eval_ever (MIT, schemas/LICENSE.every_
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from armor_eval import __version__
-from armor_eval.export.record import Options, Record, Result, path_part, text_of, write_json
+from armor_eval.export.record import Options, Record, Result, path_part, text_of, write_json, write_jsonl
 from armor_eval.runs.schema import Item, decoding_of
 from armor_model.base.errors import UserError
-from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.base.jsons import JsonObject
 
@@ -50,9 +47,7 @@ def _write(record: Record, out: Path, options: Options) -> list[Path]:
     rows = [row for item in record.items if (row := _item(record, aggregate["evaluation_id"], item))]
     if options.items and rows and record.primary is not None:
         file = folder / f"{own}_samples.jsonl"
-        (out / folder).mkdir(parents=True, exist_ok=True)
-        write_file(out / file, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), sync=False)
-        made.append(out / file)
+        made.append(write_jsonl(out / file, rows))
         aggregate["detailed_evaluation_results"] = {
             "format": "jsonl",
             "file_path": file.as_posix(),
@@ -79,7 +74,7 @@ def _aggregate(record: Record, options: Options) -> JsonObject:
         },
         "eval_library": {
             "name": "armor-eval",
-            "version": __version__,
+            "version": run.packages.get("armor-eval", "unknown"),
             "additional_details": {**library, **record.remarks},
         },
         "model_info": _model(record),
@@ -158,7 +153,10 @@ def _item(record: Record, evaluation_id: str, item: Item) -> JsonObject | None:
         return None
     raw = [text for text in (item.output, *item.output_images) if text is not None]
     parsed = "" if item.parsed is None else text_of(item.parsed)
-    details = {"status": item.status, "cluster": item.cluster, "group": item.group or "", "score": "of the item"}
+    # A mark out of ten is held against the reference's; elsewhere 1 is all that there is to get.
+    reference_mark = item.extras.get("reference_score")
+    full = reference_mark if isinstance(reference_mark, int | float) else 1.0
+    details = {"status": item.status, "cluster": item.cluster, "group": item.group or "", "correct_from": str(full)}
     reference = [] if item.gold is None else [text_of(item.gold)]
     return {
         "schema_version": VERSION,
@@ -180,7 +178,7 @@ def _item(record: Record, evaluation_id: str, item: Item) -> JsonObject | None:
                 "is_terminal": True,
             }
         ],
-        "evaluation": {"score": item.score, "is_correct": item.score >= 1},
+        "evaluation": {"score": item.score, "is_correct": item.score >= full},
         "performance": {"latency_ms": 1000 * item.seconds} if item.seconds else None,
         "metadata": {**details, "prompt_sha256": item.prompt_sha256},
     }

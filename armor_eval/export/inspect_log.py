@@ -9,11 +9,10 @@ import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from armor_eval.export.record import Options, Record, path_part, text_of, write_json
 from armor_eval.report.viewer import inside
-from armor_eval.runs.schema import Item
+from armor_eval.runs.schema import Item, Metric
 from armor_model.base.jsons import JsonObject
 
 STATUS = {"complete": "success", "partial": "cancelled", "failed": "error", "running": "started"}
@@ -72,8 +71,10 @@ def _log(record: Record, with_items: bool) -> JsonObject:
     return log
 
 
-def _about(record: Record, metric: Any) -> JsonObject:
-    facts = metric.model_dump(mode="json", include={"unit", "ci95", "n", "clusters", "method", "note", "primary"})
+def _about(record: Record, metric: Metric) -> JsonObject:
+    facts: JsonObject = metric.model_dump(
+        mode="json", include={"unit", "ci95", "n", "clusters", "method", "note", "primary"}
+    )
     return facts | record.remarks
 
 

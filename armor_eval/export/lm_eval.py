@@ -6,14 +6,12 @@ asymmetric and clustered), so `*_stderr` is "N/A" and the interval stands beside
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from armor_eval.export.record import Options, Record, Result, path_part, text_of, write_json
+from armor_eval.export.record import Options, Record, Result, path_part, text_of, write_json, write_jsonl
 from armor_eval.runs.schema import Item
-from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_text
 from armor_model.base.jsons import JsonObject
 
@@ -76,8 +74,7 @@ def _write(record: Record, out: Path, with_items: bool) -> list[Path]:
     if with_items and record.items:
         rows = [_sample(record, place, item) for place, item in enumerate(record.items)]
         file = folder / f"samples_{task}_{name}.jsonl"
-        write_file(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), sync=False)
-        made.append(file)
+        made.append(write_jsonl(file, rows))
     return made
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from armor_eval.profiles import profile_of
 from armor_eval.report.loading import RunView
@@ -17,6 +19,7 @@ from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import Item, Metric, Run
 from armor_eval.tasks.formulas import composites_of
 from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.files import write_file
 
 Bounds = tuple[float | None, float | None]
 """Least and greatest possible value; None = no end on that side."""
@@ -154,7 +157,7 @@ def _record(view: RunView, partial: bool) -> Record:
 
 
 def _results(run: Run, metrics: Sequence[Metric]) -> Iterable[Result]:
-    known = _bounds_of(run)
+    known = {} if all(metric.bounds for metric in metrics) else _bounds_of(run)
     used: Counter[str] = Counter()
     for metric in metrics:
         name = slug(metric.name)
@@ -167,12 +170,12 @@ def _results(run: Run, metrics: Sequence[Metric]) -> Iterable[Result]:
 
 def _bounds_of(run: Run) -> dict[str, Bounds]:
     """Metric -> bounds by the benchmark's composites, for runs of before they were recorded; {} where the benchmark
-    has none (ablations)."""
+    has none (ablations), or its recorded declaration cannot be read."""
     from armor_eval.stats.composite import ends
 
     try:
         return {c.name: ends(c) for c in composites_of(run)}
-    except (KeyError, ArmorError):
+    except (KeyError, TypeError, ValueError, ArmorError):  # a recorded declaration may be any JSON
         return {}
 
 
@@ -188,17 +191,19 @@ def path_part(name: str) -> str:
 
 def text_of(value: object) -> str:
     """A gold or parsed answer as a string: JSON where it is none."""
-    import json
-
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True, default=str)
 
 
 def write_json(path: Path, value: object) -> Path:
     """An indented JSON file, written whole."""
-    import json
-
-    from armor_model.base.files import write_file
-
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", sync=False)
+    return path
+
+
+def write_jsonl(path: Path, rows: Iterable[Any]) -> Path:
+    """A line a row, written whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    write_file(path, text, sync=False)
     return path

@@ -93,13 +93,8 @@ def as_parquet(records: Sequence[Record], out: Path, options: Options) -> list[P
     made = []
     for name, columns, rows in _tables(records, options):
         schema = pa.schema([(column, types.get(column, pa.string())) for column in columns])
-        # Lone surrogates, as models utter them, are no UTF-8.
-        clean = [
-            {k: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for k, v in row.items()}
-            for row in rows
-        ]
         with whole_file(out / f"{name}.parquet", sync=False) as draft:
-            parquet.write_table(pa.Table.from_pylist(clean, schema=schema), draft)
+            parquet.write_table(pa.Table.from_pylist(rows, schema=schema), draft)
         made.append(out / f"{name}.parquet")
     return made
 

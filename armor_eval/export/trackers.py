@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from armor_eval.export.record import Options, Record
+from armor_eval.export.record import Options, Record, path_part
 from armor_eval.export.tables import ITEMS, item_rows
 from armor_model.base.errors import UserError
 
@@ -25,14 +25,14 @@ def wandb(records: Sequence[Record], out: Path, options: Options) -> list[Path]:
         tracked = library.init(
             project=options.project,
             name=f"{record.benchmark}, {record.model}",
-            id=record.run.run_id,
+            id=path_part(record.run.run_id),
             dir=str(out),
             config={**record.run.model_dump(mode="json"), "remarks": record.remarks},
             mode="offline",
             reinit="finish_previous",
             tags=[record.run.kind, record.run.profile],
             notes="; ".join(record.reservations) or None,
-            settings=library.Settings(silent=True),
+            settings=library.Settings(silent=True, console="off", disable_git=True, disable_code=True),
         )
         for name, value in _numbers(record).items():
             tracked.summary[name] = value
@@ -66,8 +66,8 @@ def mlflow(records: Sequence[Record], out: Path, options: Options) -> list[Path]
         settings |= {"command": record.command, **{f"decoding.{k}": v for k, v in run.decoding.items()}}
         for name, value in settings.items():
             client.log_param(own, name, str(value)[:PARAMETER])
-        for name, value in _numbers(record).items():
-            client.log_metric(own, name, value, timestamp=start)
+        for name, number in _numbers(record).items():
+            client.log_metric(own, name, number, timestamp=start)
         for file in ("run.json", "scores.json", *(["items.jsonl"] if options.items else [])):
             if (record.view.path / file).is_file():
                 client.log_artifact(own, str(record.view.path / file))
@@ -80,7 +80,7 @@ def _numbers(record: Record) -> dict[str, float]:
     """`BENCHMARK/slug` and the ends of its interval: names that both trackers take."""
     numbers: dict[str, float] = {}
     for result in record.results:
-        name = f"{record.run.benchmark.replace(':', '-')}/{result.slug}"
+        name = f"{path_part(record.run.benchmark)}/{result.slug}"
         numbers[name] = result.value
         if result.metric.ci95 is not None:
             numbers[f"{name}.ci95_low"], numbers[f"{name}.ci95_high"] = result.metric.ci95

@@ -126,7 +126,7 @@ def history_doc(found: History) -> Doc:
     doc = Doc(
         "history",
         "History",
-        "Comparable runs only; 95 % intervals. Overlapping intervals prove no equality: `compare` tests two runs.",
+        "Comparable runs only; 95 % intervals. Whether two runs differ is for armor-eval compare.",
         ["Line", "Date", "Commit", "Model", "Score", "95 % interval", "n", "Run"],
         text_columns=4,
     )

@@ -319,6 +319,15 @@ def test_untrusted_names_stay_inside_of_the_folder(tmp_path: Path) -> None:
     assert set(tmp_path.parent.iterdir()) == before and {p.name for p in tmp_path.iterdir()} == {"r", "o"}
 
 
+@pytest.mark.parametrize("target", LOCAL)
+def test_a_strange_record_is_no_crash(target: str, tmp_path: Path) -> None:
+    items = make_items(3)
+    items[0] = items[0].model_copy(update={"extras": {"reference_score": "much"}})
+    number = metric("score", 0.5, (0.4, 0.6), unit="score")
+    write_bundle(tmp_path / "r", make_run(kind="suite", benchmark="s", extras={"suite": 7}), [number], items)
+    assert main(["export", str(tmp_path / "r"), "--to", target, "--out", str(tmp_path / "o"), *EEE]) == 0
+
+
 def test_slugs_hold_nothing_that_a_tracker_refuses() -> None:
     assert [slug(n) for n in ("F1, our reading", "model's own mark", "%")] == [
         "F1_our_reading",
