@@ -26,6 +26,7 @@ from armor_eval.tasks.families.base import Judged, Request, Verdict
 from armor_eval.tasks.understanding.cells import Reading
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.table import Table
+from armor_eval.vlmevalkit.left_out import stand_ins
 from armor_model.base.errors import RunFailed
 
 if TYPE_CHECKING:
@@ -64,8 +65,9 @@ def quiet_vlmeval() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            importlib.import_module("vlmeval")
-            importlib.import_module("vlmeval.dataset")
+            with stand_ins():
+                importlib.import_module("vlmeval")
+                importlib.import_module("vlmeval.dataset")
             # llavabench.py imports `..smp.log` from one level too low.
             for name in ("smp", "smp.log"):
                 sys.modules.setdefault(f"vlmeval.dataset.{name}", importlib.import_module(f"vlmeval.{name}"))
