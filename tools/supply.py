@@ -65,8 +65,17 @@ def licence(name: str) -> str:
     except metadata.PackageNotFoundError:
         return "not installed on this platform"
     classified = [c.split(" :: ")[-1] for c in told.get_all("Classifier") or [] if c.startswith("License ::")]
-    lines = (told.get("License") or "").strip().splitlines()
-    return told.get("License-Expression") or ", ".join(classified) or (lines[0][:60] if lines else "not said")
+    line = (told.get("License") or "").strip().partition("\n")[0][:60].replace("UNKNOWN", "")
+    return told.get("License-Expression") or ", ".join(classified) or line or licence_file(name)
+
+
+def licence_file(name: str) -> str:
+    """The licence that the file beside the metadata names first."""
+    for file in metadata.files(name) or ():
+        if file.name.upper().startswith(("LICENSE", "LICENCE", "COPYING")):
+            named = re.search(r"(Apache|MIT|BSD|Mozilla Public|GNU [A-Z ]*) (License|style)", file.read_text(), re.I)
+            return f"{named[0]} (its file)" if named else "a text of its own"
+    return "not said"
 
 
 def installed() -> dict[str, str]:
@@ -101,7 +110,8 @@ def sbom(out: Path) -> None:
 PAGE = """\
 # What is installed, and under which licence
 
-Written by `make licences`: each package's licence as its own metadata says it. ARMOR itself is Apache-2.0.
+Written by `make licences`: each package's licence as its own metadata says it, else as the file that
+comes with it does ("its file"). ARMOR itself is Apache-2.0.
 
 ## How it is installed
 
@@ -112,7 +122,8 @@ come from other places, so they and what comes with torch (triton, `nvidia-*`, `
 terms) have no hash here - and the project itself with `--no-deps -e .`. `pip install armor-eval` from a wheel follows
 VLMEvalKit's metadata instead, and so installs what is left out below.
 
-`make requirements` writes both files anew from `pyproject.toml` and `constraints.txt` (no registry address in them);
+`make requirements` writes both files anew from `pyproject.toml` and `constraints.txt`, whose pins are kept (no registry
+address in them);
 `make audit` asks pip-audit for known holes, and fails where its database cannot be reached or lacks a package (it
 could not be reached where this was written: no audit stands behind this release); `make sbom` writes CycloneDX JSON
 to `runs/sbom.json`.
@@ -124,7 +135,7 @@ A checkpoint's own Python is never run: transformers and diffusers are told so a
 
 VLMEvalKit (`ms-vlmeval`) depends on these; `make setup` leaves them out, and `pip check` says so. VLMEvalKit is
 imported with stand-ins for them (`armor_eval/vlmevalkit/left_out.py`): none of the benchmarks declared here needs
-them, and a benchmark that does says which to install. Who installs them and passes the whole on is bound by their terms.
+them, and a benchmark that does says which to install. Who passes the whole on with them is bound by their terms.
 
 | package | licence | what needs it |
 |---|---|---|
