@@ -46,10 +46,7 @@ def requirements(uv: str) -> None:
     """Resolve with uv for all platforms, and write both files."""
     BUILD.parent.mkdir(exist_ok=True)
     options = ["--generate-hashes", "--universal", "--python-version=3.11", "--no-header", "--no-annotate", "--quiet"]
-    for file, sources, given in (
-        (BUILD, ["-"], "\n".join(BUILDERS)),
-        (ALL, ["pyproject.toml", "--extra=dev"], ""),
-    ):
+    for file, sources, given in ((BUILD, ["-"], "\n".join(BUILDERS)), (ALL, ["pyproject.toml", "--extra=dev"], "")):
         command = [uv, "pip", "compile", *sources, "-c", "constraints.txt", *options]
         text = subprocess.run(command, cwd=ROOT, input=given, check=True, capture_output=True, text=True).stdout
         blocks = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
@@ -97,11 +94,15 @@ def sbom(out: Path) -> None:
     main = {"type": "application", "name": project["Name"], "version": project["Version"], "bom-ref": project["Name"]}
     components = [
         {
-            "type": "library", "name": name, "version": version, "bom-ref": f"pkg:pypi/{name}@{version}",
-            "purl": f"pkg:pypi/{name}@{version}", "licenses": [{"license": {"name": licence(name)}}],
+            "type": "library",
+            "name": name,
+            "version": version,
+            "bom-ref": f"pkg:pypi/{name}@{version}",
+            "purl": f"pkg:pypi/{name}@{version}",
+            "licenses": [{"license": {"name": licence(name)}}],
         }
         for name, version in installed().items()
-    ]  # fmt: skip
+    ]
     bom = {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "metadata": {"component": main}}
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(bom | {"components": components}, indent=1) + "\n", encoding="utf-8")

@@ -11,10 +11,12 @@ ROWS = [
     row for file in sorted(BENCH.glob("*.json")) for row in json.loads(file.read_text())["rows"] if row["unit"] == "x"
 ]
 PAGES = [
-    "CONTRIBUTING.md", "CITATION.cff", *(f"docs/{page.name}" for page in sorted(ROOT.glob("docs/*.md"))),
+    "CONTRIBUTING.md",
+    "CITATION.cff",
+    *(f"docs/{page.name}" for page in sorted(ROOT.glob("docs/*.md"))),
     *(str(page.relative_to(ROOT)) for page in sorted(ROOT.glob("reports/**/README.md"))),
     "armor_model/pretrained/armor-nano/README.md",
-]  # fmt: skip
+]
 RATIO = re.compile(r"(?<![\w.x])(\d+(?:\.\d+)?)\s?(?:x(?![\w./]|\s?\d)|times (?:as fast|faster|slower))")
 
 
