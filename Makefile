@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all bench regress reports reports-runs lint setup clean
+.PHONY: demo test test-all bench regress reports reports-runs lint setup requirements audit licences sbom clean
 
 setup: $(VENV)/.installed
 
 # Bytecode is compiled by pip at install: without it the first import of vlmeval takes over a minute.
-$(VENV)/.installed: pyproject.toml setup.py constraints.txt
+# Third-party files first, each by its hash; then torch, whose builds differ by accelerator and have none; then ARMOR.
+$(VENV)/.installed: pyproject.toml setup.py constraints.txt requirements/build.txt requirements/all.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or say make PYTHON=..."; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -c constraints.txt 'setuptools>=77,<81' wheel
-	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/build.txt
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --no-build-isolation -r requirements/all.txt
+	$(BIN)/python -m pip install --quiet --no-warn-conflicts -c constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: setup
@@ -60,5 +63,23 @@ lint: setup
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+# Supply chain (docs/licences.md). Its tools stay out of what is installed for the project.
+TOOLS := .venv-tools
+
+$(TOOLS)/.installed:
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet uv==0.13.9 pip-audit==2.10.1
+	touch $@
+
+requirements: $(TOOLS)/.installed
+	$(PYTHON) tools/supply.py requirements --uv $(TOOLS)/bin/uv
+
+# --strict: a package that could not be looked up is a failure, not "no known vulnerabilities".
+audit: $(TOOLS)/.installed
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes -r requirements/all.txt
+
+licences sbom: setup
+	$(BIN)/python tools/supply.py $@
+
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(TOOLS) build dist *.egg-info

@@ -87,7 +87,7 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
         raise UserError(f"{folder / FILE} cannot be read: {error}") from error
     config_class(settings.base)  # AutoTokenizer asks for the registered configuration
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a damaged tokenizer; the advice is the same
         raise UserError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from error
     vq = ImageTokenizer.load(folder / "vq") if (folder / "vq").is_dir() else None

@@ -2,7 +2,10 @@
 
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+
+import pytest
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ[name] = "1"  # before torch or numpy is imported; child processes inherit it
@@ -15,3 +18,12 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 # No clock decides a test: on a busy machine drawing an example takes as long as it takes.
 settings.register_profile("armor", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("armor")
+
+from armor_eval.vlmevalkit.left_out import stand_ins  # noqa: E402
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that import vlmeval by themselves do so without what is left out of the install."""
+    stack = ExitStack()
+    stack.enter_context(stand_ins())
+    config.add_cleanup(stack.close)

@@ -242,7 +242,7 @@ class DiffusersModel(DrawingModel):
             if self._device_map:
                 given["device_map"] = self._device_map
             try:
-                pipeline = cls.from_pretrained(self._folder, **given)
+                pipeline = cls.from_pretrained(self._folder, trust_remote_code=False, **given)
                 if "scheduler" in self._args:
                     pipeline.scheduler = self._scheduler().from_config(pipeline.scheduler.config)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:

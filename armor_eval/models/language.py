@@ -96,7 +96,8 @@ def load(name: str) -> LanguageModel | None:
 
     folder = Path(name).expanduser()
     where, _, revision = (str(folder), "", "") if folder.is_dir() else name.partition("@")
-    source: JsonObject = {"pretrained_model_name_or_path": where} | ({"revision": revision} if revision else {})
+    source: JsonObject = {"pretrained_model_name_or_path": where, "trust_remote_code": False}
+    source |= {"revision": revision} if revision else {}
     try:
         config = AutoConfig.from_pretrained(**source)
     except Exception as error:  # the hub's client raises many kinds; each means: not to be had

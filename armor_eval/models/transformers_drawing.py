@@ -81,12 +81,13 @@ class TransformersDrawing(DrawingModel):
             from transformers import AutoProcessor
 
             name = self._torch_dtype()
-            given: JsonObject = {"dtype": name if name == "auto" else getattr(torch, name)}
+            given: JsonObject = {"trust_remote_code": False}
+            given["dtype"] = name if name == "auto" else getattr(torch, name)
             if self._device_map:
                 given["device_map"] = self._device_map
             try:
                 model = self._class().from_pretrained(self._folder, **given).eval()
-                processor = AutoProcessor.from_pretrained(self._folder)
+                processor = AutoProcessor.from_pretrained(self._folder, trust_remote_code=False)
                 self._prepare(model, processor)
             except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
                 first = " ".join(str(error).split())[:200]

@@ -65,8 +65,7 @@ def write_documents(docs: Sequence[Doc], out: Path, name: str, title: str, plots
     files = {
         f"{name}.md": f"# {title}\n\n{shown}" + "\n".join(formats.markdown(doc) for doc in docs),
         f"{name}.html": _PAGE.format(
-            title=escape(title),
-            body=f"<h1>{escape(title)}</h1>{figures}" + "".join(map(formats.html, docs)),
+            title=escape(title), body=f"<h1>{escape(title)}</h1>{figures}" + "".join(map(formats.html, docs))
         ),
         **{f"{doc.key}.csv": formats.csv_grid(doc) for doc in docs},
     }

@@ -21,6 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+from armor_eval.vlmevalkit.left_out import stand_ins
+
 SCORING = ("image_mcq", "image_yorn", "image_vqa")
 """The modules of vlmeval.dataset whose `evaluate` scores the declared benchmarks."""
 _HOLLOW = "__armor_eval_hollow__"
@@ -67,8 +69,9 @@ def _import_whole() -> None:
     if hasattr(sys.modules.get("vlmeval"), _HOLLOW):  # modules that hang on hollow packages make room for whole ones
         for name in [name for name in sys.modules if name.partition(".")[0] == "vlmeval"]:
             del sys.modules[name]
-    importlib.import_module("vlmeval")
-    importlib.import_module("vlmeval.dataset")
+    with stand_ins():
+        importlib.import_module("vlmeval")
+        importlib.import_module("vlmeval.dataset")
     _mend()
 
 
@@ -83,8 +86,9 @@ def _import_scoring(dataset: str) -> bool:
         _mend()
         owner = sys.modules["vlmeval.dataset"]
         found: dict[str, type] = {}
-        for name in SCORING:
-            found |= vars(importlib.import_module(f"vlmeval.dataset.{name}"))
+        with stand_ins():
+            for name in SCORING:
+                found |= vars(importlib.import_module(f"vlmeval.dataset.{name}"))
         order = [name for name in _declared(Path(owner.__path__[0]) / "__init__.py") if name in found]
         owner.DATASET_CLASSES = [found[name] for name in order]  # type: ignore[attr-defined]
         vars(owner).update({name: found[name] for name in order})

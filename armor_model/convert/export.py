@@ -32,7 +32,7 @@ def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> JsonO
     with whole_folder(out) as draft:
         check_checkpoint(checkpoint)
         processor = load_processor(checkpoint)
-        config, base = AutoConfig.from_pretrained(checkpoint), processor.base
+        config, base = AutoConfig.from_pretrained(checkpoint, trust_remote_code=False), processor.base
         if config.heads == "single":
             raise UserError("the single-head arm has no text path of its own: its text passes the adapter")
         source = Source(checkpoint)

@@ -2,8 +2,8 @@
 
     python official_process.py JOBS.json RESULTS.json
 
-The two things it mends are those without which no number comes out: torchvision beside a CPU torch, and an import of
-LLaVABench's from one level too low.
+The three things it mends are those without which no number comes out: torchvision beside a CPU torch, an import of
+LLaVABench's from one level too low, and imports of packages that are left out of the install.
 """
 
 from __future__ import annotations
@@ -57,12 +57,14 @@ def prompts(rows: list) -> list[str]:
 
 
 def main(jobs_file: str, results_file: str) -> None:
+    from armor_eval.vlmevalkit.left_out import stand_ins
     from armor_model.base.runtime import prepare_torchvision
 
     prepare_torchvision()
-    import vlmeval.smp
-    import vlmeval.smp.log
-    from vlmeval.dataset import DATASET_CLASSES, build_dataset
+    with stand_ins():
+        import vlmeval.smp
+        import vlmeval.smp.log
+        from vlmeval.dataset import DATASET_CLASSES, build_dataset
 
     sys.modules["vlmeval.dataset.smp"] = vlmeval.smp
     sys.modules["vlmeval.dataset.smp.log"] = vlmeval.smp.log

@@ -1,8 +1,14 @@
-"""`make bench`: every perf test hands in its rows; at the end they stand in one table and in runs/bench.json."""
+"""`make bench`: every perf test hands in its rows; at the end they stand in one table and in runs/bench.json.
+
+What README and docs quote is kept in reports/bench/ (tests/packaging/test_figures.py): a row that they quote says in
+`size` of which model or data it is true, in the words that the page uses.
+"""
 
 import json
 import os
 from collections.abc import Callable
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -39,5 +45,6 @@ def pytest_terminal_summary(terminalreporter, config) -> None:
         terminalreporter.write_line(f"{row['name']:<{width}}  {value:<16} {target:<16} {more}".rstrip())
     out = Path(os.environ.get("ARMOR_BENCH_OUT", "runs")) / "bench.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    made = {"date": date.today().isoformat(), "cpus": os.cpu_count(), "torch": version("torch")}
+    out.write_text(json.dumps({**made, "rows": rows}, indent=1) + "\n")
     terminalreporter.write_line(f"written to {out}")

@@ -121,6 +121,7 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(name, units, checkpoint, tmp_pa
         "x",
         ">= 5",
         items=n,
+        size="armor-nano",
         turns=TURNS,
         lowest=pairs[0],
         highest=pairs[-1],
