@@ -24,8 +24,6 @@ def read_image(path: Path, root: Path) -> tuple[Image.Image, str | None]:
     Grey images get three equal channels, alpha is dropped, EXIF rotation is applied: what OpenCV does when GenEval's
     official script reads the file. A link that leads out of `root` is not followed.
     """
-    from PIL import ImageOps
-
     if not path.resolve().is_relative_to(root.resolve()):
         raise BadImageError("it is a link that leads out of the folder")
     try:
@@ -34,6 +32,13 @@ def read_image(path: Path, root: Path) -> tuple[Image.Image, str | None]:
         raise BadImageError("the picture is missing") from None
     except OSError as error:
         raise BadImageError(f"it cannot be read: {error.strerror}") from None
+    return rgb_of(data)
+
+
+def rgb_of(data: bytes) -> tuple[Image.Image, str | None]:
+    """The same of a file's bytes."""
+    from PIL import ImageOps
+
     with decoded(data) as image:
         upright = ImageOps.exif_transpose(image)
         notes = [] if image.format == "PNG" else [f"{image.format}, not PNG"]

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),
     "understanding": ("armor_eval.cli.understanding:understanding", "Measure understanding through VLMEvalKit."),
     "geneval": ("armor_eval.cli.geneval:geneval", "Measure drawing: GenEval's prompts, detectors and verdicts."),
+    "reward": ("armor_eval.cli.reward:reward", "GenEval's judge over HTTP, as a reward for training."),
     "draw": ("armor_eval.cli.draw:draw", "Measure drawing by suites of questions: GenEval 2, DPG, your own ..."),
     "suite": ("armor_eval.cli.suite:suite", "All that a file names of one model, then tables and a page."),
     "judge": ("armor_eval.cli.judge:judge", "How good is the judge? Its agreement with recorded answers."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -334,3 +335,19 @@ def short_name(text: str) -> str:
 def write(text: str) -> None:
     """Plain text to standard output."""
     sys.stdout.write(visible(text) + "\n")
+
+
+def serve(app: Any, port: int, path: str = "/") -> None:
+    """Serve an ASGI application on loopback until Ctrl-C; its address goes to standard output. UserError for a port
+    that is taken."""
+    import uvicorn
+
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"port {port} cannot be used: {error.strerror}", "give another --port, or 0") from error
+        write(f"http://127.0.0.1:{listening.getsockname()[1]}{path} - Ctrl-C ends it")
+        sys.stdout.flush()
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run([listening])

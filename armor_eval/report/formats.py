@@ -208,7 +208,7 @@ def csv_grid(doc: Doc) -> str:
     """The table as it is displayed, its notes as rows of their own: a letter in a cell means nothing without them."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(map(_inert, doc.head))
+    writer.writerow(map(inert, doc.head))
     for line in doc.lines:
         if line.kind != "group":
             writer.writerow([inert(c.text) for c in line.cells])

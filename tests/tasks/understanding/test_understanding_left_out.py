@@ -19,7 +19,7 @@ class Hidden(PathFinder):
         return None if name in ("Levenshtein", "distance", "Polygon") else super().find_spec(name, path, target)
 
 sys.meta_path[:] = [Hidden if finder is PathFinder else finder for finder in sys.meta_path]
-from armor_eval.vlmevalkit.official import quiet_vlmeval
+from armor_eval.vlmevalkit.importing import quiet_vlmeval
 with quiet_vlmeval():
     from vlmeval.dataset.utils.chartx_eval import Levenshtein
     from vlmeval.dataset.utils.yorn import YOrN_Extraction
