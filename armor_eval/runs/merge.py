@@ -9,7 +9,6 @@ import re
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.runs.bundle import SAME_RUN, read_head, refuse_used_folder
 from armor_eval.runs.folders import folder_name, refuse_nesting
@@ -17,6 +16,7 @@ from armor_eval.runs.journal import read_journal, rewrite_journal
 from armor_eval.runs.schema import Item, Run
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import read_table, toml_of
 
 _OWN = re.compile(r"--(?:shard|out|bench|suite)(=.*)?")
@@ -76,9 +76,9 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
     return write_run(out, joined, seal=False)
 
 
-def _served(runs: Iterable[Run]) -> dict[str, Any]:
+def _served(runs: Iterable[Run]) -> JsonObject:
     """What the servers of all shards wanted said otherwise, as an extra; empty where there was no server."""
-    joined: dict[str, Any] = {}
+    joined: JsonObject = {}
     for run in runs:
         for name, value in run.extras.get("served", {}).items():
             joined[name] = {**joined.get(name, {}), **value}

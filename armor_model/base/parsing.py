@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 MAX_DEPTH = 100
 """Lists and objects within each other; no format that is read here needs twenty."""
@@ -44,7 +45,7 @@ def literal_of(text: str) -> Any:
     return value
 
 
-def toml_of(text: str) -> dict[str, Any]:
+def toml_of(text: str) -> JsonObject:
     """The table of a TOML text. ValueError (TOMLDecodeError is one) where it is none, or is nested too deep."""
     try:
         value = tomllib.loads(text)
@@ -54,7 +55,7 @@ def toml_of(text: str) -> dict[str, Any]:
     return value
 
 
-def read_table(path: Path, parse: Callable[[str], Any] = json_of, what: str = "") -> dict[str, Any]:
+def read_table(path: Path, parse: Callable[[str], Any] = json_of, what: str = "") -> JsonObject:
     """The object (by default JSON's) that a UTF-8 file holds. UserError where there is none, naming the file; `what`
     names what it was to be."""
     try:
@@ -70,7 +71,7 @@ def read_table(path: Path, parse: Callable[[str], Any] = json_of, what: str = ""
     return value
 
 
-def _check_depth(value: Any) -> None:
+def _check_depth(value: object) -> None:
     layer = [value]
     for _ in range(MAX_DEPTH + 1):
         nodes = [node for node in layer if isinstance(node, dict | list | tuple)]

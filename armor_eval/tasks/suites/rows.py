@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from armor_model.base import parsing
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 R = TypeVar("R", bound="Row")
 
@@ -29,7 +30,7 @@ def text_of(name: str, data: bytes) -> str:
         raise UserError(f"{name} is not UTF-8: {error}") from None
 
 
-def row_of(kind: type[R], value: Any, where: str) -> R:
+def row_of(kind: type[R], value: object, where: str) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
@@ -64,7 +65,7 @@ def csv_rows(kind: type[R], name: str, data: bytes) -> list[R]:
     return [row_of(kind, value, f"{name} row {number}") for number, value in enumerate(csv_records(name, data), 1)]
 
 
-def csv_records(name: str, data: bytes, columns: Sequence[str] = ()) -> list[dict[str, Any]]:
+def csv_records(name: str, data: bytes, columns: Sequence[str] = ()) -> list[JsonObject]:
     """The rows of a CSV by its header, which must name `columns`; a short row's last cells are None."""
     reader = csv.DictReader(io.StringIO(text_of(name, data), newline=""))
     try:

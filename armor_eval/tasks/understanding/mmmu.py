@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
+from armor_model.base.jsons import JsonView
 from armor_model.base.parsing import literal_of
 
 _TRIMMED = (",", ".", "!", "?", ";", ":", "'")
@@ -24,7 +24,7 @@ _NUMBERS = (
 """With thousands' commas, in scientific notation, plain."""
 
 
-def read_choice(text: str, options: Mapping[str, Any]) -> str | None:
+def read_choice(text: str, options: JsonView) -> str | None:
     """The option that the text names last: as `(B)`, else as ` B `, else by its words; None where it names none."""
     for mark in _TRIMMED:
         text = text.strip(mark)
