@@ -11,6 +11,7 @@ ROWS = [
     row for file in sorted(BENCH.glob("*.json")) for row in json.loads(file.read_text())["rows"] if row["unit"] == "x"
 ]
 PAGES = [
+    "README.md",
     "CONTRIBUTING.md",
     "CITATION.cff",
     *(f"docs/{page.name}" for page in sorted(ROOT.glob("docs/*.md"))),
