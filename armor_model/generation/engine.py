@@ -108,9 +108,7 @@ class Engine:
 
     @torch.inference_mode()
     def feed(
-        self,
-        source: Callable[[bool], list[Request] | None],
-        watch: Callable[[list[Row]], None] | None = None,
+        self, source: Callable[[bool], list[Request] | None], watch: Callable[[list[Row]], None] | None = None
     ) -> Iterator[tuple[int, Row]]:
         """Answer requests that are still coming; each is given, with its number, as soon as it is finished.
 

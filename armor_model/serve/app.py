@@ -25,6 +25,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.generation import GenerationSettings, encode
 from armor_model.generation import Response as Answer
 from armor_model.generation.api import TooLongError
@@ -73,7 +74,7 @@ class Service:
         """Pixels a side of a drawn image; 0 where none can be drawn."""
         return self.processor.vq.image_size if self.processor.vq is not None else 0
 
-    def card(self) -> dict[str, Any]:
+    def card(self) -> JsonObject:
         """The model's entry in /v1/models."""
         out = ["text", "image"] if self.side else ["text"]
         kinds = {"input_modalities": ["text", "image"], "output_modalities": out}
@@ -92,7 +93,7 @@ class Service:
 
     async def jobs(
         self,
-        talk: list[dict[str, Any]],
+        talk: list[JsonObject],
         settings: GenerationSettings,
         seed: int | None,
         n: int,
@@ -273,13 +274,13 @@ def create_app(service: Service, token: str | None = None, hosts: frozenset[str]
     return app
 
 
-async def _chunks(jobs: Jobs, head: dict[str, Any], body: ChatRequest, seconds: float) -> AsyncIterator[str]:
+async def _chunks(jobs: Jobs, head: JsonObject, body: ChatRequest, seconds: float) -> AsyncIterator[str]:
     """Server-sent events: texts as they grow, an image when it is whole, a comment where nothing came for a while."""
     head = {**head, "object": "chat.completion.chunk"}
     answers: dict[int, Answer] = {}
     drawn = dict.fromkeys(range(len(jobs.all)), 0)
 
-    def chunk(index: int, delta: dict[str, Any], finish: str | None = None) -> str:
+    def chunk(index: int, delta: JsonObject, finish: str | None = None) -> str:
         choice = {"index": index, "delta": delta, "finish_reason": finish, "logprobs": None}
         return _event({**head, "choices": [choice]})
 
@@ -308,7 +309,7 @@ async def _chunks(jobs: Jobs, head: dict[str, Any], body: ChatRequest, seconds: 
         jobs.drop()
 
 
-def _event(value: Any) -> str:
+def _event(value: object) -> str:
     return f"data: {json.dumps(value)}\n\n"  # in ASCII: some clients end a line at U+2028 too
 
 

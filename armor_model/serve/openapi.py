@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 
+from armor_model.base.jsons import JsonObject
 from armor_model.serve.protocol import ChatRequest, ImageRequest
 
 REFUSALS = {
@@ -39,11 +38,11 @@ ERROR = {
 }
 
 
-def openapi(name: str, side: int, with_token: bool) -> dict[str, Any]:
+def openapi(name: str, side: int, with_token: bool) -> JsonObject:
     """The page of a server of the model `name`, which draws `side` pixels a side."""
-    schemas: dict[str, Any] = {"Error": ERROR}
+    schemas: JsonObject = {"Error": ERROR}
 
-    def post(kind: type[BaseModel], summary: str, required: list[str], more: dict[str, Any]) -> dict[str, Any]:
+    def post(kind: type[BaseModel], summary: str, required: list[str], more: JsonObject) -> JsonObject:
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
         schemas.update(schema.pop("$defs", {}))
         schemas[kind.__name__] = schema
@@ -72,7 +71,7 @@ def openapi(name: str, side: int, with_token: bool) -> dict[str, Any]:
         "/health": _get("health", "Whether it serves.", "application/json", {"type": "object"}, ("503",)),
         "/metrics": _get("metrics", "For Prometheus.", "text/plain", {"type": "string"}),
     }
-    page: dict[str, Any] = {
+    page: JsonObject = {
         "openapi": "3.1.0",
         "info": {"title": "armor-model serve", "version": "1"},
         "paths": paths,
@@ -85,14 +84,12 @@ def openapi(name: str, side: int, with_token: bool) -> dict[str, Any]:
     return page
 
 
-def _get(
-    name: str, summary: str, media: str, schema: dict[str, Any], more: tuple[str, ...] = ("401", "403")
-) -> dict[str, Any]:
+def _get(name: str, summary: str, media: str, schema: JsonObject, more: tuple[str, ...] = ("401", "403")) -> JsonObject:
     done = {"200": {"description": "Done.", "content": {media: {"schema": schema}}}}
     refused = _refusals({code: REFUSALS[code] for code in more})
     return {"get": {"operationId": name, "summary": summary, "responses": {**done, **refused}}}
 
 
-def _refusals(said: dict[str, str]) -> dict[str, Any]:
+def _refusals(said: dict[str, str]) -> JsonObject:
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {code: {"description": what, "content": content} for code, what in said.items()}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from armor_model.base.errors import UserError
 from armor_model.base.images import MAX_PIXELS, BadImageError, opened
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -98,7 +99,7 @@ class ChatRequest(_Body):
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     stream: bool | None = None
-    stream_options: dict[str, Any] | None = None
+    stream_options: JsonObject | None = None
     content_parts: Annotated[
         bool | None, Field(description="Answer with a list of text and image_url parts, in their order.")
     ] = None
@@ -156,11 +157,11 @@ def read_body(kind: type[B], body: bytes) -> B:
     return request
 
 
-def conversation_of(messages: Sequence[Message], most_images: int) -> list[dict[str, Any]]:
+def conversation_of(messages: Sequence[Message], most_images: int) -> list[JsonObject]:
     """Messages as the processor takes them, images decoded. ApiError 400 for what is no image, or too many of them."""
     conversation, left = [], [most_images, MAX_PIXELS]
     for i, message in enumerate(messages):
-        parts: list[dict[str, Any]] = []
+        parts: list[JsonObject] = []
         content = message.content or []
         given = [TextPart(type="text", text=content)] if isinstance(content, str) else content
         for part in [*given, *(message.images or [])]:
@@ -237,13 +238,13 @@ def png(image: Image.Image) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def image_part(image: Image.Image, index: int | None = None) -> dict[str, Any]:
+def image_part(image: Image.Image, index: int | None = None) -> JsonObject:
     """An image of an answer; `index` counts those of one answer."""
     part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{png(image)}"}}
     return part if index is None else {**part, "index": index}
 
 
-def choice(index: int, response: Response, content_parts: bool) -> dict[str, Any]:
+def choice(index: int, response: Response, content_parts: bool) -> JsonObject:
     """One answer of a chat reply."""
     if content_parts:
         content: Any = [
@@ -261,7 +262,7 @@ def finish_reason(response: Response) -> str:
     return "length" if response.stats["finish"] == "length" else "stop"
 
 
-def usage(prompt_tokens: int, responses: Sequence[Response]) -> dict[str, Any]:
+def usage(prompt_tokens: int, responses: Sequence[Response]) -> JsonObject:
     """Tokens of a reply; an image counts with all its codes."""
     text = sum(response.stats["text_tokens"] for response in responses)
     whole = sum(len(response.tokens) for response in responses)

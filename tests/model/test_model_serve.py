@@ -153,11 +153,7 @@ def test_a_shown_image_and_a_drawn_one_come_in(served, talker, conversations):
     shown = conversations[1][0]["content"]
     parts = [{"type": "image_url", "image_url": {"url": data_url(shown[0]["image"])}}, shown[1]]
     drawn = served.chat(modalities=["image"], seed=2).json()["choices"][0]["message"]
-    asked = [
-        {"role": "user", "content": parts},
-        drawn,
-        {"role": "user", "content": "what is it"},
-    ]
+    asked = [{"role": "user", "content": parts}, drawn, {"role": "user", "content": "what is it"}]
     from PIL import Image
 
     again = Image.open(io.BytesIO(png_of(drawn["images"][0])))
