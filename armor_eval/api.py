@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval import engine
 from armor_eval.engine import Finished, Processes, Settings, Task
@@ -32,6 +32,10 @@ from armor_eval.tasks.understanding.declare import Benchmark, choose
 from armor_eval.tasks.understanding.judges import make_judges
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject, JsonView
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 COMMAND = "armor_eval.evaluate"
 """What a run records as its command, where none is given."""
@@ -55,7 +59,7 @@ class Named:
 
 
 def evaluate(
-    model: Any,
+    model: Model,
     tasks: Iterable[str] | Iterable[Named],
     out: Path | str | Callable[[str], Path],
     *,
@@ -68,7 +72,7 @@ def evaluate(
     batch_size: int | None = None,
     shard: str | None = None,
     repeats: int = 1,
-    model_options: Mapping[str, Any] | None = None,
+    model_options: JsonView | None = None,
     processes: Processes | None = None,
     progress: Bar | None = None,
 ) -> list[Finished]:
@@ -137,10 +141,20 @@ def _names(words: Iterable[Any]) -> dict[str, Benchmark | None]:
 
 
 def _plan(
-    names: Mapping[str, Benchmark | None], spec: ProfileSpec, folder: Callable[[str], Path], seed: int, repeats: int,
-    opened: ExitStack, *, limit: int | None, data: Path | str | None, judge: str | None, decoding: Decoding | None,
-    batch_size: int | None, shard: str | None,
-) -> list[tuple[Named, Path, bool]]:  # fmt: skip
+    names: Mapping[str, Benchmark | None],
+    spec: ProfileSpec,
+    folder: Callable[[str], Path],
+    seed: int,
+    repeats: int,
+    opened: ExitStack,
+    *,
+    limit: int | None,
+    data: Path | str | None,
+    judge: str | None,
+    decoding: Decoding | None,
+    batch_size: int | None,
+    shard: str | None,
+) -> list[tuple[Named, Path, bool]]:
     """The tasks of a profile with its defaults, of each repeat: each with its folder, and whether it takes over what
     another one was answered. `seed` chooses subsets and, a repeat at a time, seeds what is sampled. UserError for what
     no task can honour."""
@@ -179,7 +193,7 @@ def _plan(
     return plan
 
 
-def _refuse_unused(names: Mapping[str, Benchmark | None], decoding: Mapping[str, Any], **files: Any) -> None:
+def _refuse_unused(names: Mapping[str, Benchmark | None], decoding: JsonView, **files: Any) -> None:
     """UserError for a setting that none of the tasks reads."""
     read = {"seed"}.union(*(READS.get(name, TEXT) for name in names))
     unused = [f"decoding's {name}" for name in decoding if name not in read]
@@ -201,7 +215,7 @@ def refuse_greedy(tasks: Sequence[Named]) -> None:
 
 
 def _adapter(
-    model: Any, spec: ProfileSpec, options: dict[str, Any], processes: Processes | None, opened: ExitStack
+    model: Model, spec: ProfileSpec, options: JsonObject, processes: Processes | None, opened: ExitStack
 ) -> Any:
     """The model's adapter; one that is loaded here is closed with `opened`."""
     if model is None or isinstance(model, str | Path):

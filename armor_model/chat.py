@@ -11,9 +11,10 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.images import open_image
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Chat:
     """Where images and transcript.jsonl go."""
     seed: int = 0
     """Of the first answer; the next ones count on."""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[JsonObject] = field(default_factory=list)
     waiting: list[Path] = field(default_factory=list)
     """Images for the next message."""
     turn: int = 0

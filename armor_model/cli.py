@@ -95,11 +95,19 @@ def generate(
     """Answer prompts with text and images, in order; images become PNG files."""
     find_model(model)
     settings = armor_model.GenerationSettings(
-        max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p,
-        image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p, guidance=guidance,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        image_temperature=image_temperature,
+        image_top_k=image_top_k,
+        image_top_p=image_top_p,
+        guidance=guidance,
         parallel_draw=parallel_draw,
-        allow_images=images, max_images=max_images if images else 0, force_image=draw,
-    )  # fmt: skip
+        allow_images=images,
+        max_images=max_images if images else 0,
+        force_image=draw,
+    )
     folder = make_folder(out)
     network, processor = open_model(model, device, dtype)
     images_seen = [{"type": "image", "image": path} for path in image or []]
@@ -241,9 +249,7 @@ def build(
 @app.command("export-internvl", hidden=True)  # its name while there was one base
 @app.command("export")
 def export_base(
-    out: Annotated[Path, typer.Option(help="The plain base's folder.")],
-    model: Model = None,
-    shard_gb: ShardGb = 4.0,
+    out: Annotated[Path, typer.Option(help="The plain base's folder.")], model: Model = None, shard_gb: ShardGb = 4.0
 ) -> None:
     """Write the text path as a plain checkpoint of its base, for engines that serve one."""
     folder = find_model(model)

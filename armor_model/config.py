@@ -15,6 +15,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.internvl.configuration_internvl import InternVLConfig
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.bases import armor_type, base_name_of, find_base, named
 
 HEADS = ("switching", "single")
@@ -119,7 +120,7 @@ def config_class(base_name: str) -> type[Any]:
     return made
 
 
-def make_config(settings: dict[str, Any]) -> Any:
+def make_config(settings: JsonObject) -> Any:
     """The configuration of a preset's settings, or of a config.json's. Raises UserError for what is no ARMOR's."""
     base_name = base_name_of(settings)
     if base_name is None:

@@ -7,11 +7,11 @@ armor-train stage ... --push-to-hub ORG/NAME
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.jsons import JsonView
 from armor_model.presets import summary
 
 CHECKPOINT = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model", "*.jinja", "vq/*")
@@ -72,7 +72,7 @@ def _reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def card(folder: Path, training: Mapping[str, Any] | None = None) -> str:
+def card(folder: Path, training: JsonView | None = None) -> str:
     """README.md of a checkpoint: what it is by its configuration, and what it was trained on and to.
 
     training: names and values of a table, as the run record has them.
@@ -80,12 +80,22 @@ def card(folder: Path, training: Mapping[str, Any] | None = None) -> str:
     sizes = summary(json.loads((folder / "config.json").read_text()))
     rows = [f"| {name} | {n:,} |" for name, n in {**sizes["parts"], "total": sizes["total"]}.items()]
     lines = [
-        "---", "library_name: armor-eval", "pipeline_tag: any-to-any", "tags: [armor, internvl, text-to-image]", "---",
-        "", f"# {folder.parent.name if folder.name == 'model' else folder.name}", "",
+        "---",
+        "library_name: armor-eval",
+        "pipeline_tag: any-to-any",
+        "tags: [armor, internvl, text-to-image]",
+        "---",
+        "",
+        f"# {folder.parent.name if folder.name == 'model' else folder.name}",
+        "",
         "An ARMOR (arXiv 2503.06542): an InternVL whose answers may hold images. Generated from the checkpoint and the "
-        "record of its training; no benchmark was run for this card.", "",
-        "| part | parameters |", "|---|---|", *rows, "",
-    ]  # fmt: skip
+        "record of its training; no benchmark was run for this card.",
+        "",
+        "| part | parameters |",
+        "|---|---|",
+        *rows,
+        "",
+    ]
     if training:
         lines += ["| training | |", "|---|---|", *(f"| {name} | {value} |" for name, value in training.items()), ""]
     lines += ["    armor-model chat --model ORG/NAME", "    armor-eval understanding --model FOLDER --bench all", ""]

@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import unknown_name
+from armor_model.base.jsons import JsonObject
 from armor_model.bases import BASES, Settings, base_name_of, find_base
 
 if TYPE_CHECKING:
@@ -74,16 +75,14 @@ def preset_names() -> list[str]:
     return list(PRESETS)
 
 
-def preset_dict(name: str) -> dict[str, Any]:
+def preset_dict(name: str) -> JsonObject:
     """The plain settings of a preset, as a copy. Raises UserError with a suggestion for an unknown name."""
     if name not in PRESETS:
         raise unknown_name("configuration", name, PRESETS)
     return deepcopy(PRESETS[name])
 
 
-def preset(
-    name: str, vocab_size: int | None = None, text: dict[str, Any] | None = None, **overrides: Any
-) -> ArmorFields:
+def preset(name: str, vocab_size: int | None = None, text: JsonObject | None = None, **overrides: Any) -> ArmorFields:
     """Build a named configuration.
 
     Args:
@@ -114,7 +113,7 @@ NEW_PARTS = ("new_embeddings", "adapter", "imgbos_row", "visual_head")
 """What ARMOR adds to its base."""
 
 
-def block(t: dict[str, Any]) -> int:
+def block(t: JsonObject) -> int:
     """One decoder block of the text tower: 218.1 M at InternVL2.5-8B's sizes."""
     d, heads, kv = t["hidden_size"], t["num_attention_heads"], t["num_key_value_heads"]
     head_dim = t.get("head_dim") or d // heads
@@ -128,7 +127,7 @@ def block(t: dict[str, Any]) -> int:
     return 2 * d * heads * head_dim + 2 * d * kv * head_dim + extra + 3 * d * t["intermediate_size"] + 2 * d
 
 
-def count(config: dict[str, Any]) -> dict[str, int]:
+def count(config: JsonObject) -> dict[str, int]:
     """Parameters by part (named as in the model's `part_modules`); the image tokenizer is not counted.
 
     Args:
@@ -149,7 +148,7 @@ def count(config: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def summary(config: dict[str, Any]) -> dict[str, Any]:
+def summary(config: JsonObject) -> JsonObject:
     """`parts`, `base` (the base's own), `new`, `new_percent` (of the base), `total`, and by stage `trained` and
     `training_bytes`: fp32 masters, gradients and AdamW's two moments, 16 bytes a parameter, on top of the frozen
     weights."""

@@ -23,14 +23,17 @@ from PIL import Image
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.bases import find_base
 from armor_model.images import open_image, to_images, to_pixels
 from armor_model.template import DRAWN, Piece, TemplateTokenizer
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
     from armor_model.vq import ImageTokenizer
 
-Conversation = list[dict[str, Any]]
+Conversation = list[JsonObject]
 
 IGNORE = -100
 SAMPLES: tuple[Conversation, ...] = tuple(
@@ -67,7 +70,7 @@ class ProcessorSettings:
     use_thumbnail: bool = True
     system_prompt: str = "none"
     """A name that the base knows (`internvl`, `none`), or a text of one's own."""
-    pixels: dict[str, Any] = field(default_factory=dict)
+    pixels: JsonObject = field(default_factory=dict)
     """Of the base's own preprocessing, where it cuts no tiles."""
     base: str = "internvl"
     processor_class: str = "ArmorProcessor"
@@ -98,7 +101,7 @@ class Segment(NamedTuple):
     """A piece of a conversation: a text, or an image part; `target` where the assistant said it, images it drew."""
 
     text: str
-    image: dict[str, Any] | None
+    image: JsonObject | None
     target: bool
     content: bool = False
     """Somebody's words, not the template's."""
@@ -107,7 +110,9 @@ class Segment(NamedTuple):
 class ArmorProcessor:
     """Turns conversations into batches, and drawn codes into images."""
 
-    def __init__(self, tokenizer: Any, settings: ProcessorSettings, vq: ImageTokenizer | None = None):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, settings: ProcessorSettings, vq: ImageTokenizer | None = None
+    ):
         self.tokenizer = tokenizer
         self.settings = settings
         self.vq = vq
@@ -124,11 +129,11 @@ class ArmorProcessor:
     @classmethod
     def for_config(
         cls,
-        tokenizer: Any,
-        config: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        config: PretrainedConfig,
         vq: ImageTokenizer | None = None,
         text_only: bool = False,
-        published: dict[str, Any] | None = None,
+        published: JsonObject | None = None,
         **settings: Any,
     ) -> ArmorProcessor:
         """A processor that fits a model's configuration.
@@ -337,7 +342,7 @@ class ArmorProcessor:
                 raise UserError(f"the tokenizer makes {names[0]} of a whole conversation, and {names[1]} in pieces")
         return len(SAMPLES)
 
-    def _codes_of(self, part: dict[str, Any]) -> list[int]:
+    def _codes_of(self, part: JsonObject) -> list[int]:
         codes = part.get("codes")
         if codes is None:
             codes = self.image_codes([part["image"]])[0]
@@ -348,7 +353,7 @@ class ArmorProcessor:
             raise UserError(f"image codes must lie in 0..{self.settings.codebook_size - 1}")
         return flat
 
-    def collate(self, rows: list[Encoded], supervise: bool = False, padding_side: str = "left") -> dict[str, Any]:
+    def collate(self, rows: list[Encoded], supervise: bool = False, padding_side: str = "left") -> JsonObject:
         """Encoded conversations to one batch: input_ids, attention_mask (B, T), pixel_values (a list of images, or
         None), and with `supervise` text_labels and image_labels (B, T)."""
         length = max(len(row.ids) for row in rows)
@@ -358,7 +363,7 @@ class ArmorProcessor:
             return pad + sequence if padding_side == "left" else sequence + pad
 
         tiles = [tile for row in rows for tile in row.tiles]
-        batch: dict[str, Any] = {
+        batch: JsonObject = {
             "input_ids": torch.tensor([padded(row.ids, self.pad_id) for row in rows]),
             "attention_mask": torch.tensor([padded([1] * len(row.ids), 0) for row in rows]),
             "pixel_values": tiles or None,
@@ -375,14 +380,14 @@ class ArmorProcessor:
         supervise: bool = False,
         max_tiles: int | None = None,
         padding_side: str | None = None,
-    ) -> dict[str, Any]:
+    ) -> JsonObject:
         """Conversations to one batch (see `collate`). With `supervise`, every assistant turn is a target: its text, its
         `<imgbos>` and its `<|im_end|>` of the text head, its codes and `<imgend>` of the visual head."""
         rows = [self.encode_one(c, add_generation_prompt, max_tiles) for c in conversations]
         return self.collate(rows, supervise, padding_side or ("right" if supervise else "left"))
 
 
-def is_empty(message: dict[str, Any]) -> bool:
+def is_empty(message: JsonObject) -> bool:
     """A message without an image, whose text is blank."""
     content = message.get("content")
     if isinstance(content, str | None):
@@ -390,7 +395,7 @@ def is_empty(message: dict[str, Any]) -> bool:
     return all(part["type"] == "text" and not part["text"].strip() for part in _parts(message))
 
 
-def _parts(message: dict[str, Any]) -> list[dict[str, Any]]:
+def _parts(message: JsonObject) -> list[JsonObject]:
     """A message's content as checked parts."""
     content = message.get("content")
     if isinstance(content, str):

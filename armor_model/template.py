@@ -12,10 +12,13 @@ import secrets
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from armor_model.base.errors import UserError
 from armor_model.bases import BASES, ChatFormat, find_base
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
 """Names of ARMOR's own tokens, the codes `<code_0>` ... apart."""
@@ -60,7 +63,7 @@ def template_tokens(text: str) -> list[str]:
 class TemplateTokenizer:
     """A copy of a fast tokenizer that knows the template's marks under names which no text can hold."""
 
-    def __init__(self, tokenizer: Any, chat: ChatFormat) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> None:
         """Raises UserError for a tokenizer without a tokenizer.json."""
         from tokenizers import AddedToken, Tokenizer
 

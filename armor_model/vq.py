@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.base.runtime import prepare_torchvision
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 class ImageTokenizer(nn.Module, ABC):
     """What the rest of ARMOR needs of an image tokenizer."""
 
     type: str  # type: ignore[assignment]  # nn.Module has a method of this name, which nobody calls here
-    settings: dict[str, Any]
+    settings: JsonObject
     """Arguments that rebuild this tokenizer; saved as JSON."""
 
     def __init__(self, image_size: int, grid: int, codebook_size: int):
@@ -241,7 +245,7 @@ class PatchVQ(ImageTokenizer):
 TYPES: dict[str, type[ImageTokenizer]] = {"chameleon": ChameleonVQ, "llamagen": LlamaGenVQ, "patch": PatchVQ}
 
 
-def build_vq(config: Any) -> ImageTokenizer:
+def build_vq(config: PretrainedConfig) -> ImageTokenizer:
     """A randomly initialised image tokenizer, from an ArmorConfig (its grid and codebook win) or a dict with `type`."""
     if isinstance(config, dict):
         settings = dict(config)

@@ -68,10 +68,7 @@ class Example:
         start, end = self.prompt_span
         keep = torch.cat([torch.arange(start), torch.arange(end, len(self))])
         return Example(
-            self.kind,
-            self.input_ids[keep],
-            torch.full_like(self.text_labels[keep], IGNORE),
-            self.image_labels[keep],
+            self.kind, self.input_ids[keep], torch.full_like(self.text_labels[keep], IGNORE), self.image_labels[keep]
         )
 
 

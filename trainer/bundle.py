@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder, sha256_json
+from armor_model.base.jsons import JsonView
 
 if TYPE_CHECKING:
     from armor_eval.runs.bundle import Bundle
@@ -36,7 +37,7 @@ class Training:
         name: str,
         profile: str,
         command: Sequence[str],
-        settings: Mapping[str, Any],
+        settings: JsonView,
         start: Path | None,
         data: tuple[str, str, int],
         seed: int,
@@ -64,15 +65,23 @@ class Training:
         fingerprint = "" if start is None else sha256_folder(start)
         run = Run(
             run_id=f"training-{int(time.time())}-{sha256_json([name, settings])[:8]}",
-            kind="training", benchmark=name, command=list(command), profile=profile, status="running",
+            kind="training",
+            benchmark=name,
+            command=list(command),
+            profile=profile,
+            status="running",
             model=ModelInfo(spec=str(settings.get("model", name)), name=name, fingerprint=fingerprint),
             data=DataInfo(name=data[0], sha256=data[1], items=data[2]),
-            prompt_sha256=sha256_json({}), seeds={"training": seed},
+            prompt_sha256=sha256_json({}),
+            seeds={"training": seed},
             scorer=ScorerInfo(name="mean cross-entropy at the asked positions, equations (1)-(3)", version="1"),
             judge=JudgeInfo(name="none", endpoint="none"),
-            packages=provenance.packages(), device=provenance.device(processes), git_commit=provenance.git_commit(),
-            started=provenance.now(), extras={"config": dict(settings)},
-        )  # fmt: skip
+            packages=provenance.packages(),
+            device=provenance.device(processes),
+            git_commit=provenance.git_commit(),
+            started=provenance.now(),
+            extras={"config": dict(settings)},
+        )
         earlier = _record(out)
         if resume and earlier is not None and earlier.status != "complete":
             spent = ("run_id", "started", "wall_seconds", "cpu_seconds", "peak_memory_bytes")
@@ -85,12 +94,7 @@ class Training:
             raise UserError(error.message, error.hint) from error
 
     def finish(
-        self,
-        model: Path,
-        steps: int,
-        cost: Cost,
-        losses: Mapping[str, float],
-        logs: Iterable[Path] = (),
+        self, model: Path, steps: int, cost: Cost, losses: Mapping[str, float], logs: Iterable[Path] = ()
     ) -> None:
         """Write curves, last losses and cost: this training's, and with it what its start had cost already.
 
@@ -118,8 +122,9 @@ class Training:
         (self._bundle.path / "series.jsonl").write_text("".join(p.model_dump_json() + "\n" for p in points))
         metrics = [
             Metric(name=name, value=value, unit="nats", direction="lower", n=steps, clusters=steps)
-            for name, value in losses.items() if name.startswith("loss/")
-        ]  # fmt: skip
+            for name, value in losses.items()
+            if name.startswith("loss/")
+        ]
         label = model.parent.name if model.name == "model" else model.name
         fingerprint = {**self._bundle.run.model.model_dump(), "fingerprint": sha256_folder(model), "name": label}
         extras = {**self._bundle.run.extras, "this_training": own.model_dump(), "model": str(model)}
@@ -129,7 +134,7 @@ class Training:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bundle is not None:
             self._bundle.__exit__(*error)
 

@@ -13,7 +13,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,6 +22,11 @@ from torch import Tensor
 from armor_model.base.errors import RunFailed
 from armor_model.base.files import DRAFT, whole_folder
 from armor_model.base.hashing import sha256_file, sha256_json
+from armor_model.base.jsons import JsonObject, JsonView
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
 
 FILES = ("trained.safetensors", "optimizer.pt", "state.json")
 _NAME = re.compile(r"^step-(\d{8})$")
@@ -33,7 +38,7 @@ class Checkpoints:
     def __init__(self, root: Path, keep: int = 2) -> None:
         self.root, self.keep = root, keep
 
-    def save(self, step: int, trained: Mapping[str, Tensor], optimizer: Any, state: dict[str, Any]) -> Path:
+    def save(self, step: int, trained: Mapping[str, Tensor], optimizer: Any, state: JsonObject) -> Path:
         """Write the checkpoint of `step`, then remove those beyond the last `keep`, never the best one."""
         final = self.path(step)
         no_space = f"no space left for the checkpoint of step {step} in {self.root}; earlier checkpoints are intact"
@@ -54,7 +59,7 @@ class Checkpoints:
     def path(self, step: int) -> Path:
         return self.root / f"step-{step:08d}"
 
-    def load(self, step: int) -> tuple[dict[str, Tensor], Any, dict[str, Any]]:
+    def load(self, step: int) -> tuple[dict[str, Tensor], Any, JsonObject]:
         """Trained parameters, optimizer states and counters of a step. Nothing in the files is executed."""
         path = self.path(step)
         try:
@@ -103,7 +108,7 @@ def find_model(name: str) -> Path:
     return check_checkpoint(bundled(name) if name == "armor-nano" else name)
 
 
-def save_model(model: Any, processor: Any, folder: Path, training: Mapping[str, Any] | None = None) -> None:
+def save_model(model: ArmorModel, processor: ArmorProcessor, folder: Path, training: JsonView | None = None) -> None:
     """Write model and processor as a whole checkpoint folder, in place of an older one; with `training`, a card that
     says what it was trained on. Raises RunFailed where the disk is full."""
     from armor_model import save

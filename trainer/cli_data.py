@@ -19,7 +19,7 @@ def build_data(
     ],
     tars: Annotated[
         list[str] | None,
-        typer.Option(help="Tar of captioned pictures, directory of them, or http(s), hf or gs url; repeatable."),
+        typer.Option(help="Tar of captioned images, directory of them, or http(s), hf or gs url; repeatable."),
     ] = None,
     source: Annotated[
         str, typer.Option(help="How the tars name their fields: laion, text-to-image-2m, webdataset.")
@@ -30,9 +30,9 @@ def build_data(
         str, typer.Option(help="Only part I of N of the tars, I from 0: for N processes or machines.", metavar="I/N")
     ] = "0/1",
     mixed_share: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of pictures asked for together with words (t2ti).")
+        float, typer.Option(min=0, max=1, help="Share of images asked for together with words (t2ti).")
     ] = 0.5,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many pictures.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many images.")] = None,
     prompts: Annotated[
         list[Path] | None,
         typer.Option(
@@ -73,8 +73,12 @@ def build_data(
         readers.SOURCES[source],
         ScreenSettings(min_side=min_side, min_aesthetic=min_aesthetic, min_latin=min_latin),
         tuple(prompt for path in prompts or [] for prompt in contamination.read_prompts(path)),
-        near, drop_contaminated, seed, mixed_share, limit,
-    )  # fmt: skip
+        near,
+        drop_contaminated,
+        seed,
+        mixed_share,
+        limit,
+    )
     scores = readers.read_index(index) if index is not None else None
     mine = (texts or []) if number == 0 else []
     report = builder.build(out, recipe, shards, mine, scores, f"{number}/{count}", workers)
@@ -122,9 +126,17 @@ def tokenize(
     samples = processor.check_template()
     part = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     manifest = tokenizing.tokenize(
-        conversations, out, processor, folder.name, shard_size, max_length,
-        image_root=image_root, workers=workers, load=load, part=part,
-    )  # fmt: skip
+        conversations,
+        out,
+        processor,
+        folder.name,
+        shard_size,
+        max_length,
+        image_root=image_root,
+        workers=workers,
+        load=load,
+        part=part,
+    )
     if manifest is None:
         typer.echo(f"{out}: part {part[0]} of {part[1]} is done; the one that ends last writes the manifest")
         return

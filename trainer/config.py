@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from armor_model.base.jsons import JsonObject
 from trainer.stages import KINDS
 
 Count = Annotated[int, Field(ge=1)]
@@ -23,7 +24,7 @@ CODE = {"set by code": True}
 """Metadata of fields that callers give in Python: no file and no option sets them."""
 
 
-def parse_counts(value: Any) -> Any:
+def parse_counts(value: object) -> Any:
     """`t2i=100,t2ti=50` to counts by type, the rest as it is. Raises ValueError for an unknown type or no count."""
     if not isinstance(value, str):
         return value
@@ -128,7 +129,7 @@ class LoopOptions:
     """Show a progress bar where stderr is a terminal."""
     evaluate: Callable[[Any, int], dict[str, float]] | None = field(default=None, metadata=CODE)
     """Judge the model as it is: (model, step) -> numbers for the log; the one called `score` says which is best."""
-    sample: Callable[[Any, int], dict[str, Any]] | None = field(default=None, metadata=CODE)
+    sample: Callable[[Any, int], JsonObject] | None = field(default=None, metadata=CODE)
     """Draw samples: (model, step) -> name -> PIL image, kept beside the log (the paper's Figure 6)."""
     sample_every: Amount = 0
     """Steps between sample images (Figure 6); 0 none, but with `evaluate` where there is one."""

@@ -25,6 +25,7 @@ import typer
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.jsons import JsonObject, JsonView
 
 T = TypeVar("T")
 Where = tuple[str, ...]
@@ -76,7 +77,7 @@ def configure(
         raise UserError(_error_line(error, labels)) from error
 
 
-def document(config: Any) -> dict[str, Any]:
+def document(config: Any) -> JsonObject:
     """The tree as plain values, without what only code sets."""
 
     def pruned(node: Any, tree: Any) -> Any:
@@ -91,9 +92,7 @@ def document(config: Any) -> dict[str, Any]:
     return pruned(config, adapter.dump_python(config, mode="json"))
 
 
-def _merge(
-    tree: dict[str, Any], file: Mapping[str, Any], default: Any, path: Where, moved: Mapping[str, Where]
-) -> None:
+def _merge(tree: JsonObject, file: JsonView, default: Any, path: Where, moved: Mapping[str, Where]) -> None:
     """A file's tables into the tree: nodes of the configuration field by field, a mapping of the user's as a whole."""
     for name, value in file.items():
         if name in moved and not path:
@@ -108,7 +107,7 @@ def _merge(
             tree[name] = value
 
 
-def _put(tree: Any, path: tuple[str, ...], value: Any) -> None:
+def _put(tree: Any, path: tuple[str, ...], value: object) -> None:
     node = tree
     for depth, name in enumerate(path):
         key: Any = int(name) if isinstance(node, list) and name.isdigit() and int(name) < len(node) else name
@@ -122,7 +121,7 @@ def _put(tree: Any, path: tuple[str, ...], value: Any) -> None:
             node = node[key]
 
 
-def _open(node: dict[str, Any]) -> bool:
+def _open(node: JsonObject) -> bool:
     """Whether a table's names are the user's own: counts by type or lesson."""
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in node.values())
 
@@ -158,7 +157,7 @@ def to_toml(config: Any) -> str:
     """The tree as TOML that `--config` reads; fields without a value are left out."""
     lines: list[str] = []
 
-    def table(node: Mapping[str, Any], path: str) -> None:
+    def table(node: JsonView, path: str) -> None:
         inner = {k: v for k, v in node.items() if isinstance((v or [None])[0] if isinstance(v, list) else v, dict)}
         plain = {k: v for k, v in node.items() if k not in inner and v is not None}
         lines.extend(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in plain.items())
@@ -229,7 +228,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def from_options(default: T, options: dict[str, Any]) -> T:
+def from_options(default: T, options: JsonObject) -> T:
     """What a command made by `as_options` was told: only options that were typed count over a file's settings."""
     context, file, changes = options.pop("context"), options.pop("config"), options.pop("set_") or ()
     typed = {name for name in options if context.get_parameter_source(name).name != "DEFAULT"}

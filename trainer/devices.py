@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.convert.shards import Source
 
 
@@ -89,7 +90,7 @@ def agree(accelerator: Accelerator, facts: Mapping[str, str], why: str) -> None:
                 raise RunFailed(f"process {rank} has {name} {theirs.get(name)}, process 0 has {value}: {why}")
 
 
-def choose(accelerator: Accelerator, value: Any) -> Any:
+def choose(accelerator: Accelerator, value: object) -> Any:
     """Process 0's value, in all of them."""
     return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
 
@@ -138,7 +139,7 @@ def shard(objective: nn.Module, accelerator: Accelerator, precision: str, replic
         )
     shape, names = ((shards,), ("shard",)) if replicas == 1 else ((replicas, shards), ("copy", "shard"))
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-    how: dict[str, Any] = {
+    how: JsonObject = {
         "mesh": init_device_mesh(accelerator.device.type, shape, mesh_dim_names=names),
         "mp_policy": half if precision == "bf16" else MixedPrecisionPolicy(),
     }

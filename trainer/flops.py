@@ -8,7 +8,7 @@ forward pass at 1,024 positions): the number is a lower bound.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,8 +18,20 @@ from trainer.batches import Batch
 from trainer.objective import count_labels
 from trainer.stages import PARTS, Stage
 
-PEAKS = {"H200": 989.5, "H100": 989.5, "H800": 989.5, "GH200": 989.5, "B200": 2250.0, "A100": 312.0, "A800": 312.0,
-         "L40S": 362.0, "MI300X": 1307.4}  # fmt: skip
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+
+PEAKS = {
+    "H200": 989.5,
+    "H100": 989.5,
+    "H800": 989.5,
+    "GH200": 989.5,
+    "B200": 2250.0,
+    "A100": 312.0,
+    "A800": 312.0,
+    "L40S": 362.0,
+    "MI300X": 1307.4,
+}
 """Dense bf16 teraflops by a part of the device's name, as the vendors print them (SXM modules)."""
 DRAWS = ("t2i", "t2ti", "ti2ti")
 """Types whose rows pass the adapter."""
@@ -46,7 +58,7 @@ def _patches_a_feature(base: BaseModel, config: Any) -> float:
 class Flops:
     """Counts a stage's operations by batch. Made before the model is sharded."""
 
-    def __init__(self, model: Any, stage: Stage) -> None:
+    def __init__(self, model: ArmorModel, stage: Stage) -> None:
         size = {name: sum(p.numel() for p in parameters) for name, parameters in model.parts().items()}
         learns = {name: sum(p.numel() for p in ps if p.requires_grad) for name, ps in model.parts().items()}
 

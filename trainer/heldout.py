@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -12,6 +12,9 @@ from trainer.batches import collate
 from trainer.loader import Pool
 from trainer.objective import Objective
 from trainer.stages import Stage
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
 
 
 def heldout_losses(
@@ -22,7 +25,7 @@ def heldout_losses(
     the stage's own loss with its sign turned, by which the best checkpoint is kept."""
     both = Stage("held out", (), 1, 1)
 
-    def evaluate(model: Any, step: int) -> dict[str, float]:
+    def evaluate(model: ArmorModel, step: int) -> dict[str, float]:
         device, precision = next(model.parameters()).device, next(model.parameters()).dtype
         objective, sums = Objective(model, both), {}
         pad = model.config.text_config.pad_token_id or 0

@@ -11,26 +11,24 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from armor_model.base.jsons import JsonObject, JsonView
 from trainer.config import Optimization
 from trainer.stages import Stage
 
-FREE = {
-    "optimization": ("accumulate", "gradient_checkpointing", "compile"),
-    "stage": ("name", "source", "epochs"),
-}
+FREE = {"optimization": ("accumulate", "gradient_checkpointing", "compile"), "stage": ("name", "source", "epochs")}
 """Fields that change speed, memory or words only; `optimization.steps` may grow. The number of processes, packing,
 sharding, logs and checkpoints are no part of the identity."""
 
 
 def identity(
     stage: Stage, how: Optimization, seed: int, counts: Mapping[str, int], data: Mapping[str, str], **model: Any
-) -> dict[str, Any]:
+) -> JsonObject:
     """As a checkpoint holds it: JSON values. `model`: what is trained, its shapes, a fingerprint of the rest."""
     run = {"stage": asdict(stage), "optimization": asdict(how), "seed": seed, "mixture": dict(counts), "data": data}
     return json.loads(json.dumps({**run, **model}))
 
 
-def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def differences(saved: JsonView, here: JsonView) -> list[str]:
     """What must match and does not, each as `optimization.lr is 0.001, was 0.003`. Fields that the checkpoint's
     version did not have count as their defaults."""
     saved = {**saved, "optimization": {**asdict(Optimization()), **saved.get("optimization", {})}}
@@ -48,7 +46,7 @@ def differences(saved: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     return told
 
 
-def _goes_on(name: str, before: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+def _goes_on(name: str, before: JsonView, here: JsonView) -> bool:
     if name == "steps":
         return before[name] <= here[name]
     return before.get(name) == here[name]
@@ -62,7 +60,7 @@ def _told(name: str, before: Any, here: Any) -> str:
     return f"{name} is {here}, was {before}"
 
 
-def longer(saved: Mapping[str, Any], how: Optimization, step: int) -> str | None:
+def longer(saved: JsonView, how: Optimization, step: int) -> str | None:
     """What a run that is made longer does to its learning rate, in a line; None where its steps are the same."""
     before = Optimization(**{k: tuple(v) if k == "betas" else v for k, v in saved["optimization"].items()})
     if before.steps == how.steps:

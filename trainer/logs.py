@@ -6,9 +6,9 @@ from __future__ import annotations
 import json
 import resource
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,9 +18,13 @@ from tqdm import tqdm
 
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.files import check_in_place
+from armor_model.base.jsons import JsonObject, JsonView
 from armor_model.losses import IGNORE, Sums
 from trainer.batches import Batch
 from trainer.stages import KINDS
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 COST = "cost/"
 """Before the names of what a run has used so far (trainer.loop.Cost)."""
@@ -77,7 +81,7 @@ class RunLog:
         if self._file is not None:
             check_in_place(self.path, self._file.fileno())
 
-    def write(self, step: int, values: dict[str, Any]) -> None:
+    def write(self, step: int, values: JsonObject) -> None:
         self.check()
         if self._file is not None:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -89,7 +93,7 @@ class RunLog:
                 if isinstance(value, int | float):
                     self.board.add_scalar(name, value, step)
 
-    def image(self, step: int, name: str, image: Any) -> None:
+    def image(self, step: int, name: str, image: Image.Image) -> None:
         """Keep a sample of this step, a PIL image or a text: the paper's Figure 6."""
         if self.path is None:
             return
@@ -110,7 +114,7 @@ class RunLog:
             tracker.finish()
 
 
-def open_trackers(names: Sequence[str], root: Path | None, run: Mapping[str, Any]) -> list[Any]:
+def open_trackers(names: Sequence[str], root: Path | None, run: JsonView) -> list[Any]:
     """accelerate's trackers of these names, told what is run (`name` and settings). Raises UserError for one that is
     not known, or whose package is not here."""
     from accelerate import tracking

@@ -14,12 +14,12 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
 from torch import nn
 
 from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.convert.shards import Source
 from trainer import devices
 from trainer.average import Average
@@ -314,7 +314,7 @@ class Loop:
 
     # --- checkpoints
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """What a resume must find unchanged (trainer.identity)."""
         return identity(
             self.stage,

@@ -7,17 +7,20 @@ decoder's own matrices at the end, so what is saved is a plain checkpoint.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from armor_model.base.errors import UserError
 
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+
 MATRICES = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 """Of a decoder's blocks, all their matrices."""
 
 
-def add_lora(model: Any, rank: int) -> None:
+def add_lora(model: ArmorModel, rank: int) -> None:
     """Put low-rank additions, zero at the start, beside every matrix of the decoder's blocks. Raises UserError without
     peft."""
     try:

@@ -4,13 +4,13 @@ nothing."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from armor_model.base.errors import RunFailed
+from armor_model.base.jsons import JsonObject
 from trainer import devices
 from trainer.config import Optimization
 
@@ -33,11 +33,7 @@ class Optimizers:
         if hidden:  # torch.optim.Muon raises on an empty list
             self.parts.append(
                 torch.optim.Muon(
-                    hidden,
-                    lr=how.muon_lr,
-                    weight_decay=how.weight_decay,
-                    momentum=0.95,
-                    adjust_lr_fn="match_rms_adamw",
+                    hidden, lr=how.muon_lr, weight_decay=how.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
                 )
             )
         groups = [
@@ -65,7 +61,7 @@ class Optimizers:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
-    def state_dict(self, keep: bool = True) -> list[dict[str, Any]]:
+    def state_dict(self, keep: bool = True) -> list[JsonObject]:
         """Every optimizer's state with its tensors in full, the same whether they are sharded or not. Where they are,
         every process has to call this, and only those that `keep` hold what is gathered, on the CPU.
 
@@ -77,7 +73,7 @@ class Optimizers:
         for part in self.parts:
             state = part.state_dict()
             if any(isinstance(v, DTensor) for values in state["state"].values() for v in values.values()):
-                full: dict[int, dict[str, Any]] = {}
+                full: dict[int, JsonObject] = {}
                 for number, values in state["state"].items():
                     gathered = {name: devices.whole(v) if isinstance(v, Tensor) else v for name, v in values.items()}
                     if keep:
@@ -86,7 +82,7 @@ class Optimizers:
             states.append(state)
         return states
 
-    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+    def load_state_dict(self, states: list[JsonObject]) -> None:
         """Take what `state_dict` gave; each process keeps its part where parameters are sharded."""
         if len(states) != len(self.parts):
             raise RunFailed(f"the checkpoint has {len(states)} optimizers, this run has {len(self.parts)}")

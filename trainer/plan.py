@@ -5,12 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trainer.config import Optimization
 from trainer.loader import Mixture
 from trainer.optim import is_hidden_matrix
 from trainer.stages import Stage
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
 
 TARGET_MFU = 0.40
 """Of an estimate before anything is measured: published trainers of vision-language models reach 0.30 to 0.40."""
@@ -61,7 +64,7 @@ class Plan:
 
 
 def make_plan(
-    model: Any,
+    model: ArmorModel,
     stage: Stage,
     mixture: Mixture,
     how: Optimization,
@@ -89,7 +92,7 @@ def make_plan(
     )
 
 
-def memory(model: Any, how: Optimization) -> dict[str, int]:
+def memory(model: ArmorModel, how: Optimization) -> dict[str, int]:
     """Bytes that stay while a model trains: weights as they are, gradients like them, AdamW's two fp32 moments or
     Muon's one, the average. With fp32 masters 16 bytes a trained parameter; a frozen one is 2 or 4."""
     learns = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

@@ -14,14 +14,19 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_model import hub
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.files import write_file
+from armor_model.base.jsons import JsonObject
 from trainer.config import StageConfig
 from trainer.configure import document, to_toml
 from trainer.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
 
 
 def stage_of(config: StageConfig) -> Stage:
@@ -59,7 +64,7 @@ def check(config: StageConfig) -> None:
             raise UserError(f"no directory of shards at {folder}: make it with armor-train tokenize")
 
 
-def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any] | None:
+def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | None:
     """Load, train, and write `<out>/model` (the whole checkpoint, trained parts merged), the run record (kind
     `training`, see trainer.bundle) and `<out>/result.json`. `command`: the command line, for the record.
 
@@ -125,17 +130,28 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
     if config.eval_data:
         evaluate = heldout_losses(Shards(list(config.eval_data), processor).pools(), stage, config.eval_limit)
     options = replace(
-        config.loop, out=config.out, sample=sample, shard=shard, given={kind: len(p) for kind, p in pools.items()},
-        evaluate=evaluate, evaluate_every=(config.eval_every or how.steps) if evaluate else 0,
-    )  # fmt: skip
+        config.loop,
+        out=config.out,
+        sample=sample,
+        shard=shard,
+        given={kind: len(p) for kind, p in pools.items()},
+        evaluate=evaluate,
+        evaluate_every=(config.eval_every or how.steps) if evaluate else 0,
+    )
     loop = Loop(model, stage, mixture, how, options, Source(start) if lazily else None)
     used = replace(config, optimization=how, loop=replace(config.loop, shard=shard))
     with Training.open(
         config.out if loop.main else None,
-        name=f"stage {stage.name}", profile=config.profile, command=command, settings=document(used), start=start,
-        data=(", ".join(folder.name for folder in config.data), shards.sha256, len(shards)), seed=config.seed,
-        processes=loop.accelerator.num_processes, resume=config.loop.resume,
-    ) as training:  # fmt: skip
+        name=f"stage {stage.name}",
+        profile=config.profile,
+        command=command,
+        settings=document(used),
+        start=start,
+        data=(", ".join(folder.name for folder in config.data), shards.sha256, len(shards)),
+        seed=config.seed,
+        processes=loop.accelerator.num_processes,
+        resume=config.loop.resume,
+    ) as training:
         if loop.main:
             write_file(config.out / "config.toml", to_toml(used))
         try:
@@ -176,8 +192,8 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> dict[str, Any
 
 
 def sampler(
-    processor: Any, drawn: Sequence[str], asked: Sequence[str], seed: int
-) -> Callable[[Any, int], dict[str, Any]]:
+    processor: ArmorProcessor, drawn: Sequence[str], asked: Sequence[str], seed: int
+) -> Callable[[Any, int], JsonObject]:
     """Draws and answers the same prompts with the same seeds each time, the paper's Figure 6: what LoopOptions.sample
     wants, (model, step) -> {name: PIL image or text}; prompt number i has seed + i. Answers may hold both."""
     names = [
@@ -185,7 +201,7 @@ def sampler(
         for i, prompt in enumerate((*drawn, *asked))
     ]
 
-    def sample(model: Any, step: int) -> dict[str, Any]:
+    def sample(model: ArmorModel, step: int) -> JsonObject:
         from armor_model import draw, generate
 
         processor.vq.to(next(model.parameters()).device)

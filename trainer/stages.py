@@ -178,12 +178,7 @@ SCHEMES: dict[str, Scheme] = {
         Scheme("normal", ("figure7",), "single", source="Figures 7 and 8, the arm called Normal"),
         *(
             Scheme(name, (name,), source="Table 4")
-            for name in (
-                "one-stage-10-no-embeddings",
-                "one-stage-10",
-                "one-stage-20-no-embeddings",
-                "one-stage-20",
-            )
+            for name in ("one-stage-10-no-embeddings", "one-stage-10", "one-stage-20-no-embeddings", "one-stage-20")
         ),
         # With a level learning rate half of 20 epochs is 10: one run stands for both lengths.
         Scheme("one-stage-no-embeddings", ("one-stage-20-no-embeddings",), source="Table 4"),

@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from armor_model.base.errors import ArmorError, RunFailed, UserError
 from armor_model.base.files import check_free, write_file
+from armor_model.base.jsons import JsonObject
 from armor_model.vq import PatchVQ
 from trainer.config import VQConfig
 from trainer.configure import document
@@ -161,7 +161,7 @@ def image_files(sources: Sequence[Path]) -> list[Path]:
     return files
 
 
-def run_vqgan(config: VQConfig) -> dict[str, Any]:
+def run_vqgan(config: VQConfig) -> JsonObject:
     """`armor-train vqgan`: train on a folder of images and write the checkpoint, with `vqgan.json` beside it; returns
     that report. Raises UserError and RunFailed."""
     for name in ("images", "out"):

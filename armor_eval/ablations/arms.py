@@ -8,14 +8,19 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.ablations import judging
 from armor_eval.ablations.base import Base, new_arm
 from armor_eval.ablations.plan import Plan
 from armor_model.base.files import write_file
+from armor_model.base.jsons import JsonObject
 from trainer.config import LoopOptions, Optimization
 from trainer.stages import STAGES
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +67,7 @@ class Judgement:
     """Whether the detector finds what was asked for; empty where nobody here can tell."""
     reasons: list[str] = field(default_factory=list)
     """What it missed, empty where a drawing is right."""
-    pictures: list[str] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
     """File names in the arm's folder, one a request."""
 
 
@@ -96,20 +101,20 @@ class Bench:
     reader: judging.ImageJudge | None = None
     """None leaves drawings to the eye."""
 
-    def judge(self, model: Any, processor: Any, stage: str, step: int, folder: Path) -> Judgement:
-        """Answers and drawings of a model as it is; pictures are written to the folder."""
+    def judge(self, model: ArmorModel, processor: ArmorProcessor, stage: str, step: int, folder: Path) -> Judgement:
+        """Answers and drawings of a model as it is; images are written to the folder."""
         was = model.training
         model.eval()
-        pictures = judging.draw_all(model, processor, self.drawings)
+        images = judging.draw_all(model, processor, self.drawings)
         found = Judgement(stage, step, judging.answer(model, processor, self.questions) if self.questions else [])
         model.train(was)
         if self.reader is not None:
-            found.drawn, found.reasons = self.reader.read(self.drawings, pictures)
+            found.drawn, found.reasons = self.reader.read(self.drawings, images)
         folder.mkdir(parents=True, exist_ok=True)
-        for request, picture in zip(self.drawings, pictures, strict=True):
+        for request, image in zip(self.drawings, images, strict=True):
             name = f"{stage}-{step:06d}-{request.id}.png"
-            picture.save(folder / name)
-            found.pictures.append(name)
+            image.save(folder / name)
+            found.images.append(name)
         write_file(folder / f"judged-{stage}-{step:06d}.json", json.dumps(asdict(found)))
         return found
 
@@ -133,7 +138,7 @@ def finished(arm: Arm, base: Base, plan: Plan, folder: Path) -> ArmResult | None
     return ArmResult(**stored)
 
 
-def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Plan, folder: Path) -> ArmResult:
+def run_arm(arm: Arm, base: Base, pools: JsonObject, bench: Bench, plan: Plan, folder: Path) -> ArmResult:
     """Train and judge, or read what was finished under the same plan. Every process returns the same result."""
     from trainer import devices
 
@@ -153,10 +158,16 @@ def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Pla
         judgements += _judged(work, part.stage)
         before += part.steps
     result = ArmResult(
-        work.name, arm.name, arm.seed, curves, judgements,
-        cpu_seconds=sum(c.cpu_seconds for c in costs), images_seen=sum(c.images_seen for c in costs),
-        tokens=sum(c.tokens for c in costs), device_seconds=sum(c.device_seconds for c in costs),
-    )  # fmt: skip
+        work.name,
+        arm.name,
+        arm.seed,
+        curves,
+        judgements,
+        cpu_seconds=sum(c.cpu_seconds for c in costs),
+        images_seen=sum(c.images_seen for c in costs),
+        tokens=sum(c.tokens for c in costs),
+        device_seconds=sum(c.device_seconds for c in costs),
+    )
     if state.is_main_process:
         write_file(folder / "result.json", json.dumps(asdict(result)))
         for part in arm.parts:  # with the result written nobody resumes from them, and at 8B they are large
@@ -167,7 +178,7 @@ def run_arm(arm: Arm, base: Base, pools: dict[str, Any], bench: Bench, plan: Pla
 
 
 def _run_part(
-    part: Part, arm: Arm, model: Any, base: Base, pools: dict[str, Any], bench: Bench, plan: Plan, work: Path
+    part: Part, arm: Arm, model: ArmorModel, base: Base, pools: JsonObject, bench: Bench, plan: Plan, work: Path
 ) -> Any:
 
     at = {*part.judged_at, part.steps}
@@ -183,9 +194,14 @@ def _run_part(
     how = _optimization(part, part.steps, plan)
     every = _divisor(plan.evaluate_every, at)
     options = LoopOptions(
-        out=work / part.stage, resume=True, log_every=every, evaluate_every=every, save_every=max(1, part.steps // 3),
-        keep=1, evaluate=evaluate,
-    )  # fmt: skip
+        out=work / part.stage,
+        resume=True,
+        log_every=every,
+        evaluate_every=every,
+        save_every=max(1, part.steps // 3),
+        keep=1,
+        evaluate=evaluate,
+    )
     return _loop(model, part, arm.seed, pools, how, options).run()
 
 
@@ -194,7 +210,7 @@ def _optimization(part: Part, steps: int, plan: Plan) -> Optimization:
     return replace(plan.optimization, steps=steps, warmup=warmup, schedule=part.schedule)
 
 
-def _loop(model: Any, part: Part, seed: int, pools: dict[str, Any], how: Any, options: Any) -> Any:
+def _loop(model: ArmorModel, part: Part, seed: int, pools: JsonObject, how: Any, options: Any) -> Any:
     from trainer.loader import Mixture, counts_of
     from trainer.loop import Loop
 
@@ -246,7 +262,7 @@ def told_cost(results: Iterable[ArmResult]) -> str:
     return f"trained in CPU-minutes: {means}"
 
 
-def say_budget(arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any], plan: Plan, work: Path) -> str:
+def say_budget(arms: Sequence[Arm], bases: dict[str, Base], pools: JsonObject, plan: Plan, work: Path) -> str:
     """What is left to do and what it costs, in a line, before it starts. A step's cost is measured on two of them.
 
     `bases`: arm key -> what it starts from.
@@ -266,7 +282,7 @@ def say_budget(arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any
     )
 
 
-def _seconds_a_step(arm: Arm, base: Base, pools: dict[str, Any], plan: Plan) -> tuple[float, str]:
+def _seconds_a_step(arm: Arm, base: Base, pools: JsonObject, plan: Plan) -> tuple[float, str]:
     """(seconds of one training step, `CPU` or `device`), over all processes."""
 
     model = new_arm(base, arm.heads, arm.init, arm.seed)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.ablations.plan import Plan
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
+from armor_model.base.jsons import JsonObject
 from armor_model.bases import BASES
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +24,15 @@ log = logging.getLogger(__name__)
 class Base:
     """A loaded understanding model and what belongs to it. `model` is never trained: arms take copies."""
 
-    model: Any
-    processor: Any
+    model: ArmorModel
+    processor: ArmorProcessor
     fingerprint: str
     source: str
     """Where it comes from, for the record."""
     cpu_seconds: float = 0.0
     """What training it cost; 0 where it was there."""
 
-    def shards(self, plan: Plan, kinds: tuple[str, ...]) -> tuple[dict[str, Any], list[Any]]:
+    def shards(self, plan: Plan, kinds: tuple[str, ...]) -> tuple[JsonObject, list[Any]]:
         """(pools to train on, examples held back) of tokenised folders; the last of each type are held back.
 
         Raises UserError where a type is missing or too small.

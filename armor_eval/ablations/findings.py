@@ -54,11 +54,7 @@ NONE_SEEN = 3.0
 """Where every pair agrees, resampling shows no spread at all; n cases without a change still allow a share of 3 / n
 (the rule of three, 95 %)."""
 
-HOLDS = {
-    "supported": "holds here",
-    "contradicted": "does NOT hold here",
-    "undecided": "is undecided here",
-}
+HOLDS = {"supported": "holds here", "contradicted": "does NOT hold here", "undecided": "is undecided here"}
 """A verdict as the end of a sentence about a claim."""
 
 
@@ -99,7 +95,7 @@ def faster(a: Sequence[float], b: Sequence[float], quick: bool = False) -> tuple
 def share_difference(
     a: Sequence[Sequence[bool]], b: Sequence[Sequence[bool]], clusters: Sequence[str]
 ) -> tuple[float, tuple[float, float] | None]:
-    """Difference of right shares, a - b: seeds x pictures, paired; prompts (`clusters`) are resampled with all theirs.
+    """Difference of right shares, a - b: seeds x images, paired; prompts (`clusters`) are resampled with all theirs.
 
     95 % percentile interval of 2,000 resamples, seed 0; None with fewer than two prompts.
     """

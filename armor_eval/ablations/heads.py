@@ -1,6 +1,6 @@
 """`ablate-heads`: forward switching against one head (the paper's Figures 7 and 8), with the adapter initialised alike.
 
-Curves, convergence table, drawing accuracy, text kept, picture pairs at equal steps, and a verdict in words.
+Curves, convergence table, drawing accuracy, text kept, image pairs at equal steps, and a verdict in words.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.runs.bundle import refuse_other_kind
 from armor_eval.runs.schema import Metric, RunStatus
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.base.sheets import Tile, contact_sheet
 from trainer.stages import SCHEMES
 
@@ -28,7 +29,7 @@ LEVELS = (3.0, 2.0, 1.5, 1.0, 0.7)
 """Image losses (nats a token, over image tokens) of the convergence table."""
 NOTE = "right answers after over before this training; no understanding data is in it"
 SHOWN = 4
-"""Prompts of the picture pairs."""
+"""Prompts of the image pairs."""
 
 
 def arms_of(plan: HeadsPlan) -> list[Arm]:
@@ -66,7 +67,7 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.
 
 
 def run_arms(
-    arms: Sequence[Arm], bases: dict[str, Base], pools: dict[str, Any], bench: Bench, recorder: Recorder, say: Any
+    arms: Sequence[Arm], bases: dict[str, Base], pools: JsonObject, bench: Bench, recorder: Recorder, say: Any
 ) -> list[ArmResult]:
     """Every arm's result, trained where it is not finished, and recorded. `bases`: arm key -> what it starts from."""
     plan, work = recorder.plan, recorder.out / "work"
@@ -80,7 +81,7 @@ def run_arms(
     return results
 
 
-def materials(plan: Plan, base: Base, kinds: tuple[str, ...], judged: tuple[str, ...]) -> tuple[dict[str, Any], Bench]:
+def materials(plan: Plan, base: Base, kinds: tuple[str, ...], judged: tuple[str, ...]) -> tuple[JsonObject, Bench]:
     """What is trained on and what every arm is asked: of the embedded profile, or of tokenised data at any size."""
     if plan.data:
         pools, held = base.shards(plan, kinds)
@@ -164,8 +165,17 @@ def _seed_metric(
     unit: str = "nats",
     note: str | None = None,
 ) -> Metric:
-    return Metric(name=name, value=value, unit=unit, direction="lower", n=seeds, clusters=seeds, ci95=interval,
-                  method="Student's t over seeds" if interval else None, note=note)  # fmt: skip
+    return Metric(
+        name=name,
+        value=value,
+        unit=unit,
+        direction="lower",
+        n=seeds,
+        clusters=seeds,
+        ci95=interval,
+        method="Student's t over seeds" if interval else None,
+        note=note,
+    )
 
 
 PAIRS = {
@@ -243,7 +253,7 @@ def _kept(name: str, metric: Metric) -> str:
 
 
 def _figure8(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], bench: Bench, recorder: Recorder, out: Path) -> None:
-    """Pictures of the same prompts at equal steps, arm under arm, first seed."""
+    """Images of the same prompts at equal steps, arm under arm, first seed."""
     if not bench.drawings:
         return
     chosen = [i for i, w in enumerate(bench.drawings) if w.id.endswith("-00")][:SHOWN]
@@ -255,7 +265,7 @@ def _figure8(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], bench: Bench, 
         columns = [f"step {j.step}" for j in result.judgements]
         for i in chosen:
             label = f"{name}: {bench.drawings[i].prompt}"
-            rows.append((label, [Tile(folder / j.pictures[i]) for j in result.judgements]))
+            rows.append((label, [Tile(folder / j.images[i]) for j in result.judgements]))
     rows.sort(key=lambda row: row[0].partition(": ")[2])
     sheet = contact_sheet(rows, columns=columns, side=96)
     recorder.add_figure("figure8", "Figure 8: the same prompts at equal steps", sheet)

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from armor_eval.ablations.base import Base
 from armor_model.base.hashing import sha256_text
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
 
 DRAW_TEMPERATURE = 0.5
 """Of the visual head, as on armor-nano's card."""
@@ -20,7 +27,7 @@ class ShortQuestion:
     id: str
     text: str
     gold: str
-    image: Any
+    image: Image.Image
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class DrawingRequest:
     id: str
     prompt: str
     seed: int
-    record: dict[str, Any] | None = None
+    record: JsonObject | None = None
     """GenEval's metadata; None for a prompt of one's own, which no judge can read."""
 
     @property
@@ -44,7 +51,7 @@ def own_prompts(prompts: Sequence[str], seed: int) -> list[DrawingRequest]:
     return [DrawingRequest(f"prompt-{i:02d}-00", text, 1000 * seed + i) for i, text in enumerate(prompts)]
 
 
-def answer(model: Any, processor: Any, questions: Sequence[ShortQuestion]) -> list[str]:
+def answer(model: ArmorModel, processor: ArmorProcessor, questions: Sequence[ShortQuestion]) -> list[str]:
     """Greedy short answers, drawing masked."""
     from armor_model.generation import GenerationSettings, generate
 
@@ -61,7 +68,7 @@ def right(said: str, gold: str) -> bool:
     return said.strip().strip(".").strip().lower() == gold.strip().strip(".").lower()
 
 
-def draw_all(model: Any, processor: Any, requests: Sequence[DrawingRequest]) -> list[Any]:
+def draw_all(model: ArmorModel, processor: ArmorProcessor, requests: Sequence[DrawingRequest]) -> list[Any]:
     """An image a request."""
     from armor_model.generation import GenerationSettings, draw
 
@@ -72,7 +79,7 @@ def draw_all(model: Any, processor: Any, requests: Sequence[DrawingRequest]) -> 
 class ImageJudge(Protocol):
     """Judges drawings."""
 
-    settings: dict[str, Any]
+    settings: JsonObject
     """For the record."""
 
     def read(self, requests: Sequence[DrawingRequest], images: Sequence[Any]) -> tuple[list[bool], list[str]]:
@@ -91,7 +98,7 @@ class Validation:
         parts = [ordered[i : i + batch_size] for i in range(0, len(ordered), batch_size)]
         self.batches = [collate(part, pad, base.model.config.imgbos_id) for part in parts]
 
-    def __call__(self, model: Any) -> dict[str, float]:
+    def __call__(self, model: ArmorModel) -> dict[str, float]:
         """`image` and `text` as printed, `image_renormalised`: nats a token."""
         import torch
 
@@ -101,8 +108,14 @@ class Validation:
         with torch.no_grad():
             for batch in self.batches:
                 batch = batch.to(device)
-                out = model(batch.input_ids, batch.attention_mask, batch.pixels, batch.text_labels, batch.image_labels,
-                            position_ids=batch.position_ids)  # fmt: skip
+                out = model(
+                    batch.input_ids,
+                    batch.attention_mask,
+                    batch.pixels,
+                    batch.text_labels,
+                    batch.image_labels,
+                    position_ids=batch.position_ids,
+                )
                 if out.image_loss is not None:
                     sums["image"] += float(out.image_loss) * out.image_tokens
                     sums["image_renormalised"] += float(out.image_loss_image_tokens) * out.image_tokens

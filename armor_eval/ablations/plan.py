@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from armor_eval.profiles import EMBEDDED, profile_of
 from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.jsons import JsonObject
 from trainer.config import Optimization
 from trainer.configure import configure
 
@@ -50,7 +51,7 @@ class Plan(BaseModel):
     """Folders of `armor-train tokenize` to train on, at any size; without any the embedded profile's world is read.
     Curves and image pairs come from them too; drawing accuracy and understanding do not (the world's judges)."""
     prompts: tuple[str, ...] = ()
-    """What is drawn for the picture pairs where `data` is given."""
+    """What is drawn for the image pairs where `data` is given."""
     evaluate_every: int = Field(default=20, ge=1)
     """Steps between points of the curves."""
     validation: int = Field(default=128, ge=1)
@@ -58,7 +59,7 @@ class Plan(BaseModel):
     questions: int = Field(default=12, ge=1)
     """Understanding questions of each of the world's 16 types, half of them as multiple choice."""
     drawings: int = Field(default=20, ge=1)
-    """Pictures of each of GenEval's six tasks, over its held-out prompts (1 to 24 a task)."""
+    """Images of each of GenEval's six tasks, over its held-out prompts (1 to 24 a task)."""
     quick: bool = False
     """Stamped: no verdict is drawn from it."""
 
@@ -83,7 +84,7 @@ class Plan(BaseModel):
             raise UserError(error.message, error.hint) from error
 
     @classmethod
-    def for_quick(cls) -> dict[str, Any]:
+    def for_quick(cls) -> JsonObject:
         """Fields of the `--quick` plan."""
         return {}
 
@@ -110,12 +111,21 @@ class HeadsPlan(Plan):
     steps: int = Field(default=400, ge=2)
 
     @classmethod
-    def for_quick(cls) -> dict[str, Any]:
+    def for_quick(cls) -> JsonObject:
         return {
-            "base": "bundled", "base_share": 0.05, "seeds": (0,), "arms": ("switching-random", "single-random"),
-            "steps": 48, "evaluate_every": 8, "validation": 32, "questions": 1, "drawings": 2, "pool": 300,
-            "optimization": replace(HOW, warmup=6), "quick": True,
-        }  # fmt: skip
+            "base": "bundled",
+            "base_share": 0.05,
+            "seeds": (0,),
+            "arms": ("switching-random", "single-random"),
+            "steps": 48,
+            "evaluate_every": 8,
+            "validation": 32,
+            "questions": 1,
+            "drawings": 2,
+            "pool": 300,
+            "optimization": replace(HOW, warmup=6),
+            "quick": True,
+        }
 
 
 class StagesPlan(Plan):
@@ -123,8 +133,13 @@ class StagesPlan(Plan):
 
     seeds: tuple[Seed, ...] = (0,)
     schemes: tuple[str, ...] = (
-        "one-stage-no-embeddings", "one-stage", "wohg", "wohg-imgbos", "wohg-no-embeddings", "random-backbone",
-    )  # fmt: skip
+        "one-stage-no-embeddings",
+        "one-stage",
+        "wohg",
+        "wohg-imgbos",
+        "wohg-no-embeddings",
+        "random-backbone",
+    )
     one_stage_steps: int = Field(default=250, ge=1)
     """Steps that stand for the paper's 10 epochs; its 20 epochs are twice as many."""
     stage_steps: tuple[Steps, Steps, Steps] = (80, 400, 60)
@@ -133,9 +148,19 @@ class StagesPlan(Plan):
     """How often Figure 6's prompts are drawn over stage 2."""
 
     @classmethod
-    def for_quick(cls) -> dict[str, Any]:
+    def for_quick(cls) -> JsonObject:
         return {
-            "base": "bundled", "base_share": 0.05, "schemes": ("one-stage", "wohg"), "one_stage_steps": 20,
-            "stage_steps": (15, 40, 10), "evaluate_every": 10, "validation": 32, "questions": 2, "drawings": 2,
-            "pool": 300, "optimization": replace(HOW, warmup=5), "pictures": 2, "quick": True,
-        }  # fmt: skip
+            "base": "bundled",
+            "base_share": 0.05,
+            "schemes": ("one-stage", "wohg"),
+            "one_stage_steps": 20,
+            "stage_steps": (15, 40, 10),
+            "evaluate_every": 10,
+            "validation": 32,
+            "questions": 2,
+            "drawings": 2,
+            "pool": 300,
+            "optimization": replace(HOW, warmup=5),
+            "pictures": 2,
+            "quick": True,
+        }

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.ablations import judging
 from armor_eval.ablations.arms import ArmResult, Bench
@@ -31,6 +31,9 @@ from armor_eval.runs.schema import (
 )
 from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_json, sha256_text
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Recorder:
         self._points: list[Point] = []
         self._figures: list[tuple[str, str, Any]] = []
         self._cost = {"images": 0, "tokens": 0, "cpu": 0.0, "steps": 0}
-        self._pictures: dict[str, Path] = {}
+        self._drawings: dict[str, Path] = {}
         self._began = time.monotonic()
         self._start = {"started": provenance.now(), "git_commit": provenance.git_commit()}
 
@@ -79,13 +82,21 @@ class Recorder:
             self._answers(label, final.answers, bench)
             scores = [float(good) for good in final.drawn] or [None] * len(bench.drawings)
             reasons = final.reasons or [""] * len(bench.drawings)
-            for w, good, why, name in zip(bench.drawings, scores, reasons, final.pictures, strict=True):
-                self._pictures[f"{label}/draw/{w.id}"] = folder / name
+            for w, good, why, name in zip(bench.drawings, scores, reasons, final.images, strict=True):
+                self._drawings[f"{label}/draw/{w.id}"] = folder / name
                 self._add(
-                    Item(id=f"{label}/draw/{w.id}", cluster=w.cluster, group=label, prompt=w.prompt,
-                         prompt_sha256=sha256_text(w.prompt), gold=w.prompt, score=good,
-                         reason=why or None, status="ok")
-                )  # fmt: skip
+                    Item(
+                        id=f"{label}/draw/{w.id}",
+                        cluster=w.cluster,
+                        group=label,
+                        prompt=w.prompt,
+                        prompt_sha256=sha256_text(w.prompt),
+                        gold=w.prompt,
+                        score=good,
+                        reason=why or None,
+                        status="ok",
+                    )
+                )
         self._cost["images"] += result.images_seen
         self._cost["tokens"] += result.tokens
         self._cost["cpu"] += result.cpu_seconds
@@ -95,18 +106,27 @@ class Recorder:
         for q, said in zip(bench.questions, answers, strict=True):
             good = judging.right(said, q.gold)
             self._add(
-                Item(id=f"{label}/ask/{q.id}", cluster=q.id, group=label, prompt=q.text,
-                     prompt_sha256=sha256_text(q.text), gold=q.gold, output=said,
-                     parsed=said.strip().lower(), score=float(good), status="ok")
-            )  # fmt: skip
+                Item(
+                    id=f"{label}/ask/{q.id}",
+                    cluster=q.id,
+                    group=label,
+                    prompt=q.text,
+                    prompt_sha256=sha256_text(q.text),
+                    gold=q.gold,
+                    output=said,
+                    parsed=said.strip().lower(),
+                    score=float(good),
+                    status="ok",
+                )
+            )
 
     def _add(self, item: Item) -> None:
         self._items[item.id] = item
 
-    def add_figure(self, name: str, title: str, picture: Any) -> None:
-        self._figures.append((name, title, picture))
+    def add_figure(self, name: str, title: str, figure: Any) -> None:
+        self._figures.append((name, title, figure))
 
-    def check(self, model: Any) -> None:
+    def check(self, model: ArmorModel) -> None:
         """Any will do: none is asked."""
 
     def describe(self, model: ModelInfo) -> Described:
@@ -135,7 +155,7 @@ class Recorder:
 
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Ready]:
         """The file of each drawing, the text of each answer."""
-        return [Ready(self._pictures.get(unit.id, self._items[unit.id].output)) for unit in units]
+        return [Ready(self._drawings.get(unit.id, self._items[unit.id].output)) for unit in units]
 
     def judge(self, units: Sequence[Unit], requests: Any, outputs: Any, bundle: Bundle) -> list[Item]:
         """Judged when they were made; what is drawn is stored."""
@@ -143,8 +163,8 @@ class Recorder:
 
         stored = []
         for item in (self._items[unit.id] for unit in units):
-            if item.id in self._pictures:
-                with Image.open(self._pictures[item.id]) as image:
+            if item.id in self._drawings:
+                with Image.open(self._drawings[item.id]) as image:
                     item = item.model_copy(update={"output_images": [bundle.add_image(image)]})
             stored.append(item)
         return stored
@@ -155,9 +175,11 @@ class Recorder:
         figures = [{"path": bundle.add_image(p), "title": title, "name": name} for name, title, p in self._figures]
         write_file(bundle.path / "series.jsonl", "".join(p.model_dump_json() + "\n" for p in self._points))
         training = TrainingInfo(
-            images_seen=self._cost["images"], tokens=self._cost["tokens"], device_days=self._cost["cpu"] / 86_400,
+            images_seen=self._cost["images"],
+            tokens=self._cost["tokens"],
+            device_days=self._cost["cpu"] / 86_400,
             optimizer_steps=self._cost["steps"],
-        )  # fmt: skip
+        )
         update = {
             **self._start,
             "training": training,

@@ -179,9 +179,7 @@ def _drawing(plan: StagesPlan, results: Sequence[ArmResult], clusters: Sequence[
     if full and without:
         last = full[0].last("2").step
         gap, interval = share_difference(
-            [at(r, "2", last).drawn for r in full],
-            [at(r, "2-no-embeddings", last).drawn for r in without],
-            clusters,
+            [at(r, "2", last).drawn for r in full], [at(r, "2-no-embeddings", last).drawn for r in without], clusters
         )
         losses = [_end_of_stage_two(runs, plan) for runs in (full, without)]
         told = (
@@ -214,7 +212,7 @@ def _figures(plan: StagesPlan, results: Sequence[ArmResult], bench: Bench, recor
             continue
         folder = out / "work" / f"{name}/seed{result.seed}" / result.identity
         found = [j for j in result.judgements if j.stage == stage]
-        rows = [(bench.drawings[i].prompt, [Tile(folder / j.pictures[i]) for j in found]) for i in chosen]
+        rows = [(bench.drawings[i].prompt, [Tile(folder / j.images[i]) for j in found]) for i in chosen]
         title = f"Figure {figure[-1]}: the same prompts over stage 2" + (
             ", embeddings frozen" if figure == "figure9" else ""
         )

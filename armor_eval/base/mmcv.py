@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from armor_model.base.jsons import JsonObject
 from armor_model.base.runtime import greedy_nms, prepare_torchvision
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class _Extension(types.ModuleType):
         if name.startswith("__"):
             raise AttributeError(name)
 
-        def missing(*args: Any, **kwargs: Any) -> NoReturn:
+        def missing(*args: object, **kwargs: object) -> NoReturn:
             raise NotImplementedError(
                 f"mmcv.ops needs its compiled operator `{name}`; install a full build of mmcv 2.1"
             )
@@ -65,9 +66,18 @@ def _nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -
 
 
 def _roi_align_forward(
-    features_BCHW: Tensor, rois_N5: Tensor, output: Tensor, argmax_y: Tensor, argmax_x: Tensor, aligned_height: int,
-    aligned_width: int, spatial_scale: float, sampling_ratio: int, pool_mode: int, aligned: bool,
-) -> None:  # fmt: skip
+    features_BCHW: Tensor,
+    rois_N5: Tensor,
+    output: Tensor,
+    argmax_y: Tensor,
+    argmax_x: Tensor,
+    aligned_height: int,
+    aligned_width: int,
+    spatial_scale: float,
+    sampling_ratio: int,
+    pool_mode: int,
+    aligned: bool,
+) -> None:
     """mmcv's signature: fills `output` in place. Only average pooling (pool_mode 1), which is what detectors use."""
     if pool_mode != 1:
         raise NotImplementedError("roi_align with max pooling needs a compiled mmcv")
@@ -109,7 +119,7 @@ def quiet_openmmlab() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> JsonObject:
     """Read an mmengine/mmdet checkpoint with `weights_only` on: tensors, plain Python, and mmengine's log history.
 
     A checkpoint written in training pickles `HistoryBuffer`, which names its own methods through `getattr`: that one
@@ -129,5 +139,5 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     arrays: list[Any] = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     arrays += [np.ndarray, np.dtype, np.dtypes.Float64DType, np.dtypes.Int64DType]
     with torch.serialization.safe_globals([HistoryBuffer, (history_method, "builtins.getattr"), *arrays]):
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint: JsonObject = torch.load(path, map_location="cpu", weights_only=True)
     return checkpoint

@@ -28,7 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "lm-eval": ("armor_eval.cli.lm_eval:lm_eval", "lm-evaluation-harness, with ARMOR registered: is text kept?"),
     "list": ("armor_eval.cli.listing:listing", "Benchmarks, splits and where their data comes from."),
     "doctor": ("armor_eval.cli.doctor:doctor", "What this machine has, and what a real run would miss."),
-    "modality": ("armor_eval.cli.modality:modality", "Does it answer with text, a picture or both, as asked?"),
+    "modality": ("armor_eval.cli.modality:modality", "Does it answer with text, an image or both, as asked?"),
     "tables": ("armor_eval.cli.tables:tables", "The paper's tables beside what was measured, a verdict a cell."),
     "report": ("armor_eval.cli.report:report", "One self-contained HTML page: verdicts, tables, plots, every item."),
     "ablate-heads": ("armor_eval.cli.ablate_heads:ablate_heads", "Forward switching against one head (Figures 7, 8)."),
@@ -107,9 +107,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if selected is not None and selected not in COMMANDS:
         return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)
     return run_app(
-        lambda **call: build_app(selected)(**call), "armor-eval", argv,
-        failed=2 if selected == GATE else 1, kept=", nothing is lost",
-    )  # fmt: skip
+        lambda **call: build_app(selected)(**call),
+        "armor-eval",
+        argv,
+        failed=2 if selected == GATE else 1,
+        kept=", nothing is lost",
+    )
 
 
 def _complain(line: str, code: int) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from armor_model.base.jsons import JsonObject
 from trainer.configure import Set
 
 
@@ -40,7 +41,7 @@ def run_ablation(
     quick: bool,
     config: Path | None,
     changes: list[str] | None,
-    fields: dict[str, Any],
+    fields: JsonObject,
 ) -> int:
     """Build the plan, run it, say where the bundle is and what it found. Exit code 0 for a complete run, else 1."""
     from armor_eval.cli import COMMAND_LINE, common

@@ -23,7 +23,7 @@ def save(
     force: Annotated[bool, typer.Option("--force", help="Replace the baseline of that name.")] = False,
     baselines: Root = ROOT,
 ) -> None:
-    """Save runs as a baseline: scores and per-item results, no pictures."""
+    """Save runs as a baseline: scores and per-item results, no images."""
     from armor_eval.cli.common import write
     from armor_eval.compare import baseline as files
 
@@ -49,10 +49,7 @@ def listing(baselines: Root = ROOT) -> None:
 
 
 @baseline.command()
-def show(
-    name: Annotated[str, typer.Argument(help="A saved baseline.")],
-    baselines: Root = ROOT,
-) -> None:
+def show(name: Annotated[str, typer.Argument(help="A saved baseline.")], baselines: Root = ROOT) -> None:
     """A baseline's numbers, what they were measured with, and its policy."""
     from rich.text import Text
 
@@ -68,8 +65,15 @@ def show(
         run = source.run
         for metric in source.scores.metrics if source.scores else []:
             if metric.primary:
-                cells = (run.benchmark, value(metric), interval(metric), str(metric.n), run.data.sha256[:8],
-                         (run.git_commit or "-")[:8], f"{run.model.name} {run.model.fingerprint[:8]}")  # fmt: skip
+                cells = (
+                    run.benchmark,
+                    value(metric),
+                    interval(metric),
+                    str(metric.n),
+                    run.data.sha256[:8],
+                    (run.git_commit or "-")[:8],
+                    f"{run.model.name} {run.model.fingerprint[:8]}",
+                )
                 doc.add(cells)
     out = console()
     print_doc(out, doc)

@@ -18,6 +18,7 @@ from armor_eval.report.doc import value_text as value
 from armor_eval.report.terminal import print_doc
 from armor_eval.report.terminal import print_table as print_table
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,8 +44,7 @@ ModelArgs = Annotated[
 ]
 """Options that every command with `--model` has; a model that cannot honour one refuses it."""
 Shard = Annotated[
-    str | None,
-    typer.Option("--shard", metavar="I/N", help="Ask only this part; armor-eval merge joins the parts."),
+    str | None, typer.Option("--shard", metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
 ]
 Repeats = Annotated[
     int, typer.Option(min=1, help="So many seeds of a sampled run, from --seed on; prints the variance between them.")
@@ -57,7 +57,7 @@ RequestJson = Annotated[
 ]
 
 
-def server_options(model: str | None, request_json: str | None) -> dict[str, Any]:
+def server_options(model: str | None, request_json: str | None) -> JsonObject:
     """`--request-json` as `registry.load` takes it. UserError where it is none, or the model is behind no server."""
     from armor_eval.models.endpoint import Extra
 
@@ -71,7 +71,7 @@ def server_options(model: str | None, request_json: str | None) -> dict[str, Any
 
 def model_options(
     dtype: str | None, device: str | None, device_map: str | None, model_args: str | None, **more: Any
-) -> dict[str, Any]:
+) -> JsonObject:
     """The options as `registry.load` takes them, read and checked. UserError, ArmorError for a device that is none."""
     from armor_eval.models.options import parse_dtype, parse_model_args
 
@@ -119,9 +119,14 @@ def progress_bar(label: str, show: bool) -> Iterator[Callable[[int, int], Callab
 
     screen = notices()
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("ETA"),
-        TimeRemainingColumn(), TextColumn("{task.fields[failed]}"),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]}"),
+    )
     with Progress(*columns, console=screen, disable=not (show and screen.is_terminal), transient=True) as bar:
 
         def start(total: int, done: int) -> Callable[[int, int], None]:
@@ -145,9 +150,13 @@ def byte_bar(label: str, show: bool) -> Iterator[Callable[[int, int | None], Non
 
     screen = notices()
     columns = (
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TextColumn("ETA"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("ETA"),
         TimeRemainingColumn(),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=screen, disable=not (show and screen.is_terminal), transient=True) as bar:
         task = bar.add_task(label, total=None)
         yield lambda there, total: bar.update(task, completed=there, total=total)
@@ -162,8 +171,12 @@ def print_scores(finished: Sequence[Finished], beside: Mapping[str, Sequence[Fin
     out, first = console(), finished[0].run
     subset = ", a subset" if first.subset is not None else ""
     controls = ("blind", "const.") if beside else ()
-    doc = Doc("scores", f"understanding - {first.model.name} - profile {first.profile}{subset}", "",
-              ["bench", "score", "95 % interval", *controls, "n", "groups", "unread", "lost"])  # fmt: skip
+    doc = Doc(
+        "scores",
+        f"understanding - {first.model.name} - profile {first.profile}{subset}",
+        "",
+        ["bench", "score", "95 % interval", *controls, "n", "groups", "unread", "lost"],
+    )
     for one in finished:
         metric, counts = primary(one), one.scores.counts
         others = [value(primary(other)) for other in (beside or {}).get(one.run.benchmark, ())]
@@ -215,7 +228,7 @@ def remarks(one: Finished) -> list[str]:
     return lines
 
 
-def asked_by(model: Mapping[str, Any]) -> list[str]:
+def asked_by(model: JsonView) -> list[str]:
     """How a model was asked, where a reader would expect otherwise."""
     lines = []
     if (form := model.get("prompt_form", "chat template")) != "chat template":
@@ -280,7 +293,7 @@ def spread_doc(finished: Sequence[Finished]) -> Doc:
     return doc
 
 
-def spreads(finished: Sequence[Finished]) -> Iterator[tuple[dict[str, Any], Metric]]:
+def spreads(finished: Sequence[Finished]) -> Iterator[tuple[JsonObject, Metric]]:
     """A record a benchmark of its primary number over repeats, and the number; without a mean where one is withheld."""
     from armor_eval.stats.repeats import between
 

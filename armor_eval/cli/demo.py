@@ -14,10 +14,15 @@ if TYPE_CHECKING:
     from armor_eval.models.base import DrawsImages
 
 PROMPTS = (
-    "draw a red circle", "draw a blue square", "draw a green triangle and a yellow cross",
-    "draw a purple circle left of a red square", "draw a blue triangle above a green circle", "draw two yellow squares",
-    "draw three red crosses", "draw a green square and a purple triangle",
-)  # fmt: skip
+    "draw a red circle",
+    "draw a blue square",
+    "draw a green triangle and a yellow cross",
+    "draw a purple circle left of a red square",
+    "draw a blue triangle above a green circle",
+    "draw two yellow squares",
+    "draw three red crosses",
+    "draw a green square and a purple triangle",
+)
 """What the contact sheet asks for: single things, pairs, colours, counts, relations."""
 BENCHMARKS = ("MMB", "POPE")
 """What the tour measures: MMBench's circular multiple choice, and POPE's yes or no."""
@@ -60,7 +65,7 @@ def demo(
         common.print_scores(finished)
         _print_types(finished[0])
         common.console().print(
-            f"{drawn} of {len(PROMPTS)} pictures drawn, not judged: {sheet}", markup=False, soft_wrap=True
+            f"{drawn} of {len(PROMPTS)} images drawn, not judged: {sheet}", markup=False, soft_wrap=True
         )
         common.console().print(f"everything on one page: {page}", markup=False, soft_wrap=True)
     if any(f.run.status != "complete" for f in finished) or drawn < len(PROMPTS):
@@ -86,10 +91,11 @@ def draw_sheet(model: DrawsImages, prompts: tuple[str, ...], seed: int, path: Pa
 
     images = model.draw(list(prompts), [seed + i for i in range(len(prompts))], Decoding(image_temperature=0.5))
     tiles = [
-        Tile(None, caption=f"failed: {image}") if isinstance(image, Exception)
+        Tile(None, caption=f"failed: {image}")
+        if isinstance(image, Exception)
         else Tile(image, caption=prompt.removeprefix("draw "))
         for prompt, image in zip(prompts, images, strict=True)
-    ]  # fmt: skip
+    ]
     rows = [("", tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
     path.parent.mkdir(parents=True, exist_ok=True)
     contact_sheet(rows, side=256).save(path)

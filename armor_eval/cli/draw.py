@@ -11,6 +11,7 @@ import typer
 
 from armor_eval.cli import common, geneval
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.engine import Finished
@@ -80,14 +81,27 @@ def draw(
     command, part, processes = list(COMMAND_LINE.get()), parse_shard(shard), join_processes()
     options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
     where = options.pop("device") or processes.device or geneval.default_device()
-    judging: dict[str, Any] = {"device": where, "dtype": parse_dtype(judge_dtype)}
+    judging: JsonObject = {"device": where, "dtype": parse_dtype(judge_dtype)}
     judging["model_args"] = parse_model_args(judge_args)
     if judge_json is not None:
         judging["extra"] = Extra.read(judge_json, "--judge-json")
     plan = _Plan(
-        model, options, where, data or [], download, images, resolution, samples, limit, seed, profile, judge, judging,
-        (detector, detector_weights, clip_weights, detector_batch), len(chosen) > 1,
-    )  # fmt: skip
+        model,
+        options,
+        where,
+        data or [],
+        download,
+        images,
+        resolution,
+        samples,
+        limit,
+        seed,
+        profile,
+        judge,
+        judging,
+        (detector, detector_weights, clip_weights, detector_batch),
+        len(chosen) > 1,
+    )
     finished: list[Finished] = []
     try:
         tasks = [plan.task(one) for one in chosen]  # every file is checked before the first image is drawn
@@ -120,7 +134,7 @@ class _Plan:
     """What the suites of one command share: the model and the judge, each loaded once."""
 
     model: str | None
-    options: dict[str, Any]
+    options: JsonObject
     """Of the model."""
     where: str
     """Device of judges, and of the model where none was asked for."""
@@ -133,12 +147,12 @@ class _Plan:
     seed: int
     profile: str | None
     judge: str | None
-    judge_options: dict[str, Any]
+    judge_options: JsonObject
     detecting: tuple[Any, ...]
     """(detector, its weights, colour classifier's weights, batch), as asked for."""
     several: bool
     _adapter: Any = None
-    _judges: dict[str, Any] = field(default_factory=dict)
+    _judges: JsonObject = field(default_factory=dict)
 
     def task(self, suite: Suite | str) -> tuple[str, Any, Any, Any]:
         """(the run's name, task, model or what stands for it, profile) of a suite."""
@@ -185,9 +199,7 @@ class _Plan:
         adapter = DrawnElsewhere.of(found) if found else self._load(chosen.name, DrawsImages)
         given = found.prompts if found else own_prompts(vocabulary)
         judge, colors = geneval.load_judges(given, vocabulary, kind, weights, clip, self.download, self.where, batch)
-        task = GenEvalTask(
-            given, judge, colors, images=found, samples=samples, limit=self.limit, seed=self.seed
-        )  # fmt: skip
+        task = GenEvalTask(given, judge, colors, images=found, samples=samples, limit=self.limit, seed=self.seed)
         return "geneval", task, adapter, chosen.name
 
     def _folder(self, name: str) -> Path | None:

@@ -1,4 +1,4 @@
-"""`armor-eval geneval`: draw GenEval's prompts and judge the pictures; its prompts; re-scoring stored detections."""
+"""`armor-eval geneval`: draw GenEval's prompts and judge the images; its prompts; re-scoring stored detections."""
 
 from __future__ import annotations
 
@@ -25,9 +25,16 @@ def finite(value: float | None) -> float | None:
 
 
 DRAWING = (
-    "model", "request_json", "dtype", "device_map", "model_args", "guidance", "image_temperature", "image_top_k",
+    "model",
+    "request_json",
+    "dtype",
+    "device_map",
+    "model_args",
+    "guidance",
+    "image_temperature",
+    "image_top_k",
     "image_top_p",
-)  # fmt: skip
+)
 """Options of drawing: without a model they would be stored as if used."""
 
 Detector = Annotated[
@@ -35,7 +42,7 @@ Detector = Annotated[
 ]
 DetectorWeights = Annotated[Path | None, typer.Option(help="Mask2Former checkpoint, mmdet 2.x or 3.x.")]
 ClipWeights = Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or as safetensors.")]
-DetectorBatch = Annotated[int | None, typer.Option(min=1, help="Pictures a detector pass; default 8, 32.")]
+DetectorBatch = Annotated[int | None, typer.Option(min=1, help="Images a detector pass; default 8, 32.")]
 Guidance = Annotated[
     float | None,
     typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none, default: the model's own."),
@@ -57,17 +64,17 @@ def run(
     profile: Annotated[
         str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Judge pictures that exist: NNNNN/samples/NNNNN.png.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Judge images that exist: NNNNN/samples/NNNNN.png.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Another prompt file in GenEval's form; stamped.")] = None,
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
     clip_weights: ClipWeights = None,
     download: Annotated[bool, typer.Option("--download", help="Fetch missing weights into the cache.")] = False,
-    samples: Annotated[int, typer.Option(min=1, help="Pictures a prompt; the official number is 4.")] = 4,
+    samples: Annotated[int, typer.Option(min=1, help="Images a prompt; the official number is 4.")] = 4,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N prompts, spread over the tasks, seeded.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Base of every picture's own seed.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Base of every image's own seed.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/geneval/...")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures drawn and judged together.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images drawn and judged together.")] = 16,
     detector_batch: DetectorBatch = None,
     device: Compute = None,
     dtype: common.DType = None,
@@ -80,7 +87,7 @@ def run(
     image_temperature: ImageTemperature = 1.0,
     image_top_k: ImageTopK = 0,
     image_top_p: ImageTopP = 1.0,
-    overlays: Annotated[bool, typer.Option("--overlays", help="Keep pictures with their detections drawn.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Keep images with their detections drawn.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
     """Measure drawing. The same command again resumes an interrupted run, or shows a finished one."""
@@ -119,9 +126,10 @@ def run(
     for note in found.notes if found else ():
         sys.stderr.write(f"armor-eval: {note}\n")
     adapter = (
-        DrawnElsewhere.of(found) if found
+        DrawnElsewhere.of(found)
+        if found
         else registry.load(model, chosen.name, does=DrawsImages, own_device=where, **options)
-    )  # fmt: skip
+    )
     given = found.prompts if found else asked or own_prompts(vocabulary)
     judge, colors = load_judges(
         given, vocabulary, kind, detector_weights, clip_weights, download, where, detector_batch
@@ -147,9 +155,7 @@ def run(
 
 
 @geneval.command("prompts")
-def print_prompts(
-    profile: Annotated[str, typer.Option(help="official (553) or shapes (144).")] = "official",
-) -> None:
+def print_prompts(profile: Annotated[str, typer.Option(help="official (553) or shapes (144).")] = "official") -> None:
     """Print the prompts as JSON lines; the official ones byte for byte as published."""
     from armor_eval.profiles import choose_profile
     from armor_eval.tasks.geneval.prompts import own_prompts, to_jsonl
@@ -161,7 +167,7 @@ def print_prompts(
 
 @geneval.command("score")
 def score_detections(
-    detections: Annotated[Path, typer.Option(help="Stored detections, one JSON object a picture.")],
+    detections: Annotated[Path, typer.Option(help="Stored detections, one JSON object an image.")],
     threshold: Annotated[
         float, typer.Option(min=0, max=1, callback=finite, help="A detection counts if its score is above.")
     ] = 0.3,
@@ -173,7 +179,7 @@ def score_detections(
         float, typer.Option(min=0, callback=finite, help="Share of sizes that is no relation.")
     ] = 0.1,
 ) -> None:
-    """Judge stored detections, or the official evaluator's results, again: a JSON line a picture with `correct` and
+    """Judge stored detections, or the official evaluator's results, again: a JSON line an image with `correct` and
     `reason`; the summary goes to stderr."""
     from armor_eval.tasks.geneval.detections import score_file
     from armor_eval.tasks.geneval.verdicts import Rules
@@ -188,7 +194,7 @@ def score_detections(
         if "recorded" in line:
             equal[line["from_boxes"]].append(line["recorded"] == line["correct"])
     if not right:
-        raise UserError(f"{detections} holds no pictures", "give the detections.jsonl of a geneval run")
+        raise UserError(f"{detections} holds no images", "give the detections.jsonl of a geneval run")
     means = {tag: sum(found) / len(found) for tag, found in right.items()}
     shown = ", ".join(f"{tag} {means[tag]:.3f} (n {len(right[tag])})" for tag in TASKS if tag in means)
     overall = f"; overall {sum(means.values()) / len(TASKS):.4f}" if len(means) == len(TASKS) else ""
@@ -322,7 +328,7 @@ def _show_drift(drifts, then, where: str, path: Path) -> None:
 @geneval.command("train-detector")
 def train_detector(
     out: Annotated[Path, typer.Argument(help="Folder for the weights and their card.")],
-    steps: Annotated[int, typer.Option(min=1, help="Of 16 pictures each.")] = 2300,
+    steps: Annotated[int, typer.Option(min=1, help="Of 16 images each.")] = 2300,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Train the embedded detector on renders of the shapes world: about 15 CPU-minutes on one thread."""
@@ -334,8 +340,16 @@ def train_detector(
     trainer.train_and_save(out, trainer.Recipe(steps=steps, seed=seed))
 
 
-def load_judges(given, vocabulary, kind: str, detector_weights: Path | None, clip_weights: Path | None, download: bool,
-                where: str, batch: int | None):  # fmt: skip
+def load_judges(
+    given,
+    vocabulary,
+    kind: str,
+    detector_weights: Path | None,
+    clip_weights: Path | None,
+    download: bool,
+    where: str,
+    batch: int | None,
+):
     """(detector, colour judge or None where no prompt names a colour)."""
     from armor_eval.tasks.geneval.colors import load_colors
     from armor_eval.tasks.geneval.detectors import load_detector
@@ -350,7 +364,7 @@ def refuse_drawing_options(context: typer.Context, images: Path | None) -> None:
     """UserError where images exist and an option of drawing was given."""
     if images is not None and (unused := [name for name in DRAWING if _given(context, name)]):
         options = ", ".join(f"--{name.replace('_', '-')}" for name in unused)
-        raise UserError(f"--images judges pictures that exist: leave {options} out")
+        raise UserError(f"--images judges images that exist: leave {options} out")
 
 
 def _given(context: typer.Context, name: str) -> bool:
@@ -414,5 +428,5 @@ def show(finished: Finished) -> None:
             f"{k.removesuffix('_seconds')} {v:.1f} s" for k, v in timing.items() if k.endswith("_seconds")
         )
         rate, memory = timing["pictures_per_second"], run.peak_memory_bytes / 2**30
-        out.print(f"{rate:.1f} pictures a second ({parts}); peak memory {memory:.1f} GiB", markup=False)
-    out.print(f"{finished.path} (pictures in images/, contact sheets in sheets/, detections.jsonl)", soft_wrap=True)
+        out.print(f"{rate:.1f} images a second ({parts}); peak memory {memory:.1f} GiB", markup=False)
+    out.print(f"{finished.path} (images in images/, contact sheets in sheets/, detections.jsonl)", soft_wrap=True)

@@ -123,9 +123,17 @@ def _table(found: Calibration) -> Doc:
     doc = Doc("calibration", f"{found.judge} against {found.truth}", "", head)
     for row in found.rows:
         rates = ["-" if rate is None else f"{100 * rate:.1f} %" for rate in (row.sensitivity, row.specificity)]
-        doc.add([
-            row.task, str(row.pairs), common.value(row.agreement), common.interval(row.agreement),
-            common.value(row.kappa), *rates, f"{row.seen:.1f} %", common.value(row.corrected),
-            common.interval(row.corrected),
-        ])  # fmt: skip
+        doc.add(
+            [
+                row.task,
+                str(row.pairs),
+                common.value(row.agreement),
+                common.interval(row.agreement),
+                common.value(row.kappa),
+                *rates,
+                f"{row.seen:.1f} %",
+                common.value(row.corrected),
+                common.interval(row.corrected),
+            ]
+        )
     return doc

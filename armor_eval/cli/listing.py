@@ -8,16 +8,14 @@ import typer
 
 BESIDE = (
     ("geneval", "drawing: the official prompts of GenEval, or the shapes world's", "overall, the mean of six tasks"),
-    ("modality", "the choice of text, picture or both: shapes world, or --prompts", "requests answered as asked"),
+    ("modality", "the choice of text, image or both: shapes world, or --prompts", "requests answered as asked"),
     ("ablate-heads", "forward switching against one head: the paper's Figures 7 and 8", "loss curves, text kept"),
     ("ablate-stages", "which parts are trained: the paper's Tables 4 and 5", "understanding and drawing by scheme"),
 )
 """Measuring commands beside understanding: name, what is measured, reported number."""
 
 
-def listing(
-    json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
-) -> None:
+def listing(json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """All that can be measured, with data set, split and reported number; then the kinds of `--model`."""
     import json
 

@@ -1,4 +1,4 @@
-"""`armor-eval modality`: does it answer with text, a picture or both, as asked; and models side by side."""
+"""`armor-eval modality`: does it answer with text, an image or both, as asked; and models side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Only N requests of each kind, seeded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/modality/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the pictures.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the images.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 512, shapes 64.")] = None,
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
     repeats: common.Repeats = 1,
@@ -55,9 +55,7 @@ def run(
     common.quiet_libraries()
     chosen = choose_profile(profile, model)
     decoding = Decoding(
-        max_new_tokens=max_new_tokens or chosen.response_tokens,
-        image_temperature=image_temperature,
-        seed=seed,
+        max_new_tokens=max_new_tokens or chosen.response_tokens, image_temperature=image_temperature, seed=seed
     )
     tasks = [
         Named(
@@ -97,7 +95,7 @@ def side_by_side(
     model: Annotated[list[str], typer.Option(help="A model; repeat for several.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("side-by-side.html"),
     profile: Annotated[str | None, typer.Option(help="shapes or official: which prompts are asked.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="The picture of the paper's first prompt (official).")] = None,
+    image: Annotated[Path | None, typer.Option(help="The image of the paper's first prompt (official).")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Ask several models the prompts of the paper's section 6.2 and show the answers side by side."""
@@ -109,7 +107,7 @@ def side_by_side(
         raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'side-by-side.html'}")
     make_folder(out.parent)
     common.quiet_libraries()
-    write_side_by_side(model, choose_profile(profile, model[0]), out, picture, seed)
+    write_side_by_side(model, choose_profile(profile, model[0]), out, image, seed)
     common.write(str(out))
 
 

@@ -11,6 +11,7 @@ import typer
 from armor_eval.cli import common
 from armor_eval.cli.understanding_score import score_file
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.engine import Finished, Processes, Settings
@@ -51,7 +52,7 @@ def run(
     reading: Annotated[
         str, typer.Option(help="keep-none (`None`, `NA` ... are text) or vlmeval (lost, as VLMEvalKit 0.0.20 does).")
     ] = "keep-none",
-    blind: Annotated[bool, typer.Option("--blind", help="Leave the pictures out: a baseline.")] = False,
+    blind: Annotated[bool, typer.Option("--blind", help="Leave the images out: a baseline.")] = False,
     request_json: Annotated[
         str | None,
         typer.Option(help="Fields that every request to an openai: model gets, and `headers`: JSON or @FILE."),
@@ -72,7 +73,7 @@ def run(
     ] = None,
     judge_request_json: Annotated[str | None, typer.Option(help="As --request-json, for the judge.")] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Also measure the model without pictures, and a constant answer.")
+        bool, typer.Option("--baselines", help="Also measure the model without images, and a constant answer.")
     ] = False,
     retention: Annotated[
         Path | None, typer.Option(help="Run(s) of the base model: print how much of its score is kept.")
@@ -141,9 +142,13 @@ def run(
     if judge is None and judge_url is None and (judge_max_tokens is not None or judge_request_json is not None):
         raise UserError("--judge-max-tokens and --judge-request-json are for a judge", "name one with --judge")
     judges = make_judges(
-        chosen, judge_spec(judge, judge_url, judge_model), benchmarks, longest=judge_max_tokens,
-        extra=Extra.read(judge_request_json, "--judge-request-json"), trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+        chosen,
+        judge_spec(judge, judge_url, judge_model),
+        benchmarks,
+        longest=judge_max_tokens,
+        extra=Extra.read(judge_request_json, "--judge-request-json"),
+        trust_remote_code=trust_remote_code,
+    )
     processes = join_processes()
     if download:
         if spec.guest is not None:
@@ -226,12 +231,15 @@ class Suite:
             tasks.append(Named(benchmark.name, task, self.settings))
         shown = common.bars(self.show_progress)
         return evaluate(
-            adapter, tasks, folders.__getitem__, processes=self.processes,
+            adapter,
+            tasks,
+            folders.__getitem__,
+            processes=self.processes,
             progress=lambda name: shown(f"{name} {label}".strip()),
-        )  # fmt: skip
+        )
 
     def measure_baselines(self, adapter: AnswersQuestions) -> dict[str, list[Finished]]:
-        """Benchmark -> the model without pictures, and a constant answer: what a score must be held against."""
+        """Benchmark -> the model without images, and a constant answer: what a score must be held against."""
         from armor_eval.models.mock import MockModel
 
         blind = self.measure(adapter, "blind", blind=True)
@@ -271,7 +279,7 @@ class Suite:
         return base.with_name(f"{base.name}-{label}") if label else base
 
 
-def retention_json(base: Path, finished: list[Finished]) -> list[dict[str, Any]]:
+def retention_json(base: Path, finished: list[Finished]) -> list[JsonObject]:
     """A record a benchmark, then the mean."""
     from armor_eval.compare.kept import retention
 

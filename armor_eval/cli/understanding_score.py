@@ -58,9 +58,18 @@ def score_file(
         raise UserError(f"--bench {bench}: a file holds the answers to one benchmark", "name one, see armor-eval list")
     benchmark = benchmarks[0]
     source = Source(
-        benchmark, predictions, data, tuple(questions or ()), choose_profile(profile, None).name, model_name,
-        check_thinking(thinking), check_reading(reading), list(COMMAND_LINE.get()), judging, judge_model,
-    )  # fmt: skip
+        benchmark,
+        predictions,
+        data,
+        tuple(questions or ()),
+        choose_profile(profile, None).name,
+        model_name,
+        check_thinking(thinking),
+        check_reading(reading),
+        list(COMMAND_LINE.get()),
+        judging,
+        judge_model,
+    )
     asked = None
     if judge is not None or judge_url is not None:
         spec = judge_spec(judge, judge_url, judge_model)

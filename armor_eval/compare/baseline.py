@@ -1,6 +1,6 @@
 """Named baselines: a run reduced to what a comparison needs, small enough for git.
 
-A baseline is a folder of bundles without pictures and prompts; answers are cut (their hash is kept), so that every
+A baseline is a folder of bundles without images and prompts; answers are cut (their hash is kept), so that every
 reader of bundles reads it too. A `policy.toml` beside them is used by `compare`.
 """
 
@@ -107,6 +107,13 @@ def slim(item: Item) -> Item:
     if output is not None:
         output = output.encode("utf-8", "replace").decode("utf-8")
     return item.model_copy(
-        update={"prompt": "", "prompt_sha256": item.prompt_sha256[:HASH_KEPT], "images": [], "output": output,
-                "extras": extras, "reason": None, "seconds": 0.0}
-    )  # fmt: skip
+        update={
+            "prompt": "",
+            "prompt_sha256": item.prompt_sha256[:HASH_KEPT],
+            "images": [],
+            "output": output,
+            "extras": extras,
+            "reason": None,
+            "seconds": 0.0,
+        }
+    )

@@ -46,9 +46,13 @@ MAX_SLICES = 60
 
 
 def compare(
-    base: Path, candidate: Path, policy: Policy, policy_name: str = "defaults", strict: bool = False,
+    base: Path,
+    candidate: Path,
+    policy: Policy,
+    policy_name: str = "defaults",
+    strict: bool = False,
     reference: Path | None = None,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Compare two runs or two folders of runs, and what they keep of a reference's scores where one is given.
 
     Raises UserError for paths that hold nothing to compare.
@@ -74,28 +78,41 @@ def compare(
     verdict = worst([r.verdict for r in results])
     code = STRICT_INCONCLUSIVE if strict and verdict == "INCONCLUSIVE" else EXIT_CODES[verdict]
     return Comparison(
-        verdict=verdict, exit_code=code, strict=strict, base=str(base), candidate=str(candidate), policy=policy_name,
-        policy_sha256=policy.sha256(), seed=policy.statistics.seed, resamples=policy.statistics.resamples,
-        benchmarks=results, notes=notes,
-    )  # fmt: skip
+        verdict=verdict,
+        exit_code=code,
+        strict=strict,
+        base=str(base),
+        candidate=str(candidate),
+        policy=policy_name,
+        policy_sha256=policy.sha256(),
+        seed=policy.statistics.seed,
+        resamples=policy.statistics.resamples,
+        benchmarks=results,
+        notes=notes,
+    )
 
 
 def _head(base: Source, candidate: Source | None) -> BenchmarkResult:
     run = base.run
     sides = {"base": _side(base), "candidate": _side(candidate) if candidate else None}
-    return BenchmarkResult(
-        benchmark=run.benchmark, profile=run.profile, data=run.data.name, verdict="PASS", **sides
-    )  # fmt: skip
+    return BenchmarkResult(benchmark=run.benchmark, profile=run.profile, data=run.data.name, verdict="PASS", **sides)
 
 
 def _side(source: Source) -> Side:
     run, counts = source.run, dict(source.scores.counts) if source.scores else {}
     n = sum(counts.values())
     return Side(
-        path=str(source.path), run_id=run.run_id, model=run.model.name, fingerprint=run.model.fingerprint,
-        status=run.status, counts=counts, seconds_per_item=run.wall_seconds / n if n and run.wall_seconds else None,
-        peak_memory_bytes=run.peak_memory_bytes, git_commit=run.git_commit, reservations=reservations_of(run),
-    )  # fmt: skip
+        path=str(source.path),
+        run_id=run.run_id,
+        model=run.model.name,
+        fingerprint=run.model.fingerprint,
+        status=run.status,
+        counts=counts,
+        seconds_per_item=run.wall_seconds / n if n and run.wall_seconds else None,
+        peak_memory_bytes=run.peak_memory_bytes,
+        git_commit=run.git_commit,
+        reservations=reservations_of(run),
+    )
 
 
 def compare_sources(base: Source, candidate: Source, policy: Policy) -> BenchmarkResult:
@@ -152,9 +169,14 @@ def _metrics(base: Source, candidate: Source, whole: bool, policy: Policy) -> li
     for composite in composites_of(base.run):
         tolerance = policy.tolerance_of(benchmark, composite.name, composite.unit)
         row = MetricResult(
-            name=composite.name, unit=composite.unit, direction=composite.direction, primary=composite.primary,
-            base=None, candidate=None, tolerance=tolerance,
-        )  # fmt: skip
+            name=composite.name,
+            unit=composite.unit,
+            direction=composite.direction,
+            primary=composite.primary,
+            base=None,
+            candidate=None,
+            tolerance=tolerance,
+        )
         found.append(row)
         if whole:
             a, b = base.sums(composite), candidate.sums(composite)
@@ -276,10 +298,11 @@ def judge(row: MetricResult) -> tuple[Verdict, str]:
 
 def _identical(base: dict[str, Item], candidate: dict[str, Item]) -> bool:
     return all(
-        item.score == candidate[i].score and item.output_images == candidate[i].output_images
+        item.score == candidate[i].score
+        and item.output_images == candidate[i].output_images
         and output_hash(item) == output_hash(candidate[i])
         for i, item in base.items()
-    )  # fmt: skip
+    )
 
 
 def output_hash(item: Item) -> str:
@@ -307,12 +330,18 @@ def _flips(base: dict[str, Item], candidate: dict[str, Item], measured: list[str
     changed.sort(key=lambda i: candidate[i].score - base[i].score)
     return [
         FlipRecord(
-            id=i, kind="lost" if candidate[i].score < base[i].score else "gained", group=_cut(base[i].group),
-            base_score=base[i].score, candidate_score=candidate[i].score, prompt=_cut(candidate[i].prompt),
-            gold=_cut(base[i].gold), base_output=_cut(base[i].output), candidate_output=_cut(candidate[i].output),
+            id=i,
+            kind="lost" if candidate[i].score < base[i].score else "gained",
+            group=_cut(base[i].group),
+            base_score=base[i].score,
+            candidate_score=candidate[i].score,
+            prompt=_cut(candidate[i].prompt),
+            gold=_cut(base[i].gold),
+            base_output=_cut(base[i].output),
+            candidate_output=_cut(candidate[i].output),
         )
         for i in changed
-    ]  # fmt: skip
+    ]
 
 
 def _cut(value: object) -> str:

@@ -15,8 +15,17 @@ LIMIT_BYTES = 1_000_000
 FLIPS_SHOWN = 40
 """A benchmark; the HTML page has all of them."""
 
-COLUMNS = ("number", "base", "candidate", "difference", "95 % interval", "p (Holm)", "tolerance", "would see (80 %)",
-           "verdict and reason")  # fmt: skip
+COLUMNS = (
+    "number",
+    "base",
+    "candidate",
+    "difference",
+    "95 % interval",
+    "p (Holm)",
+    "tolerance",
+    "would see (80 %)",
+    "verdict and reason",
+)
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~@$-])")
 

@@ -10,8 +10,21 @@ from armor_eval.compare.record import BenchmarkResult, Comparison
 from armor_eval.report.formats import html_grid
 
 TONES = {"PASS": "good", "REGRESSION": "bad"}
-COLUMNS = ("verdict", "number", "base", "candidate", "difference", "95 % interval", "p (Holm)", "tolerance",
-           "would see (80 %)", "items", "clusters", "bootstrap", "p")  # fmt: skip
+COLUMNS = (
+    "verdict",
+    "number",
+    "base",
+    "candidate",
+    "difference",
+    "95 % interval",
+    "p (Holm)",
+    "tolerance",
+    "would see (80 %)",
+    "items",
+    "clusters",
+    "bootstrap",
+    "p",
+)
 
 
 def render(comparison: Comparison, data: Path | None = None) -> str:
@@ -37,10 +50,15 @@ def render(comparison: Comparison, data: Path | None = None) -> str:
     others = "".join(_others(b) for b in comparison.benchmarks if b.metrics)
     sections += [("Other numbers, groups and checks", others)] if others else []
     return render_page(
-        list(views.values()), flips=flips, docs=[], with_plots=False, sections=sections,
+        list(views.values()),
+        flips=flips,
+        docs=[],
+        with_plots=False,
+        sections=sections,
         headline=Headline(comparison.verdict, TONES.get(comparison.verdict, "warn"), _lines(comparison)),
-        title="armor-eval compare", data=data,
-    )  # fmt: skip
+        title="armor-eval compare",
+        data=data,
+    )
 
 
 def _lines(comparison: Comparison) -> list[str]:

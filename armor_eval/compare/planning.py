@@ -9,16 +9,21 @@ from armor_eval.compare import text
 from armor_model.base.errors import UserError
 
 SIZES: dict[str, tuple[int, int, str]] = {
-    "MME-P": (2114, 1057, ""), "POPE": (5127, 500, ""), "MMVet": (218, 200, ""), "LLaVABench": (60, 24, ""),
-    "geneval": (2212, 553, ""), "modality": (400, 48, ""), "MMB_TEST": (6666, 1784, ""),
+    "MME-P": (2114, 1057, ""),
+    "POPE": (5127, 500, ""),
+    "MMVet": (218, 200, ""),
+    "LLaVABench": (60, 24, ""),
+    "geneval": (2212, 553, ""),
+    "modality": (400, 48, ""),
+    "MMB_TEST": (6666, 1784, ""),
     "MMB_V11": (4329, 1164, "size assumed: that of MMBench's first version"),
     "MMB_TEST_V11": (6666, 1784, "size assumed: that of MMBench's first version"),
     "HallusionBench": (951, 165, "size assumed: one set for each of its 165 original pictures"),
-}  # fmt: skip
+}
 """Benchmark -> (items, groups that are resampled together, what of it is a guess), where `benchmarks/` does not say."""
 
 ONE_ITEM = {"MME": 0.75, "MME-P": 0.75, "HallusionBench": 0.34}
-"""Share of its group's weight that one item carries where all-or-nothing parts count too: acc and acc+ of a picture's
+"""Share of its group's weight that one item carries where all-or-nothing parts count too: acc and acc+ of an image's
 two questions; aAcc, fAcc and qAcc of a set of 5.8 items, 2.1 figures and 2.75 questions. Else 1 / items a group."""
 
 
@@ -117,11 +122,19 @@ def plan(
             assumed += f"; {guess}"
     size = clusters or groups
     return Plan(
-        benchmark, composite.name, composite.unit, size, per, changed, flip, assumed,
-        detectable_drop(size, changed, flip, binary), drop,
+        benchmark,
+        composite.name,
+        composite.unit,
+        size,
+        per,
+        changed,
+        flip,
+        assumed,
+        detectable_drop(size, changed, flip, binary),
+        drop,
         clusters_needed(drop, changed, flip, binary) if drop else None,
         passing_clusters(drop, changed, flip) if drop else None,
-    )  # fmt: skip
+    )
 
 
 def _observed(benchmark: str, runs: tuple[Path, Path]) -> tuple[int, float, float, float, bool]:

@@ -10,9 +10,7 @@ from armor_eval.runs.schema import Reservation
 
 Verdict = Literal["PASS", "REGRESSION", "INCONCLUSIVE", "INCOMPLETE", "NOT COMPARABLE"]
 
-EXIT_CODES: dict[Verdict, int] = {
-    "PASS": 0, "REGRESSION": 1, "INCOMPLETE": 3, "NOT COMPARABLE": 4, "INCONCLUSIVE": 0,
-}  # fmt: skip
+EXIT_CODES: dict[Verdict, int] = {"PASS": 0, "REGRESSION": 1, "INCOMPLETE": 3, "NOT COMPARABLE": 4, "INCONCLUSIVE": 0}
 STRICT_INCONCLUSIVE = 5
 
 SEVERITY: tuple[Verdict, ...] = ("REGRESSION", "NOT COMPARABLE", "INCOMPLETE", "INCONCLUSIVE", "PASS")

@@ -25,9 +25,11 @@ class _Arms:
 
 
 def compare_retention(
-    pairs: list[tuple[Source | None, Source | None]], results: list[BenchmarkResult], reference: list[Source],
+    pairs: list[tuple[Source | None, Source | None]],
+    results: list[BenchmarkResult],
+    reference: list[Source],
     policy: Policy,
-) -> BenchmarkResult:  # fmt: skip
+) -> BenchmarkResult:
     """The retention of both runs against the reference; its verdict is set by `gate.decide`, with all others.
 
     INCOMPLETE where a benchmark of the base has no usable run in the candidate or the reference: a mean over other
@@ -35,9 +37,7 @@ def compare_retention(
     """
     arms = _arms(pairs, results, reference, policy)
     profile = arms.triples[0][0].run.profile if arms.triples else "-"
-    result = BenchmarkResult(
-        benchmark=NAME, profile=profile, data=f"{len(arms.triples)} benchmarks", verdict="PASS",
-    )  # fmt: skip
+    result = BenchmarkResult(benchmark=NAME, profile=profile, data=f"{len(arms.triples)} benchmarks", verdict="PASS")
     if arms.different:
         return _stop(result, "NOT COMPARABLE", arms.different)
     if arms.missing or not arms.triples:
@@ -60,9 +60,11 @@ def _stop(result: BenchmarkResult, verdict: Verdict, reasons: list[str]) -> Benc
 
 
 def _arms(
-    pairs: list[tuple[Source | None, Source | None]], results: list[BenchmarkResult], reference: list[Source],
+    pairs: list[tuple[Source | None, Source | None]],
+    results: list[BenchmarkResult],
+    reference: list[Source],
     policy: Policy,
-) -> _Arms:  # fmt: skip
+) -> _Arms:
     arms, by_key = _Arms(), {s.key: s for s in reference}
     measured = {r.benchmark for r in results if r.metrics}
     for base, candidate in pairs:
@@ -111,8 +113,13 @@ def _metric(base: list, candidate: list, name: str, primary: bool, policy: Polic
     composite, ours = retention(base, name)
     _, theirs = retention(candidate, name)
     row = MetricResult(
-        name=name, unit="%", direction="higher", primary=primary, base=None, candidate=None,
+        name=name,
+        unit="%",
+        direction="higher",
+        primary=primary,
+        base=None,
+        candidate=None,
         tolerance=policy.tolerance_of(NAME, METRIC, "%"),
-    )  # fmt: skip
+    )
     settings = policy.statistics
     return fill(row, compare_sums(ours, theirs, composite, settings.resamples, stream(settings.seed, name)), ours)

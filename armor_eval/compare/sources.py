@@ -16,6 +16,7 @@ from armor_eval.runs.journal import read_journal
 from armor_eval.runs.schema import Item, Run, Scores
 from armor_eval.runs.seal import changed_files
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.stats.composite import ClusterSums, Composite
@@ -115,7 +116,7 @@ def _contrast(ours: Any, theirs: Any, other: str) -> str:
     return f"{_text(ours)} in base, {_text(theirs)} in {other}"
 
 
-def _parts(record: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+def _parts(record: JsonObject, above: str = "") -> Iterator[tuple[str, Any]]:
     """The leaves of a record by their dotted names."""
     for name, value in record.items():
         if isinstance(value, dict) and value:
@@ -124,7 +125,7 @@ def _parts(record: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
             yield f"{above}{name}", value
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     """A value in words: `none`, `limit 10, seed 0`."""
     if value is None or value == [] or value == {}:
         return "none"

@@ -5,6 +5,18 @@ from armor_eval.engine.run import Finished, Settings, evaluate, read_finished
 from armor_eval.engine.task import Begins, Conversation, Described, Outcome, Prompt, Ready, Task, Unit
 
 __all__ = [
-    "Begins", "Conversation", "Described", "Finished", "Outcome", "Processes", "Prompt", "Ready", "Settings", "Task",
-    "Unit", "evaluate", "join_processes", "read_finished",
-]  # fmt: skip
+    "Begins",
+    "Conversation",
+    "Described",
+    "Finished",
+    "Outcome",
+    "Processes",
+    "Prompt",
+    "Ready",
+    "Settings",
+    "Task",
+    "Unit",
+    "evaluate",
+    "join_processes",
+    "read_finished",
+]

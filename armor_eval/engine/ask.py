@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine.pipeline import Asked, Prepared
 from armor_eval.engine.task import Conversation, Prompt, Ready, Request, Unit
@@ -23,10 +23,13 @@ from armor_eval.models.base import (
 from armor_eval.models.drawing import one_by_one, one_line
 from armor_model.base.errors import ArmorError
 
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
+
 log = logging.getLogger(__name__)
 
 
-def batch_by_batch(model: Any, decoding: Decoding) -> Callable[[Prepared], Iterator[Asked]]:
+def batch_by_batch(model: Model, decoding: Decoding) -> Callable[[Prepared], Iterator[Asked]]:
     """For `asked_batches`: what was prepared of a batch are its requests."""
 
     def serve(prepared: Prepared) -> Iterator[Asked]:
@@ -136,7 +139,7 @@ def out_of_memory(error: Exception) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
-def ask(model: Any, requests: Sequence[Request | Exception], decoding: Decoding) -> list[Any]:
+def ask(model: Model, requests: Sequence[Request | Exception], decoding: Decoding) -> list[Any]:
     """One output a request, in order; an exception stands for a unit that has none.
 
     Where the model is gone ModelUnavailable passes, its `answers` being one entry a request: None is still to be asked.

@@ -22,9 +22,15 @@ def in_asking_order(units: Sequence[Unit]) -> list[Unit]:
 
 
 def batches_of(
-    units: Sequence[Unit], done: Container[str], size: int, rank: int, world: int, *,
-    shard: tuple[int, int] = (0, 1), whole: bool,
-) -> list[list[Unit]]:  # fmt: skip
+    units: Sequence[Unit],
+    done: Container[str],
+    size: int,
+    rank: int,
+    world: int,
+    *,
+    shard: tuple[int, int] = (0, 1),
+    whole: bool,
+) -> list[list[Unit]]:
     """This process's batches of what is not done. A unit's process hangs on the whole list alone: no two ask the same,
     and a run, or a shard of one, begun by three processes is finished by one or eight.
 

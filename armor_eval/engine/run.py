@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from armor_eval.engine import ask as asking
 from armor_eval.engine.batches import batches_of
@@ -23,6 +23,9 @@ from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import Item, Profile, Run, Scores
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.hashing import sha256_json
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 DRAWN = ("geneval", "suite", "modality")
 """Kinds of runs whose record says what images were drawn with."""
@@ -52,7 +55,7 @@ class Finished:
 
 def evaluate(
     task: Task,
-    model: Any,
+    model: Model,
     out: Path,
     settings: Settings,
     *,
@@ -102,7 +105,7 @@ def read_finished(out: Path) -> Finished:
     return Finished(out, run, scores)
 
 
-def run_record(task: Task, model: Any, settings: Settings, processes: int = 1) -> Run:
+def run_record(task: Task, model: Model, settings: Settings, processes: int = 1) -> Run:
     """run.json as it stands at the start."""
     told = task.describe(model.info)
     drawing = {"drawing": model.settings(settings.decoding)} if told.kind in DRAWN and told.asks else {}
@@ -142,7 +145,7 @@ def shard_text(shard: tuple[int, int]) -> str:
     return f"{shard[0] + 1}/{shard[1]}"
 
 
-def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Processes, anew: bool) -> Bundle:
+def _open(task: Task, model: Model, out: Path, settings: Settings, processes: Processes, anew: bool) -> Bundle:
     """The first process makes or resumes the bundle, the others join it once that one has begun."""
     if processes.first:
         return Bundle.open(out, run_record(task, model, settings, processes.size), anew=anew)
@@ -151,12 +154,17 @@ def _open(task: Task, model: Any, out: Path, settings: Settings, processes: Proc
 
 
 def _ask_all(
-    task: Task, model: Any, bundle: Bundle, settings: Settings, processes: Processes, tick: Tick | None
+    task: Task, model: Model, bundle: Bundle, settings: Settings, processes: Processes, tick: Tick | None
 ) -> None:
     batches = batches_of(
-        task.units(), bundle.items, settings.batch_size, processes.rank, processes.size,
-        shard=settings.shard or (0, 1), whole=task.whole_batches,
-    )  # fmt: skip
+        task.units(),
+        bundle.items,
+        settings.batch_size,
+        processes.rank,
+        processes.size,
+        shard=settings.shard or (0, 1),
+        whole=task.whole_batches,
+    )
 
     serve: Callable[[Prepared], Iterator[Asked]]
     if isinstance(model, AnswersAsTheyFinish) and not task.whole_batches:

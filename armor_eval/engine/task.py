@@ -23,8 +23,10 @@ from armor_eval.runs.schema import (
     Scores,
     Subset,
 )
+from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
+    from armor_eval.models.base import Model
     from armor_eval.runs.bundle import Bundle
 
 
@@ -59,7 +61,7 @@ class Conversation:
     """A request to respond freely: messages as chat templates take them, images as PIL images."""
 
     id: str
-    messages: list[dict[str, Any]]
+    messages: list[JsonObject]
     seed: int
 
 
@@ -87,11 +89,11 @@ class Described:
     protocol: Mapping[str, str] = field(default_factory=dict)
     seeds: Mapping[str, int | None] = field(default_factory=dict)
     """None stands for the seed of the run's decoding."""
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    extras: JsonView = field(default_factory=dict)
     reservations: Sequence[Reservation] = ()
     asks: bool = True
     """False where all outputs are there already."""
-    decoded: Mapping[str, Any] = field(default_factory=dict)
+    decoded: JsonView = field(default_factory=dict)
     """How outputs that are there already were decoded, as far as that is known."""
     spent: Mapping[str, float] = field(default_factory=dict)
     """`wall_seconds` and `cpu_seconds` that making them took."""
@@ -105,7 +107,7 @@ class Outcome:
     scores: Scores
     reason: str | None = None
     """Why the run is partial beyond a withheld headline, one line."""
-    update: Mapping[str, Any] = field(default_factory=dict)
+    update: JsonView = field(default_factory=dict)
     """Fields of run.json that only the end knows (extras, reservations), merged over those of the start."""
 
 
@@ -115,7 +117,7 @@ class Task(Protocol):
     whole_batches: bool
     """A batch that a resumed run lacks in part is made again whole: its judge's numbers hang on the batch."""
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         """UserError where this model cannot be measured, before anything heavy is loaded."""
         ...
 
@@ -144,7 +146,7 @@ class Task(Protocol):
 class Begins(Protocol):
     """A task that has something to do before the first unit is asked: take answers over, have the model load."""
 
-    def begin(self, bundle: Bundle, model: Any) -> None:
+    def begin(self, bundle: Bundle, model: Model) -> None:
         """Called once, by the first process, on a run that is not complete; the other processes wait for it."""
         ...
 

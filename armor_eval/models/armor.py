@@ -18,18 +18,22 @@ from armor_eval.profiles import OFFICIAL
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder
+from armor_model.base.jsons import JsonObject
 from armor_model.bases import base_name_of
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
+
 log = logging.getLogger(__name__)
 
 SMALL = 100_000_000
 """Parameters below which page faults, not arithmetic, take much of a CPU's time: a quarter of armor-nano's."""
 MAX_IMAGES = 1
-"""Pictures one answer to a question may hold: a switch to drawing is recorded, an album is not waited for."""
+"""Images one answer to a question may hold: a switch to drawing is recorded, an album is not waited for."""
 
 
 def load_bundled(name: str, *, device: str | None = None, dtype: str | None = None) -> ArmorAdapter:
@@ -90,16 +94,19 @@ class ArmorAdapter(DrawingModel):
         )
 
     @classmethod
-    def of(cls, model: Any, processor: Any, name: str = "armor") -> ArmorAdapter:
+    def of(cls, model: ArmorModel, processor: ArmorProcessor, name: str = "armor") -> ArmorAdapter:
         """A model in memory, as a training loop holds it; known by the content of its weights."""
         adapter = cls.__new__(cls)
         adapter.base = processor.settings.base
         adapter._loaded, adapter._loading = (model, processor), threading.Lock()
         adapter._device, adapter._dtype, adapter.asked = str(model.device), str(model.dtype).removeprefix("torch."), {}
         adapter.info = ModelInfo(
-            spec="in memory", name=name, fingerprint=_weights_sha256(model), dtype=adapter._dtype,
+            spec="in memory",
+            name=name,
+            fingerprint=_weights_sha256(model),
+            dtype=adapter._dtype,
             parameters=sum(p.numel() for p in model.parameters()),
-        )  # fmt: skip
+        )
         return adapter
 
     def _load(self) -> tuple[Any, Any]:
@@ -133,7 +140,7 @@ class ArmorAdapter(DrawingModel):
             max_new_tokens=min(decoding.max_new_tokens, context), guidance=_guidance(decoding), **kept, **extra
         )
 
-    def prepare(self, images: bool = True) -> dict[str, Any]:
+    def prepare(self, images: bool = True) -> JsonObject:
         """Load, and say what a run must record of how the model is asked: base, words, chat template, pixels."""
         processor = self._load()[1]
         content = [{"type": "image", "image": ""}] * images + [{"type": "text", "text": "QUESTION"}]
@@ -215,7 +222,7 @@ class ArmorAdapter(DrawingModel):
             logits: torch.Tensor = model.text_logits(hidden_NTD[:, -1]).float().cpu()
         return logits
 
-    def _own(self, decoding: Decoding) -> dict[str, Any]:
+    def _own(self, decoding: Decoding) -> JsonObject:
         used = {name: getattr(decoding, name) for name in SAMPLING}
         return {"dtype": self._torch_dtype(), "guidance": _guidance(decoding), **used}
 
@@ -229,7 +236,7 @@ class ArmorAdapter(DrawingModel):
             raise NotDrawnError(error.line()) from error
 
     def respond(
-        self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
+        self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
     ) -> list[list[str | Image.Image] | Exception]:
         """Text and images of each answer, in order; an exception stands where a conversation cannot be answered."""
         from armor_model import generate
@@ -258,13 +265,13 @@ class _Cutter:
     """Questions as the processor's message content. An image that several ask about is cut into tiles once, and they
     share the tensor; one that cannot be cut is left to fail with its own question."""
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: ArmorProcessor) -> None:
         self._processor = processor
-        self._cut: dict[tuple[int, bool, int], dict[str, Any]] = {}
+        self._cut: dict[tuple[int, bool, int], JsonObject] = {}
 
-    def content(self, question: Question, max_tiles: int) -> list[dict[str, Any]]:
+    def content(self, question: Question, max_tiles: int) -> list[JsonObject]:
         """Text and tiles, the first image doubled in size where the protocol says so."""
-        content: list[dict[str, Any]] = []
+        content: list[JsonObject] = []
         doubled = question.upscale_first
         for part in question.parts:
             if isinstance(part, str):
@@ -277,7 +284,7 @@ class _Cutter:
             doubled = False
         return content
 
-    def _image(self, part: Any, doubled: bool, max_tiles: int) -> dict[str, Any]:
+    def _image(self, part: Any, doubled: bool, max_tiles: int) -> JsonObject:
         image = double(part) if doubled else part
         try:
             return {"type": "image", "tiles": self._processor.cut(image, max_tiles)}
@@ -285,7 +292,7 @@ class _Cutter:
             return {"type": "image", "image": image}
 
 
-def _weights_sha256(model: Any) -> str:
+def _weights_sha256(model: ArmorModel) -> str:
     """Of every tensor's name, shape and bytes."""
     import torch
 

@@ -13,12 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from armor_eval.runs.schema import ModelInfo
 from armor_model.base.errors import RunFailed
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Part = "str | Image.Image | Path"
-"""A piece of a message: text, or a picture (decoded, or a file)."""
+"""A piece of a message: text, or an image (decoded, or a file)."""
 
 
 class Decoding(BaseModel):
@@ -46,7 +47,7 @@ class Decoding(BaseModel):
 
 @dataclass(frozen=True)
 class Question:
-    """One thing to answer: text and pictures in the order the model is to read them."""
+    """One thing to answer: text and images in the order the model is to read them."""
 
     id: str
     parts: list[Any]
@@ -54,10 +55,10 @@ class Question:
     dataset: str | None = None
     """Official dataset name: tiling and other protocol details hang on it."""
     max_tiles: int = 6
-    """448-pixel tiles a picture may be cut into."""
+    """448-pixel tiles an image may be cut into."""
     upscale_first: bool = False
-    """MMMU: the first picture is doubled in size before it is tiled."""
-    fields: dict[str, Any] = field(default_factory=dict)
+    """MMMU: the first image is doubled in size before it is tiled."""
+    fields: JsonObject = field(default_factory=dict)
     """The data set's row, for models that are asked by another protocol than ours."""
     answer_prefix: str = ""
     """What the answer is made to begin with, where such a protocol says so."""
@@ -70,7 +71,7 @@ class Answer:
     text: str = ""
     error: str | None = None
     """One line; the item is counted as `error`, never scored."""
-    extras: dict[str, Any] = field(default_factory=dict)
+    extras: JsonObject = field(default_factory=dict)
     """`imgbos`: switches to drawing while answering; usage counts of an endpoint ..."""
 
 
@@ -83,10 +84,16 @@ class ModelUnavailable(RunFailed):
         """What the batch did bring, in the order of its questions; None: not to be had."""
 
 
-@runtime_checkable
-class AnswersQuestions(Protocol):
+class Model(Protocol):
+    """What every adapter has; what it can do is told by the protocols below."""
+
     info: ModelInfo
 
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class AnswersQuestions(Model, Protocol):
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
         """One answer a question, in order."""
         ...
@@ -115,7 +122,7 @@ class AnswersAsTheyFinish(AnswersQuestions, Protocol):
 class Prepares(Protocol):
     """A model that loads, and tries one question, before a run's first item."""
 
-    def prepare(self, images: bool = True) -> dict[str, Any]:
+    def prepare(self, images: bool = True) -> JsonObject:
         """What the run must record of how the model is asked and decodes. `images`: whether it will be shown any.
 
         Raises UserError where the model cannot be loaded or cannot be asked so.
@@ -124,14 +131,12 @@ class Prepares(Protocol):
 
 
 @runtime_checkable
-class DrawsImages(Protocol):
-    info: ModelInfo
-
+class DrawsImages(Model, Protocol):
     def draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
         """One image a prompt and seed, in order; an exception stands where one failed."""
         ...
 
-    def settings(self, decoding: Decoding) -> dict[str, Any]:
+    def settings(self, decoding: Decoding) -> JsonObject:
         """What the model draws with, its own defaults too, for `extras.drawing` of run.json. UserError for an option
         that it cannot honour."""
         ...
@@ -140,16 +145,14 @@ class DrawsImages(Protocol):
 
 
 @runtime_checkable
-class RespondsFreely(Protocol):
-    info: ModelInfo
-
+class RespondsFreely(Model, Protocol):
     def respond(
-        self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
+        self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
     ) -> list[list[str | Image.Image] | Exception]:
         """For each conversation what the model said, text and images in order; an exception where one failed."""
         ...
 
-    def settings(self, decoding: Decoding) -> dict[str, Any]:
+    def settings(self, decoding: Decoding) -> JsonObject:
         """As that of DrawsImages."""
         ...
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+
+from armor_model.base.jsons import JsonObject, JsonView
 
 OPTIONAL = ("temperature", "top_p", "seed", "response_format", "stream_options")
 """Fields that a question can do without."""
@@ -27,7 +27,7 @@ _PROMPT = re.compile(
 class Dialect:
     """The adaptations that a server has asked for. `own`: the user's own fields, which are never dropped."""
 
-    def __init__(self, own: Mapping[str, Any]) -> None:
+    def __init__(self, own: JsonView) -> None:
         self._own = dict(own)
         self._renamed = False
         self._dropped: set[str] = set()
@@ -37,7 +37,7 @@ class Dialect:
         self._cap: int | None = None
         """Tokens of room that no request goes beyond."""
 
-    def say(self, body: Mapping[str, Any], room: int | None) -> dict[str, Any]:
+    def say(self, body: JsonView, room: int | None) -> JsonObject:
         """The body as this server takes it; `room` is the room that this one request was found to have.
 
         The user's own fields stand above ours; one that is null is left out.
@@ -54,7 +54,7 @@ class Dialect:
         said |= self._own
         return {name: value for name, value in said.items() if value is not None}
 
-    def learn(self, meant: Mapping[str, Any], said: Mapping[str, Any], complaint: str) -> int | bool:
+    def learn(self, meant: JsonView, said: JsonView, complaint: str) -> int | bool:
         """What the refusal of a body asks for: the room of this one request, True where another thing was learned, else
         False. A room of 0: the question alone is too long.
         """

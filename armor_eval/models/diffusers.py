@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from armor_eval.models.hub import locate
 from armor_eval.models.options import refuse_unknown
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean, unknown_name
+from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,9 +43,14 @@ _VARIANT = re.compile(r"\.(fp16|bf16|fp32|ema|non_ema)(?:-\d+-of-\d+)?\.(?:safet
 
 
 def load(
-    rest: str, profile: Profile, *, device: str | None = None, dtype: str | None = None,
-    device_map: str | None = None, model_args: Mapping[str, Any] | None = None,
-) -> DiffusersModel:  # fmt: skip
+    rest: str,
+    profile: Profile,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    device_map: str | None = None,
+    model_args: JsonView | None = None,
+) -> DiffusersModel:
     """`model_args`: arguments of the pipeline's call (`negative_prompt=...`, `num_inference_steps=30`), and `steps`,
     `size=WIDTHxHEIGHT`, `scheduler=CLASS`, `safety_checker=true`, `variant=fp16`."""
     return DiffusersModel(rest, device, dtype, device_map, dict(model_args or {}))
@@ -54,7 +60,7 @@ class DiffusersModel(DrawingModel):
     """Loads on first use; each image has a generator of its own, so that its pixels do not hang on the batch."""
 
     def __init__(
-        self, rest: str, device: str | None, dtype: str | None, device_map: str | None, model_args: dict[str, Any]
+        self, rest: str, device: str | None, dtype: str | None, device_map: str | None, model_args: JsonObject
     ) -> None:
         self._folder, self.info = locate("diffusers", rest, None if dtype == "auto" else dtype, NOT_NEEDED)
         try:
@@ -117,7 +123,7 @@ class DiffusersModel(DrawingModel):
     def honours(self) -> frozenset[str]:
         return frozenset({"guidance"} if self._guidance else ())
 
-    def _call(self, decoding: Decoding) -> dict[str, Any]:
+    def _call(self, decoding: Decoding) -> JsonObject:
         """Arguments of the pipeline's call besides prompts and generators. UserError where one is not to be had."""
         refuse_unknown(self._class.__name__, self._args, [*self._parameters, *SHORT, *OURS])
         call = {name: value for name, value in self._args.items() if name not in OURS}
@@ -157,7 +163,7 @@ class DiffusersModel(DrawingModel):
             raise UserError("clean_caption needs the packages beautifulsoup4 and ftfy", "install them or leave it out")
         return there and (self._parameters["clean_caption"].default if asked is None else asked)
 
-    def _own(self, decoding: Decoding) -> dict[str, Any]:
+    def _own(self, decoding: Decoding) -> JsonObject:
         call = self._call(decoding)
         used = {n: p.default for n, p in self._parameters.items() if isinstance(p.default, bool | int | float | str)}
         used |= call
@@ -167,9 +173,14 @@ class DiffusersModel(DrawingModel):
         if "scheduler" in self._args:
             schedulers["scheduler"] = self._scheduler().__name__
         return {
-            "pipeline": self._class.__name__, **schedulers, "dtype": self._torch_dtype(), "variant": self._variant(),
-            "safety_checker": self._safety(), "guidance": used.get(self._guidance), **used,
-        }  # fmt: skip
+            "pipeline": self._class.__name__,
+            **schedulers,
+            "dtype": self._torch_dtype(),
+            "variant": self._variant(),
+            "safety_checker": self._safety(),
+            "guidance": used.get(self._guidance),
+            **used,
+        }
 
     def _safety(self) -> bool | None:
         """Whether the safety checker is on: only where it is asked for, for no published number has it; None: the
@@ -225,7 +236,7 @@ class DiffusersModel(DrawingModel):
             cls, name = self._class, self.info.name
             import torch
 
-            given: dict[str, Any] = {"torch_dtype": getattr(torch, self._torch_dtype()), "variant": self._variant()}
+            given: JsonObject = {"torch_dtype": getattr(torch, self._torch_dtype()), "variant": self._variant()}
             if self._safety() is False:
                 given["safety_checker"] = None
                 if "requires_safety_checker" in inspect.signature(cls.__init__).parameters:
@@ -276,7 +287,7 @@ def _image(drawn: Any) -> Image.Image | NotDrawnError:
     return image_from((drawn * 255).round()) if isinstance(drawn, np.ndarray) else drawn
 
 
-def _check_type(name: str, value: Any, default: Any) -> None:
+def _check_type(name: str, value: object, default: Any) -> None:
     """UserError where an argument is not of its default's type: a pipeline says so late, and obscurely."""
     kind = type(default)
     right = {bool: (bool,), int: (int,), float: (int, float), str: (str, type(None))}.get(kind)

@@ -12,6 +12,7 @@ import numpy as np
 
 from armor_eval.models.base import Decoding
 from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,12 +34,12 @@ class DrawingModel(ABC):
 
     honours: frozenset[str] = frozenset()
     """Those of IMAGE_OPTIONS that have an effect; the others are refused before anything is drawn."""
-    asked: Mapping[str, Any] = {}
+    asked: Mapping[str, object] = {}
     """Options of the model that a user gave (`--model-args`, `--dtype`): a run is only continued under the same."""
     alone: bool = False
     """Images are drawn one at a time, because the model cannot seed the rows of a batch apart."""
 
-    def settings(self, decoding: Decoding) -> dict[str, Any]:
+    def settings(self, decoding: Decoding) -> JsonObject:
         """Everything the model draws with, its own defaults too, for run.json. UserError where it cannot honour an
         option of `decoding`."""
         self._refuse(decoding)
@@ -73,7 +74,7 @@ class DrawingModel(ABC):
         """A batch, in order; NotDrawnError stands where an image may not be scored."""
 
     @abstractmethod
-    def _own(self, decoding: Decoding) -> dict[str, Any]:
+    def _own(self, decoding: Decoding) -> JsonObject:
         """What stands in run.json; `guidance` is the one in force, None where the model has none."""
 
 

@@ -8,7 +8,7 @@ Shape legend: B prompts, 2B rows (conditional, then unconditional), V vocabulary
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,12 @@ from armor_eval.models.sampling import GuidedSampling
 from armor_eval.models.transformers_drawing import TransformersDrawing, images_of
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+    from transformers import PreTrainedModel, ProcessorMixin
 
 GUIDANCE = 3.0
 """Emu3-Gen's own classifier-free guidance."""
@@ -35,9 +37,14 @@ to a prompt, " masterpiece, film grained, best quality.", would be another text 
 
 
 def load(
-    rest: str, profile: Profile, *, device: str | None = None, dtype: str | None = None,
-    device_map: str | None = None, model_args: Mapping[str, Any] | None = None,
-) -> Emu3Model:  # fmt: skip
+    rest: str,
+    profile: Profile,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    device_map: str | None = None,
+    model_args: JsonView | None = None,
+) -> Emu3Model:
     """`model_args`: see OPTIONS."""
     given = dict(model_args or {})
     refuse_unknown("emu3", given, OPTIONS)
@@ -54,19 +61,19 @@ class Emu3Model(TransformersDrawing):
     """Draws rows of codes, 720 x 720 pixels by default, against a negative prompt."""
 
     kind, example, guidance = "emu3", "emu3:Emu3-community/Emu3-Gen-hf", GUIDANCE
-    options: Mapping[str, Any] = OPTIONS
+    options: JsonView = OPTIONS
 
     def _class(self) -> Any:
         from transformers import Emu3ForConditionalGeneration
 
         return Emu3ForConditionalGeneration
 
-    def _prepare(self, model: Any, processor: Any) -> None:
+    def _prepare(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         processor.tokenizer.padding_side = "left"
         if not model.vocabulary_mapping.image_tokens:
             raise ValueError("its config has no vocabulary_map with visual tokens")
 
-    def _own(self, decoding: Decoding) -> dict[str, Any]:
+    def _own(self, decoding: Decoding) -> JsonObject:
         return {**super()._own(decoding), **self.options}
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
@@ -77,18 +84,25 @@ class Emu3Model(TransformersDrawing):
         texts = [prompt + self.options["positive_prompt"] for prompt in prompts]
         inputs = processor(
             text=[*texts, *([self.options["negative_prompt"]] * len(prompts))],
-            return_for_image_generation=True, ratio=self.options["ratio"], image_area=self.options["image_area"],
-            padding=True, return_tensors="pt",
-        ).to(model.device)  # fmt: skip
+            return_for_image_generation=True,
+            ratio=self.options["ratio"],
+            image_area=self.options["image_area"],
+            padding=True,
+            return_tensors="pt",
+        ).to(model.device)
         height, width = (int(side) for side in inputs.pop("image_sizes")[0])
         asked = inputs["input_ids"].shape[1]
         sampling = GuidedSampling(seeds, self._guidance(decoding), decoding)
         grid = Grid.of(model, processor, height, width, asked, sampling)
         with torch.inference_mode():
             tokens = model.generate(
-                **inputs, max_new_tokens=grid.length, min_new_tokens=grid.length, do_sample=False, num_beams=1,
+                **inputs,
+                max_new_tokens=grid.length,
+                min_new_tokens=grid.length,
+                do_sample=False,
+                num_beams=1,
                 logits_processor=LogitsProcessorList([grid]),
-            )  # fmt: skip
+            )
             drawn = tokens[: len(prompts), asked:]
             pixels_BCHW = model.decode_image_tokens(image_tokens=drawn, height=height, width=width)
         return images_of(pixels_BCHW.permute(0, 2, 3, 1), processor)
@@ -112,7 +126,15 @@ class Grid:
     sampling: GuidedSampling
 
     @classmethod
-    def of(cls, model: Any, processor: Any, height: int, width: int, asked: int, sampling: GuidedSampling) -> Grid:
+    def of(
+        cls,
+        model: PreTrainedModel,
+        processor: ProcessorMixin,
+        height: int,
+        width: int,
+        asked: int,
+        sampling: GuidedSampling,
+    ) -> Grid:
         import torch
 
         tokenizer, mapping = processor.tokenizer, model.vocabulary_mapping

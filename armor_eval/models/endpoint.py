@@ -26,6 +26,7 @@ from armor_eval.models.replies import Reply
 from armor_eval.models.transport import AgainError, EndpointDown, EndpointError, HttpReply, Patience, Transport
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json
+from armor_model.base.jsons import JsonObject, JsonView
 
 __all__ = ["AgainError", "Endpoint", "EndpointDown", "EndpointError", "Extra", "Patience", "Reply"]
 
@@ -38,7 +39,7 @@ REFUSED = {301, 302, 303, 307, 308, 401, 404, 405}
 ONE_QUESTIONS = ("content_filter", "context", "too large")
 """Failures that lie in the question: however many there are, the endpoint is well."""
 REFUSALS_ALIKE = 64
-"""Questions in a row that are refused alike (HTTP 403, 400 ...) before the endpoint counts as down: one picture that a
+"""Questions in a row that are refused alike (HTTP 403, 400 ...) before the endpoint counts as down: one image that a
 moderation refuses has up to 18 questions (POPE)."""
 
 _QUOTA = re.compile(
@@ -54,7 +55,7 @@ _SECRET_NAME = re.compile(r"key|token|secret|signature|password|auth|cookie|cred
 class Extra:
     """What `--request-json` adds to every request."""
 
-    body: Mapping[str, Any] = field(default_factory=dict)
+    body: JsonView = field(default_factory=dict)
     """Fields of the body; null leaves one of ours out."""
     headers: Mapping[str, str] = field(default_factory=dict)
 
@@ -113,11 +114,11 @@ class Endpoint:
         """The address of one of the endpoint's services, with the query that the user gave."""
         return urlunsplit(self._parts._replace(path=self._parts.path + path))
 
-    def chat(self, messages: list[dict[str, Any]], **parameters: Any) -> Reply:
+    def chat(self, messages: list[JsonObject], **parameters: Any) -> Reply:
         """The reply to a conversation. Raises as `post` does."""
         return self.post("/chat/completions", {"messages": messages, **parameters}, replies.read_chat)
 
-    def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], T] = lambda payload: payload) -> T:
+    def post(self, path: str, body: JsonView, read: Callable[[Any], T] = lambda payload: payload) -> T:
         """What `read` makes of the JSON reply to a body, which gets the model's name; safe for threads.
 
         `read` may raise AgainError (ask again) or EndpointError. Raises EndpointError after the last attempt,
@@ -130,14 +131,17 @@ class Endpoint:
         """Field -> what was said instead, where the server refused what was meant."""
         return self._dialect.record()
 
-    async def _ask(self, url: str, body: dict[str, Any], read: Callable[[Any], T]) -> T:
+    async def _ask(self, url: str, body: JsonObject, read: Callable[[Any], T]) -> T:
         import tenacity
 
         began = time.monotonic()
         again = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception_type(AgainError),
-            wait=self._pause, stop=self._enough, sleep=self._sleep, reraise=True,
-        )  # fmt: skip
+            wait=self._pause,
+            stop=self._enough,
+            sleep=self._sleep,
+            reraise=True,
+        )
         try:
             result = await again(self._once, url, body, read)
         except EndpointDown:
@@ -171,7 +175,7 @@ class Endpoint:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
 
-    async def _once(self, url: str, body: dict[str, Any], read: Callable[[Any], T]) -> T:
+    async def _once(self, url: str, body: JsonObject, read: Callable[[Any], T]) -> T:
         """One attempt, with as many requests as adapting to the server takes."""
         room: int | None = None
         while True:

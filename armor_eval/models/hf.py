@@ -10,10 +10,10 @@ import json
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.models.hf_first import FirstTokens
@@ -23,6 +23,10 @@ from armor_eval.models.options import names
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError, did_you_mean
 from armor_model.base.hashing import sha256_folder, sha256_json
+from armor_model.base.jsons import JsonObject, JsonView
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class _Chunk:
     """Questions that are asked together, and the processor's inputs [B, T] of them once they are made."""
 
     questions: list[Question]
-    options: dict[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     """For the images: see HubModel._image_options."""
     inputs: Any = None
 
@@ -57,7 +61,7 @@ class HubModel:
         device: str | None = None,
         device_map: str | None = None,
         dtype: str | None = None,
-        model_args: Mapping[str, Any] | None = None,
+        model_args: JsonView | None = None,
     ) -> None:
         given = dict(model_args or {})
         if revision and given.get("revision", revision) != revision:
@@ -91,7 +95,7 @@ class HubModel:
             dtype=dtype,
             revision=commit,
         )
-        self.facts: dict[str, Any] = {"model_args": given} if given else {}
+        self.facts: JsonObject = {"model_args": given} if given else {}
 
     def _config(self) -> Any:
         """The model's configuration. Of the hub it also says the commit: `main` months apart is two models."""
@@ -150,9 +154,11 @@ class HubModel:
             dtype = self._dtype or ("bfloat16" if on_gpu else "float32")
             try:
                 model = AutoModelForImageTextToText.from_pretrained(
-                    **self._source, dtype=dtype if dtype == "auto" else getattr(torch, dtype), **placed,
+                    **self._source,
+                    dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                    **placed,
                     **self._args.for_model(),
-                ).eval()  # fmt: skip
+                ).eval()
                 quantised = getattr(model, "is_quantized", False)
                 self._loaded = model if placed or quantised else model.to(device)
             except Exception as error:
@@ -160,7 +166,7 @@ class HubModel:
             self._record(self._loaded, prompter.processor.tokenizer)
         return self._loaded, prompter.processor
 
-    def _record(self, model: Any, tokenizer: Any) -> None:
+    def _record(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Set the checkpoint's own decoding aside, and write down what was and what is."""
         self._ends = end_tokens(model, tokenizer)
         dropped = neutralise(model, self._ends, tokenizer.pad_token_id)
@@ -174,7 +180,7 @@ class HubModel:
             "generation_config_kept": kept_fields(model),
         }
 
-    def prepare(self, images: bool = True) -> dict[str, Any]:
+    def prepare(self, images: bool = True) -> JsonObject:
         """Load, ask one token about a probe with or without an image, and say what a run must record.
 
         UserError, in one line and before the first question, where the model cannot be had or cannot be asked so.
@@ -270,7 +276,7 @@ class HubModel:
         for name in UNUSED:
             if name in inputs and not names(model.forward, name):
                 inputs.pop(name)
-        sampling: dict[str, Any] = {"do_sample": False}
+        sampling: JsonObject = {"do_sample": False}
         if decoding.temperature > 0:
             torch.manual_seed(decoding.seed)
             sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p}
@@ -282,7 +288,7 @@ class HubModel:
         ends = set(self._ends)
         answers = []
         for question, text, row in zip(questions, texts, new.tolist(), strict=True):
-            extras: dict[str, Any] = {"finish_reason": "stop" if ends.intersection(row) else "length"}
+            extras: JsonObject = {"finish_reason": "stop" if ends.intersection(row) else "length"}
             if marks := prompter.marks_in(question):
                 extras["marks_in_text"] = marks
             answers.append(Answer(text=text.strip(), extras=extras))
@@ -319,16 +325,21 @@ def load(
     device: str | None = None,
     device_map: str | None = None,
     dtype: str | None = None,
-    model_args: Mapping[str, Any] | None = None,
+    model_args: JsonView | None = None,
 ) -> HubModel:
     """`ID`, `ID@REVISION` or a local folder."""
     if not rest:
         raise UserError("hf: lacks a model", "expected hf:ID[@REVISION], e.g. hf:OpenGVLab/InternVL3-1B-hf")
     name, _, revision = (rest, "", "") if Path(rest).expanduser().is_dir() else rest.partition("@")
     return HubModel(
-        name, revision or None, trust_remote_code, device=device, device_map=device_map, dtype=dtype,
+        name,
+        revision or None,
+        trust_remote_code,
+        device=device,
+        device_map=device_map,
+        dtype=dtype,
         model_args=model_args,
-    )  # fmt: skip
+    )
 
 
 def check_folder(folder: Path) -> None:
@@ -346,7 +357,7 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"cannot load hf:{folder}: it has no weights (*.safetensors)")
 
 
-def check_type(config: Any, name: str, trust_remote_code: bool) -> None:
+def check_type(config: PretrainedConfig, name: str, trust_remote_code: bool) -> None:
     """UserError where transformers has no image-text-to-text class for the configuration and none is brought along."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
 

@@ -9,15 +9,17 @@ questions are asked as one padded batch; `way` says which.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Question
 from armor_eval.models.hf_prompts import PROBE, Prompter, probe_question
 from armor_eval.models.options import names
 from armor_model.base.errors import one_line
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 SHARED, PADDED, ALONE = "one forward pass, shared prefix", "one padded batch", "one by one"
 FINE, COARSE = 1e-3, 5e-2
@@ -36,7 +38,7 @@ class FirstTokens:
     `alone`: the family's rows in a batch are not what they are alone (models.hf.ALONE).
     """
 
-    def __init__(self, model: Any, prompter: Prompter, alone: bool) -> None:
+    def __init__(self, model: PreTrainedModel, prompter: Prompter, alone: bool) -> None:
         self._model, self._prompter, self._tokenizer = model, prompter, prompter.processor.tokenizer
         self.way = ALONE if alone else SHARED
         self._proven = False
@@ -120,12 +122,15 @@ class FirstTokens:
 
         with torch.inference_mode():
             out = self._model.generate(
-                **self._inputs(questions), do_sample=False, max_new_tokens=1, output_logits=True,
+                **self._inputs(questions),
+                do_sample=False,
+                max_new_tokens=1,
+                output_logits=True,
                 return_dict_in_generate=True,
-            )  # fmt: skip
+            )
         return out.logits[0].float().cpu()
 
-    def _inputs(self, questions: Sequence[Question]) -> dict[str, Any]:
+    def _inputs(self, questions: Sequence[Question]) -> JsonObject:
         from armor_eval.models.hf import UNUSED
 
         inputs = self._prompter.encode(questions).to(self._model.device, self._model.dtype)
@@ -138,6 +143,6 @@ def _common_length(rows: Sequence[Sequence[int]]) -> int:
     return next((at for at in range(most) if len({row[at] for row in rows}) > 1), most)
 
 
-def _per_token(value: Any, length: int) -> bool:
+def _per_token(value: object, length: int) -> bool:
     """Whether an input has a column a token: ids, mask, kinds of tokens."""
     return getattr(value, "ndim", 0) == 2 and tuple(value.shape) == (1, length)

@@ -5,26 +5,48 @@ Nothing here imports torch or transformers before a model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.options import refuse_unknown
+from armor_model.base.jsons import JsonObject, JsonView
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SOURCE = ("revision", "subfolder")
 """Where the files are: for configuration, processor and model alike."""
 LOADING = (
-    "attn_implementation", "experts_implementation", "quantization_config", "load_in_4bit", "load_in_8bit",
-    "max_memory", "offload_folder", "variant", "use_safetensors", "tp_plan",
-)  # fmt: skip
+    "attn_implementation",
+    "experts_implementation",
+    "quantization_config",
+    "load_in_4bit",
+    "load_in_8bit",
+    "max_memory",
+    "offload_folder",
+    "variant",
+    "use_safetensors",
+    "tp_plan",
+)
 """For the model's `from_pretrained`; `load_in_4bit` and `load_in_8bit` are bitsandbytes' two usual configurations."""
 PROMPTING = ("chat_template",)
 """Which of several named chat templates."""
-STRUCTURE = frozenset({
-    "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id",
-    "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "use_cache", "cache_implementation",
-    "cache_config", "transformers_version",
-})  # fmt: skip
+STRUCTURE = frozenset(
+    {
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "decoder_start_token_id",
+        "forced_bos_token_id",
+        "forced_eos_token_id",
+        "suppress_tokens",
+        "begin_suppress_tokens",
+        "use_cache",
+        "cache_implementation",
+        "cache_config",
+        "transformers_version",
+    }
+)
 """Fields of a generation configuration that belong to the architecture, not to the choice of tokens."""
 
 
@@ -32,14 +54,14 @@ STRUCTURE = frozenset({
 class ModelArgs:
     """`--model-args`, sorted by who reads them."""
 
-    source: dict[str, Any] = field(default_factory=dict)
-    loading: dict[str, Any] = field(default_factory=dict)
+    source: JsonObject = field(default_factory=dict)
+    loading: JsonObject = field(default_factory=dict)
     chat_template: str | None = None
-    images: dict[str, Any] = field(default_factory=dict)
+    images: JsonObject = field(default_factory=dict)
     """The rest: for the image processor (`min_pixels`, `max_pixels`, `size` ...), checked when its class is known."""
 
     @classmethod
-    def sort(cls, given: Mapping[str, Any]) -> ModelArgs:
+    def sort(cls, given: JsonView) -> ModelArgs:
         pick = {name: {k: v for k, v in given.items() if k in keys} for name, keys in (("s", SOURCE), ("l", LOADING))}
         rest = {k: v for k, v in given.items() if k not in (*SOURCE, *LOADING, *PROMPTING)}
         return cls(pick["s"], pick["l"], given.get("chat_template"), rest)
@@ -49,7 +71,7 @@ class ModelArgs:
         declared = getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", {})
         refuse_unknown("hf:", self.images, {*declared, *SOURCE, *LOADING, *PROMPTING})
 
-    def for_model(self) -> dict[str, Any]:
+    def for_model(self) -> JsonObject:
         """Keyword arguments for `AutoModelForImageTextToText.from_pretrained`."""
         arguments = dict(self.loading)
         bits = {k: v for k in ("load_in_4bit", "load_in_8bit") if (v := arguments.pop(k, None))}
@@ -60,7 +82,7 @@ class ModelArgs:
         return arguments
 
 
-def neutralise(model: Any, ends: list[int], pad: int | None) -> dict[str, Any]:
+def neutralise(model: PreTrainedModel, ends: list[int], pad: int | None) -> JsonObject:
     """Make greedy search mean greedy search: a checkpoint's own generation_config chooses no tokens any more.
 
     Its ids and caches stay, with these end tokens; every other field of transformers' GenerationConfig goes back to the
@@ -70,7 +92,7 @@ def neutralise(model: Any, ends: list[int], pad: int | None) -> dict[str, Any]:
     from transformers import GenerationConfig
 
     default = GenerationConfig().to_dict()
-    dropped: dict[str, Any] = {}
+    dropped: JsonObject = {}
     for own in {id(c): c for m in model.modules() if (c := getattr(m, "generation_config", None)) is not None}.values():
         for name, value in own.to_dict().items():
             if name in default and name not in STRUCTURE and not name.startswith("_") and value != default[name]:
@@ -80,14 +102,14 @@ def neutralise(model: Any, ends: list[int], pad: int | None) -> dict[str, Any]:
     return dropped
 
 
-def kept_fields(model: Any) -> dict[str, Any]:
+def kept_fields(model: PreTrainedModel) -> JsonObject:
     """What of the checkpoint's generation_config is still in force and can choose a token."""
     own = model.generation_config.to_dict()
     names = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
     return {name: own[name] for name in names if own.get(name)}
 
 
-def end_tokens(model: Any, tokenizer: Any) -> list[int]:
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """All ids that end an answer: the generation_config's, its language model's, and the tokenizer's."""
     text = model.config.get_text_config(decoder=True)
     found: set[int] = set()

@@ -6,13 +6,18 @@ A prompter is found once, by probing the processor with a small image and a text
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Question
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.jsons import JsonObject, JsonView
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from transformers import PretrainedConfig, ProcessorMixin
 
 PROBE = "what follows a picture"
 """Text by which a chat template's words around an image are told."""
@@ -31,14 +36,14 @@ class Prompter:
 
     form: str
     """For a reader: `chat template`, `plain text, ...`."""
-    processor: Any
+    processor: ProcessorMixin
     render: Render
     nested: bool
     """The processor takes a list of images a row; else one flat list."""
     marks: re.Pattern[str] | None
     """What in a question would be read as structure."""
 
-    def encode(self, questions: Sequence[Question], options: Mapping[str, Any] = MappingProxyType({})) -> Any:
+    def encode(self, questions: Sequence[Question], options: JsonView = MappingProxyType({})) -> Any:
         """The processor's inputs [B, T] of several questions, all with images or all without. `options` go to the image
         processor; `double_first`: each question's first image is doubled in size."""
         rows = [[self.clean(part) for part in question.parts] for question in questions]
@@ -62,7 +67,9 @@ class Prompter:
         return sorted({m for text in texts for m in self.marks.findall(text)}) if self.marks is not None else []
 
 
-def find_prompter(processor: Any, config: Any, name: str, wanted: str | None = None) -> Prompter:
+def find_prompter(
+    processor: ProcessorMixin, config: PretrainedConfig, name: str, wanted: str | None = None
+) -> Prompter:
     """The first way of asking that the processor can follow. UserError, in one line, where it can follow none.
 
     Args:
@@ -100,7 +107,7 @@ def find_prompter(processor: Any, config: Any, name: str, wanted: str | None = N
     raise UserError(f"hf:{name} cannot be asked about an image: {'; '.join(reasons)}")
 
 
-def chat_template(processor: Any, wanted: str | None, name: str) -> tuple[str, str] | None:
+def chat_template(processor: ProcessorMixin, wanted: str | None, name: str) -> tuple[str, str] | None:
     """(whose it is, the Jinja template) of the processor or else of its tokenizer; None where neither has one."""
     for owner, holder in (("", processor), ("tokenizer's ", getattr(processor, "tokenizer", None))):
         found = getattr(holder, "chat_template", None)
@@ -114,14 +121,14 @@ def chat_template(processor: Any, wanted: str | None, name: str) -> tuple[str, s
     return None
 
 
-def _templated(processor: Any, owner: str, template: str, mark: str | None) -> list[tuple[str, Render, bool]]:
+def _templated(
+    processor: ProcessorMixin, owner: str, template: str, mark: str | None
+) -> list[tuple[str, Render, bool]]:
     """A message's content as parts; else, for a template that wants one string, with the image's mark in the text."""
 
     def fill(contents: list[Any]) -> list[str]:
         asked = [[{"role": "user", "content": content}] for content in contents]
-        return processor.apply_chat_template(
-            asked, chat_template=template, add_generation_prompt=True, tokenize=False
-        )  # fmt: skip
+        return processor.apply_chat_template(asked, chat_template=template, add_generation_prompt=True, tokenize=False)
 
     def by_parts(rows: list[list[Any]]) -> list[str]:
         return fill(
@@ -173,7 +180,7 @@ def _without_breaks(parts: list[Any]) -> list[Any]:
     return kept
 
 
-def doubled(image: Any) -> Any:
+def doubled(image: Image.Image) -> Any:
     """An image, or image file, at twice its width and height, as VLMEvalKit's InternVL shows MMMU's first image."""
     from PIL import Image
 
@@ -182,12 +189,12 @@ def doubled(image: Any) -> Any:
 
 
 def _call(
-    processor: Any, texts: list[str], images: list[list[Any]], nested: bool, image_options: Mapping[str, Any]
+    processor: ProcessorMixin, texts: list[str], images: list[list[Any]], nested: bool, image_options: JsonView
 ) -> Any:
     """The processor's inputs. A template that writes the BOS token itself gets no second one, as in
     `apply_chat_template`."""
     bos = processor.tokenizer.bos_token
-    options: dict[str, Any] = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
+    options: JsonObject = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
     if "mm_token_type_ids" in processor.model_input_names and not getattr(processor, "return_mm_token_type_ids", True):
         options["return_mm_token_type_ids"] = True  # Cosmos3-Edge needs what its processor leaves out
     if any(images):
@@ -203,7 +210,7 @@ def probe_question(image: bool = True) -> Question:
     return Question("probe", [*shown, "\n" + PROBE])
 
 
-def _image_mark(processor: Any) -> str | None:
+def _image_mark(processor: ProcessorMixin) -> str | None:
     """What stands for an image in a text."""
     for holder in (processor, processor.tokenizer):
         mark = getattr(holder, "image_token", None)
@@ -213,7 +220,7 @@ def _image_mark(processor: Any) -> str | None:
     return "<image>" if "<image>" in processor.tokenizer.get_vocab() else None
 
 
-def _image_ids(processor: Any, config: Any) -> set[int]:
+def _image_ids(processor: ProcessorMixin, config: PretrainedConfig) -> set[int]:
     """Ids of the tokens that an image becomes; empty for a model that has none (GIT reads pixels beside the text)."""
     named = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
     named += [getattr(processor, name, None) for name in ("image_token_id", "image_ids", "image_token_ids")]
@@ -221,7 +228,7 @@ def _image_ids(processor: Any, config: Any) -> set[int]:
     return {i for i in found if isinstance(i, int)}
 
 
-def _marks(processor: Any, template: str) -> re.Pattern[str] | None:
+def _marks(processor: ProcessorMixin, template: str) -> re.Pattern[str] | None:
     """The tokenizer's special tokens, those that the template writes, and the processor's own names for images."""
     tokens = {
         t.content for t in processor.tokenizer.added_tokens_decoder.values() if t.special or t.content in template

@@ -12,6 +12,7 @@ from armor_eval.runs.schema import Profile
 
 if TYPE_CHECKING:
     from PIL import Image
+    from transformers import PreTrainedModel, ProcessorMixin
 
 GUIDANCE = 5.0
 """Janus-Pro's own classifier-free guidance."""
@@ -33,7 +34,7 @@ class JanusModel(TransformersDrawing):
 
         return JanusForConditionalGeneration
 
-    def _prepare(self, model: Any, processor: Any) -> None:
+    def _prepare(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         """`generate` reads the token that begins an image from `generation_config.generation_kwargs`, where old
         conversions keep it; new ones have it at the top, and the tokenizer knows it in any case."""
         config, tokenizer = model.generation_config, processor.tokenizer

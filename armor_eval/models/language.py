@@ -10,12 +10,13 @@ from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.runs.schema import ModelInfo
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder, sha256_json
+from armor_model.base.jsons import JsonObject
 
 
 class LanguageModel:
     """Answers questions of text alone, in batches padded on the left; loads on first use."""
 
-    def __init__(self, source: dict[str, Any], commit: str | None) -> None:
+    def __init__(self, source: JsonObject, commit: str | None) -> None:
         self._source = source
         self._loaded: tuple[Any, Any] | None = None
         name = source["pretrained_model_name_or_path"]
@@ -52,10 +53,13 @@ class LanguageModel:
             texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         # a chat template writes its own first token
         inputs = tokenizer(
-            texts, return_tensors="pt", padding=True, add_special_tokens=not tokenizer.chat_template,
+            texts,
+            return_tensors="pt",
+            padding=True,
+            add_special_tokens=not tokenizer.chat_template,
             return_token_type_ids=False,
-        ).to(model.device)  # fmt: skip
-        sampling: dict[str, Any] = {"do_sample": False}
+        ).to(model.device)
+        sampling: JsonObject = {"do_sample": False}
         if decoding.temperature > 0:
             torch.manual_seed(decoding.seed)
             sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p}
@@ -64,9 +68,12 @@ class LanguageModel:
         ends = {*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id} - {None}
         with torch.inference_mode():
             out = model.generate(
-                **inputs, **sampling, max_new_tokens=decoding.max_new_tokens, eos_token_id=sorted(ends) or None,
+                **inputs,
+                **sampling,
+                max_new_tokens=decoding.max_new_tokens,
+                eos_token_id=sorted(ends) or None,
                 pad_token_id=tokenizer.pad_token_id,
-            )  # fmt: skip
+            )
         new = out[:, inputs["input_ids"].shape[1] :]
         said = tokenizer.batch_decode(new, skip_special_tokens=True)
         reasons = ["stop" if ends.intersection(row) else "length" for row in new.tolist()]
@@ -89,7 +96,7 @@ def load(name: str) -> LanguageModel | None:
 
     folder = Path(name).expanduser()
     where, _, revision = (str(folder), "", "") if folder.is_dir() else name.partition("@")
-    source: dict[str, Any] = {"pretrained_model_name_or_path": where} | ({"revision": revision} if revision else {})
+    source: JsonObject = {"pretrained_model_name_or_path": where} | ({"revision": revision} if revision else {})
     try:
         config = AutoConfig.from_pretrained(**source)
     except Exception as error:  # the hub's client raises many kinds; each means: not to be had

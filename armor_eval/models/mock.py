@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,6 +20,7 @@ from armor_eval.models.drawing import DrawingModel
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_text
+from armor_model.base.jsons import JsonObject
 
 _FAIL = re.compile(r"fail(\d+)")
 _SLOW = re.compile(r"slow([\d.]+)")
@@ -54,20 +54,20 @@ class MockModel(DrawingModel):
         choices = letters or ["Yes", "No"]
         return Answer(text=choices[draw % len(choices)], extras={"imgbos": 0})
 
-    def _own(self, decoding: Decoding) -> dict[str, Any]:
+    def _own(self, decoding: Decoding) -> JsonObject:
         return {"guidance": None}
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
-        return [_picture(_number(prompt, seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
+        return [_image(_number(prompt, seed)) for prompt, seed in zip(prompts, seeds, strict=True)]
 
     def respond(
-        self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
+        self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
     ) -> list[list[str | Image.Image]]:
         replies: list[list[str | Image.Image]] = []
         for conversation, seed in zip(conversations, seeds, strict=True):
             said = [part for m in conversation for part in (m["role"], *_message_parts(m["content"]))]
             number = _number(*said, seed)
-            forms = ([f"text {number % 97}"], [_picture(number)], [f"text {number % 97}", _picture(number)])
+            forms = ([f"text {number % 97}"], [_image(number)], [f"text {number % 97}", _image(number)])
             replies.append(list(forms[number % 3]))
         return replies
 
@@ -87,8 +87,8 @@ def _content(part: object) -> str:
     return part.name if isinstance(part, Path) else str(part)
 
 
-def _message_parts(content: str | list[dict[str, Any]]) -> list[str]:
-    """A message's texts and pictures by content: a picture's repr holds its address in memory."""
+def _message_parts(content: str | list[JsonObject]) -> list[str]:
+    """A message's texts and images by content: an image's repr holds its address in memory."""
     if isinstance(content, str):
         return [content]
     return [_content(part["text"] if part["type"] == "text" else part["image"]) for part in content]
@@ -98,7 +98,7 @@ def _number(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("\x00".join(map(str, parts)).encode()).digest()[:8], "big")
 
 
-def _picture(number: int, size: int = 32) -> Image.Image:
+def _image(number: int, size: int = 32) -> Image.Image:
     generator = np.random.default_rng(number)
     quarters = generator.integers(0, 256, size=(2, 2, 3), dtype=np.uint8)
     return Image.fromarray(np.kron(quarters, np.ones((size // 2, size // 2, 1), dtype=np.uint8)))

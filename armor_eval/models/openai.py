@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from armor_eval.models.base import Answer, Decoding, ModelUnavailable, Question
 from armor_eval.models.endpoint import ONE_QUESTIONS, Endpoint, EndpointDown, EndpointError, Extra, Patience, Reply
 from armor_eval.models.openai_images import OPTIONS, ServedImages, content_part
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.jsons import JsonObject, JsonView
 
 CONCURRENCY = 16
 """Requests at a time; `--model-args concurrency=N` says otherwise."""
@@ -20,12 +20,12 @@ CONCURRENCY = 16
 class EndpointModel(ServedImages):
     """Answers questions through chat completions; rows that fail are errors of those rows."""
 
-    def __init__(self, spec: str, endpoint: Endpoint, images: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, spec: str, endpoint: Endpoint, images: JsonView | None = None) -> None:
         super().__init__(endpoint, images)
         self.info = ModelInfo(spec=spec, name=Path(endpoint.model).name, fingerprint=endpoint.fingerprint)
 
     @property
-    def served(self) -> dict[str, Any]:
+    def served(self) -> JsonObject:
         """What the run's record says of the requests: `adapted` (field -> what was said instead), `extra` (fields that
         the user added)."""
         extra = dict(self._endpoint.extra.body)
@@ -42,7 +42,7 @@ class EndpointModel(ServedImages):
         return [one for one in got if isinstance(one, Answer)]
 
     def _answer(self, question: Question, decoding: Decoding) -> Answer | EndpointDown:
-        parameters: dict[str, Any] = {"temperature": decoding.temperature, "max_tokens": decoding.max_new_tokens}
+        parameters: JsonObject = {"temperature": decoding.temperature, "max_tokens": decoding.max_new_tokens}
         if decoding.temperature > 0:
             parameters |= {"top_p": decoding.top_p, "seed": decoding.seed}
         message = {"role": "user", "content": [content_part(part) for part in question.parts]}
@@ -59,12 +59,7 @@ class EndpointModel(ServedImages):
 
 
 def load(
-    rest: str,
-    profile: Profile,
-    *,
-    model_args: Mapping[str, Any] | None = None,
-    extra: Extra | None = None,
-    **_: Any,
+    rest: str, profile: Profile, *, model_args: JsonView | None = None, extra: Extra | None = None, **_: object
 ) -> EndpointModel:
     """`URL#NAME`; the key comes from the environment alone. `model_args` are Patience's fields and what is asked
     of images (openai_images.OPTIONS), `extra` is what every
@@ -78,7 +73,7 @@ def load(
     return EndpointModel(f"openai:{rest}", endpoint, images)
 
 
-def patience(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> Patience:
+def patience(defaults: JsonView, given: JsonView | None) -> Patience:
     """An endpoint's limits. UserError for an unknown name, or a value that is no positive number."""
     known = {field.name: type(field.default) for field in fields(Patience)}
     for name, value in (given or {}).items():
@@ -93,7 +88,7 @@ def patience(defaults: Mapping[str, Any], given: Mapping[str, Any] | None) -> Pa
 def _alike(questions: Sequence[Question], got: Sequence[Answer | EndpointDown]) -> str | None:
     """The failure that a whole batch shares and that the endpoint is to blame for, else None.
 
-    Questions about one picture count as one: a moderation that refuses the picture refuses them all.
+    Questions about one image count as one: a moderation that refuses the image refuses them all.
     """
     kinds = {one.extras.get("failure") if isinstance(one, Answer) and one.error else None for one in got}
     shown = {tuple(id(part) for part in q.parts if not isinstance(part, str)) or q.id for q in questions}
@@ -103,7 +98,7 @@ def _alike(questions: Sequence[Question], got: Sequence[Answer | EndpointDown]) 
     return f"all {len(got)} questions of a batch failed alike: {first}"
 
 
-def _extras(reply: Reply) -> dict[str, Any]:
+def _extras(reply: Reply) -> JsonObject:
     """What an item keeps of a reply beside its text."""
     found = {
         "finish_reason": reply.finish_reason,

@@ -21,6 +21,7 @@ from armor_eval.models.drawing import DrawingModel, NotDrawnError
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Reply
 from armor_model.base.errors import RunFailed, UserError, unknown_name
 from armor_model.base.images import opened
+from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -41,7 +42,7 @@ class ServedImages(DrawingModel):
     """Draws and responds over HTTP. One request an image, each with its own seed; guidance is the server's own business
     (`--model-args guidance_scale=...` sends one)."""
 
-    def __init__(self, endpoint: Endpoint, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, options: JsonView | None = None) -> None:
         self._endpoint, self.asked = endpoint, dict(options or {})
         self._route = self.asked.get("route", "images")
         if self._route not in ROUTES:
@@ -66,7 +67,7 @@ class ServedImages(DrawingModel):
         """What the server's images were: how many of each file format, how many prompts it wrote anew."""
         return dict(self._seen)
 
-    def _own(self, decoding: Decoding) -> dict[str, Any]:
+    def _own(self, decoding: Decoding) -> JsonObject:
         sent = {name: self.asked[name] for name in SENT if name in self.asked}
         chat = {"modalities": "+".join(self._modalities) or None} if self._route == "chat" else {}
         return {"route": self._route, "guidance": None, "requests": "one an image, with its seed", **chat, **sent}
@@ -76,10 +77,10 @@ class ServedImages(DrawingModel):
         return self._ask([lambda p=p, s=s: one(p, s) for p, s in zip(prompts, seeds, strict=True)])
 
     def respond(
-        self, conversations: Sequence[list[dict[str, Any]]], seeds: Sequence[int], decoding: Decoding
+        self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
     ) -> list[list[str | Image.Image] | Exception]:
         """Text and images of each answer, in the order that the server keeps; an exception stands for one without."""
-        limits: dict[str, Any] = {"temperature": decoding.temperature, "max_tokens": decoding.max_new_tokens}
+        limits: JsonObject = {"temperature": decoding.temperature, "max_tokens": decoding.max_new_tokens}
         if decoding.temperature > 0:
             limits["top_p"] = decoding.top_p
         pairs = zip(conversations, seeds, strict=True)
@@ -122,7 +123,7 @@ class ServedImages(DrawingModel):
             )
         return images[0]
 
-    def _reply(self, messages: list[dict[str, Any]], seed: int, **limits: Any) -> list[str | Image.Image]:
+    def _reply(self, messages: list[JsonObject], seed: int, **limits: Any) -> list[str | Image.Image]:
         modalities = {"modalities": self._modalities} if self._modalities else {}
         reply: Reply = self._endpoint.chat(messages, seed=seed, **modalities, **limits)
         parts: list[str | Image.Image] = []
@@ -151,7 +152,7 @@ class ServedImages(DrawingModel):
             self._seen[what] += 1
 
 
-def parts_of(message: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def parts_of(message: JsonView) -> Iterator[tuple[str, str]]:
     """(`text`, text) and (`image`, base64) of a chat message, in order, in all three forms.
 
     A content list, data URLs in a content text, `images` beside it. EndpointError for an image that is only an address.
@@ -182,7 +183,7 @@ def _parts_of_text(text: str) -> Iterator[tuple[str, str]]:
         yield "text", words
 
 
-def _data_of(part: Mapping[str, Any]) -> str:
+def _data_of(part: JsonView) -> str:
     """The base64 of an image part: `b64_json`, or a data URL in `image_url` (an object or a text), `url`, `image`."""
     if isinstance(part.get("b64_json"), str):
         return part["b64_json"]
@@ -204,7 +205,7 @@ def _remote() -> EndpointError:
     )
 
 
-def _only_image(payload: Any) -> Mapping[str, Any]:
+def _only_image(payload: Any) -> JsonView:
     """The one entry of a reply of `/images/generations`. EndpointError where it is none, or not one."""
     data = payload.get("data") if isinstance(payload, Mapping) else None
     if not isinstance(data, list) or len(data) != 1 or not isinstance(data[0], Mapping):
@@ -223,7 +224,7 @@ def decoded(data: str) -> tuple[Image.Image, str]:
         raise EndpointError("image", f"the image cannot be decoded: {error}") from None
 
 
-def message_of(message: Mapping[str, Any]) -> dict[str, Any]:
+def message_of(message: JsonView) -> JsonObject:
     """A message of ours (text and PIL images) as a chat endpoint wants it."""
     if isinstance(message["content"], str):
         return {"role": message["role"], "content": message["content"]}
@@ -231,7 +232,7 @@ def message_of(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": message["role"], "content": [content_part(part) for part in parts]}
 
 
-def content_part(part: Any) -> dict[str, Any]:
+def content_part(part: Any) -> JsonObject:
     """A text, a PIL image or an image's path as a part of a message; images go as PNG, so that nothing is lost."""
     if isinstance(part, str):
         return {"type": "text", "text": part}

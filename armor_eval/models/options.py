@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from armor_model.base.errors import UserError, did_you_mean, unknown_name
+from armor_model.base.jsons import JsonObject, JsonView
 
 EXAMPLE = "expected k=v,..., e.g. attn_implementation=sdpa,max_pixels=1003520"
 TEXT_KEYS = frozenset({"revision", "variant", "subfolder"})
@@ -16,9 +17,14 @@ TEXT_KEYS = frozenset({"revision", "variant", "subfolder"})
 GENERIC = ("dtype", "device", "device_map", "model_args", "trust_remote_code")
 """Options that a command line can give for any model; an adapter honours those that its loader names."""
 DTYPES = {
-    "auto": "auto", "float32": "float32", "float16": "float16", "bfloat16": "bfloat16", "fp32": "float32",
-    "fp16": "float16", "bf16": "bfloat16",
-}  # fmt: skip
+    "auto": "auto",
+    "float32": "float32",
+    "float16": "float16",
+    "bfloat16": "bfloat16",
+    "fp32": "float32",
+    "fp16": "float16",
+    "bf16": "bfloat16",
+}
 """What `--dtype` may say -> torch's name; `auto` is the checkpoint's own."""
 
 _KEY = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
@@ -26,13 +32,13 @@ _NUMBER = re.compile(r"[+-]?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
 
-def parse_model_args(text: str | None) -> dict[str, Any]:
+def parse_model_args(text: str | None) -> JsonObject:
     """`k=v,...` as a dictionary; empty for None and for empty text.
 
     A value is an int, a float, a bool (`true`, `False`), None (`none`, `null`), JSON (`{...}`, `[...]`, `"..."`, which
     may hold commas) or else text. UserError where a pair cannot be read or a key comes twice.
     """
-    arguments: dict[str, Any] = {}
+    arguments: JsonObject = {}
     for pair in _pairs(text or ""):
         key, mark, value = (piece.strip() for piece in pair.partition("="))
         if not mark or not _KEY.fullmatch(key):
@@ -52,7 +58,7 @@ def parse_dtype(text: str | None) -> str | None:
     return DTYPES[text.lower()]
 
 
-def refuse_unknown(kind: str, arguments: Mapping[str, Any], known: Iterable[str]) -> None:
+def refuse_unknown(kind: str, arguments: JsonView, known: Iterable[str]) -> None:
     """UserError for the first argument that the kind of model does not know."""
     known = sorted(known)
     for key in arguments:
@@ -62,7 +68,7 @@ def refuse_unknown(kind: str, arguments: Mapping[str, Any], known: Iterable[str]
             )
 
 
-def honoured(loader: Callable[..., Any], what: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def honoured(loader: Callable[..., Any], what: str, options: JsonView) -> JsonObject:
     """The options that were given (neither None, False nor empty), all of which the loader must name as parameters.
 
     UserError for one of GENERIC that it does not name: nothing that a user asked for is swallowed.

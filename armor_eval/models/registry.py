@@ -18,9 +18,7 @@ from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean
 
 EVERYTHING = (AnswersQuestions, DrawsImages, RespondsFreely)
-TASKS = {
-    AnswersQuestions: "answer questions", DrawsImages: "draw", RespondsFreely: "answer with text and pictures"
-}  # fmt: skip
+TASKS = {AnswersQuestions: "answer questions", DrawsImages: "draw", RespondsFreely: "answer with text and pictures"}
 """Protocol -> what a model that lacks it cannot do, in a user's words."""
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from armor_eval.models.transport import AgainError, EndpointError
+from armor_model.base.jsons import JsonObject
 
 LENGTH = ("length", "max_tokens", "MAX_TOKENS", "model_length")
 """What servers call an answer that ended because its room did."""
@@ -28,7 +29,7 @@ class Reply:
     """The model declined in the reply's own field for it; `text` is what it said."""
     room: int | None = None
     """New tokens that it might have, where that is less than was asked for."""
-    message: dict[str, Any] = field(default_factory=dict)
+    message: JsonObject = field(default_factory=dict)
     """The whole message, e.g. for its images."""
 
     @property
@@ -109,7 +110,7 @@ def _has_images(content: Any) -> bool:
     return any(isinstance(part, dict) and "image" in str(part.get("type")) for part in parts)
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """The text of a string, of parts, or of an object that holds one."""
     if isinstance(value, list):
         return "".join(_words(item) for item in value)
@@ -122,7 +123,7 @@ def _gather(stream: str) -> Any:
     """A chat completion from server-sent events. Raises ValueError where the stream is not whole or holds no JSON."""
     events = [line[5:].strip() for line in stream.split("\n") if line.startswith("data:")]
     ended = "[DONE]" in events
-    message: dict[str, Any] = {}
+    message: JsonObject = {}
     reason = None
     for event in (json.loads(e) for e in events if e and e != "[DONE]"):
         if not isinstance(event, dict):
@@ -139,7 +140,7 @@ def _gather(stream: str) -> Any:
     return {"choices": [{"message": message, "finish_reason": reason}]} if message or reason else {"choices": []}
 
 
-def _extend(message: dict[str, Any], delta: dict[str, Any]) -> None:
+def _extend(message: JsonObject, delta: JsonObject) -> None:
     for name, piece in delta.items():
         if piece is None:
             message.setdefault(name, None)

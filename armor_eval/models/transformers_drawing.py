@@ -12,10 +12,12 @@ from armor_eval.models.base import Decoding
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of, image_from
 from armor_eval.models.hub import locate
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+    from transformers import PreTrainedModel, ProcessorMixin
 
 
 class TransformersDrawing(DrawingModel):
@@ -52,7 +54,7 @@ class TransformersDrawing(DrawingModel):
         """The model's class in transformers."""
 
     @abstractmethod
-    def _prepare(self, model: Any, processor: Any) -> None:
+    def _prepare(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
         """Complete what a checkpoint may lack. ValueError where it cannot be done without."""
 
     def _torch_dtype(self) -> str:
@@ -66,7 +68,7 @@ class TransformersDrawing(DrawingModel):
     def _guidance(self, decoding: Decoding) -> float:
         return self.guidance if decoding.guidance is None else decoding.guidance
 
-    def _own(self, decoding: Decoding) -> dict[str, Any]:
+    def _own(self, decoding: Decoding) -> JsonObject:
         used = {name: getattr(decoding, name) for name in SAMPLING}
         return {"dtype": self._torch_dtype(), "guidance": self._guidance(decoding), **used}
 
@@ -79,7 +81,7 @@ class TransformersDrawing(DrawingModel):
             from transformers import AutoProcessor
 
             name = self._torch_dtype()
-            given: dict[str, Any] = {"dtype": name if name == "auto" else getattr(torch, name)}
+            given: JsonObject = {"dtype": name if name == "auto" else getattr(torch, name)}
             if self._device_map:
                 given["device_map"] = self._device_map
             try:
@@ -96,7 +98,7 @@ class TransformersDrawing(DrawingModel):
         self._loaded = None
 
 
-def images_of(pixels_BHWC: torch.Tensor, processor: Any) -> list[Image.Image | NotDrawnError]:
+def images_of(pixels_BHWC: torch.Tensor, processor: ProcessorMixin) -> list[Image.Image | NotDrawnError]:
     """Images of pixels that are normalised by the image processor's mean and standard deviation; values are cut off to
     whole ones, as in the authors' own programs."""
     of = processor.image_processor

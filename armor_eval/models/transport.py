@@ -208,7 +208,7 @@ class Transport:
             text = text.replace(secret, REMOVED)
         return text.encode("utf-8", "replace").decode("utf-8")
 
-    def clean_json(self, value: Any) -> Any:
+    def clean_json(self, value: object) -> Any:
         """JSON with every text cleaned, keys of objects too. Raises RecursionError where it is nested absurdly deep."""
         if isinstance(value, str):
             return self.clean(value)

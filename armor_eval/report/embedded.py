@@ -86,11 +86,7 @@ def _measured(view: RunView, notes: Footnotes, views: Sequence[RunView]) -> Show
 
 
 def _by_metric(
-    profile: ProfileSpec,
-    kind: str,
-    views: Sequence[RunView],
-    everything: Sequence[RunView],
-    with_cost: bool = False,
+    profile: ProfileSpec, kind: str, views: Sequence[RunView], everything: Sequence[RunView], with_cost: bool = False
 ) -> Doc | None:
     """A row a run, a column a metric, the headline first."""
     views = [v for v in views if v.scores is not None and v.scores.metrics]

@@ -77,7 +77,7 @@ def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
 
 
 ARCHIVED = ("run.json", "scores.json", "series.jsonl")
-"""What tables and plots read of a bundle; items and their pictures stay behind, so that results fit into git."""
+"""What tables and plots read of a bundle; items and their images stay behind, so that results fit into git."""
 
 
 def archive(views: Sequence[RunView], out: Path) -> list[Path]:

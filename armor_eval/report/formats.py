@@ -13,17 +13,44 @@ from armor_eval.runs.comparable import reservations_of
 
 _MD = re.compile(r"([\\`*_{}\[\]|#])")
 _LATEX = {
-    "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "_": r"\_", "%": r"\%",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}",
-    '"': r"\textquotedbl{}", "`": r"\textasciigrave{}",
-}  # fmt: skip
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "`": r"\textasciigrave{}",
+}
 
 CSV_COLUMNS = (
-    "table", "row", "column", "printed", "measured", "ci95_low", "ci95_high", "n", "clusters", "unit", "verdict",
-    "gap", "why", "reservations",
-    "run_id", "profile", "model", "data", "command",
-)  # fmt: skip
+    "table",
+    "row",
+    "column",
+    "printed",
+    "measured",
+    "ci95_low",
+    "ci95_high",
+    "n",
+    "clusters",
+    "unit",
+    "verdict",
+    "gap",
+    "why",
+    "reservations",
+    "run_id",
+    "profile",
+    "model",
+    "data",
+    "command",
+)
 
 
 def markdown(doc: Doc) -> str:
@@ -84,17 +111,29 @@ def latex(doc: Doc) -> str:
     notes = [f"\\par\\smallskip\\footnotesize\\raggedright {_tex(n)}" for n in doc.notes]
     label = re.sub(r"[^a-z0-9]+", "-", doc.key.lower())
     return "\n".join(
-        ["\\begin{table}[p]", "\\centering\\scriptsize", f"\\caption{{{_tex(doc.title)}. {_tex(doc.caption)}}}",
-         f"\\label{{tab:{label}}}", *body, *notes, "\\end{table}", ""]
-    )  # fmt: skip
+        [
+            "\\begin{table}[p]",
+            "\\centering\\scriptsize",
+            f"\\caption{{{_tex(doc.title)}. {_tex(doc.caption)}}}",
+            f"\\label{{tab:{label}}}",
+            *body,
+            *notes,
+            "\\end{table}",
+            "",
+        ]
+    )
 
 
 def latex_document(docs: Sequence[Doc]) -> str:
     """A document that holds all tables and compiles with pdflatex alone."""
     head = [
-        "\\documentclass[a4paper,landscape]{article}", "\\usepackage[T1]{fontenc}", "\\usepackage[utf8]{inputenc}",
-        "\\usepackage{textcomp,booktabs,graphicx}", "\\usepackage[margin=1.5cm]{geometry}", "\\begin{document}",
-    ]  # fmt: skip
+        "\\documentclass[a4paper,landscape]{article}",
+        "\\usepackage[T1]{fontenc}",
+        "\\usepackage[utf8]{inputenc}",
+        "\\usepackage{textcomp,booktabs,graphicx}",
+        "\\usepackage[margin=1.5cm]{geometry}",
+        "\\begin{document}",
+    ]
     return "\n".join([*head, *(latex(d) + "\\clearpage" for d in docs), "\\end{document}", ""])
 
 
@@ -141,14 +180,26 @@ def csv_cells(docs: Sequence[Doc]) -> str:
             m, run = c.metric, c.run
             low, high = m.ci95 if m and m.ci95 else ("", "")
             record = [
-                doc.key, c.row, c.column, c.printed or "",
-                "" if m is None or m.value is None else repr(m.value), low, high,
-                m.n if m else "", m.clusters if m else "", m.unit if m else "",
-                c.verdict, "" if c.gap is None else f"{c.gap:.6g}",
-                c.why, "; ".join(r.text for r in reservations_of(run)) if run else "",
-                run.run_id if run else "", run.profile if run else "", run.model.name if run else "",
-                run.data.name if run else "", " ".join(run.command) if run else "",
-            ]  # fmt: skip
+                doc.key,
+                c.row,
+                c.column,
+                c.printed or "",
+                "" if m is None or m.value is None else repr(m.value),
+                low,
+                high,
+                m.n if m else "",
+                m.clusters if m else "",
+                m.unit if m else "",
+                c.verdict,
+                "" if c.gap is None else f"{c.gap:.6g}",
+                c.why,
+                "; ".join(r.text for r in reservations_of(run)) if run else "",
+                run.run_id if run else "",
+                run.profile if run else "",
+                run.model.name if run else "",
+                run.data.name if run else "",
+                " ".join(run.command) if run else "",
+            ]
             writer.writerow([_inert(v) for v in record])
     return out.getvalue()
 

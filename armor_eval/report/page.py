@@ -1,4 +1,4 @@
-"""One self-contained HTML page: the verdict first, then tables, plots, and every item with its picture and answer.
+"""One self-contained HTML page: the verdict first, then tables, plots, and every item with its image and answer.
 
     armor-eval report RUN... --out report.html
 
@@ -99,29 +99,33 @@ def render_page(
     payload = viewer.pack(views, flips, data)
     script, style = _asset("viewer.js"), _asset("page.css")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return _environment().get_template("page.html.j2").render(
-        title=title,
-        policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
-        f"script-src 'sha256-{digest}'",
-        style=Markup(style),
-        script=Markup(script),
-        headline=headline,
-        notices=notices(views) if flips is None else [],  # a comparison says them itself
-        runs=[_run_row(v) for v in views],
-        sections=[(heading, Markup(body)) for heading, body in sections],
-        results=Markup(formats.html(results)) if results else None,
-        slices=[(d.title, Markup(formats.html(d))) for d in slices],
-        tables=[(d.title, Markup(formats.html(d))) for d in docs if not _of_paper(d)],
-        paper=[(d.title, Markup(formats.html(d)), any(c.run for c in d.cells)) for d in docs if _of_paper(d)],
-        paper_summary=_paper_summary(docs),
-        figures=[*(f for v in views for f in _figures(v)), *(_figure(title, path) for title, path in images)],
-        plots=[(p.title, Markup(p.svg), p.text) for p in drawn],
-        payload=payload,
-        page_megabytes=viewer.PAGE_BUDGET // 1_000_000,
-        table=Markup(payload.table),
-        pictures=Markup(payload.pictures),
-        flips_only=flips is not None,
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            title=title,
+            policy="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; "
+            f"script-src 'sha256-{digest}'",
+            style=Markup(style),
+            script=Markup(script),
+            headline=headline,
+            notices=notices(views) if flips is None else [],  # a comparison says them itself
+            runs=[_run_row(v) for v in views],
+            sections=[(heading, Markup(body)) for heading, body in sections],
+            results=Markup(formats.html(results)) if results else None,
+            slices=[(d.title, Markup(formats.html(d))) for d in slices],
+            tables=[(d.title, Markup(formats.html(d))) for d in docs if not _of_paper(d)],
+            paper=[(d.title, Markup(formats.html(d)), any(c.run for c in d.cells)) for d in docs if _of_paper(d)],
+            paper_summary=_paper_summary(docs),
+            figures=[*(f for v in views for f in _figures(v)), *(_figure(title, path) for title, path in images)],
+            plots=[(p.title, Markup(p.svg), p.text) for p in drawn],
+            payload=payload,
+            page_megabytes=viewer.PAGE_BUDGET // 1_000_000,
+            table=Markup(payload.table),
+            images=Markup(payload.images),
+            flips_only=flips is not None,
+        )
+    )
 
 
 def _of_paper(doc: Doc) -> bool:
@@ -145,7 +149,7 @@ def _figure(title: str, path: Path) -> tuple[str, str]:
 
 
 def _figures(view: RunView) -> list[tuple[str, str]]:
-    """(title, data address) of the pictures that a run made of its results: contact sheets of an ablation."""
+    """(title, data address) of the images that a run made of its results: contact sheets of an ablation."""
     made = []
     for figure in view.run.extras.get("figures", []):
         path = viewer.inside(view.path, str(figure.get("path")))
@@ -201,6 +205,9 @@ def _environment():
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )

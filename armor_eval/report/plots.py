@@ -44,12 +44,21 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], salt: str) 
     import matplotlib
 
     style = {
-        "svg.fonttype": "none", "svg.hashsalt": salt, "font.size": 10, "font.family": "sans-serif",
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "font.size": 10,
+        "font.family": "sans-serif",
         "axes.spines.top": False,
-        "axes.spines.right": False, "axes.edgecolor": INK, "axes.labelcolor": INK, "text.color": INK,
+        "axes.spines.right": False,
+        "axes.edgecolor": INK,
+        "axes.labelcolor": INK,
+        "text.color": INK,
         "xtick.color": INK,
-        "ytick.color": INK, "grid.color": INK, "grid.alpha": 0.15, "legend.frameon": False,
-    }  # fmt: skip
+        "ytick.color": INK,
+        "grid.color": INK,
+        "grid.alpha": 0.15,
+        "legend.frameon": False,
+    }
     with matplotlib.rc_context(style):
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.report.claims import Claims, load_claims
 from armor_eval.runs.schema import Record, Run
+from armor_model.base.jsons import JsonObject
 
 Verdict = Literal["supported", "contradicted", "undecided", "not run"]
 
@@ -25,7 +26,7 @@ class Statement(Record):
     statement: str
     """In our words."""
     rule: str
-    arguments: dict[str, Any]
+    arguments: JsonObject
 
 
 class Statements(Record):
@@ -91,9 +92,16 @@ def mean_ratio(claims: Claims, *, table: str, row: str, base: str, at_least: flo
 
 
 def difference(
-    claims: Claims, *, table: str, column: str, row: str, base: str, at_least: float | None = None,
-    within: float | None = None, why: str | None = None,
-) -> Finding:  # fmt: skip
+    claims: Claims,
+    *,
+    table: str,
+    column: str,
+    row: str,
+    base: str,
+    at_least: float | None = None,
+    within: float | None = None,
+    why: str | None = None,
+) -> Finding:
     source = claims.table(table)
     gap = source.value(row, column) - source.value(base, column)
     holds = gap >= at_least if at_least is not None else abs(gap) <= within

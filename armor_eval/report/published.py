@@ -98,10 +98,13 @@ def published_tables(views: Sequence[RunView]) -> list[Doc]:
 
 def _table(protocol: str, measured: Sequence[RunView], prints: Sequence[Prints]) -> Doc:
     doc = Doc(
-        f"published-{protocol}", f"{protocol}: published numbers beside ours",
+        f"published-{protocol}",
+        f"{protocol}: published numbers beside ours",
         "Printed values stand as their source has them and were not measured here; nothing is ranked across the two.",
-        ["Model", "Score", "Measured, or how it was drawn", "Source"], text_columns=1, wide=True,
-    )  # fmt: skip
+        ["Model", "Score", "Measured, or how it was drawn", "Source"],
+        text_columns=1,
+        wide=True,
+    )
     notes = Footnotes()
     for view in measured:
         metric, label = view.primary, protocol_of(view.run)

@@ -71,8 +71,8 @@ def find_question_images(
             continue
         for name in names:
             row = tables[at].get(name.partition("#")[2])
-            if row is not None and row.picture is not None:
-                key = f"{row.picture.digest}{'s' if row.saved_as else ''}"
+            if row is not None and row.image_cell is not None:
+                key = f"{row.image_cell.digest}{'s' if row.saved_as else ''}"
                 found.rows.setdefault(key, row)
                 found.keys[place, name] = key
     return found

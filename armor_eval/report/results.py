@@ -27,13 +27,22 @@ def results_doc(views: Sequence[RunView]) -> Doc | None:
     beside = [name for name in CONTROLS if any(control_of(v) == name for v in shown) and real is not shown]
     counts = ("Unread", "Lost")
     doc = Doc(
-        "results", "Results",
+        "results",
+        "Results",
         "Headline numbers with 95 % intervals that resample what belongs together. Unread answers count as wrong, lost "
         "ones are not counted.",
-        ["Benchmark", "Model", "Score", "95 % interval", *(name.capitalize() for name in beside), "n", "Clusters",
-         *counts],
+        [
+            "Benchmark",
+            "Model",
+            "Score",
+            "95 % interval",
+            *(name.capitalize() for name in beside),
+            "n",
+            "Clusters",
+            *counts,
+        ],
         text_columns=2,
-    )  # fmt: skip
+    )
     for view in real:
         metric, run = view.primary, view.run
         tally = view.scores.counts
@@ -73,10 +82,11 @@ def slices_doc(view: RunView) -> Doc | None:
         return None
     metrics = {group: measure(items, accuracy(group)) for group, items in groups.items()}
     doc = Doc(
-        f"slices-{view.run.run_id}", f"{view.label} by category",
+        f"slices-{view.run.run_id}",
+        f"{view.label} by category",
         "Mean score of single items, not of whole groups or pairs; never the benchmark's own number.",
         ["Category", "Score", "95 % interval", "n"],
-    )  # fmt: skip
+    )
     for group, metric in sorted(metrics.items(), key=lambda pair: pair[1].value or 0.0):
         cells = [group, value_text(metric), interval_text(metric), f"{metric.n:,}"]
         doc.lines.append(Line([Shown(text) for text in cells], "measured"))

@@ -125,9 +125,15 @@ def paper_table(table: Table, views: Sequence[RunView], chosen: dict[str, str] |
         for group in rows_of[None]:
             run = group[0].run
             row = Row(
-                key=run.model.name, method=run.model.name, group="measured", rank_group="measured", params="",
-                aliases=[], needs=[], printed={c.key: None for c in table.columns},
-            )  # fmt: skip
+                key=run.model.name,
+                method=run.model.name,
+                group="measured",
+                rank_group="measured",
+                params="",
+                aliases=[],
+                needs=[],
+                printed={c.key: None for c in table.columns},
+            )
             _measured_lines(doc, table, row, group, notes, measured_marks, official)
     doc.notes += [f"{c.title}: {c.note}" for c in table.columns if c.note]
     if any(c.protocol for c in table.columns):
@@ -228,10 +234,13 @@ def _size(parameters: int | None) -> str:
 def prose_doc(judged: Sequence[Judged]) -> Doc:
     """The paper's statements with evidence and verdict."""
     doc = Doc(
-        "claims", "What the paper states, and what speaks for it",
+        "claims",
+        "What the paper states, and what speaks for it",
         "Statements in our words; arithmetic is on the paper's own tables.",
-        ["Statement", "Where", "Verdict", "Evidence", "Scope"], text_columns=5, wide=True,
-    )  # fmt: skip
+        ["Statement", "Where", "Verdict", "Evidence", "Scope"],
+        text_columns=5,
+        wide=True,
+    )
     for j in judged:
         words = [j.statement, j.where, j.verdict, j.evidence, j.scope + (f", run {j.run_id}" if j.run_id else "")]
         doc.lines.append(Line([Shown(w, verdict=j.verdict if i == 2 else None) for i, w in enumerate(words)]))

@@ -11,9 +11,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 STYLES = {
-    "match": "green", "supported": "green", "differs": "bold red", "contradicted": "bold red", "undecided": "yellow",
-    "not comparable": "bold magenta", "ok": "green", "missing": "yellow", "broken": "bold red", "note": "cyan",
-}  # fmt: skip
+    "match": "green",
+    "supported": "green",
+    "differs": "bold red",
+    "contradicted": "bold red",
+    "undecided": "yellow",
+    "not comparable": "bold magenta",
+    "ok": "green",
+    "missing": "yellow",
+    "broken": "bold red",
+    "note": "cyan",
+}
 """Colour by verdict word."""
 
 
@@ -24,8 +32,9 @@ def print_doc(out: Console, doc: Doc) -> None:
     from rich.text import Text
 
     title = Text(doc.title) if doc.title else None
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD if title else None, pad_edge=False,
-                  padding=(0, 2, 0, 0))  # fmt: skip
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD if title else None, pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for place, name in enumerate(doc.head):
         table.add_column(Text(name), no_wrap=True, justify="right" if doc.holds_numbers(place) else "left")
     for line in doc.lines:

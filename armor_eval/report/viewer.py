@@ -15,7 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from armor_eval.report.loading import RunView
 from armor_eval.report.question_images import QuestionImages, find_question_images, is_reference
@@ -66,12 +66,12 @@ class Payload:
 
     table: str
     """gzip + base64 of the item table's JSON."""
-    pictures: str
+    images: str
     """JSON: key -> [width, height, mime, base64]; `<` is written as an escape so that it cannot end its element. The
     further images of a question are `KEY~1`, `KEY~2` ..."""
     items: int
-    pictures_kept: int
-    pictures_left: int
+    images_kept: int
+    images_left: int
     """Left out for want of room."""
     urgent_left: int
     """Those of them that belong to wrong or changed items."""
@@ -121,12 +121,12 @@ def pack(views: Sequence[RunView], flips: Sequence[Flip] | None = None, data: Pa
         questions = _question_images(records, views, data)
         table, cap, cut = _pack_table(records, views, questions)
         room = None if len(records) <= ALL_IMAGES else PAGE_BUDGET - PAGE_REST - len(table)
-        pictures, left, urgent_left = _pack_pictures(records, views, questions, room)
+        images, left, urgent_left = _pack_images(records, views, questions, room)
     finally:
         if collecting:
             gc.enable()
-    text = json.dumps(pictures, separators=(",", ":")).replace("<", "\\u003c")
-    return Payload(table, text, len(records), len(pictures), left, urgent_left, cap, cut, questions.missing)
+    text = json.dumps(images, separators=(",", ":")).replace("<", "\\u003c")
+    return Payload(table, text, len(records), len(images), left, urgent_left, cap, cut, questions.missing)
 
 
 def _all_records(views: Sequence[RunView]) -> list[_Record]:
@@ -175,7 +175,7 @@ class _Cutter:
     def __init__(self) -> None:
         self.cut = 0
 
-    def __call__(self, value: Any, limit: int) -> str:
+    def __call__(self, value: object, limit: int) -> str:
         text = (
             ""
             if value is None
@@ -196,21 +196,47 @@ def _table(
     short = _Cutter()
     prompts: dict[str, int] = {}
     groups: dict[str, int] = {}
-    names = ("run", "id", "status", "outcome", "score", "group", "prompt", "gold", "output", "parsed", "reason", "seen",
-             "drawn", "boxes", "flip", "other")  # fmt: skip
+    names = (
+        "run",
+        "id",
+        "status",
+        "outcome",
+        "score",
+        "group",
+        "prompt",
+        "gold",
+        "output",
+        "parsed",
+        "reason",
+        "seen",
+        "drawn",
+        "boxes",
+        "flip",
+        "other",
+    )
     columns: dict[str, list] = {name: [] for name in names}
     for record in records:
         item, limit = record.item, cap[0 if record.urgent else 1]
         # A prompt is asked by many runs and stored once, so it may be as long as a failure's.
         prompt = short(item.prompt, max(cap[0], 120))
         row = (
-            record.run, item.id[:200], STATUSES.index(item.status), outcome(item), item.score,
-            groups.setdefault(item.group or "", len(groups)), prompts.setdefault(prompt, len(prompts)),
-            short(item.gold, limit or 40), short(item.output, limit), short(item.parsed, limit and min(limit, 400)),
-            short(item.reason, limit), _keys(record.run, item.images, questions),
-            _keys(record.run, item.output_images, questions), boxes(item), record.flip,
+            record.run,
+            item.id[:200],
+            STATUSES.index(item.status),
+            outcome(item),
+            item.score,
+            groups.setdefault(item.group or "", len(groups)),
+            prompts.setdefault(prompt, len(prompts)),
+            short(item.gold, limit or 40),
+            short(item.output, limit),
+            short(item.parsed, limit and min(limit, 400)),
+            short(item.reason, limit),
+            _keys(record.run, item.images, questions),
+            _keys(record.run, item.output_images, questions),
+            boxes(item),
+            record.flip,
             _other(record, questions, short, limit),
-        )  # fmt: skip
+        )
         for name, value in zip(names, row, strict=True):
             columns[name].append(value)
     if not any(columns["flip"]):
@@ -219,8 +245,12 @@ def _table(
         "runs": [
             {"id": v.run.run_id, "bench": v.run.benchmark, "label": v.label, "model": v.run.model.name} for v in views
         ],
-        "groups": list(groups), "prompts": list(prompts), "statuses": STATUSES, "outcomes": OUTCOMES, **columns,
-    }  # fmt: skip
+        "groups": list(groups),
+        "prompts": list(prompts),
+        "statuses": STATUSES,
+        "outcomes": OUTCOMES,
+        **columns,
+    }
     return table, short.cut
 
 
@@ -229,8 +259,17 @@ def _other(record: _Record, questions: QuestionImages, short: _Cutter, limit: in
     if base is None:
         return None
     drawn = _keys(record.other_run, base.output_images, questions)
-    return [record.other_run, STATUSES.index(base.status), outcome(base), base.score, short(base.output, limit),
-            short(base.parsed, limit), short(base.reason, limit), drawn, boxes(base)]  # fmt: skip
+    return [
+        record.other_run,
+        STATUSES.index(base.status),
+        outcome(base),
+        base.score,
+        short(base.output, limit),
+        short(base.parsed, limit),
+        short(base.reason, limit),
+        drawn,
+        boxes(base),
+    ]
 
 
 def _keys(run: int, names: Sequence[str], questions: QuestionImages) -> list[str] | int:
@@ -287,7 +326,7 @@ def _file_key(run: str, name: str) -> str:
 _HEX = frozenset("0123456789abcdef")
 
 
-def _pack_pictures(
+def _pack_images(
     records: list[_Record], views: Sequence[RunView], questions: QuestionImages, room: int | None
 ) -> tuple[dict[str, list], int, int]:
     """Thumbnails in order of urgency until the room (None: no end) is full: kept, left out, urgent ones left out."""

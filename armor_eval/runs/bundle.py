@@ -55,10 +55,7 @@ SAME_RUN: dict[str, Callable[[Run], Any]] = {
 }
 """What must agree for two runs to share a folder."""
 
-_SAME_SCORING: dict[str, Callable[[Run], Any]] = {
-    "scorer": lambda run: run.scorer,
-    "judge": lambda run: run.judge,
-}
+_SAME_SCORING: dict[str, Callable[[Run], Any]] = {"scorer": lambda run: run.scorer, "judge": lambda run: run.judge}
 """What must agree too where verdicts are there: once scores are written, and where items are judged as they come. The
 answers of an unfinished understanding run have none yet: another judge simply scores them."""
 
@@ -139,7 +136,7 @@ class Bundle:
         self.items, _ = read_journal(self.path / "items.jsonl")
 
     def add_image(self, image: Image.Image) -> str:
-        """Store a picture under the hash of its PNG and return its path inside the bundle."""
+        """Store an image under the hash of its PNG and return its path inside the bundle."""
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         name = f"images/{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.png"
@@ -313,12 +310,20 @@ def _continue(path: Path, earlier: Run, run: Run) -> Run:
     if earlier.status == "complete":
         return earlier
     return earlier.model_copy(
-        update={"status": "running", "status_reason": None, "scorer": run.scorer, "judge": run.judge,
-                "command": run.command, "packages": run.packages, "device": run.device, "git_commit": run.git_commit}
-    )  # fmt: skip
+        update={
+            "status": "running",
+            "status_reason": None,
+            "scorer": run.scorer,
+            "judge": run.judge,
+            "command": run.command,
+            "packages": run.packages,
+            "device": run.device,
+            "git_commit": run.git_commit,
+        }
+    )
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 

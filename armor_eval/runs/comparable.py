@@ -11,9 +11,10 @@ from typing import Any
 
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import Reservation, Run, decoding_of
+from armor_model.base.jsons import JsonObject
 
 
-def _decoding(run: Run) -> dict[str, Any]:
+def _decoding(run: Run) -> JsonObject:
     """How tokens were chosen, apart from the seed: two seeds of one setting are a repeat."""
     return {name: value for name, value in decoding_of(run).items() if name != "seed"}
 

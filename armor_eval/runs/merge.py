@@ -10,7 +10,6 @@ import shutil
 import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.runs.bundle import SAME_RUN, read_head, refuse_used_folder
 from armor_eval.runs.folders import folder_name, refuse_nesting
@@ -18,6 +17,7 @@ from armor_eval.runs.journal import read_journal, rewrite_journal
 from armor_eval.runs.schema import Item, Run
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 _OWN = re.compile(r"--(?:shard|out|bench|suite)(=.*)?")
 """Options of a shard's command line that the joined run has otherwise or not at all."""
@@ -76,9 +76,9 @@ def merge(shards: Sequence[Path], out: Path) -> Run:
     return write_run(out, joined, seal=False)
 
 
-def _served(runs: Iterable[Run]) -> dict[str, Any]:
+def _served(runs: Iterable[Run]) -> JsonObject:
     """What the servers of all shards wanted said otherwise, as an extra; empty where there was no server."""
-    joined: dict[str, Any] = {}
+    joined: JsonObject = {}
     for run in runs:
         for name, value in run.extras.get("served", {}).items():
             joined[name] = {**joined.get(name, {}), **value}

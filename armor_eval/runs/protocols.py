@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.runs.schema import Run, decoding_of
 from armor_model.base.hashing import sha256_json
+from armor_model.base.jsons import JsonObject
 
 CUSTOM = "custom"
 OWN_GUIDANCE, UNSTATED = "the model's own", "not stated"
@@ -73,9 +73,7 @@ def protocol_of(run: Run) -> dict[str, str]:
     return {**UNSTATED_PROTOCOL.get(run.kind, {}), **run.protocol}
 
 
-def label(
-    prompts_sha256: str, content_sha256: str, samples: int, scorer: dict[str, Any], *, drawn: bool
-) -> dict[str, str]:
+def label(prompts_sha256: str, content_sha256: str, samples: int, scorer: JsonObject, *, drawn: bool) -> dict[str, str]:
     """The label of a GenEval run to come, by the hashes of its prompts' file and of their texts; the engine puts a
     guidance that was asked for in its place."""
     guidance = OWN_GUIDANCE if drawn else UNSTATED
@@ -125,14 +123,14 @@ def _guidance_of(run: Run) -> str:
     return OWN_GUIDANCE if guidance is None else f"{guidance:g}"
 
 
-def _detector_of(settings: dict[str, Any]) -> str:
+def _detector_of(settings: JsonObject) -> str:
     for name, build in declared().detectors.items():
         if all(_allowed(key, settings.get(key), values) for key, values in build.items()):
             return name
     return f"{CUSTOM} {settings.get('detector', 'unknown')} {sha256_json(settings)[:8]}"
 
 
-def _allowed(key: str, value: Any, values: list[str | float]) -> bool:
+def _allowed(key: str, value: object, values: list[str | float]) -> bool:
     if key.endswith("sha256"):
         return isinstance(value, str) and value.startswith(tuple(map(str, values)))
     return value in values

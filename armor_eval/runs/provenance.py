@@ -17,9 +17,24 @@ from armor_eval.runs.schema import DeviceInfo
 from armor_model.base.hashing import sha256_text
 
 RECORDED_PACKAGES = (
-    "armor-eval", "torch", "torchvision", "transformers", "accelerate", "diffusers", "ms-vlmeval", "mmdet", "mmengine",
-    "mmcv-lite", "mmcv", "open-clip-torch", "numpy", "pandas", "scipy", "pillow", "pydantic",
-)  # fmt: skip
+    "armor-eval",
+    "torch",
+    "torchvision",
+    "transformers",
+    "accelerate",
+    "diffusers",
+    "ms-vlmeval",
+    "mmdet",
+    "mmengine",
+    "mmcv-lite",
+    "mmcv",
+    "open-clip-torch",
+    "numpy",
+    "pandas",
+    "scipy",
+    "pillow",
+    "pydantic",
+)
 
 
 def now() -> str:
@@ -45,9 +60,11 @@ def device(processes: int = 1) -> DeviceInfo:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         return DeviceInfo(
-            kind=torch.cuda.get_device_name(0), count=torch.cuda.device_count(), processes=processes,
+            kind=torch.cuda.get_device_name(0),
+            count=torch.cuda.device_count(),
+            processes=processes,
             hostname_sha256=host,
-        )  # fmt: skip
+        )
     threads = torch.get_num_threads() if torch is not None else os.cpu_count()
     return DeviceInfo(kind="cpu", count=1, processes=processes, threads=threads, hostname_sha256=host)
 

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from armor_model.base.jsons import JsonObject
+
 SCHEMA_VERSION = 1
 
 Profile = Literal["shapes", "official"]
@@ -63,7 +65,7 @@ class ScorerInfo(Record):
     name: str
     """e.g. `vlmeval.ImageMCQDataset.evaluate`, `geneval-official-rules`."""
     version: str
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: JsonObject = Field(default_factory=dict)
     """Thresholds, detector, weights hash, colour classifier ...: all whose change would change a score."""
 
 
@@ -137,7 +139,7 @@ class Run(Record):
     """Hash of the prompt template(s), not of the filled prompts: two runs with equal hashes asked in the same words."""
     scorer: ScorerInfo
     judge: JudgeInfo
-    decoding: dict[str, Any] = Field(default_factory=dict)
+    decoding: JsonObject = Field(default_factory=dict)
     seeds: dict[str, int] = Field(default_factory=dict)
     packages: dict[str, str] = Field(default_factory=dict)
     device: DeviceInfo
@@ -150,11 +152,11 @@ class Run(Record):
     cpu_seconds: float = Field(default=0.0, ge=0)
     peak_memory_bytes: int = Field(default=0, ge=0)
     training: TrainingInfo | None = None
-    extras: dict[str, Any] = Field(default_factory=dict)
+    extras: JsonObject = Field(default_factory=dict)
     seal: Seal | None = None
 
 
-def decoding_of(run: Run) -> dict[str, Any]:
+def decoding_of(run: Run) -> JsonObject:
     """The run's decoding. Runs of before `drawing` was recorded wrote a guidance of 1 where none was asked for."""
     if "drawing" in run.extras or run.decoding.get("guidance") != 1.0:
         return run.decoding
@@ -183,7 +185,7 @@ class Item(Record):
     score: float | None = None
     """None where nothing was measured (status judge_failed or error before scoring)."""
     reason: str | None = None
-    extras: dict[str, Any] = Field(default_factory=dict)
+    extras: JsonObject = Field(default_factory=dict)
     status: ItemStatus
     seconds: float = Field(default=0.0, ge=0)
 

@@ -38,7 +38,7 @@ def answer_kinds(items: Iterable[Item]) -> dict[str, int]:
 
 def failure_kind(item: Item) -> str:
     """What an item without an answer failed with: a server's kind of failure, else what its reason begins with (`data`,
-    `picture`, an exception's name)."""
+    `image`, an exception's name)."""
     return item.extras.get("failure") or re.split(r": | \(", item.reason or "unknown", maxsplit=1)[0]
 
 

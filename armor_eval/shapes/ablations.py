@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from armor_eval.tasks.geneval.prompts import Metadata
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model import bundled
+from armor_model.base.jsons import JsonObject
 from trainer.checkpoints import save_model
 from trainer.data.records import encode, to_messages
 from trainer.shapes.data import Codes, make_pool
-from trainer.shapes.language import DESCRIBE_PICTURE, caption
+from trainer.shapes.language import DESCRIBE_IMAGE, caption
 from trainer.shapes.questions import (
     QUESTION_TYPES,
     WORD_SUFFIX,
@@ -36,6 +37,9 @@ from trainer.shapes.questions import (
 from trainer.shapes.recipe import build, default_recipe, scaled, train_nano
 from trainer.shapes.world import pick, render, sample_scene
 
+if TYPE_CHECKING:
+    from armor_model.processing import ArmorProcessor
+
 VALIDATION_SEED = 90_000
 """Of held-back conversations: no arm is trained on them."""
 BASE_STEPS = ("vqgan", "vision", "data", "base")
@@ -45,7 +49,7 @@ BASE_STEPS = ("vqgan", "vision", "data", "base")
 class TrainingData:
     """Tokenised conversations for one processor, equal for equal seeds."""
 
-    def __init__(self, processor: Any) -> None:
+    def __init__(self, processor: ArmorProcessor) -> None:
         self._processor = processor
         self._codes = Codes(processor.vq)
 
@@ -66,7 +70,7 @@ class TrainingData:
         for i in range(count):
             scene = sample_scene(rng)
             turns = [
-                {"from": "human", "value": f"<image>\n{pick(rng, DESCRIBE_PICTURE)}"},
+                {"from": "human", "value": f"<image>\n{pick(rng, DESCRIBE_IMAGE)}"},
                 {"from": "gpt", "value": caption(scene, rng)},
             ]
             record = {"id": f"describe-{i}", "type": "ti2t", "conversations": turns}
@@ -93,7 +97,7 @@ def questions(each: int, seed: int = 0) -> list[ShortQuestion]:
 
 def drawings(each: int, seed: int = 0) -> list[DrawingRequest]:
     """`each` images of each of GenEval's six tasks, over the prompts whose combinations training never shows."""
-    held_out: dict[str, list[dict[str, Any]]] = {}
+    held_out: dict[str, list[JsonObject]] = {}
     for record in records():
         if record["held_out"]:
             held_out.setdefault(record["tag"], []).append(record)

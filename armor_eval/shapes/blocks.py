@@ -1,7 +1,7 @@
-"""Balanced blocks: one question asked over pictures whose answers differ, so that its words alone tell nothing.
+"""Balanced blocks: one question asked over images whose answers differ, so that its words alone tell nothing.
 
-A block holds one wording (and, for multiple choice, one list of options) and one picture for every answer. Whoever does
-not look is right in exactly one picture of each block, whatever the strategy.
+A block holds one wording (and, for multiple choice, one list of options) and one image for every answer. Whoever does
+not look is right in exactly one image of each block, whatever the strategy.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from trainer.shapes.world import Scene, is_held_out
 
 @dataclass(frozen=True)
 class Asked:
-    """One picture, one question, its answer."""
+    """One image, one question, its answer."""
 
     scene: Scene
     question: Question
 
     @property
     def held_out(self) -> int:
-        """1 where training never shows this picture: a column of our own that official tools ignore."""
+        """1 where training never shows this image: a column of our own that official tools ignore."""
         return int(is_held_out(self.scene))
 
 
@@ -58,7 +58,7 @@ class Pool:
         raise ValueError(f"no further scene has the answer {answer!r} to {text!r}")
 
     def block(self, type: str, answers: Sequence[str], text: str) -> list[Asked]:
-        """One picture for each of the answers."""
+        """One image for each of the answers."""
         return [self.take(type, text, answer) for answer in answers]
 
 

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from armor_eval.shapes.blocks import Asked, Pool, choice_options
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.conversations import chat_hint
 from trainer.shapes.questions import LETTERS
 
-Row = dict[str, Any]
-"""A TSV line; `image` holds a Scene, or an int: the index of the row whose picture it shares."""
+Row = JsonObject
+"""A TSV line; `image` holds a Scene, or an int: the index of the row whose image it shares."""
 
 CHOICE_TYPES: dict[str, str] = {
     "color": "perception",
@@ -31,7 +32,7 @@ ROTATION = 1_000_000
 
 
 def choice_blocks(seed: int, blocks: int) -> list[list[tuple[Asked, tuple[str, ...]]]]:
-    """`blocks` blocks of every type, each 3 or 4 pictures with one wording and one list of options, shuffled."""
+    """`blocks` blocks of every type, each 3 or 4 images with one wording and one list of options, shuffled."""
     rng = np.random.default_rng(seed)
     pool = Pool(rng)
     found = []
@@ -44,7 +45,7 @@ def choice_blocks(seed: int, blocks: int) -> list[list[tuple[Asked, tuple[str, .
 
 
 def _spread(rng: np.random.Generator, blocks: list[list[Any]]) -> list[Any]:
-    """All entries in random order, so that a block's pictures do not stand side by side."""
+    """All entries in random order, so that a block's images do not stand side by side."""
     flat = [entry for block in blocks for entry in block]
     return [flat[int(i)] for i in rng.permutation(len(flat))]
 
@@ -54,7 +55,7 @@ def _options(options: tuple[str, ...]) -> Row:
 
 
 def mmbench(seed: int, split: str, blocks: int = 11, answers: bool = True) -> list[Row]:
-    """Rows in MMBench's layout: every question once for each rotation of its options, pictures by reference."""
+    """Rows in MMBench's layout: every question once for each rotation of its options, images by reference."""
     rng = np.random.default_rng([seed, 1])
     entries = []
     for block in choice_blocks(seed, blocks):
@@ -106,7 +107,7 @@ def mmmu(seed: int, blocks: int = 11, dev_blocks: int = 1) -> list[Row]:
     """Rows in MMMU's layout: a validation split, which counts, and a dev split, which does not, with open questions.
 
     VLMEvalKit scores an open question as "A. the answer, B. Other Answers": a constant "A" is right on all of them. So
-    none stands among those that count. Some wordings name their picture as `<image 1>`.
+    none stands among those that count. Some wordings name their image as `<image 1>`.
     """
     rng = np.random.default_rng([seed, 1])
     rows: list[Row] = []

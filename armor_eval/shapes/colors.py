@@ -23,7 +23,7 @@ class PixelColors:
         self.settings = {"colors": "pixel votes", "palette": {c: list(COLORS[c]) for c in self.colors}}
 
     def name(self, crops: Sequence[Crop]) -> list[ColorAnswer]:
-        return [self._one(crop.picture[crop.mask]) for crop in crops]
+        return [self._one(crop.image[crop.mask]) for crop in crops]
 
     def _one(self, pixels_n3: np.ndarray) -> ColorAnswer:
         if len(pixels_n3) == 0:

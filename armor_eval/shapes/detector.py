@@ -73,11 +73,14 @@ def load_embedded(
 
 
 SCENES: dict[str, tuple[str, int]] = {
-    "one": ("red circle@0", 32), "four": ("red circle@0; green square@1; blue triangle@2; yellow cross@3", 32),
+    "one": ("red circle@0", 32),
+    "four": ("red circle@0; green square@1; blue triangle@2; yellow cross@3", 32),
     "three alike": ("purple square@0; purple square@1; purple square@3", 32),
-    "apart": ("blue cross@0; yellow triangle@3", 32), "beside": ("green circle@2; purple cross@3", 32),
-    "two of four": ("red triangle@1; blue square@2", 64), "large": ("yellow circle@1; red square@3", 128),
-}  # fmt: skip
+    "apart": ("blue cross@0; yellow triangle@3", 32),
+    "beside": ("green circle@2; purple cross@3", 32),
+    "two of four": ("red triangle@1; blue square@2", 64),
+    "large": ("yellow circle@1; red square@3", 128),
+}
 """Name -> (scene, pixels a side), of the selftest."""
 
 

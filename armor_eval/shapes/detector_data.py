@@ -1,4 +1,4 @@
-"""Training pictures for the embedded detector: real renders of the shapes world, and the ways a drawing goes wrong.
+"""Training images for the embedded detector: real renders of the shapes world, and the ways a drawing goes wrong.
 
 Shape legend: H=W 32 pixels, 16x16 cells of four 8x8 quadrants (armor-nano's image codes), N objects.
 
@@ -33,9 +33,9 @@ INTACT = 0.03
 
 @dataclass(frozen=True)
 class Example:
-    """One picture and the objects a detector should report."""
+    """One image and the objects a detector should report."""
 
-    picture: np.ndarray
+    image: np.ndarray
     """uint8 RGB [H, W, 3]."""
     labels: np.ndarray
     """Indices into SHAPES, int [N]."""
@@ -71,8 +71,8 @@ def sample_example(rng: np.random.Generator, training: bool = True, kind: str | 
     return _from_cells(rng, training, spoil=kind == "half-drawn")
 
 
-def _empty(picture: np.ndarray, kind: str) -> Example:
-    return Example(picture.astype(np.uint8), np.zeros(0, int), np.zeros((0, SIZE, SIZE), bool), kind)
+def _empty(image: np.ndarray, kind: str) -> Example:
+    return Example(image.astype(np.uint8), np.zeros(0, int), np.zeros((0, SIZE, SIZE), bool), kind)
 
 
 def _from_cells(rng: np.random.Generator, training: bool, spoil: bool) -> Example:
@@ -93,11 +93,11 @@ def _from_cells(rng: np.random.Generator, training: bool, spoil: bool) -> Exampl
         mask[_place(int(cell))] = shape_coverage(SHAPES[indices[cell] % len(SHAPES)]) > 0.5
         masks.append(mask)
         labels.append(indices[cell] % len(SHAPES))
-    picture = np.zeros((SIZE, SIZE, 3), np.uint8)
+    image = np.zeros((SIZE, SIZE, 3), np.uint8)
     for cell in range(CELLS):
-        picture[_place(cell)] = tiles[cell]
+        image[_place(cell)] = tiles[cell]
     return Example(
-        picture, np.array(labels, int), np.array(masks).reshape(-1, SIZE, SIZE), "half-drawn" if spoil else "render"
+        image, np.array(labels, int), np.array(masks).reshape(-1, SIZE, SIZE), "half-drawn" if spoil else "render"
     )
 
 
@@ -148,28 +148,28 @@ def _cut(rng: np.random.Generator, training: bool) -> Example | None:
     kept = lost <= INTACT
     behind = (np.full(3, 255), rng.integers(0, 256, 3), rng.integers(0, 256, (SIZE, SIZE, 3)))
     fill = behind[rng.choice(3, p=[0.7, 0.2, 0.1])]
-    picture = np.where(hidden[..., None], fill, whole.picture).astype(np.uint8)
-    return Example(picture, whole.labels[kept], whole.masks[kept], "cut")
+    image = np.where(hidden[..., None], fill, whole.image).astype(np.uint8)
+    return Example(image, whole.labels[kept], whole.masks[kept], "cut")
 
 
 def augment(rng: np.random.Generator, example: Example) -> Example:
     """Mild blur, noise, colour shift, coarse levels, a shift of up to 2 px: what a small decoder does to a render."""
     import cv2
 
-    picture, masks = example.picture.astype(np.float32), example.masks
+    image, masks = example.image.astype(np.float32), example.masks
     if rng.random() < 0.3:
         shift = tuple(int(step) for step in rng.integers(-2, 3, 2))  # things end 2 px from the edge: none is cut
-        padded = np.pad(picture, ((2, 2), (2, 2), (0, 0)), mode="edge")
-        picture = padded[2 - shift[0] : 2 - shift[0] + SIZE, 2 - shift[1] : 2 - shift[1] + SIZE]
+        padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")
+        image = padded[2 - shift[0] : 2 - shift[0] + SIZE, 2 - shift[1] : 2 - shift[1] + SIZE]
         masks = np.roll(masks, shift, axis=(1, 2))
     if rng.random() < 0.5:
-        picture = cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.25, 0.9)))
+        image = cv2.GaussianBlur(image, (0, 0), float(rng.uniform(0.25, 0.9)))
     if rng.random() < 0.5:
-        picture = picture + rng.normal(0, rng.uniform(1, 10), picture.shape)
+        image = image + rng.normal(0, rng.uniform(1, 10), image.shape)
     if rng.random() < 0.5:
-        picture = picture * rng.uniform(0.92, 1.05, 3) + rng.uniform(-10, 10, 3)
+        image = image * rng.uniform(0.92, 1.05, 3) + rng.uniform(-10, 10, 3)
     if rng.random() < 0.2:
         step = float(rng.integers(4, 24))
-        picture = np.round(picture / step) * step
-    picture = np.clip(picture, 0, 255).astype(np.uint8)
-    return Example(picture, example.labels, masks, example.kind)
+        image = np.round(image / step) * step
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    return Example(image, example.labels, masks, example.kind)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,6 +31,7 @@ from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder, write_file
 from armor_model.base.hashing import sha256_text
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.world import (
     CELL_NAMES,
     CELLS,
@@ -63,7 +63,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 """Kind -> wordings, taken in turn. A reshaped thing keeps its colour and place, a moved one its colour and shape."""
 
 
-def records() -> list[dict[str, Any]]:
+def records() -> list[JsonObject]:
     """200 requests, 40 a kind, each of another pair of scenes."""
     found, seen = [], set()
     for kind, wordings in WORDINGS.items():
@@ -155,8 +155,8 @@ class DetectorJudge:
         )
         own = {**self._detector.settings, **self._colors.settings, "threshold": self._rules.threshold}
         self.info = JudgeInfo(name=str(own["detector"]), version=str(own["weights_sha256"])[:16], endpoint="local")
-        self.settings: dict[str, Any] = own
-        self.facts: dict[str, Any] = {}
+        self.settings: JsonObject = own
+        self.facts: JsonObject = {}
 
     def prepare(self, kind: str) -> None:
         """UserError for what is no rubric; RunFailed where the detector misreads an image with a known answer."""
@@ -200,7 +200,7 @@ def grades(things: Sequence[Thing], fields: Mapping[str, str]) -> str:
     return f"Instruction: {followed:d}\nPreservation: {preserved:d}\nseen: {words}"
 
 
-def load_judge(rest: str, profile: Profile, *, device: str | None = None, **_: Any) -> DetectorJudge:
+def load_judge(rest: str, profile: Profile, *, device: str | None = None, **_: object) -> DetectorJudge:
     """For `--judge shapes-detector`. UserError for a run that is not of the shapes world."""
     if profile != "shapes":
         raise UserError("--judge shapes-detector knows the shapes world only", "take another judge")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.requests import TASKS, keys_for, phrase_for
 from trainer.shapes.world import COLOR_NAMES, HELD_OUT, RELATIONS, SHAPES, attr_key
 
@@ -23,14 +23,14 @@ COLOR_ATTR_SEEN = 24
 """Colour attributions that training does show, beside the 24 that it does not."""
 
 
-def _record(tag: str, things: Things, relation: str | None = None) -> dict[str, Any]:
-    include: list[dict[str, Any]] = []
+def _record(tag: str, things: Things, relation: str | None = None) -> JsonObject:
+    include: list[JsonObject] = []
     # A position prompt names the placed thing first; its record lists the target first, as the official file does.
     for color, shape, count in reversed(things) if relation else things:
         include.append({"class": shape, "count": count} | ({"color": color} if color else {}))
     if relation:
         include[1]["position"] = [relation, 0]
-    record: dict[str, Any] = {"tag": tag, "include": include}
+    record: JsonObject = {"tag": tag, "include": include}
     if tag == "counting":
         record["exclude"] = [{"class": things[0][1], "count": things[0][2] + 1}]
     record["prompt"] = f"a photo of {phrase_for(things, relation)}"
@@ -53,7 +53,7 @@ def _color_attributions() -> list[Things]:
     return held + [seen[i] for i in chosen]
 
 
-def records() -> list[dict[str, Any]]:
+def records() -> list[JsonObject]:
     """The 144 prompts: 4 single, 12 two-object, 12 counting, 20 colours, 48 position, 48 colour attribution."""
     found = [_record(TASKS[0], ((None, shape, 1),)) for shape in SHAPES]
     found += [_record(TASKS[1], ((None, a, 1), (None, b, 1))) for a, b in permutations(SHAPES, 2)]

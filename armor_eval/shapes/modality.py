@@ -2,7 +2,7 @@
 
     python -m armor_eval.shapes.modality        prints the JSON lines
 
-Kinds: t2t and ti2t want text alone, t2i an image alone, t2ti and ti2ti both (`ti`: a picture is given). A record:
+Kinds: t2t and ti2t want text alone, t2i an image alone, t2ti and ti2ti both (`ti`: an image is given). A record:
 
     {"id": "t2i-0007", "cluster": ..., "kind": "t2i", "form": "plain|negation", "turns": 1,
      "messages": [{"role": "user", "content": "<image>\\n..."}, ...], "images": ["red circle@0; ..."],
@@ -17,23 +17,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from trainer.shapes.language import (
-    CHAT_HELD_OUT,
-    DESCRIBE_AND_REDRAW_HELD_OUT,
-    DESCRIBE_PICTURE_HELD_OUT,
-    chat_facts,
-)
-from trainer.shapes.requests import (
-    DRAW_HELD_OUT,
-    MIXED_HELD_OUT,
-    TELL_ONLY_HELD_OUT,
-    Request,
-    sample_request,
-)
+from armor_model.base.jsons import JsonObject
+from trainer.shapes.language import CHAT_HELD_OUT, DESCRIBE_AND_REDRAW_HELD_OUT, DESCRIBE_IMAGE_HELD_OUT, chat_facts
+from trainer.shapes.requests import DRAW_HELD_OUT, MIXED_HELD_OUT, TELL_ONLY_HELD_OUT, Request, sample_request
 from trainer.shapes.world import HELD_OUT, Scene, is_held_out, pick, render, sample_scene
 
 SEED = 21_001
@@ -59,21 +48,19 @@ def form_of(wording: str) -> str:
     return "negation" if any(word in f" {wording} " for word in _NEGATIONS) else "plain"
 
 
-def _content(request: Request) -> dict[str, Any]:
+def _content(request: Request) -> JsonObject:
     return {"phrase": request.phrase, "things": [list(t) for t in request.things], "relation": request.relation}
 
 
-def _asked(
-    rng: np.random.Generator, kind: str, number: int
-) -> tuple[str, str, list[Scene], dict[str, Any] | None, bool]:
-    """(wording, filled text, pictures given, content, held out); wordings take turns, so that all are asked alike."""
+def _asked(rng: np.random.Generator, kind: str, number: int) -> tuple[str, str, list[Scene], JsonObject | None, bool]:
+    """(wording, filled text, images given, content, held out); wordings take turns, so that all are asked alike."""
 
     def turn(wordings: Sequence[str]) -> str:
         return wordings[number % len(wordings)]
 
     if kind in ("ti2t", "ti2ti"):
         scene = sample_scene(rng, training=False)
-        wording = turn(DESCRIBE_PICTURE_HELD_OUT if kind == "ti2t" else DESCRIBE_AND_REDRAW_HELD_OUT)
+        wording = turn(DESCRIBE_IMAGE_HELD_OUT if kind == "ti2t" else DESCRIBE_AND_REDRAW_HELD_OUT)
         return wording, f"{IMAGE}\n{wording}", [scene], {"scene": str(scene)}, is_held_out(scene)
     if kind == "t2t" and number % 2:
         wording = CHAT_HELD_OUT[number // 2 % len(CHAT_HELD_OUT)][0]
@@ -87,7 +74,7 @@ def _asked(
     return wording, wording.format(x=request.phrase), [], _content(request), held
 
 
-def records(seed: int = SEED) -> list[dict[str, Any]]:
+def records(seed: int = SEED) -> list[JsonObject]:
     """400 records, 80 a kind, equal for equal seeds."""
     found = []
     for kind, (text, image) in KINDS.items():
@@ -115,15 +102,15 @@ def records(seed: int = SEED) -> list[dict[str, Any]]:
     return found
 
 
-def conversation(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """A record's messages as adapters take them: text and image parts, pictures rendered."""
-    pictures = iter(record["images"])
+def conversation(record: JsonObject) -> list[JsonObject]:
+    """A record's messages as adapters take them: text and image parts, images rendered."""
+    images = iter(record["images"])
     messages = []
     for message in record["messages"]:
         text = message["content"]
-        parts: list[dict[str, Any]] = []
+        parts: list[JsonObject] = []
         for _ in range(text.count(IMAGE)):
-            parts.append({"type": "image", "image": render(Scene.parse(next(pictures)))})
+            parts.append({"type": "image", "image": render(Scene.parse(next(images)))})
         parts.append({"type": "text", "text": text.replace(f"{IMAGE}\n", "")})
         messages.append({"role": message["role"], "content": parts})
     return messages

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.tasks.modality.judging import Reading
-from trainer.shapes.evaluation import read_pictures
+from armor_model.base.jsons import JsonObject
+from trainer.shapes.evaluation import read_images
 from trainer.shapes.questions import plural
 from trainer.shapes.requests import matches
 from trainer.shapes.world import COLOR_NAMES, SHAPES, Scene
@@ -23,15 +24,15 @@ def render(scene: str) -> Image.Image:
     return render_scene(Scene.parse(scene))
 
 
-def read(image: Image.Image, content: dict[str, Any] | None, text: str) -> Reading:
+def read(image: Image.Image, content: JsonObject | None, text: str) -> Reading:
     """`content`: what the request wants to see, None where it does not say."""
-    scene = read_pictures([image])[0]
+    scene = read_images([image])[0]
     shown = None if content is None else scene is not None and _shows(scene, content)
     agrees = None if not text else scene is not None and agrees_with(text, scene)
     return Reading(shown, agrees, "nothing readable" if scene is None else str(scene))
 
 
-def _shows(scene: Scene, content: dict[str, Any]) -> bool:
+def _shows(scene: Scene, content: JsonObject) -> bool:
     """A request: exactly these things, in this relation. A given image to redraw: that scene."""
     if "scene" in content:
         return str(scene) == content["scene"]

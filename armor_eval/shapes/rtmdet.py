@@ -79,13 +79,13 @@ def _boxes(priors_n4, distances_n4, inner: tuple[int, int], size: tuple[int, int
 
 
 def _suppress(b, boxes, scores, big, settings, images: int):
-    """Indices that survive class-agnostic suppression, picture by picture, by falling score."""
+    """Indices that survive class-agnostic suppression, image by image, by falling score."""
     import torch
 
-    picture, boxes, scores, big = (t.cpu().numpy() for t in (b, boxes, scores, big))
+    image, boxes, scores, big = (t.cpu().numpy() for t in (b, boxes, scores, big))
     kept: list[int] = []
     for i in range(images):
-        mine = np.flatnonzero((picture == i) & big)
+        mine = np.flatnonzero((image == i) & big)
         mine = mine[np.argsort(-scores[mine], kind="stable")]
         alive = np.ones(len(mine), bool)
         iou = _iou(boxes[mine])

@@ -37,7 +37,7 @@ PRETRAINED = Path(__file__).with_name("pretrained")
 class Recipe:
     steps: int = 2300
     batch: int = 16
-    """Pictures a step."""
+    """Images a step."""
     lr: float = 4e-3
     """Peak of AdamW; 5 % linear warm-up, then cosine to 2 % of it."""
     weight_decay: float = 0.05
@@ -45,7 +45,7 @@ class Recipe:
     """Decay of the weights' running mean, which is what is kept."""
     seed: int = 0
     calibration: int = 600
-    """Pictures, drawn from a stream of their own, that fix the score scale."""
+    """Images, drawn from a stream of their own, that fix the score scale."""
     sharpness: float = 4.0
     """Factor on the class logits: right scores become .998, wrong ones near 0. At 12 float32 rounds the right ones to
     1, and the order of two things of a class, which picks the one that a prompt is judged on, would be a tie."""
@@ -98,8 +98,8 @@ def collate(model, examples: Sequence[Example]) -> dict:
 
     inputs, samples = [], []
     for example in examples:
-        scale = INPUT / example.picture.shape[0]
-        large = cv2.resize(example.picture[..., ::-1], (INPUT, INPUT), interpolation=cv2.INTER_LINEAR)
+        scale = INPUT / example.image.shape[0]
+        large = cv2.resize(example.image[..., ::-1], (INPUT, INPUT), interpolation=cv2.INTER_LINEAR)
         inputs.append(torch.from_numpy(np.ascontiguousarray(large.transpose(2, 0, 1))))
         masks = [cv2.resize(m.astype(np.float32), (INPUT, INPUT)) > 0.5 for m in example.masks]
         truth = InstanceData()
@@ -185,7 +185,7 @@ def calibrate(model, recipe: Recipe) -> float:
 
 
 def _stream(seed: int, stream: int, n: int, kind: str | None = None) -> list[Example]:
-    """Fresh pictures from a numbered stream, half of them augmented; held-out scenes included."""
+    """Fresh images from a numbered stream, half of them augmented; held-out scenes included."""
     rng = np.random.default_rng([seed, stream])
     examples = [sample_example(rng, training=False, kind=kind) for _ in range(n)]
     return [augment(rng, e) if i % 2 else e for i, e in enumerate(examples)]
@@ -196,7 +196,7 @@ def _detect(model, examples: Sequence[Example], batch: int = 32):
 
     found = []
     for i in range(0, len(examples), batch):
-        found += run_batch(model, [example.picture for example in examples[i : i + batch]])
+        found += run_batch(model, [example.image for example in examples[i : i + batch]])
     return found
 
 
@@ -209,7 +209,7 @@ def _counts(found, threshold: float) -> Counter[int]:
 
 
 def measure(model, seed: int = 7, n: int = 400) -> dict[str, dict[str, float]]:
-    """Fresh pictures of each kind: share with the exact (class, count) multiset at .3 and at .9, and mean mask IoU."""
+    """Fresh images of each kind: share with the exact (class, count) multiset at .3 and at .9, and mean mask IoU."""
     figures = {}
     for i, kind in enumerate(("render", "half-drawn", "cut", "blank", "noise")):
         for form in ("as rendered", "augmented"):
@@ -255,7 +255,7 @@ def save(model, out: Path, card: dict) -> None:
 
 
 def train_and_save(out: Path, recipe: Recipe, measured: int = 400) -> None:
-    """Train, calibrate, measure on fresh pictures (`measured` of each kind) and write; on one thread."""
+    """Train, calibrate, measure on fresh images (`measured` of each kind) and write; on one thread."""
     import torch
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")

@@ -3,7 +3,7 @@
     python -m armor_eval.shapes.understanding FOLDER [--declare]    writes every file, or the declaration itself
 
 The bytes of a PNG depend on the zlib at hand, so the hash that is declared (`benchmarks/shapes/data_v1.json`) and that
-names the folder is over the content: every column as text, pictures as decoded pixels.
+names the folder is over the content: every column as text, images as decoded pixels.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.shapes import choice, open_answers, yesno
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.world import Scene, render_batch
 
 Row = choice.Row
@@ -47,14 +48,14 @@ DECLARATION = "data_v1.json"
 
 
 def rows_for(dataset: str) -> list[Row]:
-    """The rows of a dataset; pictures as Scenes."""
+    """The rows of a dataset; images as Scenes."""
     if dataset not in BUILDERS:
         raise unknown_name("shapes dataset", dataset, list(BUILDERS))
     return BUILDERS[dataset]()
 
 
 def content_sha256(columns: Iterable[str], rows: Iterable[Iterable[str | np.ndarray]]) -> str:
-    """Hash over column names and cells in file order; a picture counts by its size and RGB pixels."""
+    """Hash over column names and cells in file order; an image counts by its size and RGB pixels."""
     digest = hashlib.sha256()
     digest.update(json.dumps(list(columns)).encode())
     for row in rows:
@@ -66,7 +67,7 @@ def content_sha256(columns: Iterable[str], rows: Iterable[Iterable[str | np.ndar
     return digest.hexdigest()
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
@@ -80,7 +81,7 @@ def rows_sha256(rows: list[Row]) -> str:
 
 
 def file_sha256(path: Path) -> str:
-    """`content_sha256` of a written TSV, with pictures decoded."""
+    """`content_sha256` of a written TSV, with images decoded."""
     import pandas as pd
     from PIL import Image
 
@@ -97,13 +98,13 @@ def file_sha256(path: Path) -> str:
 
 
 def _pixels(rows: list[Row]) -> dict[int, np.ndarray]:
-    """Row number -> uint8 [32, 32, 3], for the rows that hold a picture."""
+    """Row number -> uint8 [32, 32, 3], for the rows that hold an image."""
     numbers = [n for n, row in enumerate(rows) if isinstance(row["image"], Scene)]
     return dict(zip(numbers, render_batch([rows[n]["image"] for n in numbers]), strict=True))
 
 
 def png_base64(pixels: np.ndarray) -> str:
-    """A picture as VLMEvalKit's TSVs carry it."""
+    """An image as VLMEvalKit's TSVs carry it."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -133,7 +134,7 @@ def write_tsv(rows: list[Row], path: Path) -> None:
         raise
 
 
-def declared() -> dict[str, dict[str, Any]]:
+def declared() -> dict[str, JsonObject]:
     """What `benchmarks/shapes/data_v1.json` says about each dataset."""
     return json.loads((benchmarks_dir() / "shapes" / DECLARATION).read_text(encoding="utf-8"))["datasets"]
 
@@ -166,13 +167,13 @@ def tsv_path(dataset: str, root: Path) -> Path:
 
 
 def _clusters(rows: list[Row]) -> set[Any]:
-    """What is resampled together: HallusionBench's sets, MMBench's groups, else pictures as they are asked about."""
+    """What is resampled together: HallusionBench's sets, MMBench's groups, else images as they are asked about."""
     if isinstance(rows[0]["index"], str):
         return {row["index"].split("_")[3] for row in rows}
     return {row.get("image_path") or row["index"] % choice.ROTATION for row in rows}
 
 
-def declaration() -> dict[str, Any]:
+def declaration() -> JsonObject:
     """The declaration, computed afresh: content hash and size of every dataset."""
     datasets = {}
     for name in BUILDERS:

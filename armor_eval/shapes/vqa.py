@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from armor_eval.shapes.truth import answer as true_answer
-from trainer.shapes.evaluation import read_pictures
+from armor_model.base.jsons import JsonObject
+from trainer.shapes.evaluation import read_images
 from trainer.shapes.questions import plural
 from trainer.shapes.requests import fulfil, keys_for, phrase_for
 from trainer.shapes.world import CELLS, COLOR_NAMES, HELD_OUT, NUMBERS, RELATIONS, SHAPES, pick
@@ -74,12 +75,12 @@ def probes_of(things: Things, relation: str | None) -> Iterator[Probe]:
         yield f"is the {things[0][1]} {relation} the {things[1][1]}?", "yes", "position"
 
 
-def records() -> list[dict[str, Any]]:
+def records() -> list[JsonObject]:
     """The prompts, by rising atomicity, without a repeated one."""
     rng = np.random.default_rng(SEED)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, JsonObject] = {}
     for atoms, kinds in LEVELS.items():
-        rows: list[dict[str, Any]] = []
+        rows: list[JsonObject] = []
         seen_wanted = PER_LEVEL // 2 if any(k in ("colors", "position", "color_attr") for k in kinds) else PER_LEVEL
         for tries in range(10_000):
             if len(rows) == PER_LEVEL:
@@ -94,7 +95,7 @@ def records() -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _record(rng: np.random.Generator, kind: str) -> dict[str, Any]:
+def _record(rng: np.random.Generator, kind: str) -> JsonObject:
     things, relation = _things(rng, kind)
     probes = list(probes_of(things, relation))
     return {
@@ -110,7 +111,7 @@ def _record(rng: np.random.Generator, kind: str) -> dict[str, Any]:
 def answers(image: Image.Image, questions: list[str]) -> list[str]:
     """What the image's scene answers, in the words of the world; `nothing readable` where it shows no scene, and
     `unsettled` where the scene leaves a question open (two circles: which one?)."""
-    scene = read_pictures([image])[0]
+    scene = read_images([image])[0]
     if scene is None:
         return ["nothing readable"] * len(questions)
     return [true_answer(scene, question) or "unsettled" for question in questions]

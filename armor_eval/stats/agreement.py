@@ -59,15 +59,23 @@ class Agreement:
     corrected: Metric
 
 
-def agreement_of(pairs: Sequence[Pair], task: str, scored: Mapping[str, tuple[float, float]] | None = None,
-                 seed: int = 0) -> Agreement:  # fmt: skip
+def agreement_of(
+    pairs: Sequence[Pair], task: str, scored: Mapping[str, tuple[float, float]] | None = None, seed: int = 0
+) -> Agreement:
     """Agreement of the pairs (at least one). `scored`: cluster -> (called right, n) of another run of the same judge,
     whose score is corrected; None: that of the pairs themselves."""
     items = [
-        Item(id=p.id, cluster=p.cluster, prompt="", prompt_sha256="", score=float(p.judged == p.truth), status="ok",
-             extras={"row": [p.truth, p.judged, p.truth and p.judged, 1]})
+        Item(
+            id=p.id,
+            cluster=p.cluster,
+            prompt="",
+            prompt_sha256="",
+            score=float(p.judged == p.truth),
+            status="ok",
+            extras={"row": [p.truth, p.judged, p.truth and p.judged, 1]},
+        )
         for p in pairs
-    ]  # fmt: skip
+    ]
     same = Composite("agreement", "%", "higher", PERCENT, ("same", "n"), tally_mean, _percent, proportion=True)
     kappa = Composite("kappa", "score", "higher", (-1.0, 1.0), ("truth", "judge", "both", "n"), _tally_rows, _kappa)
     sums_CS = kappa.cluster_sums(items).sums_CS
@@ -75,10 +83,15 @@ def agreement_of(pairs: Sequence[Pair], task: str, scored: Mapping[str, tuple[fl
     target_CS = sums_CS[:, [JUDGED_YES, ASKED]] if scored is None else np.array(list(scored.values()), dtype=float)
     top, bottom = target_CS.sum(axis=0)
     return Agreement(
-        task, len(pairs), measure(items, same), measure(items, kappa),
-        both / truth if truth else None, 1 - (judged - both) / (n - truth) if n > truth else None,
-        100 * top / bottom, _corrected(sums_CS, target_CS, scored is None, seed),
-    )  # fmt: skip
+        task,
+        len(pairs),
+        measure(items, same),
+        measure(items, kappa),
+        both / truth if truth else None,
+        1 - (judged - both) / (n - truth) if n > truth else None,
+        100 * top / bottom,
+        _corrected(sums_CS, target_CS, scored is None, seed),
+    )
 
 
 def _percent(sums: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ with it the circular group, pair, figure or question that needs it.
     POPE             image                 the comma list        extras answer, extracted: "Yes", "No", anything else
     MMVet            image or item         the comma list        score 0..1
     LLaVABench       image                 category              score: the judge's 1-10; extras reference_score: same
-    geneval          prompt                task, as printed      one item a picture
+    geneval          prompt                task, as printed      one item an image
     modality         prompt                kind (t2t, ti2t ...)
 
 Formulas are those of VLMEvalKit (vlmeval/dataset/utils: `report_acc`, `mcq_circular_eval`, `MME_rating`, `POPE_rating`,

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy import special
 
 from armor_eval.runs.schema import Item, Metric
+from armor_model.base.jsons import JsonObject
 from armor_model.base.statistics import Z95, wilson
 
 from .resample import bootstrap_sums, cluster_error
@@ -106,7 +107,7 @@ def measure(
     sums = composite.cluster_sums(items)
     C = len(sums.clusters)
     value = float(composite.formula(sums.sums_CS.sum(axis=0))) if C else math.nan
-    common: dict[str, Any] = {
+    common: JsonObject = {
         "name": composite.name,
         "unit": composite.unit,
         "direction": composite.direction,

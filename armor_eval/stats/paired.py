@@ -12,11 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
 
+from armor_model.base.jsons import JsonObject
 from armor_model.base.statistics import Z95
 
 from .intervals import bca, t_quantile
@@ -177,8 +178,10 @@ def difference_test(C: int, delta: float, se: float, flips: Flips, binary: bool)
     jackknife's standard error asks for, with Student's t; p is the level at which its end touches 0.
     """
     if binary:
-        low, high = (delta + flips.size * end - flips.size * (flips.wins - flips.losses) / C
-                     for end in tango(flips.losses, flips.wins, C))  # fmt: skip
+        low, high = (
+            delta + flips.size * end - flips.size * (flips.wins - flips.losses) / C
+            for end in tango(flips.losses, flips.wins, C)
+        )
         p = mcnemar_exact(round(flips.losses), round(flips.wins))
         return ((min(low, 0.0), max(high, 0.0)) if p > ALPHA else (low, high)), p
     centre, widen = flips.size * (flips.wins - flips.losses) / C, 1.0
@@ -202,9 +205,12 @@ def joint_sums(base: ClusterSums, candidate: ClusterSums) -> np.ndarray:
 
 
 def compare_sums(
-    base: ClusterSums, candidate: ClusterSums, composite: Composite, resamples: int = 10_000,
+    base: ClusterSums,
+    candidate: ClusterSums,
+    composite: Composite,
+    resamples: int = 10_000,
     seed: int | Sequence[int] = 0,
-) -> Paired:  # fmt: skip
+) -> Paired:
     """Compare one score of two runs. Raises ValueError when the clusters differ or a score is undefined.
 
     `seed` is of the bootstrap that stands beside the deciding interval; `resample.stream` gives each benchmark its own.
@@ -227,7 +233,7 @@ def compare_sums(
     effects_C = flip_effects(joint, composite.formula, sign)
     flips = typical_flip(effects_C, whole) if np.all(np.isfinite(effects_C)) else Flips(0.0, 0.0, whole, 0, whole)
     counts = {"losses": int(np.count_nonzero(effects_C < 0)), "wins": int(np.count_nonzero(effects_C > 0))}
-    found: dict[str, Any] = {
+    found: JsonObject = {
         "base": values[0],
         "candidate": values[1],
         "delta": delta,

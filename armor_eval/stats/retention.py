@@ -63,10 +63,15 @@ def retention(parts: Sequence[Part], name: str = METRIC) -> tuple[Composite, Clu
         sums[where, at + width : at + 2 * width] = part.reference.sums_CS
         at += 2 * width
     composite = Composite(
-        name, "%", "higher", (0.0, float("inf")), tuple(str(k) for k in range(at)), _not_of_one_run,
+        name,
+        "%",
+        "higher",
+        (0.0, float("inf")),
+        tuple(str(k) for k in range(at)),
+        _not_of_one_run,
         partial(mean_kept, tuple((part.composite.formula, width) for part, width in zip(parts, widths, strict=True))),
         primary=True,
-    )  # fmt: skip
+    )
     names = tuple(f"{space}/{cluster}" for space, cluster in rows)
     return composite, ClusterSums(names, sums, sum(part.own.items for part in parts))
 

@@ -43,11 +43,17 @@ def text(metrics: Mapping[str, bool]) -> list[Composite]:
     whether higher is better."""
     return [
         Composite(
-            name, "score", "higher" if higher else "lower", (0.0, math.inf) if at else UNIT, ("sum", "n"),
-            partial(tally_number, name if at else None), fraction, primary=not at,
+            name,
+            "score",
+            "higher" if higher else "lower",
+            (0.0, math.inf) if at else UNIT,
+            ("sum", "n"),
+            partial(tally_number, name if at else None),
+            fraction,
+            primary=not at,
         )
         for at, (name, higher) in enumerate(metrics.items())
-    ]  # fmt: skip
+    ]
 
 
 SUITES: dict[str, Callable[[], list[Composite]]] = {"geneval": geneval, "modality": lambda: [accuracy()]}

@@ -15,6 +15,7 @@ from armor_eval.models.base import Question
 from armor_eval.vlmevalkit.official import quiet_vlmeval
 from armor_eval.vlmevalkit.zoo import dataset_prompt
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.bases import named
 
 WRAPPERS = {"qwen2_5_vl": None, "qwen3_vl": None, "smolvlm": "vlmeval.vlm.smolvlm:SmolVLM"}
@@ -42,11 +43,11 @@ def in_own_words(question: Question, base: str) -> Question:
 
 
 def _asked(question: Question, base: str) -> Question:
-    pictures = [part for part in question.parts if not isinstance(part, str)]
-    message: list[dict[str, Any]] | None
+    images = [part for part in question.parts if not isinstance(part, str)]
+    message: list[JsonObject] | None
     kind = _wrapper(base)
     if question.fields:
-        message = dataset_prompt(question.dataset, {**question.fields, "__pictures__": pictures})
+        message = dataset_prompt(question.dataset, {**question.fields, "__pictures__": images})
     else:
         message = [{"type": "text" if isinstance(part, str) else "image", "value": part} for part in question.parts]
     if message is None:
@@ -64,25 +65,25 @@ def _wrapper(base: str) -> Any:
         return named(path) if (path := WRAPPERS[base]) else None
 
 
-def _wrapped(kind: Any, message: list[dict[str, Any]], dataset: str | None) -> tuple[list[Any], str]:
-    """Text and pictures of the user's turn, and what the answer begins with."""
+def _wrapped(kind: Any, message: list[JsonObject], dataset: str | None) -> tuple[list[Any], str]:
+    """Text and images of the user's turn, and what the answer begins with."""
     from PIL import Image
 
-    def processor(text: str, **_: Any) -> None:
+    def processor(text: str, **_: object) -> None:
         raise _Asked(text)
 
     wrapper = kind.__new__(kind)  # without weights, which __init__ would load
     wrapper.processor = processor
-    blank = Image.new("RGB", (1, 1))  # the wrapper opens and copies what it is given: the pictures stay ours
+    blank = Image.new("RGB", (1, 1))  # the wrapper opens and copies what it is given: the images stay ours
     try:
         wrapper.generate_inner([{**m, "value": blank} if m["type"] == "image" else m for m in message], dataset)
     except _Asked as asked:
         turn = _TURN.fullmatch(str(asked))
         if turn is None:
             raise ValueError(f"{kind.__name__} asks in another form: {str(asked)[:80]!r}") from None
-        pictures = [m["value"] for m in message if m["type"] == "image"]
-        pieces = turn[1].split("<image>", len(pictures))
-        mixed = [part for pair in zip(pieces, [*pictures, ""], strict=True) for part in pair]
+        images = [m["value"] for m in message if m["type"] == "image"]
+        pieces = turn[1].split("<image>", len(images))
+        mixed = [part for pair in zip(pieces, [*images, ""], strict=True) for part in pair]
         mixed = [part for part in mixed if not isinstance(part, str) or part]
         if isinstance(mixed[0], str):  # the chat template puts the space there
             mixed[0] = mixed[0].removeprefix(" ")

@@ -26,7 +26,7 @@ class ArmorVLM(BaseModel):
 
     INTERLEAVE = True
 
-    def __init__(self, model_path: str | None = None, max_new_tokens: int = 4096, **_: Any) -> None:
+    def __init__(self, model_path: str | None = None, max_new_tokens: int = 4096, **_: object) -> None:
         super().__init__()
         self._adapter = registry.load(model_path, "official")
         self._decoding = Decoding(max_new_tokens=max_new_tokens)
@@ -37,12 +37,12 @@ class ArmorVLM(BaseModel):
         return self._adapter.protocol is None and dataset in self._declared
 
     def build_prompt(self, line: Any, dataset: str | None = None) -> list[dict[str, str]]:
-        """The declared prompt with the pictures where they belong, as files that VLMEvalKit has written."""
+        """The declared prompt with the images where they belong, as files that VLMEvalKit has written."""
         benchmark = self._declared[dataset]
-        pictures = [Path(p) for p in self.dump_image(line, dataset)]
+        image_files = [Path(p) for p in self.dump_image(line, dataset)]
         fields = {str(k): v for k, v in dict(line).items() if isinstance(v, (list, str)) or v == v}
         text = prompts.question_text(benchmark.prompt, Row(str(line["index"]), line["index"], fields, None))
-        pieces = prompts.parts(prompts.picture_marks(text, len(pictures)), pictures)
+        pieces = prompts.parts(prompts.image_marks(text, len(image_files)), image_files)
         return [
             {"type": "image", "value": str(p)} if isinstance(p, Path) else {"type": "text", "value": p} for p in pieces
         ]
@@ -51,8 +51,8 @@ class ArmorVLM(BaseModel):
         """The answer's text. A question that cannot be asked raises, so that it is never an answer."""
         benchmark: Benchmark | None = self._declared.get(dataset or "")
         pieces = [_opened(m["value"]) if m["type"] == "image" else m["value"] for m in message]
-        pictures = sum(not isinstance(p, str) for p in pieces)
-        tiles = prompts.tiles_each(benchmark.prompt, pictures) if benchmark else 6
+        image_files = sum(not isinstance(p, str) for p in pieces)
+        tiles = prompts.tiles_each(benchmark.prompt, image_files) if benchmark else 6
         question = Question(
             "0", pieces, dataset, max_tiles=tiles, upscale_first=benchmark.prompt.upscale_first if benchmark else False
         )

@@ -27,6 +27,7 @@ from armor_eval.tasks.understanding.cells import Reading
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.table import Table
 from armor_model.base.errors import RunFailed
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -186,7 +187,7 @@ def _reading_fence(reading: Reading, frame: pd.DataFrame) -> Iterator[None]:
     import pandas as pd
     from vlmeval.smp import file as module
 
-    how: dict[str, Any] = {"dtype": {"question": str}}
+    how: JsonObject = {"dtype": {"question": str}}
     if reading == "keep-none":
         text = {*frame, "prediction"} - {"index", "g_index"}
         how = {"dtype": dict.fromkeys(text, str), "keep_default_na": False, "na_values": [""]}
@@ -265,7 +266,7 @@ class _NoDice:
 class _NoPool:
     """multiprocessing's Pool, in this process."""
 
-    def __init__(self, *_: Any) -> None: ...
+    def __init__(self, *_: object) -> None: ...
 
     def map(self, func: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
         return [func(task) for task in tasks]
@@ -284,7 +285,7 @@ class _Working:
         return self._judge.generate(prompt, **settings)
 
 
-def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any = None, **_: Any) -> list[Any]:
+def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any = None, **_: object) -> list[Any]:
     """track_progress_rich without threads, without a bar, and with one save instead of one an item."""
     results = [
         func(**t) if isinstance(t, dict) else func(*t) if isinstance(t, (list, tuple)) else func(t) for t in tasks
@@ -297,7 +298,7 @@ def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any =
     return results
 
 
-def _read(work: _Work, said: Any, expected: set[str], judged: Judged | None) -> Scored:
+def _read(work: _Work, said: object, expected: set[str], judged: Judged | None) -> Scored:
     """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
     found = work.table.benchmark.scoring.evaluated(work, said, judged)
     for index, verdict in found.verdicts.items() if judged is not None else ():

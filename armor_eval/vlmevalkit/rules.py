@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from armor_model.base.jsons import JsonView
 
-def matched_option(prediction: Any, options: Mapping[str, Any]) -> str | None:
+
+def matched_option(prediction: Any, options: JsonView) -> str | None:
     """The letter that VLMEvalKit's rule reads (`Z`: refused), or None."""
     from vlmeval.utils import can_infer
 
@@ -20,7 +21,7 @@ def read_yes_no(prediction: str) -> str:
     return YOrN_Extraction(prediction)
 
 
-def choice_prompt(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def choice_prompt(record: JsonView, options: JsonView) -> str:
     """Which option an answer means."""
     from vlmeval.dataset.utils.multiple_choice import build_prompt, build_prompt_cn
     from vlmeval.smp import cn_string
@@ -30,7 +31,7 @@ def choice_prompt(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     return build(record["question"], build_option_str(options), str(record["prediction"]))
 
 
-def blink_prompt(record: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def blink_prompt(record: JsonView, options: JsonView) -> str:
     """The same with BLINK's examples."""
     from vlmeval.dataset.utils.multiple_choice import build_prompt_blink
     from vlmeval.smp.vlm import build_option_str
@@ -59,7 +60,7 @@ def marking_prompt(record: Any) -> str:
     return build_prompt(record)
 
 
-def relaxed(record: Mapping[str, Any]) -> bool:
+def relaxed(record: JsonView) -> bool:
     """ChartQA's relaxed correctness of an answer beside the gold one, or any of a list of them."""
     from vlmeval.dataset.utils.vqa_eval import process_line
 
@@ -67,14 +68,14 @@ def relaxed(record: Mapping[str, Any]) -> bool:
     return any(map(bool, process_line(line, method="relaxed_accuracy")["match"]))
 
 
-def extraction_prompt(record: Mapping[str, Any]) -> str:
+def extraction_prompt(record: JsonView) -> str:
     """MathVista's: the answer to type out of a model's text."""
     from vlmeval.dataset.utils.mathvista import build_mathvista_gpt4_prompt
 
     return build_mathvista_gpt4_prompt(record)
 
 
-def already_right(record: Mapping[str, Any]) -> Any:
+def already_right(record: JsonView) -> Any:
     """What MathVista's rule reads without a judge: any letter, but a number only where it is the right one and not 0;
     else something false."""
     from vlmeval.dataset.utils.mathvista import post_check
@@ -82,7 +83,7 @@ def already_right(record: Mapping[str, Any]) -> Any:
     return post_check(record, prefetch=True)
 
 
-def extracted_right(record: Mapping[str, Any]) -> bool:
+def extracted_right(record: JsonView) -> bool:
     """Whether what was extracted (`res`) is the answer, by MathVista's rule."""
     from vlmeval.dataset.utils.mathvista import post_check
 

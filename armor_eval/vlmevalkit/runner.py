@@ -10,14 +10,20 @@ import os
 import sys
 from typing import Any
 
+from armor_model.base.jsons import JsonObject
+
 AS_ASKED = (
-    "mode_infer", "official_submission_only_mmmu_test", "official_submission_only_mmt_bench",
-    "evaluation_not_supported_for_dataset", "external_submission_required", "test_split_without_ground_truth",
-)  # fmt: skip
+    "mode_infer",
+    "official_submission_only_mmmu_test",
+    "official_submission_only_mmt_bench",
+    "evaluation_not_supported_for_dataset",
+    "external_submission_required",
+    "test_split_without_ground_truth",
+)
 """Why VLMEvalKit leaves out the scoring of answers that it did get; its other reasons mean that nothing came out."""
 
 
-def failure(status: dict[str, Any]) -> str | None:
+def failure(status: JsonObject) -> str | None:
     """Why a combination gave no result, from what VLMEvalKit writes to its status file; None where it did, or may."""
     skipped = status.get("skip_reason")
     return status.get("error_message") or (f"skipped, {skipped}" if skipped and skipped not in AS_ASKED else None)
@@ -42,7 +48,7 @@ def main(argv: list[str]) -> int:
     failures: list[str] = []
     told = runner.upsert_dataset_status
 
-    def noted(*args: Any, **kwargs: Any) -> Any:
+    def noted(*args: object, **kwargs: object) -> Any:
         why = failure(kwargs)
         if why:
             failures.append(f"{kwargs.get('model_name')} x {kwargs.get('dataset_name')}: {why}")
@@ -93,7 +99,7 @@ def hide_keys() -> None:
         return
     make = logging.getLogRecordFactory()
 
-    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    def record(*args: object, **kwargs: object) -> logging.LogRecord:
         made = make(*args, **kwargs)
         text = made.getMessage()
         if any(key in text for key in keys):

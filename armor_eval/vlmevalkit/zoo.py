@@ -11,13 +11,17 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.runs.provenance import packages
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.hashing import sha256_json
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 FAILURES = ("Failed to obtain answer via API", "Failed to obtain answer")
 """What VLMEvalKit writes in the place of an answer that it did not get."""
@@ -38,7 +42,7 @@ class ZooModel:
                 )
             self._make = supported_VLM[name]
         self._model: Any = None
-        self._pictures = Path(tempfile.mkdtemp(prefix="armor-eval-zoo-"))
+        self._images = Path(tempfile.mkdtemp(prefix="armor-eval-zoo-"))
         self.protocol = f"vlmeval:{name}"
         version = packages().get("ms-vlmeval", "?")
         settings = getattr(self._make, "keywords", {})
@@ -91,17 +95,17 @@ class ZooModel:
             raise ValueError(f"VLMEvalKit knows no data set {question.dataset}")
         return message
 
-    def _write(self, picture: Any) -> str:
+    def _write(self, image: Image.Image) -> str:
         buffer = io.BytesIO()
-        picture.save(buffer, format="PNG")
-        path = self._pictures / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.png"
+        image.save(buffer, format="PNG")
+        path = self._images / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.png"
         if not path.exists():
             path.write_bytes(buffer.getvalue())
         return str(path)
 
     def close(self) -> None:
         self._model = None
-        shutil.rmtree(self._pictures, ignore_errors=True)
+        shutil.rmtree(self._images, ignore_errors=True)
 
 
 def load(rest: str, profile: Profile) -> ZooModel:
@@ -111,7 +115,7 @@ def load(rest: str, profile: Profile) -> ZooModel:
     return ZooModel(rest)
 
 
-def dataset_prompt(name: str | None, line: dict[str, Any]) -> list[dict[str, Any]] | None:
+def dataset_prompt(name: str | None, line: JsonObject) -> list[JsonObject] | None:
     """The data set's own prompt for a row, from a data set object without data; None for a data set that VLMEvalKit
     does not know."""
     from vlmeval.dataset import DATASET_CLASSES

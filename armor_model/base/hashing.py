@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 MODEL_FILES = frozenset({".safetensors", ".json", ".bin", ".txt", ".model"})
 """Suffixes of what makes a checkpoint: weights, settings, vocabularies; not its card or images."""
@@ -17,7 +16,7 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def sha256_json(value: Any) -> str:
+def sha256_json(value: object) -> str:
     """Of a value that JSON can hold, independent of key order; anything else in it counts by its `str`."""
     return sha256_text(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str))
 

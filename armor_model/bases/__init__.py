@@ -12,14 +12,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from armor_model.processing import ArmorProcessor, ProcessorSettings
 
-Settings = dict[str, Any]
+Settings = JsonObject
 """A configuration as JSON holds it."""
 
 
@@ -87,17 +89,17 @@ class BaseModel(Protocol):
 
     # ---- the model: its parts, and how images and positions enter ----
 
-    def decoder(self, core: Any) -> Any:
+    def decoder(self, core: PreTrainedModel) -> Any:
         """The text decoder: a module with `embed_tokens`, `layers` (all of one block class), `norm`, `rotary_emb`."""
 
-    def vision_blocks(self, core: Any) -> Iterable[nn.Module]:
+    def vision_blocks(self, core: PreTrainedModel) -> Iterable[nn.Module]:
         """The vision tower's blocks, which sharding wraps one by one."""
 
-    def image_features(self, core: Any, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    def image_features(self, core: PreTrainedModel, images: Sequence[Tensor]) -> Sequence[Tensor]:
         """Each preprocessed image to its features (placeholders, D), in the order of its placeholders. Columns behind
         D, D for each of the decoder's first blocks, are added behind those blocks (deepstack)."""
 
-    def blank(self, config: Any) -> Tensor:
+    def blank(self, config: PretrainedConfig) -> Tensor:
         """The smallest preprocessed image, of zeros: sharded training runs the vision tower on it where no image is."""
 
     def place(self, counts_BT: Tensor, ids_BT: Tensor, images: Sequence[Tensor], image_token_id: int) -> Tensor | None:
@@ -115,7 +117,7 @@ class BaseModel(Protocol):
 
     # ---- the processor ----
 
-    def processor_settings(self, config: Any, published: Settings) -> Settings:
+    def processor_settings(self, config: PretrainedConfig, published: Settings) -> Settings:
         """Fields of ProcessorSettings that follow from ARMOR's configuration, and from the base's published config.json
         and preprocessor_config.json together (empty for a model that was not published)."""
 

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.base.tiling import tile_count
 from armor_model.bases import BaseModel, ChatFormat, Origin, Settings
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from armor_model.processing import ArmorProcessor, ProcessorSettings
 
@@ -115,7 +117,7 @@ _NATIVE_SETTINGS = (
 )
 
 
-def _original(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _original(config: JsonObject) -> tuple[str, JsonObject]:
     if config.get("ps_version", "v2") != "v2":
         raise UserError(f"pixel shuffle {config['ps_version']} is not supported: InternVL2.5 uses v2")
     if config.get("select_layer", -1) != -1:
@@ -178,7 +180,7 @@ def _original(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _vision_preset(size: str) -> dict[str, Any]:
+def _vision_preset(size: str) -> JsonObject:
     """InternViT: `300M` has LayerNorm and qkv biases, `6B` has RMSNorm and normalised queries and keys."""
     small = size == "300M"
     return {
@@ -196,7 +198,7 @@ def _vision_preset(size: str) -> dict[str, Any]:
     }
 
 
-def _text_preset(kind: str, width: int, layers: int, heads: int, kv_heads: int, ffn: int) -> dict[str, Any]:
+def _text_preset(kind: str, width: int, layers: int, heads: int, kv_heads: int, ffn: int) -> JsonObject:
     """InternLM2 has Llama's layout (no biases, eps 1e-5); Qwen2.5 adds q, k, v biases (eps 1e-6)."""
     llama = kind == "llama"
     return {
@@ -215,7 +217,7 @@ def _text_preset(kind: str, width: int, layers: int, heads: int, kv_heads: int, 
     }
 
 
-def _preset(vision: str, kind: str, *sizes: int) -> dict[str, Any]:
+def _preset(vision: str, kind: str, *sizes: int) -> JsonObject:
     return {
         "vision_config": _vision_preset(vision),
         "text_config": _text_preset(kind, *sizes),
@@ -265,15 +267,15 @@ class InternVL(BaseModel):
         "internvl2_5-78b": _preset("6B", "qwen2", 8192, 80, 64, 8, 29568),
     }
 
-    def decoder(self, core: Any) -> Any:
+    def decoder(self, core: PreTrainedModel) -> Any:
         """A Llama (InternLM2 in transformers' layout) or a Qwen2 or Qwen3."""
         return core.language_model
 
-    def vision_blocks(self, core: Any) -> Iterable[nn.Module]:
+    def vision_blocks(self, core: PreTrainedModel) -> Iterable[nn.Module]:
         """InternViT's."""
         return core.vision_tower.encoder.layer
 
-    def image_features(self, core: Any, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    def image_features(self, core: PreTrainedModel, images: Sequence[Tensor]) -> Sequence[Tensor]:
         """Tiles (N, 3, H, W) of each image to features (N * image_seq_length, D)."""
         import torch
 
@@ -286,13 +288,13 @@ class InternVL(BaseModel):
         ).pooler_output
         return [part.flatten(0, 1) for part in features_NPD.split([len(image) for image in images])]
 
-    def blank(self, config: Any) -> Tensor:
+    def blank(self, config: PretrainedConfig) -> Tensor:
         """One tile."""
         import torch
 
         return torch.zeros(1, 3, *config.vision_config.image_size)
 
-    def processor_settings(self, config: Any, published: Settings) -> Settings:
+    def processor_settings(self, config: PretrainedConfig, published: Settings) -> Settings:
         """Sizes of a tile; the published limits, or one tile for small models."""
         size = config.vision_config.image_size[0]
         known = {
@@ -415,10 +417,7 @@ class InternVL(BaseModel):
             # it insists on a video placeholder of its own, which gets an id behind the vocabulary and is never used
             "tokenizer_config.json": {"extra_special_tokens": {**tokens, "video_token": "<video>"}},
             "preprocessor_config.json": image,
-            "processor_config.json": {
-                "processor_class": "InternVLProcessor",
-                "image_seq_length": s.image_seq_length,
-            },
+            "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": s.image_seq_length},
         }
 
     def parameters(self, config: Settings) -> dict[str, int]:

@@ -23,6 +23,7 @@ from armor_model.bases import BaseModel, ChatFormat, Origin, Settings, named
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from armor_model.processing import ArmorProcessor, ProcessorSettings
 
@@ -67,15 +68,15 @@ class QwenVL(BaseModel):
     decoder_path: str = TEXT
     tokenizer_hint: str = "the base's own id on the hub"
 
-    def decoder(self, core: Any) -> Any:
+    def decoder(self, core: PreTrainedModel) -> Any:
         """Qwen2.5's or Qwen3's blocks under M-RoPE."""
         return core.language_model
 
-    def vision_blocks(self, core: Any) -> Iterable[nn.Module]:
+    def vision_blocks(self, core: PreTrainedModel) -> Iterable[nn.Module]:
         """The vision transformer's."""
         return core.visual.blocks
 
-    def image_features(self, core: Any, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    def image_features(self, core: PreTrainedModel, images: Sequence[Tensor]) -> Sequence[Tensor]:
         """Images (3, H, W) to features (h * w, D), of Qwen3-VL (h * w, D * (1 + deepstack))."""
         import torch
 
@@ -88,7 +89,7 @@ class QwenVL(BaseModel):
         features = torch.cat([torch.cat(list(parts)) for parts in each], dim=-1)
         return features.split([len(part) for part in out.pooler_output])
 
-    def blank(self, config: Any) -> Tensor:
+    def blank(self, config: PretrainedConfig) -> Tensor:
         """One feature's pixels."""
         import torch
 
@@ -129,7 +130,7 @@ class QwenVL(BaseModel):
         """(3, B, T): the axes of placed images, or the count on each."""
         return position_ids[..., 1:].movedim(-1, 0) if position_ids.ndim == 3 else position_ids[None].expand(3, -1, -1)
 
-    def processor_settings(self, config: Any, published: Settings) -> Settings:
+    def processor_settings(self, config: PretrainedConfig, published: Settings) -> Settings:
         """`pixels`: a patch's side, the features' side in patches, and the limits that were published."""
         vision, size = config.vision_config, published.get("size") or {}
         area = (vision.patch_size * vision.spatial_merge_size) ** 2

@@ -20,6 +20,7 @@ from armor_model.bases import BaseModel, ChatFormat, Origin, Settings
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from armor_model.processing import ArmorProcessor, ProcessorSettings
 
@@ -105,15 +106,15 @@ class SmolVLM(BaseModel):
         "smolvlm-2.2b": _preset((2048, 24, 32, 32, 8192, 8192, 273768.0), _SIGLIP_SO, 3, 49280, 49190),
     }
 
-    def decoder(self, core: Any) -> Any:
+    def decoder(self, core: PreTrainedModel) -> Any:
         """A Llama."""
         return core.text_model
 
-    def vision_blocks(self, core: Any) -> Iterable[nn.Module]:
+    def vision_blocks(self, core: PreTrainedModel) -> Iterable[nn.Module]:
         """SigLIP's."""
         return core.vision_model.encoder.layers
 
-    def image_features(self, core: Any, images: Sequence[Tensor]) -> Sequence[Tensor]:
+    def image_features(self, core: PreTrainedModel, images: Sequence[Tensor]) -> Sequence[Tensor]:
         """Tiles (rows + 1, columns, 3, S, S) of each image (see `preprocess`) to features (tiles * each tile's, D)."""
         import torch
 
@@ -122,14 +123,14 @@ class SmolVLM(BaseModel):
         each = len(features) // sum(map(len, tiles))
         return features.split([each * len(part) for part in tiles])
 
-    def blank(self, config: Any) -> Tensor:
+    def blank(self, config: PretrainedConfig) -> Tensor:
         """One tile, the whole image."""
         import torch
 
         size = config.vision_config.image_size
         return torch.zeros(1, 1, 3, size, size)
 
-    def processor_settings(self, config: Any, published: Settings) -> Settings:
+    def processor_settings(self, config: PretrainedConfig, published: Settings) -> Settings:
         """A tile's side and features, and the longest edge; small models see one tile."""
         vision = config.vision_config
         size = vision.image_size

@@ -9,13 +9,14 @@ import json
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder
+from armor_model.base.jsons import JsonObject
 from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import BaseModel, Origin, Settings, base_of
 from armor_model.convert.shards import Item, Source, write
@@ -23,8 +24,11 @@ from armor_model.convert.vqgan import open_vqgan
 from armor_model.hub import fetch
 from armor_model.template import NEW_TOKENS
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-def load_base_config(base: Path) -> dict[str, Any]:
+
+def load_base_config(base: Path) -> JsonObject:
     """A base's config.json."""
     try:
         return json.loads((base / "config.json").read_text())
@@ -34,7 +38,7 @@ def load_base_config(base: Path) -> dict[str, Any]:
         raise UserError(f"{base}/config.json cannot be read: {error}") from error
 
 
-def _image_settings(base: Path) -> dict[str, Any]:
+def _image_settings(base: Path) -> JsonObject:
     """A base's preprocessor_config.json; empty where it has none."""
     file = base / "preprocessor_config.json"
     try:
@@ -56,7 +60,7 @@ def build(
     max_shard: int = 4_000_000_000,
     system_prompt: str | None = None,
     image_size: int = 256,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write an ARMOR checkpoint.
 
     Args:
@@ -128,7 +132,7 @@ def plan(
     source: Source,
     base: BaseModel,
     layout: str,
-    config: Any,
+    config: PretrainedConfig,
     text: Settings,
     adapter_init: str,
     dtype: torch.dtype | None,
@@ -196,7 +200,7 @@ class _Reader:
         return self.tensor
 
 
-def _twin(name: str, base: BaseModel, config: Any, adapter_init: str) -> str:
+def _twin(name: str, base: BaseModel, config: PretrainedConfig, adapter_init: str) -> str:
     """The base's tensor that a new one starts as a copy of, or an empty string."""
     if name == "adapter_norm.weight":
         return f"{base.decoder_path}.norm.weight"
@@ -208,7 +212,11 @@ def _twin(name: str, base: BaseModel, config: Any, adapter_init: str) -> str:
 
 
 def _random(
-    name: str, shape: tuple[int, ...], config: Any, seed: int, original: tuple[_Reader, Origin] | None = None
+    name: str,
+    shape: tuple[int, ...],
+    config: PretrainedConfig,
+    seed: int,
+    original: tuple[_Reader, Origin] | None = None,
 ) -> Callable[[], Tensor]:
     """A new tensor: norms are one, biases zero, the rest normal; seeded by name, so order does not matter.
     With `original`, the first rows are that tensor's (the single head begins as the text head)."""
@@ -251,7 +259,7 @@ def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
 
 
 def _save_processor(
-    tokenizer: Any, config: Any, vq: Any, out: Path, published: Settings, prompt: str
+    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, vq: Any, out: Path, published: Settings, prompt: str
 ) -> tuple[bool, int]:
     """Write tokenizer, settings and image tokenizer; whether names were added, and how many samples were compared.
 

@@ -12,12 +12,12 @@ import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 DTYPES = {
     "F64": torch.float64,
@@ -156,7 +156,7 @@ def write(items: Iterable[Item], folder: Path, max_shard: int = 4_000_000_000) -
 
 
 def _write_file(items: list[Item], file: Path) -> None:
-    header: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, JsonObject] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for item in items:
         where = [offset, offset + item.size]

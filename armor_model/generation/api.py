@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.files import whole_file
+from armor_model.base.jsons import JsonObject
 from armor_model.generation.engine import Engine
 from armor_model.generation.state import Request, Row
 from armor_model.processing import is_empty
@@ -100,7 +101,7 @@ class Response:
     """The codes of each image, row by row."""
     tokens: list[int] = field(default_factory=list)
     """Every token, the closing one included."""
-    stats: dict[str, Any] = field(default_factory=dict)
+    stats: JsonObject = field(default_factory=dict)
     """`seed`, `text_tokens`, `imgbos` (images begun), `imgbos_masked` (times it would have won but was not allowed),
     `early_ends`, `adapter_steps` (positions that the adapter computed), `finish` (`stop`, `length` or `image`)."""
     error: str | None = None
@@ -129,7 +130,7 @@ class Response:
                 saved.append({"type": "image", "image": str(path)})
         return saved
 
-    def message(self) -> dict[str, Any]:
+    def message(self) -> JsonObject:
         """The answer as an assistant message, images with their codes, to go on with the conversation."""
         codes = iter(self.codes)
         content = [

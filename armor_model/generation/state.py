@@ -9,12 +9,14 @@ Legend: R rows, N some of them, H key-value heads, S slots, d head width, T new 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from armor_model.generation.api import GenerationSettings
     from armor_model.modeling import ArmorModel
 
@@ -157,7 +159,9 @@ class KVCache:
     the same with the slot as a tensor, for a captured or compiled step.
     """
 
-    def __init__(self, config: Any, layers: int, rows: int, slots: int, dtype: torch.dtype, device: torch.device):
+    def __init__(
+        self, config: PretrainedConfig, layers: int, rows: int, slots: int, dtype: torch.dtype, device: torch.device
+    ):
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         shape = (rows, config.num_key_value_heads, slots, head_dim)
         # Zeros, not empty: a NaN left in memory survives a masked softmax as 0 * NaN. A tensor for each layer: of one
@@ -184,7 +188,9 @@ class KVCache:
         """The next pass writes one slot of the rows in `views` and sees slots [0, length): mask the later ones."""
         self._static = (views, slot_1, length)
 
-    def update(self, keys_RHTd: Tensor, values_RHTd: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, keys_RHTd: Tensor, values_RHTd: Tensor, layer: int, *_: object, **__: object
+    ) -> tuple[Tensor, Tensor]:
         """Write a layer's new keys and values; returns those that its queries see."""
         out, new_kv = [], (keys_RHTd, values_RHTd)
         if self._static is not None:

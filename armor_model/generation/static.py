@@ -142,9 +142,17 @@ class StaticStep:
     """
 
     def __init__(
-        self, model: ArmorModel, settings: GenerationSettings, batch: Batch, rows: int, length: int, drawing: bool,
-        max_steps: int, backend: str, graph_pool: list[Any],
-    ):  # fmt: skip
+        self,
+        model: ArmorModel,
+        settings: GenerationSettings,
+        batch: Batch,
+        rows: int,
+        length: int,
+        drawing: bool,
+        max_steps: int,
+        backend: str,
+        graph_pool: list[Any],
+    ):
         self.model, self.settings, self.batch = model, settings, batch
         self.rows, self.length, self.drawing, self.graph_pool = rows, length, drawing, graph_pool
         device = batch.device

@@ -62,7 +62,7 @@ def test_shares_are_compared_prompt_by_prompt() -> None:
     assert share_difference([[True, True]], [[False, False]], ["one prompt", "one prompt"])[1] is None
 
 
-def test_pictures_of_one_prompt_are_no_further_evidence() -> None:
+def test_images_of_one_prompt_are_no_further_evidence() -> None:
     """Ten pictures of each of four prompts, all alike: the interval is that of four, not of forty."""
     gap_by_prompt = [True, False, False, False]
     a = [[g for g in gap_by_prompt for _ in range(10)]]
@@ -197,7 +197,7 @@ def test_the_stages_cover_the_rows_of_tables_four_and_five() -> None:
     assert [p.stage for p in arms["wohg"].parts] == ["1", "2", "3"]
     assert [p.stage for p in arms["wohg-imgbos"].parts] == ["1-imgbos", "2", "3-imgbos"]
     assert arms["wohg-no-embeddings"].parts[1].stage == "2-no-embeddings"
-    assert len(arms["wohg"].parts[1].judged_at) == plan.pictures
+    assert len(arms["wohg"].parts[1].judged_at) == plan.images
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from armor_eval.runs.seal import changed_files
 def arm(tmp_path: Path) -> ArmResult:
     (tmp_path / "arm").mkdir()
     Image.new("RGB", (8, 8), "red").save(tmp_path / "arm" / "a.png")
-    last = Judgement("2", 4, answers=["Red.", ""], drawn=[False], reasons=["no circle"], pictures=["a.png"])
+    last = Judgement("2", 4, answers=["Red.", ""], drawn=[False], reasons=["no circle"], images=["a.png"])
     return ArmResult("i", "wohg", 1, [(4, "eval/image", 0.5)], [last], 90.0, images_seen=8, tokens=80, device_seconds=0)
 
 
@@ -45,9 +45,12 @@ def test_what_arms_did_is_a_sealed_bundle_and_the_next_one_replaces_it(tmp_path:
     run, items, scores = read_bundle(tmp_path / "run")
     assert changed_files(tmp_path / "run", run) == []
     assert [(i.id, i.score, i.output) for i in items] == [
-        ("base/ask/q1", 1.0, "red"), ("base/ask/q2", 0.0, "square"), ("wohg/seed1/ask/q1", 1.0, "Red."),
-        ("wohg/seed1/ask/q2", 0.0, ""), ("wohg/seed1/draw/d1", 0.0, None),
-    ]  # fmt: skip
+        ("base/ask/q1", 1.0, "red"),
+        ("base/ask/q2", 0.0, "square"),
+        ("wohg/seed1/ask/q1", 1.0, "Red."),
+        ("wohg/seed1/ask/q2", 0.0, ""),
+        ("wohg/seed1/draw/d1", 0.0, None),
+    ]
     assert items[-1].reason == "no circle" and (tmp_path / "run" / items[-1].output_images[0]).is_file()
     assert (run.started, run.training.optimizer_steps, run.model.parameters) == (began, 4, 9)
     assert run.cpu_seconds >= 90 and run.decoding["answers"] == "greedy, 6 tokens" and run.extras["verdict"] == "Said."

@@ -103,8 +103,11 @@ def test_two_processes_give_the_curves_of_one(base, tmp_path: Path, launch: tupl
     assert main([*command, str(tmp_path / "one")]) == 0
     done = subprocess.run(
         [sys.executable, "-m", module, *options, "-m", "armor_eval", *command, str(tmp_path / "two")],
-        capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count("budget:") == 1 and done.stdout.count("see it with") == 1, "both processes spoke"
     one, two = (read_bundle(tmp_path / name) for name in ("one", "two"))
@@ -119,7 +122,7 @@ def test_two_processes_give_the_curves_of_one(base, tmp_path: Path, launch: tupl
 
 
 def test_stages_run_every_scheme_and_name_every_row_of_tables_four_and_five(base, tmp_path: Path) -> None:
-    plan = StagesPlan.read(None, base=base, one_stage_steps=3, stage_steps=(3, 6, 3), pictures=2, **SMALL)
+    plan = StagesPlan.read(None, base=base, one_stage_steps=3, stage_steps=(3, 6, 3), images=2, **SMALL)
     assert schemes.ablate_stages(plan, tmp_path / "s", ["x"]) == "complete"
     run, items, scores = read_bundle(tmp_path / "s")
     names = {m.name for m in scores.metrics}
@@ -140,7 +143,7 @@ def test_the_imgbos_only_head_keeps_every_original_row_and_stage_one_leaves_the_
     from armor_eval.ablations.arms import Arm, _run_part
     from armor_eval.ablations.base import get_base, new_arm
 
-    plan = StagesPlan.read(None, base=base, one_stage_steps=3, stage_steps=(3, 3, 3), pictures=2, **SMALL)
+    plan = StagesPlan.read(None, base=base, one_stage_steps=3, stage_steps=(3, 3, 3), images=2, **SMALL)
     loaded = get_base(plan, tmp_path)
     data = plan.world.TrainingData(loaded.processor)
     pools = {kind: data.training(kind, 40) for kind in ("t2t", "t2i", "t2ti", "ti2t")}

@@ -212,9 +212,10 @@ def test_retention_gates_with_the_others(three):
     assert result.verdict == "REGRESSION" and row.p_holm >= row.p and row.clusters == 4000
     assert [m.name for m in result.metrics] == ["mean kept", "MMMU kept", "SEED kept"]
     assert all(m.verdict is None for m in result.metrics[1:])
-    assert compare(base, candidate, Policy(tolerance={"retention": 9.0}), reference=reference).benchmarks[
-        -1
-    ].verdict == "PASS"  # fmt: skip
+    assert (
+        compare(base, candidate, Policy(tolerance={"retention": 9.0}), reference=reference).benchmarks[-1].verdict
+        == "PASS"
+    )
 
 
 def test_retention_of_the_base_itself_is_what_the_candidate_keeps(three):

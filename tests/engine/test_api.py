@@ -137,14 +137,35 @@ def test_repeats_are_summed_up_on_the_terminal_and_in_json(tmp_path: Path, capsy
 
     from armor_eval.cli import main
 
-    words = ["understanding", "--bench", "POPE", "--limit", "4", "--temperature", "1", "--max-new-tokens", "8",
-             "--repeats", "2", "--out", str(tmp_path)]  # fmt: skip
+    words = [
+        "understanding",
+        "--bench",
+        "POPE",
+        "--limit",
+        "4",
+        "--temperature",
+        "1",
+        "--max-new-tokens",
+        "8",
+        "--repeats",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
     assert main([*words, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     values = [next(m["value"] for m in one["scores"]["metrics"] if m["primary"]) for one in told["runs"]]
     spread = between(values)
-    assert told["repeats"] == [{"benchmark": "POPE", "unit": "%", "values": values, "mean": pytest.approx(spread.mean),
-                                "sd": pytest.approx(spread.sd), "ci95": pytest.approx(list(spread.ci95))}]  # fmt: skip
+    assert told["repeats"] == [
+        {
+            "benchmark": "POPE",
+            "unit": "%",
+            "values": values,
+            "mean": pytest.approx(spread.mean),
+            "sd": pytest.approx(spread.sd),
+            "ci95": pytest.approx(list(spread.ci95)),
+        }
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["POPE@0", "POPE@1"]
     assert main(words) == 0 and "sd between seeds" in capsys.readouterr().out
     assert main([*words[:5], "--repeats", "2"]) == 2
@@ -155,8 +176,14 @@ def test_the_pages_example_runs(tmp_path: Path) -> None:
     """docs/api.md's training loop, as it stands there."""
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300,
-                          env={**__import__("os").environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**__import__("os").environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     assert re.search(r"step 2: POPE \d+\.\d", done.stdout), done.stdout
 

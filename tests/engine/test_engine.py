@@ -42,10 +42,17 @@ def test_every_open_unit_belongs_to_exactly_one_process_and_batch(units, size, w
     assert asked == Counter(u.id for u in units if u.id not in done)
     for shards in (1, 3):
         held = [
-            [{u.id for rank in range(w) for b in batches_of(units, (), size, rank, w, shard=(i, shards), whole=True)
-              for u in b} for i in range(shards)]
+            [
+                {
+                    u.id
+                    for rank in range(w)
+                    for b in batches_of(units, (), size, rank, w, shard=(i, shards), whole=True)
+                    for u in b
+                }
+                for i in range(shards)
+            ]
             for w in (1, world)
-        ]  # fmt: skip
+        ]
         assert held[0] == held[1], "what a shard holds does not hang on its processes"
         assert sum(map(len, held[0])) == len(units)
     whole = [b for rank in range(world) for b in batches_of(units, done, size, rank, world, whole=True)]
@@ -95,18 +102,22 @@ class EchoTask:
 
     def requests(self, units, folder):
         return [
-            ValueError("unreadable") if "torn" in u.id
-            else Ready(Answer(text="ready")) if u.id == self.ready
-            else Question(u.id, [u.id]) for u in units
-        ]  # fmt: skip
+            ValueError("unreadable")
+            if "torn" in u.id
+            else Ready(Answer(text="ready"))
+            if u.id == self.ready
+            else Question(u.id, [u.id])
+            for u in units
+        ]
 
     def judge(self, units, requests, outputs, bundle):
         common = {"prompt": "p", "prompt_sha256": "h"}
         return [
-            Item(id=u.id, cluster=u.cluster, status="error", reason=str(o), **common) if isinstance(o, Exception)
+            Item(id=u.id, cluster=u.cluster, status="error", reason=str(o), **common)
+            if isinstance(o, Exception)
             else Item(id=u.id, cluster=u.cluster, output=o.text, score=1.0, status="ok", **common)
             for u, o in zip(units, outputs, strict=True)
-        ]  # fmt: skip
+        ]
 
     def finish(self, bundle, progress):
         items = list(bundle.items.values())
@@ -125,9 +136,12 @@ def test_a_run_is_complete_when_every_unit_is_scored_and_is_only_read_afterwards
     ticks: list[tuple[int, int]] = []
     model = Echo()
     done = evaluate(
-        EchoTask(["a", "b", "c", "d", "e"]), model, tmp_path / "r", settings(),
+        EchoTask(["a", "b", "c", "d", "e"]),
+        model,
+        tmp_path / "r",
+        settings(),
         progress=lambda total, already: lambda n, failed: ticks.append((n, failed)),
-    )  # fmt: skip
+    )
     assert done.run.status == "complete" and done.scores.metrics[0].value == 100.0
     assert done.run.extras == {"seen": 5} and ticks == [(4, 0), (1, 0)]
     again = evaluate(EchoTask(["a", "b", "c", "d", "e"]), model, tmp_path / "r", settings())

@@ -42,12 +42,19 @@ def mmbench(groups: int = 6, rotations: int = 4, seed: int = 0) -> pd.DataFrame:
         options = list(rng.choice(WORDS, size=4, replace=False))
         for r in range(rotations):
             turned = options[-r:] + options[:-r] if r else options
-            rows.append({
-                "index": g + r * 1_000_000, "image": png(g) if r == 0 else str(g), "question": f"What is shape {g}?",
-                "hint": "Look closely." if g % 2 else None, **dict(zip(LETTERS, turned, strict=True)),
-                "answer": LETTERS[turned.index(options[0])], "category": f"cat{g % 2}", "l2-category": "all",
-                "split": "dev",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "index": g + r * 1_000_000,
+                    "image": png(g) if r == 0 else str(g),
+                    "question": f"What is shape {g}?",
+                    "hint": "Look closely." if g % 2 else None,
+                    **dict(zip(LETTERS, turned, strict=True)),
+                    "answer": LETTERS[turned.index(options[0])],
+                    "category": f"cat{g % 2}",
+                    "l2-category": "all",
+                    "split": "dev",
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -56,11 +63,16 @@ def seed_bench(n: int = 12) -> pd.DataFrame:
     rows = []
     for i in range(n):
         options = list(rng.choice(WORDS, size=4, replace=False))
-        rows.append({
-            "index": i, "image": png(i // 2), "question": f"Which word fits {i}?",
-            **dict(zip(LETTERS, options, strict=True)),
-            "answer": LETTERS[i % 4], "category": f"type{i % 3}",
-        })  # fmt: skip
+        rows.append(
+            {
+                "index": i,
+                "image": png(i // 2),
+                "question": f"Which word fits {i}?",
+                **dict(zip(LETTERS, options, strict=True)),
+                "answer": LETTERS[i % 4],
+                "category": f"type{i % 3}",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -71,14 +83,19 @@ def mmmu(n: int = 12) -> pd.DataFrame:
         open_question = i % 4 == 3
         options = [None] * 4 if open_question else list(rng.choice(WORDS, size=4, replace=False))
         several = i % 5 == 0
-        rows.append({
-            "index": i, "image": str([png(i), png(i + 100)]) if several else png(i),
-            "image_path": str([f"{i}_1.png", f"{i}_2.png"]) if several else f"{i}.png",
-            "question": f"<image 1> and <image 2>: what is {i}?" if several else f"<image 1> What is {i}?",
-            **dict(zip(LETTERS, options, strict=True)),
-            "answer": "forty two" if open_question else LETTERS[i % 4], "category": f"subject{i % 3}",
-            "l2-category": "field", "split": "validation" if i % 6 else "dev",
-        })  # fmt: skip
+        rows.append(
+            {
+                "index": i,
+                "image": str([png(i), png(i + 100)]) if several else png(i),
+                "image_path": str([f"{i}_1.png", f"{i}_2.png"]) if several else f"{i}.png",
+                "question": f"<image 1> and <image 2>: what is {i}?" if several else f"<image 1> What is {i}?",
+                **dict(zip(LETTERS, options, strict=True)),
+                "answer": "forty two" if open_question else LETTERS[i % 4],
+                "category": f"subject{i % 3}",
+                "l2-category": "field",
+                "split": "validation" if i % 6 else "dev",
+            }
+        )
     return pd.DataFrame(rows)
 
 
@@ -88,11 +105,16 @@ def mme(pairs: int = 2) -> pd.DataFrame:
     for category in categories:
         for p in range(pairs):
             for k, answer in enumerate(("Yes", "No")):
-                rows.append({
-                    "index": len(rows), "image": png(len(rows) // 2),
-                    "question": f"Is it {category} {p} {k}? Please answer yes or no.", "answer": answer,
-                    "category": category, "image_path": f"{category}/{p}.png",
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "index": len(rows),
+                        "image": png(len(rows) // 2),
+                        "question": f"Is it {category} {p} {k}? Please answer yes or no.",
+                        "answer": answer,
+                        "category": category,
+                        "image_path": f"{category}/{p}.png",
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -100,10 +122,15 @@ def pope(images: int = 4) -> pd.DataFrame:
     rows = []
     for i in range(images):
         for k in range(4):
-            rows.append({
-                "index": len(rows), "image": png(i), "question": f"Is there a {WORDS[k]} in the image?",
-                "answer": "Yes" if k % 2 else "No", "category": "adversarial,popular" if k == 0 else "random",
-            })  # fmt: skip
+            rows.append(
+                {
+                    "index": len(rows),
+                    "image": png(i),
+                    "question": f"Is there a {WORDS[k]} in the image?",
+                    "answer": "Yes" if k % 2 else "No",
+                    "category": "adversarial,popular" if k == 0 else "random",
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -112,12 +139,16 @@ def hallusion(sets: int = 3) -> pd.DataFrame:
     for s in range(sets):
         for figure in range(2):
             for question in range(2):
-                rows.append({
-                    "index": f"VD_figure_1_{s}_{figure}_{question}", "image": png(s * 2 + figure),
-                    "question": f"Is claim {question} right in set {s}?",
-                    "answer": "Yes" if (figure + question) % 2 else "No",
-                    "category": "VD", "l2-category": "figure" if s % 2 else "chart",
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "index": f"VD_figure_1_{s}_{figure}_{question}",
+                        "image": png(s * 2 + figure),
+                        "question": f"Is claim {question} right in set {s}?",
+                        "answer": "Yes" if (figure + question) % 2 else "No",
+                        "category": "VD",
+                        "l2-category": "figure" if s % 2 else "chart",
+                    }
+                )
     return pd.DataFrame(rows)
 
 
@@ -139,10 +170,17 @@ def mmvet() -> pd.DataFrame:
 def llavabench() -> pd.DataFrame:
     kinds = ("conv", "detail", "complex")
     rows = [
-        {"index": i, "image": png(i // 3), "question": f"Describe {i}.", "category": kinds[i % 3],
-         "caption": f"a picture {i}", "gpt4_ans": f"It shows picture {i}.", "answer": "unused"}
+        {
+            "index": i,
+            "image": png(i // 3),
+            "question": f"Describe {i}.",
+            "category": kinds[i % 3],
+            "caption": f"a picture {i}",
+            "gpt4_ans": f"It shows picture {i}.",
+            "answer": "unused",
+        }
         for i in range(6)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -150,10 +188,15 @@ def chartqa() -> pd.DataFrame:
     """Numbers, words, and lists of either as Python source."""
     golds = ("1", "-1", "Yes", "100", "['circle', 'red']", "0", "50%", "TRUE", "B", "[1, 2.5]", "a dog runs", "B.")
     rows = [
-        {"index": i, "image": png(i // 2), "question": f"How much is bar {i}?", "answer": gold,
-         "split": "test_human" if i % 2 else "test_augmented"}
+        {
+            "index": i,
+            "image": png(i // 2),
+            "question": f"How much is bar {i}?",
+            "answer": gold,
+            "split": "test_human" if i % 2 else "test_augmented",
+        }
         for i, gold in enumerate(golds * 2)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -161,10 +204,15 @@ def ocrbench() -> pd.DataFrame:
     """Every category twice, each with two gold texts."""
     texts = ("Regular", "Irregular", "Artistic")
     kinds = (
-        *(f"{kind} Text Recognition" for kind in texts), "Handwriting Recognition", "Digit String Recognition",
-        "Non-Semantic Text Recognition", "Scene Text-centric VQA", "Doc-oriented VQA", "Key Information Extraction",
+        *(f"{kind} Text Recognition" for kind in texts),
+        "Handwriting Recognition",
+        "Digit String Recognition",
+        "Non-Semantic Text Recognition",
+        "Scene Text-centric VQA",
+        "Doc-oriented VQA",
+        "Key Information Extraction",
         "Handwritten Mathematical Expression Recognition",
-    )  # fmt: skip
+    )
     golds = (["B"], ["Yes", "red"], ["x + 1", "1"], ["the red\\n one"], ["A B"])
     rows = [
         {"index": i, "image": png(i), "question": f"What is it, {i}?", "answer": str(golds[i % 5]), "category": kind}
@@ -177,17 +225,30 @@ def mathvista() -> pd.DataFrame:
     """Choices, integers, floats, a text and a list; skills as a list and, once, as plain words."""
     tasks = ("figure question answering", "math word problem", "geometry problem solving")
     kinds = (
-        ("multi_choice", "text", "red", "A"), ("free_form", "integer", "1", None), ("free_form", "float", "-1", None),
-        ("multi_choice", "integer", "4", "B"), ("free_form", "text", "A", None), ("free_form", "list", "[]", None),
-        ("free_form", "integer", "0", None), ("multi_choice", "text", "circle", "C"),
-    )  # fmt: skip
+        ("multi_choice", "text", "red", "A"),
+        ("free_form", "integer", "1", None),
+        ("free_form", "float", "-1", None),
+        ("multi_choice", "integer", "4", "B"),
+        ("free_form", "text", "A", None),
+        ("free_form", "list", "[]", None),
+        ("free_form", "integer", "0", None),
+        ("multi_choice", "text", "circle", "C"),
+    )
     rows = [
-        {"index": i, "image": png(i), "question": f"Hint: Please answer.\nQuestion: How much is {i}?", "answer": gold,
-         "question_type": form, "answer_type": kind, "answer_option": letter, "task": tasks[i % 3],
-         "choices": "['red', '4', 'circle', 'square']" if letter else "[]",
-         "skills": "two words" if i == 3 else "['arithmetic reasoning', 'logical reasoning']"}
+        {
+            "index": i,
+            "image": png(i),
+            "question": f"Hint: Please answer.\nQuestion: How much is {i}?",
+            "answer": gold,
+            "question_type": form,
+            "answer_type": kind,
+            "answer_option": letter,
+            "task": tasks[i % 3],
+            "choices": "['red', '4', 'circle', 'square']" if letter else "[]",
+            "skills": "two words" if i == 3 else "['arithmetic reasoning', 'logical reasoning']",
+        }
         for i, (form, kind, gold, letter) in enumerate(kinds * 4)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -197,13 +258,23 @@ def several_images(n: int = 12) -> pd.DataFrame:
 
 
 MAKERS = {
-    "MMBench_DEV_EN": mmbench, "SEEDBench_IMG": seed_bench, "MMMU_DEV_VAL": mmmu, "MME": mme, "POPE": pope,
-    "HallusionBench": hallusion, "MMVet": mmvet, "LLaVABench": llavabench, "AI2D_TEST": seed_bench,
-    "ChartQA_TEST": chartqa, "OCRBench": ocrbench, "MathVista_MINI": mathvista,
-    "MMStar": lambda: seed_bench().assign(**{"l2-category": "coarse"}), "BLINK": several_images,
+    "MMBench_DEV_EN": mmbench,
+    "SEEDBench_IMG": seed_bench,
+    "MMMU_DEV_VAL": mmmu,
+    "MME": mme,
+    "POPE": pope,
+    "HallusionBench": hallusion,
+    "MMVet": mmvet,
+    "LLaVABench": llavabench,
+    "AI2D_TEST": seed_bench,
+    "ChartQA_TEST": chartqa,
+    "OCRBench": ocrbench,
+    "MathVista_MINI": mathvista,
+    "MMStar": lambda: seed_bench().assign(**{"l2-category": "coarse"}),
+    "BLINK": several_images,
     "RealWorldQA": lambda: seed_bench().drop(columns=["category"]),
     "ScienceQA_TEST": lambda: seed_bench().assign(hint=["Birds lay eggs.", None] * 6),
-}  # fmt: skip
+}
 
 
 def write_all(folder: Path) -> Path:
@@ -220,9 +291,17 @@ def task_of(
 
 
 def measure(
-    bench: str, model, out: Path, data: Path | None = None, *, profile: str = "official", judge=None,
-    batch_size: int = 16, decoding: Decoding | None = None, **options,
-) -> Finished:  # fmt: skip
+    bench: str,
+    model,
+    out: Path,
+    data: Path | None = None,
+    *,
+    profile: str = "official",
+    judge=None,
+    batch_size: int = 16,
+    decoding: Decoding | None = None,
+    **options,
+) -> Finished:
     """One benchmark measured by the engine into `out`."""
     task = task_of(bench, data, profile, judge, **options)
     return evaluate(task, model, out, Settings(profile, ["x"], decoding or Decoding(), batch_size))

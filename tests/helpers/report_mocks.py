@@ -75,7 +75,7 @@ def metric(
     return Metric(name=name, value=value, unit=unit, n=n, clusters=n, ci95=ci95, primary=True, **more)
 
 
-def picture(rng: np.random.Generator, size: int = 32) -> bytes:
+def png_bytes(rng: np.random.Generator, size: int = 32) -> bytes:
     image = Image.new("RGB", (size, size), "white")
     draw = ImageDraw.Draw(image)
     x, y = (int(v) for v in rng.integers(2, size // 2, 2))
@@ -99,14 +99,21 @@ def make_items(count: int, seed: int = 0, images: list[str] | None = None, words
         prompt = " ".join(rng.choice(vocabulary, words)) + f" number {i}?"
         made.append(
             Item(
-                id=f"q{i:06d}", cluster=f"c{i // 3}", group="existence" if i % 2 else "colour", prompt=prompt,
-                prompt_sha256=sha(prompt), images=[images[i % len(images)]] if images else [], gold="Yes",
+                id=f"q{i:06d}",
+                cluster=f"c{i // 3}",
+                group="existence" if i % 2 else "colour",
+                prompt=prompt,
+                prompt_sha256=sha(prompt),
+                images=[images[i % len(images)]] if images else [],
+                gold="Yes",
                 output="Yes" if right else "No, there is none.",
-                parsed="Yes" if right else "No", score=score, status=status,
+                parsed="Yes" if right else "No",
+                score=score,
+                status=status,
                 reason=None if status == "ok" else f"{status} here",
                 seconds=0.1,
             )
-        )  # fmt: skip
+        )
     return made
 
 
@@ -115,7 +122,7 @@ def write_bundle(
     run: Run,
     metrics: list[Metric],
     items: list[Item] | None = None,
-    pictures: dict[str, bytes] | None = None,
+    images: dict[str, bytes] | None = None,
     series: list[Point] | None = None,
 ) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,18 +135,18 @@ def write_bundle(
     (folder / "scores.json").write_text(scores.model_dump_json())
     if series:
         (folder / "series.jsonl").write_text("".join(p.model_dump_json() + "\n" for p in series))
-    for name, data in (pictures or {}).items():
+    for name, data in (images or {}).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
     (folder / "run.json").write_text(run.model_dump_json())
     return folder
 
 
-def pictures(count: int, seed: int = 0, size: int = 32) -> dict[str, bytes]:
+def images(count: int, seed: int = 0, size: int = 32) -> dict[str, bytes]:
     rng = np.random.default_rng(seed)
     made = {}
     for _ in range(count):
-        data = picture(rng, size)
+        data = png_bytes(rng, size)
         made[f"images/{hashlib.sha256(data).hexdigest()[:32]}.png"] = data
     return made
 

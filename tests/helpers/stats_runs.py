@@ -19,23 +19,38 @@ def write_bundle(
     statuses = statuses or ["ok" if s is not None else "error" for s in scores]
     items = [
         Item(
-            id=f"q{i}", cluster=str(clusters[i]), group=f"g{i % 3}", prompt=f"question {i}", prompt_sha256=f"{i:064x}",
-            gold="A", output=(outputs or {}).get(i, "A" if s else "B"), score=s, status=statuses[i],
+            id=f"q{i}",
+            cluster=str(clusters[i]),
+            group=f"g{i % 3}",
+            prompt=f"question {i}",
+            prompt_sha256=f"{i:064x}",
+            gold="A",
+            output=(outputs or {}).get(i, "A" if s else "B"),
+            score=s,
+            status=statuses[i],
         )
         for i, s in enumerate(scores)
-    ]  # fmt: skip
+    ]
     run = Run(
-        run_id=f"{folder.parent.name}-{folder.name}", kind="understanding", benchmark=benchmark, command=["x"],
-        profile="shapes", status=fields.pop("status", "complete"),
+        run_id=f"{folder.parent.name}-{folder.name}",
+        kind="understanding",
+        benchmark=benchmark,
+        command=["x"],
+        profile="shapes",
+        status=fields.pop("status", "complete"),
         model=ModelInfo(spec="m", name="<b>model</b>", fingerprint=fingerprint),
         data=DataInfo(name=f"D-{benchmark}", sha256=fields.pop("data_sha256", "d"), items=len(items)),
         prompt_sha256=fields.pop("prompt_sha256", "p"),
         scorer=ScorerInfo(name="s", version="1", settings=fields.pop("settings", {})),
-        judge=JudgeInfo(name="none", endpoint="none"), device=DeviceInfo(kind="cpu"), started="2026-01-01T00:00:00Z",
-        decoding=fields.pop("decoding", {"temperature": 0.0, "seed": 0}), wall_seconds=fields.pop("wall_seconds", 1.0),
-        peak_memory_bytes=fields.pop("peak_memory_bytes", 100), subset=fields.pop("subset", None),
+        judge=JudgeInfo(name="none", endpoint="none"),
+        device=DeviceInfo(kind="cpu"),
+        started="2026-01-01T00:00:00Z",
+        decoding=fields.pop("decoding", {"temperature": 0.0, "seed": 0}),
+        wall_seconds=fields.pop("wall_seconds", 1.0),
+        peak_memory_bytes=fields.pop("peak_memory_bytes", 100),
+        subset=fields.pop("subset", None),
         reservations=fields.pop("reservations", []),
-    )  # fmt: skip
+    )
     counts = {s: statuses.count(s) for s in ("ok", "unparsed", "judge_failed", "error")}
     metrics = [measure(items, c) for c in composites_for(benchmark)]
     folder.mkdir(parents=True)

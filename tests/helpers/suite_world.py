@@ -27,10 +27,12 @@ PROBABILITIES = [[0.5, 0.08], [0.9], [0.25, 0.01]]
 GENEVAL2_GM = 100 * ((0.5 * 0.08) ** 0.5 + 0.9 + (0.25 * 0.01) ** 0.5) / 3
 
 QUESTIONS = [  # item, id, parents, category, question
-    ("a0", "1", "0", "entity - whole", "a mug?"), ("a0", "2", "1", "attribute - color", "a teal mug?"),
-    ("a0", "3", "2", "relation - spatial", "left of it?"), ("b0", "1", "0", "global -", "a photo?"),
+    ("a0", "1", "0", "entity - whole", "a mug?"),
+    ("a0", "2", "1", "attribute - color", "a teal mug?"),
+    ("a0", "3", "2", "relation - spatial", "left of it?"),
+    ("b0", "1", "0", "global -", "a photo?"),
     ("b0", "2", "0", "other - count", "two?"),
-]  # fmt: skip
+]
 """Rows of an invented DPG file: dropping the first takes item a0 along."""
 
 
@@ -46,11 +48,22 @@ def geneval2_suite(folder: Path, **changes: str) -> Path:
         for p, n, probes in ROWS
     ]
     (folder / "data.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return declare(folder, "mine", {
-        "judge": '"vqa_prob"', "loader": '"geneval2:read"', "reduction": '"soft_tifa"', "images": '"{prompt}"',
-        "template": '"{question} Answer in one word."', "own_judge": '"org/Judge-8B"',
-        "skills": '["object", "attribute", "count", "verb"]', "groups": '["3", "4"]', **changes,
-    }, "data.jsonl")  # fmt: skip
+    return declare(
+        folder,
+        "mine",
+        {
+            "judge": '"vqa_prob"',
+            "loader": '"geneval2:read"',
+            "reduction": '"soft_tifa"',
+            "images": '"{prompt}"',
+            "template": '"{question} Answer in one word."',
+            "own_judge": '"org/Judge-8B"',
+            "skills": '["object", "attribute", "count", "verb"]',
+            "groups": '["3", "4"]',
+            **changes,
+        },
+        "data.jsonl",
+    )
 
 
 def dpg_suite(folder: Path, name: str = "corrected", rows: list[tuple[str, ...]] = QUESTIONS) -> Path:
@@ -88,10 +101,14 @@ def replies(path: Path, lines: list[dict[str, object]]) -> str:
 
 
 def geneval2_replies(path: Path, judge: str = "org/Judge-8B") -> str:
-    return replies(path, [
-        {"item": str(i), "probe": str(k), "p": p, "reply": "yes" if p > 0.2 else "no", "judge": judge}
-        for i, row in enumerate(PROBABILITIES) for k, p in enumerate(row)
-    ])  # fmt: skip
+    return replies(
+        path,
+        [
+            {"item": str(i), "probe": str(k), "p": p, "reply": "yes" if p > 0.2 else "no", "judge": judge}
+            for i, row in enumerate(PROBABILITIES)
+            for k, p in enumerate(row)
+        ],
+    )
 
 
 def write_images(folder: Path, names: list[str], size: tuple[int, int] = (32, 32)) -> Path:

@@ -17,8 +17,14 @@ class Terminal:
 
     def __init__(self, words: Sequence[str]) -> None:
         self._master, slave = pty.openpty()
-        self.process = subprocess.Popen(words, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
-                                        preexec_fn=lambda: _own_terminal(slave))  # fmt: skip
+        self.process = subprocess.Popen(
+            words,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: _own_terminal(slave),
+        )
         os.close(slave)
         self.shown = ""
 

@@ -59,12 +59,15 @@ def test_an_error_is_one_line_with_its_hint():
         (RunFailed("stopped"), 1, "prog: stopped\n"),
         (KeyboardInterrupt(), 130, "prog: interrupted - continue with: prog go\n"),
         (typer.Abort(), 130, "prog: interrupted - continue with: prog go\n"),
-        (OSError(errno.ENOSPC, "No space left", "x"), 1, "prog: no space left on the disk for x: free some, then "
-                                                          "continue with: prog go\n"),
+        (
+            OSError(errno.ENOSPC, "No space left", "x"),
+            1,
+            "prog: no space left on the disk for x: free some, then continue with: prog go\n",
+        ),
         (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "prog: cannot use x: Permission denied\n"),
         (typer.BadParameter("too small"), 2, "prog: Invalid value: too small - see prog go --help\n"),
     ],
-)  # fmt: skip
+)
 def test_how_a_command_ends(error, code, line, capsys):
     assert ends_with(error, capsys) == (code, line)
 
@@ -171,8 +174,11 @@ def test_a_read_only_folder_is_seen_at_the_next_line(tmp_path, monkeypatch):
 
 
 def test_two_processes_in_one_folder(tmp_path):
-    with hold_folder(tmp_path, "prog go"), pytest.raises(UserError, match="another prog go is writing"), \
-            hold_folder(tmp_path, "prog go"):  # fmt: skip
+    with (
+        hold_folder(tmp_path, "prog go"),
+        pytest.raises(UserError, match="another prog go is writing"),
+        hold_folder(tmp_path, "prog go"),
+    ):
         pass
     other = tmp_path / f"{DRAFT}{os.getppid()}-run"  # of a process that lives
     other.mkdir()

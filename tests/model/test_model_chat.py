@@ -26,7 +26,7 @@ def run(chat, *lines):
     return told
 
 
-def test_pictures_are_saved_in_order_and_stay_in_the_history(start, pair):
+def test_images_are_saved_in_order_and_stay_in_the_history(start, pair):
     chat = start()
     told = run(chat, "draw a red circle", "", "what is it ?", "/quit", "never said")
     files = sorted(chat.out.glob("*.png"))
@@ -47,7 +47,7 @@ def test_same_seed_same_conversation(start):
     assert same[0] == same[1] and same[0]
 
 
-def test_a_drawn_picture_is_accepted_as_input(start):
+def test_a_drawn_image_is_accepted_as_input(start):
     chat = start()
     run(chat, "draw a red circle")
     told = run(chat, f"/image {chat.out / 'turn-001-0.png'}", "what is there ?")
@@ -64,7 +64,7 @@ def test_mistakes_cost_one_line(start, tmp_path):
     assert not chat.history
 
 
-def test_a_second_session_keeps_the_first_ones_pictures(start, pair):
+def test_a_second_session_keeps_the_first_ones_images(start, pair):
     """In the same folder file names count on; seeds begin again."""
     first = start()
     run(first, "draw a red circle", "and a picture of it")

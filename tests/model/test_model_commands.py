@@ -147,11 +147,28 @@ def test_shard_sizes(armor, base, tmp_path, given):
 
 @pytest.mark.parametrize(
     "given",
-    ["--batch-size=0", "--batch-size=-1", "--max-new-tokens=0", "--max-images=-1", "--temperature=-1",
-     "--temperature=nan", "--temperature=inf", "--image-temperature=nan", "--top-k=-1", "--image-top-k=-1", "--top-p=0",
-     "--top-p=nan", "--top-p=1.1", "--image-top-p=-1", "--guidance=-1", "--guidance=nan", "--guidance=inf", "--seed=-1",
-     "--seed=99999999999999999999"],
-)  # fmt: skip
+    [
+        "--batch-size=0",
+        "--batch-size=-1",
+        "--max-new-tokens=0",
+        "--max-images=-1",
+        "--temperature=-1",
+        "--temperature=nan",
+        "--temperature=inf",
+        "--image-temperature=nan",
+        "--top-k=-1",
+        "--image-top-k=-1",
+        "--top-p=0",
+        "--top-p=nan",
+        "--top-p=1.1",
+        "--image-top-p=-1",
+        "--guidance=-1",
+        "--guidance=nan",
+        "--guidance=inf",
+        "--seed=-1",
+        "--seed=99999999999999999999",
+    ],
+)
 def test_numbers_out_of_bounds_are_refused(armor, tmp_path, given):
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["generate", "a", "--model", str(armor), "--out", str(out), "--draw", given])
@@ -198,10 +215,18 @@ def test_params_of_what_is_no_configuration(tmp_path):
 
 @pytest.mark.parametrize(
     "error",
-    [struct.error("unpack requires\na buffer of 4 bytes"), IndexError(), KeyError("mode"), OverflowError("big"),
-     RecursionError("deep"), Image.DecompressionBombError("pixels"), zlib.error("bad"), SyntaxError("broken PNG")],
+    [
+        struct.error("unpack requires\na buffer of 4 bytes"),
+        IndexError(),
+        KeyError("mode"),
+        OverflowError("big"),
+        RecursionError("deep"),
+        Image.DecompressionBombError("pixels"),
+        zlib.error("bad"),
+        SyntaxError("broken PNG"),
+    ],
     ids=lambda error: type(error).__name__,
-)  # fmt: skip
+)
 @pytest.mark.parametrize("where", ["open", "load"])
 def test_whatever_pillow_raises_is_one_line(tmp_path, monkeypatch, error, where):
     def fails(*_, **__):
@@ -217,7 +242,7 @@ def test_whatever_pillow_raises_is_one_line(tmp_path, monkeypatch, error, where)
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
 @pytest.mark.parametrize("name", ["open", "new"])
-def test_memory_and_ctrl_c_are_no_fault_of_the_picture(tmp_path, monkeypatch, error, name):
+def test_memory_and_ctrl_c_are_no_fault_of_the_image(tmp_path, monkeypatch, error, name):
     def fails(*_, **__):
         raise error
 

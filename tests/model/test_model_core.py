@@ -22,8 +22,9 @@ def base(tokenizer):
 
 def test_original_logits_are_internvls(pair, base, conversations):
     _, processor = pair
-    armor = ArmorForConditionalGeneration.from_base(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
-                                                        vq_config=PRESETS["tiny"]["vq_config"]).eval()  # fmt: skip
+    armor = ArmorForConditionalGeneration.from_base(
+        base, codebook_size=16, image_grid=4, num_adapter_layers=2, vq_config=PRESETS["tiny"]["vq_config"]
+    ).eval()
     batch = processor.encode(conversations, add_generation_prompt=True)
     with torch.no_grad():
         embeds = armor.embed(batch["input_ids"], batch["pixel_values"])
@@ -40,8 +41,9 @@ def test_greedy_tokens_are_internvls(pair, base, conversations):
     from armor_model import GenerationSettings, generate
 
     _, processor = pair
-    armor = ArmorForConditionalGeneration.from_base(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
-                                                        vq_config=PRESETS["tiny"]["vq_config"]).eval()  # fmt: skip
+    armor = ArmorForConditionalGeneration.from_base(
+        base, codebook_size=16, image_grid=4, num_adapter_layers=2, vq_config=PRESETS["tiny"]["vq_config"]
+    ).eval()
     answers = generate(armor, processor, conversations, GenerationSettings(max_new_tokens=20, allow_images=False))
     for conversation, answer in zip(conversations, answers, strict=True):
         batch = processor.encode([conversation], add_generation_prompt=True)
@@ -222,8 +224,9 @@ def test_packed_rows_equal_separate_rows(pair):
 
 
 def test_adapter_copies_the_last_blocks(base):
-    armor = ArmorForConditionalGeneration.from_base(base, codebook_size=16, image_grid=4, num_adapter_layers=2,
-                                                        vq_config=PRESETS["tiny"]["vq_config"])  # fmt: skip
+    armor = ArmorForConditionalGeneration.from_base(
+        base, codebook_size=16, image_grid=4, num_adapter_layers=2, vq_config=PRESETS["tiny"]["vq_config"]
+    )
     last = armor.model.language_model.layers[-2:]
     for new, old in zip(armor.adapter, last, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(new.state_dict().values(), old.state_dict().values(), strict=True))

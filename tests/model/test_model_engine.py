@@ -142,9 +142,13 @@ def test_parallel_drawing_gives_the_images_of_one_by_one_drawing(talker, convers
     """Every image, not the distribution alone: the random number of a position is the same. Prompts of several lengths,
     windows from two codes to more than an image; and it takes fewer passes where codes can be guessed."""
     base = GenerationSettings(
-        max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True, guidance=guidance,
+        max_new_tokens=1,
+        max_images=1,
+        force_image=True,
+        stop_after_image=True,
+        guidance=guidance,
         image_temperature=temperature,
-    )  # fmt: skip
+    )
     engine, one_by_one = run_engine(talker, conversations * 4, base, batch_size=5)
     for window in (2, 3, 7, 100):
         parallel, images = run_engine(talker, conversations * 4, replace(base, parallel_draw=window), batch_size=5)
@@ -155,9 +159,7 @@ def test_parallel_drawing_gives_the_images_of_one_by_one_drawing(talker, convers
 def test_parallel_drawing_keeps_every_probability(talker):
     """400 seeds with two codes to choose from at each position (top_k): one-by-one and parallel drawing take the same
     one for every seed, so every whole sequence has the probability that it had."""
-    base = GenerationSettings(
-        max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True, image_top_k=2
-    )  # fmt: skip
+    base = GenerationSettings(max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True, image_top_k=2)
     conversation = [{"role": "user", "content": "draw a red circle"}]
     found = []
     for window in (0, 8):

@@ -355,9 +355,11 @@ def test_pixels_are_the_published_processors(name, size):
 
         p = settings.pixels
         theirs = Qwen2VLImageProcessorPil(
-            patch_size=p["patch"], size={"shortest_edge": p["min"], "longest_edge": p["max"]},
-            image_mean=list(base.mean), image_std=list(base.std),
-        )  # fmt: skip
+            patch_size=p["patch"],
+            size={"shortest_edge": p["min"], "longest_edge": p["max"]},
+            image_mean=list(base.mean),
+            image_std=list(base.std),
+        )
         found = theirs([image], return_tensors="pt")
         ours, expected = _patches(pixels, config.vision_config), found["pixel_values"]
         grid = found["image_grid_thw"][0].tolist()
@@ -372,11 +374,18 @@ def _with_token(config, token):
 
 
 TOTALS = {
-    "qwen2_5_vl-3b": 3_754_622_976, "qwen2_5_vl-7b": 8_292_166_656, "qwen2_5_vl-32b": 33_452_718_336,
-    "qwen2_5_vl-72b": 73_410_777_344, "qwen3_vl-2b": 2_127_532_032, "qwen3_vl-4b": 4_437_815_808,
-    "qwen3_vl-8b": 8_767_123_696, "qwen3_vl-32b": 33_357_390_064, "smolvlm-256m": 256_484_928,
-    "smolvlm-500m": 507_482_304, "smolvlm-2.2b": 2_246_784_880,
-}  # fmt: skip
+    "qwen2_5_vl-3b": 3_754_622_976,
+    "qwen2_5_vl-7b": 8_292_166_656,
+    "qwen2_5_vl-32b": 33_452_718_336,
+    "qwen2_5_vl-72b": 73_410_777_344,
+    "qwen3_vl-2b": 2_127_532_032,
+    "qwen3_vl-4b": 4_437_815_808,
+    "qwen3_vl-8b": 8_767_123_696,
+    "qwen3_vl-32b": 33_357_390_064,
+    "smolvlm-256m": 256_484_928,
+    "smolvlm-500m": 507_482_304,
+    "smolvlm-2.2b": 2_246_784_880,
+}
 """As the hub shows them; of the small Qwens the head is the embeddings, an ARMOR's is its own."""
 TIED = ("qwen2_5_vl-3b", "qwen3_vl-2b", "qwen3_vl-4b")
 

@@ -240,8 +240,11 @@ def test_prompt_snapshots(pair, conversations):
         "<|im_start|>system\na<|im_end|>\n<|im_start|>user\ndraw<|im_end|>\n"
         "<|im_start|>assistant\nit<imgbos>...<imgend><|im_end|>\n"
     )
-    official = ArmorProcessor(processor.tokenizer, type(processor.settings)(**{**vars(processor.settings),
-                              "system_prompt": "internvl"}), processor.vq)  # fmt: skip
+    official = ArmorProcessor(
+        processor.tokenizer,
+        type(processor.settings)(**{**vars(processor.settings), "system_prompt": "internvl"}),
+        processor.vq,
+    )
     text = official.render(conversations[0])
     assert (
         text.startswith("<|im_start|>system\n你是书生·万象，英文名是InternVL")
@@ -255,10 +258,7 @@ def test_supervision(pair):
     c = model.config
     talk = [
         {"role": "user", "content": "draw"},
-        {
-            "role": "assistant",
-            "content": [{"type": "text", "text": "it"}, {"type": "image", "codes": list(range(16))}],
-        },
+        {"role": "assistant", "content": [{"type": "text", "text": "it"}, {"type": "image", "codes": list(range(16))}]},
     ]
     batch = processor.encode([talk], supervise=True)
     ids, text, image = (batch[k][0].tolist() for k in ("input_ids", "text_labels", "image_labels"))
@@ -319,11 +319,16 @@ def png(width, height):
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(png(0, 0), "not an image"), (png(20000, 10000), "megapixels"), (png(12000, 10000), "megapixels"),
-     (png(64, 64), "damaged"), (b"", "not an image")],
+    [
+        (png(0, 0), "not an image"),
+        (png(20000, 10000), "megapixels"),
+        (png(12000, 10000), "megapixels"),
+        (png(64, 64), "damaged"),
+        (b"", "not an image"),
+    ],
     ids=["no pixels", "200 megapixels", "120 megapixels", "truncated", "empty"],
-)  # fmt: skip
-def test_bad_pictures_by_command_line(checkpoint, tmp_path, content, says):
+)
+def test_bad_images_by_command_line(checkpoint, tmp_path, content, says):
     from typer.testing import CliRunner
 
     from armor_model.cli import app

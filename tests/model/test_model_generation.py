@@ -31,7 +31,7 @@ def step_by_step(model, processor, conversation, settings, seed):
     ids = processor.encode([conversation], add_generation_prompt=True)
     embeds = model.embed(ids["input_ids"], ids["pixel_values"])
     positions = model.place(ids["input_ids"], ids["pixel_values"])
-    u, said, drawing, codes, pictures, texts, logs = uniforms(seed, 10_000), [], False, 0, 0, 0, []
+    u, said, drawing, codes, images, texts, logs = uniforms(seed, 10_000), [], False, 0, 0, 0, []
     while True:
         with torch.no_grad():
             hidden = model.backbone(embeds, position_ids=positions)
@@ -39,13 +39,13 @@ def step_by_step(model, processor, conversation, settings, seed):
             visual = model.visual_logits(model.visual_hidden(hidden, position_ids=positions)[:, -1])[:, 2:]
         step = torch.tensor([u[len(said)]], dtype=torch.float64)
         if drawing and codes == config.codes_per_image:
-            token, drawing, pictures = config.imgend_id, False, pictures + 1
+            token, drawing, images = config.imgend_id, False, images + 1
         elif drawing:
             logs.append(visual)
             token = config.first_code_id + int(choose(visual, step, settings.image_temperature))
             codes += 1
         else:
-            if pictures >= settings.images:
+            if images >= settings.images:
                 text[:, -1] = float("-inf")
             logs.append(text)
             token = int(choose(text, step, settings.temperature))
@@ -121,7 +121,7 @@ def test_seeds(talker):
     assert list(first.getdata()) == list(same.getdata()) != list(other.getdata())
 
 
-def test_draw_begins_with_a_picture_and_stops(talker):
+def test_draw_begins_with_a_image_and_stops(talker):
     model, processor = talker
     images = draw(model, processor, ["draw a red circle", "a picture"], seeds=[0, 1])
     assert [image.size for image in images] == [(32, 32)] * 2
@@ -151,7 +151,7 @@ def test_free_imgend_may_end_early(make_model):
     assert all(model.config.imgpad_id not in answer.tokens for answer in [*answers, *never])
 
 
-def test_multi_turn_with_a_drawn_picture_in_the_history(talker):
+def test_multi_turn_with_a_drawn_image_in_the_history(talker):
     model, processor = talker
     talk = [{"role": "user", "content": "draw a red circle"}]
     settings = GenerationSettings(max_new_tokens=5, force_image=True, max_images=1)
@@ -203,7 +203,7 @@ def test_guided_batch_equals_single_in_mixed_rows(talker, conversations):
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_picture_does_not_depend_on_its_batch(talker, guidance):
+def test_a_image_does_not_depend_on_its_batch(talker, guidance):
     """Same seeds: same pictures for any batch size and order, with prompts of different lengths."""
     model, processor = talker
     prompts = ["a red circle", "not a picture of it", "draw it", "a circle and a picture of a red circle"] * 3
@@ -295,9 +295,9 @@ def test_image_sizes_at_the_edges(pair):
         processor.encode([[{"role": "user", "content": [{"type": "image", "image": Image.new("L", (20000, 10000))}]}]])
 
 
-def test_a_picture_that_several_ask_about_is_seen_once(talker, monkeypatch):
+def test_a_image_that_several_ask_about_is_seen_once(talker, monkeypatch):
     model, processor = talker
-    pictures = [Image.new("RGB", size, color) for size, color in (((16, 16), "red"), ((40, 16), "blue"))]
+    images = [Image.new("RGB", size, color) for size, color in (((16, 16), "red"), ((40, 16), "blue"))]
     words = ("what is it", "draw a red circle", "a cross", "the red circle")
 
     def ask(cut):
@@ -311,8 +311,8 @@ def test_a_picture_that_several_ask_about_is_seen_once(talker, monkeypatch):
     seen, real = [], model.model.get_image_features
     counting = lambda pixels, **rest: seen.append(len(pixels)) or real(pixels, **rest)  # noqa: E731
     monkeypatch.setattr(model.model, "get_image_features", counting)
-    apart = ask(lambda i: {"type": "image", "image": pictures[i]})
-    cut = [{"type": "image", "tiles": processor.cut(picture)} for picture in pictures]
+    apart = ask(lambda i: {"type": "image", "image": images[i]})
+    cut = [{"type": "image", "tiles": processor.cut(image)} for image in images]
     shared = ask(lambda i: cut[i])
     assert [r.tokens for r in shared] == [r.tokens for r in apart]
     assert len({tuple(r.tokens) for r in shared}) > 1

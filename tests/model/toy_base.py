@@ -61,10 +61,7 @@ class Toy(BaseModel):
 
     def processor_settings(self, config, published):
         vision = config.vision_config
-        return {
-            "image_size": vision.image_size,
-            "image_seq_length": _features(vision.image_size, vision.patch_size),
-        }
+        return {"image_size": vision.image_size, "image_seq_length": _features(vision.image_size, vision.patch_size)}
 
     def preprocess(self, image, settings, max_tiles):
         import numpy as np

@@ -194,9 +194,12 @@ def rows(plan: Plan, model: Any, config: dict[str, Any], vq: Any) -> Iterator[tu
             floor = statistics.mean(cost.floor(ceiling, n, plan.prompt + 1 + t) for t in range(codes))
             decoding = seconds(plan, decoder(plan, vq, batch), 1)
             more = {
-                "ms": 1e3 * step, "floor_ms": 1e3 * floor, "images_per_s": batch / (whole + decoding),
-                "floor_images_per_s": batch / (codes * floor), **reached,
-            }  # fmt: skip
+                "ms": 1e3 * step,
+                "floor_ms": 1e3 * floor,
+                "images_per_s": batch / (whole + decoding),
+                "floor_images_per_s": batch / (codes * floor),
+                **reached,
+            }
             yield "draw", f"draw, batch {batch}, guidance {guidance:g}: step over the floor", step / floor, "x", more
             if plan.cuda:
                 weights, cache = sizes(model, engine)

@@ -29,13 +29,28 @@ from armor_model.presets import block, preset_dict
 
 Row = dict[str, Any]
 PLAN = floor.Plan(
-    "cuda", batches=(1, 16, 64), text_batches=(1, 16, 64), share_batches=(16,), compile_batches=(),
-    vqgan_batches=(1, 64), runs=2,
-)  # fmt: skip
+    "cuda",
+    batches=(1, 16, 64),
+    text_batches=(1, 16, 64),
+    share_batches=(16,),
+    compile_batches=(),
+    vqgan_batches=(1, 64),
+    runs=2,
+)
 TINY = floor.Plan(
-    "cpu", batches=(2,), guidances=(1.0,), text_batches=(2,), share_batches=(2,), compile_batches=(),
-    vqgan_batches=(1,), prompt=9, text_tokens=4, runs=1, copy_bytes=2**20, matrix=128,
-)  # fmt: skip
+    "cpu",
+    batches=(2,),
+    guidances=(1.0,),
+    text_batches=(2,),
+    share_batches=(2,),
+    compile_batches=(),
+    vqgan_batches=(1,),
+    prompt=9,
+    text_tokens=4,
+    runs=1,
+    copy_bytes=2**20,
+    matrix=128,
+)
 
 
 def decode(plan: floor.Plan, name: str, model: Any, vq: Any) -> Iterator[Row]:
@@ -92,9 +107,11 @@ def refill(plan: floor.Plan, model: Any, rows: int, requests: int) -> Iterator[R
             engine.run(group)
         seconds[how] = floor.clock(plan) - began
     yield {
-        "name": f"refill against whole batches, {rows} rows, {requests} answers", "unit": "x",
-        "value": seconds["whole batches"] / seconds["refilled"], "answers_per_s": requests / seconds["refilled"],
-    }  # fmt: skip
+        "name": f"refill against whole batches, {rows} rows, {requests} answers",
+        "unit": "x",
+        "value": seconds["whole batches"] / seconds["refilled"],
+        "answers_per_s": requests / seconds["refilled"],
+    }
 
 
 def judging(plan: floor.Plan, images: int) -> Iterator[Row]:
@@ -109,17 +126,25 @@ def judging(plan: floor.Plan, images: int) -> Iterator[Row]:
     detector.detect(shown[:4])
     began = time.perf_counter()
     detector.detect(shown)
-    yield {"name": f"judging {images} images, embedded detector", "value": images / (time.perf_counter() - began),
-           "unit": "images/s"}  # fmt: skip
+    yield {
+        "name": f"judging {images} images, embedded detector",
+        "value": images / (time.perf_counter() - began),
+        "unit": "images/s",
+    }
 
 
 def training(plan: floor.Plan, name: str, batch: int) -> Iterator[Row]:
     """A stage-2 step: tokens/s, MFU against the vendor's peak, memory, beside the plainly written step."""
     result = stage2_step.measure(name, batch, plan.runs + 1, plan.device)
     ours, plain = result["ours"], result["plain"]
-    yield {"name": f"stage-2 step, batch {batch}", "value": ours["tokens_per_second"], "unit": "tokens/s",
-           "mfu": ours["utilisation"], "peak_gb": ours["peak_bytes"] and ours["peak_bytes"] / 1e9,
-           "over_plain": ours["tokens_per_second"] / plain["tokens_per_second"]}  # fmt: skip
+    yield {
+        "name": f"stage-2 step, batch {batch}",
+        "value": ours["tokens_per_second"],
+        "unit": "tokens/s",
+        "mfu": ours["utilisation"],
+        "peak_gb": ours["peak_bytes"] and ours["peak_bytes"] / 1e9,
+        "over_plain": ours["tokens_per_second"] / plain["tokens_per_second"],
+    }
 
 
 def measure(plan: floor.Plan, name: str) -> list[Row]:
@@ -156,8 +181,14 @@ def attempted(part: str, work: Callable[..., Iterator[Row]], *what: Any) -> list
 def table(result: dict[str, Any]) -> str:
     """The rows as Markdown."""
     head = f"# {result['model']} on {result['device']}"
-    lines = [head, "", f"torch {result['torch']}, {result['seconds']:.0f} s.", "",
-             "| part | what | value | more |", "|---|---|---|---|"]  # fmt: skip
+    lines = [
+        head,
+        "",
+        f"torch {result['torch']}, {result['seconds']:.0f} s.",
+        "",
+        "| part | what | value | more |",
+        "|---|---|---|---|",
+    ]
     for row in result["rows"]:
         value = "not measured" if row["value"] is None else f"{row['value']:.4g} {row['unit']}"
         fixed = ("part", "name", "value", "unit")
@@ -181,8 +212,13 @@ def main() -> int:
     plan, name = (TINY, "tiny") if args.tiny else (PLAN, args.preset)
     rows = measure(plan, name)
     device = f"{platform.processor() or 'CPU'} (tiny sizes)" if args.tiny else torch.cuda.get_device_name()
-    result = {"model": name, "device": device, "torch": torch.__version__, "seconds": time.perf_counter() - began,
-              "rows": rows}  # fmt: skip
+    result = {
+        "model": name,
+        "device": device,
+        "torch": torch.__version__,
+        "seconds": time.perf_counter() - began,
+        "rows": rows,
+    }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "gpu.json").write_text(json.dumps(result, indent=1) + "\n")
     (args.out / "gpu.md").write_text(table(result))

@@ -76,9 +76,13 @@ def test_gpu_simulation(tiles, seconds, photo, bench_row):
 
     one_thread, ahead = busy(ahead=False), busy(ahead=True)
     bench_row(
-        f"gpu_simulation: a model that sleeps {1000 * seconds:.0f} ms an item, {tiles} tiles: busy", ahead, "of 1",
-        ">= 0.8", one_thread=one_thread, items=ITEMS,
-    )  # fmt: skip
+        f"gpu_simulation: a model that sleeps {1000 * seconds:.0f} ms an item, {tiles} tiles: busy",
+        ahead,
+        "of 1",
+        ">= 0.8",
+        one_thread=one_thread,
+        items=ITEMS,
+    )
     assert ahead >= 0.8
 
 
@@ -90,8 +94,12 @@ def test_refill_against_whole_batches(bench_row):
 
     model, processor = load(bundled("armor-nano"))
     settings = GenerationSettings(max_new_tokens=64, allow_images=False)
-    asked = ["is a circle round?", "what can you see in a picture of two red circles and a blue cross?", "hello",
-             "describe a picture of a red circle and a blue cross and a green square."]  # fmt: skip
+    asked = [
+        "is a circle round?",
+        "what can you see in a picture of two red circles and a blue cross?",
+        "hello",
+        "describe a picture of a red circle and a blue cross and a green square.",
+    ]
     prompts = [asked[i % 3] if i % 8 else asked[3] for i in range(256)]
     requests = [encode(model, processor, [{"role": "user", "content": p}], settings, i) for i, p in enumerate(prompts)]
     without = processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
@@ -124,9 +132,14 @@ def test_refill_against_whole_batches(bench_row):
     lengths = [len(t) for t in tokens[refilled]]
     bench_row(
         "refill against whole batches, armor-nano, answers of mixed length: fewer steps",
-        steps[whole_batches] / steps[refilled], "x", None, cpu=cost[whole_batches] / cost[refilled],
-        shortest=min(lengths), longest=max(lengths), items=len(requests),
-    )  # fmt: skip
+        steps[whole_batches] / steps[refilled],
+        "x",
+        None,
+        cpu=cost[whole_batches] / cost[refilled],
+        shortest=min(lengths),
+        longest=max(lengths),
+        items=len(requests),
+    )
     assert steps[refilled] < steps[whole_batches]
 
 
@@ -155,5 +168,9 @@ def test_parallel_drawing(bench_row):
         assert images[16] == images[0]
         bench_row(
             f"parallel drawing, armor-nano, one row, temperature {temperature:g}: fewer passes",
-            passes[0] / passes[16], "x", None, cpu=seconds[0] / seconds[16], images=48,
-        )  # fmt: skip
+            passes[0] / passes[16],
+            "x",
+            None,
+            cpu=seconds[0] / seconds[16],
+            images=48,
+        )

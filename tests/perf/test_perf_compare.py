@@ -33,20 +33,40 @@ def write(folder, scores, clusters, benchmark, extras):
     folder.mkdir()
     run = {
         "schema_version": 1,
-        "run_id": folder.name, "kind": "understanding", "benchmark": benchmark, "command": [], "profile": "official",
-        "status": "complete", "model": {"spec": "m", "name": "m", "fingerprint": folder.name},
-        "data": {"name": "D", "sha256": "d", "items": ITEMS}, "prompt_sha256": "p",
-        "scorer": {"name": "s", "version": "1"}, "judge": {"name": "n", "endpoint": "none"},
-        "device": {"kind": "cpu"}, "started": "2026-01-01T00:00:00Z",
-    }  # fmt: skip
+        "run_id": folder.name,
+        "kind": "understanding",
+        "benchmark": benchmark,
+        "command": [],
+        "profile": "official",
+        "status": "complete",
+        "model": {"spec": "m", "name": "m", "fingerprint": folder.name},
+        "data": {"name": "D", "sha256": "d", "items": ITEMS},
+        "prompt_sha256": "p",
+        "scorer": {"name": "s", "version": "1"},
+        "judge": {"name": "n", "endpoint": "none"},
+        "device": {"kind": "cpu"},
+        "started": "2026-01-01T00:00:00Z",
+    }
     (folder / "run.json").write_text(json.dumps(run))
     with (folder / "items.jsonl").open("w") as lines:
         for i, score in enumerate(scores):
-            lines.write(json.dumps({
-                "id": str(i), "cluster": str(clusters[i]), "group": "random", "prompt": "p" * 200, "gold": "Yes",
-                "prompt_sha256": "0" * 64, "output": "Yes", "score": float(score), "status": "ok",
-                "extras": extras(i, score),
-            }) + "\n")  # fmt: skip
+            lines.write(
+                json.dumps(
+                    {
+                        "id": str(i),
+                        "cluster": str(clusters[i]),
+                        "group": "random",
+                        "prompt": "p" * 200,
+                        "gold": "Yes",
+                        "prompt_sha256": "0" * 64,
+                        "output": "Yes",
+                        "score": float(score),
+                        "status": "ok",
+                        "extras": extras(i, score),
+                    }
+                )
+                + "\n"
+            )
     items = list(read_journal(folder / "items.jsonl")[0].values())
     metrics = [measure(items, composite) for composite in composites_for(benchmark)]
     scores_file = Scores(metrics=metrics, counts={"ok": ITEMS}, expected_items=ITEMS)

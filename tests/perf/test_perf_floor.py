@@ -52,9 +52,19 @@ def test_every_row_at_tiny_sizes(one_thread):
     from armor_model.presets import preset_dict
 
     plan = floor.Plan(
-        "cpu", batches=(1, 3), text_batches=(1, 2), share_batches=(2,), compile_batches=(2,), vqgan_batches=(1, 2),
-        prompt=9, text_tokens=4, runs=1, copy_bytes=2**20, matrix=128, backend="eager",
-    )  # fmt: skip
+        "cpu",
+        batches=(1, 3),
+        text_batches=(1, 2),
+        share_batches=(2,),
+        compile_batches=(2,),
+        vqgan_batches=(1, 2),
+        prompt=9,
+        text_tokens=4,
+        runs=1,
+        copy_bytes=2**20,
+        matrix=128,
+        backend="eager",
+    )
     model, vq = random_model("tiny", torch.float32, "cpu")
     found = list(floor.rows(plan, model, preset_dict("tiny"), vq))
     assert {kind for kind, *_ in found} == set(floor.KINDS) - {"memory"}

@@ -129,7 +129,7 @@ def test_text_at_batch_one(nano, bench_row):
     assert ours / theirs <= 1.03
 
 
-def test_picture_at_batch_one(nano, bench_row):
+def test_image_at_batch_one(nano, bench_row):
     """Per code no slower than 1.05x transformers' `generate` with a plain decoder of backbone and adapter together."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 

@@ -69,7 +69,7 @@ def test_embedded_detector_batched(renders, embedded, report):
     """Against mmdet's own `test_step`, one picture at a time."""
     from armor_eval.shapes.rtmdet import run_batch
 
-    slow, alone = best(lambda: [run_batch(embedded._model, [picture])[0] for picture in renders])
+    slow, alone = best(lambda: [run_batch(embedded._model, [image])[0] for image in renders])
     fast, batched = best(lambda: embedded.detect(renders))
     for a, b in zip(alone, batched, strict=True):
         assert (a.labels == b.labels).all() and np.abs(a.scores - b.scores).max(initial=0) < 1e-5
@@ -135,8 +135,8 @@ def test_colour_crops_batched(report, bench_row):
     for _ in range(8):
         mask = np.zeros((256, 256), bool)
         mask[40:200, 60:220] = True
-        picture = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
-        crops.append(Crop(picture, mask, (60, 40, 220, 200, 0.9), "bench"))
+        image = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        crops.append(Crop(image, mask, (60, 40, 220, 200, 0.9), "bench"))
     cold = time.process_time()
     judge.classifier("bench")
     cold = time.process_time() - cold
@@ -165,16 +165,16 @@ def test_whole_judging(embedded, report, bench_row):
 
     rng = np.random.default_rng(6)
     records = list(RECORDS.values())[::2]
-    pictures = list(render_batch([scene_for(record, rng) for record in records]))
+    images = list(render_batch([scene_for(record, rng) for record in records]))
     metas = [Metadata.model_validate(record) for record in records]
     colors = PixelColors(load_vocabulary("shapes"))
 
     def alone():
-        pairs = zip(pictures, metas, strict=True)
+        pairs = zip(images, metas, strict=True)
         return [judge_images([p], [m], embedded, colors, Rules())[0].verdict for p, m in pairs]
 
     slow, one = best(alone)
-    fast, all_ = best(lambda: [j.verdict for j in judge_images(pictures, metas, embedded, colors, Rules())])
+    fast, all_ = best(lambda: [j.verdict for j in judge_images(images, metas, embedded, colors, Rules())])
     assert one == all_
-    report("whole judging, embedded profile", slow, fast, "picture", len(pictures))
-    bench_row("whole judging, embedded profile", len(pictures) / fast, "pictures/CPU-s")
+    report("whole judging, embedded profile", slow, fast, "picture", len(images))
+    bench_row("whole judging, embedded profile", len(images) / fast, "pictures/CPU-s")

@@ -25,10 +25,10 @@ print("\\nMEASURED " + json.dumps({"code": code, "seconds": time.process_time(),
 
 @pytest.fixture(scope="module")
 def bundles(tmp_path_factory) -> Path:
-    from report_mocks import make_items, make_run, metric, pictures, write_bundle
+    from report_mocks import images, make_items, make_run, metric, write_bundle
 
     folder = tmp_path_factory.mktemp("ten")
-    shown = pictures(300, size=256)
+    shown = images(300, size=256)
     items = make_items(14_000, images=list(shown), words=25)
     for k in range(10):
         changed = [i.model_copy(update={"output": f"{i.output} said by run {k}"}) for i in items]

@@ -51,9 +51,13 @@ def mid_size(tmp_path_factory):
 
     deep = [name for name, value in tiny.SHRUNK.items() if value == tiny.LAYERS and "layer" in name]
     sizes = {
-        **{name: 768 for name, value in tiny.SHRUNK.items() if value == tiny.WIDTH}, **dict.fromkeys(deep, 12),
-        "depth": 12, "intermediate_size": 2048, "num_attention_heads": 6, "num_heads": 6,
-    }  # fmt: skip
+        **{name: 768 for name, value in tiny.SHRUNK.items() if value == tiny.WIDTH},
+        **dict.fromkeys(deep, 12),
+        "depth": 12,
+        "intermediate_size": 2048,
+        "num_attention_heads": 6,
+        "num_heads": 6,
+    }
     folder = tmp_path_factory.mktemp("mid") / "qwen2_vl"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tiny, "SHRUNK", {**tiny.SHRUNK, **sizes})
@@ -79,9 +83,13 @@ def test_probes_of_an_image_share_one_pass(mid_size, bench_row) -> None:
     assert flat == pytest.approx([readings[0].log_p for readings in alone], abs=2e-3)
     n = len(apart)
     bench_row(
-        f"vqa_prob: {PROBES} probes of an image in one pass, {millions:.0f} M parameters", slow / fast, "x", ">= 3",
-        one_at_a_time_ms_per_probe=slow / n * 1e3, ours_ms_per_probe=fast / n * 1e3,
-    )  # fmt: skip
+        f"vqa_prob: {PROBES} probes of an image in one pass, {millions:.0f} M parameters",
+        slow / fast,
+        "x",
+        ">= 3",
+        one_at_a_time_ms_per_probe=slow / n * 1e3,
+        ours_ms_per_probe=fast / n * 1e3,
+    )
     assert slow / fast >= 3
 
 

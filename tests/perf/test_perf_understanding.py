@@ -116,9 +116,17 @@ def test_batched_loop_is_at_least_5x_vlmevalkits(name, units, checkpoint, tmp_pa
     pairs = sorted(t / o for o, t in zip(cost["ours"]["cpu"], cost["theirs"]["cpu"], strict=True))
     ms = {f"{who}_cpu_ms": 1000 * min(cost[who]["cpu"]) / n for who in cost}
     bench_row(
-        f"understanding ({name}), against VLMEvalKit's infer_data_job, CPU-seconds", ratio["cpu"], "x", ">= 5", items=n,
-        turns=TURNS, lowest=pairs[0], highest=pairs[-1], wall=ratio["wall"], **ms,
-    )  # fmt: skip
+        f"understanding ({name}), against VLMEvalKit's infer_data_job, CPU-seconds",
+        ratio["cpu"],
+        "x",
+        ">= 5",
+        items=n,
+        turns=TURNS,
+        lowest=pairs[0],
+        highest=pairs[-1],
+        wall=ratio["wall"],
+        **ms,
+    )
     assert len(set(answers.values())) > 1
     assert ratio["cpu"] >= 5
 
@@ -167,7 +175,7 @@ def test_reading_a_tsv_against_vlmevalkits_load(tmp_path, bench_row):
     from armor_eval.tasks.understanding.table import read_table
 
     file = tmp_path / "SEEDBench_IMG.tsv"
-    write_large(file, rows=400, picture=150_000)
+    write_large(file, rows=400, image=150_000)
     cost: dict[str, list[float]] = {"ours": [], "theirs": []}
     for turn in range(-1, TURNS):
         took = stopwatch()
@@ -186,11 +194,11 @@ def test_reading_a_tsv_against_vlmevalkits_load(tmp_path, bench_row):
     assert ratio < 4.4
 
 
-def write_large(file: Path, rows: int, picture: int) -> None:
+def write_large(file: Path, rows: int, image: int) -> None:
     """SEED-Bench's layout with images of so many bytes (noise: their text alone matters)."""
     import base64
 
-    noise = base64.b64encode(os.urandom(picture)).decode()
+    noise = base64.b64encode(os.urandom(image)).decode()
     with file.open("w", encoding="utf-8") as out:
         out.write("index\timage\tquestion\tA\tB\tC\tD\tanswer\tcategory\n")
         for i in range(rows):
@@ -199,7 +207,7 @@ def write_large(file: Path, rows: int, picture: int) -> None:
 
 def test_memory_is_under_a_gigabyte_and_a_half(tmp_path, bench_row):
     """A process of its own without a model, on a file whose pictures alone are 1 GB: vlmeval, torch, pandas and all."""
-    write_large(tmp_path / "SEEDBench_IMG.tsv", rows=1000, picture=750_000)
+    write_large(tmp_path / "SEEDBench_IMG.tsv", rows=1000, image=750_000)
     argv = ["understanding", "--bench", "SEED", "--model", "mock", "--data", str(tmp_path), "--any-data", "--blind"]
     words = [sys.executable, "-m", "armor_eval", *argv, "--out", str(tmp_path / "r")]
     done = subprocess.run(words, capture_output=True, text=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from report_mocks import make_items, make_run, metric, pictures, sha, shapes_run, write_bundle
+from report_mocks import images, make_items, make_run, metric, sha, shapes_run, write_bundle
 
 from armor_eval.report.loading import load_runs
 from armor_eval.report.page import Headline, render_page
@@ -82,15 +82,25 @@ def press(driver, keys: str) -> None:
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("page")
-    shown = pictures(12)
+    shown = images(12)
     items = make_items(300, images=list(shown))
     bad = Item(
-        id="hostile", cluster="h", prompt=HOSTILE, prompt_sha256=sha(HOSTILE), gold=HOSTILE, output=HOSTILE,
-        parsed=HOSTILE, score=0.0, reason=HOSTILE, status="ok", output_images=[next(iter(shown)), "../../etc/passwd"],
+        id="hostile",
+        cluster="h",
+        prompt=HOSTILE,
+        prompt_sha256=sha(HOSTILE),
+        gold=HOSTILE,
+        output=HOSTILE,
+        parsed=HOSTILE,
+        score=0.0,
+        reason=HOSTILE,
+        status="ok",
+        output_images=[next(iter(shown)), "../../etc/passwd"],
         extras={
-            "detections": {"<b>cat": [[2, 2, 20, 20, 0.9], [1, 1, 5, 5, 0.1]]}, "colors": {"<b>cat": ["red", None]},
+            "detections": {"<b>cat": [[2, 2, 20, 20, 0.9], [1, 1, 5, 5, 0.1]]},
+            "colors": {"<b>cat": ["red", None]},
         },
-    )  # fmt: skip
+    )
     write_bundle(folder / "a", make_run(model=HOSTILE), [metric("F1", 75.0, (70.0, 80.0))], [bad, *items], shown)
     write_bundle(
         folder / "b",
@@ -115,7 +125,7 @@ def test_a_script_in_an_answer_stays_text_and_nothing_is_requested(driver, page:
     assert driver.get_log("browser") == []
 
 
-def test_boxes_are_drawn_over_the_picture_and_foreign_paths_are_not_read(driver, page: Path) -> None:
+def test_boxes_are_drawn_over_the_image_and_foreign_paths_are_not_read(driver, page: Path) -> None:
     js = opened(driver, page)
     choose(js, "f-text", "hacked")
     assert js("return document.querySelectorAll('#detail .pic rect').length") == 1
@@ -205,7 +215,7 @@ def test_flips_show_only_what_changed_with_both_answers(driver, tmp_path: Path) 
 
 
 def test_twenty_thousand_items_stay_small_and_answer_at_once(driver, tmp_path: Path) -> None:
-    shown = pictures(400, size=256)
+    shown = images(400, size=256)
     items = make_items(20_000, images=list(shown), words=40)
     write_bundle(tmp_path / "big", make_run(items=20_000), [metric("F1", 75.0, (74.0, 76.0))], items, shown)
     out = tmp_path / "big.html"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
-from report_mocks import make_items, make_run, metric, pictures, write_bundle
+from report_mocks import images, make_items, make_run, metric, write_bundle
 
 from armor_eval.report.files import archive, write_tables
 from armor_eval.report.loading import load_runs, notices
@@ -42,7 +42,7 @@ def test_kept_runs_name_no_machine_and_stay_small() -> None:
 
 
 def test_an_archive_holds_heads_and_sheets_and_makes_the_same_tables(tmp_path: Path) -> None:
-    shown = pictures(3)
+    shown = images(3)
     first = next(iter(shown))
     run = make_run(
         extras={"figures": [{"path": first, "title": "Figure", "name": "f"}, {"path": "../x.png", "name": "no"}]}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_mocks import make_items, make_run, metric, pictures, shapes_run, write_bundle
+from report_mocks import images, make_items, make_run, metric, shapes_run, write_bundle
 
 from armor_eval.cli import main
 from armor_eval.report import viewer
@@ -24,7 +24,7 @@ def unpacked(payload: viewer.Payload) -> dict:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    shown = pictures(20)
+    shown = images(20)
     return write_bundle(
         tmp_path / "pope", make_run(), [metric("F1", 75.0, (70.0, 80.0))], make_items(100, images=list(shown)), shown
     )
@@ -37,16 +37,16 @@ def test_the_table_carries_every_item(folder: Path) -> None:
     assert [table["statuses"][s] for s in table["status"]] == [i.status for i in items]
     assert [table["prompts"][p] for p in table["prompt"]] == [i.prompt for i in items]
     assert table["flip"] == []
-    assert payload.cut == 0 and payload.pictures_left == 0 and payload.pictures_kept == 20
+    assert payload.cut == 0 and payload.images_left == 0 and payload.images_kept == 20
 
 
-def test_failures_get_their_pictures_first(folder: Path, monkeypatch) -> None:
+def test_failures_get_their_images_first(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(viewer, "ALL_IMAGES", 99)
     whole = viewer.pack(load_runs([folder]))
     monkeypatch.setattr(viewer, "PAGE_BUDGET", viewer.PAGE_REST + len(whole.table) + 1500)
     payload = viewer.pack(load_runs([folder]))
-    table, kept = unpacked(payload), set(json.loads(payload.pictures))
-    assert 0 < payload.pictures_kept < 20 and payload.pictures_left > 0
+    table, kept = unpacked(payload), set(json.loads(payload.images))
+    assert 0 < payload.images_kept < 20 and payload.images_left > 0
     first_failure = next(i for i, o in enumerate(table["outcome"]) if o != 0)
     assert table["seen"][first_failure][0] in kept
     assert any(seen and seen[0] not in kept for seen in table["seen"])
@@ -65,7 +65,7 @@ def test_long_texts_are_cut_until_the_table_fits_and_failures_keep_more(tmp_path
 
 
 def test_a_record_cannot_name_a_file_outside_its_bundle(folder: Path) -> None:
-    (folder.parent / "secret.png").write_bytes(next(iter(pictures(1).values())))
+    (folder.parent / "secret.png").write_bytes(next(iter(images(1).values())))
     assert viewer.inside(folder, "../secret.png") is None
     assert viewer.inside(folder, str(folder.parent / "secret.png")) is None
     assert viewer.inside(folder, "images/\x00") is None

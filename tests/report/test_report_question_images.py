@@ -48,7 +48,7 @@ def a_run_of(path: Path, folder: Path, count: int, run_id: str = "pope-a", seed:
 
 
 def images_of(payload: viewer.Payload) -> dict[str, Image.Image]:
-    made = json.loads(payload.pictures)
+    made = json.loads(payload.images)
     return {key: Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for key, (_, _, _, data) in made.items()}
 
 
@@ -57,11 +57,15 @@ def test_a_page_of_the_embedded_profile_shows_the_pixels_that_were_asked(tmp_pat
     assert main(["report", str(tmp_path / "mme"), "--out", str(tmp_path / "page.html")]) == 0
     (view,) = load_runs([tmp_path / "mme"])
     payload = viewer.pack([view])
-    assert payload.missing == [] and payload.pictures_left == 0
-    assert payload.pictures in (tmp_path / "page.html").read_text()
+    assert payload.missing == [] and payload.images_left == 0
+    assert payload.images in (tmp_path / "page.html").read_text()
     _, items, _ = read_bundle(view.path)
-    rows = {row.id: row for row in read_table(benchmarks()["MME"], locate(benchmarks()["MME"], "shapes", None),
-                                              need_published=False).rows}  # fmt: skip
+    rows = {
+        row.id: row
+        for row in read_table(
+            benchmarks()["MME"], locate(benchmarks()["MME"], "shapes", None), need_published=False
+        ).rows
+    }
     expected = {row.images()[0].tobytes() for row in (rows[item.id] for item in items)}
     assert {image.tobytes() for image in images_of(payload).values()} == expected and len(expected) > 1
 
@@ -88,13 +92,13 @@ def test_all_images_of_few_items_and_of_many_the_wrong_ones_until_the_page_is_fu
     views = load_runs([a_run_of(path, tmp_path / "run", 40)])
     monkeypatch.setattr(viewer, "PAGE_BUDGET", viewer.PAGE_REST + 400_000)
     payload = viewer.pack(views, data=path)
-    assert payload.pictures_kept == 40 and len(payload.pictures) > 400_000
+    assert payload.images_kept == 40 and len(payload.images) > 400_000
     monkeypatch.setattr(viewer, "ALL_IMAGES", 39)
     payload = viewer.pack(views, data=path)
-    assert payload.pictures_kept + payload.pictures_left == 40 and payload.urgent_left == 0 < payload.pictures_left
-    assert len(payload.pictures) + len(payload.table) < 450_000
+    assert payload.images_kept + payload.images_left == 40 and payload.urgent_left == 0 < payload.images_left
+    assert len(payload.images) + len(payload.table) < 450_000
     wrong = sum(viewer.outcome(item) != 0 or item.status != "ok" for item in views[0].items())
-    assert wrong <= payload.pictures_kept
+    assert wrong <= payload.images_kept
     monkeypatch.setattr(viewer, "PAGE_BUDGET", viewer.PAGE_REST + 60_000)
     assert viewer.pack(views, data=path).urgent_left > 0
 

@@ -25,9 +25,7 @@ HALF_UNREAD = {"reservations": [Reservation(kind="unread", text="612 of 1,000 an
     ],
 )
 def test_a_reservation_is_printed_in_every_format(changes, text, tmp_path: Path, capsys) -> None:
-    folder = write_bundle(
-        tmp_path / "r", make_run(**changes), [metric("F1", 85.0, (80.0, 90.0))], make_items(100)
-    )  # fmt: skip
+    folder = write_bundle(tmp_path / "r", make_run(**changes), [metric("F1", 85.0, (80.0, 90.0))], make_items(100))
     assert main(["tables", str(folder), "--out", str(tmp_path / "t")]) == 0
     for name in ("tables.md", "tables.tex", "tables.csv", "tables.html", "table2.csv"):
         shown = (tmp_path / "t" / name).read_text()
@@ -38,9 +36,11 @@ def test_a_reservation_is_printed_in_every_format(changes, text, tmp_path: Path,
 
 def test_only_numbers_under_equal_reservations_are_ranked() -> None:
     runs = [
-        make_run("a", model="one"), make_run("b", model="two"), make_run("c", model="three", **OTHER_FILE),
+        make_run("a", model="one"),
+        make_run("b", model="two"),
+        make_run("c", model="three", **OTHER_FILE),
         make_run("d", model="four", **HALF_UNREAD),
-    ]  # fmt: skip
+    ]
     assert rankable(runs[0], runs[1]) and not rankable(runs[0], runs[2]) and not rankable(runs[0], runs[3])
     assert [r.kind for r in reservations_of(runs[2])] == ["data"]
     views = [

@@ -94,20 +94,30 @@ def test_mme_fills_both_columns_from_one_run() -> None:
 
 
 OFFICIAL_BUILD = {
-    "detector": "mask2former-swin-s", "weights_sha256": "c9d0c4f2" + "0" * 56, "colors": "ViT-L-14-quickgelu",
-    "colors_weights_sha256": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836", "threshold": 0.3,
-    "counting_threshold": 0.9, "max_objects": 16, "position_threshold": 0.1,
-}  # fmt: skip
+    "detector": "mask2former-swin-s",
+    "weights_sha256": "c9d0c4f2" + "0" * 56,
+    "colors": "ViT-L-14-quickgelu",
+    "colors_weights_sha256": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "threshold": 0.3,
+    "counting_threshold": 0.9,
+    "max_objects": 16,
+    "position_threshold": 0.1,
+}
 
 
 def geneval_view(model="ARMOR-8B", value=0.37, *, prompts, settings=OFFICIAL_BUILD, **changes):
     """A run of before labels were written: the label is then read off its record."""
     fields = {
-        "kind": "geneval", "benchmark": "geneval", "model": model, "training": a_training(),
-        "data": DataInfo(name="geneval", sha256=prompts.ljust(64, "0"), items=2212), "extras": {"samples": 4},
+        "kind": "geneval",
+        "benchmark": "geneval",
+        "model": model,
+        "training": a_training(),
+        "data": DataInfo(name="geneval", sha256=prompts.ljust(64, "0"), items=2212),
+        "extras": {"samples": 4},
         "scorer": ScorerInfo(name="geneval-official-rules", version="1", settings=settings),
-        "decoding": {"guidance": 3.0}, "run_id": model,
-    }  # fmt: skip
+        "decoding": {"guidance": 3.0},
+        "run_id": model,
+    }
     return view(make_run(**{**fields, **changes}), metric("overall", value, (value - 0.02, value + 0.02), "score"))
 
 

@@ -16,12 +16,20 @@ from armor_model.base.errors import UserError
 
 def make_run(**changes) -> Run:
     fields = {
-        "run_id": "r", "kind": "understanding", "benchmark": "MMB", "command": ["armor-eval"], "profile": "shapes",
-        "status": "running", "model": ModelInfo(spec="mock", name="mock", fingerprint="f"),
-        "data": DataInfo(name="d", sha256="s", items=3), "prompt_sha256": "p",
+        "run_id": "r",
+        "kind": "understanding",
+        "benchmark": "MMB",
+        "command": ["armor-eval"],
+        "profile": "shapes",
+        "status": "running",
+        "model": ModelInfo(spec="mock", name="mock", fingerprint="f"),
+        "data": DataInfo(name="d", sha256="s", items=3),
+        "prompt_sha256": "p",
         "scorer": ScorerInfo(name="x", version="1"),
-        "judge": JudgeInfo(name="none", endpoint="none"), "device": DeviceInfo(kind="cpu"), "started": provenance.now(),
-    }  # fmt: skip
+        "judge": JudgeInfo(name="none", endpoint="none"),
+        "device": DeviceInfo(kind="cpu"),
+        "started": provenance.now(),
+    }
     return Run(**{**fields, **changes})
 
 

@@ -32,10 +32,12 @@ def test_every_run_at_and_below_a_folder_is_found(tmp_path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        ["report", "{x}", "--out", "{x}.html"], ["tables", "{x}"], ["compare", "{x}", "{x}"],
+        ["report", "{x}", "--out", "{x}.html"],
+        ["tables", "{x}"],
+        ["compare", "{x}", "{x}"],
         ["baseline", "save", "n", "{x}"],
     ],
-)  # fmt: skip
+)
 def test_a_run_inside_a_run_is_refused_with_both_names(nested, tmp_path, capsys, monkeypatch, command) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([word.format(x=nested) for word in command]) == 2

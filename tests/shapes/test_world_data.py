@@ -151,12 +151,16 @@ def test_geneval_prompts():
     assert [held[task] for task in requests.TASKS] == [1, 2, 3, 4, 10, 24]
     by_prompt = {record["prompt"]: record for record in records}
     assert by_prompt["a photo of a cross left of a triangle"]["include"] == [
-        {"class": "triangle", "count": 1}, {"class": "cross", "count": 1, "position": ["left of", 0]},
-    ]  # fmt: skip
+        {"class": "triangle", "count": 1},
+        {"class": "cross", "count": 1, "position": ["left of", 0]},
+    ]
     assert by_prompt["a photo of three circles"] == {
-        "tag": "counting", "include": [{"class": "circle", "count": 3}], "exclude": [{"class": "circle", "count": 4}],
-        "prompt": "a photo of three circles", "held_out": True,
-    }  # fmt: skip
+        "tag": "counting",
+        "include": [{"class": "circle", "count": 3}],
+        "exclude": [{"class": "circle", "count": 4}],
+        "prompt": "a photo of three circles",
+        "held_out": True,
+    }
     assert [json.loads(line) for line in geneval.jsonl().splitlines()] == records
 
 

@@ -13,7 +13,7 @@ HELD_OUT_WORDINGS = (
     *requests.DRAW_HELD_OUT,
     *requests.MIXED_HELD_OUT,
     *requests.TELL_ONLY_HELD_OUT,
-    *language.DESCRIBE_PICTURE_HELD_OUT,
+    *language.DESCRIBE_IMAGE_HELD_OUT,
     *language.DESCRIBE_AND_REDRAW_HELD_OUT,
 )
 TRAINING_WORDINGS = (
@@ -22,7 +22,7 @@ TRAINING_WORDINGS = (
     *requests.SHOW_AND_SAY,
     *requests.OPEN_MIXED,
     *requests.TELL_ONLY,
-    *language.DESCRIBE_PICTURE,
+    *language.DESCRIBE_IMAGE,
     *language.DESCRIBE_AND_REDRAW,
 )
 
@@ -82,8 +82,16 @@ def test_no_training_conversation_touches_a_held_out_combination(sampled):
 
 def test_held_out_requests_never_appear_as_words(sampled):
     """By text, independent of the keys: no training request contains a held-out content phrase as its whole content."""
-    phrases = {"a purple triangle", "a cross", "a square and a cross", "a cross and a square", "three circles",
-               "a circle left of a square", "a square right of a circle", "two crosses"}  # fmt: skip
+    phrases = {
+        "a purple triangle",
+        "a cross",
+        "a square and a cross",
+        "a cross and a square",
+        "three circles",
+        "a circle left of a square",
+        "a square right of a circle",
+        "two crosses",
+    }
     wordings = (*requests.DRAW, *requests.TELL_AND_DRAW, *requests.SHOW_AND_SAY, *requests.TELL_ONLY)
     named = {wording.format(x=phrase) for wording in wordings for phrase in phrases}
     said = {m["value"] for g in sampled.values() for c in g for m in c["conversations"] if m["from"] == "human"}

@@ -16,8 +16,13 @@ def test_held_out_list_is_frozen_and_canonical():
     assert world.held_out_sha256() == HELD_OUT_SHA256
     families = world.all_keys()
     assert {name: len(keys) for name, keys in families.items()} == {
-        "color": 20, "single": 4, "pair": 6, "count": 12, "position": 24, "attr": 120,
-    }  # fmt: skip
+        "color": 20,
+        "single": 4,
+        "pair": 6,
+        "count": 12,
+        "position": 24,
+        "attr": 120,
+    }
     for name, keys in world.HELD_OUT_FAMILIES.items():
         assert len(set(keys)) == len(keys) and set(keys) <= set(families[name])
         assert 0.15 <= len(keys) / len(families[name]) <= 0.25
@@ -48,7 +53,7 @@ def test_training_scenes_are_never_held_out():
     assert any(world.is_held_out(world.sample_scene(rng, training=False)) for _ in range(500))
 
 
-def test_pictures_are_frozen():
+def test_images_are_frozen():
     scenes = [Scene((Thing(c, s, i % 4),)) for c in world.COLORS for i, s in enumerate(world.SHAPES)]
     pixels = world.render_batch([*scenes, Scene.parse("red circle@0; blue square@1; green cross@2; purple triangle@3")])
     assert pixels.shape == (21, 32, 32, 3) and pixels.dtype == np.uint8

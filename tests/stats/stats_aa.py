@@ -67,9 +67,18 @@ def verdicts_of(pair: list[ClusterSums], composite: Composite, tolerances: tuple
     """The gate's verdict on one number that stands alone (Holm over one p-value is that value), by tolerance."""
     got = compare_sums(*pair, composite, resamples=0)
     row = MetricResult(
-        name=composite.name, unit=composite.unit, direction=composite.direction, primary=True, base=got.base,
-        candidate=got.candidate, delta=got.delta, ci95=got.ci95, p=got.p, p_holm=got.p, test=got.test,
-    )  # fmt: skip
+        name=composite.name,
+        unit=composite.unit,
+        direction=composite.direction,
+        primary=True,
+        base=got.base,
+        candidate=got.candidate,
+        delta=got.delta,
+        ci95=got.ci95,
+        p=got.p,
+        p_holm=got.p,
+        test=got.test,
+    )
     return [judge(row.model_copy(update={"tolerance": tolerance}))[0] for tolerance in tolerances]
 
 
@@ -93,9 +102,18 @@ def drawn_verdicts(runs: list[Path], trials: int, seed: int = 0, factors: tuple[
                 counts[usual] += 1
                 at_zero += strictest == "REGRESSION"
             shares = {name: n / trials for name, n in counts.items()}
-            rows.append({"model": first.run.model.name, "benchmark": bench, "clusters": factor * len(arms[0]),
-                         "changed": float(np.mean(np.any(arms[0] != arms[1], axis=1))), "tolerance": tolerance,
-                         "regression_at_0": at_zero / trials, "trials": trials, **shares})  # fmt: skip
+            rows.append(
+                {
+                    "model": first.run.model.name,
+                    "benchmark": bench,
+                    "clusters": factor * len(arms[0]),
+                    "changed": float(np.mean(np.any(arms[0] != arms[1], axis=1))),
+                    "tolerance": tolerance,
+                    "regression_at_0": at_zero / trials,
+                    "trials": trials,
+                    **shares,
+                }
+            )
     return rows
 
 
@@ -103,33 +121,64 @@ def real_verdicts(runs: list[Path]) -> list[dict]:
     """What `compare` says of the two runs themselves."""
     found = compare(*runs, Policy())
     return [
-        {"model": b.base.model, "benchmark": b.benchmark, "verdict": b.verdict, "base": m.base,
-         "candidate": m.candidate, "delta": m.delta, "ci95": m.ci95, "p_holm": m.p_holm, "n": m.n}
-        for b in found.benchmarks for m in [b.primary]
-    ]  # fmt: skip
+        {
+            "model": b.base.model,
+            "benchmark": b.benchmark,
+            "verdict": b.verdict,
+            "base": m.base,
+            "candidate": m.candidate,
+            "delta": m.delta,
+            "ci95": m.ci95,
+            "p_holm": m.p_holm,
+            "n": m.n,
+        }
+        for b in found.benchmarks
+        for m in [b.primary]
+    ]
 
 
 def markdown(found: dict) -> str:
     lines = [
-        "# A/A: the same model, another seed", "",
+        "# A/A: the same model, another seed",
+        "",
         f"Made by `python tests/stats/stats_aa.py`: {found['trials']:,} drawn pairs a row, shares in percent with the "
         "simulation's own 95 % interval. Temperature 1, seeds 1 and 2, embedded profile; default policy; armor-nano "
-        f"{found['fingerprint'][:8]}.", "",
-        "## The two runs themselves", "",
-    ]  # fmt: skip
+        f"{found['fingerprint'][:8]}.",
+        "",
+        "## The two runs themselves",
+        "",
+    ]
     lines += table(
         ["model", "benchmark", "seed 1", "seed 2", "difference, 95 %", "verdict"],
-        [[r["model"], r["benchmark"], f"{r['base']:.1f}", f"{r['candidate']:.1f}",
-          f"{r['delta']:+.2f} [{r['ci95'][0]:+.2f}, {r['ci95'][1]:+.2f}]", r["verdict"]] for r in found["real"]],
-    )  # fmt: skip
+        [
+            [
+                r["model"],
+                r["benchmark"],
+                f"{r['base']:.1f}",
+                f"{r['candidate']:.1f}",
+                f"{r['delta']:+.2f} [{r['ci95'][0]:+.2f}, {r['ci95'][1]:+.2f}]",
+                r["verdict"],
+            ]
+            for r in found["real"]
+        ],
+    )
     lines += ["## Pairs drawn from them", ""]
     lines += ["`at 0`: REGRESSION where nothing is tolerated (nominal 2.5 or below).", ""]
     lines += table(
         ["model", "benchmark", "groups", "differ", "tolerance", "REGRESSION at 0", *VERDICTS],
-        [[r["model"], r["benchmark"], f"{r['clusters']:,}", f"{r['changed']:.0%}", f"{r['tolerance']:g}",
-          share(r, "regression_at_0"), *(share(r, v) for v in VERDICTS)]
-         for r in found["drawn"]],
-    )  # fmt: skip
+        [
+            [
+                r["model"],
+                r["benchmark"],
+                f"{r['clusters']:,}",
+                f"{r['changed']:.0%}",
+                f"{r['tolerance']:g}",
+                share(r, "regression_at_0"),
+                *(share(r, v) for v in VERDICTS),
+            ]
+            for r in found["drawn"]
+        ],
+    )
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -24,33 +24,56 @@ def table(head: list[str], rows: list[list[str]], text_columns: int = 1) -> list
 
 def markdown(found: dict) -> str:
     lines = [
-        "# Error rates of the comparison, simulated", "",
+        "# Error rates of the comparison, simulated",
+        "",
         f"Seed {found['seed']}, {found['trials']:,} trials a row (power and outside the regime: half). Made by "
         "`python tests/stats/stats_simulation.py`; the functions are the product's own. In percent; in brackets the "
         "simulation's own 95 % interval; * = the first estimate was out of its band (power, coverage) or above its "
         "nominal rate by more than 1.5 simulation errors, and was replaced by a fresh one of four times the trials. "
-        "Rows without brackets are exact: one 0/1 outcome a cluster, summed over all tables of losses and wins.", "",
-        "## No true difference", "",
+        "Rows without brackets are exact: one 0/1 outcome a cluster, summed over all tables of losses and wins.",
+        "",
+        "## No true difference",
+        "",
         "`REGRESSION`: falsely, by the gate's rule at tolerance 0 (nominal 2.5 or below; a tolerance only lowers it). "
-        "`upper < 0`, `lower > 0`: the interval alone (2.5). `test`: two-sided rejections (5; McNemar: below).", "",
-    ]  # fmt: skip
+        "`upper < 0`, `lower > 0`: the interval alone (2.5). `test`: two-sided rejections (5; McNemar: below).",
+        "",
+    ]
     lines += table(
         ["score", "clusters", "clusters changed", "REGRESSION", "upper < 0", "lower > 0", "test"],
-        [[r["score"], str(r["clusters"]), f"{r['changed_clusters']:.0f}", share(r, "regression"),
-          share(r, "upper_below_truth"), share(r, "lower_above_truth"), share(r, "rejects")] for r in found["null"]],
-    )  # fmt: skip
+        [
+            [
+                r["score"],
+                str(r["clusters"]),
+                f"{r['changed_clusters']:.0f}",
+                share(r, "regression"),
+                share(r, "upper_below_truth"),
+                share(r, "lower_above_truth"),
+                share(r, "rejects"),
+            ]
+            for r in found["null"]
+        ],
+    )
     lines += ["## True drop equal to the tolerance", ""]
     lines += ["`false PASS`: the lower bound is above the truth (nominal 2.5 or below).", ""]
     lines += table(
         ["score", "clusters", "clusters changed", "true drop", "false PASS", "upper < truth"],
-        [[r["score"], str(r["clusters"]), f"{r['changed_clusters']:.0f}", f"{-r['true_difference']:.3g}",
-          share(r, "lower_above_truth"), share(r, "upper_below_truth")] for r in found["drop"]],
-    )  # fmt: skip
+        [
+            [
+                r["score"],
+                str(r["clusters"]),
+                f"{r['changed_clusters']:.0f}",
+                f"{-r['true_difference']:.3g}",
+                share(r, "lower_above_truth"),
+                share(r, "upper_below_truth"),
+            ]
+            for r in found["drop"]
+        ],
+    )
     lines += ["## Power at the printed minimal detectable effect (nominal 80)", ""]
     lines += ["The true drop is the printed one and comes in changes like those observed.", ""]
-    lines += table(["score", "printed", "power"], [
-        [r["score"], f"{r['printed']:.3g}", share(r, "power")] for r in found["power"]
-    ])  # fmt: skip
+    lines += table(
+        ["score", "printed", "power"], [[r["score"], f"{r['printed']:.3g}", share(r, "power")] for r in found["power"]]
+    )
     lines += ["## Coverage of a single run's 95 % interval (nominal 93.5-96.5)", ""]
     lines += ["By the true score, as a share of the way from a run that is always wrong to a faultless one.", ""]
     lines += _coverage(found["coverage"])

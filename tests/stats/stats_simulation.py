@@ -65,8 +65,12 @@ def exact_rates(world: World, change: Change) -> dict[str, float]:
         rejects = mcnemar_exact(k, j) <= 0.05
         found += p * np.array([high < truth, low > truth, rejects, rejects and j < k, rejects and high < 0])
     names = ("upper_below_truth", "lower_above_truth", "rejects", "rejects_downwards", "regression")
-    return {"true_difference": 100 * truth, **dict(zip(names, found.tolist(), strict=True)),
-            "changed_clusters": n * (loss + win), "trials": None}  # fmt: skip
+    return {
+        "true_difference": 100 * truth,
+        **dict(zip(names, found.tolist(), strict=True)),
+        "changed_clusters": n * (loss + win),
+        "trials": None,
+    }
 
 
 def coverage(world: AnyWorld, trials: int, rng: np.random.Generator) -> dict[str, float | None]:
@@ -77,8 +81,12 @@ def coverage(world: AnyWorld, trials: int, rng: np.random.Generator) -> dict[str
         right = np.arange(n + 1)
         ends = np.array([wilson(k / n, n) for k in right])
         inside = (ends[:, 0] <= p) & (p <= ends[:, 1])
-        return {"value": truth, "covered": float(stats.binom.pmf(right, n, p)[inside].sum()), "undefined": 0.0,
-                "trials": None}  # fmt: skip
+        return {
+            "value": truth,
+            "covered": float(stats.binom.pmf(right, n, p)[inside].sum()),
+            "undefined": 0.0,
+            "trials": None,
+        }
     inside = np.zeros(2)
     for _ in range(trials):
         try:
@@ -142,9 +150,13 @@ def _worse_for(world: AnyWorld, drop: float, rng: np.random.Generator) -> float:
 
 
 BOUNDS = {
-    "regression": (0.0, 0.025), "upper_below_truth": (0.0, 0.025), "lower_above_truth": (0.0, 0.025),
-    "rejects": (0.0, 0.05), "covered": (0.935, 0.965), "power": (0.77, 0.83),
-}  # fmt: skip
+    "regression": (0.0, 0.025),
+    "upper_below_truth": (0.0, 0.025),
+    "lower_above_truth": (0.0, 0.025),
+    "rejects": (0.0, 0.05),
+    "covered": (0.935, 0.965),
+    "power": (0.77, 0.83),
+}
 """What each share should lie within. A true drop's `upper_below_truth` and `rejects` decide nothing."""
 
 
@@ -167,9 +179,7 @@ def settled(measure: Callable, names: tuple[str, ...], *world: object, trials: i
 
 
 TABLES = ("null", "drop", "power", "coverage", "outside")
-JUDGED = {
-    "null": ("regression", "upper_below_truth", "lower_above_truth", "rejects"), "drop": ("lower_above_truth",),
-}  # fmt: skip
+JUDGED = {"null": ("regression", "upper_below_truth", "lower_above_truth", "rejects"), "drop": ("lower_above_truth",)}
 
 
 def simulate_world(name: str, trials: int, seed: int) -> dict[str, list[dict]]:

@@ -243,9 +243,7 @@ def primary(benchmark: str) -> Composite:
     return next(c for c in composites_for(benchmark) if c.primary)
 
 
-SEED = World(
-    "accuracy, 5 an image", primary("SEED"), 400, 5, 0.7, 0.3, mean_sums, lambda q, m: _stack(m * q, m)
-)  # fmt: skip
+SEED = World("accuracy, 5 an image", primary("SEED"), 400, 5, 0.7, 0.3, mean_sums, lambda q, m: _stack(m * q, m))
 MMBENCH = World(
     "MMBench circular", primary("MMB"), 1164, 4, 0.9, 0.5, circular_sums, lambda q, m: _stack(q**m, 1), binary=True
 )
@@ -258,22 +256,51 @@ WORLDS: tuple[World | RetentionWorld, ...] = (
     SEED,
     MMBENCH,
     World(
-        "MME", primary("MME"), 1190, 2, 0.75, 0.3, mme_sums, lambda q, m: _stack(2 * q, 2, q**2, 1), (1.0,) * 14,
+        "MME",
+        primary("MME"),
+        1190,
+        2,
+        0.75,
+        0.3,
+        mme_sums,
+        lambda q, m: _stack(2 * q, 2, q**2, 1),
+        (1.0,) * 14,
         ends=(0.0, 2800.0),
     ),
     World(
-        "HallusionBench", primary("HallusionBench"), 400, 9, 0.6, 0.2, hallusion_sums,
+        "HallusionBench",
+        primary("HallusionBench"),
+        400,
+        9,
+        0.6,
+        0.2,
+        hallusion_sums,
         lambda q, m: _stack(9 * q, 9, 3 * q**3, 3, 3 * q**3, 3),
     ),
     POPE,
     World("MMVet grades", primary("MMVet"), 218, 10, 0.6, 0.8, graded_sums, lambda q, m: _stack(q, 1)),
     World(
-        "LLaVABench ratio", primary("LLaVABench"), 200, 2, 0.6, 0.3, llava_sums,
-        lambda q, m: _stack(m * (4 + 4 * q), 8.5 * m, m), ends=(400 / 8.5, 800 / 8.5),
+        "LLaVABench ratio",
+        primary("LLaVABench"),
+        200,
+        2,
+        0.6,
+        0.3,
+        llava_sums,
+        lambda q, m: _stack(m * (4 + 4 * q), 8.5 * m, m),
+        ends=(400 / 8.5, 800 / 8.5),
     ),
     World(
-        "GenEval", primary("geneval"), 552, 4, 0.47, 0.2, geneval_sums, lambda q, m: _stack(m * q, m),
-        tuple(np.array([0.95, 0.6, 0.3, 0.7, 0.1, 0.15]) / 0.46667), ends=(0.0, 1.0),
+        "GenEval",
+        primary("geneval"),
+        552,
+        4,
+        0.47,
+        0.2,
+        geneval_sums,
+        lambda q, m: _stack(m * q, m),
+        tuple(np.array([0.95, 0.6, 0.3, 0.7, 0.1, 0.15]) / 0.46667),
+        ends=(0.0, 1.0),
     ),
     RetentionWorld("retention, 3 benchmarks", (SEED, MMBENCH.resized(400), POPE.resized(300))),
-)  # fmt: skip
+)

@@ -13,9 +13,15 @@ from armor_eval.tasks.formulas import composites_for, formula_names
 
 def item(i, cluster, score, group=None, status="ok", **extras) -> Item:
     return Item(
-        id=str(i), cluster=str(cluster), group=group, prompt="p", prompt_sha256="0", score=score, extras=extras,
+        id=str(i),
+        cluster=str(cluster),
+        group=group,
+        prompt="p",
+        prompt_sha256="0",
+        score=score,
+        extras=extras,
         status=status,
-    )  # fmt: skip
+    )
 
 
 def primary(bench):
@@ -111,8 +117,10 @@ def test_mme_equals_the_official_rating(tsv):
     categories = [*MME_PERCEPTION, *MME_REASONING]
     rows = [
         {"index": f"{c}{k}{q}", "category": c, "image_path": f"{c}/{k}.png", "score": bool(rng.random() < 0.7)}
-        for c in categories for k in range(rng.integers(2, 9)) for q in range(2)
-    ]  # fmt: skip
+        for c in categories
+        for k in range(rng.integers(2, 9))
+        for q in range(2)
+    ]
     official = MME_rating(tsv(rows)).iloc[0]
     items = [item(r["index"], r["image_path"], float(r["score"]), r["category"]) for r in rows]
     total, perception, reasoning = (measure(items, c).value for c in composites_for("MME"))
@@ -128,8 +136,12 @@ def test_hallusionbench_equals_the_official_rating(tsv):
     rng = np.random.default_rng(4)
     rows = [
         {"index": f"VD_{l2}_1_{s}_{f}_{q}", "category": "VD", "l2-category": l2, "score": bool(rng.random() < 0.7)}
-        for l2 in ("chart", "map") for s in range(9) for f in range(3) for q in range(2) if rng.random() < 0.9
-    ]  # fmt: skip
+        for l2 in ("chart", "map")
+        for s in range(9)
+        for f in range(3)
+        for q in range(2)
+        if rng.random() < 0.9
+    ]
     official = Hallusion_rating(tsv(rows)).set_index("split").loc["Overall"]
     items = []
     for r in rows:

@@ -12,15 +12,7 @@ from hypothesis import strategies as st
 from paths import ROOT
 
 from armor_eval.stats.composite import ClusterSums
-from armor_eval.stats.paired import (
-    Flips,
-    compare_sums,
-    difference_test,
-    holm,
-    mcnemar_exact,
-    tango,
-    typical_flip,
-)
+from armor_eval.stats.paired import Flips, compare_sums, difference_test, holm, mcnemar_exact, tango, typical_flip
 from armor_eval.stats.power import (
     clusters_needed,
     detectable_drop,

@@ -231,10 +231,14 @@ def trained(out: Path) -> Any:
 
 def trained_alike(ours: Any, theirs: Any) -> bool:
     """Equal up to the rounding of sums in another order, which Adam carries on (tests/train/test_train_processes)."""
-    return ours[2:] == theirs[2:] and len(ours[0]) == len(theirs[0]) and all(
-        a.keys() == b.keys() and all(math.isclose(a[k], b[k], rel_tol=5e-3, abs_tol=1e-6) for k in a)
-        for a, b in zip(ours[0], theirs[0], strict=True)
-    )  # fmt: skip
+    return (
+        ours[2:] == theirs[2:]
+        and len(ours[0]) == len(theirs[0])
+        and all(
+            a.keys() == b.keys() and all(math.isclose(a[k], b[k], rel_tol=5e-3, abs_tol=1e-6) for k in a)
+            for a, b in zip(ours[0], theirs[0], strict=True)
+        )
+    )
 
 
 def shards(out: Path) -> list[tuple[str, str]]:
@@ -274,31 +278,63 @@ def understanding(inputs: Path) -> Target:
     words = ["understanding", "--bench", "MMB", "--data", str(inputs / "tsv"), "--any-data", "--batch-size", "2"]
     served = lambda out, url: _eval([*words, "--model", f"openai:{url}#m"], out)  # noqa: E731
     return Target(
-        "understanding", _main("armor_eval.cli"), partial(_eval, [*words, "--model", "mock:slow0.02"]),
-        partial(journal, "MMB"), partial(scored, "MMB"), processes=True, server=served,
-    )  # fmt: skip
+        "understanding",
+        _main("armor_eval.cli"),
+        partial(_eval, [*words, "--model", "mock:slow0.02"]),
+        partial(journal, "MMB"),
+        partial(scored, "MMB"),
+        processes=True,
+        server=served,
+    )
 
 
 def geneval(inputs: Path) -> Target:
     words = ["geneval", "--model", "mock", "--profile", "shapes", "--limit", str(PROMPTS), "--samples", "2"]
     return Target(
-        "geneval", _main("armor_eval.cli"), partial(_eval, [*words, "--batch-size", "2"]),
-        partial(journal, "geneval"), partial(scored, "geneval"), processes=True,
-    )  # fmt: skip
+        "geneval",
+        _main("armor_eval.cli"),
+        partial(_eval, [*words, "--batch-size", "2"]),
+        partial(journal, "geneval"),
+        partial(scored, "geneval"),
+        processes=True,
+    )
 
 
 def modality(inputs: Path) -> Target:
     words = ["modality", "--model", "mock", "--profile", "shapes", "--limit", "6", "--batch-size", "2"]
     return Target(
-        "modality", _main("armor_eval.cli"), partial(_eval, words), partial(journal, "modality"),
-        partial(scored, "modality"), processes=True,
-    )  # fmt: skip
+        "modality",
+        _main("armor_eval.cli"),
+        partial(_eval, words),
+        partial(journal, "modality"),
+        partial(scored, "modality"),
+        processes=True,
+    )
 
 
 def stage(inputs: Path) -> Target:
-    words = ["stage", "--stage", "3", "--model", "armor-nano", "--data", str(inputs / "shards"), "--mix",
-             "t2t=4,ti2t=4,t2i=4,t2ti=4", "--batch-size", "2", "--steps", str(STEPS), "--lr", "1e-3",
-             "--log-every", "1", "--save-every", "1", "--resume"]  # fmt: skip
+    words = [
+        "stage",
+        "--stage",
+        "3",
+        "--model",
+        "armor-nano",
+        "--data",
+        str(inputs / "shards"),
+        "--mix",
+        "t2t=4,ti2t=4,t2i=4,t2ti=4",
+        "--batch-size",
+        "2",
+        "--steps",
+        str(STEPS),
+        "--lr",
+        "1e-3",
+        "--log-every",
+        "1",
+        "--save-every",
+        "1",
+        "--resume",
+    ]
     return Target(
         "stage", _main("trainer.cli"), partial(_eval, words), steps, trained, processes=True, same=trained_alike
     )
@@ -311,8 +347,17 @@ def tokenize(inputs: Path) -> Target:
 
 def build_data(inputs: Path) -> Target:
     """A finished folder is refused, exit code 2: it is not written over."""
-    words = ["build-data", "--tars", str(inputs / "tars"), "--texts", str(inputs / "texts.jsonl"), "--source",
-             "text-to-image-2m", "--min-aesthetic", "0"]  # fmt: skip
+    words = [
+        "build-data",
+        "--tars",
+        str(inputs / "tars"),
+        "--texts",
+        str(inputs / "texts.jsonl"),
+        "--source",
+        "text-to-image-2m",
+        "--min-aesthetic",
+        "0",
+    ]
     state = partial(files, last="conversations.jsonl")
     return Target("build-data", _main("trainer.cli"), partial(_eval, words), state, partial(digest, state), again=2)
 

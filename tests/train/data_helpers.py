@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 
-def picture(color=(200, 30, 30), size=(32, 32), kind="png") -> bytes:
+def image(color=(200, 30, 30), size=(32, 32), kind="png") -> bytes:
     out = io.BytesIO()
     Image.new("RGB", size, color).save(out, kind)
     return out.getvalue()
@@ -40,7 +40,7 @@ BAD = {  # the issue's list of bad records, each with the rule that must count i
 def write_corpus(folder: Path) -> Path:
     """A file of four good conversations, then one of every bad kind."""
     for name, color in (("a", (220, 40, 40)), ("b", (40, 80, 220))):
-        (folder / f"{name}.png").write_bytes(picture(color))
+        (folder / f"{name}.png").write_bytes(image(color))
     good = [
         {"id": "1", "conversations": [human("hello"), gpt("hello, how can i help you?")]},
         {"id": "2", "conversations": [human("<image>\nwhat shape is red?"), gpt("circle")], "image": "a.png"},

@@ -49,7 +49,7 @@ def test_packing_fills_rows_and_refuses_what_does_not_fit():
         pack(examples, 10)
 
 
-def test_pictures_are_handed_over_in_the_rows_order():
+def test_images_are_handed_over_in_the_rows_order():
     config = tiny_model().config
     examples = [example(config, "ti2t", i) for i in range(5)]
     batch = collate(examples, 0, config.imgbos_id, pack_to=64)
@@ -57,7 +57,7 @@ def test_pictures_are_handed_over_in_the_rows_order():
     assert [id(image) for image in batch.pixels] == [id(image) for e in order for image in e.pixels]
 
 
-def test_an_emptied_request_keeps_its_picture_and_asks_no_text():
+def test_an_emptied_request_keeps_its_image_and_asks_no_text():
     config = tiny_model().config
     full = example(config, "t2i", 3)
     bare = full.without_prompt()

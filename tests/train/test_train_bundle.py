@@ -49,9 +49,11 @@ def test_a_stage_writes_its_cost_and_the_next_one_adds_its_own(shards, tmp_path)
     )
     result = json.loads((tmp_path / "one/result.json").read_text())
     assert run.training.model_dump() == {
-        "images_seen": 16, "tokens": result["cost"]["tokens"], "device_days": result["cost"]["device_days"],
+        "images_seen": 16,
+        "tokens": result["cost"]["tokens"],
+        "device_days": result["cost"]["device_days"],
         "optimizer_steps": 4,
-    }  # fmt: skip
+    }
     assert run.model.fingerprint == sha256_folder(tmp_path / "one/model")
     assert run.extras["config"]["optimization"]["batch_size"] == 4
     assert {m.name: m.value for m in scores.metrics}["loss/image"] == result["losses"]["loss/image"]

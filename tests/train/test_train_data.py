@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import BAD, gpt, human, picture, write_corpus
+from data_helpers import BAD, gpt, human, image, write_corpus
 
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
@@ -36,7 +36,7 @@ def test_bad_records_are_left_out_and_counted_by_rule(corpus):
 
 
 def test_sharegpt4v_is_read_as_it_is_published(tmp_path):
-    (tmp_path / "x.png").write_bytes(picture())
+    (tmp_path / "x.png").write_bytes(image())
     record = {"id": "0", "image": "x.png", "conversations": [human("What is it?\n<image>"), gpt("A red field.")]}
     (tmp_path / "sharegpt4v.json").write_text(json.dumps([record, record]))
     records = list(read_conversations(tmp_path / "sharegpt4v.json", Tally()))
@@ -63,9 +63,9 @@ def tar(tmp_path):
         return json.dumps(fields).encode()
 
     def jpeg(*color, size=(300, 300)):
-        return {"jpg": picture(color, size, "jpeg")}
+        return {"jpg": image(color, size, "jpeg")}
 
-    big = {"jpg": picture(size=(300, 280), kind="jpeg")}
+    big = {"jpg": image(size=(300, 280), kind="jpeg")}
     samples = {
         "000": {**big, "json": meta(caption="a red field under the sun", url="u0", AESTHETIC=6.1, punsafe=0.01)},
         "001": {**big, "json": meta(caption="the very same picture again", url="u1", aesthetic=6.1)},
@@ -74,11 +74,11 @@ def tar(tmp_path):
         "004": {**jpeg(7, 9, 9), "json": meta(caption="short")},
         "005": {**jpeg(7, 9, 200), "json": meta(caption="an ugly picture of it", url="u5")},
         "006": {**jpeg(7, 90, 200), "json": meta(caption="not safe to be seen", NSFW="NSFW")},
-        "007": {"jpg": picture(kind="jpeg")[:90], "json": meta(caption="a broken picture of it")},
+        "007": {"jpg": image(kind="jpeg")[:90], "json": meta(caption="a broken picture of it")},
         "008": {"json": meta(caption="no picture at all")},
         "009": {**jpeg(7, 190, 20), "json": b"[1]"},
         "010": {**jpeg(70, 190, 20), "txt": b"a green field in the evening"},
-    }  # fmt: skip
+    }
     path = tmp_path / "00000.tar"
     write_tar(path, samples)
     return path
@@ -96,8 +96,13 @@ def test_every_screen_says_what_it_dropped(tar, tmp_path):
     assert dict(tally.dropped) == {"bad_image": 1, "missing_image": 1, "bad_metadata": 1}
     assert (tally.read, tally.kept) == (11, 8)
     assert dict(screened.dropped) == {
-        "resolution": 1, "language": 1, "caption_length": 1, "aesthetic": 1, "unsafe": 1, "duplicate": 1,
-    }  # fmt: skip
+        "resolution": 1,
+        "language": 1,
+        "caption_length": 1,
+        "aesthetic": 1,
+        "unsafe": 1,
+        "duplicate": 1,
+    }
     assert [p.key for p in kept] == ["00000/000", "00000/010"]
     assert screened.unknown["aesthetic"] == 2  # the NSFW one and the last carry no score: passed, and said so
 
@@ -107,7 +112,7 @@ def test_a_field_without_a_value_does_not_hide_the_index(tmp_path):
     import pyarrow.parquet as pq
 
     meta = {"caption": "a red field under the sun", "url": "u", "aesthetic": None, "punsafe": None, "NSFW": None}
-    write_tar(tmp_path / "0.tar", {"0": {"png": picture(), "json": json.dumps(meta).encode()}})
+    write_tar(tmp_path / "0.tar", {"0": {"png": image(), "json": json.dumps(meta).encode()}})
     table = pa.table({"URL": ["u"], "AESTHETIC": [3.0], "punsafe": [0.9], "NSFW": ["UNLIKELY"]})
     pq.write_table(table, tmp_path / "index.parquet")
     index = read_index(tmp_path / "index.parquet")
@@ -143,13 +148,13 @@ def test_unsafe_is_a_flag_or_a_probability(meta, verdict):
 def test_a_truncated_tar_gives_what_it_held_and_is_counted(tar, where):
     with tarfile.open(tar) as whole:
         members = whole.getmembers()
-    picture = next(m for m in members if m.name == "005.jpg")
+    image = next(m for m in members if m.name == "005.jpg")
     last = members[-1]
     at = {
-        "data": picture.offset_data + picture.size // 2,
-        "header": picture.offset + 100,
-        "padding": picture.offset_data + picture.size + 1,
-        "between members": picture.offset,
+        "data": image.offset_data + image.size // 2,
+        "header": image.offset + 100,
+        "padding": image.offset_data + image.size + 1,
+        "between members": image.offset,
         "end mark": last.offset_data + 512,
     }[where]
     data = tar.read_bytes()
@@ -282,9 +287,9 @@ def test_build_data_is_the_same_every_time_and_reads_back(tar, tmp_path):
 
 def test_what_cannot_be_written_is_counted(tmp_path):
     meta = {"caption": "half a \ud800 pair", "url": "\ud800"}
-    samples = {"0": {"png": picture(), "json": json.dumps(meta).encode()}}
-    samples["1"] = {"png": picture(), "json": b"[" * 100_000}
-    samples["2"] = {"png": picture(), "json": json.dumps({**meta, "caption": "a whole one"}).encode()}
+    samples = {"0": {"png": image(), "json": json.dumps(meta).encode()}}
+    samples["1"] = {"png": image(), "json": b"[" * 100_000}
+    samples["2"] = {"png": image(), "json": json.dumps({**meta, "caption": "a whole one"}).encode()}
     write_tar(tmp_path / "0.tar", samples)
     tally = Tally()
     index = Index(np.zeros(1, dtype=np.uint64), np.zeros((1, 3)), np.zeros(1, dtype=np.int8))
@@ -357,7 +362,7 @@ def test_captions_that_would_be_read_as_something_else_are_seen_early(tmp_path):
         "three red balls",
     )
     samples = {
-        str(i): {"jpg": picture((9 * i, 9, 9), (300, 300), "jpeg"), "json": json.dumps({"caption": text}).encode()}
+        str(i): {"jpg": image((9 * i, 9, 9), (300, 300), "jpeg"), "json": json.dumps({"caption": text}).encode()}
         for i, text in enumerate(captions)
     }
     write_tar(tmp_path / "0.tar", samples)

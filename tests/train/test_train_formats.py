@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data_helpers import gpt, human, picture, write_lines
+from data_helpers import gpt, human, image, write_lines
 from PIL import Image
 from test_train_data import write_tar
 
@@ -26,7 +26,7 @@ from trainer.data.tokenizing import tokenize
 @pytest.fixture
 def images(tmp_path):
     for name in "abcd":
-        (tmp_path / f"{name}.png").write_bytes(picture((10 * ord(name) % 250, 9, 9)))
+        (tmp_path / f"{name}.png").write_bytes(image((10 * ord(name) % 250, 9, 9)))
     return tmp_path
 
 
@@ -98,7 +98,7 @@ BAD = {  # broken messages, and the rule that counts them
     "an image of the web": ([user([{"type": "image", "url": "https://x/a.png"}]), assistant("x")], "missing_image"),
     "bytes in the row": ([user([{"type": "image", "image": {"bytes": "aGk="}}]), assistant("x")], "missing_image"),
     "an image too few": ([user([{"type": "image"}]), assistant("x")], "too_many_image_marks"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)
@@ -120,7 +120,7 @@ def test_a_parquet_of_conversations_and_one_that_is_none(images):
 
 def test_images_inside_of_a_parquet_file_are_read_and_kept(images):
     """As `datasets` writes a column of images: to look at, to draw, and one that is none."""
-    inside = [{"bytes": picture((200, 9, 40 * i)), "path": "its name.png"} for i in range(3)]
+    inside = [{"bytes": image((200, 9, 40 * i)), "path": "its name.png"} for i in range(3)]
     rows = [
         {"id": "1", "conversations": [human("<image>?"), gpt("red")], "images": inside[:1]},
         {"id": "2", "conversations": [human("draw"), gpt("<image>")], "images": inside[1:2]},
@@ -202,7 +202,7 @@ def test_prompts_come_from_lines_or_json_lines(tmp_path):
 def test_build_data_reports_what_repeats_a_prompt_and_drops_it_where_asked(tmp_path, capsys, drop):
     captions = ("A photo of a bench", "a photo of two red apples and a clock, 4k", "a wooden boat on a lake")
     samples = {
-        str(i): {"png": picture((70 * i, 9, 9), (300, 300)), "txt": caption.encode()}
+        str(i): {"png": image((70 * i, 9, 9), (300, 300)), "txt": caption.encode()}
         for i, caption in enumerate(captions)
     }
     write_tar(tmp_path / "0.tar", samples)

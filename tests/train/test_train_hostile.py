@@ -10,7 +10,7 @@ import tarfile
 import numpy as np
 import pytest
 import torch
-from data_helpers import picture, write_corpus
+from data_helpers import image, write_corpus
 from PIL import Image
 
 from armor_model.base.errors import UserError
@@ -35,7 +35,7 @@ def read(path) -> tuple[list[str], dict[str, int]]:
 
 
 def sample(key: str, caption: str | None = None) -> list[tuple[str, bytes]]:
-    return [(f"{key}.png", picture()), (f"{key}.txt", (caption or f"caption {key}").encode())]
+    return [(f"{key}.png", image()), (f"{key}.txt", (caption or f"caption {key}").encode())]
 
 
 def test_a_member_that_comes_twice_costs_nothing_but_itself(tmp_path):
@@ -48,8 +48,8 @@ def test_a_member_that_comes_twice_costs_nothing_but_itself(tmp_path):
 
 
 def test_keys_with_dots_are_samples_and_further_fields_are_not(tmp_path):
-    members = [*sample("a"), *sample("a.b"), ("7.png", picture()), ("7.mask.png", picture()), ("7.txt", b"seven")]
-    members += [("dir/x.y.PNG", picture()), ("dir/x.y.txt", b"upper case"), ("noextension", b"")]
+    members = [*sample("a"), *sample("a.b"), ("7.png", image()), ("7.mask.png", image()), ("7.txt", b"seven")]
+    members += [("dir/x.y.PNG", image()), ("dir/x.y.txt", b"upper case"), ("noextension", b"")]
     keys, dropped = read(write_members(tmp_path / "0.tar", members))
     assert keys == ["a: caption a", "a.b: caption a.b", "7: seven", "dir/x.y: upper case"]
     assert dropped == {}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data_helpers import gpt, human, picture, write_corpus, write_lines
+from data_helpers import gpt, human, image, write_corpus, write_lines
 
 from armor_model import bundled, load_processor
 from armor_model.base.errors import UserError
@@ -29,7 +29,7 @@ def processor():
 
 
 def test_a_stretch_of_a_tar_is_an_image(tmp_path):
-    images = {f"{i}.png": picture((40 * i, 0, 0), (8 * i + 8, 9)) for i in range(4)}
+    images = {f"{i}.png": image((40 * i, 0, 0), (8 * i + 8, 9)) for i in range(4)}
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         places = [append(tar, name, data) for name, data in images.items()]
     for place, data in zip(places, images.values(), strict=True):
@@ -59,7 +59,7 @@ def test_tiles_are_counted_without_cutting_them(size):
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
 def test_a_size_is_told_of_whole_images_only(kind):
-    data = picture(size=(211, 97), kind=kind)
+    data = image(size=(211, 97), kind=kind)
     assert image_size(data) == (211, 97)
     with pytest.raises(UserError):
         image_size(data[: len(data) * 2 // 3])
@@ -119,7 +119,7 @@ def test_shards_of_version_2_are_still_read_and_not_gone_on_with(tmp_path, proce
 
 @pytest.mark.parametrize("harm", ["other content", "cut", "gone"])
 def test_an_image_that_went_bad_says_so(tmp_path, harm):
-    file, data = tmp_path / "a.png", picture()
+    file, data = tmp_path / "a.png", image()
     file.write_bytes(data)
     known = [(file, sha256_file(file))]
     processor = load_processor(bundled("armor-nano"))
@@ -127,7 +127,7 @@ def test_an_image_that_went_bad_says_so(tmp_path, harm):
     with pytest.raises(UserError, match="4 positions, and 8 when it was tokenised"):
         cut_tiles(known, 8, processor)
     if harm == "other content":
-        file.write_bytes(picture((1, 2, 3)))
+        file.write_bytes(image((1, 2, 3)))
     elif harm == "cut":
         file.write_bytes(data[:50])
         known = [(file, None)]  # as of version 2: found when it is decoded
@@ -145,15 +145,15 @@ def test_a_stage_on_images_that_went_bad_ends_with_the_counts_that_are_known(tmp
     monkeypatch.setattr(loader, "PAUSES", (0,))
     records = []
     for i in range(24):
-        (tmp_path / f"{i}.png").write_bytes(picture((9 * i, 0, 0)))
+        (tmp_path / f"{i}.png").write_bytes(image((9 * i, 0, 0)))
         talk = [human("<image>\nwhat is it?"), gpt("red")]
         records.append({"id": str(i), "conversations": talk, "image": f"{i}.png"})
     corpus = write_lines(tmp_path / "c.jsonl", [*records, "{broken", {"id": "x", "conversations": []}])
     where = ["--model", "armor-nano"]
     assert main(["tokenize", str(corpus), "--out", str(tmp_path / "s"), *where, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["read"]["dropped"] == {"no_turns": 1, "not_json": 1}
-    (tmp_path / "2.png").write_bytes(picture()[:70])
-    (tmp_path / "3.png").write_bytes(picture((1, 1, 1)))
+    (tmp_path / "2.png").write_bytes(image()[:70])
+    (tmp_path / "3.png").write_bytes(image((1, 1, 1)))
     (tmp_path / "17.png").write_bytes(b"no image")
     words = ["stage", "--stage", "3", *where, "--data", str(tmp_path / "s"), "--mix", "ti2t=24", "--batch-size", "8"]
     assert main([*words, "--steps", "3", "--bad-images", "0.01", "--out", str(tmp_path / "run")]) == 0

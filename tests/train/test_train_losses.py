@@ -55,9 +55,14 @@ def test_the_objective_is_the_models_own_loss(heads, stage):
     declared = STAGES[stage]
     sums = Objective(model, declared)(batch)
     out = model(
-        batch.input_ids, batch.attention_mask, batch.pixels, batch.text_labels, batch.image_labels,
-        alpha=declared.alpha, beta=declared.beta,
-    )  # fmt: skip
+        batch.input_ids,
+        batch.attention_mask,
+        batch.pixels,
+        batch.text_labels,
+        batch.image_labels,
+        alpha=declared.alpha,
+        beta=declared.beta,
+    )
     # Written down plainly: every head at every position, masked cross-entropies.
     hidden = model.backbone(model.embed(batch.input_ids, batch.pixels), batch.attention_mask)
     visual = model.visual_logits(model.visual_hidden(hidden, batch.attention_mask))

@@ -18,7 +18,7 @@ from trainer.batches import collate
 from trainer.data.records import IMAGE
 from trainer.shapes.conversations import sample_conversation
 from trainer.shapes.data import Codes, make_pool, to_pixels
-from trainer.shapes.evaluation import Rate, asked_until, held_out_request, read_pictures
+from trainer.shapes.evaluation import Rate, asked_until, held_out_request, read_images
 from trainer.shapes.lessons import (
     AFTER,
     ANY,
@@ -99,7 +99,7 @@ def _fulfils(scene: Scene, phrase: str) -> bool:
     return False
 
 
-def test_composed_pictures_fulfil_their_words():
+def test_composed_images_fulfil_their_words():
     """The words read back independently."""
     rng = np.random.default_rng(8)
     phrases = set()
@@ -189,7 +189,7 @@ def test_a_declined_request_is_answered_as_far_as_words_go():
     assert 70 < silent < 130 and said > 20
 
 
-def test_orderly_pictures_follow_the_words():
+def test_orderly_images_follow_the_words():
     rng = np.random.default_rng(12)
     for _ in range(400):
         request = orderly_request(rng)
@@ -200,24 +200,24 @@ def test_orderly_pictures_follow_the_words():
             assert all(a[1] == b[1] and a[0] in (None, b[0]) for a, b in zip(named, drawn, strict=True))
 
 
-def test_pictures_are_read_back_exactly():
+def test_images_are_read_back_exactly():
     rng = np.random.default_rng(3)
     scenes = [sample_scene(rng, training=False) for _ in range(100)]
-    assert read_pictures([render(s) for s in scenes]) == scenes
+    assert read_images([render(s) for s in scenes]) == scenes
 
 
 def test_noise_and_a_blank_sheet_show_nothing():
     from PIL import Image
 
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8))
-    assert read_pictures([noise, Image.new("RGB", (32, 32), "white")]) == [None, None]
+    assert read_images([noise, Image.new("RGB", (32, 32), "white")]) == [None, None]
 
 
 def test_fast_pixels_are_what_the_processor_makes():
-    from armor_model.images import to_pixels as one_picture
+    from armor_model.images import to_pixels as one_image
 
     scene = sample_scene(np.random.default_rng(4))
-    assert torch.allclose(to_pixels([scene])[0], one_picture(render(scene), 32), atol=1e-6)
+    assert torch.allclose(to_pixels([scene])[0], one_image(render(scene), 32), atol=1e-6)
 
 
 @pytest.mark.parametrize("task", TASKS)

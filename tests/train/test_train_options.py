@@ -44,8 +44,11 @@ def test_gradient_checkpointing_gives_the_same_gradients_and_recomputes(stage):
         if on:
             recompute_blocks(model)
         runs = {"decoder": 0, "adapter": 0, "vision": 0}
-        blocks = {"decoder": model.model.language_model.layers[0], "adapter": model.adapter[0],
-                  "vision": model.model.vision_tower.encoder.layer[0]}  # fmt: skip
+        blocks = {
+            "decoder": model.model.language_model.layers[0],
+            "adapter": model.adapter[0],
+            "vision": model.model.vision_tower.encoder.layer[0],
+        }
         for name, block in blocks.items():
             # Counted on the way in: the recomputation ends early, before the block's last operation.
             block.mlp.register_forward_pre_hook(lambda *_, name=name, runs=runs: runs.update({name: runs[name] + 1}))
@@ -68,8 +71,9 @@ def test_bf16_computes_in_bf16_keeps_fp32_masters_and_learns(tmp_path):
     loop, log = train(tmp_path / "bf16", model, precision="bf16", steps=24)
     assert kinds == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert all(t.dtype == torch.float32 for s in loop.optimizers.state_dict() for v in s["state"].values()
-               for t in v.values())  # fmt: skip
+    assert all(
+        t.dtype == torch.float32 for s in loop.optimizers.state_dict() for v in s["state"].values() for t in v.values()
+    )
     _, exact = train(tmp_path / "fp32", steps=24)
     falls = [sum(r["loss/image"] for r in part[:4]) - sum(r["loss/image"] for r in part[-4:]) for part in (log, exact)]
     assert falls[1] > 0.5 and falls[0] == pytest.approx(falls[1], rel=0.2)
@@ -200,7 +204,7 @@ def test_what_was_used_stands_in_the_log(tmp_path):
     assert [line["cost/tokens"] for line in log] == sorted({line["cost/tokens"] for line in log})
 
 
-def test_pictures_are_opened_for_ones_own_examples_only():
+def test_images_are_opened_for_ones_own_examples_only():
     """What another process computes is not decoded here; pictures may be given as what opens them."""
     model, opened = tiny_model(), []
     data = pools(model.config)

@@ -61,8 +61,15 @@ def test_the_plan_and_the_steps_are_told(tmp_path, caplog):
     for part in (
         "stage 3 trains 24.1 K of 73.3 K parameters: new_embeddings 608, adapter 20.8 K",
         "6 steps of 4 conversations (1 processes x 1 micro-batches x 4)",
-        "0.5 passes", "t2t: 6 readings of 12 conversations, 50% of them once", "not used by this stage: refuse 9",
-        "GB in each process: frozen weights", "estimated, not measured:", "step 2 of 6: text ", " tokens/s, ", " left",
-        "mfu 0.", "step 6 of 6",
-    ):  # fmt: skip
+        "0.5 passes",
+        "t2t: 6 readings of 12 conversations, 50% of them once",
+        "not used by this stage: refuse 9",
+        "GB in each process: frozen weights",
+        "estimated, not measured:",
+        "step 2 of 6: text ",
+        " tokens/s, ",
+        " left",
+        "mfu 0.",
+        "step 6 of 6",
+    ):
         assert part in told, (part, told)

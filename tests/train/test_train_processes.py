@@ -29,9 +29,13 @@ def train(
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(
-            RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(world),
+            MASTER_ADDR="127.0.0.1",
+            MASTER_PORT=str(port),
             ACCELERATE_USE_CPU="true",
-        )  # fmt: skip
+        )
     from train_helpers import pools, tiny_model
 
     from trainer.config import LoopOptions, Optimization
@@ -60,9 +64,14 @@ def train(
     how = {name: changes.pop(name) for name in of_optimizer if name in changes}
     samples = changes.pop("samples", False)
     options = LoopOptions(
-        Path(out), log_every=1, bar=False, shard=shard, sample=weighed if samples else None,
-        sample_every=3 if samples else 0, **changes,
-    )  # fmt: skip
+        Path(out),
+        log_every=1,
+        bar=False,
+        shard=shard,
+        sample=weighed if samples else None,
+        sample_every=3 if samples else 0,
+        **changes,
+    )
     how = Optimization(STEPS, batch_size, lr=1e-3, clip=1.0, **how)
     Loop(model, STAGES[stage], mixture, how, options, source).run()
 
@@ -196,9 +205,12 @@ def kill_pair(pair, out: Path, after: int) -> None:
 def test_two_processes_killed_and_resumed_are_the_uninterrupted_run(start, tmp_path, shard):
     """Bit for bit, with AdamW and Muon; the mixture often has no picture to draw, so a head's state is born late."""
     options = {
-        "shard": shard, "save_every": 1, "muon_lr": 1e-3, "batch_size": 2,
+        "shard": shard,
+        "save_every": 1,
+        "muon_lr": 1e-3,
+        "batch_size": 2,
         "counts": {"t2t": 10, "ti2t": 10, "t2i": 2, "t2ti": 2},
-    }  # fmt: skip
+    }
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     finish(start(straight, **options))
     for after in (2, 4):
@@ -258,7 +270,7 @@ OTHERS = [name for name in BASES if name != "internvl"]
     ("base", "shard"),
     [("internvl", False), ("internvl", True), *(pytest.param(base, True, marks=pytest.mark.slow) for base in OTHERS)],
 )
-def test_the_base_is_trained_where_one_process_sees_no_picture(start, tmp_path, base, shard):
+def test_the_base_is_trained_where_one_process_sees_no_image(start, tmp_path, base, shard):
     """The vision tower is trained in this stage and has to take part in every backward pass of every process."""
     options = {"stage": "base", "counts": {"t2t": 11, "ti2t": 1}, "batch_size": 2, "base": base}
     train(str(tmp_path / "one"), **options)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data_helpers import BAD, gpt, human, picture, write_corpus, write_lines
+from data_helpers import BAD, gpt, human, image, write_corpus, write_lines
 
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_file
@@ -186,11 +186,11 @@ def test_a_killed_repair_is_not_complete(corpus, tmp_path, processor, monkeypatc
         Shards([out], processor)
 
 
-def test_a_picture_that_disappears_takes_no_other_record_with_it(tmp_path, processor):
+def test_a_image_that_disappears_takes_no_other_record_with_it(tmp_path, processor):
     """Killed behind the first shard; a picture of it is then removed. Every other record must still come."""
     records = []
     for i in range(6):
-        (tmp_path / f"{i}.png").write_bytes(picture((40 * i, 0, 0)))
+        (tmp_path / f"{i}.png").write_bytes(image((40 * i, 0, 0)))
         turns = [human(f"draw {i}"), gpt("<image>")]
         records.append({"id": str(i), "conversations": turns, "images": [f"{i}.png"]})
     corpus, out = write_lines(tmp_path / "c.jsonl", records), tmp_path / "shards"
@@ -217,8 +217,8 @@ def test_the_tally_is_of_the_whole_file_after_a_kill(corpus, tmp_path, processor
 
 
 def test_what_cannot_be_encoded_is_counted_under_its_rule(tmp_path, processor):
-    (tmp_path / "a.png").write_bytes(picture())
-    (tmp_path / "broken.png").write_bytes(picture()[:60])
+    (tmp_path / "a.png").write_bytes(image())
+    (tmp_path / "broken.png").write_bytes(image()[:60])
     records = [
         {"conversations": [human("hello"), gpt("hello")]},
         {"conversations": [human("<image>?"), gpt("x")], "image": "broken.png"},
@@ -288,7 +288,7 @@ def test_an_id_that_its_head_cannot_say_is_refused(corpus, tmp_path, processor, 
         Shards([out], processor)
 
 
-def test_a_picture_to_look_at_that_is_gone_stops_before_training(corpus, tmp_path, processor):
+def test_a_image_to_look_at_that_is_gone_stops_before_training(corpus, tmp_path, processor):
     out = tmp_path / "shards"
     tokenize(corpus, out, processor, "nano")
     (tmp_path / "b.png").unlink()  # drawn: its codes are in the shards

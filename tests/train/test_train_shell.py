@@ -65,9 +65,9 @@ def official(tmp_path_factory) -> Path:
         """A caption and a picture that no other sample has: duplicates are dropped."""
         number = next(numbers)
         scene, file = sample_scene(rng), io.BytesIO()
-        picture = Image.fromarray(np.asarray(render(scene))).resize((256, 256), Image.Resampling.NEAREST)
-        picture.putpixel((number, 0), (0, 0, 0))
-        picture.save(file, "png")
+        image = Image.fromarray(np.asarray(render(scene))).resize((256, 256), Image.Resampling.NEAREST)
+        image.putpixel((number, 0), (0, 0, 0))
+        image.save(file, "png")
         return f"picture {number} shows {caption(scene, rng)}", file.getvalue()
 
     (root / "laion").mkdir()
@@ -88,8 +88,8 @@ def official(tmp_path_factory) -> Path:
     (root / "seen").mkdir()
     records = []
     for i in range(16):
-        words, picture = sample()
-        (root / "seen" / f"{i}.png").write_bytes(picture)
+        words, image = sample()
+        (root / "seen" / f"{i}.png").write_bytes(image)
         turns = [{"from": "human", "value": "<image>\nwhat is in the picture?"}, {"from": "gpt", "value": words}]
         records.append({"id": str(i), "image": f"seen/{i}.png", "conversations": turns})
     (root / "sharegpt4v.json").write_text(json.dumps(records))
@@ -149,8 +149,11 @@ def test_from_official_files_to_a_checkpoint_that_answers(shards, tmp_path, caps
     assert drawn == [f"step-{s:08d}-00-draw-a-red-circle.png" for s in (3, 6)]
     final, processor = load(model)
     start = ArmorForConditionalGeneration.from_pretrained(bundled("armor-nano")).float()
-    moved = {n.split(".")[0] for (n, a), b in zip(final.named_parameters(), start.parameters(), strict=True)
-             if not torch.equal(a.float(), b)}  # fmt: skip
+    moved = {
+        n.split(".")[0]
+        for (n, a), b in zip(final.named_parameters(), start.parameters(), strict=True)
+        if not torch.equal(a.float(), b)
+    }
     assert moved == {"new_embeddings", "adapter", "adapter_norm", "visual_head", "lm_head", "imgbos_head"}
     answers = generate(final, processor, [[{"role": "user", "content": "draw a red circle."}]])
     assert answers[0].parts and not answers[0].error
@@ -162,11 +165,49 @@ def test_what_a_stage_learns_from_what_and_how_often_is_the_users(shards, tmp_pa
 
     from armor_model import bundled
 
-    told = ["--stage", 3, "--model", "armor-nano", *given(shards[:2]), "--mix", "t2i=8,t2ti=8,t2t=8", "--batch-size", 8,
-            "--epochs", 2, "--trains", "adapter", "--trains", "visual_head", "--alpha", 0, "--beta", 2, "--ema", 0.5,
-            "--eval-data", shards[2], "--eval-data", shards[1], "--eval-every", 3, "--eval-limit", 6, "--lr", 1e-3,
-            "--attention", "eager", "--log-every", 1, "--sample-every", 6, "--ask", "what color is it?",
-            "--sample-prompt", "draw a red circle."]  # fmt: skip
+    told = [
+        "--stage",
+        3,
+        "--model",
+        "armor-nano",
+        *given(shards[:2]),
+        "--mix",
+        "t2i=8,t2ti=8,t2t=8",
+        "--batch-size",
+        8,
+        "--epochs",
+        2,
+        "--trains",
+        "adapter",
+        "--trains",
+        "visual_head",
+        "--alpha",
+        0,
+        "--beta",
+        2,
+        "--ema",
+        0.5,
+        "--eval-data",
+        shards[2],
+        "--eval-data",
+        shards[1],
+        "--eval-every",
+        3,
+        "--eval-limit",
+        6,
+        "--lr",
+        1e-3,
+        "--attention",
+        "eager",
+        "--log-every",
+        1,
+        "--sample-every",
+        6,
+        "--ask",
+        "what color is it?",
+        "--sample-prompt",
+        "draw a red circle.",
+    ]
     result = run(capsys, "stage", *told, "--out", tmp_path)
     assert result["steps"] == 6
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -191,8 +232,20 @@ def test_what_a_stage_learns_from_what_and_how_often_is_the_users(shards, tmp_pa
 def test_a_preempted_stage_says_how_to_go_on(shards, tmp_path, capsys, monkeypatch):
     from trainer.optim import Optimizers
 
-    told = ["stage", "--stage", 2, "--model", "armor-nano", *given(shards), "--mix", "t2i=8,t2ti=8", "--batch-size", 4,
-            "--out", tmp_path]  # fmt: skip
+    told = [
+        "stage",
+        "--stage",
+        2,
+        "--model",
+        "armor-nano",
+        *given(shards),
+        "--mix",
+        "t2i=8,t2ti=8",
+        "--batch-size",
+        4,
+        "--out",
+        tmp_path,
+    ]
     rate = Optimizers.set_step
 
     def asked(optimizers, step):
@@ -214,9 +267,29 @@ def test_a_preempted_stage_says_how_to_go_on(shards, tmp_path, capsys, monkeypat
 def test_tensorboard_holds_what_the_log_holds(shards, tmp_path, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    common = ["stage", "--stage", "2", "--model", "armor-nano", *given(shards), "--mix", "t2i=8,t2ti=8", "--batch-size",
-              4, "--steps", 4, "--log-every", 1, "--save-every", 2, "--tensorboard", "--sample-every", 4,
-              "--sample-prompt", "draw a red circle."]  # fmt: skip
+    common = [
+        "stage",
+        "--stage",
+        "2",
+        "--model",
+        "armor-nano",
+        *given(shards),
+        "--mix",
+        "t2i=8,t2ti=8",
+        "--batch-size",
+        4,
+        "--steps",
+        4,
+        "--log-every",
+        1,
+        "--save-every",
+        2,
+        "--tensorboard",
+        "--sample-every",
+        4,
+        "--sample-prompt",
+        "draw a red circle.",
+    ]
     run(capsys, *common, "--out", tmp_path)
     board = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={"scalars": 0})
     board.Reload()
@@ -227,21 +300,21 @@ def test_tensorboard_holds_what_the_log_holds(shards, tmp_path, capsys):
     assert board.Images("samples/00-draw-a-red-circle")[0].step == 4
 
 
-def test_a_tokenizer_is_trained_from_pictures_and_draws(official, tmp_path, capsys):
+def test_a_tokenizer_is_trained_from_images_and_draws(official, tmp_path, capsys):
     from armor_model import draw, load
 
-    pictures = official / "seen"
-    (pictures / "broken.png").write_bytes(b"no picture")
+    images = official / "seen"
+    (images / "broken.png").write_bytes(b"no picture")
     try:
-        result = run(capsys, "vqgan", "--images", pictures, "--out", tmp_path / "vq", "--steps", 120, "--foreground", 5)
+        result = run(capsys, "vqgan", "--images", images, "--out", tmp_path / "vq", "--steps", 120, "--foreground", 5)
     finally:
-        (pictures / "broken.png").unlink()
+        (images / "broken.png").unlink()
     assert (result["pictures"], result["dropped"]) == (16, 1)
     assert result["psnr"] > 15 and result["codes_used"] > 8
     assert result["losses"][-1][1] < result["losses"][0][1] / 2
     model, processor = load(tmp_path / "vq")
     assert draw(model, processor, ["draw a red circle."])[0].size == (32, 32)
-    assert refused(capsys, "vqgan", "--images", pictures, "--out", tmp_path / "vq")[0] == 2
+    assert refused(capsys, "vqgan", "--images", images, "--out", tmp_path / "vq")[0] == 2
     assert "no pictures" in refused(capsys, "vqgan", "--images", tmp_path / "vq", "--out", tmp_path / "x")[1]
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from data_helpers import gpt, human, picture, write_lines
+from data_helpers import gpt, human, image, write_lines
 from test_train_data import build_corpus, write_tar
 
 from armor_model import bundled
@@ -42,7 +42,7 @@ def corpus(tmp_path):
     folder.mkdir()
     records = []
     for i in range(12):
-        (folder / f"{i}.png").write_bytes(picture((20 * i, 0, 90)))
+        (folder / f"{i}.png").write_bytes(image((20 * i, 0, 90)))
         talk = ([human("<image>?"), gpt("red")], [human("draw"), gpt("<image>")], [human("draw"), gpt("yes:\n<image>")])
         records.append({"id": str(i), "conversations": talk[i % 3], "images": [f"{i}.png"]})
     return write_lines(folder / "c.jsonl", records)
@@ -125,7 +125,7 @@ def tar_folder(tmp_path):
             color, words = (40 * i, 80 * t, 7), f"a field number {i} of the tar {t} under the sun"
             if t == 1 and i < 2:
                 color, words = ((0, 0, 7), words) if i == 0 else (color, "A field number 3 of the tar 0 under the  sun")
-            samples[f"{i}"] = {"png": picture(color, (300, 280)), "txt": words.encode()}
+            samples[f"{i}"] = {"png": image(color, (300, 280)), "txt": words.encode()}
         write_tar(folder / f"{t}.tar", samples)
     return sorted(folder.iterdir())
 

@@ -16,13 +16,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from armor_model.base.errors import UserError
 from armor_model.base.files import check_in_place, hold_folder, whole_file, write_file, writing
 from armor_model.base.hashing import sha256_file, sha256_text
+from armor_model.base.jsons import JsonObject
 from trainer.data.contamination import Prompts
 from trainer.data.images import append
 from trainer.data.readers import Index, Source, read_tars
@@ -35,7 +36,7 @@ def _rng(seed: int, key: str) -> np.random.Generator:
     return np.random.default_rng([seed, *hashlib.blake2b(key.encode(), digest_size=8).digest()])
 
 
-def drawing_record(pair: Pair, image: str, seed: int, mixed_share: float) -> dict[str, Any]:
+def drawing_record(pair: Pair, image: str, seed: int, mixed_share: float) -> JsonObject:
     """A t2i or, with probability `mixed_share`, a t2ti conversation about one captioned image."""
     rng = _rng(seed, pair.key)
     mixed = bool(rng.random() < mixed_share)
@@ -44,11 +45,11 @@ def drawing_record(pair: Pair, image: str, seed: int, mixed_share: float) -> dic
     return _record(pair.key, "t2ti" if mixed else "t2i", request, answer, [image])
 
 
-def text_record(number: int, question: str, answer: str) -> dict[str, Any]:
+def text_record(number: int, question: str, answer: str) -> JsonObject:
     return _record(f"t2t-{number:09d}", "t2t", question, answer, [])
 
 
-def _record(key: str, kind: str, request: str, answer: str, images: list[str]) -> dict[str, Any]:
+def _record(key: str, kind: str, request: str, answer: str, images: list[str]) -> JsonObject:
     turns = [{"from": "human", "value": request}, {"from": "gpt", "value": answer}]
     return {"id": key, "type": kind, "conversations": turns, "images": images}
 
@@ -87,7 +88,7 @@ class Recipe:
     limit: int | None = None
     """Most images."""
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """As JSON, with the prompts' number and sha256 in their place."""
         words = "\n".join(self.prompts)
         return {
@@ -113,7 +114,7 @@ def build(
     index: Index | None = None,
     part: str = "0/1",
     workers: int = 1,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Write the data set; returns the report. Raises UserError, also where nothing is kept.
 
     Every tar is a piece of work of its own, whose kept images go into one tar of ours; called again, a killed build
@@ -152,7 +153,7 @@ class _State(NamedTuple):
         return cls(recipe, index, Prompts(list(recipe.prompts), recipe.near) if recipe.prompts else None)
 
 
-def _go_on(parts: Path, identity: dict[str, Any]) -> None:
+def _go_on(parts: Path, identity: JsonObject) -> None:
     """Keep the parts of an earlier call that built the same. Raises UserError for another one's."""
     parts.mkdir(exist_ok=True)
     file = parts / "build.json"
@@ -193,7 +194,7 @@ def _part(state: _State, out: Path, number: int, tar: str) -> Path:
     return file
 
 
-def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Path]) -> dict[str, Any]:
+def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Path]) -> JsonObject:
     """Records of all parts, in order and without duplicates between them, then the texts, into the draft."""
     tallies, screened, kinds = {"tars": Tally(), "texts": Tally()}, Tally(), Counter[str]()
     seen: set[str] = set()
@@ -201,7 +202,7 @@ def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Pat
     draft = out / ".conversations.draft"
     with draft.open("w", encoding="utf-8") as file:
 
-        def put(record: dict[str, Any]) -> None:
+        def put(record: JsonObject) -> None:
             kinds[record["type"]] += 1
             note(record["conversations"], screened)
             check_in_place(draft, file.fileno())

@@ -9,12 +9,16 @@ import re
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.images import image_size, open_image
+
+if TYPE_CHECKING:
+    from armor_model.processing import ArmorProcessor
 
 _STRETCH = re.compile(r"(.+):([0-9]{1,18}):([0-9]{1,18})")
 
@@ -58,13 +62,13 @@ def append(tar: tarfile.TarFile, name: str, data: bytes) -> str:
     return f"{tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE}:{len(data)}"
 
 
-def describe(data: bytes) -> dict[str, Any]:
+def describe(data: bytes) -> JsonObject:
     """What a shard keeps of an image to look at: width, height, sha256 of the file. Raises UserError."""
     width, height = image_size(data)
     return {"width": width, "height": height, "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def cut_tiles(images: Sequence[tuple[Path, str | None]], count: int, processor: Any) -> list[Tensor]:
+def cut_tiles(images: Sequence[tuple[Path, str | None]], count: int, processor: ArmorProcessor) -> list[Tensor]:
     """Images as the processor cuts them, each a reference and the sha256 that it had (None: not known). Raises
     UserError for one that cannot be read, is another than it was, or makes other than `count` placeholders in all."""
     tiles = []

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.images import image_size
 from trainer.data.records import Tally, is_unicode
 from trainer.data.screens import Pair
@@ -104,7 +105,7 @@ def read_tars(shards: list[str], source: Source, tally: Tally, index: Index | No
                 yield pair
 
 
-def _samples(shard: str, tally: Tally) -> Iterator[dict[str, Any]]:
+def _samples(shard: str, tally: Tally) -> Iterator[JsonObject]:
     """Samples of a tar, read as a stream by webdataset, so that a cut one gives what it held."""
     import webdataset as wds
 
@@ -120,7 +121,7 @@ def _samples(shard: str, tally: Tally) -> Iterator[dict[str, Any]]:
 
     watched: list[_Watched] = []
 
-    def watch(sources: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def watch(sources: Iterable[JsonObject]) -> Iterator[JsonObject]:
         for source in sources:
             watched.append(_Watched(source["stream"]))
             yield {**source, "stream": watched[-1]}
@@ -133,14 +134,14 @@ def _samples(shard: str, tally: Tally) -> Iterator[dict[str, Any]]:
         tally.drop("truncated_tar", f"{name}: it has no end mark")
 
 
-def group_members(files: Iterable[dict[str, Any]], tally: Tally, tar: str) -> Iterator[dict[str, Any]]:
+def group_members(files: Iterable[JsonObject], tally: Tally, tar: str) -> Iterator[JsonObject]:
     """Members that follow each other under one key, as samples: extension -> bytes, and `__key__`.
 
     webdataset's own grouping cuts keys at their first dot (`a.b.jpg`), and gives up a whole tar at a name that comes
     twice; here the first of them is kept and the other counted. A further field (`7.mask.png` between `7.jpg` and
     `7.txt`) stays with its sample.
     """
-    sample: dict[str, Any] = {}
+    sample: JsonObject = {}
     for file in files:
         if "fname" not in file:
             continue
@@ -186,14 +187,14 @@ class _Watched:
         return self.head[257:262] == b"ustar" and self.tail != bytes(1024)
 
 
-def _pair(sample: dict[str, Any], shard: str, source: Source, tally: Tally, index: Index | None) -> Pair | None:
+def _pair(sample: JsonObject, shard: str, source: Source, tally: Tally, index: Index | None) -> Pair | None:
     key = f"{Path(shard).stem}/{sample['__key__']}"
     tally.read += 1
     extension = next((e for e in EXTENSIONS if e in sample), None)
     if extension is None:
         tally.drop("missing_image", f"{key}: a caption without a picture")
         return None
-    meta: dict[str, Any] = {}
+    meta: JsonObject = {}
     if "json" in sample:
         try:  # a field without a value must not hide the index's
             meta = {str(k).lower(): v for k, v in json.loads(sample["json"]).items() if v is not None}
@@ -235,13 +236,13 @@ class Index:
     def __len__(self) -> int:
         return len(self.keys_N)
 
-    def get(self, url: str) -> dict[str, Any]:
+    def get(self, url: str) -> JsonObject:
         """The fields known of a url; empty for one that is not in the index."""
         key = _key(url)
         at = int(np.searchsorted(self.keys_N, key))
         if at == len(self) or self.keys_N[at] != key:
             return {}
-        values: dict[str, Any] = {
+        values: JsonObject = {
             name: float(x) for name, x in zip(NUMBERS, self.numbers_N3[at], strict=True) if not np.isnan(x)
         }
         if self.flags_N[at]:

@@ -15,16 +15,22 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject, JsonView
 from armor_model.template import template_tokens
 from trainer.batches import Example
 from trainer.data.images import exists
 from trainer.stages import KINDS
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from armor_model.processing import ArmorProcessor
 
 RULES = {
     "not_json": "a line that is no JSON object",
@@ -83,12 +89,12 @@ class Tally:
         self.examples = {**other.examples, **self.examples}
 
     @classmethod
-    def of(cls, entry: Mapping[str, Any]) -> Tally:
+    def of(cls, entry: JsonView) -> Tally:
         """Of what `to_json` gave, or of a part of it."""
         counts = (Counter(entry.get(name, {})) for name in ("dropped", "passed_unknown", "noted"))
         return cls(entry["read"], entry["kept"], *counts, dict(entry.get("examples", {})))
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         return {
             "read": self.read,
             "kept": self.kept,
@@ -109,7 +115,7 @@ def counted(noted: Mapping[str, int]) -> list[str]:
     return [f"kept {n:,} with {NOTES[name]}" for name, n in noted.items()]
 
 
-def read_conversations(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:
+def read_conversations(path: Path, tally: Tally) -> Iterator[JsonObject]:
     """Records of a JSON-lines file (or a JSON array, as ShareGPT4V's), normalised; `images` become absolute paths."""
     for where, raw in raw_records(path):
         record = checked(raw, where, path.parent, tally)
@@ -118,7 +124,7 @@ def read_conversations(path: Path, tally: Tally) -> Iterator[dict[str, Any]]:
             yield record
 
 
-def checked(raw: Any, where: str, root: Path, tally: Tally) -> dict[str, Any] | None:
+def checked(raw: Any, where: str, root: Path, tally: Tally) -> JsonObject | None:
     """The normalised record, or None for a bad one; counts it as read, and why it is left out."""
     tally.read += 1
     try:
@@ -132,7 +138,7 @@ def checked(raw: Any, where: str, root: Path, tally: Tally) -> dict[str, Any] | 
         return None
 
 
-def note(turns: Sequence[Mapping[str, Any]], tally: Tally) -> None:
+def note(turns: Sequence[JsonView], tally: Tally) -> None:
     """Count a record that is kept, by NOTES."""
     if any(template_tokens(turn["value"]) for turn in turns):
         tally.noted["template_tokens"] += 1
@@ -190,7 +196,7 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict[str, Any]:
+def normalise(record: JsonObject, root: Path, where: str = "record") -> JsonObject:
     """A checked copy with `type`, and `images` as absolute paths or, from a parquet file, bytes. Raises Rejected with
     the rule that it breaks."""
     if isinstance(record.get("messages"), list):
@@ -230,7 +236,7 @@ def normalise(record: dict[str, Any], root: Path, where: str = "record") -> dict
     return {"id": name, "type": declared or kind, "conversations": turns, "images": paths}
 
 
-def _from_messages(record: dict[str, Any], where: str) -> dict[str, Any]:
+def _from_messages(record: JsonObject, where: str) -> JsonObject:
     """A record of chat messages as one of conversations; its images stand in its parts, or beside it."""
     turns, images = [], []
     for message in record["messages"]:
@@ -256,7 +262,7 @@ def _from_messages(record: dict[str, Any], where: str) -> dict[str, Any]:
     return {**kept, "conversations": turns, "images": images or beside}
 
 
-def _bare(image: Any) -> Any:
+def _bare(image: Image.Image) -> Any:
     """Parquet columns of images wrap their bytes or a path, OpenAI's parts an address."""
     if not isinstance(image, dict):
         return image
@@ -275,7 +281,7 @@ def _on_disk(root: Path, image: str, where: str) -> Path:
     return path
 
 
-def kind_of(turns: list[dict[str, Any]]) -> str:
+def kind_of(turns: list[JsonObject]) -> str:
     """t2t, ti2t, t2i, t2ti or ti2ti, by what goes in and what comes out (ti2i counts as ti2ti: no type of its own)."""
     human = [t["value"] for t in turns if t["from"] == "human"]
     gpt = [t["value"] for t in turns if t["from"] == "gpt"]
@@ -287,7 +293,7 @@ def kind_of(turns: list[dict[str, Any]]) -> str:
     return "ti2ti" if sees else "t2ti" if says else "t2i"
 
 
-def sides(record: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+def sides(record: JsonObject) -> tuple[list[Any], list[Any]]:
     """A record's images, split into those of the human turns and those of the gpt turns."""
     images = iter(record["images"])
     by_role: dict[str, list[Any]] = {"human": [], "gpt": [], "system": []}
@@ -301,7 +307,7 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 SPEAKERS = {role: speaker for speaker, role in ROLES.items()}
 
 
-def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[dict[str, Any]]:
+def to_messages(record: JsonObject, seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[JsonObject]:
     """The record as chat messages. seen: images (PIL, paths or tiles) of the human turns in order; drawn: codes (h, w)
     or (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
     name = record.get("id", "?")
@@ -311,7 +317,7 @@ def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Ten
         role = ROLES.get(turn.get("from"))
         if role is None:
             raise UserError(f"record {name}: unknown role {turn.get('from')!r}; known: {', '.join(ROLES)}")
-        parts: list[dict[str, Any]] = []
+        parts: list[JsonObject] = []
         for i, piece in enumerate(turn["value"].split(IMAGE)):
             if i:
                 try:
@@ -330,7 +336,7 @@ def to_messages(record: dict[str, Any], seen: Sequence[Any], drawn: Sequence[Ten
     return messages
 
 
-def encode(processor: Any, kind: str, messages: list[dict[str, Any]]) -> Example:
+def encode(processor: ArmorProcessor, kind: str, messages: list[JsonObject]) -> Example:
     """One conversation as an Example: every assistant turn supervised, both heads' labels already shifted."""
     row = processor.encode_one(messages)
     return Example(
@@ -343,7 +349,7 @@ def encode(processor: Any, kind: str, messages: list[dict[str, Any]]) -> Example
     )
 
 
-def _prompt_span(processor: Any, messages: list[dict[str, Any]], ids: list[int]) -> tuple[int, int] | None:
+def _prompt_span(processor: ArmorProcessor, messages: list[JsonObject], ids: list[int]) -> tuple[int, int] | None:
     """Where the request's words stand: what an empty request in the same template lacks. Conversations with earlier
     turns have context left when the last request is emptied, so they are never asked about."""
     bare = processor.encode_one([{"role": "user", "content": ""}], add_generation_prompt=True).ids

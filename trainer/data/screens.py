@@ -11,8 +11,9 @@ import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import get_args
 
+from armor_model.base.jsons import JsonObject
 from trainer.data.contamination import Degree, Prompts
 from trainer.data.records import IMAGE, Tally
 
@@ -28,7 +29,7 @@ class Pair:
     extension: str
     width: int
     height: int
-    meta: dict[str, Any] = field(default_factory=dict)
+    meta: JsonObject = field(default_factory=dict)
     """The source's own fields, names in lower case."""
 
     def number(self, *names: str) -> float | None:

@@ -13,11 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,10 +24,16 @@ import torch
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file, writing
 from armor_model.base.hashing import sha256_file, sha256_text
+from armor_model.base.jsons import JsonObject, JsonView
 from armor_model.losses import IGNORE
 from armor_model.processing import ProcessorSettings
 from trainer.batches import DROPPED, Example, Sizes
 from trainer.data.images import cut_tiles, exists
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from armor_model.processing import ArmorProcessor
 
 MANIFEST = "manifest.json"
 VERSION, OLDEST = 3, 2
@@ -40,7 +45,7 @@ ENTRY = ("name", "sha256", "rows", "read", "dropped", "examples")
 # ---- manifests
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> JsonObject:
     """A manifest of a version that is read, with all its parts. Raises UserError."""
     path = folder / MANIFEST
     try:
@@ -55,18 +60,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def write_manifest(out: Path, manifest: dict[str, Any]) -> None:
+def write_manifest(out: Path, manifest: JsonObject) -> None:
     with writing(out):
         write_file(out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
 
 
-def is_whole(folder: Path, entry: Mapping[str, Any]) -> bool:
+def is_whole(folder: Path, entry: JsonView) -> bool:
     """Whether the shard that a manifest's entry speaks of is there, unharmed."""
     path = folder / entry["name"]
     return path.is_file() and sha256_file(path) == entry["sha256"]
 
 
-def reading(processor: Any) -> dict[str, Any]:
+def reading(processor: ArmorProcessor) -> JsonObject:
     """What decides how a processor turns conversations into tokens, codes and tiles."""
     fresh = ProcessorSettings(0, 0, 0)
     settings = asdict(processor.settings)
@@ -80,7 +85,7 @@ def reading(processor: Any) -> dict[str, Any]:
     }
 
 
-def _tokenizer_sha256(tokenizer: Any) -> str:
+def _tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         known = tokenizer.get_vocab()
@@ -132,7 +137,7 @@ class _Chunk(NamedTuple):
 class Shards:
     """Tokenised conversations of one or more directories; `pools()` gives what a Mixture reads."""
 
-    def __init__(self, folders: list[Path], processor: Any, image_root: Path | None = None) -> None:
+    def __init__(self, folders: list[Path], processor: ArmorProcessor, image_root: Path | None = None) -> None:
         """Maps every shard into memory: `datasets` unpacks them once into its cache (five bytes a position on disk,
         shared by all processes of a machine). Raises UserError for shards that this processor would read otherwise.
 
@@ -249,7 +254,7 @@ def _labels(ids_T: np.ndarray, heads_T: np.ndarray, head: int) -> np.ndarray:
     return labels_T
 
 
-def _map(folder: Path, manifest: dict[str, Any]) -> tuple[Any, list[str]]:
+def _map(folder: Path, manifest: JsonObject) -> tuple[Any, list[str]]:
     """A folder's shards as one mapped table (None where all are empty), and their sha256. Raises UserError."""
     import datasets
 
@@ -270,7 +275,7 @@ def _map(folder: Path, manifest: dict[str, Any]) -> tuple[Any, list[str]]:
     return datasets.Dataset.from_parquet(files, cache_dir=str(cache)).data.table, sums
 
 
-def _manifest_for(folder: Path, ours: dict[str, Any]) -> dict[str, Any]:
+def _manifest_for(folder: Path, ours: JsonObject) -> JsonObject:
     """The manifest of a complete folder that this processor would have written too. Raises UserError."""
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder} has no {MANIFEST}: make it with armor-train tokenize")

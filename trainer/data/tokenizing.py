@@ -17,7 +17,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +25,15 @@ import torch
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.files import hold_folder, whole_file, write_file, writing
 from armor_model.base.hashing import sha256_file
+from armor_model.base.jsons import JsonObject
 from armor_model.losses import IGNORE
 from trainer.data.images import append, describe, read_bytes
 from trainer.data.records import Rejected, Tally, checked, encode, losses, raw_records, sides, to_messages
 from trainer.data.shards import ENTRY, MANIFEST, VERSION, is_whole, read_manifest, reading, schema, write_manifest
 from trainer.data.workers import in_order
+
+if TYPE_CHECKING:
+    from armor_model.processing import ArmorProcessor
 
 
 class Job(NamedTuple):
@@ -45,7 +49,7 @@ class Job(NamedTuple):
 def tokenize(
     conversations: Path,
     out: Path,
-    processor: Any,
+    processor: ArmorProcessor,
     model_name: str,
     shard_size: int = 2048,
     max_length: int = 4096,
@@ -55,7 +59,7 @@ def tokenize(
     workers: int = 1,
     load: Callable[[], Any] | None = None,
     part: tuple[int, int] = (0, 1),
-) -> dict[str, Any] | None:
+) -> JsonObject | None:
     """Write shards for a conversations file; returns the manifest, None where another part has still to finish.
 
     Called again, it goes on where it was killed, and replaces shards that are missing or damaged. Raises UserError.
@@ -80,7 +84,7 @@ def tokenize(
         manifest = _start(out, settings, root)
         job = Job(out, root, max_length, batch_size)
         known = {entry["name"]: entry for entry in manifest["shards"]}
-        entries: dict[str, dict[str, Any] | None] = {}
+        entries: dict[str, JsonObject | None] = {}
 
         def missing() -> Iterator[tuple[Job, str, list[tuple[str, Any]]]]:
             raw = raw_records(conversations)
@@ -114,7 +118,7 @@ def load(folder: Path, device: str | None = None) -> Any:
     return processor
 
 
-def _start(out: Path, settings: dict[str, Any], root: Path) -> dict[str, Any]:
+def _start(out: Path, settings: JsonObject, root: Path) -> JsonObject:
     """The manifest to go on with, on disk: those of its shards that are whole, as the rest is made again."""
     manifest = {"settings": settings, "shards": [], "complete": False}
     if (out / MANIFEST).exists():
@@ -139,7 +143,7 @@ def _entry_file(out: Path, name: str) -> Path:
     return (out / name).with_suffix(".json")
 
 
-def _finished(out: Path, name: str) -> dict[str, Any] | None:
+def _finished(out: Path, name: str) -> JsonObject | None:
     """The entry of a shard that is whole; None where it has to be made."""
     try:
         entry = json.loads(_entry_file(out, name).read_text(encoding="utf-8"))
@@ -148,7 +152,7 @@ def _finished(out: Path, name: str) -> dict[str, Any] | None:
         return None
 
 
-def _finish(conversations: Path, out: Path, manifest: dict[str, Any], entries: list[Any]) -> dict[str, Any]:
+def _finish(conversations: Path, out: Path, manifest: JsonObject, entries: list[Any]) -> JsonObject:
     total = Tally()
     for entry in entries:
         total.add(Tally.of({**entry, "kept": entry["rows"]}))
@@ -166,7 +170,7 @@ def _finish(conversations: Path, out: Path, manifest: dict[str, Any], entries: l
 # ---- making a shard
 
 
-def make_shard(processor: Any, job: Job, name: str, chunk: list[tuple[str, Any]]) -> dict[str, Any]:
+def make_shard(processor: ArmorProcessor, job: Job, name: str, chunk: list[tuple[str, Any]]) -> JsonObject:
     """Write one shard, then its entry; returns the entry."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -201,8 +205,8 @@ def _tar_beside(job: Job, name: str) -> Iterator[Callable[[bytes, str], str]]:
 
 
 def _rows(
-    records: list[dict[str, Any]], processor: Any, job: Job, tally: Tally, store: Callable[[bytes, str], str]
-) -> Iterator[dict[str, Any]]:
+    records: list[JsonObject], processor: ArmorProcessor, job: Job, tally: Tally, store: Callable[[bytes, str], str]
+) -> Iterator[JsonObject]:
     drawn = list(dict.fromkeys(path for record in records for path in sides(record)[1]))
     codes: dict[Path | bytes, Any] = {}
     for start in range(0, len(drawn), job.batch_size):
@@ -250,7 +254,7 @@ def _relative(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _codes(processor: Any, paths: list[Path | bytes]) -> dict[Path | bytes, Any]:
+def _codes(processor: ArmorProcessor, paths: list[Path | bytes]) -> dict[Path | bytes, Any]:
     """Codes of images, None for one that cannot be read: a batch with a broken one is done one by one."""
     try:
         return dict(zip(paths, processor.image_codes([read_bytes(path) for path in paths]), strict=True))

@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from armor_model.base.files import whole_folder
+from armor_model.base.jsons import JsonObject
 from armor_model.base.sheets import Tile, contact_sheet
 from trainer.shapes.evaluation import Judge, Rate
 from trainer.shapes.recipe import NanoOutcome, NanoRecipe
@@ -43,7 +43,7 @@ def save_nano(outcome: NanoOutcome, folder: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n")
 
 
-def measure(folder: Path, each: dict[str, int], seed: int, settings: dict[str, Any] | None = None) -> dict[str, Any]:
+def measure(folder: Path, each: dict[str, int], seed: int, settings: JsonObject | None = None) -> JsonObject:
     """Judge a checkpoint folder: accuracy by question type, modality choice, drawings by task. Plain numbers, for
     JSON."""
     from armor_model import GenerationSettings, load
@@ -60,7 +60,7 @@ def measure(folder: Path, each: dict[str, int], seed: int, settings: dict[str, A
         "modality_new_wordings": judge.modality(each["modality"], seed, "new"),
         "drawings": drawings,
     }
-    scores: dict[str, Any] = {group: {k: _numbers(r) for k, r in rates.items()} for group, rates in found.items()}
+    scores: JsonObject = {group: {k: _numbers(r) for k, r in rates.items()} for group, rates in found.items()}
     scores["mean"] = {group: float(np.mean([r.value for r in rates.values()])) for group, rates in found.items()}
     scores["worst"] = {group: min(rates, key=lambda k: rates[k].value) for group, rates in found.items()}
     scores["seed"] = seed
@@ -71,11 +71,11 @@ def measure(folder: Path, each: dict[str, int], seed: int, settings: dict[str, A
     return scores
 
 
-def _numbers(rate: Rate) -> dict[str, Any]:
+def _numbers(rate: Rate) -> JsonObject:
     return {"value": rate.value, "n": rate.of, "ci95": list(rate.interval)}
 
 
-def write_card(folder: Path, recipe: NanoRecipe, outcome: NanoOutcome, scores: dict[str, Any], command: str) -> None:
+def write_card(folder: Path, recipe: NanoRecipe, outcome: NanoOutcome, scores: JsonObject, command: str) -> None:
     """`training.json` (everything, for programs) and `README.md` (the same, for people)."""
     sizes = {name: sum(p.numel() for p in ps) for name, ps in outcome.model.parts().items()}
     record = {
@@ -93,7 +93,7 @@ def write_card(folder: Path, recipe: NanoRecipe, outcome: NanoOutcome, scores: d
     (folder / "README.md").write_text(card_text(record))
 
 
-def card_text(record: dict[str, Any]) -> str:
+def card_text(record: JsonObject) -> str:
     """The model card; a pure function of training.json."""
     recipe, scores = record["recipe"], record["scores"]
     twin = recipe["random_backbone"]
@@ -182,7 +182,7 @@ def card_text(record: dict[str, Any]) -> str:
 GROUPS = ("questions", "modality", "modality_last_turn", "modality_new_wordings", "drawings")
 
 
-def seeds_text(records: Sequence[dict[str, Any]]) -> str:
+def seeds_text(records: Sequence[JsonObject]) -> str:
     """Several trainings side by side, each cell with its 95 % Wilson interval; a pure function of their training.json.
 
     The one to bundle is the median by the mean of understanding, modality choice and held-out drawing, not the best.
@@ -201,7 +201,7 @@ def seeds_text(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines + (_twins(records, twins) if records and twins else []))
 
 
-def _side_by_side(records: Sequence[dict[str, Any]]) -> list[str]:
+def _side_by_side(records: Sequence[JsonObject]) -> list[str]:
     names = [
         f"seed {r['recipe']['seed']}{', random backbone' if r['recipe']['random_backbone'] else ''}" for r in records
     ]
@@ -219,7 +219,7 @@ def _side_by_side(records: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, ""]
 
 
-def _twins(records: Sequence[dict[str, Any]], twins: Sequence[dict[str, Any]]) -> list[str]:
+def _twins(records: Sequence[JsonObject], twins: Sequence[JsonObject]) -> list[str]:
     """What drawing owes to understanding: the same stages on a base that learned and on one that did not. Differences
     are paired by seed; the interval is Student's over seeds."""
     from scipy import stats
@@ -234,7 +234,7 @@ def _twins(records: Sequence[dict[str, Any]], twins: Sequence[dict[str, Any]]) -
         "|---|---|---|---|",
     ]
 
-    def row(name: str, score: Callable[[dict[str, Any]], float]) -> str:
+    def row(name: str, score: Callable[[JsonObject], float]) -> str:
         ours, theirs = ([score(r["scores"]) for r in side] for side in zip(*pairs, strict=True))
         differences = np.subtract(ours, theirs)
         said = f"{differences.mean():+.2f}"
@@ -250,7 +250,7 @@ def _twins(records: Sequence[dict[str, Any]], twins: Sequence[dict[str, Any]]) -
     return [*lines, ""]
 
 
-def overall(record: dict[str, Any]) -> float:
+def overall(record: JsonObject) -> float:
     """What seeds are ordered by."""
     mean = record["scores"]["mean"]
     return float(np.mean([mean["questions"], mean["modality"], mean["drawings"]]))

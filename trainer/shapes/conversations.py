@@ -3,7 +3,7 @@
     {"id": "t2i-00000042", "type": "t2i", "conversations": [{"from": "human", "value": "draw a red circle."},
      {"from": "gpt", "value": "<image>"}], "images": [Scene, ...]}
 
-`images` holds one scene for every `<image>`, in order of appearance; in a gpt turn it is a picture to draw. `to_json`
+`images` holds one scene for every `<image>`, in order of appearance; in a gpt turn it is an image to draw. `to_json`
 turns scenes into text.  Types beyond the paper's four: `ti2ti`, and `refuse` (drawing requests that the base model,
 before it has a visual head, declines).
 """
@@ -11,18 +11,11 @@ before it has a visual head, declines).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 
-from trainer.shapes.language import (
-    DESCRIBE_AND_REDRAW,
-    DESCRIBE_PICTURE,
-    REFUSALS,
-    caption,
-    chat,
-    long_answer,
-)
+from armor_model.base.jsons import JsonObject
+from trainer.shapes.language import DESCRIBE_AND_REDRAW, DESCRIBE_IMAGE, REFUSALS, caption, chat, long_answer
 from trainer.shapes.questions import (
     DETAIL_SUFFIX,
     OPEN_SUFFIX,
@@ -53,7 +46,7 @@ IMAGE = "<image>"
 Turns = list[tuple[str, str]]
 """(human, gpt) pairs."""
 Requests = Callable[[np.random.Generator], Request]
-"""Where drawing requests come from, each with a picture that fulfils it."""
+"""Where drawing requests come from, each with an image that fulfils it."""
 
 
 def shown(request: Request) -> str:
@@ -62,8 +55,8 @@ def shown(request: Request) -> str:
     return f"here {'are' if plural_first else 'is'} {request.phrase}."
 
 
-def ask_picture(rng: np.random.Generator, type: str | None = None) -> tuple[Scene, str, str]:
-    """A picture question as training asks it: (scene, prompt after the image, answer), in every official wording."""
+def ask_image(rng: np.random.Generator, type: str | None = None) -> tuple[Scene, str, str]:
+    """An image question as training asks it: (scene, prompt after the image, answer), in every official wording."""
     scene, question = sample_question(rng, type)
     style = rng.random()
     if style < 0.35:
@@ -102,12 +95,12 @@ def _ti2t(rng: np.random.Generator, _: Requests) -> tuple[Turns, list[Scene]]:
     if rng.random() < 0.15:
         scene = sample_scene(rng)
         if rng.random() < 0.4:
-            return [(f"{IMAGE}\n{pick(rng, DESCRIBE_PICTURE)}\n{DETAIL_SUFFIX}", describe(scene) + ".")], [scene]
-        return [(f"{IMAGE}\n{pick(rng, DESCRIBE_PICTURE)}", caption(scene, rng))], [scene]
-    scene, text, answer = ask_picture(rng)
+            return [(f"{IMAGE}\n{pick(rng, DESCRIBE_IMAGE)}\n{DETAIL_SUFFIX}", describe(scene) + ".")], [scene]
+        return [(f"{IMAGE}\n{pick(rng, DESCRIBE_IMAGE)}", caption(scene, rng))], [scene]
+    scene, text, answer = ask_image(rng)
     turns = [(f"{IMAGE}\n{text}", answer)]
     if rng.random() < 0.08:
-        turns.append((pick(rng, DESCRIBE_PICTURE), describe(scene) + "."))
+        turns.append((pick(rng, DESCRIBE_IMAGE), describe(scene) + "."))
     return turns, [scene]
 
 
@@ -152,7 +145,7 @@ _SAMPLERS = {"t2t": _t2t, "ti2t": _ti2t, "t2i": _t2i, "t2ti": _t2ti, "ti2ti": _t
 
 def sample_conversation(
     rng: np.random.Generator, kind: str, number: int = 0, requests: Requests = sample_request
-) -> dict[str, Any]:
+) -> JsonObject:
     """One training conversation of a kind; `number` goes into its id."""
     if kind not in _SAMPLERS:
         raise ValueError(f"unknown kind {kind!r}; known: {', '.join(KINDS)}")
@@ -163,7 +156,7 @@ def sample_conversation(
     return {"id": f"{kind}-{number:08d}", "type": kind, "conversations": messages, "images": scenes}
 
 
-def stream(seed: int, kinds: dict[str, float]) -> Iterator[dict[str, Any]]:
+def stream(seed: int, kinds: dict[str, float]) -> Iterator[JsonObject]:
     """Conversations without end, kinds drawn by weight, equal for equal seeds."""
     rng = np.random.default_rng(seed)
     names = list(kinds)
@@ -175,6 +168,6 @@ def stream(seed: int, kinds: dict[str, float]) -> Iterator[dict[str, Any]]:
         number += 1
 
 
-def to_json(conversation: dict[str, Any]) -> dict[str, Any]:
+def to_json(conversation: JsonObject) -> JsonObject:
     """The same record with scenes as text, fit for a JSON line."""
     return {**conversation, "images": [str(scene) for scene in conversation["images"]]}

@@ -4,7 +4,7 @@ starts."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ from trainer.shapes.world import (
     sample_scene,
     tile_indices,
 )
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
@@ -67,7 +71,9 @@ class Codes:
         return self._known[scene]
 
 
-def make_pool(processor: Any, codes: Codes, kind: str, count: int, seed: int, version: int = 2) -> list[Example]:
+def make_pool(
+    processor: ArmorProcessor, codes: Codes, kind: str, count: int, seed: int, version: int = 2
+) -> list[Example]:
     """`count` conversations of a type or lesson as examples; equal for equal seeds. `version`: NanoRecipe's."""
     rng = np.random.default_rng([seed, 12, sum(map(ord, kind)) if version == 1 else sub_seed(kind)])
     if kind in LESSONS:
@@ -95,7 +101,13 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def warm_up_vision(
-    model: Any, processor: Any, steps: int, seed: int, lr: float = 2e-3, batch_size: int = 64, sharpness: float = 6.0
+    model: ArmorModel,
+    processor: ArmorProcessor,
+    steps: int,
+    seed: int,
+    lr: float = 2e-3,
+    batch_size: int = 64,
+    sharpness: float = 6.0,
 ) -> float:
     """Align vision tower and projector with the words for what a cell shows: colour, shape, row and column; returns the
     last accuracy.
@@ -136,7 +148,7 @@ def warm_up_vision(
     return accuracy
 
 
-def image_tokens(model: Any, images: list[Tensor]) -> Tensor:
+def image_tokens(model: ArmorModel, images: list[Tensor]) -> Tensor:
     """What the decoder's input gets of each image: (B, tokens, D)."""
     features_BTF = torch.stack(list(model.base.image_features(model.model, images)))
     return features_BTF[..., : model.config.text_config.hidden_size]

@@ -1,7 +1,7 @@
 """Judges armor-nano in the shapes world while it is trained and for its model card: questions, modality choice,
 drawings.
 
-A drawn picture is read by matching each cell against the world's own tiles (nearest of 21): exact in this world and
+A drawn image is read by matching each cell against the world's own tiles (nearest of 21): exact in this world and
 cheap.
 It is stricter than GenEval's rule, since anything beyond what was asked counts as wrong. The harness judges again,
 with a detector.
@@ -12,15 +12,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from armor_model.base.jsons import JsonObject
 from armor_model.base.statistics import wilson
 from trainer.data.records import sides, to_messages
 from trainer.shapes.conversations import sample_conversation
-from trainer.shapes.language import CHAT_HELD_OUT, DESCRIBE_PICTURE_HELD_OUT
+from trainer.shapes.language import CHAT_HELD_OUT, DESCRIBE_IMAGE_HELD_OUT
 from trainer.shapes.questions import (
     QUESTION_TYPES,
     WORD_SUFFIX,
@@ -55,18 +56,20 @@ from trainer.shapes.world import (
     sample_scene,
 )
 
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
+
 DISTANCE_LIMIT = 30.0
 """Root mean square difference (0..255) beyond which a cell is no tile at all: half of that between the two nearest
 tiles."""
 
 
-def read_pictures(pictures: Sequence[Image.Image]) -> list[Scene | None]:
-    """The scene that each 32x32 picture shows, None where a cell looks like nothing or all are empty."""
+def read_images(images: Sequence[Image.Image]) -> list[Scene | None]:
+    """The scene that each 32x32 image shows, None where a cell looks like nothing or all are empty."""
     cell = SIZE // GRID
-    pixels = np.stack([np.asarray(p.convert("RGB").resize((SIZE, SIZE)), dtype=np.float32) for p in pictures])
-    cells = (
-        pixels.reshape(len(pictures), GRID, cell, GRID, cell, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 3 * cell**2)
-    )
+    pixels = np.stack([np.asarray(p.convert("RGB").resize((SIZE, SIZE)), dtype=np.float32) for p in images])
+    cells = pixels.reshape(len(images), GRID, cell, GRID, cell, 3).transpose(0, 1, 3, 2, 4, 5).reshape(-1, 3 * cell**2)
     tiles = cell_tiles(cell).reshape(EMPTY_TILE + 1, -1).astype(np.float32)
     distance = ((cells[:, None] - tiles[None]) ** 2).mean(axis=2) ** 0.5
     nearest, how_far = distance.argmin(axis=1).reshape(-1, CELLS), distance.min(axis=1).reshape(-1, CELLS)
@@ -113,7 +116,7 @@ def clean(text: str) -> str:
 class Judge:
     """Asks a model through `respond(conversations, allow_images, seeds) -> responses with .text and .images`."""
 
-    def __init__(self, model: Any, processor: Any, settings: Any) -> None:
+    def __init__(self, model: ArmorModel, processor: ArmorProcessor, settings: Any) -> None:
         self.model, self.processor, self.settings = model, processor, settings
 
     def questions(self, each: int, seed: int) -> dict[str, Rate]:
@@ -122,7 +125,7 @@ class Judge:
         names, prompts, golds = [], [], []
         for type_ in QUESTION_TYPES:
             for i in range(each):
-                # Scenes of held-out combinations too: understanding is judged on every picture of the world.
+                # Scenes of held-out combinations too: understanding is judged on every image of the world.
                 scene, question = sample_question(rng, type_, training=False)
                 if i % 2:
                     options, letter = options_for(rng, question)
@@ -158,20 +161,20 @@ class Judge:
         return rates((k, modality_of(a) == _WANTED[k]) for k, a in zip(kinds, answers, strict=True))
 
     def drawings(self, each: int, seed: int) -> tuple[dict[str, Rate], list[tuple[Request, Image.Image]]]:
-        """Each GenEval task on held-out prompts, `each` pictures a task; and the pictures."""
+        """Each GenEval task on held-out prompts, `each` images a task; and the images."""
         from armor_model.generation import draw
 
         rng = np.random.default_rng([seed, 3])
         asked = [held_out_request(rng, task) for task in TASKS for _ in range(each)]
         prompts = [f"a photo of {request.phrase}" for request in asked]
         seeds = [seed * 100_000 + i for i in range(len(asked))]
-        pictures = draw(self.model, self.processor, prompts, self.settings, seeds)
-        scenes = read_pictures(pictures)
+        images = draw(self.model, self.processor, prompts, self.settings, seeds)
+        scenes = read_images(images)
         outcomes = [
             (request.task, scene is not None and matches(scene, request.things, request.relation))
             for request, scene in zip(asked, scenes, strict=True)
         ]
-        return rates(outcomes), list(zip(asked, pictures, strict=True))
+        return rates(outcomes), list(zip(asked, images, strict=True))
 
     def _respond(self, conversations: list, max_new_tokens: int, images: bool, seed: int) -> list[Any]:
         from dataclasses import replace
@@ -197,31 +200,31 @@ def modality_of(response: Any) -> str:
 
 
 def held_out_request(rng: np.random.Generator, task: str) -> Request:
-    """A request that names a held-out combination, so no training picture was asked for in these terms."""
+    """A request that names a held-out combination, so no training image was asked for in these terms."""
     while True:
         request = sample_request(rng, task, training=False)
         if not request.keys.isdisjoint(HELD_OUT):
             return request
 
 
-def new_wording(rng: np.random.Generator, kind: str) -> dict[str, Any]:
+def new_wording(rng: np.random.Generator, kind: str) -> JsonObject:
     """A request in words that training never used, its content random."""
     if kind == "ti2t":
         scene = sample_scene(rng, training=False)
-        return _user([render(scene), pick(rng, DESCRIBE_PICTURE_HELD_OUT)])
+        return _user([render(scene), pick(rng, DESCRIBE_IMAGE_HELD_OUT)])
     if kind == "t2t" and rng.random() < 0.3:
         return _user([pick(rng, CHAT_HELD_OUT)[0]])
     wordings = {"t2t": TELL_ONLY_HELD_OUT, "t2i": DRAW_HELD_OUT, "t2ti": MIXED_HELD_OUT}[kind]
     return _user([pick(rng, wordings).format(x=sample_request(rng, training=False).phrase)])
 
 
-def asked_until(conversation: dict[str, Any], turn: int) -> list[dict[str, Any]]:
-    """A conversation's first turns as messages, `turn` of them; -1 leaves the last answer out. Pictures are
+def asked_until(conversation: JsonObject, turn: int) -> list[JsonObject]:
+    """A conversation's first turns as messages, `turn` of them; -1 leaves the last answer out. Images are
     rendered."""
     part = {**conversation, "conversations": conversation["conversations"][:turn]}
     return to_messages(part, [render(scene) for scene in sides(part)[0]], [])
 
 
-def _user(content: list[Any]) -> dict[str, Any]:
+def _user(content: list[Any]) -> JsonObject:
     parts = [{"type": "text", "text": c} if isinstance(c, str) else {"type": "image", "image": c} for c in content]
     return {"role": "user", "content": parts}

@@ -43,7 +43,7 @@ __all__ = [
 REFUSALS = ("sorry, i can not draw.", "sorry, i can not draw pictures.")
 """What the base model, which has no visual head, says to a drawing request."""
 
-DESCRIBE_PICTURE = (
+DESCRIBE_IMAGE = (
     "describe this picture.",
     "describe the image.",
     "what is in this picture?",
@@ -58,7 +58,7 @@ DESCRIBE_AND_REDRAW = (
     "tell me about this image and make a picture of it.",
     "describe the image and show me an image of it again.",
 )
-DESCRIBE_PICTURE_HELD_OUT = (
+DESCRIBE_IMAGE_HELD_OUT = (
     "please describe what you see in this image.",
     "do not draw, tell me what is in this picture.",
     "say what this picture is about, without an image.",
@@ -77,7 +77,7 @@ DESCRIBE_AND_REDRAW_HELD_OUT = (
 
 
 def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the ways to say what is in a picture; every one is true, most say every colour and shape."""
+    """One of the ways to say what is in an image; every one is true, most say every colour and shape."""
     things = scene.things
     style = rng.random()
     names = [f"a {thing.color} {thing.shape}" for thing in things]
@@ -144,7 +144,7 @@ def long_answer(question: Question) -> str:
 
 @lru_cache(maxsize=1)
 def chat_facts() -> tuple[tuple[str, str], ...]:
-    """Small talk and knowledge that needs no picture: (what is said, the answer)."""
+    """Small talk and knowledge that needs no image: (what is said, the answer)."""
     facts = [
         ("hello", "hello, how can i help you?"),
         ("hello, who are you?", "i am armor."),
@@ -190,7 +190,7 @@ CHAT_HELD_OUT = (
 
 
 def chat(rng: np.random.Generator) -> tuple[str, str]:
-    """One exchange without pictures: a fact, or a question about a scene that is told in words."""
+    """One exchange without images: a fact, or a question about a scene that is told in words."""
     if rng.random() < 0.75:
         return pick(rng, chat_facts())
     order = rng.permutation(len(SHAPES))

@@ -1,16 +1,16 @@
 """Lessons that armor-nano learns first or beside the world's own conversations: each isolates one step of a longer
 thought.
 
-SHORT   one bare question about one picture. 500 steps of them answer 93 %, where the same questions, eight to a picture
-        in one conversation, answered 57 % after as many CPU-seconds: the turns before give the picture away.
-LOOKUP  an answer and four options, no picture: which letter is it? Multiple choice is two steps, to find the answer and
+SHORT   one bare question about one image. 500 steps of them answer 93 %, where the same questions, eight to an image
+        in one conversation, answered 57 % after as many CPU-seconds: the turns before give the image away.
+LOOKUP  an answer and four options, no image: which letter is it? Multiple choice is two steps, to find the answer and
         to find its letter; read together from the start, the second is learned late (250 steps after 500 of SHORT: .35
         of the multiple-choice questions right; after 500 of SHORT and LOOKUP: .76; 8 of each of 16 types, one seed).
-CHOICE  a multiple choice about one picture.
+CHOICE  a multiple choice about one image.
 HARD    a question or a multiple choice of the types learned last. Beside the other lessons in 1,800 steps: .893
         of all questions right before, .976 after, the worst type .50 before, .85 after (n = 40 a type, one seed).
 COMPOSED  drawing requests beyond the world's own (trainer.shapes.lessons).
-PLAN    the content of a picture in words, put into its corners: arranging is learned before drawing.
+PLAN    the content of an image in words, put into its corners: arranging is learned before drawing.
 TOLD    a content in words and a question about it.
 DECLINE a drawing request that the base, which cannot draw, answers as far as words go.
 AFTER   the same after small talk, or a content that is only told about: what came before decides nothing.
@@ -19,10 +19,10 @@ AFTER   the same after small talk, or a content that is only told about: what ca
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.conversations import shown
 from trainer.shapes.language import REFUSALS, chat
 from trainer.shapes.questions import (
@@ -76,23 +76,16 @@ LESSONS: dict[str, str] = {
 }
 """Lesson -> the type of its conversations."""
 
-DRILLED: tuple[str, ...] = (
-    *QUESTION_TYPES,
-    *("location", "location", "number", "relation"),
-)
+DRILLED: tuple[str, ...] = (*QUESTION_TYPES, *("location", "location", "number", "relation"))
 """Question types as SHORT, LOOKUP and CHOICE take turns with them. Those that stayed below .9 come more often: a place
 has two words, which options share; a number or a relation has to be checked, not only read."""
 HARD_TYPES = ("location", "number", "count_color", "location", "relation", "count_shape", "number", "color")
 """Question types as HARD takes turns with them: those below .9 when the first two lessons were over."""
 
-PLANNED = (
-    "describe a picture of {x}.",
-    "what can you see in a picture of {x}?",
-    "tell me what is in an image of {x}.",
-)
+PLANNED = ("describe a picture of {x}.", "what can you see in a picture of {x}?", "tell me what is in an image of {x}.")
 
 
-def sample_lesson(rng: np.random.Generator, lesson: str, number: int) -> dict[str, Any]:
+def sample_lesson(rng: np.random.Generator, lesson: str, number: int) -> JsonObject:
     """A conversation in the paper's form; question types take turns with `number`. Nothing held out is shown or
     named."""
     images: list[Scene] = []
@@ -174,7 +167,7 @@ def _told(rng: np.random.Generator, phrase: str, scene: Scene) -> tuple[str, str
 
 
 def _declined(rng: np.random.Generator) -> tuple[str, str]:
-    """Half of the requests want a picture only."""
+    """Half of the requests want an image only."""
     request, style, sorry = sample_request(rng), rng.random(), pick(rng, REFUSALS)
     if style < 0.5:
         return pick(rng, DRAW).format(x=request.phrase), sorry

@@ -30,7 +30,7 @@ from trainer.shapes.world import (
 YES_NO = ("yes", "no")
 DIGITS = ("0", "1", "2", "3", "4")
 SIDES = {"circle": "0", "square": "4", "triangle": "3", "cross": "12"}
-"""Straight sides of each outline; the world's piece of knowledge that no picture says."""
+"""Straight sides of each outline; the world's piece of knowledge that no image says."""
 LETTERS = "ABCD"
 
 MCQ_SUFFIX = "Answer with the option's letter from the given choices directly."
@@ -155,8 +155,7 @@ def _exists(rng: np.random.Generator) -> Made:
             )
             contents[0] = near
     text = pick(
-        rng,
-        (f"is there {name} in the picture?", f"is there {name} in the image?", f"is there {name} in this image?"),
+        rng, (f"is there {name} in the picture?", f"is there {name} in the image?", f"is there {name} in this image?")
     )
     return arrange(rng, contents), Question("exists", text, answer, YES_NO)
 

@@ -10,11 +10,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from armor_model.base.hashing import sha256_json
+from armor_model.base.jsons import JsonObject
 from armor_model.base.runtime import keep_freed_memory
 from armor_model.bases import base_name_of, find_base
 from trainer.bundle import Training
@@ -27,6 +28,10 @@ from trainer.shapes.lessons import AFTER, CHOICE, COMPOSED, DECLINE, HARD, LESSO
 from trainer.shapes.world import held_out_sha256
 from trainer.stages import KINDS, STAGES
 from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+    from armor_model.processing import ArmorProcessor
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +150,8 @@ class StageReport:
 class NanoOutcome:
     """The trained model, and a report for each step of the recipe."""
 
-    model: Any
-    processor: Any
+    model: ArmorModel
+    processor: ArmorProcessor
     vq: VQOutcome
     reports: list[StageReport]
 
@@ -186,9 +191,16 @@ def record(recipe: NanoRecipe, folder: Path, command: Sequence[str]) -> Training
     settings = document(recipe)
     data = ("shapes-world", sha256_json([held_out_sha256(), settings["pools"], recipe.seed, recipe.version]))
     return Training.open(
-        folder, name=recipe.preset, profile="shapes", command=command, settings=settings, start=None,
-        data=(*data, sum(recipe.pools.values())), seed=recipe.seed, resume=True,
-    )  # fmt: skip
+        folder,
+        name=recipe.preset,
+        profile="shapes",
+        command=command,
+        settings=settings,
+        start=None,
+        data=(*data, sum(recipe.pools.values())),
+        seed=recipe.seed,
+        resume=True,
+    )
 
 
 def logs(work: Path | None) -> list[Path]:
@@ -239,7 +251,7 @@ def train_nano(recipe: NanoRecipe, out: Path | None = None, bar: bool = True) ->
 
 
 def run_stage(
-    model: Any, nano_stage: NanoStage, pools: dict[str, Any], seed: int, out: Path | None, bar: bool = True
+    model: ArmorModel, nano_stage: NanoStage, pools: JsonObject, seed: int, out: Path | None, bar: bool = True
 ) -> Outcome:
     """Train one stage of the recipe on pools of tokenised conversations."""
     how, dropout = nano_stage.how, nano_stage.condition_dropout

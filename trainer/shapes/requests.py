@@ -127,7 +127,7 @@ TELL_ONLY_HELD_OUT = (
 
 
 class Request(NamedTuple):
-    """What a drawing request asks for, and one picture that fulfils it exactly."""
+    """What a drawing request asks for, and one image that fulfils it exactly."""
 
     task: str
     phrase: str

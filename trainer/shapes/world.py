@@ -1,4 +1,4 @@
-"""The pictures of the shapes world v1: what a scene is, how it is drawn, and which combinations training never shows.
+"""The images of the shapes world v1: what a scene is, how it is drawn, and which combinations training never shows.
 
 Shape legend: N scenes, 32x32 pixels, 3 RGB channels.  Cells are numbered row-major in a 2x2 grid: 0 1 / 2 3.
 
@@ -63,7 +63,7 @@ class Thing(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """1 to 4 things in distinct cells; kept in cell order, so equal pictures are equal scenes."""
+    """1 to 4 things in distinct cells; kept in cell order, so equal images are equal scenes."""
 
     things: tuple[Thing, ...]
 
@@ -177,7 +177,7 @@ def tile_indices(scenes: Sequence[Scene]) -> np.ndarray:
 
 
 def render_batch(scenes: Sequence[Scene], size: int = SIZE) -> np.ndarray:
-    """Pictures of many scenes, uint8 [N, size, size, 3]; `size` is even."""
+    """Images of many scenes, uint8 [N, size, size, 3]; `size` is even."""
     if size < GRID or size % GRID:
         raise ValueError(f"size must be a positive multiple of {GRID}, got {size}")
     cell = size // GRID
@@ -186,7 +186,7 @@ def render_batch(scenes: Sequence[Scene], size: int = SIZE) -> np.ndarray:
 
 
 def render(scene: Scene, size: int = SIZE) -> Image.Image:
-    """One scene as an RGB picture: white background, anti-aliased, the same bytes every time."""
+    """One scene as an RGB image: white background, anti-aliased, the same bytes every time."""
     return Image.fromarray(render_batch([scene], size)[0])
 
 
@@ -234,10 +234,10 @@ def attr_key(a: tuple[str, str], b: tuple[str, str]) -> str:
 
 
 def scene_keys(scene: Scene) -> set[str]:
-    """The combinations that are a picture's whole content.
+    """The combinations that are an image's whole content.
 
     One thing: its colour and shape. All of one shape: how many. Two things of two shapes: colours with shapes, and each
-    relation. `single:` and `pair:` name requests without colours; the same pictures are shown under coloured requests.
+    relation. `single:` and `pair:` name requests without colours; the same images are shown under coloured requests.
     """
     things = scene.things
     if len(things) == 1:
@@ -267,7 +267,7 @@ def held_out_sha256() -> str:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether training must never show this picture."""
+    """Whether training must never show this image."""
     return not HELD_OUT.isdisjoint(scene_keys(scene))
 
 

@@ -1,4 +1,4 @@
-"""The embedded detector as an mmdet configuration: RTMDet-Ins, 0.83 M parameters, 32x32 pictures enlarged to 128x128.
+"""The embedded detector as an mmdet configuration: RTMDet-Ins, 0.83 M parameters, 32x32 images enlarged to 128x128.
 
 Plain BatchNorm, no pretrained backbone: the SyncBN, frozen layers and downloads of stock configurations are left out.
 """

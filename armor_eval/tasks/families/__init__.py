@@ -10,7 +10,19 @@ from armor_eval.tasks.families.short import Contained, Relaxed
 from armor_eval.tasks.families.yes_no import Pope, YesNo
 
 _ALL = (
-    Circular, Choice, Blink, Mmmu, YesNo, Pope, Mme, MmePerception, Hallusion, Graded, Ratio, Relaxed, Contained,
+    Circular,
+    Choice,
+    Blink,
+    Mmmu,
+    YesNo,
+    Pope,
+    Mme,
+    MmePerception,
+    Hallusion,
+    Graded,
+    Ratio,
+    Relaxed,
+    Contained,
     Extracted,
-)  # fmt: skip
+)
 FAMILIES: dict[str, Family] = {family.name: family() for family in _ALL}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from armor_eval.tasks.understanding.cells import OPTIONS
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ class Request:
     """VLMEvalKit's own words, as its `evaluate` will send them."""
     kind: str
     """The family that reads the reply."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: JsonObject = field(default_factory=dict)
     system: str | None = None
 
 
@@ -51,7 +52,7 @@ class Judged:
     failed: dict[str, str] = field(default_factory=dict)
     """Item id -> why, one line."""
 
-    def generate(self, prompt: str, **_: Any) -> str:
+    def generate(self, prompt: str, **_: object) -> str:
         """Stands in for VLMEvalKit's judge: says again what was said."""
         return self.replies[prompt]
 
@@ -63,7 +64,7 @@ class Verdict:
     parsed: Any
     score: float | None
     unparsed: bool = False
-    extras: dict[str, Any] = field(default_factory=dict)
+    extras: JsonObject = field(default_factory=dict)
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Clusters:
 
 
 def _of_image(row: Row) -> str:
-    return row.picture.digest if row.picture is not None else row.id
+    return row.image_cell.digest if row.image_cell is not None else row.id
 
 
 BY_IMAGE = Clusters("image", "picture with its questions", _of_image)
@@ -169,11 +170,11 @@ class Family:
         """The order in which `--limit` takes clusters."""
         return order
 
-    def formula_extras(self, row: Row) -> dict[str, Any]:
+    def formula_extras(self, row: Row) -> JsonObject:
         """What of the row the composites read from an item."""
         return {}
 
-    def verdict_extras(self, row: Row, verdict: Verdict) -> dict[str, Any]:
+    def verdict_extras(self, row: Row, verdict: Verdict) -> JsonObject:
         """What of the verdict they read."""
         return {}
 
@@ -193,7 +194,7 @@ class Family:
         """The verdicts of single rows by the official reading, without a score over them."""
         raise NotImplementedError
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
         """The result from what `evaluate` returned (`said`) and left beside the predictions."""
         raise NotImplementedError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, percent
 from armor_eval.stats.tallies import tally_all_right
@@ -22,6 +22,7 @@ from armor_eval.tasks.families.base import (
 from armor_eval.tasks.understanding import mmmu, parse
 from armor_eval.tasks.understanding.cells import OPTIONS, whole_number
 from armor_eval.vlmevalkit import rules
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,15 +64,15 @@ class Choice(Family):
         read = parse.read_option(text, row.options)
         return {"our": (read, float(read == str(row.fields.get("answer"))))}
 
-    def options_of(self, record: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    def options_of(self, record: JsonObject) -> tuple[JsonObject, str]:
         """A row's options and the right letter."""
         return {c: record[c] for c in OPTIONS if c in record and record[c] == record[c]}, str(record.get("answer"))
 
-    def group_of(self, record: dict[str, Any]) -> str:
+    def group_of(self, record: JsonObject) -> str:
         """Rows of a group are right or wrong together."""
         return str(record["index"])
 
-    def judge_prompt(self, record: dict[str, Any], options: dict[str, Any]) -> str:
+    def judge_prompt(self, record: JsonObject, options: JsonObject) -> str:
         """Which option an answer means, in VLMEvalKit's words."""
         return rules.choice_prompt(record, options)
 
@@ -104,7 +105,7 @@ class Choice(Family):
             verdicts[index] = Verdict(read, float(read == gold), unparsed=read not in options)
         return verdicts
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
         verdicts = self.rows(work.load(work.file), judged)
         chosen = said[said["split"] == self.split] if self.split and self.split in set(said["split"]) else said
         results = work.result("judge_result" if judged else "exact_matching_result")
@@ -129,7 +130,7 @@ class Blink(Choice):
     name = "blink"
     stand_in = "BLINK"
 
-    def judge_prompt(self, record: dict[str, Any], options: dict[str, Any]) -> str:
+    def judge_prompt(self, record: JsonObject, options: JsonObject) -> str:
         return rules.blink_prompt(record, options)
 
 
@@ -151,9 +152,16 @@ class Circular(Choice):
 
     def composites(self) -> list[Composite]:
         circular = Composite(
-            "circular accuracy", "%", "higher", PERCENT, ("groups_right", "groups"), tally_all_right, percent,
-            primary=True, proportion=True,
-        )  # fmt: skip
+            "circular accuracy",
+            "%",
+            "higher",
+            PERCENT,
+            ("groups_right", "groups"),
+            tally_all_right,
+            percent,
+            primary=True,
+            proportion=True,
+        )
         return [circular, accuracy("accuracy of single rows", primary=False)]
 
     def problem(self, row: Row) -> str | None:
@@ -162,10 +170,13 @@ class Circular(Choice):
     def problems(self, rows: Sequence[Row]) -> dict[str, str]:
         """Rotations whose unrotated question the file does not hold: VLMEvalKit would drop them unseen."""
         present = {row.id for row in rows}
-        return {row.id: f"is a rotation of {row.cluster}, which the file does not hold" for row in rows
-                if row.cluster not in present}  # fmt: skip
+        return {
+            row.id: f"is a rotation of {row.cluster}, which the file does not hold"
+            for row in rows
+            if row.cluster not in present
+        }
 
-    def group_of(self, record: dict[str, Any]) -> str:
+    def group_of(self, record: JsonObject) -> str:
         return str(record.get("g_index", int(record["index"]) % CIRCLE))
 
 
@@ -189,7 +200,7 @@ class Mmmu(Choice):
     def answer_problem(self, row: Row) -> str | None:
         return super().answer_problem(row) if "A" in row.options else None
 
-    def formula_extras(self, row: Row) -> dict[str, Any]:
+    def formula_extras(self, row: Row) -> JsonObject:
         return {"split": str(row.fields["split"])}
 
     def second_readings(self, row: Row, text: str) -> dict[str, tuple[str | None, float]]:
@@ -200,7 +211,7 @@ class Mmmu(Choice):
         read = mmmu.read_choice(text, row.options)
         return {**super().second_readings(row, text), "mmmu": (read, float(read == gold))}
 
-    def options_of(self, record: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    def options_of(self, record: JsonObject) -> tuple[JsonObject, str]:
         """An open question is the choice between its answer and any other.
 
         Its right letter is A, but for an answer that is itself one capital letter (four of the 53 open ones):

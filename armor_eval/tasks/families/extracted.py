@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from armor_eval.stats.composite import Composite, accuracy
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
 from armor_eval.vlmevalkit import rules
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,13 +20,21 @@ if TYPE_CHECKING:
     from armor_eval.tasks.understanding.table import Row
 
 TASKS = (
-    "figure question answering", "geometry problem solving", "math word problem", "textbook question answering",
+    "figure question answering",
+    "geometry problem solving",
+    "math word problem",
+    "textbook question answering",
     "visual question answering",
-)  # fmt: skip
+)
 SKILLS = (
-    "algebraic reasoning", "arithmetic reasoning", "geometry reasoning", "logical reasoning", "numeric commonsense",
-    "scientific reasoning", "statistical reasoning",
-)  # fmt: skip
+    "algebraic reasoning",
+    "arithmetic reasoning",
+    "geometry reasoning",
+    "logical reasoning",
+    "numeric commonsense",
+    "scientific reasoning",
+    "statistical reasoning",
+)
 NO_REPLY = "Failed to obtain answer via API"
 """What VLMEvalKit's clients say instead of a reply; its rule asks again where it reads it."""
 MOST_CHOICES = 26
@@ -72,7 +81,7 @@ class Extracted(Family):
             return f"has the answer_option {str(right)[:40]!r}, which is none of its choices {', '.join(letters)}"
         return None
 
-    def formula_extras(self, row: Row) -> dict[str, Any]:
+    def formula_extras(self, row: Row) -> JsonObject:
         return {"skills": skills_of(row.fields["skills"])}
 
     def requests(self, frame: pd.DataFrame) -> list[Request]:
@@ -95,12 +104,12 @@ class Extracted(Family):
         found = {str(r["index"]): rules.already_right(r) or usable.get(str(r["index"])) for r in records}
         return {str(r["index"]): _verdict({**r, "res": found[str(r["index"])]}) for r in records}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
         verdicts = {str(r["index"]): _verdict(r) for r in work.result("judge").to_dict("records")}
         return Evaluated(float(said.loc[said["Task&Skill"] == "Overall", "acc"].iloc[0]), verdicts)
 
 
-def _verdict(record: dict[str, Any]) -> Verdict:
+def _verdict(record: JsonObject) -> Verdict:
     """Of a record with what was extracted (`res`). VLMEvalKit 0.0.20 never finds a list or a text right: `post_check`
     compares the word None with the answer. Ours is beside it."""
     right, text = rules.extracted_right(record), str(record["res"]).strip()

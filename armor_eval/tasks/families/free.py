@@ -6,18 +6,10 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
-from armor_eval.tasks.families.base import (
-    Evaluated,
-    Family,
-    Judged,
-    Request,
-    Verdict,
-    Work,
-    extra_of,
-)
+from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
 from armor_eval.vlmevalkit import rules
 from armor_model.base.errors import UserError
 
@@ -87,7 +79,7 @@ class Graded(Family):
         marks = {str(i): float(judged.usable[str(i)]) for i in frame["index"]}
         return {i: Verdict(mark, mark, extras={"judge_reply": judged.raw[i]}) for i, mark in marks.items()}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
         marks = {str(r["index"]): float(r["score"]) for r in work.result("judge").to_dict("records")}
         headline = float(said.loc[said["Category"] == "Overall", "acc"].iloc[0])
         return Evaluated(headline, {i: Verdict(mark, mark) for i, mark in marks.items()})
@@ -139,7 +131,7 @@ class Ratio(Family):
         marks = {str(i): map(float, judged.usable[str(i)].split()) for i in frame["index"]}
         return {i: _marked(*both) for i, both in marks.items()}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
         records = work.result("openai_result").to_dict("records")
         verdicts = {str(r["index"]): _marked(float(r["score"]), float(r["gpt4_score"])) for r in records}
         return Evaluated(float(said.loc[said["split"] == "overall", "Relative Score (main)"].iloc[0]), verdicts)

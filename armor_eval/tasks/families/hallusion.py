@@ -6,13 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from armor_eval.stats.composite import PERCENT, Composite, column_percent, ratio
 from armor_eval.tasks.families.base import Clusters, extra_of
 from armor_eval.tasks.families.yes_no import YesNo
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ class Hallusion(YesNo):
             return None
         return "has an index that is not category_subcategory_visual_set_figure_question"
 
-    def formula_extras(self, row: Row) -> dict[str, Any]:
+    def formula_extras(self, row: Row) -> JsonObject:
         pieces = row.id.split("_")
         return {"figure": pieces[4], "question": pieces[5]} if len(pieces) == 6 else {"figure": "?", "question": "?"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from armor_eval.stats.composite import Composite, ratio
 from armor_eval.tasks.families.base import Clusters
 from armor_eval.tasks.families.yes_no import YesNo
 from armor_eval.tasks.understanding import parse
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +22,17 @@ if TYPE_CHECKING:
     from armor_eval.tasks.understanding.table import Row
 
 MME_PERCEPTION = (
-    "OCR", "artwork", "celebrity", "color", "count", "existence", "landmark", "position", "posters", "scene",
-)  # fmt: skip
+    "OCR",
+    "artwork",
+    "celebrity",
+    "color",
+    "count",
+    "existence",
+    "landmark",
+    "position",
+    "posters",
+    "scene",
+)
 MME_REASONING = ("code_reasoning", "commonsense_reasoning", "numerical_calculation", "text_translation")
 
 
@@ -54,10 +64,13 @@ class Mme(YesNo):
         """Rows of an image that is not asked about twice: acc+ is over pairs."""
         pairs = {row.id: (row.fields.get("category"), row.fields.get("image_path")) for row in rows}
         times = Counter(pairs.values())
-        return {row: f"is one of {times[pair]} questions of its picture, and MME asks two"
-                for row, pair in pairs.items() if times[pair] != 2}  # fmt: skip
+        return {
+            row: f"is one of {times[pair]} questions of its picture, and MME asks two"
+            for row, pair in pairs.items()
+            if times[pair] != 2
+        }
 
-    def formula_extras(self, row: Row) -> dict[str, Any]:
+    def formula_extras(self, row: Row) -> JsonObject:
         return {"pair": _image_path(row)}
 
     def second_readings(self, row: Row, text: str) -> dict[str, tuple[str | None, float]]:
@@ -88,9 +101,16 @@ def _perception(primary: bool) -> Composite:
 def _points(name: str, categories: tuple[str, ...], most: float, primary: bool = False) -> Composite:
     columns = tuple(f"{c}:{part}" for c in categories for part in ("right", "n", "pairs_right", "pairs"))
     return Composite(
-        name, "points", "higher", (0.0, most), columns, partial(tally_mme, categories), mme_points, primary,
+        name,
+        "points",
+        "higher",
+        (0.0, most),
+        columns,
+        partial(tally_mme, categories),
+        mme_points,
+        primary,
         keep=lambda it: it.group not in MME_PERCEPTION + MME_REASONING or it.group in categories,
-    )  # fmt: skip
+    )
 
 
 def mme_points(sums: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from armor_eval.stats.composite import Composite, accuracy
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work
 from armor_eval.vlmevalkit import rules
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,14 +19,18 @@ PLAIN = (ast.Expression, ast.Constant, ast.List, ast.Tuple, ast.Load, ast.UnaryO
 """What an answer may be as Python source, which VLMEvalKit runs it as: nothing that could do anything."""
 OCR_GROUPS = {
     "Text Recognition": (
-        "Regular Text Recognition", "Irregular Text Recognition", "Artistic Text Recognition",
-        "Handwriting Recognition", "Digit String Recognition", "Non-Semantic Text Recognition",
+        "Regular Text Recognition",
+        "Irregular Text Recognition",
+        "Artistic Text Recognition",
+        "Handwriting Recognition",
+        "Digit String Recognition",
+        "Non-Semantic Text Recognition",
     ),
     "Scene Text-centric VQA": ("Scene Text-centric VQA",),
     "Doc-oriented VQA": ("Doc-oriented VQA",),
     "Key Information Extraction": ("Key Information Extraction",),
     "Handwritten Mathematical Expression Recognition": ("Handwritten Mathematical Expression Recognition",),
-}  # fmt: skip
+}
 """OCRBench's five numbers and the categories that each is made of."""
 
 
@@ -57,7 +62,7 @@ class Relaxed(Ruled):
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
         return {str(r["index"]): _verdict(rules.relaxed(r), r["prediction"]) for r in frame.to_dict("records")}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
         records = work.result("results").to_dict("records")
         matches = {str(r["index"]): ast.literal_eval(str(r["eval_match"])) for r in records}
         verdicts = {
@@ -97,7 +102,7 @@ class Contained(Ruled):
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
         return {str(r["index"]): _verdict(contained(r), r["prediction"]) for r in frame.to_dict("records")}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
         """`evaluate` gives points by group alone: the rows are ours, and must add up to them."""
         frame = work.load(work.file)
         verdicts = self.rows(frame, judged)
@@ -122,7 +127,7 @@ def is_plain(source: str) -> bool:
     return all(isinstance(node, PLAIN) for node in ast.walk(tree))
 
 
-def contained(record: dict[str, Any]) -> bool:
+def contained(record: JsonObject) -> bool:
     """OCRBench's rule, as its `evaluate` has it: what is stripped for one gold text stays so for the next."""
     said = str(record["prediction"])
     formula = record["category"] == "Handwritten Mathematical Expression Recognition"

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_perc
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
 from armor_eval.tasks.understanding import parse
 from armor_eval.vlmevalkit import rules
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,7 @@ class YesNo(Family):
         answer = row.fields["answer"]
         return None if answer in ("Yes", "No") else f"has the answer {str(answer)[:40]!r}, expected Yes or No"
 
-    def verdict_extras(self, row: Row, verdict: Verdict) -> dict[str, Any]:
+    def verdict_extras(self, row: Row, verdict: Verdict) -> JsonObject:
         return {"answer": str(row.fields["answer"]), "extracted": verdict.parsed}
 
     def second_readings(self, row: Row, text: str) -> dict[str, tuple[str | None, float]]:
@@ -66,7 +67,7 @@ class YesNo(Family):
             verdicts[index] = _verdict(read, read == record["answer"])
         return verdicts
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
         records = work.result("auxmatch").to_dict("records")
         verdicts = {str(r["index"]): _verdict(r["extracted"], bool(r["score"])) for r in records}
         return Evaluated(self.headline(said), verdicts)
@@ -94,9 +95,10 @@ class Pope(YesNo):
         plain = partial(Composite, unit="%", direction="higher", bounds=PERCENT)
         make = partial(plain, columns=columns, tally=tally_pope)
         each = partial(
-            plain, columns=tuple(f"{c}:{part}" for c in POPE_CATEGORIES for part in columns),
+            plain,
+            columns=tuple(f"{c}:{part}" for c in POPE_CATEGORIES for part in columns),
             tally=partial(tally_pope_categories, POPE_CATEGORIES),
-        )  # fmt: skip
+        )
         return [
             make("F1", formula=pope_f1, primary=True),
             make("accuracy", formula=partial(column_percent, 3, 4)),

@@ -1,6 +1,6 @@
 """Which colour an object has: CLIP as GenEval asks it.
 
-Shape legend: n crops, K colours, E CLIP width, H x W picture pixels.
+Shape legend: n crops, K colours, E CLIP width, H x W image pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CLIP_MODEL = "ViT-L-14-quickgelu"
 class Crop:
     """One object whose colour is asked."""
 
-    picture: np.ndarray
+    image: np.ndarray
     """RGB uint8 [H, W, 3]."""
     mask: np.ndarray
     """bool [H, W]."""
@@ -52,16 +52,16 @@ class ColorJudge(Protocol):
 
 
 def composite_crop(crop: Crop):
-    """The official crop: the picture over #999 through the object's mask, cut to its box. Returns a PIL image."""
+    """The official crop: the image over #999 through the object's mask, cut to its box. Returns a PIL image."""
     from PIL import Image
 
-    picture = Image.fromarray(crop.picture)
-    blank = Image.new("RGB", picture.size, color=BACKGROUND)
-    return Image.composite(picture, blank, Image.fromarray(crop.mask)).crop(tuple(crop.box[:4]))
+    image = Image.fromarray(crop.image)
+    blank = Image.new("RGB", image.size, color=BACKGROUND)
+    return Image.composite(image, blank, Image.fromarray(crop.mask)).crop(tuple(crop.box[:4]))
 
 
 class ClipColors:
-    """GenEval's zero-shot colours: crops of many pictures in one pass, a text classifier cached for each class."""
+    """GenEval's zero-shot colours: crops of many images in one pass, a text classifier cached for each class."""
 
     def __init__(
         self,

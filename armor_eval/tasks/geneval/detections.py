@@ -1,4 +1,4 @@
-"""The stored form of what a detector saw in a picture, and re-scoring it: `armor-eval geneval score --detections FILE`.
+"""The stored form of what a detector saw in an image, and re-scoring it: `armor-eval geneval score --detections FILE`.
 
 One JSON object a line: `{image, metadata, detections: {class: [[x1, y1, x2, y2, score], ...]}, colors: {class: [name,
 ...]}}`. Boxes stand by falling score; the thresholds, the limit a class and every rule are applied in the order of the
@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
@@ -20,18 +19,19 @@ from armor_eval.tasks.geneval.official_results import as_detected, is_official
 from armor_eval.tasks.geneval.prompts import Metadata, check_metadata
 from armor_eval.tasks.geneval.verdicts import Rules, Verdict, judge
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 STORED_ABOVE = 0.05
 """Every run stores the detections whose score is strictly above."""
 
 
 class Detected(BaseModel):
-    """One picture's record."""
+    """One image's record."""
 
     model_config = ConfigDict(extra="ignore")
 
     image: str
-    metadata: dict[str, Any]
+    metadata: JsonObject
     detections: dict[str, list[tuple[float, float, float, float, float]]]
     colors: dict[str, list[str | None]] = {}
     recorded: bool | None = None
@@ -52,7 +52,7 @@ class ColorMissingError(Exception):
 
 
 def read_detections(path: Path) -> Iterator[tuple[str, Detected, Metadata]]:
-    """(where, record, checked metadata) a line; a UserError names file and line, also of a picture that was there
+    """(where, record, checked metadata) a line; a UserError names file and line, also of an image that was there
     before. Class names are not held to a list."""
     seen: dict[str, int] = {}
     try:
@@ -100,8 +100,8 @@ def verdict_of(record: Detected, meta: Metadata, rules: Rules) -> Verdict:
     return judge(meta, record.detections, color_of, rules)
 
 
-def score_file(path: Path, rules: Rules) -> Iterator[dict[str, Any]]:
-    """A line of `geneval score` for each stored picture: image, tag, prompt, correct, reason.
+def score_file(path: Path, rules: Rules) -> Iterator[JsonObject]:
+    """A line of `geneval score` for each stored image: image, tag, prompt, correct, reason.
 
     Of an official result also its own verdict (`recorded`), and if ours follows from the boxes alone (`from_boxes`).
     """

@@ -101,7 +101,7 @@ class Mask2FormerDetector:
         return [mask2former.detections_of(c, m, padded, resized, size, self.above) for c, m in pairs]
 
     def self_check(self, rules: Rules) -> None:
-        """A portrait photograph (matplotlib's sample picture): its best detection must be one person above .9."""
+        """A portrait photograph (matplotlib's sample image): its best detection must be one person above .9."""
         from matplotlib import cbook
         from PIL import Image
 

@@ -11,11 +11,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from armor_eval.tasks.geneval.prompts import PromptSet, check_metadata, constraints, own_prompts, prompt_set
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 LAYOUT = "expected NNNNN/metadata.jsonl and NNNNN/samples/NNNNN.png"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -88,11 +88,11 @@ def scan_folder(root: Path, vocabulary: Vocabulary, given: PromptSet | None, sam
     return ImageFolder(root, expected, files, notes.lines(), lost)
 
 
-def _records(root: Path, vocabulary: Vocabulary, notes: _Notes) -> tuple[dict[Path, dict[str, Any]], int]:
+def _records(root: Path, vocabulary: Vocabulary, notes: _Notes) -> tuple[dict[Path, JsonObject], int]:
     """Each prompt's folder with its metadata record, and how many were left out. Raises UserError if all were."""
     if not root.is_dir():
         raise UserError(f"--images {root} is not a folder", hint=LAYOUT)
-    records: dict[Path, dict[str, Any]] = {}
+    records: dict[Path, JsonObject] = {}
     errors = []
     for folder in _numbered(root, notes):
         try:
@@ -128,7 +128,7 @@ def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def _folder_record(folder: Path, root: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+def _folder_record(folder: Path, root: Path, vocabulary: Vocabulary) -> JsonObject:
     """metadata.jsonl's one record: a byte-order mark and repeated equal lines are read over."""
     path = folder / "metadata.jsonl"
     if not path.is_file():
@@ -155,7 +155,7 @@ def _folder_record(folder: Path, root: Path, vocabulary: Vocabulary) -> dict[str
 
 
 def _places(
-    records: dict[Path, dict[str, Any]], expected: PromptSet, notes: _Notes, root: Path
+    records: dict[Path, JsonObject], expected: PromptSet, notes: _Notes, root: Path
 ) -> Iterator[tuple[Path, int]]:
     """(folder, index of its prompt), each prompt once: by words and constraints, else by constraints where one fits."""
     exact: dict[tuple[str, str], list[int]] = {}

@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 from armor_model.base.files import write_file
+from armor_model.base.jsons import JsonObject
 
 IMAGES = "images"
 """Folder of a run that holds its images."""
@@ -34,7 +34,7 @@ def seed_of(base: int, prompt: int, sample: int) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
-def write_metadata(root: Path, prompt: int, record: dict[str, Any]) -> None:
+def write_metadata(root: Path, prompt: int, record: JsonObject) -> None:
     """A prompt's record beside its images, unless it is there."""
     path = root / folder_name(prompt) / "metadata.jsonl"
     if not path.exists():

@@ -1,6 +1,6 @@
 """Mask2Former Swin-S, GenEval's detector, in two forms with the same weights: mmdet's own, and transformers'.
 
-Shape legend: B pictures of one size, Q queries, C classes, h x w mask logits, N detections, H x W picture pixels.
+Shape legend: B images of one size, Q queries, C classes, h x w mask logits, N detections, H x W image pixels.
 
 Both forms share the resizing (the mmdet 2.x way: uint8) and the post-processing, which drops the queries that cannot
 pass the score threshold before their masks are enlarged. A score is class probability times mean mask probability, and
@@ -21,12 +21,12 @@ from armor_eval.tasks.geneval.instances import Instances
 from armor_model.base.errors import UserError
 
 SCALE = (1333, 800)
-"""Longer and shorter side that a picture is fitted into."""
+"""Longer and shorter side that an image is fitted into."""
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 """Of RGB, 0..255."""
 DIVISOR = 32
 TOP = 100
-"""(query, class) pairs that are looked at in a picture."""
+"""(query, class) pairs that are looked at in an image."""
 CONFIG = "mask2former/mask2former_swin-s-p4-w7-224_8xb2-lsj-50e_coco.py"
 
 
@@ -229,15 +229,15 @@ def read_state(path: Path) -> dict[str, object]:
     return checkpoint.get("state_dict", checkpoint)
 
 
-# --- pictures in, detections out -------------------------------------------------------------------------------------
+# --- images in, detections out -------------------------------------------------------------------------------------
 
 
-def prepare(pictures: Sequence[np.ndarray], device) -> tuple[object, tuple[int, int]]:
-    """RGB uint8 pictures of one size -> normalised, padded pixels [B, 3, H, W] and the resized (height, width)."""
+def prepare(images: Sequence[np.ndarray], device) -> tuple[object, tuple[int, int]]:
+    """RGB uint8 images of one size -> normalised, padded pixels [B, 3, H, W] and the resized (height, width)."""
     import mmcv
     import torch
 
-    resized = [mmcv.imrescale(np.ascontiguousarray(picture), SCALE, interpolation="bilinear") for picture in pictures]
+    resized = [mmcv.imrescale(np.ascontiguousarray(image), SCALE, interpolation="bilinear") for image in images]
     height, width = resized[0].shape[:2]
     pixels = torch.from_numpy(np.stack(resized)).to(device).permute(0, 3, 1, 2).float()
     mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
@@ -266,10 +266,10 @@ def forward(network, form: str, pixels) -> tuple[object, object]:
 def detections_of(
     class_logits, mask_logits, padded: tuple[int, int], resized: tuple[int, int], size: tuple[int, int], above: float
 ) -> Instances:
-    """One picture's detections whose score is strictly above `above`, by falling score.
+    """One image's detections whose score is strictly above `above`, by falling score.
 
-    class_logits [Q, C + 1], mask_logits [Q, h, w]; `size` is the picture's own (height, width). Each step is mmdet's,
-    on the queries that can pass only: enlarge to the padded input, cut the padding, resize to the picture.
+    class_logits [Q, C + 1], mask_logits [Q, h, w]; `size` is the image's own (height, width). Each step is mmdet's,
+    on the queries that can pass only: enlarge to the padded input, cut the padding, resize to the image.
     """
     import torch
     import torch.nn.functional as F

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from armor_eval.tasks.geneval.prompts import Metadata
+from armor_model.base.jsons import JsonObject, JsonView
 
 KEYS = frozenset({"filename", "correct", "reason", "metadata", "details"})
 
@@ -21,7 +22,7 @@ def is_official(record: Any) -> bool:
     return isinstance(record, dict) and record.keys() >= KEYS
 
 
-def as_detected(record: Mapping[str, Any]) -> dict[str, Any]:
+def as_detected(record: JsonView) -> JsonObject:
     """The line in the form of tasks.geneval.detections. Raises ValueError on what is not in the official form."""
     try:
         metadata, boxes = json.loads(record["metadata"]), json.loads(record["details"])

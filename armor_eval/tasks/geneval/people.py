@@ -1,4 +1,4 @@
-"""People's answers on GenEval's images: Mechanical Turk's CSV of djghosh13/geneval (`annotations/`), five a picture.
+"""People's answers on GenEval's images: Mechanical Turk's CSV of djghosh13/geneval (`annotations/`), five an image.
 
 Each person's answer is judged by GenEval's own rules - enough objects, of the wanted colour, in the wanted relation; a
 count exactly - and the image by the majority. What one person is worth against the other four bounds any detector.
@@ -17,8 +17,16 @@ from armor_eval.tasks.geneval.layout import folder_name
 from armor_eval.tasks.geneval.prompts import Metadata, official_records
 from armor_model.base.errors import UserError
 
-COLUMNS = ("Input.prompt_id", "Input.image_id", "Answer.task-count-0", "Answer.task-count-1", "Answer.task-color-0",
-           "Answer.task-color-1", "Answer.task-position-x", "Answer.task-position-y")  # fmt: skip
+COLUMNS = (
+    "Input.prompt_id",
+    "Input.image_id",
+    "Answer.task-count-0",
+    "Answer.task-count-1",
+    "Answer.task-color-0",
+    "Answer.task-color-1",
+    "Answer.task-position-x",
+    "Answer.task-position-y",
+)
 """What is read of a row, in the order of `_answer`."""
 LEFT, RIGHT, ABOVE, BELOW = "left of", "right of", "above", "below"
 SAID = {"left": LEFT, "right": RIGHT, "above": ABOVE, "below": BELOW}

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from armor_eval.profiles import profile_of
 from armor_eval.tasks.geneval.vocabulary import TASKS, Vocabulary, declaration, load_vocabulary
 from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.jsons import JsonObject
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 NAMED = 80
@@ -38,7 +39,7 @@ class Wanted(BaseModel):
 
 
 class Metadata(BaseModel):
-    """One prompt with what its picture must show. Keys of our own (`held_out`) may stand beside the official ones."""
+    """One prompt with what its image must show. Keys of our own (`held_out`) may stand beside the official ones."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -53,7 +54,7 @@ class PromptSet:
     """Prompts in order, each with the record that goes into `metadata.jsonl` unchanged."""
 
     name: str
-    records: list[dict[str, Any]]
+    records: list[JsonObject]
     sha256: str
     """Of the records as JSON lines, as `to_jsonl` writes them, whatever bytes they were read from."""
 
@@ -80,7 +81,7 @@ def own_prompts(vocabulary: Vocabulary) -> PromptSet:
     return prompt_set(vocabulary.name, profile.part("geneval").records())
 
 
-def official_records() -> list[dict[str, Any]]:
+def official_records() -> list[JsonObject]:
     """The 553 prompts in the official order, regenerated: numpy's PCG64 stream of seed 43, duplicates dropped.
 
     Draw order and counts: facts of the official generator (commit af4902f). Byte-identical once written with
@@ -92,9 +93,9 @@ def official_records() -> list[dict[str, Any]]:
     vocabulary = load_vocabulary("official")
     names, colors, relations = vocabulary.classes, vocabulary.colors, vocabulary.relations
     rng = np.random.default_rng(data["seed"])
-    records: list[dict[str, Any]] = []
+    records: list[JsonObject] = []
 
-    def plain(index: int) -> dict[str, Any]:
+    def plain(index: int) -> JsonObject:
         return {"class": names[index], "count": 1}
 
     for index in rng.choice(NAMED, NAMED, replace=False):
@@ -131,7 +132,7 @@ def official_records() -> list[dict[str, Any]]:
     return list({json.dumps(record): record for record in records}.values())
 
 
-def _record(tag: str, include: list[dict[str, Any]], prompt: str) -> dict[str, Any]:
+def _record(tag: str, include: list[JsonObject], prompt: str) -> JsonObject:
     return {"tag": tag, "include": include, "prompt": prompt}
 
 
@@ -143,17 +144,17 @@ def _plural(noun: str) -> str:
     return f"{noun}{'es' if noun.endswith('s') else 's'}"
 
 
-def to_jsonl(records: list[dict[str, Any]]) -> str:
+def to_jsonl(records: list[JsonObject]) -> str:
     """The official file's text: `json.dumps` defaults, a newline after each."""
     return "".join(json.dumps(record) + "\n" for record in records)
 
 
-def prompt_set(name: str, records: list[dict[str, Any]]) -> PromptSet:
+def prompt_set(name: str, records: list[JsonObject]) -> PromptSet:
     """Records under a name, with their hash."""
     return PromptSet(name, records, hashlib.sha256(to_jsonl(records).encode()).hexdigest())
 
 
-def constraints(record: dict[str, Any]) -> str:
+def constraints(record: JsonObject) -> str:
     """What the image must show, without the prompt's words: rewritten prompts share it with the official ones."""
     return json.dumps([record["tag"], record["include"], record.get("exclude", [])], sort_keys=True)
 
@@ -185,7 +186,7 @@ def read_prompts(path: Path, vocabulary: Vocabulary) -> PromptSet:
     return replace(prompts, name="geneval") if prompts.official else prompts
 
 
-def parse_metadata_line(line: str, vocabulary: Vocabulary | None, where: str) -> dict[str, Any]:
+def parse_metadata_line(line: str, vocabulary: Vocabulary | None, where: str) -> JsonObject:
     """One line's record, or a UserError that says where and what. `vocabulary` None leaves the names unchecked."""
     try:
         record = json.loads(line)

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from armor_eval.base.images import write_image
 from armor_eval.engine import Outcome
@@ -18,6 +17,7 @@ from armor_eval.stats.composite import Composite, measure
 from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.geneval.vocabulary import TASKS
 from armor_model.base.files import write_file
+from armor_model.base.jsons import JsonObject
 from armor_model.base.sheets import GREY, Tile, contact_sheet, spread
 
 DETECTIONS = "detections.jsonl"
@@ -29,7 +29,7 @@ ROWS = 10
 
 
 def score_items(items: Sequence[Item], expected: int, remark: str | None) -> Scores:
-    """Metrics with intervals clustered by prompt; the headline is withheld while a picture has no verdict.
+    """Metrics with intervals clustered by prompt; the headline is withheld while an image has no verdict.
 
     `remark` is put under the headline (prompts that are not the official ones ...).
     """
@@ -62,7 +62,7 @@ def _held_out(composite: Composite):
     return keep
 
 
-def outcome(bundle: Bundle, expected: int, extras: dict[str, Any], lost: str | None) -> Outcome:
+def outcome(bundle: Bundle, expected: int, extras: JsonObject, lost: str | None) -> Outcome:
     """Score what was journaled; write detections.jsonl and the sheets. `lost` says why prompts may be missing."""
     items = sorted(bundle.items.values(), key=lambda item: item.id)
     profile = bundle.run.profile

@@ -83,8 +83,20 @@ def traffic_light() -> np.ndarray:
 
 def clock() -> np.ndarray:
     drawn = Canvas((214, 190, 160)).disc((128, 128), 96, BLACK).disc((128, 128), 88, WHITE)
-    for x, y in ((128, 50), (206, 128), (128, 206), (50, 128), (167, 60), (196, 89), (196, 167), (167, 196), (89, 196),
-                 (60, 167), (60, 89), (89, 60)):  # fmt: skip
+    for x, y in (
+        (128, 50),
+        (206, 128),
+        (128, 206),
+        (50, 128),
+        (167, 60),
+        (196, 89),
+        (196, 167),
+        (167, 196),
+        (89, 196),
+        (60, 167),
+        (60, 89),
+        (89, 60),
+    ):
         drawn.disc((x, y), 5, BLACK)
     drawn.polygon([(124, 132), (132, 132), (131, 66), (125, 66)], BLACK)
     return drawn.polygon([(124, 124), (124, 132), (180, 150), (182, 144)], BLACK).disc((128, 128), 7, RED).image()
@@ -141,9 +153,16 @@ def blank() -> np.ndarray:
 
 
 DRAWINGS: dict[str, Callable[[], np.ndarray]] = {
-    "stop sign": stop_sign, "traffic light": traffic_light, "clock": clock, "bus": bus, "person": person,
-    "fruit": fruit, "umbrella": umbrella, "noise": noise, "blank": blank,
-}  # fmt: skip
+    "stop sign": stop_sign,
+    "traffic light": traffic_light,
+    "clock": clock,
+    "bus": bus,
+    "person": person,
+    "fruit": fruit,
+    "umbrella": umbrella,
+    "noise": noise,
+    "blank": blank,
+}
 """Things of COCO's list, for GenEval's published detector."""
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,10 @@ from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
 from armor_model.base.images import BadImageError
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 Read = tuple[Any, str | None]
 """An image as it is judged, and what had to be done to read it."""
@@ -71,10 +75,19 @@ class GenEvalTask:
     whole_batches = True
 
     def __init__(
-        self, prompts: PromptSet, detector: Detector, colors: ColorJudge | None, *, images: ImageFolder | None = None,
-        samples: int = SAMPLES, limit: int | None = None, seed: int = 0, drawn_from: int | None = None,
-        rules: Rules = Rules(), overlays: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        prompts: PromptSet,
+        detector: Detector,
+        colors: ColorJudge | None,
+        *,
+        images: ImageFolder | None = None,
+        samples: int = SAMPLES,
+        limit: int | None = None,
+        seed: int = 0,
+        drawn_from: int | None = None,
+        rules: Rules = Rules(),
+        overlays: bool = False,
+    ) -> None:
         self._prompts, self._detector, self._colors, self._folder = prompts, detector, colors, images
         self._samples, self._rules, self._overlays = samples, rules, overlays
         self._seed = seed if drawn_from is None else drawn_from
@@ -85,7 +98,7 @@ class GenEvalTask:
         self._watch = Stopwatch()
         self._checking = threading.Lock()
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         if self._folder is None and not isinstance(model, DrawsImages):
             raise UserError(f"{model.info.name} cannot draw", "see armor-eval list")
 
@@ -179,13 +192,19 @@ class GenEvalTask:
     def _item(self, unit: Unit, found: Read | Exception, judged: Judged | None, seconds: float) -> Item:
         pair = self._pairs[unit.id]
         prompt = self._metas[pair[0]].prompt
-        extras: dict[str, Any] = {"seed": seed_of(self._seed, *pair)} if self._folder is None else {}
+        extras: JsonObject = {"seed": seed_of(self._seed, *pair)} if self._folder is None else {}
         if "held_out" in unit.gold:
             extras["held_out"] = unit.gold["held_out"]
-        fields: dict[str, Any] = {
-            "id": unit.id, "cluster": unit.cluster, "group": unit.group, "prompt": prompt,
-            "prompt_sha256": sha256_text(prompt), "gold": unit.gold, "seconds": seconds, "extras": extras,
-        }  # fmt: skip
+        fields: JsonObject = {
+            "id": unit.id,
+            "cluster": unit.cluster,
+            "group": unit.group,
+            "prompt": prompt,
+            "prompt_sha256": sha256_text(prompt),
+            "gold": unit.gold,
+            "seconds": seconds,
+            "extras": extras,
+        }
         if isinstance(found, Exception) or judged is None:
             reason = " ".join(str(found).split())[:300] or type(found).__name__
             return Item(**fields, status="error", reason=reason)

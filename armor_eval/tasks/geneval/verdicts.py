@@ -1,4 +1,4 @@
-"""GenEval's rules as pure functions: one picture's detections and its prompt's metadata in, right or wrong and why out.
+"""GenEval's rules as pure functions: one image's detections and its prompt's metadata in, right or wrong and why out.
 
 Definition: facts of the official evaluator (commit af4902f). Boxes are (x1, y1, x2, y2, score) in pixels, a list a
 class, in the detector's order by falling score. Nothing here imports torch.

@@ -1,4 +1,4 @@
-"""Does a model answer with text, a picture or both, as it was asked to? The aim of the paper's stage 1."""
+"""Does a model answer with text, an image or both, as it was asked to? The aim of the paper's stage 1."""
 
 LINE = (
     '{"id": "1", "kind": "t2i", "messages": [{"role": "user", "content": "Draw a cat."}], '

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from armor_eval.tasks.modality.records import Record, modality
+from armor_model.base.jsons import JsonObject
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Reading:
     """What it shows, in words."""
 
 
-Reader = Callable[[Any, "dict[str, Any] | None", str], Reading]
+Reader = Callable[[Any, "JsonObject | None", str], Reading]
 """(PIL image, the record's content, the answer's text) -> Reading."""
 
 

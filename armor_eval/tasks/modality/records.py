@@ -20,6 +20,7 @@ from armor_eval.runs.schema import Subset
 from armor_eval.tasks.modality import LINE
 from armor_model.base.errors import UserError
 from armor_model.base.images import decoded
+from armor_model.base.jsons import JsonObject
 
 IMAGE = "<image>"
 
@@ -55,7 +56,7 @@ class Record(BaseModel):
     turns: int = Field(default=1, ge=1)
     cluster: str | None = None
     """What is resampled together (the wording); the record itself by default."""
-    content: dict[str, Any] | None = None
+    content: JsonObject | None = None
     """What an image must show, for the guest profile's reader."""
     held_out: bool = False
 
@@ -129,12 +130,12 @@ def image_in(folder: Path) -> Callable[[str], Any]:
     return opened
 
 
-def conversation(record: Record, image: Callable[[str], Any]) -> list[dict[str, Any]]:
+def conversation(record: Record, image: Callable[[str], Any]) -> list[JsonObject]:
     """Messages as adapters take them; `image` gives the PIL image of a name in `record.images`."""
     names = iter(record.images)
     made = []
     for message in record.messages:
-        parts: list[dict[str, Any]] = []
+        parts: list[JsonObject] = []
         for i, piece in enumerate(message.content.split(IMAGE)):
             if i:
                 parts.append({"type": "image", "image": image(next(names))})

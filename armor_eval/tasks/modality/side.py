@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.models import registry
@@ -16,11 +16,15 @@ from armor_eval.models.base import Decoding, RespondsFreely
 from armor_eval.profiles import ProfileSpec
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIDE = 256
 
 
-def prompts(profile: ProfileSpec, picture: Path | None) -> tuple[list[tuple[str, str, Any]], list[str]]:
+def prompts(profile: ProfileSpec, image: Path | None) -> tuple[list[tuple[str, str, Any]], list[str]]:
     """[(id, text, image or None)], and remarks on what is left out: the paper's cookie image is not published,
     official runs bring their own."""
     from PIL import Image
@@ -32,21 +36,21 @@ def prompts(profile: ProfileSpec, picture: Path | None) -> tuple[list[tuple[str,
         if entry.get("scene"):
             shown = profile.part("reader").render(entry["scene"])
         elif entry.get("image"):
-            if picture is None:
+            if image is None:
                 remarks.append("the first prompt needs a picture (--picture) and is left out")
                 continue
             try:
-                with Image.open(picture) as opened:
+                with Image.open(image) as opened:
                     shown = opened.convert("RGB")
             except OSError as error:
-                raise UserError(f"cannot read --picture {picture}: {error}") from error
+                raise UserError(f"cannot read --picture {image}: {error}") from error
         made.append((entry["id"], entry["text"], shown))
     return made, remarks
 
 
-def write_side_by_side(specs: Sequence[str], profile: ProfileSpec, out: Path, picture: Path | None, seed: int) -> None:
+def write_side_by_side(specs: Sequence[str], profile: ProfileSpec, out: Path, image: Path | None, seed: int) -> None:
     """Ask every model every prompt and write the page. Raises UserError for a model that cannot respond freely."""
-    asked, remarks = prompts(profile, picture)
+    asked, remarks = prompts(profile, image)
     answers: list[tuple[str, list[Any]]] = []
     for spec in specs:
         adapter = registry.load(spec, profile.name, does=RespondsFreely)
@@ -59,8 +63,8 @@ def write_side_by_side(specs: Sequence[str], profile: ProfileSpec, out: Path, pi
     write_file(out, page(asked, answers, profile.name, remarks))
 
 
-def _message(text: str, shown: Any) -> list[dict[str, Any]]:
-    parts: list[dict[str, Any]] = [{"type": "image", "image": shown}] if shown is not None else []
+def _message(text: str, shown: Any) -> list[JsonObject]:
+    parts: list[JsonObject] = [{"type": "image", "image": shown}] if shown is not None else []
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 
 
@@ -73,9 +77,9 @@ def page(
     """The HTML: a row a prompt, a column a model; all text escaped, no script, no request."""
     rows = []
     for i, (_, text, shown) in enumerate(asked):
-        picture = _img(shown, "given picture") if shown is not None else ""
+        image = _img(shown, "given picture") if shown is not None else ""
         cells = "".join(f"<td data-model='{escape(name)}'>{_parts(parts[i])}</td>" for name, parts in answers)
-        rows.append(f"<tr><th scope='row'>{picture}<p>{escape(text)}</p></th>{cells}</tr>")
+        rows.append(f"<tr><th scope='row'>{image}<p>{escape(text)}</p></th>{cells}</tr>")
     head = "".join(f"<th scope='col'>{escape(name)}</th>" for name, _ in answers)
     notes = "".join(f"<p>{escape(line)}</p>" for line in remarks)
     return _PAGE.format(profile=escape(profile), head=head, rows="".join(rows), notes=notes)
@@ -88,8 +92,8 @@ def _parts(parts: Sequence[Any] | Exception) -> str:
     return "".join(shown) or "<p><em>nothing</em></p>"
 
 
-def _img(picture: Any, label: str) -> str:
-    small = picture.copy()
+def _img(image: Image.Image, label: str) -> str:
+    small = image.copy()
     if max(small.size) > SIDE:
         small.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress
@@ -22,6 +22,10 @@ from armor_eval.tasks.modality.records import Record, choose, conversation, imag
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json, sha256_text
 from armor_model.base.images import BadImageError
+from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 GIVEN = ("text", "image", "both", "none")
 
@@ -33,9 +37,14 @@ class ModalityTask:
     whole_batches = False
 
     def __init__(
-        self, profile: ProfileSpec, *, prompts: Path | None = None, limit: int | None = None, seed: int = 0,
+        self,
+        profile: ProfileSpec,
+        *,
+        prompts: Path | None = None,
+        limit: int | None = None,
+        seed: int = 0,
         drawn_from: int | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         if profile.guest is None and prompts is None:
             raise UserError(
                 "no public benchmark asks for a modality: outside of the shapes world requests are needed",
@@ -49,7 +58,7 @@ class ModalityTask:
         self._name = f"{profile.name}-modality" if prompts is None else prompts.name
         self._seed = seed if drawn_from is None else drawn_from
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         if not isinstance(model, RespondsFreely):
             raise UserError(f"{model.info.name} cannot answer with text and images", "see armor-eval list")
 
@@ -86,10 +95,14 @@ class ModalityTask:
 
     def _item(self, unit: Unit, request: Any, output: Any, bundle: Bundle) -> Item:
         record = self._by_id[unit.id]
-        fields: dict[str, Any] = {
-            "id": unit.id, "cluster": unit.cluster, "group": unit.group, "prompt": record.prompt,
-            "prompt_sha256": sha256_text(record.prompt), "gold": unit.gold,
-        }  # fmt: skip
+        fields: JsonObject = {
+            "id": unit.id,
+            "cluster": unit.cluster,
+            "group": unit.group,
+            "prompt": record.prompt,
+            "prompt_sha256": sha256_text(record.prompt),
+            "gold": unit.gold,
+        }
         if self._reader is not None and record.images and not isinstance(request, Exception):
             parts = [part for message in request.messages for part in message["content"]]
             fields["images"] = [bundle.add_image(part["image"]) for part in parts if part["type"] == "image"]
@@ -128,7 +141,7 @@ class ModalityTask:
         reservations = reserve_blank(bundle.run.reservations, blank, drawn)
         return Outcome(items, scores, reason, {"extras": extras, "reservations": reservations})
 
-    def _confusion(self, items: Sequence[Item]) -> dict[str, Any]:
+    def _confusion(self, items: Sequence[Item]) -> JsonObject:
         """Requests of each kind by what was given."""
         wants = {r.kind: r.wants for r in self._records}
         return {
@@ -149,7 +162,7 @@ def _reason(record: Record, judged: Judged) -> str | None:
 
 
 def score(items: Sequence[Item]) -> list[Metric]:
-    """Accuracy in all, by kind, of negations and later turns; what pictures show; whether text and picture agree."""
+    """Accuracy in all, by kind, of negations and later turns; what images show; whether text and image agree."""
     from armor_eval.stats.composite import accuracy, measure
 
     kinds = list(dict.fromkeys(i.group for i in items))

@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,6 +17,7 @@ from armor_eval.base.resources import benchmarks_dir
 from armor_eval.runs.schema import Profile, Run
 from armor_eval.tasks.suites.items import ParentRule, SuiteData, check_items
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.jsons import JsonObject
 
 JudgeKind = Literal["vqa_prob", "vqa_text", "rubric", "ocr", "pairwise"]
 """What is made of a judge's look at an image: probability mass of first tokens, an answer in an accept set, a parsed
@@ -103,7 +104,7 @@ class Suite(_Declared):
     skills: list[str] = []
     groups: list[str] = []
     parents: ParentRule = "before"
-    options: dict[str, Any] = {}
+    options: JsonObject = {}
     """The reduction's own."""
     substitute: Substitute | None = None
     """What the suite becomes under another judge than its own; None: it keeps its name, with a reservation."""
@@ -121,9 +122,13 @@ class Suite(_Declared):
         if self.prompts is not None and len(data.items) != self.prompts:
             raise UserError(f"{files[0]} holds {len(data.items)} items, expected {self.prompts}")
         notes = check_items(
-            data.items, str(files[0]), skills=self.skills, groups=self.groups, parents=self.parents,
+            data.items,
+            str(files[0]),
+            skills=self.skills,
+            groups=self.groups,
+            parents=self.parents,
             accepts=self.judge in ("vqa_prob", "vqa_text"),
-        )  # fmt: skip
+        )
         return replace(data, sha256=sha256, notes=[*data.notes, *notes])
 
     def judged_by(self, judge: str) -> tuple[str, Suite, bool]:
@@ -135,7 +140,7 @@ class Suite(_Declared):
         asked = self.model_copy(update={"template": self.substitute.template, "options": options})
         return f"{self.substitute.name}:{Path(judge).name}", asked, False
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> JsonObject:
         """What a run records, so that its scores can be read without the file that declared it."""
         return self.model_dump(exclude_defaults=True, exclude={"folder"}) if self.outside else {"name": self.name}
 

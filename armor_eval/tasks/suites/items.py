@@ -74,9 +74,14 @@ class SuiteData:
 
 
 def check_items(
-    items: Sequence[SuiteItem], where: str, *, skills: Sequence[str], groups: Sequence[str], accepts: bool,
+    items: Sequence[SuiteItem],
+    where: str,
+    *,
+    skills: Sequence[str],
+    groups: Sequence[str],
+    accepts: bool,
     parents: ParentRule,
-) -> list[str]:  # fmt: skip
+) -> list[str]:
     """Refuse what no score could be made of; returns notes. UserError names the item.
 
     `skills`, `groups`: the declared ones, empty where there are none. `accepts`: every probe needs an accept set.

@@ -57,18 +57,31 @@ class Reduction:
 def mean_of(name: str, number: str | None = None, *, primary: bool = False, group: str | None = None) -> Composite:
     """100 x the mean over images of their score, or of one of their numbers; of one group only where it is named."""
     return Composite(
-        name, "%", "higher", PERCENT, ("sum", "n"), partial(tally_number, number), percent, primary,
+        name,
+        "%",
+        "higher",
+        PERCENT,
+        ("sum", "n"),
+        partial(tally_number, number),
+        percent,
+        primary,
         keep=None if group is None else partial(_in_group, group),
-    )  # fmt: skip
+    )
 
 
 def pooled(name: str, holds: Callable[[str], bool], *, sample: int | None = None) -> Composite:
     """100 x the mean over all probes whose skill `holds`, whatever image they are of; of one sample only where it is
     named."""
     return Composite(
-        name, "%", "higher", PERCENT, ("sum", "n"), partial(_tally_probes, holds), percent,
+        name,
+        "%",
+        "higher",
+        PERCENT,
+        ("sum", "n"),
+        partial(_tally_probes, holds),
+        percent,
         keep=partial(_has_skill, holds, sample),
-    )  # fmt: skip
+    )
 
 
 def _in_group(group: str, item: Item) -> bool:
@@ -259,14 +272,25 @@ def _written(found: written.Written) -> Scored:
 
 
 def _of_numbers(
-    names: tuple[str, ...], formula: Callable[[np.ndarray], np.ndarray], name: str, *, primary: bool = False,
+    names: tuple[str, ...],
+    formula: Callable[[np.ndarray], np.ndarray],
+    name: str,
+    *,
+    primary: bool = False,
     group: str | None = None,
-) -> Composite:  # fmt: skip
+) -> Composite:
     """A formula over the sums of the named numbers and, last, the images."""
     return Composite(
-        name, "score", "higher", UNIT, (*names, "images"), partial(_tally_numbers, names), formula, primary,
+        name,
+        "score",
+        "higher",
+        UNIT,
+        (*names, "images"),
+        partial(_tally_numbers, names),
+        formula,
+        primary,
         keep=None if group is None else partial(_in_group, group),
-    )  # fmt: skip
+    )
 
 
 def _tally_numbers(names: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:

@@ -28,7 +28,7 @@ def text_of(name: str, data: bytes) -> str:
         raise UserError(f"{name} is not UTF-8: {error}") from None
 
 
-def row_of(kind: type[R], value: Any, where: str) -> R:
+def row_of(kind: type[R], value: object, where: str) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:

@@ -75,5 +75,7 @@ def numbers(text: str, names: Sequence[str]) -> dict[str, int]:
 
 
 RULES: dict[str, Callable[[str, Sequence[str]], dict[str, int]]] = {
-    "first-bit": first_bit, "last-digits": last_digits, "numbers": numbers
-}  # fmt: skip
+    "first-bit": first_bit,
+    "last-digits": last_digits,
+    "numbers": numbers,
+}

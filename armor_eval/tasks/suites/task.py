@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.base.images import make_durable, read_image, write_image
 from armor_eval.engine import Conversation, Described, Outcome, Prompt, Ready, Unit
@@ -36,6 +36,12 @@ from armor_eval.tasks.suites.sheets import write_sheets
 from armor_model.base.errors import RunFailed, UserError, one_line
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
 from armor_model.base.images import BadImageError, decoded
+from armor_model.base.jsons import JsonObject, JsonView
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from armor_eval.models.base import Model
 
 Read = tuple[Any, str | None]
 """An image as it is judged, and what had to be done to read it."""
@@ -50,9 +56,17 @@ class SuiteTask:
     whole_batches = True
 
     def __init__(
-        self, suite: Suite, data: SuiteData, judge: Judge, chosen: Sequence[int], *, images: DrawnImages | None = None,
-        subset: Subset | None = None, samples: int | None = None, seed: int = 0,
-    ) -> None:  # fmt: skip
+        self,
+        suite: Suite,
+        data: SuiteData,
+        judge: Judge,
+        chosen: Sequence[int],
+        *,
+        images: DrawnImages | None = None,
+        subset: Subset | None = None,
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
         self.name, self._suite, self._own = suite.judged_by(judge.info.name)
         self._declared, self._data, self._judge, self._images = suite, data, judge, images
         self._samples, self._seed, self._subset = samples or suite.samples, seed, subset
@@ -64,7 +78,7 @@ class SuiteTask:
         self._names = file_names(self._suite, data.items, self._samples)
         self._ready, self._judged, self._judging, self._lock = False, False, 0.0, threading.Lock()
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         if self._images is not None:
             return
         needs = RespondsFreely if any(item.sources for item in self._data.items) else DrawsImages
@@ -181,7 +195,7 @@ class SuiteTask:
             return True
         return False
 
-    def _refuse_dead_judge(self, shown: Mapping[str, Shown], looked: Mapping[str, Any]) -> None:
+    def _refuse_dead_judge(self, shown: Mapping[str, Shown], looked: JsonView) -> None:
         """RunFailed where a judge fails on all of the first images: it would on all that are still to be drawn. What is
         recorded may begin anywhere."""
         failed = [reading for reading in looked.values() if isinstance(reading, Exception)]
@@ -190,7 +204,7 @@ class SuiteTask:
             raise RunFailed(f"the judge failed on the first {len(failed)} images: {one_line(str(failed[0]))[:200]}")
         self._judged = True
 
-    def _shown(self, unit: Unit, image: Any) -> Shown:
+    def _shown(self, unit: Unit, image: Image.Image) -> Shown:
         index, sample = self._pairs[unit.id]
         item = self._data.items[index]
         sources = [read_image(path, path.parent)[0] for path in item.sources]
@@ -224,13 +238,18 @@ class SuiteTask:
     def _item(self, unit: Unit, found: Read | Exception, looked: Any, seconds: float) -> Item:
         index, sample = self._pairs[unit.id]
         item = self._data.items[index]
-        extras: dict[str, Any] = {"sample": sample}
+        extras: JsonObject = {"sample": sample}
         if self._images is None:
             extras["seed"] = seed_of(self._seed, index, sample)
-        fields: dict[str, Any] = {
-            "id": unit.id, "cluster": unit.cluster, "group": unit.group, "prompt": item.prompt,
-            "prompt_sha256": sha256_text(item.prompt), "seconds": seconds, "extras": extras,
-        }  # fmt: skip
+        fields: JsonObject = {
+            "id": unit.id,
+            "cluster": unit.cluster,
+            "group": unit.group,
+            "prompt": item.prompt,
+            "prompt_sha256": sha256_text(item.prompt),
+            "seconds": seconds,
+            "extras": extras,
+        }
         if isinstance(found, NoImageError) and self._suite.without_image is not None:
             nothing = [Reading(self._suite.without_image) for _ in item.probes]
             return self._scored(item, nothing, {**fields, "reason": str(found)})
@@ -248,7 +267,7 @@ class SuiteTask:
             texts = [f"{probe.text} -> {text}" for probe, text in zip(item.probes, texts, strict=True)]
         return self._scored(item, looked, {**fields, "output": "\n".join(texts)})
 
-    def _scored(self, item: SuiteItem, looked: Sequence[Reading], fields: dict[str, Any]) -> Item:
+    def _scored(self, item: SuiteItem, looked: Sequence[Reading], fields: JsonObject) -> Item:
         """The item of what the judge said; without a score where that is unread."""
         extras = fields["extras"]
         try:
@@ -279,7 +298,7 @@ class NoImageError(BadImageError):
     """A model that may respond freely did so without an image."""
 
 
-def _as_jpeg(image: Any, quality: int) -> Any:
+def _as_jpeg(image: Image.Image, quality: int) -> Any:
     """The image as it comes out of a JPEG file."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=quality)

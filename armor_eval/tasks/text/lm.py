@@ -25,9 +25,12 @@ class ArmorLM(HFLM):  # type: ignore[misc] # the library has no types
         self._armor, self._processor = load(folder, device=device or "cpu")
         context = self._armor.config.text_config.max_position_embeddings
         super().__init__(
-            pretrained=self._armor, tokenizer=self._processor.tokenizer, backend="causal", batch_size=batch_size,
+            pretrained=self._armor,
+            tokenizer=self._processor.tokenizer,
+            backend="causal",
+            batch_size=batch_size,
             max_length=context,
-        )  # fmt: skip
+        )
 
     def _model_call(self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Token ids [B, T], padded on the right, to logits [B, T, V]."""

@@ -89,8 +89,12 @@ def _info(model: str, model_args: Any, checkpoint: Path) -> ModelInfo:
     folder = checkpoint if model == NAME else Path(name)
     digest = sha256_folder(folder) if folder.is_dir() else sha256_json([model, args])
     spec = str(folder) if model == NAME else f"hf:{name}" if model == "hf" else f"lm-eval:{model}"
-    return ModelInfo(spec=spec, name=folder.resolve().name if folder.is_dir() else name, fingerprint=digest,
-                     revision=args.get("revision"))  # fmt: skip
+    return ModelInfo(
+        spec=spec,
+        name=folder.resolve().name if folder.is_dir() else name,
+        fingerprint=digest,
+        revision=args.get("revision"),
+    )
 
 
 if __name__ == "__main__":

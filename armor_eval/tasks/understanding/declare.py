@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -13,6 +13,7 @@ from armor_eval.base.resources import benchmarks_dir
 from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.families.base import Clusters, Family
 from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.runs.schema import Run
@@ -57,7 +58,7 @@ class Prompt(_Declared):
     """Instead of `suffix` where a `choice` row has no options."""
     open_suffix_chinese: str | None = None
     max_tiles: int = 6
-    """448-pixel tiles a picture may be cut into, before the total of 64 is shared among several pictures."""
+    """448-pixel tiles an image may be cut into, before the total of 64 is shared among several images."""
     upscale_first: bool = False
 
 
@@ -96,7 +97,7 @@ class Benchmark(_Declared):
 
     @model_validator(mode="before")
     @classmethod
-    def _filled(cls, values: dict[str, Any]) -> dict[str, Any]:
+    def _filled(cls, values: JsonObject) -> JsonObject:
         """The family's own where the file says nothing."""
         family = FAMILIES.get(values.get("family", ""))
         if family is None:
@@ -130,7 +131,7 @@ class Benchmark(_Declared):
         kept = [self.keep.column] if self.keep is not None else []
         return list(dict.fromkeys([*self.scoring.columns, *([self.group] if self.group else []), *kept]))
 
-    def declared(self) -> dict[str, Any]:
+    def declared(self) -> JsonObject:
         """What a run records of a benchmark that this repository does not hold: its scores are read by it."""
         return {"declared": self.model_dump(exclude_defaults=True)} if self.outside else {}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from armor_eval.tasks.understanding.data import cache_dir
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.judge import AskingJudge, EndpointJudge, Judge, ModelJudge
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject, JsonView
 
-PATIENCE: dict[str, Any] = {"timeout": 300.0, "deadline": 600.0}
+PATIENCE: JsonObject = {"timeout": 300.0, "deadline": 600.0}
 """A judge says less than a model under test."""
 
 
@@ -35,7 +35,7 @@ def open_judge(
     *,
     longest: int | None = None,
     extra: Extra | None = None,
-    limits: Mapping[str, Any] | None = None,
+    limits: JsonView | None = None,
     **options: Any,
 ) -> AskingJudge:
     """The judge that a specification names; UserError where it names none. `longest`: new tokens of a reply; `limits`:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Mapping
-from typing import Any
+
+from armor_model.base.jsons import JsonView
 
 _TRIMMED = (",", ".", "!", "?", ";", ":", "'")
 _KEY_WORDS = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
@@ -23,7 +24,7 @@ _NUMBERS = (
 """With thousands' commas, in scientific notation, plain."""
 
 
-def read_choice(text: str, options: Mapping[str, Any]) -> str | None:
+def read_choice(text: str, options: JsonView) -> str | None:
     """The option that the text names last: as `(B)`, else as ` B `, else by its words; None where it names none."""
     for mark in _TRIMMED:
         text = text.strip(mark)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
-from typing import Any
 
 from armor_eval.tasks.understanding.thinking import strip_thoughts
+from armor_model.base.jsons import JsonView
 
 _WRAPPERS = " \t\r\n*_\"'`“”‘’([{<「【《.:,;!-$\\"
 _ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
@@ -94,7 +93,7 @@ _PRONOUN = r"(?!\s+(?:think|believe|guess|am|would|do|don't|can|cannot|can't|hav
 """`I` is a letter of MMMU's longest option lists, and a word."""
 
 
-def read_option(text: str, options: Mapping[str, Any]) -> str | None:
+def read_option(text: str, options: JsonView) -> str | None:
     """The letter of the option that the text chooses, or None where it chooses none or several."""
     body = _body(text).strip()
     letters = "".join(options)
@@ -167,7 +166,7 @@ def _unique(body: str, letters: str) -> str | None:
     return None
 
 
-def _by_content(body: str, options: Mapping[str, Any]) -> str | None:
+def _by_content(body: str, options: JsonView) -> str | None:
     """The only option whose words stand in the text; an option inside another one's words does not count."""
     low = body.lower()
     words = {k: unicodedata.normalize("NFKC", str(v)).strip().lower() for k, v in options.items()}

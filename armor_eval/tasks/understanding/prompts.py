@@ -1,6 +1,6 @@
 """The exact words a model is asked in, filled from a benchmark's declared prompt. Snapshots of them are under test.
 
-Source: VLMEvalKit's vlm/internvl (build_prompt, build_multi_choice_prompt, reorganize_prompt); one picture stands in
+Source: VLMEvalKit's vlm/internvl (build_prompt, build_multi_choice_prompt, reorganize_prompt); one image stands in
 front of the text, several are named `Image-1: <image>` and so on.
 """
 
@@ -16,12 +16,12 @@ from armor_model.base.hashing import sha256_json
 PROTOCOL = "internvl-1"
 """Version of this module's wording; part of the prompt hash, so a change is a new protocol."""
 TOTAL_TILES = 64
-"""Tiles that all pictures of one question share."""
+"""Tiles that all images of one question share."""
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
 def question_text(prompt: Prompt, row: Row) -> str:
-    """The text of a question, without picture marks."""
+    """The text of a question, without image marks."""
     text = str(row.fields.get("question", ""))  # a row without one is recorded, never asked
     if prompt.form == "question":
         return text + prompt.suffix
@@ -36,29 +36,29 @@ def question_text(prompt: Prompt, row: Row) -> str:
     return text + (prompt.open_suffix_chinese if chinese and prompt.open_suffix_chinese else prompt.open_suffix)
 
 
-def picture_marks(text: str, pictures: int) -> str:
-    """The prompt with `<image>` where each picture goes."""
-    if pictures == 0:
+def image_marks(text: str, images: int) -> str:
+    """The prompt with `<image>` where each image goes."""
+    if images == 0:
         return text
-    if pictures == 1:
+    if images == 1:
         return f"<image>\n{text}"
-    return "".join(f"Image-{n}: <image>\n" for n in range(1, pictures + 1)) + text
+    return "".join(f"Image-{n}: <image>\n" for n in range(1, images + 1)) + text
 
 
-def parts(marked: str, pictures: list[Any]) -> list[Any]:
-    """Text and pictures in reading order: the marked prompt cut at the marks we wrote ourselves (the first ones)."""
-    pieces = marked.split("<image>", len(pictures))
+def parts(marked: str, images: list[Any]) -> list[Any]:
+    """Text and images in reading order: the marked prompt cut at the marks we wrote ourselves (the first ones)."""
+    pieces = marked.split("<image>", len(images))
     out: list[Any] = []
-    for piece, picture in zip(pieces, [*pictures, None], strict=False):
+    for piece, image in zip(pieces, [*images, None], strict=False):
         if piece:
             out.append(piece)
-        if picture is not None:
-            out.append(picture)
+        if image is not None:
+            out.append(image)
     return out
 
 
-def tiles_each(prompt: Prompt, pictures: int) -> int:
-    return max(1, min(prompt.max_tiles, TOTAL_TILES // max(1, pictures)))
+def tiles_each(prompt: Prompt, images: int) -> int:
+    return max(1, min(prompt.max_tiles, TOTAL_TILES // max(1, images)))
 
 
 def prompt_hash(benchmark: Benchmark) -> str:

@@ -18,7 +18,7 @@ class UnusableRowError(Exception):
 
 def marked_prompt(benchmark: Benchmark, row: Row, images: int) -> str:
     """What the model reads, with `<image>` where images go: what a bundle records and a snapshot test holds."""
-    return prompts.picture_marks(prompts.question_text(benchmark.prompt, row), images)
+    return prompts.image_marks(prompts.question_text(benchmark.prompt, row), images)
 
 
 def decoded(row: Row) -> list[Any] | images.BadImageError:
@@ -71,6 +71,6 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """A numpy scalar as the Python value JSON can hold."""
     return value.item() if hasattr(value, "item") else value

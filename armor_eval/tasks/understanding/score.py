@@ -87,7 +87,7 @@ def unread_reservation(items: list[Item]) -> Reservation | None:
 
 
 def _without_broken_groups(table: Table, predictions: dict[str, str], failed: dict[str, str]) -> dict[str, str]:
-    """What VLMEvalKit may score. A circular group that lacks a row would pass as whole there, an MME picture that lacks
+    """What VLMEvalKit may score. A circular group that lacks a row would pass as whole there, an MME image that lacks
     a question ends its program, an MM-Vet capability without rows too: those groups are left to our own formula."""
     usable = {i: text for i, text in predictions.items() if i not in failed}
     whole = table.benchmark.scoring.scored_whole

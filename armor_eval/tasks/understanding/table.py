@@ -19,8 +19,9 @@ from armor_eval.tasks.understanding.cells import (
 )
 from armor_eval.tasks.understanding.checks import problems_of
 from armor_eval.tasks.understanding.declare import Benchmark
-from armor_eval.tasks.understanding.pictures import Gallery, Picture, read_pictures
+from armor_eval.tasks.understanding.gallery import Gallery, ImageCell, read_image_cells
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,9 +35,9 @@ class Row:
     id: str
     index: Any
     """As VLMEvalKit holds it: int where every index is one, else str."""
-    fields: dict[str, Any]
+    fields: JsonObject
     """Every column but `image`; missing cells are absent."""
-    picture: Picture | None
+    image_cell: ImageCell | None
     """The cell with the image(s), references followed; its text is read from disk when asked for."""
     cluster: str = ""
     gallery: Gallery | None = None
@@ -47,22 +48,22 @@ class Row:
 
     @property
     def image(self) -> str | None:
-        return None if self.picture is None else self.picture.cell()
+        return None if self.image_cell is None else self.image_cell.cell()
 
     @property
     def shown(self) -> Any:
         """What tells the row's images from other rows'; the row itself where it has none."""
-        return self.id if self.picture is None else (self.picture.digest, self.picture.length, self.saved_as)
+        return self.id if self.image_cell is None else (self.image_cell.digest, self.image_cell.length, self.saved_as)
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> JsonObject:
         return {letter: self.fields[letter] for letter in OPTIONS if letter in self.fields}
 
     def images(self) -> list[Image.Image]:
         """The row's images, RGB, as they are shown. BadImageError where one cannot be read."""
-        if self.picture is None or self.gallery is None:
+        if self.image_cell is None or self.gallery is None:
             return []
-        return self.gallery.open(self.picture, self.saved_as)
+        return self.gallery.open(self.image_cell, self.saved_as)
 
 
 @dataclass
@@ -133,7 +134,7 @@ def read_table(
     try:
         text = read_text(path)
         columns = [*text.columns, *pd.read_csv(path, sep="\t", nrows=0).columns.intersection(["image"])]
-        pictures = read_pictures(path) if "image" in columns else []
+        images = read_image_cells(path) if "image" in columns else []
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path} is not a whole TSV file: {' '.join(str(error).split())}", "get it again") from error
     lacking = [c for c in benchmark.columns if c not in columns]
@@ -142,22 +143,22 @@ def read_table(
             f"{path} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}",
             f"{benchmark.name} needs {', '.join(benchmark.columns)}",
         )
-    if len(pictures) != len(text):
-        raise UserError(f"{path} is not a whole TSV file: {len(text)} rows, {len(pictures)} images", "get it again")
+    if len(images) != len(text):
+        raise UserError(f"{path} is not a whole TSV file: {len(text)} rows, {len(images)} images", "get it again")
     table = Table(benchmark, path, content or sha256, sha256, [], text, False, edition is not None, reading=reading)
     if edition is not None and len(benchmark.official.md5) > 1:
         table.notes.append(f"the file is the edition {edition}")
-    _fill(table, text, pictures)
+    _fill(table, text, images)
     return table
 
 
-def _fill(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> None:
+def _fill(table: Table, text: pd.DataFrame, images: list[ImageCell | None]) -> None:
     """The table's rows, its frame, and what the other reading would make of them, from the file's cells."""
     benchmark, path, reading = table.benchmark, table.path, table.reading
     indices = _indices(benchmark, path, text)
-    named = [*zip(indices, pictures, strict=True), *zip(text["index"], pictures, strict=True)]
-    gallery = Gallery(path.parent, {str(index): picture for index, picture in named if picture is not None})
-    asked = _asked(table, text, pictures)
+    named = [*zip(indices, images, strict=True), *zip(text["index"], images, strict=True)]
+    gallery = Gallery(path.parent, {str(index): image_cell for index, image_cell in named if image_cell is not None})
+    asked = _asked(table, text, images)
     kept = _with_plain_answers(benchmark, text.assign(index=indices)[asked])
     lossy = as_vlmeval_reads(text).assign(index=indices)[asked]
     frames: dict[Reading, pd.DataFrame] = {"keep-none": kept, "vlmeval": lossy}
@@ -195,12 +196,12 @@ def _fill(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> N
         table.notes.append(f"the reading ({reading}) touches {len(table.touched)} rows, e.g. {index} ({cells})")
 
 
-def _asked(table: Table, text: pd.DataFrame, pictures: list[Picture | None]) -> list[bool]:
+def _asked(table: Table, text: pd.DataFrame, images: list[ImageCell | None]) -> list[bool]:
     """Which rows of the file are asked at all: those with an image cell, of the split that the benchmark keeps."""
-    asked = [picture is not None for picture in pictures]
+    asked = [image_cell is not None for image_cell in images]
     if without := asked.count(False):
         table.notes.append(f"{without} rows have no picture and are not asked (VLMEvalKit drops them too)")
-    if empty := sum(p is not None and p.length == 2 and p.cell() == "[]" for p in pictures):
+    if empty := sum(p is not None and p.length == 2 and p.cell() == "[]" for p in images):
         table.notes.append(f"{empty} rows have an empty list of pictures and are asked without any")
     keep = table.benchmark.keep
     if keep is not None:
@@ -277,7 +278,7 @@ def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[R
         index = str(record["index"])
         row = Row(index, record["index"], fields, gallery.cells[index], gallery=gallery)
         try:
-            row.picture = gallery.follow(row.picture)
+            row.image_cell = gallery.follow(row.image_cell)
             row.saved_as = tuple(images.image_cells(str(fields.get(benchmark.saved_as, "[]"))))
         except images.BadImageError as error:
             row.problem = f"has a picture that {error}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress
@@ -17,16 +17,7 @@ from armor_eval.models.drawing import one_line
 from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.protocols import protocol_of
-from armor_eval.runs.schema import (
-    DataInfo,
-    Item,
-    JudgeInfo,
-    ModelInfo,
-    Profile,
-    ScorerInfo,
-    Subset,
-    decoding_of,
-)
+from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, Profile, ScorerInfo, Subset, decoding_of
 from armor_eval.tasks.understanding import prompts
 from armor_eval.tasks.understanding.cells import Reading
 from armor_eval.tasks.understanding.data import content_made, locate
@@ -40,6 +31,9 @@ from armor_eval.tasks.understanding.thinking import Thinking
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
 from armor_model.base.tiling import tile_grid
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 TILE_SIDE, TILE_CHARACTERS = 448, 1024
 """InternVL's tile in pixels; its 256 tokens as characters of text. Only the order of asking hangs on these."""
@@ -104,7 +98,7 @@ class UnderstandingTask:
     def _rows(self) -> dict[str, Row]:
         return {row.id: row for row in self.table.rows}
 
-    def check(self, model: Any) -> None:
+    def check(self, model: Model) -> None:
         if not isinstance(model, AnswersQuestions):
             raise UserError(f"{model.info.name} cannot answer questions", "see armor-eval list")
         if self.benchmark.judge == "required" and self._judge is None:
@@ -153,9 +147,9 @@ class UnderstandingTask:
     def _length(self, row: Row) -> int:
         """Characters, a tile being as many as its tokens would be."""
         prompt, sizes = self.benchmark.prompt, []
-        if row.picture is not None and not self.options.blind:
+        if row.image_cell is not None and not self.options.blind:
             if row.shown not in self._sizes:
-                self._sizes[row.shown] = row.picture.sizes()
+                self._sizes[row.shown] = row.image_cell.sizes()
             sizes = self._sizes[row.shown]
         most = prompts.tiles_each(prompt, len(sizes))
         tiles = sum(math.prod(tile_grid(*size, most, TILE_SIDE)) for size in sizes)
@@ -164,7 +158,7 @@ class UnderstandingTask:
     def units(self) -> Sequence[Unit]:
         return self._units
 
-    def begin(self, bundle: Bundle, model: Any) -> None:
+    def begin(self, bundle: Bundle, model: Model) -> None:
         if self._shared is not None:
             take_over(bundle, self._rows, self._shared)
         if isinstance(model, Prepares) and len(bundle.items) < len(self._rows):
@@ -176,7 +170,7 @@ class UnderstandingTask:
         rows = [self._rows[unit.id] for unit in units]
         shown: dict[Any, Any] = {}
         for row in rows:
-            if row.problem is None and row.picture is not None and not self.options.blind and row.shown not in shown:
+            if row.problem is None and row.image_cell is not None and not self.options.blind and row.shown not in shown:
                 shown[row.shown] = decoded(row)
         return [self._request(row, shown.get(row.shown, [])) for row in rows]
 

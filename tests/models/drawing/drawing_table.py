@@ -36,9 +36,14 @@ def row(family: str, model, quick: dict) -> list[str]:
     drawn = "blank" if any(is_blank(one) for one in both) else "yes"
     guidance = own["guidance"]
     return [
-        family, own.get("pipeline", type(model).__name__), drawn, how, str(own.get("num_inference_steps", "-")),
-        "-" if guidance is None else f"{guidance:g}", own.get("scheduler", "-"),
-    ]  # fmt: skip
+        family,
+        own.get("pipeline", type(model).__name__),
+        drawn,
+        how,
+        str(own.get("num_inference_steps", "-")),
+        "-" if guidance is None else f"{guidance:g}",
+        own.get("scheduler", "-"),
+    ]
 
 
 def rows() -> list[list[str]]:

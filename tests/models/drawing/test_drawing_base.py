@@ -64,9 +64,12 @@ def test_a_model_that_cannot_seed_rows_draws_one_at_a_time():
 
 @pytest.mark.parametrize(
     ("decoding", "flag"),
-    [({"image_temperature": 0.5}, "--image-temperature 0.5"), ({"image_top_k": 3}, "--image-top-k 3"),
-     ({"image_top_p": 0.5}, "--image-top-p 0.5")],
-)  # fmt: skip
+    [
+        ({"image_temperature": 0.5}, "--image-temperature 0.5"),
+        ({"image_top_k": 3}, "--image-top-k 3"),
+        ({"image_top_p": 0.5}, "--image-top-p 0.5"),
+    ],
+)
 def test_an_option_without_effect_is_refused_before_drawing(decoding, flag):
     painter = Painter()
     with pytest.raises(UserError, match=flag):

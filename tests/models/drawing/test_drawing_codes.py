@@ -19,9 +19,11 @@ def folder(tmp_path_factory):
 
     made = {}
     makers = {
-        "janus": lambda f: tiny.janus(f, "top"), "janus-old": lambda f: tiny.janus(f, "kwargs"),
-        "janus-none": lambda f: tiny.janus(f, "none"), "emu3": tiny.emu3,
-    }  # fmt: skip
+        "janus": lambda f: tiny.janus(f, "top"),
+        "janus-old": lambda f: tiny.janus(f, "kwargs"),
+        "janus-none": lambda f: tiny.janus(f, "none"),
+        "emu3": tiny.emu3,
+    }
 
     def get(name):
         if name not in made:

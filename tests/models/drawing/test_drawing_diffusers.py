@@ -13,9 +13,22 @@ from armor_model.base.errors import UserError
 
 PROMPTS, SEEDS = ["a photo of a bench", "a photo of a cow"], [1, 2]
 FAMILIES = (
-    "SD1.5", "SD2.1 (v-prediction)", "SDXL", "SD3", "PixArt-alpha", "PixArt-Sigma", "Flux", "Sana", "Kandinsky 2.2",
-    "AuraFlow", "Qwen-Image", "Lumina 2", "HunyuanDiT", "aMUSEd", "LDM",
-)  # fmt: skip
+    "SD1.5",
+    "SD2.1 (v-prediction)",
+    "SDXL",
+    "SD3",
+    "PixArt-alpha",
+    "PixArt-Sigma",
+    "Flux",
+    "Sana",
+    "Kandinsky 2.2",
+    "AuraFlow",
+    "Qwen-Image",
+    "Lumina 2",
+    "HunyuanDiT",
+    "aMUSEd",
+    "LDM",
+)
 FAST = ("SD1.5", "Flux", "aMUSEd")
 
 
@@ -74,8 +87,11 @@ def test_what_the_pipeline_used_is_told_also_its_defaults(draws):
     assert (told["width"], told["height"], told["negative_prompt"]) == (24, 32, "grey")
     assert told["eta"] == 0.0 and told["guidance"] == 7.5
     assert told["asked"] == {
-        "num_inference_steps": 2, "scheduler": "EulerDiscreteScheduler", "negative_prompt": "grey", "size": "24x32",
-    }  # fmt: skip
+        "num_inference_steps": 2,
+        "scheduler": "EulerDiscreteScheduler",
+        "negative_prompt": "grey",
+        "size": "24x32",
+    }
     prior = draws("Kandinsky 2.2").settings(Decoding())
     assert prior["prior_scheduler"] == "UnCLIPScheduler" and prior["prior_num_inference_steps"] == 25
 
@@ -125,8 +141,9 @@ def test_guidance_that_needs_a_negative_prompt_is_not_told_as_if_it_were_in_forc
         draws("Qwen-Image").settings(Decoding(guidance=4))
     guided = draws("Qwen-Image", negative_prompt=" ")
     assert guided.settings(Decoding(guidance=4))["guidance"] == 4.0
-    images = [m.draw(PROMPTS, SEEDS, Decoding(guidance=g))[0].tobytes()
-              for m, g in ((guided, 4), (draws("Qwen-Image"), None))]  # fmt: skip
+    images = [
+        m.draw(PROMPTS, SEEDS, Decoding(guidance=g))[0].tobytes() for m, g in ((guided, 4), (draws("Qwen-Image"), None))
+    ]
     assert images[0] != images[1]
 
 
@@ -134,10 +151,14 @@ def test_values_that_are_not_finite_are_errors_and_black_is_an_image(tmp_path):
     import tiny_drawers
 
     nan, black = (
-        registry.load(f"diffusers:{tiny_drawers.spoiled(value, tmp_path / str(value))}", "official", device="cpu",
-                      model_args={"steps": 2})
+        registry.load(
+            f"diffusers:{tiny_drawers.spoiled(value, tmp_path / str(value))}",
+            "official",
+            device="cpu",
+            model_args={"steps": 2},
+        )
         for value in (float("nan"), -1.0)
-    )  # fmt: skip
+    )
     assert all(isinstance(one, NotDrawnError) for one in nan.draw(PROMPTS, SEEDS, Decoding()))
     assert all(is_blank(one) for one in black.draw(PROMPTS, SEEDS, Decoding()))
 

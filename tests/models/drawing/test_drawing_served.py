@@ -47,9 +47,14 @@ def test_images_are_generated_one_request_each_with_its_seed(server, model):
     assert server.paths == ["/v1/images/generations"] * 2
     asked = sorted(server.bodies, key=lambda body: body["seed"])
     assert asked[0] == {
-        "model": "draws", "prompt": "a cow", "n": 1, "response_format": "b64_json", "seed": 3, "size": "24x16",
+        "model": "draws",
+        "prompt": "a cow",
+        "n": 1,
+        "response_format": "b64_json",
+        "seed": 3,
+        "size": "24x16",
         "num_inference_steps": 5,
-    }  # fmt: skip
+    }
     told = adapter.settings(Decoding())
     assert told["route"] == "images" and told["size"] == "24x16" and told["num_inference_steps"] == 5
     assert adapter.served["images"] == {"PNG": 2}
@@ -73,9 +78,14 @@ def test_a_prompt_written_anew_and_a_jpeg_are_counted(model):
 
 @pytest.mark.parametrize(
     ("name", "args", "why"),
-    [("cut", {}, "cannot be decoded"), ("stubborn", {"size": "32x32"}, "16x12 pixels, 32x32 were asked for"),
-     ("twice", {}, "2 images"), ("none", {}, "0 images"), ("linker", {}, "never fetched")],
-)  # fmt: skip
+    [
+        ("cut", {}, "cannot be decoded"),
+        ("stubborn", {"size": "32x32"}, "16x12 pixels, 32x32 were asked for"),
+        ("twice", {}, "2 images"),
+        ("none", {}, "0 images"),
+        ("linker", {}, "never fetched"),
+    ],
+)
 def test_what_is_no_image_is_an_error_of_its_row(name, args, why, server, model):
     images = model(name, **args).draw(PROMPTS, SEEDS, Decoding())
     assert all(isinstance(one, Exception) and why in str(one) for one in images), images
@@ -106,9 +116,14 @@ def test_a_chat_answer_of_each_form_draws(name, server, model):
 
 @pytest.mark.parametrize(
     ("name", "why"),
-    [("words", "I cannot draw this"), ("refusal", "I will not"), ("two", "2 images"), ("linker", "never fetched"),
-     ("markdown", "never fetched")],
-)  # fmt: skip
+    [
+        ("words", "I cannot draw this"),
+        ("refusal", "I will not"),
+        ("two", "2 images"),
+        ("linker", "never fetched"),
+        ("markdown", "never fetched"),
+    ],
+)
 def test_a_chat_answer_without_one_image_is_an_error(name, why, server, model):
     images = model(name, route="chat").draw(PROMPTS, SEEDS, Decoding())
     assert all(isinstance(one, Exception) and why in str(one) for one in images), images
@@ -117,10 +132,17 @@ def test_a_chat_answer_without_one_image_is_an_error(name, why, server, model):
 
 @pytest.mark.parametrize(
     ("name", "order"),
-    [("images", ["Here it is.", None]), ("list", ["First", None, "then"]), ("both", [None]),
-     ("text", ["Look:", None, "nice"]), ("bare", [None]), ("words", ["I cannot draw this."]),
-     ("refusal", ["I will not."]), ("two", [None, None])],
-)  # fmt: skip
+    [
+        ("images", ["Here it is.", None]),
+        ("list", ["First", None, "then"]),
+        ("both", [None]),
+        ("text", ["Look:", None, "nice"]),
+        ("bare", [None]),
+        ("words", ["I cannot draw this."]),
+        ("refusal", ["I will not."]),
+        ("two", [None, None]),
+    ],
+)
 def test_text_and_images_of_a_free_answer_keep_their_order(name, order, server, model):
     shown = Image.new("RGB", (2, 2), "red")
     asked = [{"role": "user", "content": [{"type": "image", "image": shown}, {"type": "text", "text": "a cow"}]}]
@@ -134,9 +156,14 @@ def test_text_and_images_of_a_free_answer_keep_their_order(name, order, server, 
 
 @pytest.mark.parametrize(
     ("args", "why"),
-    [({"route": "fax"}, "route"), ({"size": "big"}, "WIDTHxHEIGHT"), ({"sise": "1x1"}, "did you mean size"),
-     ({"route": "chat", "size": "16x16"}, "no field 'size'"), ({"modalities": "smell"}, "modalities=smell")],
-)  # fmt: skip
+    [
+        ({"route": "fax"}, "route"),
+        ({"size": "big"}, "WIDTHxHEIGHT"),
+        ({"sise": "1x1"}, "did you mean size"),
+        ({"route": "chat", "size": "16x16"}, "no field 'size'"),
+        ({"modalities": "smell"}, "modalities=smell"),
+    ],
+)
 def test_arguments_that_cannot_be_honoured_are_one_line(args, why, model):
     with pytest.raises(UserError) as error:
         model("draws", **args)
@@ -167,8 +194,12 @@ def test_modality_measures_a_server(server, tmp_path, monkeypatch):
     from armor_eval.cli import main
 
     monkeypatch.chdir(tmp_path)
-    wants = {"id": "1", "kind": "t2ti", "messages": [{"role": "user", "content": "Draw and tell of a cow."}],
-             "expect": {"text": True, "image": True}}  # fmt: skip
+    wants = {
+        "id": "1",
+        "kind": "t2ti",
+        "messages": [{"role": "user", "content": "Draw and tell of a cow."}],
+        "expect": {"text": True, "image": True},
+    }
     (tmp_path / "asked.jsonl").write_text(json.dumps(wants) + "\n")
     spec = f"openai:{server.url}#list"
     assert main(["modality", "--model", spec, "--prompts", "asked.jsonl", "--out", "m"]) == 0

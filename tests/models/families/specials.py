@@ -26,29 +26,38 @@ PLAIN_BLIP = {
 ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 GLM = {
     "config": {"text_config": {"rope_parameters": {**ROPE, "mrope_section": [8, 12, 12], "partial_rotary_factor": 0.5}}}
-}  # fmt: skip
+}
 SIGLIP224 = {"vision_config": {"image_size": 224, "patch_size": 16}}
 GEMMA3 = {
-    "config": {**SIGLIP224, "mm_tokens_per_image": 49}, "image": side(224), "processor": {"image_seq_length": 49},
-    "mark": "<|boi_token|>", "ids": {"image_token_index": "<|image_token|>"},
-}  # fmt: skip
+    "config": {**SIGLIP224, "mm_tokens_per_image": 49},
+    "image": side(224),
+    "processor": {"image_seq_length": 49},
+    "mark": "<|boi_token|>",
+    "ids": {"image_token_index": "<|image_token|>"},
+}
 DAVIT = {"embed_dim": [32, 64, 128, 256], "depths": [1] * 4, "num_heads": [2] * 4, "num_groups": [2] * 4}
 GEMMA4 = {"named": {"audio_token": "<|audio|>", "boa_token": "<|boa|>", "eoa_token": "<|eoa|>"}}
 SMOL = {
     "config": {"vision_config": {"image_size": 364, "patch_size": 14}, "scale_factor": 2},
     "image": {"size": {"longest_edge": 728}, "max_image_size": {"longest_edge": 364}},
     "tokens": tuple(f"<row_{r}_col_{c}>" for r in range(1, 7) for c in range(1, 7)),
-}  # fmt: skip
+}
 MISTRAL = {
-    "image": {"patch_size": {"height": 14, "width": 14}}, "processor": {"patch_size": 14, "spatial_merge_size": 2}
-}  # fmt: skip
+    "image": {"patch_size": {"height": 14, "width": 14}},
+    "processor": {"patch_size": 14, "spatial_merge_size": 2},
+}
 
 
 def chameleon(text: Any) -> dict[str, Any]:
     quantiser = {
-        "num_embeddings": 8, "embed_dim": 8, "latent_channels": 8, "base_channels": 32, "num_res_blocks": 1,
-        "resolution": 64, "channel_multiplier": [1, 1, 2, 2],
-    }  # fmt: skip
+        "num_embeddings": 8,
+        "embed_dim": 8,
+        "latent_channels": 8,
+        "base_channels": 32,
+        "num_res_blocks": 1,
+        "resolution": 64,
+        "channel_multiplier": [1, 1, 2, 2],
+    }
     return {"vocabulary_map": dict(text.get_vocab()), "vq_config": quantiser}
 
 
@@ -59,9 +68,11 @@ def emu3(text: Any) -> dict[str, Any]:
 
 def molmo2(text: Any) -> dict[str, Any]:
     names = {
-        "image_patch_id": "<im_patch>", "image_start_token_id": "<im_start>", "image_end_token_id": "<im_end>",
+        "image_patch_id": "<im_patch>",
+        "image_start_token_id": "<im_start>",
+        "image_end_token_id": "<im_end>",
         "low_res_image_start_token_id": "<low_res_im_start>",
-    }  # fmt: skip
+    }
     ids = {name: text.convert_tokens_to_ids(token) for name, token in names.items()}
     return {"adapter_config": {"vision_feature_layer": [1, 0]}, **ids}
 
@@ -80,14 +91,20 @@ def omni(text: Any) -> dict[str, Any]:
 SPECIAL: dict[str, Special] = {
     "aria": Special(config={"vision_config": {"image_size": 490, "patch_size": 14}}, image={"max_image_size": 490}),
     "aya_vision": Special(
-        config={"vision_config": {"image_size": 364, "patch_size": 14}, "downsample_factor": 2}, image=side(364),
-        processor={"downsample_factor": 2, "patch_size": 14}, ids={"image_token_index": "<|IMG_PATCH|>"},
+        config={"vision_config": {"image_size": 364, "patch_size": 14}, "downsample_factor": 2},
+        image=side(364),
+        processor={"downsample_factor": 2, "patch_size": 14},
+        ids={"image_token_index": "<|IMG_PATCH|>"},
     ),
     "blip": Special(template=False),
     "blip-2": Special(**PLAIN_BLIP),
     "chameleon": Special(
-        template=False, config=chameleon, named={"image_token": "<image>"}, image=crop(64),
-        processor={"image_seq_length": 64}, tokens=(*(f"IMGIMG{a}Z" for a in "ABCDEFGH"), "<reserved08707>"),
+        template=False,
+        config=chameleon,
+        named={"image_token": "<image>"},
+        image=crop(64),
+        processor={"image_seq_length": 64},
+        tokens=(*(f"IMGIMG{a}Z" for a in "ABCDEFGH"), "<reserved08707>"),
     ),
     "cohere_compass": Special(
         config={"text_config": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), ROPE)}},
@@ -98,18 +115,25 @@ SPECIAL: dict[str, Special] = {
     "diffusion_gemma": Special(like="gemma4"),
     "dots3_note": Special(config={"text_config": {"num_key_value_heads": 2, "per_layer_config": {}}}),
     "emu3": Special(
-        config=emu3, named={"image_token": "<image>"},
+        config=emu3,
+        named={"image_token": "<image>"},
         tokens=("<|extra_200|>", *(f"<|visual token {i:06d}|>" for i in range(64))),
         image={"min_pixels": 4096, "max_pixels": 16384},
     ),
     "ernie4_5_vl_moe": Special(video={"draw_on_frames": False}),
     "fast_vlm": Special(
-        processor_class="LlavaProcessor", like="llava", processor={**LLAVA, "patch_size": 64}, image=crop(1024),
+        processor_class="LlavaProcessor",
+        like="llava",
+        processor={**LLAVA, "patch_size": 64},
+        image=crop(1024),
         config={"vision_config": {"hidden_size": 3072}},
     ),
     "florence2": Special(
-        template=False, named={"image_token": "<image>"}, processor={"num_additional_image_tokens": 1},
-        attributes={"image_seq_length": 50}, config={"vision_config": DAVIT},
+        template=False,
+        named={"image_token": "<image>"},
+        processor={"num_additional_image_tokens": 1},
+        attributes={"image_seq_length": 50},
+        config={"vision_config": DAVIT},
     ),
     "fuyu": Special(template=False, tokens=("|SPEAKER|", "|NEWLINE|", "<0x04>")),
     "gemma3": Special(**GEMMA3),
@@ -123,7 +147,7 @@ SPECIAL: dict[str, Special] = {
     "glm5_next": Special(config={"text_config": {"num_key_value_heads": 2, "qk_rope_head_dim": 0}}),
     "glm_ocr": Special(**GLM, processor_class="Glm46VProcessor", like="glm46v"),
     "glmga": Special(
-        **GLM, processor_class="Glm46VProcessor", like="glm46v", parts={"image_processor": "GlmgaImageProcessor"},
+        **GLM, processor_class="Glm46VProcessor", like="glm46v", parts={"image_processor": "GlmgaImageProcessor"}
     ),
     "got_ocr2": Special(image=side(1024)),
     "idefics": Special(template=False),
@@ -135,8 +159,7 @@ SPECIAL: dict[str, Special] = {
     "kosmos-2.5": Special(processor_class="Kosmos2_5Processor", template=False),
     "lfm3_vl": Special(**PATCH16),
     "llama4": Special(
-        config={"vision_config": {"image_size": 336, "intermediate_size": 1024}},
-        ids={"image_token_index": "<|patch|>"},
+        config={"vision_config": {"image_size": 336, "intermediate_size": 1024}}, ids={"image_token_index": "<|patch|>"}
     ),
     "llava": Special(image=crop(336), processor=LLAVA, named={"image_token": "<image>"}),
     "llava_next": Special(image=crop(336), processor=LLAVA),
@@ -154,13 +177,18 @@ SPECIAL: dict[str, Special] = {
     "muse_spark": Special(config={"out_hidden_size": 1024}),
     "ovis2": Special(config=ovis2, image=side(224), ids={"image_token_id": "<IMG_ATOM>"}),
     "paligemma": Special(
-        template=False, named={"image_token": ""}, config=SIGLIP224, image=side(224),
+        template=False,
+        named={"image_token": ""},
+        config=SIGLIP224,
+        image=side(224),
         attributes={"image_seq_length": 196},
     ),
     "pix2struct": Special(template=False),
     "pp_chart2table": Special(
-        mark="<img>" + "<imgpad>" * 256 + "</img>", tokens=("<img>", "<imgpad>", "</img>"),
-        ids={"image_token_id": "<imgpad>", "image_token_index": "<imgpad>"}, image=side(1024),
+        mark="<img>" + "<imgpad>" * 256 + "</img>",
+        tokens=("<img>", "<imgpad>", "</img>"),
+        ids={"image_token_id": "<imgpad>", "image_token_index": "<imgpad>"},
+        image=side(1024),
     ),
     "pp_formulanet": Special(template=False),
     "qianfan_ocr": Special(mark="<image>", image=side(448)),
@@ -168,7 +196,7 @@ SPECIAL: dict[str, Special] = {
     "qwen3_5": Special(**PATCH16),
     "qwen3_5_moe": Special(**PATCH16),
     "qwen3_omni_moe_thinker": Special(
-        **PATCH16, processor_class="Qwen3OmniMoeProcessor", like="qwen3_omni_moe", config=omni,
+        **PATCH16, processor_class="Qwen3OmniMoeProcessor", like="qwen3_omni_moe", config=omni
     ),
     "qwen3_vl": Special(**PATCH16),
     "qwen3_vl_moe": Special(**PATCH16, like="qwen3_vl"),
@@ -180,7 +208,7 @@ SPECIAL: dict[str, Special] = {
     "unlimited_ocr": Special(config={"vision_config": {"sam_config": {"downsample_channels": [512, 256]}}}),
     "video_llama_3": Special(**PATCH16),
     "vipllava": Special(config={"vision_feature_layers": [-1, -2]}, image=crop(336), processor=LLAVA),
-}  # fmt: skip
+}
 
 WIDTHS = "not built: its declared defaults do not shrink to one tiny geometry by the general recipe"
 TIMM = "not built: its vision tower is a timm network, which the general recipe does not shrink"

@@ -98,11 +98,16 @@ def write_table(rows: dict[str, dict[str, str]], page: Path = PAGE) -> None:
 
     counts = ", ".join(f"{sum(r['status'] == s for r in rows.values())} {s}" for s in STATUS.values())
     lines = [
-        BEGIN, "", f"transformers {transformers.__version__}, {len(rows)} model types: {counts}.", "",
-        "| " + " | ".join(HEAD) + " |", "|" + "---|" * len(HEAD),
+        BEGIN,
+        "",
+        f"transformers {transformers.__version__}, {len(rows)} model types: {counts}.",
+        "",
+        "| " + " | ".join(HEAD) + " |",
+        "|" + "---|" * len(HEAD),
         *(f"| `{k}` | `{r['class']}` | {r['status']} | {r['form']} | {r['why']} |" for k, r in sorted(rows.items())),
-        "", END,
-    ]  # fmt: skip
+        "",
+        END,
+    ]
     text = page.read_text()
     page.write_text(text[: text.index(BEGIN)] + "\n".join(lines) + text[text.index(END) + len(END) :])
 

@@ -57,9 +57,16 @@ def test_a_checkpoints_own_decoding_changes_nothing_and_is_recorded(copied, pope
     folder = copied("llava")
     plain = ask(load(folder), QUESTION)[0].text
     own = {
-        "repetition_penalty": 5.0, "num_beams": 3, "no_repeat_ngram_size": 1, "return_dict_in_generate": True,
-        "output_scores": True, "do_sample": True, "temperature": 3.0, "min_new_tokens": 4, "max_length": 7,
-    }  # fmt: skip
+        "repetition_penalty": 5.0,
+        "num_beams": 3,
+        "no_repeat_ngram_size": 1,
+        "return_dict_in_generate": True,
+        "output_scores": True,
+        "do_sample": True,
+        "temperature": 3.0,
+        "min_new_tokens": 4,
+        "max_length": 7,
+    }
     rewrite(folder / "generation_config.json", **own)
     model = load(folder)
     assert plain and ask(model, QUESTION)[0].text == plain

@@ -17,33 +17,109 @@ from typing import Any
 WIDTH, HEADS, HEAD, LAYERS = 256, 2, 128, 2
 SHRUNK: dict[str, Any] = {
     **dict.fromkeys(
-        ("hidden_size", "d_model", "embed_dim", "out_hidden_size", "projection_dim", "projector_hidden_size",
-         "hidden_dim", "output_hidden_size", "text_hidden_size", "encoder_hidden_size", "vision_output_dim",
-         "word_embed_proj_dim", "projector_input_dim", "projector_output_dim", "cross_attention_hidden_size",
-         "vision_embed_dim", "output_dim", "connector_hidden_size", "conv_dim", "block_dim", "embedding_size"), WIDTH),
+        (
+            "hidden_size",
+            "d_model",
+            "embed_dim",
+            "out_hidden_size",
+            "projection_dim",
+            "projector_hidden_size",
+            "hidden_dim",
+            "output_hidden_size",
+            "text_hidden_size",
+            "encoder_hidden_size",
+            "vision_output_dim",
+            "word_embed_proj_dim",
+            "projector_input_dim",
+            "projector_output_dim",
+            "cross_attention_hidden_size",
+            "vision_embed_dim",
+            "output_dim",
+            "connector_hidden_size",
+            "conv_dim",
+            "block_dim",
+            "embedding_size",
+        ),
+        WIDTH,
+    ),
     **dict.fromkeys(
-        ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "d_ff", "moe_intermediate_size",
-         "shared_expert_intermediate_size", "mlp_dim", "intermediate_size_mlp", "block_ff_dim",
-         "alignment_intermediate_size", "moe_shared_expert_intermediate_size"), 64),
+        (
+            "intermediate_size",
+            "ffn_dim",
+            "encoder_ffn_dim",
+            "decoder_ffn_dim",
+            "d_ff",
+            "moe_intermediate_size",
+            "shared_expert_intermediate_size",
+            "mlp_dim",
+            "intermediate_size_mlp",
+            "block_ff_dim",
+            "alignment_intermediate_size",
+            "moe_shared_expert_intermediate_size",
+        ),
+        64,
+    ),
     **dict.fromkeys(
-        ("num_hidden_layers", "depth", "layers", "encoder_layers", "decoder_layers", "num_layers",
-         "num_decoder_layers", "resampler_depth", "n_layers"), LAYERS),
+        (
+            "num_hidden_layers",
+            "depth",
+            "layers",
+            "encoder_layers",
+            "decoder_layers",
+            "num_layers",
+            "num_decoder_layers",
+            "resampler_depth",
+            "n_layers",
+        ),
+        LAYERS,
+    ),
     **dict.fromkeys(
-        ("num_attention_heads", "num_heads", "attention_heads", "encoder_attention_heads", "decoder_attention_heads",
-         "n_heads", "resampler_n_heads"), HEADS),
-    "num_key_value_heads": 1, "head_dim": HEAD, "d_kv": 8, "resampler_head_dim": 8, "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8, "num_global_layers": 1,
-    "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "moe_num_experts": 4, "num_experts_per_tok": 2,
-    "n_shared_experts": 1, "moe_k": 2, "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 8,
-    "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_topk": 2, "moe_num_shared_experts": 1, "num_kv_shared_layers": 0,
+        (
+            "num_attention_heads",
+            "num_heads",
+            "attention_heads",
+            "encoder_attention_heads",
+            "decoder_attention_heads",
+            "n_heads",
+            "resampler_n_heads",
+        ),
+        HEADS,
+    ),
+    "num_key_value_heads": 1,
+    "head_dim": HEAD,
+    "d_kv": 8,
+    "resampler_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "num_global_layers": 1,
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "moe_num_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_k": 2,
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "moe_topk": 2,
+    "moe_num_shared_experts": 1,
+    "num_kv_shared_layers": 0,
     "hidden_size_per_layer_input": 8,
-}  # fmt: skip
+}
 """Field of a configuration -> its tiny value; only fields that the configuration has are set."""
 
 LAYER_LISTS = {
-    "deepstack_visual_indexes": [0], "global_attn_indexes": [1], "intermediate_layers_indices": [0],
-    "fullatt_block_indexes": [1], "cross_attention_layers": [1],
-}  # fmt: skip
+    "deepstack_visual_indexes": [0],
+    "global_attn_indexes": [1],
+    "intermediate_layers_indices": [0],
+    "fullatt_block_indexes": [1],
+    "cross_attention_layers": [1],
+}
 """Fields that name layers of the deep model -> layers of the tiny one."""
 
 
@@ -104,9 +180,10 @@ def build(kind: str, folder: Path) -> None:
     config = config_class.from_dict(values)
     model = getattr(transformers, MODELS[kind])(config).eval()
     model.generation_config = transformers.GenerationConfig(
-        bos_token_id=text.bos_token_id, eos_token_id=text.eos_token_id,
+        bos_token_id=text.bos_token_id,
+        eos_token_id=text.eos_token_id,
         decoder_start_token_id=text.bos_token_id if config.is_encoder_decoder else None,
-    )  # fmt: skip
+    )
     for name, weights in model.named_parameters():
         if weights.dim() > 1 and "embed" not in name:
             torch.nn.init.normal_(weights, std=0.2)  # at 0.02 a tiny model says the same whatever it is shown
@@ -183,9 +260,16 @@ def _literals(source: str) -> list[str]:
 def _named(source: str) -> dict[str, str]:
     """Names under which a processor asks its tokenizer for tokens."""
     names = set(re.findall(r"tokenizer\.(\w+_token)\b", source)) - {
-        "bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token",
-        "add_bos_token", "add_eos_token",
-    }  # fmt: skip
+        "bos_token",
+        "eos_token",
+        "pad_token",
+        "unk_token",
+        "sep_token",
+        "cls_token",
+        "mask_token",
+        "add_bos_token",
+        "add_eos_token",
+    }
     spelled = dict(re.findall(r"""tokenizer\.(\w+_token) if [^\n]*? else ["']([^"'\s]+)["']""", source))
     return {name: spelled.get(name, f"<|{name}|>") for name in sorted(names)}
 
@@ -237,10 +321,14 @@ def tokenizer(tokens: list[str], named: dict[str, str], bos="<s>", eos="</s>", p
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
-        tokenizer_object=raw, bos_token=bos, eos_token=eos, pad_token=pad, unk_token="<unk>",
+        tokenizer_object=raw,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        unk_token="<unk>",
         additional_special_tokens=[t for t in special if t not in basic],
         **({"extra_special_tokens": named} if named else {}),
-    )  # fmt: skip
+    )
 
 
 def shrink(values: dict[str, Any], vocabulary: int) -> dict[str, Any]:

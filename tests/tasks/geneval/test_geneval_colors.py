@@ -21,9 +21,9 @@ def thing_crops(blur):
     for color in COLOR_NAMES:
         for shape in ("circle", "square", "triangle", "cross"):
             thing = Thing(color, shape, 2)
-            picture = np.asarray(render(Scene((thing,))))
-            picture = cv2.GaussianBlur(picture, (0, 0), blur) if blur else picture
-            crops.append(C.Crop(picture, thing_mask(thing), (2, 18, 14, 30, 0.9), shape))
+            image = np.asarray(render(Scene((thing,))))
+            image = cv2.GaussianBlur(image, (0, 0), blur) if blur else image
+            crops.append(C.Crop(image, thing_mask(thing), (2, 18, 14, 30, 0.9), shape))
             names.append(color)
     return crops, names
 
@@ -44,11 +44,11 @@ def test_pixel_votes_on_nothing_and_on_white():
 
 
 def test_the_crop_is_the_object_over_grey():
-    picture = np.zeros((20, 30, 3), np.uint8)
-    picture[:] = (10, 200, 30)
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[:] = (10, 200, 30)
     mask = np.zeros((20, 30), bool)
     mask[5:10, 5:10] = True
-    crop = np.asarray(C.composite_crop(C.Crop(picture, mask, (4.4, 4, 12, 11, 0.9), "dog")))
+    crop = np.asarray(C.composite_crop(C.Crop(image, mask, (4.4, 4, 12, 11, 0.9), "dog")))
     assert crop.shape == (7, 8, 3)
     assert (crop[0, 0] == 0x99).all() and (crop[2, 2] == (10, 200, 30)).all()
 
@@ -93,14 +93,14 @@ def test_the_text_classifier_is_the_published_formula_and_made_once(clip):
     assert clip.classifier("cow") is made and made.shape == (16, 10)
 
 
-def test_crops_of_many_pictures_in_one_pass_are_as_single(clip):
+def test_crops_of_many_images_in_one_pass_are_as_single(clip):
     rng = np.random.default_rng(0)
     crops = []
     for i in range(7):
         mask = np.zeros((40, 40), bool)
         mask[3 + i : 30, 4:25] = True
-        picture = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        crops.append(C.Crop(picture, mask, (4, 3 + i, 25, 30, 0.9), ("cow", "bench")[i % 2]))
+        image = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        crops.append(C.Crop(image, mask, (4, 3 + i, 25, 30, 0.9), ("cow", "bench")[i % 2]))
     together, alone = clip.name(crops), [clip.name([crop])[0] for crop in crops]
     assert [a.color for a in together] == [a.color for a in alone]
     assert max(abs(a.margin - b.margin) for a, b in zip(together, alone, strict=True)) < 1e-5

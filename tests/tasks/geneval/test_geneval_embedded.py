@@ -8,15 +8,7 @@ import pytest
 from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.shapes.detector_data import augment, sample_example
 from armor_eval.shapes.rtmdet import detect_batch, run_batch
-from armor_eval.shapes.train_detector import (
-    CARD,
-    PRETRAINED,
-    WEIGHTS,
-    _counts,
-    _multiset,
-    build_model,
-    load_trained,
-)
+from armor_eval.shapes.train_detector import CARD, PRETRAINED, WEIGHTS, _counts, _multiset, build_model, load_trained
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import RunFailed, UserError
@@ -36,7 +28,7 @@ def exact(detector, kind, n, blurred=False):
     examples = [sample_example(rng, training=False, kind=kind) for _ in range(n)]
     if blurred:
         examples = [augment(rng, example) for example in examples]
-    found = detector.detect([example.picture for example in examples])
+    found = detector.detect([example.image for example in examples])
     pairs = list(zip(found, examples, strict=True))
     return [np.mean([_counts(f, t) == _multiset(e) for f, e in pairs]) for t in (0.3, 0.9)]
 
@@ -62,9 +54,9 @@ def test_it_is_small_and_its_card_tells_the_truth():
 
 def test_batched_is_single_and_sizes_may_differ(detector):
     rng = np.random.default_rng(1)
-    pictures = [sample_example(rng, kind="render").picture for _ in range(5)]
-    pictures.append(np.kron(pictures[0], np.ones((4, 4, 1), np.uint8)))  # 128x128
-    together, alone = detector.detect(pictures), [detector.detect([p])[0] for p in pictures]
+    images = [sample_example(rng, kind="render").image for _ in range(5)]
+    images.append(np.kron(images[0], np.ones((4, 4, 1), np.uint8)))  # 128x128
+    together, alone = detector.detect(images), [detector.detect([p])[0] for p in images]
     for a, b in zip(together, alone, strict=True):
         assert (a.labels == b.labels).all() and np.abs(a.scores - b.scores).max(initial=0) < 1e-4
     assert together[5].masks.shape[1:] == (128, 128)
@@ -78,10 +70,10 @@ def test_detections_are_mmdets_own(detector):
     """
     model = detector._model
     rng = np.random.default_rng(4)
-    pictures = [augment(rng, sample_example(rng, training=False)).picture for _ in range(120)]
-    wide = [np.hstack([a, b]) for a, b in zip(pictures[:6], pictures[6:12], strict=True)]
+    images = [augment(rng, sample_example(rng, training=False)).image for _ in range(120)]
+    wide = [np.hstack([a, b]) for a, b in zip(images[:6], images[6:12], strict=True)]
     seen = equal = 0
-    for batch in (pictures, wide):
+    for batch in (images, wide):
         for a, b in zip(detect_batch(model, batch), run_batch(model, batch), strict=True):
             assert (a.labels == b.labels).all()
             assert np.abs(a.scores - b.scores).max(initial=0) < 1e-5

@@ -11,8 +11,9 @@ from armor_eval.tasks.geneval.prompts import Metadata
 from armor_eval.tasks.geneval.verdicts import Rules, judge
 from armor_model.base.errors import UserError
 
-SMALL = M.Architecture(embed=24, depths=(1, 1, 2, 1), heads=(1, 2, 3, 6), queries=100, encoder_layers=2,
-                       decoder_layers=3, classes=12)  # fmt: skip
+SMALL = M.Architecture(
+    embed=24, depths=(1, 1, 2, 1), heads=(1, 2, 3, 6), queries=100, encoder_layers=2, decoder_layers=3, classes=12
+)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def no_color(name, indices):
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     """Random blocks and gradients: busy enough for random queries to answer differently."""
     rng = np.random.default_rng(1)
     blocks = rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -64,25 +65,25 @@ def small_scale():
         yield
 
 
-def run(network, form, pictures, above):
-    pixels, resized = M.prepare(pictures, "cpu")
+def run(network, form, images, above):
+    pixels, resized = M.prepare(images, "cpu")
     classes, masks = M.forward(network, form, pixels.to(next(network.parameters()).dtype))
-    size, padded = pictures[0].shape[:2], tuple(pixels.shape[-2:])
+    size, padded = images[0].shape[:2], tuple(pixels.shape[-2:])
     return [M.detections_of(c, m, padded, resized, size, above) for c, m in zip(classes, masks, strict=True)]
 
 
-def test_both_forms_agree_on_hundreds_of_detections(forms, pictures, small_scale):
+def test_both_forms_agree_on_hundreds_of_detections(forms, images, small_scale):
     """In double precision: the decoder cuts attention masks at .5, where float32 noise can tip a random network."""
     network, other = (copy.deepcopy(form).double() for form in forms)
-    pixels = M.prepare(pictures, "cpu")[0].double()
+    pixels = M.prepare(images, "cpu")[0].double()
     ours, theirs = M.forward(network, "mmdet", pixels), M.forward(other, "transformers", pixels)
     assert (ours[0] - theirs[0]).abs().max() < 1e-5
     assert (ours[1] - theirs[1]).abs().max() < 1e-5
-    everything = np.sort(np.concatenate([found.scores for found in run(network, "mmdet", pictures, 0.0)]))
+    everything = np.sort(np.concatenate([found.scores for found in run(network, "mmdet", images, 0.0)]))
     above = float(everything[60:62].mean())  # inside the range of scores, so that a tenth does not pass
     middle = float(everything[300:302].mean())
     rules = Rules(threshold=middle, counting_threshold=float(everything[400:402].mean()))
-    a, b = run(network, "mmdet", pictures, above), run(other, "transformers", pictures, above)
+    a, b = run(network, "mmdet", images, above), run(other, "transformers", images, above)
     passed = 0
     verdicts = []
     for left, right in zip(a, b, strict=True):
@@ -100,17 +101,17 @@ def test_both_forms_agree_on_hundreds_of_detections(forms, pictures, small_scale
     assert 0 < sum(verdicts) < len(verdicts)
 
 
-def test_post_processing_is_bitwise_mmdets_own(forms, pictures, small_scale):
+def test_post_processing_is_bitwise_mmdets_own(forms, images, small_scale):
     """Against model.test_step on the same pixels, in every score, label, box and mask above the threshold."""
     network, _ = forms
     from mmdet.structures import DetDataSample
 
-    pixels, resized = M.prepare(pictures, "cpu")
+    pixels, resized = M.prepare(images, "cpu")
     samples = []
-    for picture in pictures:
+    for image in images:
         meta = {
             "img_shape": resized,
-            "ori_shape": picture.shape[:2],
+            "ori_shape": image.shape[:2],
             "batch_input_shape": tuple(pixels.shape[-2:]),
             "scale_factor": (1.0, 1.0),
         }
@@ -118,7 +119,7 @@ def test_post_processing_is_bitwise_mmdets_own(forms, pictures, small_scale):
     with torch.inference_mode():
         official = network.predict(pixels, samples, rescale=True)
     dropped = 0
-    for sample, ours in zip(official, run(network, "mmdet", pictures, 0.15), strict=True):
+    for sample, ours in zip(official, run(network, "mmdet", images, 0.15), strict=True):
         theirs = sample.pred_instances.numpy()
         passing = theirs.scores > 0.15
         order = np.argsort(-theirs.scores[passing], kind="stable")
@@ -130,11 +131,11 @@ def test_post_processing_is_bitwise_mmdets_own(forms, pictures, small_scale):
     assert dropped > 50
 
 
-def test_batched_is_single(forms, pictures, small_scale):
+def test_batched_is_single(forms, images, small_scale):
     network, _ = forms
-    batched = run(network, "mmdet", pictures[:2], 0.14)
+    batched = run(network, "mmdet", images[:2], 0.14)
     for i in range(2):
-        (single,) = run(network, "mmdet", pictures[i : i + 1], 0.14)
+        (single,) = run(network, "mmdet", images[i : i + 1], 0.14)
         assert (single.labels == batched[i].labels).all()
         assert np.abs(single.scores - batched[i].scores).max() < 1e-5
 
@@ -172,13 +173,13 @@ def test_pixels_reach_the_network_as_mmdet_would_send_them(forms, small_scale):
     from mmengine.dataset import pseudo_collate
 
     network, _ = forms
-    picture = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
     steps = [
         {"type": "mmdet.LoadImageFromNDArray"},
         {"type": "mmdet.Resize", "scale": M.SCALE, "keep_ratio": True},
         {"type": "mmdet.PackDetInputs", "meta_keys": ("ori_shape", "img_shape", "scale_factor")},
     ]
-    data = pseudo_collate([Compose(steps)({"img": picture[..., ::-1].copy(), "img_id": 0})])
+    data = pseudo_collate([Compose(steps)({"img": image[..., ::-1].copy(), "img_id": 0})])
     theirs = network.data_preprocessor(data)["inputs"]
-    ours, resized = M.prepare([picture], "cpu")
+    ours, resized = M.prepare([image], "cpu")
     assert torch.equal(theirs, ours) and resized == (160, 240)

@@ -15,9 +15,14 @@ RECORD = SHARED / "records" / "geneval" / "geneditevalkit_results.jsonl.gz"
 def official_line(name, tag, include, boxes, correct, reason="", exclude=()):
     meta = {"tag": tag, "include": include, **({"exclude": list(exclude)} if exclude else {}), "prompt": f"draw {name}"}
     return {
-        "filename": f"{name}.png", "tag": tag, "prompt": meta["prompt"], "correct": correct, "reason": reason,
-        "metadata": json.dumps(meta), "details": json.dumps(boxes),
-    }  # fmt: skip
+        "filename": f"{name}.png",
+        "tag": tag,
+        "prompt": meta["prompt"],
+        "correct": correct,
+        "reason": reason,
+        "metadata": json.dumps(meta),
+        "details": json.dumps(boxes),
+    }
 
 
 def need(name, count=1, **more):
@@ -35,28 +40,37 @@ INVENTED = [
     ),
     official_line("left", "position", LEFT, {"cup": [CUP], "bench": [BENCH]}, True),
     official_line(
-        "right", "position", LEFT, {"cup": [BENCH], "bench": [CUP]}, False,
+        "right",
+        "position",
+        LEFT,
+        {"cup": [BENCH], "bench": [CUP]},
+        False,
         "expected cup left of target, found right of target",
     ),
     official_line(
-        "alone", "position", LEFT, {"cup": [CUP]}, False,
-        "expected bench>=1, found 0\nno target for cup to be left of",
+        "alone", "position", LEFT, {"cup": [CUP]}, False, "expected bench>=1, found 0\nno target for cup to be left of"
     ),
     official_line("red", "colors", [RED_CUP], {"cup": [CUP, CUP]}, True),
-    official_line(
-        "green", "colors", [RED_CUP], {"cup": [CUP]}, False, "expected red cup>=1, found 0 red; and 1 green"
-    ),
+    official_line("green", "colors", [RED_CUP], {"cup": [CUP]}, False, "expected red cup>=1, found 0 red; and 1 green"),
     official_line("lost", "colors", [RED_CUP], {}, False, "expected cup>=1, found 0"),
     official_line("both", "color_attr", [RED_CUP, BLUE_BENCH], {"cup": [CUP], "bench": [BENCH]}, True),
     official_line(
-        "half", "color_attr", [RED_CUP, BLUE_BENCH], {"bench": [BENCH]}, False,
+        "half",
+        "color_attr",
+        [RED_CUP, BLUE_BENCH],
+        {"bench": [BENCH]},
+        False,
         "expected cup>=1, found 0\nexpected blue bench>=1, found 0 blue; and 1 white",
     ),
     official_line(
-        "pair", "colors", [need("cup", 2, color="red")], {"cup": [CUP, BENCH]}, False,
+        "pair",
+        "colors",
+        [need("cup", 2, color="red")],
+        {"cup": [CUP, BENCH]},
+        False,
         "expected red cup>=2, found 1 red; and 1 red, 1 pink",
     ),
-]  # fmt: skip
+]
 
 
 def in_our_words(line, meta):

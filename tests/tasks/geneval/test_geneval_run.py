@@ -79,7 +79,7 @@ def test_the_batch_size_does_not_change_a_verdict(detector, tmp_path):
     assert [m.value for m in a.scores.metrics] == [m.value for m in b.scores.metrics]
 
 
-def test_a_picture_that_fails_is_counted_and_tried_again(detector, tmp_path):
+def test_a_image_that_fails_is_counted_and_tried_again(detector, tmp_path):
     done = run(
         detector, Renderer(fails=["a photo of a circle"]), tmp_path / "run", limit=None, samples=1, batch_size=48
     )
@@ -96,7 +96,7 @@ def test_a_model_that_never_draws_stops_the_run(detector, tmp_path):
         run(detector, Renderer(fails=RECORDS), tmp_path / "run")
 
 
-def test_existing_pictures_good_and_bad(detector, tmp_path, capsys):
+def test_existing_images_good_and_bad(detector, tmp_path, capsys):
     records = [next(r for r in RECORDS.values() if r["tag"] == task) for task in TASKS]
     root = write_folder(tmp_path / "img", records)
     lost = spoil_folder(root)

@@ -41,10 +41,8 @@ def test_both_forms_from_one_mmdet_2_checkpoint(tmp_path, monkeypatch):
     torch.save({"state_dict": old, "meta": {}}, path)
     vocabulary = load_vocabulary("official")
     forms = [Mask2FormerDetector(form, vocabulary, path, "x", above=0.0) for form in ("mmdet", "transformers")]
-    pictures = [
-        np.random.default_rng(i).integers(0, 256, (64, 64 + 32 * (i == 2), 3), dtype=np.uint8) for i in range(3)
-    ]
-    a, b = (form.detect(pictures) for form in forms)
+    images = [np.random.default_rng(i).integers(0, 256, (64, 64 + 32 * (i == 2), 3), dtype=np.uint8) for i in range(3)]
+    a, b = (form.detect(images) for form in forms)
     for left, right in zip(a, b, strict=True):
         assert len(left.labels) == len(right.labels) == 100
         assert np.abs(left.scores - right.scores).max() < 1e-3  # float32; the fast test compares in double

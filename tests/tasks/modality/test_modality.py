@@ -44,7 +44,7 @@ def test_an_answer_is_right_when_it_is_exactly_what_was_wanted(parts: list, give
         assert (found.given, found.right) == (given, given == wants)
 
 
-def test_pictures_are_held_against_the_request() -> None:
+def test_images_are_held_against_the_request() -> None:
     things = {
         "phrase": "a red circle and a blue square",
         "things": [["red", "circle", 1], ["blue", "square", 1]],
@@ -70,7 +70,7 @@ def test_pictures_are_held_against_the_request() -> None:
         ("hello there.", False),
     ],
 )
-def test_text_and_picture_agree_when_every_shape_told_is_there(text: str, agrees: bool) -> None:
+def test_text_and_image_agree_when_every_shape_told_is_there(text: str, agrees: bool) -> None:
     assert agrees_with(text, SCENE) is agrees
 
 
@@ -206,8 +206,11 @@ def test_other_prompts_come_from_a_file_and_mistakes_are_one_line(tmp_path: Path
 
 
 def test_an_image_that_cannot_be_decoded_costs_its_request(tmp_path: Path) -> None:
-    asked = {"kind": "ti2t", "messages": [{"role": "user", "content": "<image>\\nWhat is it?"}],
-             "expect": {"text": True, "image": False}}  # fmt: skip
+    asked = {
+        "kind": "ti2t",
+        "messages": [{"role": "user", "content": "<image>\\nWhat is it?"}],
+        "expect": {"text": True, "image": False},
+    }
     (tmp_path / "bad.png").write_bytes(b"no image")
     render(SCENE).save(tmp_path / "good.png")
     lines = [{**asked, "id": name, "images": [f"{name}.png"]} for name in ("bad", "good")]

@@ -48,10 +48,14 @@ def test_a_record_that_a_typed_line_break_cut_is_joined(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("a,b\n1,2\n", "lacks the column"), (",".join(HEAD) + "\nh,1,2\n", "3 fields"),
-     (",".join(HEAD) + "\nh,x,0,1,1,,,,,\n", "record 2"), (",".join(HEAD) + "\nh,999,0,1,1,,,,,\n", "other prompts"),
-     (",".join(HEAD) + "\n", "no answers")],
-)  # fmt: skip
+    [
+        ("a,b\n1,2\n", "lacks the column"),
+        (",".join(HEAD) + "\nh,1,2\n", "3 fields"),
+        (",".join(HEAD) + "\nh,x,0,1,1,,,,,\n", "record 2"),
+        (",".join(HEAD) + "\nh,999,0,1,1,,,,,\n", "other prompts"),
+        (",".join(HEAD) + "\n", "no answers"),
+    ],
+)
 def test_files_that_are_no_annotations_are_refused(tmp_path, text, says) -> None:
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(UserError, match=says):
@@ -132,8 +136,26 @@ def test_what_cannot_be_held_against_each_other_is_refused(drawn, tmp_path, caps
     people = write_csv(tmp_path / "people.csv", [["h", 182, 1, 1.0, 2, "", "", "", "", ""]])
     assert "GenEval's own prompts" in says("--judge", drawn, "--against", people)
     assert "holds no images" in says("--judge", "scene", "--against", tmp_path / "far.jsonl")
-    assert main(["draw", "--suite", "shapes-vqa", "--limit", "6", "--seed", "0", "--samples", "1", "--out",
-                 str(tmp_path / "b"), "--image-temperature", "3"]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "draw",
+                "--suite",
+                "shapes-vqa",
+                "--limit",
+                "6",
+                "--seed",
+                "0",
+                "--samples",
+                "1",
+                "--out",
+                str(tmp_path / "b"),
+                "--image-temperature",
+                "3",
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert "other images" in says("--judge", tmp_path / "b" / "shapes-vqa", "--against", drawn)
 

@@ -191,8 +191,10 @@ def test_wise_legacy_weighs_three_digits(suite, tmp_path, capsys):
 
 def test_the_chinese_suites(suite, tmp_path, capsys):
     row = {"prompt_id": 0, "prompt": "p", "text": ["每日 新鲜"], "category": "sign"}
-    contents = {"OneIG-Bench-ZH.csv": "category,id,prompt_cn\nText_Rendering,000,p\n",
-                "text_content_zh.csv": "id,text_content\n000,每日 新鲜\n"}  # fmt: skip
+    contents = {
+        "OneIG-Bench-ZH.csv": "category,id,prompt_cn\nText_Rendering,000,p\n",
+        "text_content_zh.csv": "id,text_content\n000,每日 新鲜\n",
+    }
     for name, item, files, score in (
         ("longtext-zh", "0000", {"text_prompts_zh.jsonl": json.dumps(row)}, 3 / 4),
         ("oneig-text-zh", "text/000", contents, 1 - 1 * (1 - 0) * (1 - 3 / 4) / 50),
@@ -267,9 +269,7 @@ def test_oneig_text(suite, tmp_path, capsys):
 def test_a_judge_sees_jpegs_and_has_room_for_long_texts(suite, tmp_path, capsys):
     """As OneIG's script saves its cells, and 256 tokens where the target has more than 60 words."""
     prompts = "category,id,prompt_en\nText_Rendering,000,a sign\nText_Rendering,001,a page\n"
-    contents = {
-        "OneIG-Bench.csv": prompts, "text_content.csv": f"id,text_content\n000,Hello\n001,{'word ' * 61}\n"
-    }  # fmt: skip
+    contents = {"OneIG-Bench.csv": prompts, "text_content.csv": f"id,text_content\n000,Hello\n001,{'word ' * 61}\n"}
     command = suite("oneig-text", contents)
     images = images_in(tmp_path / "images", *(f"text_00{i}_{k}" for i in (0, 1) for k in (1, 2, 3, 4)), size=16)
     with ScriptedServer(lambda asked: chat("Hello")) as server:

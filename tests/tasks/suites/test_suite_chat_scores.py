@@ -24,10 +24,16 @@ def scored(name: str, replies: list[tuple[str, str]], *, groups=None, fields=({}
         found = REDUCTIONS[suite.reduction].score(suite, item, [Reading(reply)])
         items.append(
             Item(
-                id=f"{at}", cluster=cluster[at] if cluster else key, group=groups[at] if groups else None, prompt="p",
-                prompt_sha256="x", score=found.score, status="ok", extras={"numbers": dict(found.numbers)},
+                id=f"{at}",
+                cluster=cluster[at] if cluster else key,
+                group=groups[at] if groups else None,
+                prompt="p",
+                prompt_sha256="x",
+                score=found.score,
+                status="ok",
+                extras={"numbers": dict(found.numbers)},
             )
-        )  # fmt: skip
+        )
     return {c.name: c.value(items) for c in REDUCTIONS[suite.reduction].composites(suite)}
 
 
@@ -92,8 +98,11 @@ def test_oneig_text_by_hand():
 
 
 def test_an_edit_needs_both_halves():
-    replies = [("1", "Instruction: 10\nPreservation: 10"), ("2", "Instruction: 10\nPreservation: 0"),
-               ("3", "**Instruction**: 4\n**Preservation**: 9, since")]  # fmt: skip
+    replies = [
+        ("1", "Instruction: 10\nPreservation: 10"),
+        ("2", "Instruction: 10\nPreservation: 0"),
+        ("3", "**Instruction**: 4\n**Preservation**: 9, since"),
+    ]
     numbers = scored("edit", replies)
     assert numbers["overall"] == pytest.approx((1 + 0 + 0.6) / 3)
     assert numbers["Instruction"] == pytest.approx(0.8) and numbers["Preservation"] == pytest.approx(1.9 / 3)

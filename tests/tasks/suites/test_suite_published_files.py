@@ -75,8 +75,9 @@ def test_oneig_reads_json_in_json_and_csv_in_quotes(tmp_path):
     assert [(item.id, item.prompt) for item in data.items] == [("anime/000", "a cat"), ("human/000", 'a "man"\nsits')]
     probes = data.items[0].probes
     assert [(p.text, p.accept, p.parents) for p in probes] == [
-        ("Is it a cat?", ("Yes",), ()), ("Is it red?", ("Yes",), ("1",))
-    ]  # fmt: skip
+        ("Is it a cat?", ("Yes",), ()),
+        ("Is it red?", ("Yes",), ("1",)),
+    ]
     text = "\ufeffid,text_content\n000,\"['A', 'B\\n']\"\n"
     (item,) = read("oneig-text", tmp_path, OneIG_Bench=PROMPTS, text_content=text).items
     assert dict(item.fields) == {"target": "['A', 'B\\n']"} and item.prompt == "a sign"

@@ -50,10 +50,12 @@ def test_a_question_file_of_geneval2s_form(tmp_path, capsys, lines, said):
         ({1: ("a0", "2", "7", "entity - part", "q")}, "item a0: question 2 hangs on 7, which is not there"),
         ({1: ("a0", "1", "0", "entity - part", "q")}, "item a0: two questions have one id"),
         ({0: ("a0", "1", "0", "colour", "q")}, "item a0: unknown skill 'colour'"),
-        ({0: ("a0", "1", "2", "entity - part", "q"), 1: ("a0", "2", "0", "entity - part", "q")},
-         "item a0: a question stands before the one it hangs on"),
+        (
+            {0: ("a0", "1", "2", "entity - part", "q"), 1: ("a0", "2", "0", "entity - part", "q")},
+            "item a0: a question stands before the one it hangs on",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_question_file_of_dpgs_form(tmp_path, capsys, changes, said):
     rows = [changes.get(at, row) for at, row in enumerate(QUESTIONS)]
     suite = dpg_suite(tmp_path, rows=rows)
@@ -119,9 +121,10 @@ def test_a_suite_of_the_users_own(tmp_path, capsys):
         "    items = [SuiteItem(str(i), t, (Probe('is', f'Is it {t}?', ('yes',)),)) for i, t in enumerate(lines)]\n"
         "    return SuiteData(suite.name, '', items)\n"
     )
-    judge = replies(tmp_path / "r.jsonl", [
-        {"item": "0", "question": "Is it a wren?", "reply": "yes"}, {"item": "1", "probe": "is", "reply": "no"}
-    ])  # fmt: skip
+    judge = replies(
+        tmp_path / "r.jsonl",
+        [{"item": "0", "question": "Is it a wren?", "reply": "yes"}, {"item": "1", "probe": "is", "reply": "no"}],
+    )
     command = ["draw", "--suite", str(suite), "--model", "mock", "--judge", judge, "--out", str(tmp_path / "out")]
     assert main(command) == 0
     assert "50.0 %" in capsys.readouterr().out

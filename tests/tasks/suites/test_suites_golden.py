@@ -23,14 +23,48 @@ FIXTURES = SHARED / "suites" / "fixtures"
 needs_fixtures = pytest.mark.skipif(not FIXTURES.is_dir(), reason="needs ../shared/suites/fixtures")
 
 IDS = {
-    "Yes": 9454, "yes": 9693, " yes": 9834, " Yes": 7414, "0": 15, "1": 16, "2": 17, "3": 18, "4": 19, "5": 20, "6": 21,
-    "7": 22, "one": 603, "One": 3966, " one": 825, " One": 3776, "two": 19789, "Two": 11613, " two": 1378,
+    "Yes": 9454,
+    "yes": 9693,
+    " yes": 9834,
+    " Yes": 7414,
+    "0": 15,
+    "1": 16,
+    "2": 17,
+    "3": 18,
+    "4": 19,
+    "5": 20,
+    "6": 21,
+    "7": 22,
+    "one": 603,
+    "One": 3966,
+    " one": 825,
+    " One": 3776,
+    "two": 19789,
+    "Two": 11613,
+    " two": 1378,
     " Two": 9043,
-    "three": 27856, "Three": 19641, " three": 2326, " Three": 14513, "four": 34024, "Four": 26972, " four": 3040,
-    " Four": 13322, "five": 52670, "Five": 37020, " five": 4236, " Five": 20924, "six": 50364, "Six": 41460,
+    "three": 27856,
+    "Three": 19641,
+    " three": 2326,
+    " Three": 14513,
+    "four": 34024,
+    "Four": 26972,
+    " four": 3040,
+    " Four": 13322,
+    "five": 52670,
+    "Five": 37020,
+    " five": 4236,
+    " Five": 20924,
+    "six": 50364,
+    "Six": 41460,
     " six": 4743,
-    " Six": 18680, "seven": 80185, "Seven": 59528, " seven": 8094, " Seven": 29948, " ": 220,
-}  # fmt: skip
+    " Six": 18680,
+    "seven": 80185,
+    "Seven": 59528,
+    " seven": 8094,
+    " Seven": 29948,
+    " ": 220,
+}
 """First tokens in Qwen's public vocabulary; a space before a digit is a token of its own."""
 
 
@@ -42,8 +76,13 @@ def values(folder: Path) -> dict[str, float]:
 def test_geneval2_from_logits_is_the_official_scripts(tmp_path):
     source = FIXTURES / "geneval2_stub"
     expected = json.loads((source / "expected_official.json").read_text())
-    suite = read_suite(geneval2_suite(tmp_path, skills='["object", "attribute", "count", "position", "verb"]',
-                                      groups=str(list(suites()["geneval2"].groups)).replace("'", '"')))  # fmt: skip
+    suite = read_suite(
+        geneval2_suite(
+            tmp_path,
+            skills='["object", "attribute", "count", "position", "verb"]',
+            groups=str(list(suites()["geneval2"].groups)).replace("'", '"'),
+        )
+    )
     data = suite.read([source / "data.jsonl"], "x")
     judged = {}
     for line in map(json.loads, (source / "judge_logits.jsonl").read_text().splitlines()):
@@ -77,10 +116,13 @@ def test_dpg_is_the_official_scripts_defects_included_or_mended(tmp_path, protoc
     expected = json.loads((source / f"expected_{protocol}.json").read_text())
     answers = [json.loads(line) for line in (source / "answers.jsonl").read_text().splitlines()]
     own = suites()[f"dpg-{protocol}"].own_judge
-    judge = replies(tmp_path / "r.jsonl", [
-        {"item": a["item_id"], "sample": a["image"], "question": a["question"], "reply": a["answer"], "judge": own}
-        for a in answers
-    ])  # fmt: skip
+    judge = replies(
+        tmp_path / "r.jsonl",
+        [
+            {"item": a["item_id"], "sample": a["image"], "question": a["question"], "reply": a["answer"], "judge": own}
+            for a in answers
+        ],
+    )
     suite = dpg_declaration(tmp_path, protocol, "questions.csv")
     grids = write_images(tmp_path / "grids", sorted({a["item_id"] for a in answers}), (64, 64))
     command = ["draw", "--suite", str(suite), "--data", str(source / "questions.csv"), "--images", str(grids)]
@@ -117,9 +159,13 @@ def test_soft_tifa_by_number(tmp_path):
 def test_a_wrong_parent_takes_its_children_along_in_row_order(tmp_path):
     from suite_world import dpg_suite
 
-    rows = [("a", "1", "0", "entity - whole", "q1"), ("a", "2", "1", "entity - part", "q2"),
-            ("a", "3", "2", "entity - part", "q3"), ("a", "4", "5", "entity - part", "q4"),
-            ("a", "5", "1", "entity - part", "q5")]  # fmt: skip
+    rows = [
+        ("a", "1", "0", "entity - whole", "q1"),
+        ("a", "2", "1", "entity - part", "q2"),
+        ("a", "3", "2", "entity - part", "q3"),
+        ("a", "4", "5", "entity - part", "q4"),
+        ("a", "5", "1", "entity - part", "q5"),
+    ]
     suite = read_suite(dpg_suite(tmp_path, rows=rows))
     data = suite.read([tmp_path / "questions.csv"], "x")
     assert data.notes == ["1 questions stand before a parent and are judged by its raw answer"]

@@ -39,8 +39,14 @@ WRITTEN = (
 
 def test_a_hub_model_is_asked_in_lm_evals_own_words() -> None:
     assert translated(["run", "--model", "hf:a/b@main", "--tasks", "t"]) == [
-        "run", "--model", "hf", "--model_args", "pretrained=a/b,revision=main", "--tasks", "t"
-    ]  # fmt: skip
+        "run",
+        "--model",
+        "hf",
+        "--model_args",
+        "pretrained=a/b,revision=main",
+        "--tasks",
+        "t",
+    ]
     assert translated(["run", "--model", "ARMOR"]) == ["run", "--model", "ARMOR"]
     with pytest.raises(UserError, match="do not go together"):
         translated(["--model", "hf:a", "--model_args", "x=1"])
@@ -78,10 +84,16 @@ def llama(tmp_path_factory) -> Path:
     tokenizer = load_processor(bundled("armor-nano")).tokenizer
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=128, eos_token_id=tokenizer.eos_token_id, bos_token_id=tokenizer.eos_token_id,
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
@@ -89,10 +101,27 @@ def llama(tmp_path_factory) -> Path:
 
 def run(out: Path, tasks: Path, *words: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "armor_eval", "lm-eval", "--out", str(out), "--", "run", *words, "--tasks",
-         "invented_choice,invented_written", "--include_path", str(tasks), "--device", "cpu"],
-        capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "armor_eval",
+            "lm-eval",
+            "--out",
+            str(out),
+            "--",
+            "run",
+            *words,
+            "--tasks",
+            "invented_choice,invented_written",
+            "--include_path",
+            str(tasks),
+            "--device",
+            "cpu",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -137,8 +166,10 @@ def test_armor_runs_and_its_likelihoods_are_its_text_heads(tasks, tmp_path) -> N
     for row, item in zip(ROWS, sorted(items, key=lambda item: int(item.id)), strict=True):
         replies = []
         for choice in row["choices"]:
-            context, whole = (processor.tokenizer(t, add_special_tokens=False)["input_ids"]
-                              for t in (row["question"], f"{row['question']} {choice}"))  # fmt: skip
+            context, whole = (
+                processor.tokenizer(t, add_special_tokens=False)["input_ids"]
+                for t in (row["question"], f"{row['question']} {choice}")
+            )
             with torch.inference_mode():
                 hidden = model.backbone(model.embed(torch.tensor([whole])))
                 logs = model.text_logits(hidden)[0, :, : model.config.vocab_size].log_softmax(-1)

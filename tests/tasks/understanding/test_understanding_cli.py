@@ -15,14 +15,33 @@ HEAVY = ("torch", "numpy", "pandas", "pydantic", "vlmeval", "transformers", "mat
 HERE = {
     "demo": ["--out", "--seed", "--json"],
     "understanding": [
-        "--bench", "--model", "--profile", "--limit", "--out", "--data", "--any-data", "--batch-size", "--seed",
-        "--max-new-tokens", "--mask-imgbos", "--blind", "--judge", "--judge-url", "--judge-model", "--judge-max-tokens",
-        "--judge-request-json", "--request-json", "--baselines", "--retention", "--trust-remote-code", "--json",
+        "--bench",
+        "--model",
+        "--profile",
+        "--limit",
+        "--out",
+        "--data",
+        "--any-data",
+        "--batch-size",
+        "--seed",
+        "--max-new-tokens",
+        "--mask-imgbos",
+        "--blind",
+        "--judge",
+        "--judge-url",
+        "--judge-model",
+        "--judge-max-tokens",
+        "--judge-request-json",
+        "--request-json",
+        "--baselines",
+        "--retention",
+        "--trust-remote-code",
+        "--json",
     ],
     "vlmeval": ["--checkpoint", "--max-new-tokens", "--any-data"],
     "list": ["--json"],
     "doctor": ["--json"],
-}  # fmt: skip
+}
 """The options that scripts may rely on: one that goes away or is renamed is noticed here."""
 
 

@@ -65,8 +65,18 @@ def server(tmp_path, monkeypatch):
 
 
 def command(tmp_path):
-    return ["understanding", "--bench", "SEED", "--model", "mock", "--data", str(tmp_path / "d"), "--download",
-            "--out", str(tmp_path / "r")]  # fmt: skip
+    return [
+        "understanding",
+        "--bench",
+        "SEED",
+        "--model",
+        "mock",
+        "--data",
+        str(tmp_path / "d"),
+        "--download",
+        "--out",
+        str(tmp_path / "r"),
+    ]
 
 
 def test_a_file_is_fetched_checked_and_named_by_its_edition(server, tmp_path, capsys):

@@ -67,11 +67,16 @@ THOUGHT = {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}
         (chat("B \ud83d \x00"), "B ? \x00", None, "stop", False),
         (chat(None, images=[{"image_url": {"url": "data:,"}}]), "", None, "stop", False),
         (events(delta(role="assistant"), delta(content="B"), delta("stop", content="!")), "B!", None, "stop", False),
-        (events(delta(reasoning_content="h"), delta(reasoning_content="m"), delta("stop", content="B")), "B", "hm",
-         "stop", False),
+        (
+            events(delta(reasoning_content="h"), delta(reasoning_content="m"), delta("stop", content="B")),
+            "B",
+            "hm",
+            "stop",
+            False,
+        ),
         (events(delta(content="B"), {"choices": [], "usage": {}}), "B", None, None, False),
     ],
-)  # fmt: skip
+)
 def test_a_reply_is_read_for_what_it_is(serve, reply, text, reasoning, finish, refused):
     server, endpoint = serve(lambda asked: reply)
     got = endpoint.chat(ASK)
@@ -98,7 +103,7 @@ def test_a_reply_is_read_for_what_it_is(serve, reply, text, reasoning, finish, r
         (refusal(500, "boom"), "http 500", 4),
         ((413, b"too much"), "http 413", 1),
     ],
-)  # fmt: skip
+)
 def test_a_failure_is_counted_by_kind_and_asked_again_only_where_that_can_help(serve, reply, kind, attempts):
     server, endpoint = serve(lambda asked: reply)
     error = failure(endpoint)
@@ -163,7 +168,7 @@ def test_a_server_that_wants_its_only_temperature_gets_it(serve):
         "{all} tokens: {p} tokens from the input messages and {m} tokens for the completion.",
         "`inputs` tokens + `max_new_tokens` must be <= {n}. Given: {p} `inputs` tokens and {m} `max_new_tokens`",
     ],
-)  # fmt: skip
+)
 def test_where_the_context_is_too_small_the_answers_room_is_what_is_left(serve, words):
     def script(asked, window=4096):
         prompt, room = len(asked.text), asked.body["max_tokens"]
@@ -221,11 +226,14 @@ def test_what_the_user_asks_for_is_sent_and_never_dropped(serve):
 @pytest.mark.parametrize(
     ("text", "needle"),
     [
-        ("{", "cannot be read"), ("[]", "not an object"), ('{"headers": 3}', "not an object"),
-        ('{"model": "x"}', "must not set 'model'"), ("@/no/such/file", "cannot be read"),
+        ("{", "cannot be read"),
+        ("[]", "not an object"),
+        ('{"headers": 3}', "not an object"),
+        ('{"model": "x"}', "must not set 'model'"),
+        ("@/no/such/file", "cannot be read"),
         ('{"headers": {"Authorization": "Bearer x"}}', "seen by others"),
     ],
-)  # fmt: skip
+)
 def test_bad_extra_fields_are_one_line(text, needle):
     with pytest.raises(UserError, match=needle):
         Extra.read(text)

@@ -23,9 +23,14 @@ from armor_model.base.errors import UserError
 FRAMES = {"MMB": mmbench(3), "SEED": seed_bench(4), "MME": mme(1)}
 quick = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandomize": True}
 CELLS = st.one_of(
-    st.none(), st.integers(-(10**12), 10**12), st.floats(), st.text(max_size=12), st.just(""), st.just("nan"),
+    st.none(),
+    st.integers(-(10**12), 10**12),
+    st.floats(),
+    st.text(max_size=12),
+    st.just(""),
+    st.just("nan"),
     st.sampled_from(["A", "Yes", "None", "=A", "1", "1.5", "\t", "\n", '"', "\x00", "\u202e", "[", "[1]", png(1)]),
-)  # fmt: skip
+)
 
 
 @st.composite
@@ -77,7 +82,7 @@ def test_a_table_is_whole_or_refused(case, tmp_path_factory):
 
 @settings(max_examples=500, **quick)
 @given(data=st.binary(max_size=400), cut=st.integers(0, 400), flip=st.integers(0, 255), raw=st.booleans())
-def test_a_picture_is_rgb_or_a_bad_picture(data, cut, flip, raw):
+def test_a_image_is_rgb_or_a_bad_image(data, cut, flip, raw):
     if raw:
         encoded = base64.b64encode(data).decode()
     else:
@@ -85,11 +90,11 @@ def test_a_picture_is_rgb_or_a_bad_picture(data, cut, flip, raw):
         good[cut % len(good)] ^= flip
         encoded = base64.b64encode(bytes(good[: max(1, cut)] if flip % 3 == 0 else good)).decode()
     try:
-        picture = decode(encoded)
+        image = decode(encoded)
     except BadImageError as error:
         assert str(error)
         return
-    assert picture.mode == "RGB" and picture.width > 0
+    assert image.mode == "RGB" and image.width > 0
 
 
 @settings(max_examples=300, **quick)
@@ -102,25 +107,29 @@ def test_any_text_as_an_image_cell(text, tmp_path_factory):
         pass
 
 
-def encoded(picture: Image.Image, form: str, **options) -> str:
+def encoded(image: Image.Image, form: str, **options) -> str:
     buffer = io.BytesIO()
-    picture.save(buffer, format=form, **options)
+    image.save(buffer, format=form, **options)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def test_pictures_of_every_kind():
+def test_images_of_every_kind():
     rgb = Image.new("RGB", (4, 3), (10, 200, 30))
     sixteen = Image.new("I;16", (4, 3), 65535)
     frames = [rgb, Image.new("RGB", (4, 3), "black")]
     cases = {
-        "png": encoded(rgb, "PNG"), "16-bit": encoded(sixteen, "PNG"), "1x1": encoded(Image.new("L", (1, 1)), "PNG"),
-        "cmyk": encoded(rgb.convert("CMYK"), "JPEG"), "palette": encoded(rgb.convert("P"), "PNG"),
-        "alpha": encoded(rgb.convert("RGBA"), "PNG"), "two-tone": encoded(rgb.convert("1"), "PNG"),
+        "png": encoded(rgb, "PNG"),
+        "16-bit": encoded(sixteen, "PNG"),
+        "1x1": encoded(Image.new("L", (1, 1)), "PNG"),
+        "cmyk": encoded(rgb.convert("CMYK"), "JPEG"),
+        "palette": encoded(rgb.convert("P"), "PNG"),
+        "alpha": encoded(rgb.convert("RGBA"), "PNG"),
+        "two-tone": encoded(rgb.convert("1"), "PNG"),
         "animated": encoded(rgb, "GIF", save_all=True, append_images=frames),
         "float": encoded(rgb.convert("F"), "TIFF"),
-    }  # fmt: skip
+    }
     found = {name: decode(text) for name, text in cases.items()}
-    assert all(picture.mode == "RGB" for picture in found.values())
+    assert all(image.mode == "RGB" for image in found.values())
     assert found["16-bit"].getpixel((0, 0)) == (255, 255, 255) and found["png"].getpixel((0, 0)) == (10, 200, 30)
     assert decode(encoded(Image.new("1", (10_000, 10_000)), "PNG")).size == (10_000, 10_000)
     for bad in ("", "====", "!!!!", encoded(rgb, "PNG")[:40], encoded(Image.new("1", (14_000, 14_000)), "PNG")):
@@ -152,11 +161,23 @@ def test_a_judges_reply_is_in_range_or_unusable(text, kind):
 @pytest.mark.parametrize(
     ("text", "read"),
     [
-        ("Yes, no doubt", "Yes"), ("Y", "Yes"), ("no", "No"), ("N.", "No"), ("There is a dog", None), ("", None),
-        ("**Yes**", "Yes"), ("It is not, so no.", "No"), ("I would say yes", "Yes"), ("yes or no?", None),
-        ("not", "No"), ("<think>no</think> yes", "Yes"), ("\\boxed{No}", "No"), ("nobody", None), ("Yesterday", None),
+        ("Yes, no doubt", "Yes"),
+        ("Y", "Yes"),
+        ("no", "No"),
+        ("N.", "No"),
+        ("There is a dog", None),
+        ("", None),
+        ("**Yes**", "Yes"),
+        ("It is not, so no.", "No"),
+        ("I would say yes", "Yes"),
+        ("yes or no?", None),
+        ("not", "No"),
+        ("<think>no</think> yes", "Yes"),
+        ("\\boxed{No}", "No"),
+        ("nobody", None),
+        ("Yesterday", None),
     ],
-)  # fmt: skip
+)
 def test_reading_yes_and_no(text, read):
     assert parse.read_yes_no(text) == read
 
@@ -164,11 +185,24 @@ def test_reading_yes_and_no(text, read):
 @pytest.mark.parametrize(
     ("text", "read"),
     [
-        ("B", "B"), ("(B) because A is wrong", "B"), ("B. cat", "B"), ("**C**", "C"), ("A fish runs", None),
-        ("The answer is D.", "D"), ("A and B", None), ("", None), ("cat", "B"), ("a red cat", "B"), ("cats", None),
-        ("dog and cat", None), ("Answer: (C)", "C"), ("\\boxed{A}", "A"), ("E", None), ("B\nbecause", "B"),
+        ("B", "B"),
+        ("(B) because A is wrong", "B"),
+        ("B. cat", "B"),
+        ("**C**", "C"),
+        ("A fish runs", None),
+        ("The answer is D.", "D"),
+        ("A and B", None),
+        ("", None),
+        ("cat", "B"),
+        ("a red cat", "B"),
+        ("cats", None),
+        ("dog and cat", None),
+        ("Answer: (C)", "C"),
+        ("\\boxed{A}", "A"),
+        ("E", None),
+        ("B\nbecause", "B"),
     ],
-)  # fmt: skip
+)
 def test_reading_an_option(text, read):
     assert parse.read_option(text, {"A": "dog", "B": "cat", "C": "cow", "D": "horse"}) == read
 
@@ -195,26 +229,28 @@ def test_any_answers_are_scored_or_counted(texts, tsv_folder, tmp_path_factory):
             assert item.status != "unparsed" or item.score == 0.0
 
 
-def test_odd_pictures_are_answered_or_counted_by_a_real_model(tiny_checkpoint, tmp_path):
+def test_odd_images_are_answered_or_counted_by_a_real_model(tiny_checkpoint, tmp_path):
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding
 
     rgb = Image.new("RGB", (16, 16), "red")
     fine = {
-        "16-bit": encoded(Image.new("I;16", (16, 16), 40_000), "PNG"), "1x1": encoded(Image.new("L", (1, 1)), "BMP"),
-        "cmyk": encoded(rgb.convert("CMYK"), "JPEG"), "wide": encoded(Image.new("RGB", (4000, 1)), "PNG"),
+        "16-bit": encoded(Image.new("I;16", (16, 16), 40_000), "PNG"),
+        "1x1": encoded(Image.new("L", (1, 1)), "BMP"),
+        "cmyk": encoded(rgb.convert("CMYK"), "JPEG"),
+        "wide": encoded(Image.new("RGB", (4000, 1)), "PNG"),
         "animated": encoded(rgb, "GIF", save_all=True, append_images=[Image.new("RGB", (16, 16), "blue")]),
-    }  # fmt: skip
+    }
     huge = encoded(Image.new("1", (12_000, 9_000)), "PNG")
     bad = {"truncated": png(1)[:80], "text": "no picture at all " * 8, "108 megapixels": huge}
-    pictures = [*fine.values(), *bad.values()]
-    frame = seed_bench(len(pictures)).assign(image=pictures)
+    images = [*fine.values(), *bad.values()]
+    frame = seed_bench(len(images)).assign(image=images)
     write(frame, tmp_path / "SEEDBench_IMG.tsv")
     model = registry.load(str(tiny_checkpoint), "official")
     done = measure("SEED", model, tmp_path / "r", tmp_path, decoding=Decoding(max_new_tokens=4))
     model.close()
     items = {it.id: it for it in read_bundle(tmp_path / "r")[1]}
-    assert len(items) == len(pictures) and done.run.status == "partial"
+    assert len(items) == len(images) and done.run.status == "partial"
     status = {name: items[str(i)].status for i, name in enumerate([*fine, *bad])}
     assert {name for name, said in status.items() if said == "error"} == set(bad)
     assert all(items[str(len(fine) + i)].reason for i in range(len(bad)))

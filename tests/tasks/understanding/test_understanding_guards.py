@@ -83,7 +83,7 @@ def test_no_result_of_another_model_is_reused(tsv_folder, tmp_path):
     assert {it.parsed for it in read_bundle(second.path)[1]} == {"B"}
 
 
-def test_pictures_are_those_of_the_file_not_of_a_cache(tmp_path):
+def test_images_are_those_of_the_file_not_of_a_cache(tmp_path):
     """VLMEvalKit caches pictures by the data set's name; a mock's answer is a function of the pixels it sees."""
     frame = mmbench(3)
     write(frame, tmp_path / "one" / "MMBench_DEV_EN.tsv")

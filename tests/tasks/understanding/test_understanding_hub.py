@@ -39,11 +39,16 @@ def llava(folder: Path) -> None:
         "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n"
         "{% else %}{{ c['text'] }}{% endif %}{% endfor %} ASSISTANT:{% endfor %}"
     )
-    picture = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    image = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     processor = LlavaProcessor(
-        picture, tokenizer, patch_size=8, vision_feature_select_strategy="default", chat_template=template,
-        image_token="<image>", num_additional_image_tokens=1,
-    )  # fmt: skip
+        image,
+        tokenizer,
+        patch_size=8,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        image_token="<image>",
+        num_additional_image_tokens=1,
+    )
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(**TEXT, image_size=16, patch_size=8),
         text_config=LlamaConfig(**TEXT, vocab_size=len(tokenizer)),
@@ -79,11 +84,20 @@ def qwen2_vl(folder: Path) -> None:
     config = Qwen2VLConfig(
         text_config={**text, "rope_parameters": rope, "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id},
         vision_config={
-            "depth": 2, "embed_dim": 16, "hidden_size": 16, "num_heads": 2, "mlp_ratio": 2, "patch_size": 4,
-            "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "depth": 2,
+            "embed_dim": 16,
+            "hidden_size": 16,
+            "num_heads": 2,
+            "mlp_ratio": 2,
+            "patch_size": 4,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
         },
-        vision_start_token_id=start, vision_end_token_id=end, image_token_id=image, video_token_id=video,
-    )  # fmt: skip
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+        image_token_id=image,
+        video_token_id=video,
+    )
     Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -114,7 +128,7 @@ def test_a_saved_model_is_measured_alike_in_any_batch(saved, tsv_folder, tmp_pat
     assert run.model.spec == f"hf:{saved}" and len(run.model.fingerprint) == 64
 
 
-def test_pictures_and_words_reach_a_saved_model(saved):
+def test_images_and_words_reach_a_saved_model(saved):
     from PIL import Image
 
     model = registry.load(f"hf:{saved}", "official")
@@ -202,16 +216,22 @@ def llava_onevision(folder: Path) -> None:
     )
     shape = {"size": {"height": 16, "width": 16}, "image_grid_pinpoints": [[16, 16], [16, 32]]}
     processor = LlavaOnevisionProcessor(
-        LlavaOnevisionImageProcessor(**shape), tokenizer, LlavaOnevisionVideoProcessor(size=shape["size"]),
-        num_image_tokens=4, vision_feature_select_strategy="full", chat_template=template,
-    )  # fmt: skip
+        LlavaOnevisionImageProcessor(**shape),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(size=shape["size"]),
+        num_image_tokens=4,
+        vision_feature_select_strategy="full",
+        chat_template=template,
+    )
     image, video = tokenizer.convert_tokens_to_ids(["<image>", "<video>"])
     config = LlavaOnevisionConfig(
         vision_config={"model_type": "siglip_vision_model", **TEXT, "image_size": 16, "patch_size": 8},
         text_config={"model_type": "qwen2", **TEXT, "num_key_value_heads": 1, "vocab_size": len(tokenizer)},
-        image_token_index=image, video_token_index=video, vision_feature_layer=-1,
+        image_token_index=image,
+        video_token_index=video,
+        vision_feature_layer=-1,
         image_grid_pinpoints=shape["image_grid_pinpoints"],
-    )  # fmt: skip
+    )
     model = LlavaOnevisionForConditionalGeneration(config)
     # an untrained model goes on for ever, and this zoo entry asks for 2,048 tokens: any other token ends it
     model.generation_config.eos_token_id = list(range(0, len(tokenizer), 2))

@@ -128,15 +128,31 @@ def test_deadline_and_unreachable_endpoint():
 @pytest.mark.parametrize(
     ("kind", "reply", "usable"),
     [
-        ("graded", "0.5", "0.5"), ("graded", "Correctness: 0.5", "0.5"), ("graded", " 1 ", "1.0"),
-        ("graded", "0.7 (mostly)", "0.7"), ("graded", "1.5", None), ("graded", "-0.5", None), ("graded", "", None),
-        ("graded", "0.5 or 0.7", None), ("graded", "nan", None), ("graded", "1e-1", None), ("graded", "0.5.1", None),
-        ("ratio", "8 6\nbecause", "8.0 6.0"), ("ratio", "\n8, 6", "8.0 6.0"), ("ratio", "8", None),
-        ("ratio", "8 6 7", None), ("ratio", "0 6", None), ("ratio", "11 2", None), ("ratio", "Scores: 8 6", "8.0 6.0"),
-        ("yes-no", "Yes", "Yes"), ("yes-no", "no.", "No"), ("yes-no", "Unknown", "Unknown"), ("yes-no", "yes no", None),
+        ("graded", "0.5", "0.5"),
+        ("graded", "Correctness: 0.5", "0.5"),
+        ("graded", " 1 ", "1.0"),
+        ("graded", "0.7 (mostly)", "0.7"),
+        ("graded", "1.5", None),
+        ("graded", "-0.5", None),
+        ("graded", "", None),
+        ("graded", "0.5 or 0.7", None),
+        ("graded", "nan", None),
+        ("graded", "1e-1", None),
+        ("graded", "0.5.1", None),
+        ("ratio", "8 6\nbecause", "8.0 6.0"),
+        ("ratio", "\n8, 6", "8.0 6.0"),
+        ("ratio", "8", None),
+        ("ratio", "8 6 7", None),
+        ("ratio", "0 6", None),
+        ("ratio", "11 2", None),
+        ("ratio", "Scores: 8 6", "8.0 6.0"),
+        ("yes-no", "Yes", "Yes"),
+        ("yes-no", "no.", "No"),
+        ("yes-no", "Unknown", "Unknown"),
+        ("yes-no", "yes no", None),
         ("yes-no", "lorem", None),
     ],
-)  # fmt: skip
+)
 def test_reading_of_replies(kind, reply, usable):
     assert read_reply(Request("1", "p", kind), reply) == usable
 

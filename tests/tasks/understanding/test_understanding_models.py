@@ -58,11 +58,16 @@ def test_armor_draws_and_responds(tiny_checkpoint):
 @pytest.mark.parametrize(
     ("spec", "needle"),
     [
-        ("hf:", "lacks a model"), ("hf:/nowhere/at/all", "cannot load"), ("openai:http://x", "lacks the model's name"),
-        ("openai:#m", "lacks"), ("vlmeval:", "lacks a model"), ("vlmeval:InternVL2_5-8", "did you mean InternVL2_5-8B"),
-        ("no/such/folder", "not a folder"), ("mock:slowly", "mock:slowSECONDS"),
+        ("hf:", "lacks a model"),
+        ("hf:/nowhere/at/all", "cannot load"),
+        ("openai:http://x", "lacks the model's name"),
+        ("openai:#m", "lacks"),
+        ("vlmeval:", "lacks a model"),
+        ("vlmeval:InternVL2_5-8", "did you mean InternVL2_5-8B"),
+        ("no/such/folder", "not a folder"),
+        ("mock:slowly", "mock:slowSECONDS"),
     ],
-)  # fmt: skip
+)
 def test_specs_that_name_nothing(spec, needle, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError) as caught:
@@ -70,7 +75,7 @@ def test_specs_that_name_nothing(spec, needle, monkeypatch):
     assert needle in caught.value.line()
 
 
-def test_an_endpoint_answers_with_pictures(tsv_folder, tmp_path):
+def test_an_endpoint_answers_with_images(tsv_folder, tmp_path):
     with FaultServer() as server:
         model = registry.load(f"openai:{server.url}#good", "official")
         done = run("SEED", tsv_folder, tmp_path / "r", model)

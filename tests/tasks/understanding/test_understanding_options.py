@@ -10,11 +10,24 @@ from armor_model.base.errors import UserError
 @pytest.mark.parametrize(
     "text, value",
     [
-        ("7", 7), ("-3", -3), ("0.5", 0.5), ("1e-6", 1e-6), ("true", True), ("False", False), ("none", None),
-        ("sdpa", "sdpa"), ("", ""), ("007", "007"), ("nan", "nan"), ('"7"', "7"), ("a=b", "a=b"),
-        ('{"a": [1, 2], "b": "x,y"}', {"a": [1, 2], "b": "x,y"}), ('["a,]", 1]', ["a,]", 1]), (r'"a\",b"', 'a",b'),
+        ("7", 7),
+        ("-3", -3),
+        ("0.5", 0.5),
+        ("1e-6", 1e-6),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("sdpa", "sdpa"),
+        ("", ""),
+        ("007", "007"),
+        ("nan", "nan"),
+        ('"7"', "7"),
+        ("a=b", "a=b"),
+        ('{"a": [1, 2], "b": "x,y"}', {"a": [1, 2], "b": "x,y"}),
+        ('["a,]", 1]', ["a,]", 1]),
+        (r'"a\",b"', 'a",b'),
     ],
-)  # fmt: skip
+)
 def test_a_value_is_what_it_looks_like(text, value):
     parsed = parse_model_args(f"first=1, key={text},last=x")
     assert parsed == {"first": 1, "key": value, "last": "x"} and type(parsed["key"]) is type(value)

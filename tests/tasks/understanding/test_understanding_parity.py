@@ -20,17 +20,61 @@ from armor_eval.tasks.understanding.judge import EndpointJudge
 from armor_eval.vlmevalkit import official
 
 CLOSED = (
-    "MMMU", "MME", "MMB", "SEED", "HallusionBench", "POPE", "AI2D", "MMStar", "RealWorldQA", "ScienceQA", "BLINK",
-    "ChartQA", "OCRBench",
-)  # fmt: skip
+    "MMMU",
+    "MME",
+    "MMB",
+    "SEED",
+    "HallusionBench",
+    "POPE",
+    "AI2D",
+    "MMStar",
+    "RealWorldQA",
+    "ScienceQA",
+    "BLINK",
+    "ChartQA",
+    "OCRBench",
+)
 FREE = ("MMVet", "LLaVABench", "MathVista")
 ODD = (
-    "", "A" * 5000, "None", "=A", "=1+1", "\u00e9t\u00e9 \u2603 \u65e5\u672c", "A and B", "B.", "(C)", "nan", "NULL",
-    "Yes", "No, it is not", "Yes, no doubt", 'a "quoted"\ttab', "line\nbreak B", "\r\nB", "A dog runs", "Z", "-1",
-    "TRUE", "Sorry, I can't help with images of people yet.", "circle", "the red one", " yes.", "D D D", "'", "\\",
-    "\u202eB", "Failed to obtain answer via API", "A,B,C,D", "(A) because B is wrong", "y", "[]", "{'A': 1}", "#",
-    "C\x00D", "1.0",
-)  # fmt: skip
+    "",
+    "A" * 5000,
+    "None",
+    "=A",
+    "=1+1",
+    "\u00e9t\u00e9 \u2603 \u65e5\u672c",
+    "A and B",
+    "B.",
+    "(C)",
+    "nan",
+    "NULL",
+    "Yes",
+    "No, it is not",
+    "Yes, no doubt",
+    'a "quoted"\ttab',
+    "line\nbreak B",
+    "\r\nB",
+    "A dog runs",
+    "Z",
+    "-1",
+    "TRUE",
+    "Sorry, I can't help with images of people yet.",
+    "circle",
+    "the red one",
+    " yes.",
+    "D D D",
+    "'",
+    "\\",
+    "\u202eB",
+    "Failed to obtain answer via API",
+    "A,B,C,D",
+    "(A) because B is wrong",
+    "y",
+    "[]",
+    "{'A': 1}",
+    "#",
+    "C\x00D",
+    "1.0",
+)
 """Answers that trip a reader: spreadsheets, missing-value words, several letters, quotes, breaks, other scripts."""
 
 
@@ -70,8 +114,11 @@ def officially(jobs: list[dict], tmp_path: Path, url: str = "") -> list:
     env["PYTHONPATH"] = str(ROOT)
     done = subprocess.run(
         [sys.executable, script, str(tmp_path / "jobs.json"), str(tmp_path / "results.json")],
-        env=env, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((tmp_path / "results.json").read_text())
 

@@ -32,14 +32,20 @@ def kinds() -> dict[str, str]:
     clear = Image.fromarray(np.dstack([pixels, rng.integers(0, 256, pixels.shape[:2], dtype=np.uint8)]))
     corner = tuple(int(v) for v in pixels[0, 0])
     return {
-        "RGB": encoded(rgb, "PNG"), "JPEG": encoded(rgb, "JPEG", quality=90), "WEBP": encoded(rgb, "WEBP"),
-        "RGB tRNS": encoded(rgb, "PNG", transparency=corner), "RGBA": encoded(clear, "PNG"),
-        "P": encoded(palette, "PNG"), "P tRNS": encoded(palette, "PNG", transparency=3),
+        "RGB": encoded(rgb, "PNG"),
+        "JPEG": encoded(rgb, "JPEG", quality=90),
+        "WEBP": encoded(rgb, "WEBP"),
+        "RGB tRNS": encoded(rgb, "PNG", transparency=corner),
+        "RGBA": encoded(clear, "PNG"),
+        "P": encoded(palette, "PNG"),
+        "P tRNS": encoded(palette, "PNG", transparency=3),
         "P alpha": encoded(palette, "PNG", transparency=bytes(range(0, 160, 10))),
-        "GIF": encoded(palette, "GIF", transparency=2), "L": encoded(grey, "PNG"),
+        "GIF": encoded(palette, "GIF", transparency=2),
+        "L": encoded(grey, "PNG"),
         "L tRNS": encoded(grey, "PNG", transparency=int(np.asarray(grey)[0, 0])),
-        "1": encoded(grey.convert("1"), "PNG"), "LA": encoded(clear.convert("LA"), "PNG"),
-    }  # fmt: skip
+        "1": encoded(grey.convert("1"), "PNG"),
+        "LA": encoded(clear.convert("LA"), "PNG"),
+    }
 
 
 NAMES = (None, "a/x.png", "x.jpg", "x.JPEG", "x.webp")

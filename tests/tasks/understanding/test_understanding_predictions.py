@@ -76,11 +76,20 @@ def by_id(frame, said, path, _):
 
 def llava(frame, said, path, key):
     """MME's answers are called by their picture, all others by number."""
-    return write_lines(path / "p.jsonl", [
-        {"question_id": r[key], "prompt": f"{r['question']}\nAnswer the question using a single word or phrase.",
-         "text": said[str(r["index"])], "answer_id": "x", "model_id": "m", "metadata": {}}
-        for r in frame.to_dict("records")
-    ])  # fmt: skip
+    return write_lines(
+        path / "p.jsonl",
+        [
+            {
+                "question_id": r[key],
+                "prompt": f"{r['question']}\nAnswer the question using a single word or phrase.",
+                "text": said[str(r["index"])],
+                "answer_id": "x",
+                "model_id": "m",
+                "metadata": {},
+            }
+            for r in frame.to_dict("records")
+        ],
+    )
 
 
 def mmmu_output(frame, said, path, folders):
@@ -98,8 +107,10 @@ def mmmu_output(frame, said, path, folders):
 def mme_folder(frame, said, path, _):
     (path / "results").mkdir()
     for category, rows in frame.groupby("category"):
-        lines = [f"{r.image_path.split('/')[-1]}\t{r.question}\t{r.answer}\t{said[str(r.index_)]}\n"
-                 for r in rows.rename(columns={"index": "index_"}).itertuples()]  # fmt: skip
+        lines = [
+            f"{r.image_path.split('/')[-1]}\t{r.question}\t{r.answer}\t{said[str(r.index_)]}\n"
+            for r in rows.rename(columns={"index": "index_"}).itertuples()
+        ]
         (path / "results" / f"{category}.txt").write_text("".join(lines) + "\n", encoding="utf-8")
     return path / "results"
 
@@ -128,24 +139,37 @@ def samples(frame, said, path, kind):
         elif kind == "filtered":
             record |= {"resps": [], "filtered_resps": [reply]}
         records.append(record)
-    return write_json(path / "r.json", {"args": {}, "logs": records}) if kind == "logs" else write_lines(
-        path / "samples_x.jsonl", records
-    )  # fmt: skip
+    return (
+        write_json(path / "r.json", {"args": {}, "logs": records})
+        if kind == "logs"
+        else write_lines(path / "samples_x.jsonl", records)
+    )
 
 
 @pytest.mark.parametrize(
     ("dataset", "write", "variant"),
     [
-        ("SEEDBench_IMG", vlmevalkit, "xlsx"), ("MMBench_DEV_EN", vlmevalkit, "tsv"),
+        ("SEEDBench_IMG", vlmevalkit, "xlsx"),
+        ("MMBench_DEV_EN", vlmevalkit, "tsv"),
         ("MMMU_DEV_VAL", vlmevalkit, "json"),
-        ("HallusionBench", vlmevalkit, "csv"), ("POPE", plain, None), ("MMVet", by_id, None),
+        ("HallusionBench", vlmevalkit, "csv"),
+        ("POPE", plain, None),
+        ("MMVet", by_id, None),
         ("MME", llava, "image_path"),
-        ("LLaVABench", llava, "index"), ("MMBench_DEV_EN", llava, "index"), ("MMMU_DEV_VAL", mmmu_output, False),
-        ("MMMU_DEV_VAL", mmmu_output, True), ("MME", mme_folder, None), ("HallusionBench", hallusion_result, None),
-        ("SEEDBench_IMG", samples, "doc"), ("SEEDBench_IMG", samples, "number"), ("MMBench_DEV_EN", samples, "metric"),
-        ("MME", samples, "picture"), ("SEEDBench_IMG", samples, "filtered"), ("SEEDBench_IMG", samples, "logs"),
+        ("LLaVABench", llava, "index"),
+        ("MMBench_DEV_EN", llava, "index"),
+        ("MMMU_DEV_VAL", mmmu_output, False),
+        ("MMMU_DEV_VAL", mmmu_output, True),
+        ("MME", mme_folder, None),
+        ("HallusionBench", hallusion_result, None),
+        ("SEEDBench_IMG", samples, "doc"),
+        ("SEEDBench_IMG", samples, "number"),
+        ("MMBench_DEV_EN", samples, "metric"),
+        ("MME", samples, "picture"),
+        ("SEEDBench_IMG", samples, "filtered"),
+        ("SEEDBench_IMG", samples, "logs"),
     ],
-)  # fmt: skip
+)
 def test_every_layout_finds_its_rows(tables, tmp_path, dataset, write, variant):
     table = tables[dataset]
     frame = made.MAKERS[dataset]()
@@ -168,24 +192,31 @@ def test_a_spreadsheets_cells_are_what_was_written(tables, tmp_path):
     frame.to_excel(tmp_path / "m.xlsx", index=False, engine="xlsxwriter")
     file = read_predictions(tmp_path / "m.xlsx")
     assert [(one.ids, one.text) for one in file.predictions] == [
-        (("0",), "=A"), (("1",), "None"), (("2",), ""), (("3",), "007"),
-    ]  # fmt: skip
+        (("0",), "=A"),
+        (("1",), "None"),
+        (("2",), ""),
+        (("3",), "007"),
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("gone.jsonl", None, "is not there"), ("a.jsonl", "", "holds no records"), ("a.json", "[]", "holds no records"),
+        ("gone.jsonl", None, "is not there"),
+        ("a.jsonl", "", "holds no records"),
+        ("a.json", "[]", "holds no records"),
         ("a.jsonl", '{"index": 1, "prediction": "A"}\n{"index": 2, "pred', "line 2 is no JSON"),
         ("a.jsonl", '{"index": 1, "prediction": "A"}\n{"index": 2}\n', "line 2: no prediction"),
         ("a.jsonl", '{"a": 1}\n{"a": 2}\n', "no known layout (it has a)"),
         ("a.json", "[1]", "is int, expected an object"),
-        ("a.json", "3", "neither a list nor an object"), ("a.xlsx", "no zip", "not a whole spreadsheet"),
-        ("a.jsonl", '{"doc_id": 0, "resps": [[[-1.5, false]]]}', "expected text"), ("a.tsv", "", "not a whole table"),
+        ("a.json", "3", "neither a list nor an object"),
+        ("a.xlsx", "no zip", "not a whole spreadsheet"),
+        ("a.jsonl", '{"doc_id": 0, "resps": [[[-1.5, false]]]}', "expected text"),
+        ("a.tsv", "", "not a whole table"),
         ("a.json", '{"set_id": 1, "figure_id": 0, "model_prediction": "x", "id": 1}', "does not name its category"),
         ("a.bin", b"\xff\xfe\x00", "is not a text file"),
     ],
-)  # fmt: skip
+)
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, told):
     if content is not None:
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -250,19 +281,32 @@ def test_one_row_with_another_question_is_not_scored(tables, tmp_path):
 # --- questions -------------------------------------------------------------------------------------------------------
 def seed_file(path):
     asked = [
-        {"question_id": str(n), "question": f"q{n}", "choice_a": "None", "choice_b": "b", "choice_c": "c",
-         "choice_d": "d", "answer": "A", "data_id": f"{n // 2}", "data_type": kind, "question_type_id": 1}
+        {
+            "question_id": str(n),
+            "question": f"q{n}",
+            "choice_a": "None",
+            "choice_b": "b",
+            "choice_c": "c",
+            "choice_d": "d",
+            "answer": "A",
+            "data_id": f"{n // 2}",
+            "data_type": kind,
+            "question_type_id": 1,
+        }
         for n, kind in enumerate(["image", "image", "video"])
-    ]  # fmt: skip
+    ]
     return [write_json(path / "SEED-Bench.json", {"questions": asked, "question_type": {"Scene": 1}})]
 
 
 def pope_files(path):
     for category, labels in (("random", "yes no"), ("popular", "yes")):
-        write_lines(path / f"coco_pope_{category}.json", [
-            {"question_id": n + 1, "image": "p.jpg", "text": f"Is there a w{n}?", "label": label}
-            for n, label in enumerate(labels.split())
-        ])  # fmt: skip
+        write_lines(
+            path / f"coco_pope_{category}.json",
+            [
+                {"question_id": n + 1, "image": "p.jpg", "text": f"Is there a w{n}?", "label": label}
+                for n, label in enumerate(labels.split())
+            ],
+        )
     prompt = {"question_id": 70, "image": "p.jpg", "text": "Is there a w1?\nAnswer shortly.", "category": "random"}
     return [path, write_lines(path.parent / "prompts.jsonl", [prompt])]
 
@@ -307,15 +351,25 @@ def mmvet_file(path):
 
 QUESTIONS = {
     "SEED": (seed_file, {"0": {"A": "None", "answer": "A", "category": "Scene"}, "1": {"question": "q1"}}),
-    "POPE": (pope_files, {"0": {"answer": "Yes", "category": "popular,random", "image_path": "p.jpg"},
-                          "1": {"answer": "No", "category": "random", "question": "Is there a w1?"}}),
+    "POPE": (
+        pope_files,
+        {
+            "0": {"answer": "Yes", "category": "popular,random", "image_path": "p.jpg"},
+            "1": {"answer": "No", "category": "random", "question": "Is there a w1?"},
+        },
+    ),
     "LLaVABench": (llavabench_files, {"0": {"gpt4_ans": "A dog.", "caption": "a dog", "category": "conv"}}),
-    "MMMU": (mmmu_files, {"validation_Art_Theory_1": {"B": "None", "answer": "B", "category": "Art_Theory"},
-                          "validation_Math_2": {"answer": "['8', '8.0']", "split": "validation"}}),
+    "MMMU": (
+        mmmu_files,
+        {
+            "validation_Art_Theory_1": {"B": "None", "answer": "B", "category": "Art_Theory"},
+            "validation_Math_2": {"answer": "['8', '8.0']", "split": "validation"},
+        },
+    ),
     "MME": (mme_files, {"0": {"image_path": "OCR/1.jpg", "answer": "Yes", "category": "OCR"}, "1": {"answer": "No"}}),
     "HallusionBench": (hallusion_file, {"VD_ocr_1_0_1_2": {"answer": "No", "l2-category": "ocr"}}),
     "MMVet": (mmvet_file, {"v1_0": {"answer": "1<OR>one", "category": "ocr,math", "question": "What is x?"}}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("bench", QUESTIONS)
@@ -342,9 +396,10 @@ def test_question_files_become_the_table(tmp_path, bench):
         ("MMMU", [{"id": "validation_Art_1", "question_type": "multiple-choice", "answer": "A"}], "without options"),
         ("HallusionBench", [{"visual_input": "1", "gt_answer": "2"}], "expected 0 (No) or 1 (Yes)"),
         ("POPE", [{"image": "a", "text": "q", "label": label} for label in ("yes", "no")], "is No here and Yes before"),
-        ("MMB", [{"question": "x"}], "knows no question file of MMB"), ("SEED", [], "holds no records"),
+        ("MMB", [{"question": "x"}], "knows no question file of MMB"),
+        ("SEED", [], "holds no records"),
     ],
-)  # fmt: skip
+)
 def test_a_question_file_that_cannot_be_used_is_one_line(tmp_path, bench, records, told):
     with pytest.raises(UserError) as error:
         read_questions(benchmarks()[bench], [write_json(tmp_path / "q.json", records)])
@@ -409,8 +464,13 @@ def test_missing_doubled_and_failed_rows_are_lost_and_told(tsv_folder, tmp_path,
     )
     assert lost["4"].startswith("several different answers (p.jsonl, line")
     shown = capsys.readouterr().out
-    for told in ("4 of 12 items could not be answered", "1 answers name no row", "1 answers are given again",
-                 "1 rows have several different answers", "withheld"):  # fmt: skip
+    for told in (
+        "4 of 12 items could not be answered",
+        "1 answers name no row",
+        "1 answers are given again",
+        "1 rows have several different answers",
+        "withheld",
+    ):
         assert told in shown, shown
 
 
@@ -434,8 +494,9 @@ def test_recorded_replies_are_the_judge(tsv_folder, tmp_path):
 def test_a_choice_judged_twice_differently_is_no_verdict():
     options = {"A": "dog", "B": "cat"}
     requests = [Request(i, "same words", "choice", options=options) for i in "12"] + [
-        Request("3", "other words", "choice", options=options), Request("4", "more words", "choice", options=options),
-    ]  # fmt: skip
+        Request("3", "other words", "choice", options=options),
+        Request("4", "more words", "choice", options=options),
+    ]
     judged = RecordedJudge({"1": "A", "2": "B", "3": "B"}, "j").judge(requests)
     assert judged.usable == {"3": "B"} and set(judged.failed) == {"1", "2", "4"}
 
@@ -447,11 +508,12 @@ def test_a_choice_judged_twice_differently_is_no_verdict():
         ("MMVet", {"judge": ["1", "0"]}, [], "each answer was judged 2 times"),
         ("MMVet", {"judge": ["1", "0"]}, ["--judging", "3"], "--judging 3: the file holds 2"),
         ("MMVet", {}, ["--judging", "1"], "names a recorded judging, and the file holds none"),
-        ("all", {}, [], "the answers to one benchmark"), ("MMBB", {}, [], "did you mean MMB?"),
+        ("all", {}, [], "the answers to one benchmark"),
+        ("MMBB", {}, [], "did you mean MMB?"),
         ("MMVet", {}, ["--thinking", "perhaps"], "unknown --thinking 'perhaps'"),
         ("MMVet", {}, ["--questions", "x.json"], "--data and --questions"),
     ],
-)  # fmt: skip
+)
 def test_a_users_mistake_is_one_line(tsv_folder, tmp_path, capsys, bench, record, options, told):
     records = [{"index": f"v1_{n}", "prediction": "x", **record} for n in range(6)]
     file = write_lines(tmp_path / "p.jsonl", records)

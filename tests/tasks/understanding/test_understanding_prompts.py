@@ -9,7 +9,7 @@ from harness_data import task_of
 
 from armor_eval.tasks.understanding.declare import benchmarks, choose
 from armor_eval.tasks.understanding.images import image_cells
-from armor_eval.tasks.understanding.prompts import parts, picture_marks, prompt_hash, tiles_each
+from armor_eval.tasks.understanding.prompts import image_marks, parts, prompt_hash, tiles_each
 from armor_eval.tasks.understanding.question import build_question, decoded, marked_prompt
 
 SNAPSHOT = Path(__file__).with_name("prompts_snapshot.json")
@@ -38,15 +38,15 @@ def test_tiles_and_upscaling(tsv_folder):
     assert [tiles_each(by_name["MMMU"].prompt, n) for n in (5, 6, 8, 64, 99)] == [12, 10, 8, 1, 1]
 
 
-def test_pictures_stand_where_the_protocol_puts_them(tsv_folder):
-    assert parts(picture_marks("What?", 1), ["P"]) == ["P", "\nWhat?"]
-    assert parts(picture_marks("Q", 2), ["P", "R"]) == ["Image-1: ", "P", "\nImage-2: ", "R", "\nQ"]
-    assert parts(picture_marks("Q", 0), []) == ["Q"]
+def test_images_stand_where_the_protocol_puts_them(tsv_folder):
+    assert parts(image_marks("What?", 1), ["P"]) == ["P", "\nWhat?"]
+    assert parts(image_marks("Q", 2), ["P", "R"]) == ["Image-1: ", "P", "\nImage-2: ", "R", "\nQ"]
+    assert parts(image_marks("Q", 0), []) == ["Q"]
     # A mark in the question's own words is text, not a picture.
-    assert parts(picture_marks("what does <image> mean?", 1), ["P"]) == ["P", "\nwhat does <image> mean?"]
+    assert parts(image_marks("what does <image> mean?", 1), ["P"]) == ["P", "\nwhat does <image> mean?"]
 
 
-def test_mmmu_doubles_its_first_picture(tsv_folder):
+def test_mmmu_doubles_its_first_image(tsv_folder):
     from armor_eval.models.armor import _Cutter
 
     benchmark = choose(["MMMU"])[0]

@@ -122,10 +122,12 @@ def test_cells_that_look_like_numbers_are_asked_as_they_are_spelt(tmp_path):
 @pytest.mark.parametrize(
     ("indices", "ids"),
     [
-        (["1.0", "2.0", "3.5", "4.0"], ["1.0", "2.0", "3.5", "4.0"]), (["1.0", "2.0", "3.0", "4"], list("1234")),
-        (["007", "08", "9", "10"], ["7", "8", "9", "10"]), (["1_2", "a b", "'", "print(1)"], None),
+        (["1.0", "2.0", "3.5", "4.0"], ["1.0", "2.0", "3.5", "4.0"]),
+        (["1.0", "2.0", "3.0", "4"], list("1234")),
+        (["007", "08", "9", "10"], ["7", "8", "9", "10"]),
+        (["1_2", "a b", "'", "print(1)"], None),
     ],
-)  # fmt: skip
+)
 def test_indices_of_any_kind_reach_the_score(indices, ids, tmp_path):
     frame = seed_bench(4).assign(index=indices)
     right = dict(zip(ids or indices, frame["answer"], strict=True))
@@ -165,16 +167,24 @@ def test_bom_crlf_and_quoted_newlines(tmp_path):
     assert [it.prompt.split("\nA. ")[0] for it in items.values()] == [f"<image>\n{q}" for q in frame["question"]]
 
 
-def test_picture_cells_of_every_kind(tmp_path):
+def test_image_cells_of_every_kind(tmp_path):
     one, two = png(1), png(2)
     frame = seed_bench(10)
     (tmp_path / "d" / "sub").mkdir(parents=True)
     (tmp_path / "d" / "sub" / "one.png").write_bytes(base64.b64decode(one))
     (tmp_path / "outside.png").write_bytes(base64.b64decode(one))
     frame["image"] = [
-        one, f"data:image/png;base64,{one}", "sub/one.png", str([one, two]), "0", str(["0", "sub/one.png", two]), "[]",
-        "../outside.png", "sub/none.png", "https://example.org/one.png",
-    ]  # fmt: skip
+        one,
+        f"data:image/png;base64,{one}",
+        "sub/one.png",
+        str([one, two]),
+        "0",
+        str(["0", "sub/one.png", two]),
+        "[]",
+        "../outside.png",
+        "sub/none.png",
+        "https://example.org/one.png",
+    ]
     model = Says(gold(frame))
     done, _, items = measured("SEED", put(frame, "SEED", tmp_path / "d"), tmp_path, model)
     pixels = {i: [p.tobytes() for p in q.parts if not isinstance(p, str)] for i, q in model.asked.items()}
@@ -203,7 +213,7 @@ def test_a_stretch_of_bare_references_keeps_its_spelling(tmp_path):
     frame["index"] = [f"{n:04d}x" if n % 2 else f"{n:04d}" for n in range(600)]
     frame["image"] = [png(3), *["0000"] * 599]
     table = task_of("SEED", put(frame, "SEED", tmp_path / "d")).table
-    assert {row.picture.digest for row in table.rows} == {table.rows[0].picture.digest}
+    assert {row.image_cell.digest for row in table.rows} == {table.rows[0].image_cell.digest}
 
 
 def changed(frame, row, **cells):
@@ -271,10 +281,15 @@ def test_what_vlmevalkit_is_handed_survives_its_own_reading(tmp_path):
 @pytest.mark.parametrize(
     ("case", "bench"),
     [
-        ("none_gold", "SEED"), ("mmmu_none", "MMMU"), ("none_option", "SEED"), ("none_option", "MMMU"),
-        ("open_letter", "MMMU"), ("question_number", "SEED"), ("float_index", "SEED"),
+        ("none_gold", "SEED"),
+        ("mmmu_none", "MMMU"),
+        ("none_option", "SEED"),
+        ("none_option", "MMMU"),
+        ("open_letter", "MMMU"),
+        ("question_number", "SEED"),
+        ("float_index", "SEED"),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("reading", ["keep-none", "vlmeval"])
 def test_the_cases_that_failed(case, bench, reading, tmp_path):
     folder = CASES / case

@@ -84,9 +84,16 @@ def test_llavabench_of_llava(tmp_path):
     rows = rows_of("llavabench")
     questions = write_lines(
         tmp_path / "questions.jsonl",
-        [{"question_id": r["index"], "image": f"{r['index']:03}.jpg", "text": r["question"], "category": r["category"]}
-         for r in rows],
-    )  # fmt: skip
+        [
+            {
+                "question_id": r["index"],
+                "image": f"{r['index']:03}.jpg",
+                "text": r["question"],
+                "category": r["category"],
+            }
+            for r in rows
+        ],
+    )
     answers = write_lines(
         tmp_path / "answers.jsonl", [{k: r[k] for k in ("index", "prediction", "judge")} for r in rows]
     )
@@ -103,10 +110,10 @@ def test_mme_of_lavin(tmp_path):
     folder.mkdir()
     lines: dict[str, list[str]] = {}
     for number, r in enumerate(rows_of("mme_LaVIN")):
-        category, _, picture = r["image_path"].partition("/")
+        category, _, image = r["image_path"].partition("/")
         said = r["prediction"].replace("\n", " ")
         lines.setdefault(category, []).append(
-            f"{picture}\tIs it {number}? Please answer yes or no.\t{r['answer']}\t{said}\n"
+            f"{image}\tIs it {number}? Please answer yes or no.\t{r['answer']}\t{said}\n"
         )
     for category, written in lines.items():
         (folder / f"{category}.txt").write_text("".join(written), encoding="utf-8")
@@ -172,10 +179,17 @@ def test_seed_bench(tmp_path, model):
     rows = rows_of("seed_img")
     choices = {f"choice_{letter}": f"option {letter}" for letter in "abcd"}
     asked = [
-        {"question_id": str(r["index"]), "question": f"Which one, {r['index']}?", **choices, "answer": r["answer"],
-         "data_id": f"{r['index'] // 4}", "data_type": "image", "question_type_id": 1}
+        {
+            "question_id": str(r["index"]),
+            "question": f"Which one, {r['index']}?",
+            **choices,
+            "answer": r["answer"],
+            "data_id": f"{r['index'] // 4}",
+            "data_type": "image",
+            "question_type_id": 1,
+        }
         for r in rows
-    ]  # fmt: skip
+    ]
     video = {**asked[0], "question_id": "v1", "data_type": "video"}
     whole = {"questions": [*asked, video], "question_type": {"Scene Understanding": 1}}
     (tmp_path / "SEED-Bench.json").write_text(json.dumps(whole), encoding="utf-8")
@@ -223,11 +237,20 @@ def test_hallusionbench_grouping(tmp_path):
     records = []
     for r in rows_of("hallusionbench"):
         category, subcategory, visual, group, figure, question = r["index"].split("_")
-        records.append({
-            "category": category, "subcategory": subcategory, "visual_input": visual, "set_id": group,
-            "figure_id": figure, "question_id": question, "question": r["question"], "filename": r["filename"],
-            "gt_answer": "1" if r["answer"] == "Yes" else "0", "model_prediction": r.get("prediction"),
-        })  # fmt: skip
+        records.append(
+            {
+                "category": category,
+                "subcategory": subcategory,
+                "visual_input": visual,
+                "set_id": group,
+                "figure_id": figure,
+                "question_id": question,
+                "question": r["question"],
+                "filename": r["filename"],
+                "gt_answer": "1" if r["answer"] == "Yes" else "0",
+                "model_prediction": r.get("prediction"),
+            }
+        )
     file = tmp_path / "HallusionBench_result_sample.json"
     file.write_text(json.dumps(records), encoding="utf-8")
     metrics, _, items, scores = score("HallusionBench", file, tmp_path / "run", "--questions", file, code=1)

@@ -81,7 +81,7 @@ def test_batches_hold_questions_of_like_length(frame, folder, tmp_path):
     assert [len(b) for b in model.batches] == [8, 8, 8, 8]
 
 
-def test_a_picture_that_several_ask_about_is_decoded_once_a_batch(folder, tmp_path, monkeypatch):
+def test_a_image_that_several_ask_about_is_decoded_once_a_batch(folder, tmp_path, monkeypatch):
     from armor_eval.tasks.understanding import images
 
     seen, real, count = [], images.decode, []
@@ -172,7 +172,7 @@ def test_one_bad_row_does_not_cost_its_batch(folder, tmp_path):
     assert again.run.status == "complete" and primary(again).value is not None
 
 
-def test_bad_pictures_are_counted_items(frame, tmp_path):
+def test_bad_images_are_counted_items(frame, tmp_path):
     bad = frame.copy()
     bad.loc[0, "image"] = "not base64 !" * 10
     bad.loc[4, "image"] = png(1)[:120]

@@ -73,11 +73,19 @@ def test_a_disagreement_names_the_rows_keeps_the_answers_and_withholds_the_headl
 @pytest.mark.parametrize(
     ("text", "letter"),
     [
-        ("(B)", "B"), ("It is B .", "B"), ("(A) or rather (C).", "C"), ("A or C or A", "A"), ("Oslo", None),
-        ("All of this points to the city of Oslo", "B"), ("I would say Lima and after that Rome", "C"), ("", None),
-        ("b", None), ("B. Oslo", None), ("The answer is B", "B"),
+        ("(B)", "B"),
+        ("It is B .", "B"),
+        ("(A) or rather (C).", "C"),
+        ("A or C or A", "A"),
+        ("Oslo", None),
+        ("All of this points to the city of Oslo", "B"),
+        ("I would say Lima and after that Rome", "C"),
+        ("", None),
+        ("b", None),
+        ("B. Oslo", None),
+        ("The answer is B", "B"),
     ],
-)  # fmt: skip
+)
 def test_mmmus_parser_reads_closed_answers(text, letter):
     assert mmmu_rules.read_choice(text, OPTIONS) == letter
 
@@ -85,13 +93,21 @@ def test_mmmus_parser_reads_closed_answers(text, letter):
 @pytest.mark.parametrize(
     ("text", "gold", "right"),
     [
-        ("1.0", "0.9965", True), ("so x = 1,234", "1234", True), ("1.2e3", "1200", True),
-        ("it is 3.5 m", "3.456", False), ("it is 3.46 m", "3.456", True),
-        ("The result is the Tampa strait", "['Tampa', 'Florida']", True), ("embryonic tissue", "embryonic", True),
-        ("C", "C", True), ("it is C", "C", True), ("it is cats", "C", False), ("the type c here", "C", True),
-        ("so it is 7.", "8", False), ("", "8", False),
+        ("1.0", "0.9965", True),
+        ("so x = 1,234", "1234", True),
+        ("1.2e3", "1200", True),
+        ("it is 3.5 m", "3.456", False),
+        ("it is 3.46 m", "3.456", True),
+        ("The result is the Tampa strait", "['Tampa', 'Florida']", True),
+        ("embryonic tissue", "embryonic", True),
+        ("C", "C", True),
+        ("it is C", "C", True),
+        ("it is cats", "C", False),
+        ("the type c here", "C", True),
+        ("so it is 7.", "8", False),
+        ("", "8", False),
     ],
-)  # fmt: skip
+)
 def test_mmmus_parser_reads_open_answers(text, gold, right):
     assert mmmu_rules.is_right(mmmu_rules.read_open(text), gold) is right
 
@@ -144,9 +160,15 @@ def records(name):
 def item(row, cluster, score, **extras):
     group = row.get("category")
     return Item(
-        id=str(row["index"]), cluster=cluster, group=group, prompt="", prompt_sha256="", score=score, status="ok",
+        id=str(row["index"]),
+        cluster=cluster,
+        group=group,
+        prompt="",
+        prompt_sha256="",
+        score=score,
+        status="ok",
         extras=extras,
-    )  # fmt: skip
+    )
 
 
 def test_mmmus_parser_on_qwen_vls_real_answers():

@@ -100,8 +100,13 @@ def test_a_dead_server_stops_the_run(tsv_folder, tmp_path, capsys):
 
 def test_one_rows_403_costs_the_row(tsv_folder, tmp_path, capsys):
     def script(asked):
-        return refusal(403, "flagged") if "fits 3" in asked.text else chat(None, "content_filter") if (
-            "fits 4" in asked.text) else chat()  # fmt: skip
+        return (
+            refusal(403, "flagged")
+            if "fits 3" in asked.text
+            else chat(None, "content_filter")
+            if ("fits 4" in asked.text)
+            else chat()
+        )
 
     with ScriptedServer(script) as server:
         assert main(command(server, tsv_folder, tmp_path / "r", "--batch-size", "1")) == 1
@@ -113,7 +118,7 @@ def test_one_rows_403_costs_the_row(tsv_folder, tmp_path, capsys):
     assert "1 failed: http 403" in capsys.readouterr().out
 
 
-def test_questions_about_one_picture_are_one_to_a_circuit_breaker():
+def test_questions_about_one_image_are_one_to_a_circuit_breaker():
     one, other = Image.new("RGB", (2, 2)), Image.new("RGB", (2, 2))
     failed = Answer(error="HTTP 403: no", extras={"failure": "http 403"})
     questions = [Question(str(i), [one, "what?"]) for i in range(3)]
@@ -166,9 +171,12 @@ def test_an_echoed_key_is_in_no_file_and_on_no_screen(tsv_folder, tmp_path, caps
         assert main(command(server, tsv_folder, tmp_path / "r", "--json")) == (0 if kind == "text" else 1)
         assert server.asked[0].headers["authorization"] == f"Bearer {SECRET}"
     said = capsys.readouterr()
-    everything = said.out + said.err + caplog.text + "".join(
-        path.read_text() for path in (tmp_path / "r").rglob("*") if path.is_file()
-    )  # fmt: skip
+    everything = (
+        said.out
+        + said.err
+        + caplog.text
+        + "".join(path.read_text() for path in (tmp_path / "r").rglob("*") if path.is_file())
+    )
     assert SECRET not in everything and "[key removed]" in everything and "\x1b" not in everything
 
 

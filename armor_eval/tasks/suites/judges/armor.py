@@ -15,8 +15,11 @@ from armor_eval.profiles import BUNDLED
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_eval.tasks.suites.judges.first import first_ids, reading_of
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from armor_eval.models.armor import ArmorAdapter
 
 
@@ -27,8 +30,8 @@ class ArmorJudge:
         self._model = model
         version = (model.info.fingerprint or "")[:16]
         self.info = JudgeInfo(name=model.info.name, version=version, endpoint="local")
-        self.settings: dict[str, Any] = {"decoding": "greedy", "precision": model.info.dtype or "by device"}
-        self.facts: dict[str, Any] = {}
+        self.settings: JsonObject = {"decoding": "greedy", "precision": model.info.dtype or "by device"}
+        self.facts: JsonObject = {}
 
     def prepare(self, kind: str) -> None:
         tokenizer = self._model.tokenizer
@@ -66,7 +69,7 @@ class ArmorJudge:
         self._model.close()
 
 
-def _word(tokenizer: Any) -> Any:
+def _word(tokenizer: PreTrainedTokenizerBase) -> Any:
     def text_of(token: int) -> str:
         return str(tokenizer.decode([token])) if token < len(tokenizer) else "<imgbos>"
 
@@ -81,7 +84,9 @@ def _questions(one: Shown) -> list[Question]:
     ]
 
 
-def load(rest: str, profile: Profile, *, device: str | None = None, dtype: str | None = None, **_: Any) -> ArmorJudge:
+def load(
+    rest: str, profile: Profile, *, device: str | None = None, dtype: str | None = None, **_: object
+) -> ArmorJudge:
     from armor_eval.models.armor import load_bundled, load_folder
 
     if rest in ("", BUNDLED):

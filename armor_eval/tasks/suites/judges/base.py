@@ -5,12 +5,13 @@ A judge implements what it can. An image that fails is that image's exception, n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from armor_eval.runs.schema import JudgeInfo
 from armor_eval.tasks.suites.items import Probe, SuiteItem
+from armor_model.base.jsons import JsonView
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -48,16 +49,16 @@ class Reading:
     """Its answer, raw; for probabilities the likeliest first token."""
     log_p: float | None = None
     """Natural logarithm (float64) of the first tokens' probability mass; -inf is 0. None where none was asked."""
-    extras: Mapping[str, Any] = field(default_factory=dict)
+    extras: JsonView = field(default_factory=dict)
 
 
 class Judge(Protocol):
     """A model, a server, recorded replies, or a rule, that looks at images."""
 
     info: JudgeInfo
-    settings: Mapping[str, Any]
+    settings: JsonView
     """Decoding, precision asked for, image size: all whose change would change a score. Known before it is loaded."""
-    facts: Mapping[str, Any]
+    facts: JsonView
     """What loading showed (device, how prefixes are shared), for the record; filled by `prepare`."""
 
     def prepare(self, kind: str) -> None:

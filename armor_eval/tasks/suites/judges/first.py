@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.tasks.suites.judges.base import Reading
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
 
-def first_ids(tokenizer: Any, forms: Sequence[str], name: str) -> list[int]:
+def first_ids(tokenizer: PreTrainedTokenizerBase, forms: Sequence[str], name: str) -> list[int]:
     """The distinct first tokens of an accept set, in order. UserError for a tokenizer that begins every text with one
     token: all probabilities would be of that one, near 0."""
     firsts = [tokenizer(form, add_special_tokens=False)["input_ids"][:1] for form in [*forms, "No"]]

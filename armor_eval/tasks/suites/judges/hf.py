@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from armor_eval.engine.ask import ask
 from armor_eval.models.base import Answer, Decoding, Question
@@ -14,6 +13,7 @@ from armor_eval.models.hf_first import FirstTokens
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Ask, Reading, Shown
 from armor_eval.tasks.suites.judges.first import first_ids, reading_of
+from armor_model.base.jsons import JsonObject, JsonView
 
 TOGETHER = 16
 """Chat questions in a batch."""
@@ -22,7 +22,7 @@ TOGETHER = 16
 class HubJudge:
     """Questions about one image share a forward pass (models.hf_first); chat answers are batched over images."""
 
-    def __init__(self, model: HubModel, precision: str | None, model_args: Mapping[str, Any]) -> None:
+    def __init__(self, model: HubModel, precision: str | None, model_args: JsonView) -> None:
         self._model = model
         model.tiles_by_benchmark = False
         self._first: FirstTokens | None = None
@@ -30,8 +30,8 @@ class HubJudge:
         version = model.info.revision or model.info.fingerprint[:16]
         self.info = JudgeInfo(name=model.info.name, version=version, endpoint="local")
         image = dict(model_args) or "the processor's own"
-        self.settings: dict[str, Any] = {"decoding": "greedy", "precision": precision or "by device", "image": image}
-        self.facts: dict[str, Any] = {}
+        self.settings: JsonObject = {"decoding": "greedy", "precision": precision or "by device", "image": image}
+        self.facts: JsonObject = {}
 
     def prepare(self, kind: str) -> None:
         """Load. For probabilities also how prefixes can be shared, and that the tokenizer tells answers apart."""
@@ -100,8 +100,8 @@ def load(
     *,
     device: str | None = None,
     dtype: str | None = None,
-    model_args: Mapping[str, Any] | None = None,
-    **_: Any,
+    model_args: JsonView | None = None,
+    **_: object,
 ) -> HubJudge:
     return HubJudge(
         load_model(rest, profile, device=device, dtype=dtype, model_args=model_args), dtype, model_args or {}

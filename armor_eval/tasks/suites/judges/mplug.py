@@ -7,11 +7,11 @@ tokens, beam search of 5. Weights come from modelscope's hub on first use.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 MODEL = "iic/mplug_visual-question-answering_coco_large_en"
 
@@ -22,8 +22,8 @@ class MplugJudge:
     def __init__(self, model: str, device: str | None) -> None:
         self._model, self._device, self._pipeline = model, device, None
         self.info = JudgeInfo(name=model.rpartition("/")[2], endpoint="local")
-        self.settings: dict[str, Any] = {"decoding": "modelscope's", "precision": "float32", "image": "504x504"}
-        self.facts: dict[str, Any] = {}
+        self.settings: JsonObject = {"decoding": "modelscope's", "precision": "float32", "image": "504x504"}
+        self.facts: JsonObject = {}
 
     def prepare(self, kind: str) -> None:
         if kind != "vqa_text":
@@ -59,5 +59,5 @@ class MplugJudge:
         self._pipeline = None
 
 
-def load(rest: str, profile: Profile, *, device: str | None = None, **_: Any) -> MplugJudge:
+def load(rest: str, profile: Profile, *, device: str | None = None, **_: object) -> MplugJudge:
     return MplugJudge(rest or MODEL, device)

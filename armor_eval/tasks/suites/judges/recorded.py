@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +17,7 @@ from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
+from armor_model.base.jsons import JsonObject
 
 
 class _Line(BaseModel):
@@ -51,8 +51,8 @@ class RecordedJudge:
         if len(names) > 1:
             raise UserError(f"{path} holds replies of several judges: {', '.join(sorted(names))}", "give a file each")
         self.info = JudgeInfo(name=next(iter(names), path.stem), version=sha256_file(source)[:16], endpoint="recorded")
-        self.settings: dict[str, Any] = {}
-        self.facts: dict[str, Any] = {}
+        self.settings: JsonObject = {}
+        self.facts: JsonObject = {}
 
     def prepare(self, kind: str) -> None:
         if kind == "vqa_prob" and all(line.p is None for line in self._known.values()):
@@ -78,7 +78,7 @@ class RecordedJudge:
     def close(self) -> None: ...
 
 
-def load(rest: str, profile: Profile, **_: Any) -> RecordedJudge:
+def load(rest: str, profile: Profile, **_: object) -> RecordedJudge:
     return RecordedJudge(Path(rest).expanduser())
 
 
@@ -107,6 +107,10 @@ def _run_lines(folder: Path) -> Iterator[_Line]:
         name, _, sample = item.id.rpartition("/")
         for probe in item.extras.get("probes", ()):
             yield _Line(
-                item=name, sample=int(sample), probe=probe["id"], reply=probe["reply"],
-                p=probe["value"] if soft else None, judge=run.judge.name,
-            )  # fmt: skip
+                item=name,
+                sample=int(sample),
+                probe=probe["id"],
+                reply=probe["reply"],
+                p=probe["value"] if soft else None,
+                judge=run.judge.name,
+            )

@@ -10,6 +10,7 @@ from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
 Answers = Callable[[Any, list[str]], list[str]]
 """(image, questions) -> an answer each. ValueError for a question that is not of this world."""
@@ -20,8 +21,8 @@ class SceneJudge:
 
     def __init__(self, name: str, answers: Answers) -> None:
         self.info = JudgeInfo(name=name, version="1", endpoint="rules")
-        self.settings: dict[str, Any] = {}
-        self.facts: dict[str, Any] = {}
+        self.settings: JsonObject = {}
+        self.facts: JsonObject = {}
         self._answers = answers
 
     def prepare(self, kind: str) -> None:
@@ -49,7 +50,7 @@ class SceneJudge:
     def close(self) -> None: ...
 
 
-def load(rest: str, profile: Profile, **_: Any) -> SceneJudge:
+def load(rest: str, profile: Profile, **_: object) -> SceneJudge:
     """UserError where the suite is of no embedded world."""
     spec = profile_of(profile)
     if rest or spec.guest is None:

@@ -17,6 +17,7 @@ from armor_eval.models.replies import read_chat
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Ask, Reading, Shown
 from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.jsons import JsonObject
 
 TOP = 20
 """Most log-probabilities that servers give."""
@@ -28,11 +29,13 @@ class ServedJudge:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self.info = JudgeInfo(name=endpoint.model, version=endpoint.fingerprint[:16], endpoint="openai-compatible")
-        self.settings: dict[str, Any] = {
-            "decoding": "temperature 0", "precision": "the server's", "image": "PNG, full size",
+        self.settings: JsonObject = {
+            "decoding": "temperature 0",
+            "precision": "the server's",
+            "image": "PNG, full size",
             **({"request": dict(endpoint.extra.body)} if endpoint.extra.body else {}),
-        }  # fmt: skip
-        self.facts: dict[str, Any] = {}
+        }
+        self.facts: JsonObject = {}
 
     def prepare(self, kind: str) -> None:
         """Nothing is loaded. For probabilities, ask once whether the server gives any: UserError where it does not."""
@@ -87,13 +90,13 @@ class ServedJudge:
         self._endpoint.close()
 
 
-def _messages(image: Shown, ask: Ask) -> list[dict[str, Any]]:
+def _messages(image: Shown, ask: Ask) -> list[JsonObject]:
     system = [{"role": "system", "content": ask.system}] if ask.system else []
     images, words = [content_part(one) for one in image.images], [{"type": "text", "text": ask.text}]
     return [*system, {"role": "user", "content": words + images if image.image_last else images + words}]
 
 
-def _first_token() -> dict[str, Any]:
+def _first_token() -> JsonObject:
     return {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
 
 
@@ -116,7 +119,7 @@ def _first_of(form: str) -> str:
     return " " if form[:1] == " " and form[1:].isdigit() else form
 
 
-def load(rest: str, profile: Profile, *, extra: Extra | None = None, **_: Any) -> ServedJudge:
+def load(rest: str, profile: Profile, *, extra: Extra | None = None, **_: object) -> ServedJudge:
     url, _mark, name = rest.rpartition("#")
     if not url or not name:
         raise UserError(f"--judge openai:{rest} lacks the model's name", "expected openai:URL#NAME")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
-Record = tuple[str, dict[str, Any]]
+Record = tuple[str, JsonObject]
 """Where it stands (for messages), and its fields."""
 _OF_AN_ANSWER = {"index", "id", "question_id", "doc_id"}
 TABLES = {".tsv": "\t", ".csv": ","}
@@ -102,7 +103,7 @@ def _object(path: Path, where: str, record: Any) -> Record:
     return where, record
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """A key or number as text: `241.0` and 241 are `241`."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -1,4 +1,4 @@
-"""Joins answers to a benchmark's rows: by index, else by picture and question; what does not fit is counted."""
+"""Joins answers to a benchmark's rows: by index, else by image and question; what does not fit is counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INSTRUCTIONS = re.compile(
     r"please answer (?:with )?yes or no\.?|answer the question using a single word or phrase\.?|<image(?: ?\d+)?>",
     re.IGNORECASE,
 )
-"""What papers and tools hang onto a question, or write into it where a picture stands, each in its own way."""
+"""What papers and tools hang onto a question, or write into it where an image stands, each in its own way."""
 
 
 @dataclass
@@ -37,11 +37,17 @@ class Joined:
         found = [
             (self.folded, "answers are given again in the same words and used once", ""),
             (len(self.unknown), "answers name no row of the data and are left out", _where(self.unknown)),
-            (len(self.other_question), "answers carry another question than the data and are not scored",
-             _where(self.other_question)),
-            (len(self.contradicted), "rows have several different answers, of which none is scored",
-             next(iter(self.contradicted.values()), "")),
-        ]  # fmt: skip
+            (
+                len(self.other_question),
+                "answers carry another question than the data and are not scored",
+                _where(self.other_question),
+            ),
+            (
+                len(self.contradicted),
+                "rows have several different answers, of which none is scored",
+                next(iter(self.contradicted.values()), ""),
+            ),
+        ]
         return [f"{n} {text}{f' (first: {where})' if where else ''}" for n, text, where in found if n]
 
 
@@ -53,13 +59,13 @@ def join(table: Table, file: PredictionFile, aliases: Mapping[str, str] | None =
     # MMMU's own ids stand in a column `id` beside the TSV's index; the index comes first where both would do.
     rows = {str(row.fields["id"]): row for row in table.rows if "id" in row.fields}
     rows |= {row.id: row for row in table.rows}
-    by_picture: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    by_image_name: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in table.rows:
         if (name := row.fields.get("image_path")) is not None and "question" in row.fields:
-            by_picture[picture_key(str(name))].append(row)
+            by_image_name[image_key(str(name))].append(row)
     joined = Joined()
     for one in file.predictions:
-        row = _by_picture(one, by_picture) or _by_id(one, rows, aliases or {})
+        row = _by_image_name(one, by_image_name) or _by_id(one, rows, aliases or {})
         if row is None:
             joined.unknown.append(one)
         elif not same_question(row, one.prompt):
@@ -97,13 +103,13 @@ def _by_id(one: Prediction, rows: Mapping[str, Row], aliases: Mapping[str, str])
     return next((rows[name] for name in names if name in rows), None)
 
 
-def _by_picture(one: Prediction, by_picture: Mapping[tuple[str, str], list[Row]]) -> Row | None:
-    """The picture's row whose question the prompt holds; LLaVA's MME answers have the picture as id."""
+def _by_image_name(one: Prediction, by_image_name: Mapping[tuple[str, str], list[Row]]) -> Row | None:
+    """The image's row whose question the prompt holds; LLaVA's MME answers have the image as id."""
     if one.prompt is None:
         return None
     prompt = plain_question(one.prompt)
-    for name in (one.picture, *one.ids):
-        rows = by_picture.get(picture_key(name), ()) if name else ()
+    for name in (one.image_name, *one.ids):
+        rows = by_image_name.get(image_key(name), ()) if name else ()
         held = [row for row in rows if plain_question(str(row.fields["question"])) in prompt]
         longest = max((len(str(row.fields["question"])) for row in held), default=0)
         held = [row for row in held if len(str(row.fields["question"])) == longest]
@@ -112,8 +118,8 @@ def _by_picture(one: Prediction, by_picture: Mapping[tuple[str, str], list[Row]]
     return None
 
 
-def picture_key(name: str) -> tuple[str, str]:
-    """A picture's category (the first folder, where there is one) and name without its ending."""
+def image_key(name: str) -> tuple[str, str]:
+    """An image's category (the first folder, where there is one) and name without its ending."""
     path = PurePosixPath(name.strip())
     folders = [part for part in path.parts[:-1] if part != "."]
     return folders[0] if folders else "", path.stem

@@ -3,12 +3,12 @@
 | layout | whose | joins by |
 |---|---|---|
 | `index`, `prediction` (.xlsx, .tsv, .json, .jsonl) | VLMEvalKit, and ours (`judge`: recorded replies) | index |
-| `question_id`, `text` or `prediction` | LLaVA, SEED-Bench's submissions | question_id, picture and question |
+| `question_id`, `text` or `prediction` | LLaVA, SEED-Bench's submissions | question_id, image and question |
 | `id`, `response`, also SUBJECT/output.json under a folder | MMMU | id |
 | `{id: answer}` | MM-Vet's results | id |
-| CATEGORY.txt under a folder | MME's tool | category, picture, question |
+| CATEGORY.txt under a folder | MME's tool | category, image, question |
 | `set_id`, `figure_id`, `model_prediction` | HallusionBench | category, set, figure, question |
-| `doc_id`, `resps` or `filtered_resps` | lm-eval, lmms-eval | the doc's id, picture and question, doc_id |
+| `doc_id`, `resps` or `filtered_resps` | lm-eval, lmms-eval | the doc's id, image and question, doc_id |
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from armor_eval.tasks.understanding.predictions.files import read_records, text_of
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
+from armor_model.base.jsons import JsonObject
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Prediction:
     """None: the file names the question and holds no answer."""
     prompt: str | None = None
     """The question, or the whole text that the model was asked."""
-    picture: str | None = None
-    """The picture's name."""
+    image_name: str | None = None
+    """The image's name."""
     replies: tuple[str, ...] = ()
     """Recorded judge replies, one a judging."""
     reasoning: str | None = None
@@ -59,9 +60,9 @@ class Layout:
     name: str
     needs: tuple[tuple[str, ...], ...]
     """Fields that a record must have; of each tuple one."""
-    read: Callable[[str, dict[str, Any]], Prediction]
+    read: Callable[[str, JsonObject], Prediction]
 
-    def fits(self, record: dict[str, Any]) -> bool:
+    def fits(self, record: JsonObject) -> bool:
         return all(any(name in record for name in names) for names in self.needs)
 
 
@@ -95,7 +96,7 @@ def _read_folder(path: Path) -> PredictionFile:
 
 
 def mme_lines(path: Path, columns: int) -> list[tuple[str, list[str]]]:
-    """The lines of MME's CATEGORY.txt: picture, question, right answer[, prediction], between tabs."""
+    """The lines of MME's CATEGORY.txt: image, question, right answer[, prediction], between tabs."""
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
         cells = line.split("\t", 3)
@@ -110,37 +111,37 @@ def mme_lines(path: Path, columns: int) -> list[tuple[str, list[str]]]:
 
 def _mme(path: Path) -> list[Prediction]:
     return [
-        Prediction(where, (), text, prompt=question, picture=f"{path.stem}/{picture}")
-        for where, (picture, question, _, text) in mme_lines(path, 4)
+        Prediction(where, (), text, prompt=question, image_name=f"{path.stem}/{image_name}")
+        for where, (image_name, question, _, text) in mme_lines(path, 4)
     ]
 
 
-def hallusion_index(record: dict[str, Any]) -> str | None:
+def hallusion_index(record: JsonObject) -> str | None:
     """VLMEvalKit's index of a HallusionBench record: category, subcategory, visual input, set, figure, question."""
     parts = [record.get(k) for k in ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id")]
     return None if None in parts else "_".join(text_of(part) for part in parts)
 
 
-def _answer(value: Any) -> str | None:
+def _answer(value: object) -> str | None:
     """An answer as text; None where there is none (a list of alternatives is shown as JSON)."""
     if value is None or (isinstance(value, float) and value != value):
         return None
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _first(record: dict[str, Any], *names: str) -> Any:
+def _first(record: JsonObject, *names: str) -> Any:
     return next((record[name] for name in names if record.get(name) not in (None, "", [])), None)
 
 
-def _text(record: dict[str, Any], *names: str) -> str | None:
+def _text(record: JsonObject, *names: str) -> str | None:
     found = _first(record, *names)
     return found if isinstance(found, str) else None
 
 
-def _by(names: tuple[str, ...], *answers: str) -> Callable[[str, dict[str, Any]], Prediction]:
+def _by(names: tuple[str, ...], *answers: str) -> Callable[[str, JsonObject], Prediction]:
     """Reader of a flat record whose id stands in one of `names` and whose answer in one of `answers`."""
 
-    def read(where: str, record: dict[str, Any]) -> Prediction:
+    def read(where: str, record: JsonObject) -> Prediction:
         replies = record.get("judge")
         replies = replies if isinstance(replies, list) else [] if replies in (None, "") else [replies]
         return Prediction(
@@ -148,7 +149,7 @@ def _by(names: tuple[str, ...], *answers: str) -> Callable[[str, dict[str, Any]]
             tuple(text_of(record[name]) for name in names if record.get(name) is not None),
             _answer(next((record[name] for name in answers if name in record), None)),
             prompt=_text(record, "prompt", "question"),
-            picture=_text(record, "image_path"),
+            image_name=_text(record, "image_path"),
             replies=tuple(str(reply) for reply in replies),
             reasoning=_text(record, "thinking", "reasoning"),
         )
@@ -156,14 +157,14 @@ def _by(names: tuple[str, ...], *answers: str) -> Callable[[str, dict[str, Any]]
     return read
 
 
-def _hallusion(where: str, record: dict[str, Any]) -> Prediction:
+def _hallusion(where: str, record: JsonObject) -> Prediction:
     index = hallusion_index(record)
     if index is None:
         raise UserError(f"{where}: the record does not name its category, set, figure and question")
     return Prediction(where, (index,), _answer(record["model_prediction"]), prompt=_text(record, "question"))
 
 
-def _samples(where: str, record: dict[str, Any]) -> Prediction:
+def _samples(where: str, record: JsonObject) -> Prediction:
     """A line of --log_samples. The raw reply is scored, not what the tool's filters made of it."""
     reply = _first(record, "resps", "filtered_resps")
     while isinstance(reply, list) and reply:
@@ -175,11 +176,14 @@ def _samples(where: str, record: dict[str, Any]) -> Prediction:
     named = [doc, *(value for value in record.values() if isinstance(value, dict) and value is not doc)]
     ids = [hallusion_index(doc), *(one.get(key) for one in named for key in ("index", "id", "question_id"))]
     ids = [text_of(one) for one in ids if isinstance(one, (str, int, float))] or [text_of(record["doc_id"])]
-    picture = _text(doc, "image_path", "image_source", "image", "filename")
+    image_name = _text(doc, "image_path", "image_source", "image", "filename")
     return Prediction(
-        where, tuple(dict.fromkeys(ids)), reply if isinstance(reply, str) else None,
-        prompt=_text(doc, "question") or _text(record, "input"), picture=picture,
-    )  # fmt: skip
+        where,
+        tuple(dict.fromkeys(ids)),
+        reply if isinstance(reply, str) else None,
+        prompt=_text(doc, "question") or _text(record, "input"),
+        image_name=image_name,
+    )
 
 
 LAYOUTS = (

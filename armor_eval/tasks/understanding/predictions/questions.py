@@ -1,6 +1,6 @@
 """A benchmark's own published question files as a VLMEvalKit TSV, for scoring answers where the TSV cannot be had.
 
-Pictures are not part of it: their cells hold the picture's name, which tells the rows about one picture from others.
+Images are not part of it: their cells hold the image's name, which tells the rows about one image from others.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import csv
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.images import REFERENCE_LENGTH
@@ -18,9 +17,10 @@ from armor_eval.tasks.understanding.predictions.files import Record, read_record
 from armor_eval.tasks.understanding.predictions.layouts import hallusion_index, mme_lines
 from armor_eval.tasks.understanding.table import OPTIONS
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 
-PICTURE = "picture"
-"""Key of a built row that names its picture; becomes the `image` column."""
+IMAGE_NAME = "picture"
+"""Key of a built row that names its image; becomes the `image` column."""
 NOT_PUBLISHED = "(not in the question file)"
 """Stands where a column's text is in none of the given files: no judge may read it."""
 
@@ -29,7 +29,7 @@ NOT_PUBLISHED = "(not in the question file)"
 class Questions:
     """Rows in VLMEvalKit's columns, and the ids by which other files call them."""
 
-    rows: list[dict[str, Any]]
+    rows: list[JsonObject]
     aliases: dict[str, str] = field(default_factory=dict)
     """Id in a file of prompts -> row index."""
 
@@ -63,17 +63,17 @@ def write_table(benchmark: Benchmark, questions: Questions, path: Path) -> Path:
     are there and say so."""
     import pandas as pd
 
-    frame = pd.DataFrame([{k: v for k, v in row.items() if k != PICTURE} for row in questions.rows])
+    frame = pd.DataFrame([{k: v for k, v in row.items() if k != IMAGE_NAME} for row in questions.rows])
     for column in benchmark.columns:
         if column not in frame and column != "image":
             frame[column] = NOT_PUBLISHED
-    frame["image"] = [_picture_cell(str(row[PICTURE])) for row in questions.rows]
+    frame["image"] = [_image_cell(str(row[IMAGE_NAME])) for row in questions.rows]
     frame.to_csv(path, sep="\t", index=False, quoting=csv.QUOTE_ALL)
     return path
 
 
-def _picture_cell(name: str) -> str:
-    """A picture's name in the form of a picture: longer than a reference to another row's."""
+def _image_cell(name: str) -> str:
+    """An image's name in the form of an image: longer than a reference to another row's."""
     return base64.b64encode(f"picture {name}".ljust(REFERENCE_LENGTH).encode()).decode()
 
 
@@ -88,8 +88,8 @@ def _records(path: Path) -> Iterator[Record]:
             raise UserError(f"{path} holds no question files (.txt, .json, .jsonl)")
     for file in files:
         if file.suffix == ".txt":
-            for where, (picture, question, answer, *_) in mme_lines(file, 3):
-                record = {"category": file.stem, "picture": picture, "question": question, "answer": answer}
+            for where, (image_name, question, answer, *_) in mme_lines(file, 3):
+                record = {"category": file.stem, "picture": image_name, "question": question, "answer": answer}
                 yield where, {**record, "_file": file.stem}
         else:
             for where, record in read_records(file):
@@ -97,23 +97,28 @@ def _records(path: Path) -> Iterator[Record]:
 
 
 def _vlmevalkit(records: list[Record]) -> Questions:
-    """VLMEvalKit's columns without pictures: a prediction file, or MMBench's own spreadsheet."""
+    """VLMEvalKit's columns without images: a prediction file, or MMBench's own spreadsheet."""
     left_out = {"image", "prediction", "judge", "thinking", "_file"}
     rows = []
     for _, record in records:
         row = {k: v for k, v in record.items() if k not in left_out and v not in ("", None)}
         row["index"] = text_of(record["index"])
-        rows.append({**row, PICTURE: row.get("image_path", row["index"])})
+        rows.append({**row, IMAGE_NAME: row.get("image_path", row["index"])})
     return Questions(rows)
 
 
 def _mmvet(records: list[Record]) -> Questions:
     """mm-vet.json: {v1_0: {imagename, question, answer, capability: [...]}}."""
     rows = [
-        {"index": r["id"], "question": r["question"], "answer": r["answer"], "category": ",".join(r["capability"]),
-         PICTURE: r["imagename"]}
+        {
+            "index": r["id"],
+            "question": r["question"],
+            "answer": r["answer"],
+            "category": ",".join(r["capability"]),
+            IMAGE_NAME: r["imagename"],
+        }
         for _, r in records
-    ]  # fmt: skip
+    ]
     return Questions(rows)
 
 
@@ -126,17 +131,24 @@ def _llavabench(records: list[Record]) -> Questions:
         if "category" in r and "text" in r:
             index = text_of(r["question_id"])
             reference = references.get(index, NOT_PUBLISHED)
-            rows.append({
-                "index": index, "question": r["text"], "category": r["category"], "answer": reference,
-                "gpt4_ans": reference, "caption": captions.get(r["image"], NOT_PUBLISHED), PICTURE: r["image"],
-            })  # fmt: skip
+            rows.append(
+                {
+                    "index": index,
+                    "question": r["text"],
+                    "category": r["category"],
+                    "answer": reference,
+                    "gpt4_ans": reference,
+                    "caption": captions.get(r["image"], NOT_PUBLISHED),
+                    IMAGE_NAME: r["image"],
+                }
+            )
     return Questions(rows)
 
 
 def _pope(records: list[Record]) -> Questions:
-    """coco_pope_CATEGORY.json (JSON lines with label), one a category, folded to a row a picture and question as in
+    """coco_pope_CATEGORY.json (JSON lines with label), one a category, folded to a row an image and question as in
     VLMEvalKit; a file of prompts without labels (LLaVA's llava_pope_test.jsonl) gives its ids as aliases."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str], JsonObject] = {}
     prompts: list[tuple[str, tuple[str, str]]] = []
     for where, r in records:
         question = r["text"].split("\n")[0].strip()
@@ -146,10 +158,17 @@ def _pope(records: list[Record]) -> Questions:
             continue
         category = r.get("category") or r["_file"].rsplit("_", 1)[-1]
         answer = str(r["label"]).capitalize()
-        row = rows.setdefault(key, {
-            "index": str(len(rows)), "question": question, "answer": answer, "category": category,
-            "image_path": r["image"], PICTURE: r["image"],
-        })  # fmt: skip
+        row = rows.setdefault(
+            key,
+            {
+                "index": str(len(rows)),
+                "question": question,
+                "answer": answer,
+                "category": category,
+                "image_path": r["image"],
+                IMAGE_NAME: r["image"],
+            },
+        )
         if row["answer"] != answer:
             raise UserError(f"{where}: {question!r} about {r['image']} is {answer} here and {row['answer']} before")
         if category not in row["category"].split(","):
@@ -159,7 +178,7 @@ def _pope(records: list[Record]) -> Questions:
 
 def _mmmu(records: list[Record]) -> Questions:
     """SUBJECT/output.json (options and answers of each question), answer_dict_val.json (answers); merged by id."""
-    merged: dict[str, dict[str, Any]] = {}
+    merged: dict[str, JsonObject] = {}
     for _, r in records:
         merged.setdefault(r["id"], {}).update(r)
     rows = []
@@ -171,27 +190,40 @@ def _mmmu(records: list[Record]) -> Questions:
                 f"{index} is a choice without options (index2ans)", "add the output.json files of the benchmark"
             )
         answer = r["answer"] if "answer" in r else r["ground_truth"]
-        rows.append({
-            "index": index, "question": r.get("question", NOT_PUBLISHED), "split": split,
-            "category": rest.rsplit("_", 1)[0], **{k: v for k, v in options.items() if k in OPTIONS},
-            "A": options.get("A"), "B": options.get("B"), "answer": str(answer), PICTURE: index,
-        })  # fmt: skip
+        rows.append(
+            {
+                "index": index,
+                "question": r.get("question", NOT_PUBLISHED),
+                "split": split,
+                "category": rest.rsplit("_", 1)[0],
+                **{k: v for k, v in options.items() if k in OPTIONS},
+                "A": options.get("A"),
+                "B": options.get("B"),
+                "answer": str(answer),
+                IMAGE_NAME: index,
+            }
+        )
     return Questions(rows)
 
 
 def _mme(records: list[Record]) -> Questions:
-    """The tool's folder: CATEGORY.txt with picture, question, answer (and what a model said)."""
+    """The tool's folder: CATEGORY.txt with image, question, answer (and what a model said)."""
     rows = [
-        {"index": str(number), "question": r["question"], "answer": r["answer"].strip().capitalize(),
-         "category": r["category"], "image_path": f"{r['category']}/{r['picture']}",
-         PICTURE: f"{r['category']}/{r['picture']}"}
+        {
+            "index": str(number),
+            "question": r["question"],
+            "answer": r["answer"].strip().capitalize(),
+            "category": r["category"],
+            "image_path": f"{r['category']}/{r['picture']}",
+            IMAGE_NAME: f"{r['category']}/{r['picture']}",
+        }
         for number, (_, r) in enumerate(records)
-    ]  # fmt: skip
+    ]
     return Questions(rows)
 
 
 def _seed(records: list[Record]) -> Questions:
-    """SEED-Bench.json: {questions: [...], question_type: {name: number}}; its picture questions."""
+    """SEED-Bench.json: {questions: [...], question_type: {name: number}}; its image questions."""
     rows = []
     for _, whole in records:
         names = {number: name for name, number in whole["question_type"].items()}
@@ -200,15 +232,21 @@ def _seed(records: list[Record]) -> Questions:
                 options = {
                     letter: r[f"choice_{letter.lower()}"] for letter in "ABCD" if f"choice_{letter.lower()}" in r
                 }
-                rows.append({
-                    "index": text_of(r["question_id"]), "question": r["question"], **options, "answer": r["answer"],
-                    "category": names[r["question_type_id"]], PICTURE: r["data_id"],
-                })  # fmt: skip
+                rows.append(
+                    {
+                        "index": text_of(r["question_id"]),
+                        "question": r["question"],
+                        **options,
+                        "answer": r["answer"],
+                        "category": names[r["question_type_id"]],
+                        IMAGE_NAME: r["data_id"],
+                    }
+                )
     return Questions(rows)
 
 
 def _hallusion(records: list[Record]) -> Questions:
-    """HallusionBench.json; its questions without a picture (visual input 0) are not in VLMEvalKit's TSV."""
+    """HallusionBench.json; its questions without an image (visual input 0) are not in VLMEvalKit's TSV."""
     answers = {"0": "No", "1": "Yes"}
     rows = []
     for where, r in records:
@@ -217,15 +255,27 @@ def _hallusion(records: list[Record]) -> Questions:
         answer = answers.get(text_of(r["gt_answer"]))
         if answer is None:
             raise UserError(f"{where}: gt_answer is {r['gt_answer']!r}, expected 0 (No) or 1 (Yes)")
-        rows.append({
-            "index": hallusion_index(r), "question": r["question"], "answer": answer, "category": r["category"],
-            "l2-category": r["subcategory"], "image_path": r["filename"], PICTURE: r["filename"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "index": hallusion_index(r),
+                "question": r["question"],
+                "answer": answer,
+                "category": r["category"],
+                "l2-category": r["subcategory"],
+                "image_path": r["filename"],
+                IMAGE_NAME: r["filename"],
+            }
+        )
     return Questions(rows)
 
 
 BUILDERS: dict[str, Callable[[list[Record]], Questions]] = {
-    "MMVet": _mmvet, "LLaVABench": _llavabench, "POPE": _pope, "MMMU": _mmmu, "MME": _mme, "SEEDBench": _seed,
+    "MMVet": _mmvet,
+    "LLaVABench": _llavabench,
+    "POPE": _pope,
+    "MMMU": _mmmu,
+    "MME": _mme,
+    "SEEDBench": _seed,
     "HallusionBench": _hallusion,
-}  # fmt: skip
+}
 """First word of the dataset's name -> builder."""

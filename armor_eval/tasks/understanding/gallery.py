@@ -1,4 +1,4 @@
-"""The image column of a TSV, kept on disk: SEED-Bench's pictures alone would fill the memory that a model needs.
+"""The image column of a TSV, kept on disk: SEED-Bench's images alone would fill the memory that a model needs.
 
 The cells are streamed once into an unnamed temporary file and read back one at a time, from any thread.
 """
@@ -29,11 +29,11 @@ HEAD = 65_536
 
 
 @dataclass(frozen=True)
-class Picture:
+class ImageCell:
     """One cell of the image column."""
 
     digest: str
-    """Of the cell's text: equal for equal pictures, which is what clusters by picture go by."""
+    """Of the cell's text: equal for equal images, which is what clusters by image go by."""
     length: int
     _spool: Spool
     _offset: int
@@ -59,12 +59,12 @@ class Spool:
         self._file = tempfile.TemporaryFile(prefix="armor-eval-pictures-")  # noqa: SIM115 - lives as long as its rows
         self._end = 0
 
-    def add(self, text: str) -> Picture:
+    def add(self, text: str) -> ImageCell:
         data = text.encode("utf-8", "surrogatepass")
         self._file.write(data)
-        picture = Picture(hashlib.sha256(data).hexdigest()[:16], len(data), self, self._end)
+        cell = ImageCell(hashlib.sha256(data).hexdigest()[:16], len(data), self, self._end)
         self._end += len(data)
-        return picture
+        return cell
 
     def flush(self) -> None:
         self._file.flush()
@@ -73,13 +73,13 @@ class Spool:
         return os.pread(self._file.fileno(), length, offset).decode("utf-8", "surrogatepass")
 
 
-def read_pictures(path: Path) -> list[Picture | None]:
+def read_image_cells(path: Path) -> list[ImageCell | None]:
     """The image column in file order; None where a cell is missing. Raises what pandas raises for a broken file."""
     cells = _read_cells(path, as_text=False)
     return _read_cells(path, as_text=True) if cells is None else cells
 
 
-def _read_cells(path: Path, as_text: bool) -> list[Picture | None] | None:
+def _read_cells(path: Path, as_text: bool) -> list[ImageCell | None] | None:
     """The cells; None where pandas made numbers of a whole chunk (references `007`), which lose their spelling.
 
     Asking for text from the start would read every other file 1.4 times as long.
@@ -88,11 +88,16 @@ def _read_cells(path: Path, as_text: bool) -> list[Picture | None] | None:
     from pandas.api.types import is_numeric_dtype
 
     spool = Spool()
-    found: list[Picture | None] = []
+    found: list[ImageCell | None] = []
     with pd.read_csv(
-        path, sep="\t", usecols=["image"], chunksize=CHUNK, dtype=object if as_text else None,
-        keep_default_na=False, na_values=[""],
-    ) as chunks:  # fmt: skip
+        path,
+        sep="\t",
+        usecols=["image"],
+        chunksize=CHUNK,
+        dtype=object if as_text else None,
+        keep_default_na=False,
+        na_values=[""],
+    ) as chunks:
         for chunk in chunks:
             if is_numeric_dtype(chunk["image"]):
                 return None
@@ -107,22 +112,22 @@ class Gallery:
 
     folder: Path
     """Of the TSV: relative paths are read below it."""
-    cells: dict[str, Picture]
+    cells: dict[str, ImageCell]
     """Index -> cell, which a short cell of another row may name."""
 
-    def follow(self, picture: Picture) -> Picture:
+    def follow(self, cell: ImageCell) -> ImageCell:
         """The cell itself, or the one that it refers to, over any number of rows. BadImageError for a ring."""
         seen: set[str] = set()
-        while picture.length <= images.REFERENCE_LENGTH and (named := self.cells.get(picture.cell())) is not None:
-            if picture.cell() in seen:
-                raise images.BadImageError(f"refers to row {picture.cell()}, which refers back")
-            seen.add(picture.cell())
-            picture = named
-        return picture
+        while cell.length <= images.REFERENCE_LENGTH and (named := self.cells.get(cell.cell())) is not None:
+            if cell.cell() in seen:
+                raise images.BadImageError(f"refers to row {cell.cell()}, which refers back")
+            seen.add(cell.cell())
+            cell = named
+        return cell
 
-    def open(self, picture: Picture, saved_as: Sequence[str] = ()) -> list[Image.Image]:
+    def open(self, cell: ImageCell, saved_as: Sequence[str] = ()) -> list[Image.Image]:
         """The images of a cell, RGB. `saved_as`: the file names they are written to before they are shown."""
-        parts = images.image_cells(picture.cell())
+        parts = images.image_cells(cell.cell())
         names = [*saved_as, *[None] * (len(parts) - len(saved_as))]
         return [
             images.decode(self._resolved(part), self.folder, name) for part, name in zip(parts, names, strict=False)
