@@ -42,9 +42,8 @@ def spread(model, seed=0):
 def pair(request):
     """A tiny ARMOR on the base, whose <imgbos> wins now and then, and its processor."""
     tokenizer = build_word_tokenizer(WORDS, base=request.param)
-    config = preset(
-        f"tiny-{request.param}", vocab_size=len(tokenizer), text={"bos_token_id": None, "eos_token_id": None}
-    )
+    tiny = "tiny" if request.param == "internvl" else f"tiny-{request.param}"
+    config = preset(tiny, vocab_size=len(tokenizer), text={"bos_token_id": None, "eos_token_id": None})
     model = spread(new_model(config), 3)
     processor = ArmorProcessor.for_config(tokenizer, config)
     if request.param == "smolvlm":  # an image of several tiles
