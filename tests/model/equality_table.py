@@ -110,9 +110,10 @@ def markdown(rows: list[dict[str, object]]) -> str:
     lines = [
         "# Every base against its own class",
         "",
-        "`python tests/model/equality_table.py reports/bases/equality.json reports/bases/equality.md` wrote this page: tiny",
-        "models with random weights (seed 3), float32 on a CPU, the conversations of `tests/model/test_model_every_base.py`:",
-        "none, one and two images, two turns. It shows that the code paths agree, not what published weights answer.",
+        "`python tests/model/equality_table.py reports/bases/equality.json reports/bases/equality.md` wrote this page:",
+        "tiny models with random weights (seed 3), float32 on a CPU, the conversations of",
+        "`tests/model/test_model_every_base.py`: none, one and two images, two turns.",
+        "It shows that the code paths agree, not what published weights answer.",
         "",
         "| base | text logits, max abs difference | greedy tokens equal | batch = single | cache = uncached "
         "| packed / unpacked loss, max relative difference | blocks that FSDP wraps | module: lines |",
