@@ -39,7 +39,9 @@ def size_of(benchmark: str) -> tuple[int, int, str]:
         if suite.prompts is None:
             raise UserError(f"{benchmark} declares no number of prompts", "give --clusters or --runs")
         return suite.prompts * suite.samples, suite.prompts, ""
-    declared = benchmarks()[benchmark]
+    declared = benchmarks().get(benchmark)
+    if declared is None:  # answers of the user's own, judged by a rubric or in pairs
+        raise UserError(f"{benchmark} judges answers of any number", "give --clusters or --runs")
     rows = declared.official.rows
     if rows is None:
         raise UserError(f"{benchmark} declares no number of rows", "give --clusters or --runs")

@@ -248,6 +248,7 @@ def compare_sums(
         return Paired(**found, ci95=None, p=None, test=why, se=None, bootstrap_ci95=None, binary=binary)
     ci95, p = difference_test(C, delta, se, flips, binary)
     ci95 = (max(-whole, ci95[0]), min(whole, ci95[1])) if math.isfinite(high) else ci95
+    ci95 = (min(delta, ci95[0]), max(delta, ci95[1]))  # where all flip one way an end is the estimate, but for rounding
     resampled = None
     if se > 0 and resamples:
         values_R = difference(bootstrap_sums(joint, resamples, seed))
