@@ -278,7 +278,11 @@ def refuse_greedy(tasks: Sequence[Named]) -> None:
 
 
 def _adapter(
-    model: Model, spec: ProfileSpec, options: JsonObject, processes: Processes | None, opened: ExitStack
+    model: str | Model | tuple[Any, Any] | None,
+    spec: ProfileSpec,
+    options: JsonObject,
+    processes: Processes | None,
+    opened: ExitStack,
 ) -> Any:
     """The model's adapter; one that is loaded here is closed with `opened`."""
     if model is None or isinstance(model, str | Path):

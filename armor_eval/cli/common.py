@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -337,6 +338,13 @@ def write(text: str) -> None:
     sys.stdout.write(visible(text) + "\n")
 
 
+def need_server(command: str, extra: str) -> None:
+    """UserError, before anything is loaded, where the packages of a server are not installed."""
+    for name in ("starlette", "uvicorn"):
+        if find_spec(name) is None:
+            raise UserError(f"{command} needs {name}", f"pip install 'armor-eval[{extra}]'")
+
+
 def serve(app: Any, port: int, path: str = "/") -> None:
     """Serve an ASGI application on loopback until Ctrl-C; its address goes to standard output. UserError for a port
     that is taken."""
@@ -350,4 +358,4 @@ def serve(app: Any, port: int, path: str = "/") -> None:
             raise UserError(f"port {port} cannot be used: {error.strerror}", "give another --port, or 0") from error
         write(f"http://127.0.0.1:{listening.getsockname()[1]}{path} - Ctrl-C ends it")
         sys.stdout.flush()
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run([listening])
+        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off")).run([listening])

@@ -16,7 +16,7 @@ import typer
 
 COMMAND = "needs: "
 """What a row of a command begins with."""
-EXTRAS = {"lora": ["peft"], "lm-eval": ["lm-eval"], "view": ["starlette", "uvicorn"]}
+EXTRAS = {"lora": ["peft"], "lm-eval": ["lm-eval"], "view": ["starlette", "uvicorn"], "serve": ["starlette", "uvicorn"]}
 """The extra of pyproject.toml -> its packages."""
 EVERY = ("torch", "torchvision", "transformers", "ms-vlmeval", "pandas", "armor-nano")
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -26,6 +26,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "draw of published suites": (*EVERY, "suite "),
     "lm-eval": (*EVERY, "extra lm-eval"),
     "view": ("extra view",),
+    "reward of the shapes world": ("torch", "torchvision", "mmdet", "extra serve"),
+    "armor-model serve": ("torch", "transformers", "armor-nano", "extra serve"),
     "armor-train --lora": ("torch", "transformers", "extra lora"),
     "--judge openai:URL#NAME of api.openai.com": ("OPENAI_API_KEY",),
 }

@@ -35,54 +35,39 @@ def interleaved(
 ) -> None:
     """Measure interleaved answers: single turns, edits of a given image, follow-ups on earlier images, stories of two
     to four images. The same command again resumes an interrupted run, or shows a finished one."""
-    from armor_eval import Named, evaluate
-    from armor_eval.cli import COMMAND_LINE
-    from armor_eval.engine import Settings, join_processes
-    from armor_eval.models import registry
-    from armor_eval.models.base import Decoding, RespondsFreely
+    from armor_eval.cli import responding
+    from armor_eval.models.base import Decoding
     from armor_eval.profiles import EMBEDDED, choose_profile
-    from armor_eval.runs.bundle import run_folder
-    from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
 
     if baselines and repeats > 1:
         raise UserError("--baselines are measured with one seed", "leave --repeats or --baselines out")
     common.quiet_libraries()
     chosen = choose_profile(profile or EMBEDDED, model)
-    decoding = Decoding(
-        max_new_tokens=max_new_tokens or 2 * chosen.response_tokens, image_temperature=image_temperature, seed=seed
+    finished = responding.measure(
+        "interleaved",
+        model,
+        chosen,
+        lambda at: [
+            (
+                f"interleaved{'-' + baseline if baseline else ''}",
+                InterleavedTask(chosen, baseline=baseline, limit=limit, seed=seed, drawn_from=at),
+            )
+            for baseline in (None, *(BASELINES if baselines else ()))
+        ],
+        Decoding(
+            max_new_tokens=max_new_tokens or 2 * chosen.response_tokens, image_temperature=image_temperature, seed=seed
+        ),
+        limit=limit,
+        out=out,
+        batch_size=batch_size,
+        repeats=repeats,
+        shard=shard,
+        options=common.model_options(
+            dtype, device, device_map, model_args, **common.server_options(model, request_json)
+        ),
+        progress=not json_output,
     )
-    tasks = [
-        Named(
-            f"interleaved{'-' + baseline if baseline else ''}{suffix}",
-            InterleavedTask(chosen, baseline=baseline, limit=limit, seed=seed, drawn_from=at),
-            Settings(
-                chosen.name,
-                list(COMMAND_LINE.get()),
-                decoding.model_copy(update={"seed": at}),
-                batch_size,
-                parse_shard(shard),
-            ),
-        )
-        for baseline in (None, *(BASELINES if baselines else ()))
-        for at, suffix in common.suffixes(seed, repeats)
-    ]
-    options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
-    processes = join_processes()
-    adapter = registry.load(model, chosen.name, does=RespondsFreely, own_device=processes.device, **options)
-    name = "interleaved" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
-    default = Path("runs") / "interleaved" / f"{common.short_name(adapter.info.name)}-{chosen.name}-{name}"
-
-    def folder(run: str) -> Path:
-        beside = default.with_name(default.name + run.removeprefix("interleaved"))
-        return beside if out is None else run_folder(out, run)
-
-    try:
-        finished = evaluate(
-            adapter, tasks, folder, processes=processes, progress=common.bars(processes.first and not json_output)
-        )
-    finally:
-        adapter.close()
     common.finish(finished, _show, as_text=not json_output, shard=shard, repeats=not baselines)
 
 

@@ -42,51 +42,31 @@ def run(
     """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one."""
     if context.invoked_subcommand is not None:
         return
-    from armor_eval import Named, evaluate
-    from armor_eval.cli import COMMAND_LINE
-    from armor_eval.engine import Settings, join_processes
-    from armor_eval.models import registry
-    from armor_eval.models.base import Decoding, RespondsFreely
+    from armor_eval.cli import responding
+    from armor_eval.models.base import Decoding
     from armor_eval.profiles import choose_profile
-    from armor_eval.runs.bundle import run_folder
-    from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.modality.task import ModalityTask
 
     common.quiet_libraries()
     chosen = choose_profile(profile, model)
-    decoding = Decoding(
-        max_new_tokens=max_new_tokens or chosen.response_tokens, image_temperature=image_temperature, seed=seed
+    finished = responding.measure(
+        "modality",
+        model,
+        chosen,
+        lambda at: [("modality", ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed, drawn_from=at))],
+        Decoding(
+            max_new_tokens=max_new_tokens or chosen.response_tokens, image_temperature=image_temperature, seed=seed
+        ),
+        limit=limit,
+        out=out,
+        batch_size=batch_size,
+        repeats=repeats,
+        shard=shard,
+        options=common.model_options(
+            dtype, device, device_map, model_args, **common.server_options(model, request_json)
+        ),
+        progress=not json_output,
     )
-    tasks = [
-        Named(
-            f"modality{suffix}",
-            ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed, drawn_from=at),
-            Settings(
-                chosen.name,
-                list(COMMAND_LINE.get()),
-                decoding.model_copy(update={"seed": at}),
-                batch_size,
-                parse_shard(shard),
-            ),
-        )
-        for at, suffix in common.suffixes(seed, repeats)
-    ]
-    options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
-    processes = join_processes()
-    adapter = registry.load(model, chosen.name, does=RespondsFreely, own_device=processes.device, **options)
-    name = "modality" + (f"-limit{limit}-seed{seed}" if limit is not None else "") + common.shard_name(shard)
-    default = Path("runs") / "modality" / f"{common.short_name(adapter.info.name)}-{chosen.name}-{name}"
-
-    def folder(run: str) -> Path:
-        beside = default.with_name(default.name + run.removeprefix("modality"))
-        return beside if out is None else run_folder(out, run)
-
-    try:
-        finished = evaluate(
-            adapter, tasks, folder, processes=processes, progress=common.bars(processes.first and not json_output)
-        )
-    finally:
-        adapter.close()
     common.finish(finished, _show, as_text=not json_output, shard=shard)
 
 

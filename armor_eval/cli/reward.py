@@ -8,7 +8,6 @@ import typer
 
 from armor_eval.cli import common
 from armor_eval.cli.geneval import ClipWeights, Detector, DetectorBatch, DetectorWeights, default_device, detector_name
-from armor_model.base.errors import UserError
 
 
 def reward(
@@ -26,13 +25,11 @@ def reward(
 
     Answers {"scores": [0 to 1], "strict": [0 or 1], "reasons": [...]}, verdicts as `armor-eval geneval` gives them.
     """
-    try:
-        from armor_eval.tasks.geneval.reward import Limits, Reward, make_app
-    except ImportError:
-        raise UserError("reward needs starlette and uvicorn", "pip install 'armor-eval[serve]'") from None
+    common.need_server("reward", "serve")
     from armor_eval.profiles import choose_profile
     from armor_eval.tasks.geneval.colors import load_colors
     from armor_eval.tasks.geneval.detectors import load_detector
+    from armor_eval.tasks.geneval.reward import Limits, Reward, make_app
     from armor_eval.tasks.geneval.verdicts import Rules
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
     from armor_model.base.devices import check_device

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import socket
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-
-LOOPBACK = "127.0.0.1"
 
 
 def view(
@@ -26,23 +22,10 @@ def view(
     from armor_eval.report.serve import Library, make_app
     from armor_model.base.errors import UserError
 
+    common.need_server("view", "view")
     common.quiet_libraries()
     roots = runs or [Path("runs")]
     for root in roots:
         if not root.is_dir():
             raise UserError(f"no such folder: {root}", "give the folder that measuring commands wrote to (--out)")
-    try:
-        import uvicorn
-
-        app = make_app(Library(roots, data))
-    except ModuleNotFoundError as error:
-        raise UserError(f"view needs {error.name}", "pip install 'armor-eval[view]'") from error
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((LOOPBACK, port))
-        except OSError as error:
-            raise UserError(f"port {port} cannot be used: {error.strerror}", "give another --port, or 0") from error
-        common.write(f"http://{LOOPBACK}:{listening.getsockname()[1]}/ - Ctrl-C ends it")
-        sys.stdout.flush()
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False)).run([listening])
+    common.serve(make_app(Library(roots, data)), port)

@@ -30,6 +30,7 @@ two questions; aAcc, fAcc and qAcc of a set of 5.8 items, 2.1 figures and 2.75 q
 
 def size_of(benchmark: str) -> tuple[int, int, str]:
     """Items and groups of the published data, and what of it is assumed (empty: nothing)."""
+    from armor_eval.tasks.formulas import JUDGED_ANSWERS
     from armor_eval.tasks.suites.declare import suites
     from armor_eval.tasks.understanding.declare import benchmarks
 
@@ -39,9 +40,9 @@ def size_of(benchmark: str) -> tuple[int, int, str]:
         if suite.prompts is None:
             raise UserError(f"{benchmark} declares no number of prompts", "give --clusters or --runs")
         return suite.prompts * suite.samples, suite.prompts, ""
-    declared = benchmarks().get(benchmark)
-    if declared is None:  # answers of the user's own, judged by a rubric or in pairs
+    if benchmark in JUDGED_ANSWERS:
         raise UserError(f"{benchmark} judges answers of any number", "give --clusters or --runs")
+    declared = benchmarks()[benchmark]
     rows = declared.official.rows
     if rows is None:
         raise UserError(f"{benchmark} declares no number of rows", "give --clusters or --runs")

@@ -10,7 +10,7 @@ Legend: C clusters, S columns, U distinct rows, R resamples.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -178,10 +178,7 @@ def difference_test(C: int, delta: float, se: float, flips: Flips, binary: bool)
     jackknife's standard error asks for, with Student's t; p is the level at which its end touches 0.
     """
     if binary:
-        low, high = (
-            delta + flips.size * end - flips.size * (flips.wins - flips.losses) / C
-            for end in tango(flips.losses, flips.wins, C)
-        )
+        low, high = _around(delta, tango(flips.losses, flips.wins, C), flips, C)
         p = mcnemar_exact(round(flips.losses), round(flips.wins))
         return ((min(low, 0.0), max(high, 0.0)) if p > ALPHA else (low, high)), p
     centre, widen = flips.size * (flips.wins - flips.losses) / C, 1.0
@@ -190,10 +187,17 @@ def difference_test(C: int, delta: float, se: float, flips: Flips, binary: bool)
     if implied > 0:
         widen = max(1.0, se / implied)
     ends = tango(flips.losses, flips.wins, C, t_quantile(1 - ALPHA / 2, C - 1))
-    low, high = (delta + widen * (flips.size * end - centre) for end in ends)
+    low, high = _around(delta, ends, flips, C, widen)
     at_zero = min(1.0, max(-1.0, (centre - delta / widen) / flips.size))
     quantile = abs(tango_excess(at_zero, flips.losses, flips.wins, C))
     return (low, high), 2 * float(special.stdtr(C - 1, -quantile))
+
+
+def _around(delta: float, ends: Iterable[float], flips: Flips, C: int, widen: float = 1.0) -> list[float]:
+    """Ends of Tango's interval, in flips, as ends around the difference. Where all flip one way an end is the estimate
+    itself: exactly, not but for rounding."""
+    offsets = [flips.size * (end - (flips.wins - flips.losses) / C) for end in ends]
+    return [delta if abs(x) < 1e-9 * flips.size else delta + widen * x for x in offsets]
 
 
 def joint_sums(base: ClusterSums, candidate: ClusterSums) -> np.ndarray:
@@ -248,7 +252,6 @@ def compare_sums(
         return Paired(**found, ci95=None, p=None, test=why, se=None, bootstrap_ci95=None, binary=binary)
     ci95, p = difference_test(C, delta, se, flips, binary)
     ci95 = (max(-whole, ci95[0]), min(whole, ci95[1])) if math.isfinite(high) else ci95
-    ci95 = (min(delta, ci95[0]), max(delta, ci95[1]))  # where all flip one way an end is the estimate, but for rounding
     resampled = None
     if se > 0 and resamples:
         values_R = difference(bootstrap_sums(joint, resamples, seed))

@@ -58,13 +58,17 @@ def text(metrics: Mapping[str, bool]) -> list[Composite]:
     ]
 
 
+JUDGED_ANSWERS: dict[str, Callable[[], list[Composite]]] = {
+    **dict.fromkeys(RUBRICS, composites),
+    **dict.fromkeys(ueval.PROTOCOLS, ueval.composites),
+    "armor-pairwise-v1": lambda: [accuracy("wins")],
+}
+"""What is given to answers of the user's own, of any number."""
 SUITES: dict[str, Callable[[], list[Composite]]] = {
     "geneval": geneval,
     "modality": lambda: [accuracy()],
     "interleaved": lambda: [accuracy("all right")],
-    **dict.fromkeys(RUBRICS, composites),
-    **dict.fromkeys(ueval.PROTOCOLS, ueval.composites),
-    "armor-pairwise-v1": lambda: [accuracy("wins")],
+    **JUDGED_ANSWERS,
 }
 """What is not an understanding benchmark."""
 

@@ -2,7 +2,8 @@
 
 `import vlmeval` imports every model wrapper, API client and data set of it (5 of the 9 CPU-seconds that one question
 costs), turns gradients off, seeds torch, disables TLS verification and reads a `.env`. A data set's `evaluate` needs
-three modules: they are imported behind packages whose `__init__` is not run.
+three modules: they are imported behind packages whose `__init__` is not run, and which nobody outside of this context
+ever meets: whoever imports vlmeval for himself gets the whole of it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from armor_eval.vlmevalkit.left_out import stand_ins
 SCORING = ("image_mcq", "image_yorn", "image_vqa")
 """The modules of vlmeval.dataset whose `evaluate` scores the declared benchmarks."""
 _HOLLOW = "__armor_eval_hollow__"
+_put_away: dict[str, ModuleType] = {}
+"""The scoring modules between two uses."""
 
 
 @contextlib.contextmanager
@@ -46,12 +49,15 @@ def quiet_vlmeval(scores: str | None = None) -> Iterator[None]:
     handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
     environment = dict(os.environ)
     logging.disable(logging.CRITICAL)
+    outermost = not _is_hollow()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             if scores is None or not _import_scoring(scores):
                 _import_whole()
             yield
     finally:
+        if outermost and _is_hollow():
+            _put_away.update(_take_out())
         logging.disable(disabled)
         root.handlers[:] = handlers
         root.setLevel(level)
@@ -65,10 +71,18 @@ def quiet_vlmeval(scores: str | None = None) -> Iterator[None]:
         os.environ.update(environment)
 
 
+def _is_hollow() -> bool:
+    return hasattr(sys.modules.get("vlmeval"), _HOLLOW)
+
+
+def _take_out() -> dict[str, ModuleType]:
+    """vlmeval and all below it, no longer among the imported modules."""
+    return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "vlmeval"}
+
+
 def _import_whole() -> None:
-    if hasattr(sys.modules.get("vlmeval"), _HOLLOW):  # modules that hang on hollow packages make room for whole ones
-        for name in [name for name in sys.modules if name.partition(".")[0] == "vlmeval"]:
-            del sys.modules[name]
+    if _is_hollow():  # modules that hang on hollow packages make room for whole ones
+        _take_out()
     with stand_ins():
         importlib.import_module("vlmeval")
         importlib.import_module("vlmeval.dataset")
@@ -77,8 +91,9 @@ def _import_whole() -> None:
 
 def _import_scoring(dataset: str) -> bool:
     """Whether the data set can be scored with what is imported now."""
-    if "vlmeval" in sys.modules and not hasattr(sys.modules["vlmeval"], _HOLLOW):
+    if "vlmeval" in sys.modules and not _is_hollow():
         return True
+    sys.modules.update(_put_away)
     if "vlmeval" not in sys.modules:
         for name in ("vlmeval", "vlmeval.api", "vlmeval.dataset"):
             _hollow(name)

@@ -16,7 +16,7 @@ from armor_eval.compare import junit, markdown
 from armor_eval.compare.gate import compare
 from armor_eval.compare.planning import SIZES
 from armor_eval.compare.policy import EXAMPLE, Policy, load_policy
-from armor_eval.tasks.formulas import composites_for, formula_names
+from armor_eval.tasks.formulas import JUDGED_ANSWERS, composites_for, formula_names
 from armor_eval.tasks.suites.declare import suites
 from armor_eval.tasks.understanding.declare import benchmarks
 from armor_model.base.errors import UserError
@@ -270,7 +270,7 @@ def test_power_speaks_in_items(pair, capsys):
 @pytest.mark.parametrize("name", [*formula_names()])
 def test_power_has_a_size_for_every_benchmark(name, capsys):
     suite = suites().get(name)
-    own_file = suite.prompts is None if suite is not None else name not in SIZES and name not in benchmarks()
+    own_file = suite.prompts is None if suite is not None else name in JUDGED_ANSWERS
     if own_file:  # of any size
         assert main(["power", "--bench", name, "--drop", ".02"]) == 2
         return

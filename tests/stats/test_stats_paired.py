@@ -246,6 +246,17 @@ def test_interval_and_p_never_contradict_each_other(arms):
     assert (low > 0 or high < 0) == (got.p < 0.05), got
 
 
+@pytest.mark.parametrize("clusters", [2, 18, 100])
+def test_where_all_flip_one_way_an_end_is_the_estimate(clusters):
+    """Rounding once left 99.99999999999999 below an estimate of 100."""
+    [composite] = [c for c in composites_for("MMMU") if c.primary]
+    names, ones = tuple(map(str, range(clusters))), np.ones((clusters, 1))
+    wrong = ClusterSums(names, np.hstack([0 * ones, ones]), clusters)
+    right = ClusterSums(names, np.hstack([ones, ones]), clusters)
+    assert compare_sums(wrong, right, composite, resamples=0).ci95[1] == 100
+    assert compare_sums(right, wrong, composite, resamples=0).ci95[0] == -100
+
+
 def test_bootstrap_streams_differ_by_benchmark_and_repeat_by_seed():
     matrix = np.column_stack([np.random.default_rng(0).random(50), np.ones(50)])
     draws = {name: bootstrap_sums(matrix, 200, stream(0, name))[:, 0] for name in ("SEED", "POPE")}

@@ -70,11 +70,33 @@ def chosen():
     return [next(c.__qualname__ for c in DATASET_CLASSES if n in c.supported_datasets()) for n in names]
 with quiet_vlmeval(names[0]):
     narrow, modules = chosen(), sum(m.startswith("vlmeval") for m in sys.modules)
+    with quiet_vlmeval(names[0]):
+        pass
+    assert chosen() == narrow  # an inner use takes nothing from the outer one
+assert not any(m.startswith("vlmeval") for m in sys.modules)
+with quiet_vlmeval(names[0]):
+    assert chosen() == narrow
+from vlmeval.config import supported_VLM  # a user's own import, after scoring: all of it
+assert len(supported_VLM) > 100
 with quiet_vlmeval():
     assert chosen() == narrow, (chosen(), narrow)
 with quiet_vlmeval(names[0]):
     assert chosen() == narrow
 assert modules < 40 < 200 < sum(m.startswith("vlmeval") for m in sys.modules), modules
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_scoring_leaves_no_hollow_package_behind():
+    """What a notebook imports after `evaluate` is VLMEvalKit, not what scoring needed of it."""
+    script = """
+import sys
+from armor_eval.vlmevalkit.importing import SCORING, quiet_vlmeval
+for _ in range(2):
+    with quiet_vlmeval("POPE"):
+        from vlmeval.dataset import DATASET_CLASSES
+        assert {c.__module__.rpartition(".")[2] for c in DATASET_CLASSES} == set(SCORING), DATASET_CLASSES
+    assert not any(name.partition(".")[0] == "vlmeval" for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 
