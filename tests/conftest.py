@@ -1,6 +1,7 @@
 """One thread a test process: tests run in parallel (pytest-xdist), where more OpenMP threads fight for the cores."""
 
 import os
+import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +11,11 @@ import pytest
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
     os.environ[name] = "1"  # before torch or numpy is imported; child processes inherit it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# A job in the background (`make test &` in a script) ignores Ctrl-C, and what the tests start would inherit that.
+for number in (signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 sys.path.append(str(Path(__file__).parent / "helpers"))  # what tests of several folders share
 
