@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib
 import importlib.util
 import io
@@ -18,9 +19,10 @@ import os
 import random
 import ssl
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from armor_eval.vlmevalkit.left_out import stand_ins
 
@@ -32,10 +34,10 @@ _put_away: dict[str, ModuleType] = {}
 
 
 @contextlib.contextmanager
-def quiet_vlmeval(scores: str | None = None) -> Iterator[None]:
+def quiet_vlmeval(scores: str | None = None, *, whole: bool = True) -> Iterator[None]:
     """Import vlmeval if it is not yet, and keep the process as it was: gradients, TLS, random states, logging.
 
-    With `scores`, a data set's name, only what scores that one; all of it where another module does.
+    Not `whole`: only the modules that score, or all of it where they do not score the data set `scores`.
     """
     import numpy as np
     import torch
@@ -52,7 +54,9 @@ def quiet_vlmeval(scores: str | None = None) -> Iterator[None]:
     outermost = not _is_hollow()
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            if scores is None or not _import_scoring(scores):
+            if not whole:
+                _import_scoring()
+            if whole or not _score(scores):
                 _import_whole()
             yield
     finally:
@@ -89,10 +93,23 @@ def _import_whole() -> None:
     _mend()
 
 
-def _import_scoring(dataset: str) -> bool:
-    """Whether the data set can be scored with what is imported now."""
+@functools.cache
+def scoring_function(module: str, name: str) -> Callable[..., Any]:
+    """A function of VLMEvalKit's scoring modules (`module` below vlmeval), imported as they are and kept."""
+    with quiet_vlmeval(whole=False):
+        found: Callable[..., Any] = getattr(importlib.import_module(f"vlmeval.{module}"), name)
+        return found
+
+
+def _score(dataset: str | None) -> bool:
+    """Whether what is imported scores the data set; all of vlmeval is what there is."""
+    known = sys.modules["vlmeval.dataset"].DATASET_CLASSES if _is_hollow() else ()
+    return dataset is None or not _is_hollow() or any(dataset in kind.supported_datasets() for kind in known)
+
+
+def _import_scoring() -> None:
     if "vlmeval" in sys.modules and not _is_hollow():
-        return True
+        return
     sys.modules.update(_put_away)
     if "vlmeval" not in sys.modules:
         for name in ("vlmeval", "vlmeval.api", "vlmeval.dataset"):
@@ -107,7 +124,6 @@ def _import_scoring(dataset: str) -> bool:
         order = [name for name in _declared(Path(owner.__path__[0]) / "__init__.py") if name in found]
         owner.DATASET_CLASSES = [found[name] for name in order]  # type: ignore[attr-defined]
         vars(owner).update({name: found[name] for name in order})
-    return any(dataset in kind.supported_datasets() for kind in sys.modules["vlmeval.dataset"].DATASET_CLASSES)
 
 
 def _mend() -> None:

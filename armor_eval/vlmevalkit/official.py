@@ -85,7 +85,10 @@ class _Work:
     @contextlib.contextmanager
     def of(cls, table: Table, predictions: dict[str, str]) -> Iterator[Self]:
         """vlmeval imported, its switches in the environment set, its own reading of files replaced by the table's."""
-        with tempfile.TemporaryDirectory(prefix="armor-eval-") as name, quiet_vlmeval(table.benchmark.dataset):
+        with (
+            tempfile.TemporaryDirectory(prefix="armor-eval-") as name,
+            quiet_vlmeval(table.benchmark.dataset, whole=False),
+        ):
             folder = Path(name).resolve()
             os.environ.update({"LMUData": str(folder), "PRED_FORMAT": "tsv", "EVAL_FORMAT": "csv"})
             for variable in _CLEARED:

@@ -68,19 +68,19 @@ names = sorted({b.dataset for b in benchmarks().values()})
 def chosen():
     from vlmeval.dataset import DATASET_CLASSES
     return [next(c.__qualname__ for c in DATASET_CLASSES if n in c.supported_datasets()) for n in names]
-with quiet_vlmeval(names[0]):
+with quiet_vlmeval(names[0], whole=False):
     narrow, modules = chosen(), sum(m.startswith("vlmeval") for m in sys.modules)
-    with quiet_vlmeval(names[0]):
+    with quiet_vlmeval(names[0], whole=False):
         pass
     assert chosen() == narrow  # an inner use takes nothing from the outer one
 assert not any(m.startswith("vlmeval") for m in sys.modules)
-with quiet_vlmeval(names[0]):
+with quiet_vlmeval(names[0], whole=False):
     assert chosen() == narrow
 from vlmeval.config import supported_VLM  # a user's own import, after scoring: all of it
 assert len(supported_VLM) > 100
 with quiet_vlmeval():
     assert chosen() == narrow, (chosen(), narrow)
-with quiet_vlmeval(names[0]):
+with quiet_vlmeval(names[0], whole=False):
     assert chosen() == narrow
 assert modules < 40 < 200 < sum(m.startswith("vlmeval") for m in sys.modules), modules
 """
@@ -93,10 +93,22 @@ def test_scoring_leaves_no_hollow_package_behind():
 import sys
 from armor_eval.vlmevalkit.importing import SCORING, quiet_vlmeval
 for _ in range(2):
-    with quiet_vlmeval("POPE"):
+    with quiet_vlmeval("POPE", whole=False):
         from vlmeval.dataset import DATASET_CLASSES
         assert {c.__module__.rpartition(".")[2] for c in DATASET_CLASSES} == set(SCORING), DATASET_CLASSES
     assert not any(name.partition(".")[0] == "vlmeval" for name in sys.modules)
+# A judge's reply is read outside of any scoring: in a training loop, gradients must stay on.
+import ssl, torch
+from armor_eval.vlmevalkit import rules
+tls = ssl._create_default_https_context
+assert rules.matched_option("The answer is B.", {"A": "cat", "B": "dog"}) == "B"
+assert rules.read_yes_no("yes, there is") == "Yes"
+row = {"question": "which?", "prediction": "dog", "answer": "dog"}
+for ask in (rules.choice_prompt, rules.blink_prompt):
+    assert "dog" in ask(row, {"A": "cat", "B": "dog"})
+assert "which?" in rules.yes_no_prompt(row) and rules.relaxed(row)
+assert torch.is_grad_enabled() and ssl._create_default_https_context is tls
+assert not any(name.partition(".")[0] == "vlmeval" for name in sys.modules)
 """
     subprocess.run([sys.executable, "-c", script], check=True)
 
