@@ -117,7 +117,7 @@ def evaluate(
         raise UserError("there is no task to measure", "name one: see armor-eval list")
     if repeats < 1:
         raise UserError(f"repeats must be at least 1, not {repeats}")
-    how = {
+    how: JsonObject = {
         "limit": limit,
         "data": data,
         "judge": judge,
@@ -127,12 +127,13 @@ def evaluate(
         "shard": shard,
     }
     with ExitStack() as opened:
-        if all(isinstance(one, Named) for one in asked):
+        plan: list[tuple[Named, Path, bool]]
+        if len(tasks_given := [one for one in asked if isinstance(one, Named)]) == len(asked):
             if given := [name for name, value in how.items() if value is not None] or ["repeats"] * (repeats > 1):
                 wrong = ", ".join(given)
                 raise UserError(f"{wrong}: given tasks bring their own settings", "give names of tasks with it")
             folder = _folders(out)
-            plan = [(one, folder(one.name), False) for one in asked]
+            plan = [(one, folder(one.name), False) for one in tasks_given]
         else:
             names = _names(asked)
             if isinstance(model, str) or model is None:
@@ -152,7 +153,7 @@ def evaluate(
     return [finished for _, path, _ in plan if (finished := done[path]) is not None]
 
 
-def _names(words: Iterable[Any]) -> dict[str, Benchmark | Suite | None]:
+def _names(words: Iterable[object]) -> dict[str, Benchmark | Suite | None]:
     """The tasks in the order that was asked for; None where one is neither benchmark nor suite."""
     found: dict[str, Benchmark | Suite | None] = {}
     known = suites()
@@ -205,16 +206,17 @@ def _plan(
     plan: list[tuple[Named, Path, bool]] = []
     judging = own_judging(spec) if "geneval" in names else None
     for at in range(seed, seed + repeats):
-        for name, b in names.items():
+        for name, what in names.items():
             run = f"{name}@{at}" if repeats > 1 else name
-            made = {key: value for key, value in given.items() if key in _reads(name, b)}
-            if isinstance(b, Suite):
-                task: Task = drawing[name](at)
-                run = run.replace(name, task.name, 1)  # which says so where the judge is not the suite's own
+            made = {key: value for key, value in given.items() if key in _reads(name, what)}
+            if isinstance(what, Suite):
+                drawn_suite = drawing[name](at)
+                task: Task = drawn_suite
+                run = run.replace(name, drawn_suite.name, 1)  # which says so where the judge is not the suite's own
                 usual, batch, drawn = {}, 16, 0
-            elif b is not None:
-                shared = folder(run.replace(name, b.shares, 1)) if b.shares else None
-                task = UnderstandingTask(b, spec.name, options, judge=judges.get(name), shared=shared)
+            elif what is not None:
+                shared = folder(run.replace(name, what.shares, 1)) if what.shares else None
+                task = UnderstandingTask(what, spec.name, options, judge=judges.get(name), shared=shared)
                 usual, batch = {"max_new_tokens": spec.understanding_tokens}, spec.understanding_batch
                 drawn = at if made.get("temperature") else 0
             elif judging is not None and name == "geneval":
@@ -224,7 +226,7 @@ def _plan(
                 usual, batch, drawn = {"max_new_tokens": spec.response_tokens}, 32, at
             chosen = Decoding(**{**usual, **made, "seed": drawn})
             settings = Settings(spec.name, list(command), chosen, batch_size or batch, part)
-            late = isinstance(b, Benchmark) and b.shares is not None
+            late = isinstance(what, Benchmark) and what.shares is not None
             plan.append((Named(run, task, settings), folder(run), late))
     if repeats > 1:
         refuse_greedy([one for one, _, _ in plan])
@@ -252,7 +254,7 @@ def _reads(name: str, task: Benchmark | Suite | None) -> frozenset[str]:
     return IMAGES if isinstance(task, Suite) else READS.get(name, TEXT)
 
 
-def _refuse_unused(names: Mapping[str, Benchmark | Suite | None], decoding: JsonView, **files: Any) -> None:
+def _refuse_unused(names: Mapping[str, Benchmark | Suite | None], decoding: JsonView, **files: object) -> None:
     """UserError for a setting that none of the tasks reads."""
     read = {"seed"}.union(*(_reads(name, task) for name, task in names.items()))
     unused = [f"decoding's {name}" for name in decoding if name not in read]

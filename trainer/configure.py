@@ -77,10 +77,10 @@ def configure(
         raise UserError(_error_line(error, labels)) from error
 
 
-def document(config: Any) -> JsonObject:
+def document(config: object) -> JsonObject:
     """The tree as plain values, without what only code sets."""
 
-    def pruned(node: Any, tree: Any) -> Any:
+    def pruned(node: object, tree: Any) -> Any:
         if is_dataclass(node):
             kept = [f.name for f in fields(node) if not f.metadata.get("set by code")]
             return {name: pruned(getattr(node, name), tree[name]) for name in kept}
@@ -92,7 +92,7 @@ def document(config: Any) -> JsonObject:
     return pruned(config, adapter.dump_python(config, mode="json"))
 
 
-def _merge(tree: JsonObject, file: JsonView, default: Any, path: Where, moved: Mapping[str, Where]) -> None:
+def _merge(tree: JsonObject, file: JsonView, default: object, path: Where, moved: Mapping[str, Where]) -> None:
     """A file's tables into the tree: nodes of the configuration field by field, a mapping of the user's as a whole."""
     for name, value in file.items():
         if name in moved and not path:
@@ -110,7 +110,7 @@ def _merge(tree: JsonObject, file: JsonView, default: Any, path: Where, moved: M
 def _put(tree: Any, path: tuple[str, ...], value: object) -> None:
     node = tree
     for depth, name in enumerate(path):
-        key: Any = int(name) if isinstance(node, list) and name.isdigit() and int(name) < len(node) else name
+        key: object = int(name) if isinstance(node, list) and name.isdigit() and int(name) < len(node) else name
         last = depth == len(path) - 1
         missing = not isinstance(node, dict | list) or (key not in node if isinstance(node, dict) else key == name)
         if missing and not (last and depth and isinstance(node, dict) and _open(node)):
@@ -132,7 +132,7 @@ def _unknown(path: tuple[str, ...], known: Any) -> UserError:
     return UserError(f"unknown setting {'.'.join(path)}{did_you_mean(path[-1], names)}", hint)
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> object:
     if text.lower() == "none":
         return None
     try:
@@ -153,7 +153,7 @@ def _error_line(error: ValidationError, labels: Mapping[Where, str]) -> str:
     return f"{where}: {message}" if where and not message.startswith("--") else message
 
 
-def to_toml(config: Any) -> str:
+def to_toml(config: object) -> str:
     """The tree as TOML that `--config` reads; fields without a value are left out."""
     lines: list[str] = []
 
@@ -188,7 +188,7 @@ def field_texts(kind: type) -> dict[str, str]:
     }
 
 
-def settings(default: Any, path: Where = ()) -> Iterator[tuple[Where, Any, Any, str]]:
+def settings(default: Any, path: Where = ()) -> Iterator[tuple[Where, object, object, str]]:
     """(path, type, default, text) of every field that a file or an option may set."""
     kind = type(default)
     hints, texts = get_type_hints(kind, include_extras=True), field_texts(kind)
@@ -207,7 +207,7 @@ Config = Annotated[Path | None, typer.Option("--config", help="TOML file of sett
 Set = Annotated[list[str] | None, typer.Option("--set", help="Any setting by its path, a.b=c; repeatable, wins.")]
 
 
-def as_options(default: Any, without: Sequence[str] = ()) -> list[inspect.Parameter]:
+def as_options(default: object, without: Sequence[str] = ()) -> list[inspect.Parameter]:
     """A Typer command's parameters: one for every setting but those in `without`; --config, --set, --json."""
     made = [_parameter("context", typer.Context, inspect.Parameter.empty)]
     for path, hint, value, text in settings(default):
@@ -224,7 +224,7 @@ def as_options(default: Any, without: Sequence[str] = ()) -> list[inspect.Parame
     return [*made, *(_parameter(*one) for one in every)]
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+def _parameter(name: str, annotation: object, default: object) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
@@ -236,7 +236,7 @@ def from_options(default: T, options: JsonObject) -> T:
     return configure(default, file, changes, {paths[name]: options[name] for name in typed})
 
 
-def _option_type(hint: Any) -> Any:
+def _option_type(hint: object) -> Any:
     """The type that an option of a field has: what Typer cannot parse is given as text."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:

@@ -48,7 +48,7 @@ def arms_of(plan: HeadsPlan) -> list[Arm]:
     return made
 
 
-def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Any = log.info) -> RunStatus:
+def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: object = log.info) -> RunStatus:
     """Run what is missing and write the bundle; returns its status, in every process."""
     arms = arms_of(plan)
     refuse_other_kind(out, "ablate-heads")

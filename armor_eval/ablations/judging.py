@@ -82,7 +82,7 @@ class ImageJudge(Protocol):
     settings: JsonObject
     """For the record."""
 
-    def read(self, requests: Sequence[DrawingRequest], images: Sequence[Any]) -> tuple[list[bool], list[str]]:
+    def read(self, requests: Sequence[DrawingRequest], images: Sequence[object]) -> tuple[list[bool], list[str]]:
         """(whether each image shows what was asked for, what is missing), in order."""
         ...
 

@@ -123,7 +123,7 @@ class Recorder:
     def _add(self, item: Item) -> None:
         self._items[item.id] = item
 
-    def add_figure(self, name: str, title: str, figure: Any) -> None:
+    def add_figure(self, name: str, title: str, figure: object) -> None:
         self._figures.append((name, title, figure))
 
     def check(self, model: ArmorModel) -> None:
@@ -157,7 +157,7 @@ class Recorder:
         """The file of each drawing, the text of each answer."""
         return [Ready(self._drawings.get(unit.id, self._items[unit.id].output)) for unit in units]
 
-    def judge(self, units: Sequence[Unit], requests: Any, outputs: Any, bundle: Bundle) -> list[Item]:
+    def judge(self, units: Sequence[Unit], requests: object, outputs: object, bundle: Bundle) -> list[Item]:
         """Judged when they were made; what is drawn is stored."""
         from PIL import Image
 

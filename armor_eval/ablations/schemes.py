@@ -55,7 +55,7 @@ def arms_of(plan: StagesPlan) -> list[Arm]:
     ]
 
 
-def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Any = log.info) -> RunStatus:
+def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: object = log.info) -> RunStatus:
     """Run what is missing and write the bundle; returns its status."""
     arms = arms_of(plan)
     if plan.data:

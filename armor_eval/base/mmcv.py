@@ -15,7 +15,7 @@ import types
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from armor_model.base.jsons import JsonObject
 from armor_model.base.runtime import greedy_nms, prepare_torchvision
@@ -49,7 +49,7 @@ def prepare_mmcv() -> bool:
 class _Extension(types.ModuleType):
     """Answers every operator name, so that `mmcv.ops` imports; one that is not backed raises by name when called."""
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Callable[..., object]:
         if name.startswith("__"):
             raise AttributeError(name)
 
@@ -129,14 +129,14 @@ def load_checkpoint(path: Path) -> JsonObject:
     import torch
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    def history_method(owner: type, name: str) -> Any:
+    def history_method(owner: type, name: str) -> object:
         if owner is not HistoryBuffer or name.startswith("_"):
             raise ValueError(f"{path} asks for {owner}.{name} while loading: refused")
         return getattr(owner, name)
 
     rebuild = np.zeros(0).__reduce__()[0]
     # numpy 1 wrote `numpy.core`, numpy 2 writes `numpy._core`
-    arrays: list[Any] = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
+    arrays: list[object] = [(rebuild, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")]
     arrays += [np.ndarray, np.dtype, np.dtypes.Float64DType, np.dtypes.Int64DType]
     with torch.serialization.safe_globals([HistoryBuffer, (history_method, "builtins.getattr"), *arrays]):
         checkpoint: JsonObject = torch.load(path, map_location="cpu", weights_only=True)

@@ -19,6 +19,7 @@ from armor_eval.runs.schema import Item
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.files import write_file
+from armor_model.base.optional import not_none
 
 SCORE_EXTRAS = ("split", "pair", "figure", "question", "answer", "extracted", "reference_score")
 """What composite scores read of an item's extras (armor_eval.stats.composite)."""
@@ -93,7 +94,7 @@ def _write(source: Source, folder: Path) -> None:
     run = source.run.model_copy(update={"command": command, "packages": {}})
     lines = (slim(item).model_dump_json(exclude_defaults=True) for item in source.items.values())
     write_file(folder / "items.jsonl", "\n".join(lines) + "\n")
-    write_file(folder / "scores.json", source.scores.model_dump_json(indent=1) + "\n")
+    write_file(folder / "scores.json", not_none(source.scores).model_dump_json(indent=1) + "\n")
     write_run(folder, run, seal=True)
 
 

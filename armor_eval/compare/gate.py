@@ -34,6 +34,7 @@ from armor_eval.compare.sources import Source, differences, find, item_differenc
 from armor_eval.runs.comparable import outcomes_of, reservations_of
 from armor_eval.runs.schema import Item
 from armor_model.base.errors import UserError
+from armor_model.base.optional import not_none
 
 if TYPE_CHECKING:
     from armor_eval.stats.composite import ClusterSums
@@ -64,7 +65,8 @@ def compare(
     results, notes = [], []
     for ours, theirs in pairs:
         if ours is None:
-            notes.append(f"{theirs.run.benchmark} ({theirs.run.profile}) is new in the candidate and not compared")
+            run = not_none(theirs).run
+            notes.append(f"{run.benchmark} ({run.profile}) is new in the candidate and not compared")
         elif theirs is None:
             reason = "the candidate has no run of it"
             results.append(_head(ours, None).model_copy(update={"verdict": "INCOMPLETE", "reasons": [reason]}))
@@ -145,7 +147,7 @@ def compare_sources(base: Source, candidate: Source, policy: Policy) -> Benchmar
     except ValueError as error:
         return _stop(result, "NOT COMPARABLE", [str(error)])
     if base.run.model.fingerprint == candidate.run.model.fingerprint and _identical(base.items, candidate.items):
-        result.primary.reason = "same model, every answer identical"
+        not_none(result.primary).reason = "same model, every answer identical"
     result.slices = _slices(base.items, candidate.items, measured)
     result.flips = _flips(base.items, candidate.items, measured)
     return result
@@ -209,7 +211,7 @@ def _checks(base: Source, candidate: Source, policy: Policy) -> list[Check]:
     limits, checks = policy.limits, []
     shares = {}
     for side, source in (("base", base), ("candidate", candidate)):
-        counts = defaultdict(int)
+        counts: dict[str, int] = defaultdict(int)
         for item in source.items.values():
             counts[item.status] += 1
         shares[side] = {k: v / len(source.items) for k, v in counts.items()}
@@ -262,16 +264,16 @@ def decide(results: list[BenchmarkResult]) -> None:
     from armor_eval.stats.paired import holm
 
     tested = [r.primary for r in results if r.primary is not None and r.primary.p is not None]
-    for row, adjusted in zip(tested, holm([r.p for r in tested]), strict=True):
+    for row, adjusted in zip(tested, holm([not_none(r.p) for r in tested]), strict=True):
         row.p_holm = adjusted
     for result in results:
-        row = result.primary
-        if row is None:
+        primary = result.primary
+        if primary is None:
             continue
-        row.verdict, row.reason = judge(row)
-        if row.verdict != "INCONCLUSIVE":
-            row.decided_at = None
-        result.verdict = worst([row.verdict, *(c.verdict for c in result.checks)])
+        primary.verdict, primary.reason = judge(primary)
+        if primary.verdict != "INCONCLUSIVE":
+            primary.decided_at = None
+        result.verdict = worst([primary.verdict, *(c.verdict for c in result.checks)])
 
 
 def judge(row: MetricResult) -> tuple[Verdict, str]:
@@ -316,8 +318,8 @@ def _slices(base: dict[str, Item], candidate: dict[str, Item], measured: list[st
     for i in measured:
         row = sums[base[i].group or ""]
         row[0] += 1
-        row[1] += base[i].score
-        row[2] += candidate[i].score
+        row[1] += not_none(base[i].score)
+        row[2] += not_none(candidate[i].score)
     if len(sums) < 2:
         return []
     rows = [Slice(group=g[:120], n=int(n), base=a / n, candidate=b / n) for g, (n, a, b) in sums.items()]
@@ -326,12 +328,12 @@ def _slices(base: dict[str, Item], candidate: dict[str, Item], measured: list[st
 
 def _flips(base: dict[str, Item], candidate: dict[str, Item], measured: list[str]) -> list[FlipRecord]:
     """Losses first, the largest first."""
-    changed = [i for i in measured if base[i].score != candidate[i].score]
-    changed.sort(key=lambda i: candidate[i].score - base[i].score)
+    gains = {i: not_none(candidate[i].score) - not_none(base[i].score) for i in measured}
+    changed = sorted((i for i, gain in gains.items() if gain), key=gains.__getitem__)
     return [
         FlipRecord(
             id=i,
-            kind="lost" if candidate[i].score < base[i].score else "gained",
+            kind="lost" if gains[i] < 0 else "gained",
             group=_cut(base[i].group),
             base_score=base[i].score,
             candidate_score=candidate[i].score,

@@ -155,11 +155,12 @@ def _observed(benchmark: str, runs: tuple[Path, Path]) -> tuple[int, float, floa
         if not found:
             raise UserError(f"{path} holds no run of {benchmark}")
         sides.append(found[0])
-    checked = compare_sources(*sides, Policy())
+    base, candidate = sides
+    checked = compare_sources(base, candidate, Policy())
     if not checked.metrics:
         raise UserError(f"{runs[0]} and {runs[1]} cannot be compared: {checked.reasons[0]}")
     composite = next(c for c in composites_for(benchmark) if c.primary)
-    sums = [composite.cluster_sums(s.items.values()) for s in sides]
-    paired = compare_sums(*sums, composite, resamples=0)
+    sums = composite.cluster_sums(base.items.values())
+    paired = compare_sums(sums, composite.cluster_sums(candidate.items.values()), composite, resamples=0)
     changed = paired.flips.share_without_difference(paired.clusters)
-    return paired.clusters, sums[0].items / paired.clusters, changed, paired.flips.mean_size, paired.binary
+    return paired.clusters, sums.items / paired.clusters, changed, paired.flips.mean_size, paired.binary

@@ -100,7 +100,12 @@ def load_policy(path: Path | None) -> Policy:
 
 
 def _fields_of(section: str) -> list[str]:
-    parts = {"limits": Limits, "cost": Cost, "comparability": Comparability, "statistics": Statistics}
+    parts: dict[str, type[BaseModel]] = {
+        "limits": Limits,
+        "cost": Cost,
+        "comparability": Comparability,
+        "statistics": Statistics,
+    }
     return list(parts[section].model_fields) if section in parts else []
 
 

@@ -13,6 +13,7 @@ from armor_eval.compare.policy import Policy
 from armor_eval.compare.record import BenchmarkResult, MetricResult, Verdict
 from armor_eval.compare.sources import Source, differences, item_differences, unusable
 from armor_eval.stats.retention import METRIC, NAME
+from armor_model.base.optional import not_none
 
 
 @dataclass
@@ -46,11 +47,12 @@ def compare_retention(
         result.metrics = _metrics(arms.triples, policy)
     except ValueError as error:
         return _stop(result, "NOT COMPARABLE", [str(error)])
-    result.items = result.primary.n
+    primary = not_none(result.primary)
+    result.items = primary.n
     kept = {r.benchmark: r.primary for r in results if r.primary is not None}
     same = "same model, every answer identical"
     if all(kept[base.run.benchmark].reason == same for base, _, _ in arms.triples):
-        result.primary.reason = same
+        primary.reason = same
     return result
 
 
@@ -91,15 +93,16 @@ def _metrics(triples: list[tuple[Source, Source, Source]], policy: Policy) -> li
     from armor_eval.stats.tallies import scored_in_all
     from armor_eval.tasks.formulas import primary_of
 
-    sides: list[list[Part]] = [[], []]
+    ours: list[Part] = []
+    theirs: list[Part] = []
     for triple in triples:
         run = triple[0].run
         composite = primary_of(run)
         *arms, third = (composite.cluster_sums(items) for items in scored_in_all(*(s.items for s in triple)))
-        for side, own in zip(sides, arms, strict=True):
+        for side, own in zip((ours, theirs), arms, strict=True):
             side.append(Part(run.benchmark, run.data.name, composite, own, third))
-    found = [_metric(*sides, METRIC, True, policy)]
-    for base, candidate in zip(*sides, strict=True) if len(triples) > 1 else ():
+    found = [_metric(ours, theirs, METRIC, True, policy)]
+    for base, candidate in zip(ours, theirs, strict=True) if len(triples) > 1 else ():
         found.append(_metric([base], [candidate], f"{base.benchmark} kept", False, policy))
     return found
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.runs.bundle import read_head
 from armor_eval.runs.comparable import COMPARED, differing
@@ -17,6 +17,7 @@ from armor_eval.runs.schema import Item, Run, Scores
 from armor_eval.runs.seal import changed_files
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.optional import not_none
 
 if TYPE_CHECKING:
     from armor_eval.stats.composite import ClusterSums, Composite
@@ -99,14 +100,15 @@ def pair(base: list[Source], candidate: list[Source]) -> list[tuple[Source | Non
 
 def differences(base: Run, other: Run, ignore: list[str], name: str = "candidate") -> tuple[list[str], list[str]]:
     """Fields that differ, in words: (those that forbid a comparison, those that the policy ignores)."""
-    forbidding, ignored = [], []
+    forbidding: list[str] = []
+    ignored: list[str] = []
     for one in differing(base, other):
         line = f"{one} differs: {_contrast(COMPARED[one](base), COMPARED[one](other), name)}"
         (ignored if one in ignore else forbidding).append(line)
     return forbidding, ignored
 
 
-def _contrast(ours: Any, theirs: Any, other: str) -> str:
+def _contrast(ours: object, theirs: object, other: str) -> str:
     """Both values whole; of records only the parts that differ, however deep they lie."""
     ours, theirs = (v.model_dump() if hasattr(v, "model_dump") else v for v in (ours, theirs))
     if isinstance(ours, dict) and isinstance(theirs, dict):
@@ -116,7 +118,7 @@ def _contrast(ours: Any, theirs: Any, other: str) -> str:
     return f"{_text(ours)} in base, {_text(theirs)} in {other}"
 
 
-def _parts(record: JsonObject, above: str = "") -> Iterator[tuple[str, Any]]:
+def _parts(record: JsonObject, above: str = "") -> Iterator[tuple[str, object]]:
     """The leaves of a record by their dotted names."""
     for name, value in record.items():
         if isinstance(value, dict) and value:
@@ -174,7 +176,7 @@ def _contradiction(source: Source) -> str | None:
     """
     from armor_eval.tasks.formulas import primary_of
 
-    scores = source.scores
+    scores = not_none(source.scores)
     counted = Counter(item.status for item in source.items.values())
     if stated := {k: n for k, n in scores.counts.items() if n != counted[k]}:
         return "; ".join(f"it counts {n} {k}, the items are {counted[k]}" for k, n in stated.items())
@@ -202,11 +204,11 @@ def item_differences(base: dict[str, Item], other: dict[str, Item], name: str = 
         if odd:
             return f"items differ: {len(odd)} are in the {side} only, the first is {odd[0][:60]!r}"
     for i, item in base.items():
-        theirs = other[i]
+        twin = other[i]
         for one in ("cluster", "group", "gold"):
-            if getattr(item, one) != getattr(theirs, one):
-                return f"item {i[:60]!r} differs in {one}: {_contrast(getattr(item, one), getattr(theirs, one), name)}"
-        shorter = min(len(item.prompt_sha256), len(theirs.prompt_sha256))  # a saved baseline keeps 16 characters
-        if item.prompt_sha256[:shorter] != theirs.prompt_sha256[:shorter]:
+            if getattr(item, one) != getattr(twin, one):
+                return f"item {i[:60]!r} differs in {one}: {_contrast(getattr(item, one), getattr(twin, one), name)}"
+        shorter = min(len(item.prompt_sha256), len(twin.prompt_sha256))  # a saved baseline keeps 16 characters
+        if item.prompt_sha256[:shorter] != twin.prompt_sha256[:shorter]:
             return f"item {i[:60]!r} was asked in other words (prompt_sha256)"
     return None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from armor_eval.compare import text
 from armor_eval.compare.record import BenchmarkResult, Comparison
 from armor_eval.report.terminal import STYLES, print_doc
+from armor_model.base.optional import not_none
 from armor_model.base.text import visible
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ def show(comparison: Comparison, console: Console) -> None:
 
     word = text.verdict(comparison.verdict)
     console.print(
-        Text(word.text, STYLES[word.verdict]), Text(visible(f": {text.headline(comparison)}")), sep="", soft_wrap=True
+        Text(word.text, STYLES[not_none(word.verdict)]),
+        Text(visible(f": {text.headline(comparison)}")),
+        sep="",
+        soft_wrap=True,
     )
     print_doc(console, text.numbers_doc(comparison, COLUMNS))
     for line in [*filter(None, map(_number, comparison.benchmarks)), *text.notices(comparison)]:

@@ -172,10 +172,10 @@ def _ask_all(
     serve: Callable[[Prepared], Iterator[Asked]]
     if isinstance(model, AnswersAsTheyFinish) and not task.whole_batches:
         serve = streamed = asking.AsTheyFinish(model, settings.decoding, settings.batch_size)
-        prepared = Prepared(batches, lambda units: streamed.encoded(task.requests(units, bundle.path)))
+        prepared = Prepared(batches, lambda units: streamed.encoded(list(task.requests(units, bundle.path))))
     else:
         serve = asking.batch_by_batch(model, settings.decoding)
-        prepared = Prepared(batches, lambda units: task.requests(units, bundle.path))
+        prepared = Prepared(batches, lambda units: list(task.requests(units, bundle.path)))
     untried = not bundle.items
     for batch in asked_batches(prepared, serve):
         asked = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]

@@ -127,7 +127,7 @@ class Task(Protocol):
         """In the order of the data; the engine chooses the order of asking."""
         ...
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Request | Exception]:
+    def requests(self, units: Sequence[Unit], folder: Path) -> Sequence[Request | Exception]:
         """One a unit; an exception costs that unit. Runs in worker threads, some batches ahead; `folder`: the run's."""
         ...
 

@@ -87,7 +87,8 @@ class ModelUnavailable(RunFailed):
 class Model(Protocol):
     """What every adapter has; what it can do is told by the protocols below."""
 
-    info: ModelInfo
+    @property
+    def info(self) -> ModelInfo: ...
 
     def close(self) -> None: ...
 

@@ -11,7 +11,7 @@ import inspect
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from armor_eval.models.options import refuse_unknown
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean, unknown_name
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.optional import not_none
 from armor_model.base.parsing import read_table
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class DiffusersModel(DrawingModel):
         self._pipeline: Any = None
 
     @cached_property
-    def _class(self) -> type:
+    def _class(self) -> Any:
         """The pipeline's class. UserError where diffusers has none such, or it does not draw from a text alone."""
         from armor_model.base.runtime import prepare_torchvision
 
@@ -118,7 +119,7 @@ class DiffusersModel(DrawingModel):
         return "true_cfg_scale" if "true_cfg_scale" in has and embeds is False else next(iter(has), None)
 
     @property
-    def honours(self) -> frozenset[str]:
+    def honours(self) -> frozenset[str]:  # type: ignore[override]  # known when the pipeline's class is
         return frozenset({"guidance"} if self._guidance else ())
 
     def _call(self, decoding: Decoding) -> JsonObject:
@@ -133,7 +134,7 @@ class DiffusersModel(DrawingModel):
         if decoding.guidance is not None:
             if knob in call:
                 raise UserError(f"--guidance and --model-args {knob} are the same", "give one of them")
-            call[knob] = decoding.guidance
+            call[not_none(knob)] = decoding.guidance
         if knob == "true_cfg_scale" and call.get("negative_prompt") is None:
             if call.get(knob, 1) > 1:
                 raise UserError(
@@ -176,7 +177,7 @@ class DiffusersModel(DrawingModel):
             "dtype": self._torch_dtype(),
             "variant": self._variant(),
             "safety_checker": self._safety(),
-            "guidance": used.get(self._guidance),
+            "guidance": used.get(self._guidance or ""),
             **used,
         }
 
@@ -192,7 +193,7 @@ class DiffusersModel(DrawingModel):
             return None
         return asked
 
-    def _scheduler(self) -> type:
+    def _scheduler(self) -> Any:
         import diffusers
 
         name = self._args["scheduler"]
@@ -224,8 +225,8 @@ class DiffusersModel(DrawingModel):
             return str(asked)
         for part in sorted(path for path in self._folder.iterdir() if path.is_dir()):
             weights = [path.name for path in part.iterdir() if _WEIGHTS.search(path.name)]
-            marks = [_VARIANT.search(name) for name in weights]
-            if weights and all(marks):
+            marks = [mark for name in weights if (mark := _VARIANT.search(name))]
+            if weights and len(marks) == len(weights):
                 return marks[0][1]
         return None
 
@@ -285,10 +286,10 @@ def _image(drawn: Any) -> Image.Image | NotDrawnError:
     return image_from((drawn * 255).round()) if isinstance(drawn, np.ndarray) else drawn
 
 
-def _check_type(name: str, value: object, default: Any) -> None:
+def _check_type(name: str, value: object, default: object) -> None:
     """UserError where an argument is not of its default's type: a pipeline says so late, and obscurely."""
     kind = type(default)
     right = {bool: (bool,), int: (int,), float: (int, float), str: (str, type(None))}.get(kind)
     wrong = right is not None and (not isinstance(value, right) or (kind in (int, float) and isinstance(value, bool)))
-    if wrong or (name == "num_inference_steps" and not value > 0):
+    if wrong or (name == "num_inference_steps" and not cast("float", value) > 0):
         raise UserError(f"--model-args {name}={value}", f"expected something like {name}={default}")

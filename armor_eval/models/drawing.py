@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from armor_eval.runs.schema import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class NotDrawnError(Exception):
 class DrawingModel(ABC):
     """An adapter that draws; it says in `_draw` how a batch is drawn, and in `_own` what it draws with."""
 
+    info: ModelInfo
     honours: frozenset[str] = frozenset()
     """Those of IMAGE_OPTIONS that have an effect; the others are refused before anything is drawn."""
     asked: Mapping[str, object] = {}
@@ -65,7 +68,7 @@ class DrawingModel(ABC):
             return [self.draw([p], [s], decoding)[0] for p, s in zip(prompts, seeds, strict=True)]
         return one_by_one(lambda p, s: self._draw(p, s, decoding), prompts, seeds)
 
-    def _load(self) -> Any:
+    def _load(self) -> object:
         """The model in memory, loaded on first use; a failure is of the run, not of a prompt."""
         return None  # what holds no weights has nothing to load
 
@@ -78,7 +81,7 @@ class DrawingModel(ABC):
         """What stands in run.json; `guidance` is the one in force, None where the model has none."""
 
 
-def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[Any]) -> list[Any]:
+def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[object]) -> list[Any]:
     """`batch(*columns)`; where it raises, its rows one by one, an exception standing for the row that it is of.
 
     An error of our own passes: the run cannot go on (a wrong key, an endpoint that is gone).
@@ -115,7 +118,7 @@ def image_from(values_HWC: np.ndarray) -> Image.Image | NotDrawnError:
 
 def is_blank(image: Image.Image) -> bool:
     """Whether all pixels have one single colour: what is left of an image that was censored or not drawn."""
-    return all(low == high for low, high in image.convert("RGB").getextrema())
+    return all(low == high for low, high in cast("tuple[tuple[int, int], ...]", image.convert("RGB").getextrema()))
 
 
 def device_of(device: str | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from armor_eval.models.base import Decoding
 from armor_eval.models.options import refuse_unknown
@@ -49,7 +49,7 @@ def load(
     given = dict(model_args or {})
     refuse_unknown("emu3", given, OPTIONS)
     for name, value in given.items():
-        if type(value) is not type(OPTIONS[name]) or (name == "image_area" and value <= 0):
+        if type(value) is not type(OPTIONS[name]) or (name == "image_area" and cast("int", value) <= 0):
             raise UserError(f"--model-args {name}={value}", f"expected something like {name}={OPTIONS[name]}")
     model = Emu3Model(rest, device, dtype, device_map)
     model.options = {**OPTIONS, **given}
@@ -63,7 +63,7 @@ class Emu3Model(TransformersDrawing):
     kind, example, guidance = "emu3", "emu3:Emu3-community/Emu3-Gen-hf", GUIDANCE
     options: JsonView = OPTIONS
 
-    def _class(self) -> Any:
+    def _class(self) -> object:
         from transformers import Emu3ForConditionalGeneration
 
         return Emu3ForConditionalGeneration

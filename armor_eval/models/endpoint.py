@@ -77,8 +77,7 @@ class Extra:
         except (OSError, ValueError) as error:
             raise UserError(f"{option} cannot be read: {error}", hint) from None
         headers = fields.pop("headers", {}) if isinstance(fields, dict) else None
-        texts = isinstance(headers, dict) and all(isinstance(value, str) for value in headers.values())
-        if not texts:
+        if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
             raise UserError(f"{option} is not an object of fields (with `headers` of texts)", hint)
         if not text.startswith("@") and any(_SECRET_NAME.search(name) for name in headers):
             raise UserError(
@@ -115,7 +114,7 @@ class Endpoint:
         """The address of one of the endpoint's services, with the query that the user gave."""
         return urlunsplit(self._parts._replace(path=self._parts.path + path))
 
-    def chat(self, messages: list[JsonObject], **parameters: Any) -> Reply:
+    def chat(self, messages: list[JsonObject], **parameters: object) -> Reply:
         """The reply to a conversation. Raises as `post` does."""
         return self.post("/chat/completions", {"messages": messages, **parameters}, replies.read_chat)
 
@@ -132,7 +131,7 @@ class Endpoint:
         """Field -> what was said instead, where the server refused what was meant."""
         return self._dialect.record()
 
-    async def _ask(self, url: str, body: JsonObject, read: Callable[[Any], T]) -> T:
+    async def _ask(self, url: str, body: JsonObject, read: Callable[[object], T]) -> T:
         import tenacity
 
         began = time.monotonic()
@@ -144,7 +143,7 @@ class Endpoint:
             reraise=True,
         )
         try:
-            result = await again(self._once, url, body, read)
+            result: T = await again(self._once, url, body, read)
         except EndpointDown:
             raise
         except EndpointError as error:
@@ -176,7 +175,7 @@ class Endpoint:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wake.wait(), seconds)
 
-    async def _once(self, url: str, body: JsonObject, read: Callable[[Any], T]) -> T:
+    async def _once(self, url: str, body: JsonObject, read: Callable[[object], T]) -> T:
         """One attempt, with as many requests as adapting to the server takes."""
         room: int | None = None
         while True:
@@ -195,7 +194,7 @@ class Endpoint:
                 result = read(payload)
                 had = next((said[n] for n in ("max_tokens", "max_completion_tokens") if n in said), None)
                 short = isinstance(result, Reply) and had is not None and had < body.get("max_tokens", had)
-                return replace(result, room=had) if short else result
+                return replace(result, room=had) if short else result  # type: ignore[type-var]  # T is Reply there
             if status in (400, 413, 422) and (learned := self._dialect.learn(body, said, words)) is not False:
                 room = room if learned is True else learned
                 if room == 0:
@@ -203,7 +202,7 @@ class Endpoint:
                 continue
             raise self._refusal(status, words, reply)
 
-    def _open(self, reply: HttpReply) -> tuple[Any, int, str]:
+    def _open(self, reply: HttpReply) -> tuple[object, int, str]:
         """(cleaned JSON, status, the server's complaint); an error inside of HTTP 200 is read as its code says."""
         payload = self._transport.clean_json(replies.parse(self._transport.clean(reply.text)))
         code = replies.error_code(payload) if reply.status == 200 else None

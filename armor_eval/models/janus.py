@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Decoding
 from armor_eval.models.sampling import GuidedSampling
@@ -29,7 +29,7 @@ class JanusModel(TransformersDrawing):
 
     kind, example, guidance = "janus", "janus:deepseek-community/Janus-Pro-1B", GUIDANCE
 
-    def _class(self) -> Any:
+    def _class(self) -> object:
         from transformers import JanusForConditionalGeneration
 
         return JanusForConditionalGeneration

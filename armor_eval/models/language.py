@@ -18,7 +18,7 @@ class LanguageModel:
 
     def __init__(self, source: JsonObject, commit: str | None) -> None:
         self._source = source
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: tuple[object, object] | None = None
         name = source["pretrained_model_name_or_path"]
         folder = Path(name)
         fingerprint = sha256_folder(folder) if folder.is_dir() else sha256_json(["huggingface", name, commit])

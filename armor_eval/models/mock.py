@@ -67,8 +67,12 @@ class MockModel(DrawingModel):
         for conversation, seed in zip(conversations, seeds, strict=True):
             said = [part for m in conversation for part in (m["role"], *_message_parts(m["content"]))]
             number = _number(*said, seed)
-            forms = ([f"text {number % 97}"], [_image(number)], [f"text {number % 97}", _image(number)])
-            replies.append(list(forms[number % 3]))
+            forms: tuple[list[str | Image.Image], ...] = (
+                [f"text {number % 97}"],
+                [_image(number)],
+                [f"text {number % 97}", _image(number)],
+            )
+            replies.append(forms[number % 3])
         return replies
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -35,7 +36,7 @@ class EndpointModel(ServedImages):
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
         """Answers in order. Raises ModelUnavailable, with what did come, where the endpoint is down: it says so itself,
         or every question of the batch failed alike."""
-        got = self._endpoint.many([lambda q=q: self._answer(q, decoding) for q in questions])
+        got = self._endpoint.many([functools.partial(self._answer, question, decoding) for question in questions])
         down = next((str(one) for one in got if isinstance(one, EndpointDown)), None) or _alike(questions, got)
         if down is not None:
             raise ModelUnavailable(down, [one if isinstance(one, Answer) and not one.error else None for one in got])

@@ -9,6 +9,7 @@ No address that a server names is ever fetched: what is not sent as data is an e
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import re
 import threading
@@ -74,7 +75,7 @@ class ServedImages(DrawingModel):
 
     def _draw(self, prompts: Sequence[str], seeds: Sequence[int], decoding: Decoding) -> list[Image.Image | Exception]:
         one = self._generated if self._route == "images" else self._from_chat
-        return self._ask([lambda p=p, s=s: one(p, s) for p, s in zip(prompts, seeds, strict=True)])
+        return self._ask([functools.partial(one, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)])
 
     def respond(
         self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
@@ -84,12 +85,14 @@ class ServedImages(DrawingModel):
         if decoding.temperature > 0:
             limits["top_p"] = decoding.top_p
         pairs = zip(conversations, seeds, strict=True)
-        return self._ask([lambda c=c, s=s: self._reply([message_of(m) for m in c], s, **limits) for c, s in pairs])
+        return self._ask(
+            [functools.partial(self._reply, [message_of(m) for m in c], seed, **limits) for c, seed in pairs]
+        )
 
-    def _ask(self, jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    def _ask(self, jobs: Sequence[Callable[[], object]]) -> list[Any]:
         """The jobs' results at the endpoint's pace; RunFailed where it is of no more use."""
 
-        def one(job: Callable[[], Any]) -> Any:
+        def one(job: Callable[[], object]) -> object:
             try:
                 return job()
             except EndpointDown as down:
@@ -97,7 +100,7 @@ class ServedImages(DrawingModel):
             except (EndpointError, NotDrawnError) as error:
                 return error
 
-        return self._endpoint.many([lambda job=job: one(job) for job in jobs])
+        return self._endpoint.many([functools.partial(one, job) for job in jobs])
 
     def _generated(self, prompt: str, seed: int) -> Image.Image:
         """One image of `/images/generations`."""
@@ -123,7 +126,7 @@ class ServedImages(DrawingModel):
             )
         return images[0]
 
-    def _reply(self, messages: list[JsonObject], seed: int, **limits: Any) -> list[str | Image.Image]:
+    def _reply(self, messages: list[JsonObject], seed: int, **limits: object) -> list[str | Image.Image]:
         modalities = {"modalities": self._modalities} if self._modalities else {}
         reply: Reply = self._endpoint.chat(messages, seed=seed, **modalities, **limits)
         parts: list[str | Image.Image] = []
@@ -164,8 +167,8 @@ def parts_of(message: JsonView) -> Iterator[tuple[str, str]]:
         kind = str(part.get("type"))
         if "image" in kind:
             yield "image", _data_of(part)
-        elif kind in ("text", "output_text") and isinstance(part.get("text"), str):
-            yield from _parts_of_text(part["text"])
+        elif kind in ("text", "output_text") and isinstance(text := part.get("text"), str):
+            yield from _parts_of_text(text)
     for part in message.get("images") or []:
         yield "image", _data_of(part if isinstance(part, Mapping) else {"url": part})
 
@@ -205,7 +208,7 @@ def _remote() -> EndpointError:
     )
 
 
-def _only_image(payload: Any) -> JsonView:
+def _only_image(payload: object) -> JsonView:
     """The one entry of a reply of `/images/generations`. EndpointError where it is none, or not one."""
     data = payload.get("data") if isinstance(payload, Mapping) else None
     if not isinstance(data, list) or len(data) != 1 or not isinstance(data[0], Mapping):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from armor_model.base.errors import UserError, did_you_mean, unknown_name
 from armor_model.base.jsons import JsonObject, JsonView
@@ -68,7 +67,7 @@ def refuse_unknown(kind: str, arguments: JsonView, known: Iterable[str]) -> None
             )
 
 
-def honoured(loader: Callable[..., Any], what: str, options: JsonView) -> JsonObject:
+def honoured(loader: Callable[..., object], what: str, options: JsonView) -> JsonObject:
     """The options that were given (neither None, False nor empty), all of which the loader must name as parameters.
 
     UserError for one of GENERIC that it does not name: nothing that a user asked for is swallowed.
@@ -81,7 +80,7 @@ def honoured(loader: Callable[..., Any], what: str, options: JsonView) -> JsonOb
     return given
 
 
-def names(loader: Callable[..., Any], option: str) -> bool:
+def names(loader: Callable[..., object], option: str) -> bool:
     """Whether the loader has a parameter of this name; `**options` names nothing."""
     return option in inspect.signature(loader).parameters
 
@@ -113,7 +112,7 @@ def _pairs(text: str) -> list[str]:
     return pairs
 
 
-def _value(key: str, text: str) -> Any:
+def _value(key: str, text: str) -> object:
     if key in TEXT_KEYS:
         return text
     if text[:1] in ("{", "[", '"'):

@@ -9,13 +9,16 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import AnswersQuestions, DrawsImages, RespondsFreely
 from armor_eval.models.options import honoured, names
 from armor_eval.profiles import BUNDLED
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from armor_eval.models.base import Model
 
 EVERYTHING = (AnswersQuestions, DrawsImages, RespondsFreely)
 TASKS = {AnswersQuestions: "answer questions", DrawsImages: "draw", RespondsFreely: "answer with text and pictures"}
@@ -63,7 +66,7 @@ KINDS: dict[str, Kind] = {
 
 
 def load(
-    spec: str | None, profile: Profile, *, does: type | None = None, own_device: str | None = None, **options: Any
+    spec: str | None, profile: Profile, *, does: type | None = None, own_device: str | None = None, **options: object
 ) -> Any:
     """The adapter for a model specification; UserError where it names none, or cannot do what is asked.
 
@@ -79,7 +82,9 @@ def load(
     return loader(*first, **given)
 
 
-def check(spec: str | None, profile: Profile, does: type | None = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def check(
+    spec: str | None, profile: Profile, does: type[Model] | None = None
+) -> tuple[Callable[..., object], tuple[object, ...]]:
     """What loads the model, and its positional arguments; nothing is loaded, and no hub is asked. UserError where the
     specification names no model, or a kind that lacks the protocol `does`."""
     kind = KINDS.get((spec or "").partition(":")[0])
@@ -89,7 +94,7 @@ def check(spec: str | None, profile: Profile, does: type | None = None) -> tuple
     return _loader(spec, profile)
 
 
-def _loader(spec: str | None, profile: Profile) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def _loader(spec: str | None, profile: Profile) -> tuple[Callable[..., object], tuple[object, ...]]:
     """The function that loads the model, and its positional arguments."""
     if spec is None or spec == BUNDLED:
         from armor_eval.models.armor import load_bundled

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from armor_eval.models.transport import AgainError, EndpointError
 from armor_model.base.jsons import JsonObject
@@ -38,7 +37,7 @@ class Reply:
         return self.finish_reason == "length"
 
 
-def parse(text: str) -> Any:
+def parse(text: str) -> object:
     """The JSON of a reply, plain or as server-sent events put together. Raises AgainError."""
     try:
         start = text.lstrip()
@@ -47,7 +46,7 @@ def parse(text: str) -> Any:
         raise AgainError("malformed", f"the reply is not JSON: {text[:80]!r}") from None
 
 
-def complaint(payload: Any, text: str) -> str:
+def complaint(payload: object, text: str) -> str:
     """What a server says of its error, in the forms in use; else the beginning of what it sent."""
     said = payload.get("error", payload.get("detail", payload.get("message"))) if isinstance(payload, dict) else None
     if isinstance(said, dict):
@@ -56,7 +55,7 @@ def complaint(payload: Any, text: str) -> str:
     return said if isinstance(said, str) else text[:2000]
 
 
-def error_code(payload: Any) -> int | None:
+def error_code(payload: object) -> int | None:
     """The HTTP status that an error inside a reply names, 0 where it names none; None where there is no error."""
     error = payload.get("error") if isinstance(payload, dict) else None
     if not error:
@@ -65,7 +64,7 @@ def error_code(payload: Any) -> int | None:
     return int(code) if code.isdecimal() and 400 <= int(code) < 600 else 0
 
 
-def read_chat(payload: Any) -> Reply:
+def read_chat(payload: object) -> Reply:
     """The first choice. Raises EndpointError where it holds no answer, AgainError where another try may bring one."""
     choices = payload.get("choices") if isinstance(payload, dict) else None
     if not isinstance(choices, list):
@@ -91,7 +90,7 @@ def read_chat(payload: Any) -> Reply:
     return Reply(text or declined, thoughts or None, reason, bool(declined and not text), message=message)
 
 
-def _content(content: Any) -> tuple[str | None, str, str]:
+def _content(content: object) -> tuple[str | None, str, str]:
     """(text, thoughts, refusal) of a message's content: a string, or a list of parts. None: there is no text."""
     if isinstance(content, str) or not isinstance(content, list):
         return content if isinstance(content, str) else None, "", ""
@@ -105,7 +104,7 @@ def _content(content: Any) -> tuple[str | None, str, str]:
     return text, "".join(found["thoughts"]), "".join(found["refusal"])
 
 
-def _has_images(content: Any) -> bool:
+def _has_images(content: object) -> bool:
     parts = content if isinstance(content, list) else []
     return any(isinstance(part, dict) and "image" in str(part.get("type")) for part in parts)
 
@@ -119,7 +118,7 @@ def _words(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _gather(stream: str) -> Any:
+def _gather(stream: str) -> object:
     """A chat completion from server-sent events. Raises ValueError where the stream is not whole or holds no JSON."""
     events = [line[5:].strip() for line in stream.split("\n") if line.startswith("data:")]
     ended = "[DONE]" in events

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from armor_eval.models.base import Decoding
-from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of, image_from
+from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, device_of, image_from
 from armor_eval.models.hub import locate
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
@@ -35,7 +35,7 @@ class TransformersDrawing(DrawingModel):
         self._check_type()
         self._device, self._dtype, self._device_map = device, dtype, device_map
         self.asked = {"dtype": dtype} if dtype else {}
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: tuple[object, object] | None = None
 
     def _check_type(self) -> None:
         """UserError where the folder holds another model: transformers would build one of this kind at full size."""
@@ -99,7 +99,7 @@ class TransformersDrawing(DrawingModel):
         self._loaded = None
 
 
-def images_of(pixels_BHWC: torch.Tensor, processor: ProcessorMixin) -> list[Image.Image | NotDrawnError]:
+def images_of(pixels_BHWC: torch.Tensor, processor: ProcessorMixin) -> list[Image.Image | Exception]:
     """Images of pixels that are normalised by the image processor's mean and standard deviation; values are cut off to
     whole ones, as in the authors' own programs."""
     of = processor.image_processor

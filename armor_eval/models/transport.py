@@ -89,7 +89,7 @@ class Transport:
         self._lock = threading.Lock()
         self._stopping = False
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[object, object, T]) -> T:
         """The result of a coroutine, from any thread. `stopped` ends it with concurrent.futures.CancelledError."""
         with self._lock:
             if self._stopping:
@@ -138,7 +138,7 @@ class Transport:
             await self._client.aclose()
             self._client = None
 
-    async def post(self, url: str, body: Any) -> HttpReply:
+    async def post(self, url: str, body: object) -> HttpReply:
         """Raises AgainError where no whole reply came, EndpointError where it is too large."""
         import httpx
 
@@ -208,7 +208,7 @@ class Transport:
             text = text.replace(secret, REMOVED)
         return text.encode("utf-8", "replace").decode("utf-8")
 
-    def clean_json(self, value: object) -> Any:
+    def clean_json(self, value: object) -> object:
         """JSON with every text cleaned, keys of objects too."""
         if isinstance(value, str):
             return self.clean(value)

@@ -21,7 +21,7 @@ from armor_eval.report.tables import paper_table, training_of
 from armor_eval.report.verdicts import Cell
 from armor_eval.runs.comparable import reservations_of
 from armor_eval.runs.protocols import protocol_of
-from armor_eval.runs.schema import Run
+from armor_eval.runs.schema import Run, TrainingInfo
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
 from armor_model.base.jsons import JsonObject
@@ -68,7 +68,7 @@ class Card:
     views: list[RunView]
     """Of the checkpoint itself, whole or not."""
     controls: list[RunView]
-    training: Run | None
+    training: tuple[Run, TrainingInfo] | None
     kept: list[Kept]
     others: list[str]
     """Models whose runs were given too and are not shown."""
@@ -192,8 +192,8 @@ def _cost_doc(card: Card) -> Doc:
         ["What", "Amount"],
         text_columns=1,
     )
-    if (run := card.training) is not None and run.training is not None:
-        cost = run.training
+    if card.training is not None:
+        run, cost = card.training
         doc.add(["training: images seen", f"{cost.images_seen:,}"])
         doc.add(["training: tokens", f"{cost.tokens:,}"])
         doc.add(["training: optimizer steps", f"{cost.optimizer_steps:,}"])
@@ -317,7 +317,7 @@ def as_json(card: Card) -> JsonObject:
         "model": card.model.model.model_dump(mode="json"),
         "sections": sections,
         "kept": [vars(row) for row in card.kept],
-        "training": card.training.training.model_dump() if card.training and card.training.training else None,
+        "training": card.training[1].model_dump() if card.training else None,
         "reservations": reservations(card),
         "not_measured": [{"what": what, "command": how} for what, how in missing(card)],
         "claims": {

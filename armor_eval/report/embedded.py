@@ -10,6 +10,7 @@ from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes, by_model, measured_text, training_of
 from armor_eval.runs.comparable import rankable
 from armor_eval.runs.schema import Metric
+from armor_model.base.optional import not_none
 
 KINDS = {
     "understanding": "understanding",
@@ -64,7 +65,7 @@ def _by_benchmark(profile: ProfileSpec, kind: str, views: Sequence[RunView]) -> 
     if not views:
         return None
     names = list(dict.fromkeys(v.run.benchmark for v in views))
-    heads = {n: next(v.primary for v in views if v.run.benchmark == n) for n in names}
+    heads = {n: not_none(next(v.primary for v in views if v.run.benchmark == n)) for n in names}
     columns = ["Model", *(f"{n} ({m.name}, {m.unit})" for n, m in heads.items())]
     doc = _doc(profile, kind, columns, "Headline number of each benchmark with its 95 % interval.")
     notes = Footnotes()
@@ -80,13 +81,17 @@ def _by_benchmark(profile: ProfileSpec, kind: str, views: Sequence[RunView]) -> 
 
 
 def _measured(view: RunView, notes: Footnotes, views: Sequence[RunView]) -> Shown:
-    metric = view.primary
+    metric = not_none(view.primary)
     text = f"{measured_text(metric, decimals_of(metric))} {notes.mark(view.run)}{notes.reservations(view.run)}"
-    peers = [v for v in views if v.primary and v.primary.value is not None and rankable(v.run, view.run)]
-    if metric.value is None or len({v.run.model.fingerprint for v in peers}) < 2:
+    peers = [
+        (v.run.model.fingerprint, v.primary.value)
+        for v in views
+        if v.primary and v.primary.value is not None and rankable(v.run, view.run)
+    ]
+    if metric.value is None or len({model for model, _ in peers}) < 2:
         return Shown(text)
     sign = 1 if metric.direction == "higher" else -1
-    values = sorted({sign * v.primary.value for v in peers}, reverse=True)
+    values = sorted({sign * value for _, value in peers}, reverse=True)
     place = values.index(sign * metric.value) if sign * metric.value in values else None
     return Shown(text, "best" if place == 0 else "second" if place == 1 and len(values) > 2 else None)
 
@@ -100,7 +105,7 @@ def _by_metric(
         return None
     metrics: dict[str, Metric] = {}
     for view in views:
-        for metric in sorted(view.scores.metrics, key=lambda m: not m.primary):
+        for metric in sorted(not_none(view.scores).metrics, key=lambda m: not m.primary):
             metrics.setdefault(metric.name, metric)
     cost_heads = ["Images seen", "Training cost (device days)"] if with_cost else []
     doc = _doc(profile, kind, ["Model", *cost_heads, *(f"{m.name} ({m.unit})" for m in metrics.values())])
@@ -109,14 +114,14 @@ def _by_metric(
     for view in views:
         cells = [Shown(f"{view.who} {notes.mark(view.run)}{notes.reservations(view.run)}")]
         if with_cost:
-            run = training_of([view], everything)
+            cost = training_of([view], everything)
             cells += [
-                Shown(f"{run.training.images_seen:,}" if run else "-"),
-                Shown(f"{run.training.device_days:.3g}/{run.device.kind}" if run else "-"),
+                Shown(f"{cost[1].images_seen:,}" if cost else "-"),
+                Shown(f"{cost[1].device_days:.3g}/{cost[0].device.kind}" if cost else "-"),
             ]
         for name in metrics:
-            metric = view.metric(name)
-            cells.append(Shown(measured_text(metric, decimals_of(metric)) if metric else "-"))
+            own = view.metric(name)
+            cells.append(Shown(measured_text(own, decimals_of(own)) if own else "-"))
         doc.lines.append(Line(cells, "measured"))
     doc.notes = notes.lines()
     return doc
@@ -126,7 +131,7 @@ def _ablation(profile: ProfileSpec, view: RunView) -> Doc:
     """Metrics named `what/arm` as a grid: a row an arm, a column a quantity."""
     grid: dict[str, dict[str, Metric]] = {}
     columns: dict[str, Metric] = {}
-    for metric in view.scores.metrics:
+    for metric in not_none(view.scores).metrics:
         what, _, arm = metric.name.partition("/")
         grid.setdefault(arm or "all", {})[what] = metric
         columns.setdefault(what, metric)
@@ -134,8 +139,7 @@ def _ablation(profile: ProfileSpec, view: RunView) -> Doc:
     for arm, metrics in grid.items():
         cells = [Shown(arm)]
         for what in columns:
-            metric = metrics.get(what)
-            cells.append(Shown(_short(metric) if metric else "-"))
+            cells.append(Shown(_short(metrics[what]) if what in metrics else "-"))
         doc.lines.append(Line(cells, "measured"))
     for what in columns:
         told = [m[what] for m in grid.values() if what in m and m[what].value is not None]

@@ -172,7 +172,7 @@ def _panel(benchmark: str, unit: str, lines: Sequence[Series], axis: Axis) -> Pl
         return commits.index(dot.commit) if axis == "commit" else datetime.fromisoformat(dot.view.run.started)
 
     def paint(figure: Figure) -> None:
-        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+        from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 
         plot = figure.subplots()
         for k, line in enumerate(lines):
@@ -189,7 +189,7 @@ def _panel(benchmark: str, unit: str, lines: Sequence[Series], axis: Axis) -> Pl
         else:
             first, last = (datetime.fromisoformat(dots[end].view.run.started) for end in (0, -1))
             margin = max((last - first) / 20, timedelta(hours=12))  # one instant has no range to draw
-            plot.set_xlim(first - margin, last + margin)
+            plot.set_xlim(date2num(first - margin), date2num(last + margin))
             locator = AutoDateLocator(maxticks=8)
             plot.xaxis.set_major_locator(locator)
             plot.xaxis.set_major_formatter(ConciseDateFormatter(locator))

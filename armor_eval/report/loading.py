@@ -115,12 +115,10 @@ def notices(views: Iterable[RunView]) -> list[str]:
         if view.damage:
             lines.append(f"{run.run_id} ({view.label}) in {view.path} {view.damage}.")
         by_bench.setdefault((run.profile, run.benchmark), []).append(view)
-    subsets = [view for group in by_bench.values() for view in group if view.run.subset is not None]
+    subsets = [(v, v.run.subset) for group in by_bench.values() for v in group if v.run.subset is not None]
     if subsets:
         told = "; ".join(
-            f"{v.label} ({v.run.subset.items} of {v.run.subset.of_items} items: {v.run.subset.limit} x "
-            f"{v.run.subset.rule}, seed {v.run.subset.seed})"
-            for v in subsets
+            f"{v.label} ({s.items} of {s.of_items} items: {s.limit} x {s.rule}, seed {s.seed})" for v, s in subsets
         )
         lines.append(f"Subsets, not compared with full runs: {told}.")
     for what, get in _MUST_AGREE.items():

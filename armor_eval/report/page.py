@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from armor_eval.report import formats, viewer
 from armor_eval.report.doc import Doc
@@ -23,6 +24,9 @@ from armor_eval.report.results import control_of, results_doc, slices_doc
 from armor_eval.report.tables import build
 from armor_eval.report.viewer import Flip
 from armor_model.base.text import visible
+
+if TYPE_CHECKING:
+    import jinja2
 
 MAX_FIGURE = 1_500_000
 """Bytes of a figure that is put into the page."""
@@ -227,7 +231,7 @@ def asset(name: str) -> str:
 
 
 @functools.cache
-def environment():
+def environment() -> jinja2.Environment:
     """Jinja's, which escapes whatever is put into a template."""
     import jinja2
 

@@ -19,6 +19,7 @@ from armor_eval.report.claims import load_claims, row_of_model
 from armor_eval.report.loading import RunView
 from armor_eval.report.verdicts import find, incomparable
 from armor_eval.runs.schema import Metric
+from armor_model.base.jsons import JsonObject
 from armor_model.base.text import visible
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], salt: str) 
     """An SVG of a figure, equal for equal data: no date, ids derived from `salt` so that no two plots share them."""
     import matplotlib
 
-    style = {
+    style: JsonObject = {
         "svg.fonttype": "none",
         "svg.hashsalt": salt,
         "font.size": 10,
@@ -60,7 +61,7 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], salt: str) 
         "grid.alpha": 0.15,
         "legend.frameon": False,
     }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style):  # type: ignore[arg-type]  # its keys are a Literal of 300 names
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
 
@@ -140,8 +141,8 @@ def _printed(view: RunView, metric: Metric) -> float | None:
                 and incomparable(view.run, column) is None
             ):
                 row = row_of_model(table, [view.run.model.name, view.run.model.spec])
-                if row is not None and row.printed[column.key] is not None:
-                    return float(row.printed[column.key])
+                if row is not None and (printed := row.printed[column.key]) is not None:
+                    return float(printed)
     return None
 
 
@@ -157,16 +158,16 @@ def _tasks(views: Sequence[RunView]) -> Plot | None:
     def paint(figure: Figure) -> None:
         axis = figure.subplots()
         for k, view in enumerate(runs):
-            points = [(i, view.metric(t)) for i, t in enumerate(tasks)]
-            points = [
-                (i + (k - (len(runs) - 1) / 2) * 0.12, m) for i, m in points if m is not None and m.value is not None
-            ]
-            for x, m in points:
-                if m.ci95:
-                    axis.plot([x, x], m.ci95, color=COLORS[k], lw=1.5)
-            axis.plot(
-                [x for x, _ in points], [m.value for _, m in points], MARKERS[k], color=COLORS[k], label=view.label
-            )
+            xs, ys = [], []
+            for i, task in enumerate(tasks):
+                metric = view.metric(task)
+                if metric is None or metric.value is None:
+                    continue
+                xs.append(i + (k - (len(runs) - 1) / 2) * 0.12)
+                ys.append(metric.value)
+                if metric.ci95:
+                    axis.plot([xs[-1]] * 2, metric.ci95, color=COLORS[k], lw=1.5)
+            axis.plot(xs, ys, MARKERS[k], color=COLORS[k], label=view.label)
         axis.set_xticks(range(len(tasks)), [t.replace("_", " ") for t in tasks])
         axis.set_ylabel("share of pictures that are right")
         axis.set_ylim(-0.02, 1.02)
@@ -233,6 +234,8 @@ def _curve(view: RunView, name: str, arms: dict[str, dict[str, list[tuple[int, f
         title = f"Figure 7, {title}"
 
     def paint(figure: Figure) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         axis = figure.subplots()
         for k, (arm, seeds) in enumerate(drawn):
             steps, values_RS = aligned(list(seeds.values()))
@@ -248,7 +251,7 @@ def _curve(view: RunView, name: str, arms: dict[str, dict[str, list[tuple[int, f
             if len(values_RS) > 1:
                 axis.fill_between(steps, values_RS.min(axis=0), values_RS.max(axis=0), color=COLORS[k], alpha=0.2, lw=0)
         axis.set_xlabel("optimizer step")
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylabel(label)
         if label.startswith("share"):
             axis.set_ylim(-0.02, 1.02)

@@ -15,6 +15,7 @@ from armor_eval.base.resources import benchmarks_dir
 from armor_eval.report.claims import Claims, load_claims
 from armor_eval.runs.schema import Record, Run
 from armor_model.base.jsons import JsonObject
+from armor_model.base.optional import not_none
 
 Verdict = Literal["supported", "contradicted", "undecided", "not run"]
 
@@ -85,7 +86,7 @@ def others_are_larger(claims: Claims, *, table: str, row: str, rank_group: str) 
 
 def mean_ratio(claims: Claims, *, table: str, row: str, base: str, at_least: float) -> Finding:
     source = claims.table(table)
-    ratios = [source.value(row, c.key) / source.value(base, c.key) for c in source.columns]
+    ratios = [not_none(source.value(row, c.key)) / not_none(source.value(base, c.key)) for c in source.columns]
     mean = sum(ratios) / len(ratios)
     told = f"the mean over the table's {len(ratios)} columns is {100 * mean:.1f} % (lowest {100 * min(ratios):.1f} %)"
     return _truth(mean >= at_least), told
@@ -103,8 +104,8 @@ def difference(
     why: str | None = None,
 ) -> Finding:
     source = claims.table(table)
-    gap = source.value(row, column) - source.value(base, column)
-    holds = gap >= at_least if at_least is not None else abs(gap) <= within
+    gap = not_none(source.value(row, column)) - not_none(source.value(base, column))
+    holds = gap >= at_least if at_least is not None else abs(gap) <= not_none(within)
     decimals = source.column(column).decimals
     told = f"printed difference {gap:+.{decimals}f}"
     return _truth(holds), f"{told}; {why}" if why else told
@@ -112,7 +113,7 @@ def difference(
 
 def lowest_cost(claims: Claims, *, table: str, row: str, fact: str) -> Finding:
     source = claims.table(table)
-    printed = {r.key: r.facts[fact] for r in source.rows if r.facts.get(fact)}
+    printed = {r.key: cost for r in source.rows if (cost := r.facts.get(fact))}
     days = {key: float(text.split("/")[0]) for key, text in printed.items()}
     holds = all(days[row] < d for key, d in days.items() if key != row)
     told = (
@@ -153,7 +154,7 @@ def added_share(claims: Claims, *, blocks: int, base_parameters: int, printed: f
 
 def at_least(claims: Claims, *, table: str, row: str, column: str, at_least: float, why: str) -> Finding:
     source = claims.table(table)
-    return _truth(source.value(row, column) >= at_least), f"printed {source.row(row).printed[column]}; {why}"
+    return _truth(not_none(source.value(row, column)) >= at_least), f"printed {source.row(row).printed[column]}; {why}"
 
 
 def fact(claims: Claims, *, table: str, row: str, fact: str, actual: str, why: str) -> Finding:

@@ -10,6 +10,7 @@ from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes
 from armor_eval.runs.comparable import COMPARED, differing
 from armor_eval.runs.schema import Item
+from armor_model.base.optional import not_none
 
 CONTROLS = ("blind", "constant")
 """Baselines that a score is held against: the model without images, one answer to everything."""
@@ -44,8 +45,8 @@ def results_doc(views: Sequence[RunView]) -> Doc | None:
         text_columns=2,
     )
     for view in real:
-        metric, run = view.primary, view.run
-        tally = view.scores.counts
+        metric, run = not_none(view.primary), view.run
+        tally = not_none(view.scores).counts
         label = f"{run.benchmark}{profile_of(run.profile).label}"
         doc.lines.append(
             Line(
@@ -77,7 +78,7 @@ def slices_doc(view: RunView) -> Doc | None:
         return None
     from armor_eval.stats.composite import accuracy, measure
 
-    binary = all(0 <= item.score <= 1 for items in groups.values() for item in items)
+    binary = all(0 <= not_none(item.score) <= 1 for items in groups.values() for item in items)
     if not binary:  # a judge's marks out of ten are no shares
         return None
     metrics = {group: measure(items, accuracy(group)) for group, items in groups.items()}
@@ -108,5 +109,5 @@ def _control_text(view: RunView, views: Sequence[RunView], name: str) -> str:
     same = [f for f in COMPARED if f not in ("extras.blind", "prompt_sha256", "decoding", "reservations")]
     for other in views:
         if control_of(other) == name and not differing(view.run, other.run, same):
-            return value_text(other.primary)
+            return value_text(not_none(other.primary))
     return "-"

@@ -18,7 +18,7 @@ from armor_eval.report.prose import Judged, judge_statements
 from armor_eval.report.verdicts import Cell, find, judge_cell
 from armor_eval.runs.comparable import rankable, reservations_of
 from armor_eval.runs.protocols import declared
-from armor_eval.runs.schema import Metric, Run
+from armor_eval.runs.schema import Metric, Run, TrainingInfo
 
 
 class Footnotes:
@@ -178,7 +178,7 @@ def _measured_lines(
 
 
 def _shown(cell: Cell, column: Column, notes: Footnotes, marks: dict) -> Shown:
-    if cell.metric is None:
+    if cell.metric is None or cell.run is None:
         return Shown("-" if cell.printed is None else "not run", verdict="not run", why=cell.why)
     text = f"{measured_text(cell.metric, column.decimals)} {notes.mark(cell.run)}"
     if cell.verdict != "no print":
@@ -195,19 +195,19 @@ def _facts(table: Table, group: list[RunView], views: Sequence[RunView]) -> list
     for fact in table.facts:
         text = "-"
         if cost is not None and fact.key == "train_images":
-            text = f"{cost.training.images_seen:,}"
+            text = f"{cost[1].images_seen:,}"
         elif cost is not None and fact.key == "train_cost_gpu_days":
-            text = f"{cost.training.device_days:.3g}/{cost.device.kind}"
+            text = f"{cost[1].device_days:.3g}/{cost[0].device.kind}"
         made.append(Shown(text))
     return made
 
 
-def training_of(group: Sequence[RunView], views: Sequence[RunView]) -> Run | None:
-    """The run that trained a model: its own record, or a training bundle with the same fingerprint."""
+def training_of(group: Sequence[RunView], views: Sequence[RunView]) -> tuple[Run, TrainingInfo] | None:
+    """The run that trained a model (its own, or a training bundle of its fingerprint), and what that run records."""
     fingerprints = {v.run.model.fingerprint for v in group}
     for view in [*group, *(v for v in views if v.run.kind == "training" and v.run.model.fingerprint in fingerprints)]:
         if view.run.training is not None:
-            return view.run
+            return view.run, view.run.training
     return None
 
 

@@ -87,21 +87,23 @@ def judge_cell(row: Row, column: Column, found: tuple[RunView, Metric] | None) -
             return Cell(row.key, column.key, None, "no print", "a dash in the paper")
         return Cell(row.key, column.key, printed, "not run", f"needs {', '.join(needs)}")
     view, metric = found
-    make = {"row": row.key, "column": column.key, "printed": printed, "metric": metric, "run": view.run}
+
+    def cell(verdict: CellVerdict, why: str) -> Cell:
+        return Cell(row.key, column.key, printed, verdict, why, metric, view.run)
+
     if printed is None:
-        return Cell(**make, verdict="no print", why="a dash in the paper")
-    reason = incomparable(view.run, column)
-    if reason is None and metric.value is None:
-        reason = metric.note or "the value was withheld"
-    if reason is None and metric.ci95 is None:
-        reason = "no interval was made, so agreement cannot be judged"
-    if reason is not None:
-        return Cell(**make, verdict="not comparable", why=reason)
+        return cell("no print", "a dash in the paper")
+    if (reason := incomparable(view.run, column)) is not None:
+        return cell("not comparable", reason)
+    if metric.value is None:
+        return cell("not comparable", metric.note or "the value was withheld")
+    if metric.ci95 is None:
+        return cell("not comparable", "no interval was made, so agreement cannot be judged")
     low, high = widened(printed)
     # The last digits of a float must not decide: 0.05 beyond 87.75 is a difference, 1e-12 is arithmetic.
     slack = 1e-9 * max(1.0, abs(high))
     if low - slack <= metric.ci95[1] and metric.ci95[0] <= high + slack:
-        return Cell(**make, verdict="match", why=f"{low:g} to {high:g} meets our interval")
+        return cell("match", f"{low:g} to {high:g} meets our interval")
     gap = metric.value - float(printed)
     unit = "" if column.unit == "score" else " points"
-    return Cell(**make, verdict="differs", why=f"gap {gap:+.{column.decimals + 1}f}{unit}")
+    return cell("differs", f"gap {gap:+.{column.decimals + 1}f}{unit}")

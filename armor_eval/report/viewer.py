@@ -288,7 +288,9 @@ def boxes(item: Item) -> list[list] | int:
     raw = item.extras.get("detections")
     if not isinstance(raw, dict):
         return 0
-    colors = item.extras.get("colors") if isinstance(item.extras.get("colors"), dict) else {}
+    colors = item.extras.get("colors")
+    if not isinstance(colors, dict):
+        colors = {}
     found = []
     for name, rows in raw.items():
         named = colors.get(name) or []
@@ -354,7 +356,7 @@ def _pack_images(
             left, urgent_left = left + 1, urgent_left + urgent
             continue
         if link is not None:
-            made = [[0, 0, "", address] for address in link(folder, name, key, questions)]
+            made: list[list | None] = [[0, 0, "", address] for address in link(folder, name, key, questions)]
         elif path is not None:
             made = [thumbnail(path, side)]
         else:

@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import ValidationError
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 HEARTBEAT_SECONDS = 10.0
 """How often run.json's costs are brought up to date: what a kill -9 can take from the accounting."""
 
-SAME_RUN: dict[str, Callable[[Run], Any]] = {
+SAME_RUN: dict[str, Callable[[Run], object]] = {
     "kind of run": lambda run: run.kind,
     "benchmark": lambda run: run.benchmark,
     "profile": lambda run: run.profile,
@@ -55,7 +55,7 @@ SAME_RUN: dict[str, Callable[[Run], Any]] = {
 }
 """What must agree for two runs to share a folder."""
 
-_SAME_SCORING: dict[str, Callable[[Run], Any]] = {"scorer": lambda run: run.scorer, "judge": lambda run: run.judge}
+_SAME_SCORING: dict[str, Callable[[Run], object]] = {"scorer": lambda run: run.scorer, "judge": lambda run: run.judge}
 """What must agree too where verdicts are there: once scores are written, and where items are judged as they come. The
 answers of an unfinished understanding run have none yet: another judge simply scores them."""
 
@@ -149,7 +149,7 @@ class Bundle:
                 temporary.replace(target)
         return name
 
-    def update(self, **fields: Any) -> None:
+    def update(self, **fields: object) -> None:
         """Change fields of run.json (extras, training ...), validated, and write it."""
         self.run = Run.model_validate({**self.run.model_dump(), **fields})
         self._write_run()

@@ -7,7 +7,6 @@ runs that `compare` calls not comparable.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
 
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import Reservation, Run, decoding_of
@@ -35,7 +34,7 @@ def outcomes_of(run: Run) -> list[str]:
     return sorted({r.kind for r in reservations_of(run)}.intersection(OUTCOMES))
 
 
-COMPARED: dict[str, Callable[[Run], Any]] = {
+COMPARED: dict[str, Callable[[Run], object]] = {
     "kind": lambda run: run.kind,
     "profile": lambda run: run.profile,
     "benchmark": lambda run: run.benchmark,

@@ -6,7 +6,7 @@ and, for training, `series.jsonl` (Point). Tables, plots, pages and comparisons 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -178,12 +178,12 @@ class Item(Record):
     prompt_sha256: str
     images: list[str] = Field(default_factory=list)
     """Input images, as paths inside the bundle or the dataset's own references."""
-    gold: Any = None
+    gold: object = None
     output: str | None = None
     """Raw model output, untrusted."""
     output_images: list[str] = Field(default_factory=list)
     """Paths inside the bundle, content-addressed."""
-    parsed: Any = None
+    parsed: object = None
     score: float | None = None
     """None where nothing was measured (status judge_failed or error before scoring)."""
     reason: str | None = None

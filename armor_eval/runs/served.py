@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 
 from armor_eval.runs.schema import Item, Reservation, Run
 
 NOT_GREEDY = "the server refuses the temperature: its answers are drawn at its own default, not greedily"
 
 
-def with_requests(run: Run, model: Any) -> Run:
+def with_requests(run: Run, model: object) -> Run:
     """The record with what the model's server wanted said otherwise; what an earlier command learned stays."""
     served = getattr(model, "served", None)
     if not served:

@@ -59,13 +59,13 @@ def _asked(question: Question, base: str) -> Question:
 
 
 @cache
-def _wrapper(base: str) -> Any:
+def _wrapper(base: str) -> object:
     """The wrapper's class, or None; its package turns gradients off when it is imported, which is undone here."""
     with quiet_vlmeval():
         return named(path) if (path := WRAPPERS[base]) else None
 
 
-def _wrapped(kind: Any, message: list[JsonObject], dataset: str | None) -> tuple[list[Any], str]:
+def _wrapped(kind: Any, message: list[JsonObject], dataset: str | None) -> tuple[list[object], str]:
     """Text and images of the user's turn, and what the answer begins with."""
     from PIL import Image
 

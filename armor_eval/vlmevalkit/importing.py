@@ -97,7 +97,7 @@ def _import_whole() -> None:
 def scoring_function(module: str, name: str) -> Callable[..., Any]:
     """A function of VLMEvalKit's scoring modules (`module` below vlmeval), imported as they are and kept."""
     with quiet_vlmeval(whole=False):
-        found: Callable[..., Any] = getattr(importlib.import_module(f"vlmeval.{module}"), name)
+        found: Callable[..., object] = getattr(importlib.import_module(f"vlmeval.{module}"), name)
         return found
 
 
@@ -114,7 +114,7 @@ def _import_scoring() -> None:
     if "vlmeval" not in sys.modules:
         for name in ("vlmeval", "vlmeval.api", "vlmeval.dataset"):
             _hollow(name)
-        sys.modules["vlmeval.api"].OpenAIWrapper = None  # type: ignore[attr-defined] - a judge is ours, never built
+        setattr(sys.modules["vlmeval.api"], "OpenAIWrapper", None)  # noqa: B010 - a judge is ours, never built
         _mend()
         owner = sys.modules["vlmeval.dataset"]
         found: dict[str, type] = {}

@@ -17,6 +17,7 @@ from armor_eval.models.base import Decoding, Question
 from armor_eval.tasks.understanding import images, prompts
 from armor_eval.tasks.understanding.declare import Benchmark, benchmarks
 from armor_eval.tasks.understanding.table import Row
+from armor_model.base.optional import not_none
 
 NAME = "ARMOR"
 
@@ -38,7 +39,7 @@ class ArmorVLM(BaseModel):
 
     def build_prompt(self, line: Any, dataset: str | None = None) -> list[dict[str, str]]:
         """The declared prompt with the images where they belong, as files that VLMEvalKit has written."""
-        benchmark = self._declared[dataset]
+        benchmark = self._declared[not_none(dataset)]
         image_files = [Path(p) for p in self.dump_image(line, dataset)]
         fields = {str(k): v for k, v in dict(line).items() if isinstance(v, (list, str)) or v == v}
         text = prompts.question_text(benchmark.prompt, Row(str(line["index"]), line["index"], fields, None))

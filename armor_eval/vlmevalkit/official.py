@@ -155,7 +155,7 @@ def _reading_fence(reading: Reading, frame: pd.DataFrame) -> Iterator[None]:
     class TextPandas:
         """pandas, as the module that defines `load` sees it: every importer of `load` calls it there."""
 
-        def __getattr__(self, name: str) -> Any:
+        def __getattr__(self, name: str) -> object:
             return getattr(pd, name)
 
         @staticmethod
@@ -196,7 +196,7 @@ def _guards(work: Path, judge: Judged | None) -> Iterator[None]:
     """Replace, while scoring, what would draw at random, collide with another run, ask the network, or crawl."""
     modules = [importlib.import_module(f"vlmeval.dataset.{m}") for m in SCORING]
     choice = importlib.import_module("vlmeval.dataset.utils.multiple_choice")
-    patches: list[tuple[Any, str, Any]] = [(choice, "rd", _NoDice()), (choice, "track_progress_rich", _in_turn)]
+    patches: list[tuple[object, str, object]] = [(choice, "rd", _NoDice()), (choice, "track_progress_rich", _in_turn)]
     # Its circular scoring writes /tmp/<time to the second>.tsv: two runs would read each other's rows.
     patches.append((choice, "timestr", lambda *_, **__: f"../{str(work).lstrip('/')}/circular"))
     for module in modules:
@@ -226,7 +226,7 @@ class _NoPool:
 
     def __init__(self, *_: object) -> None: ...
 
-    def map(self, func: Callable[[Any], Any], tasks: Sequence[Any]) -> list[Any]:
+    def map(self, func: Callable[[object], object], tasks: Sequence[object]) -> list[object]:
         return [func(task) for task in tasks]
 
 
@@ -237,13 +237,13 @@ class _Working:
     def working(self) -> bool:
         return self._judge is not None
 
-    def generate(self, prompt: str, **settings: Any) -> str:
+    def generate(self, prompt: str, **settings: object) -> str:
         if self._judge is None:
             raise RunFailed("VLMEvalKit asked for a judge that this run does not have")
         return self._judge.generate(prompt, **settings)
 
 
-def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any = None, **_: object) -> list[Any]:
+def _in_turn(func: Callable, tasks: Sequence[object], save: Any = None, keys: Any = None, **_: object) -> list[object]:
     """track_progress_rich without threads, without a bar, and with one save instead of one an item."""
     results = [
         func(**t) if isinstance(t, dict) else func(*t) if isinstance(t, (list, tuple)) else func(t) for t in tasks
@@ -259,8 +259,8 @@ def _in_turn(func: Callable, tasks: Sequence[Any], save: Any = None, keys: Any =
 def _read(work: _Work, said: object, expected: set[str], judged: Judged | None) -> Scored:
     """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
     found = work.table.benchmark.scoring.evaluated(work, said, judged)
-    for index, verdict in found.verdicts.items() if judged is not None else ():
-        if index in judged.raw:
+    for index, verdict in found.verdicts.items():
+        if judged is not None and index in judged.raw:
             verdict.extras["judge_reply"] = judged.raw[index]
     whole = found.headline == found.headline and set(found.verdicts) == expected
     return Scored(found.headline if whole else None, found.verdicts, found.differing)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from armor_eval.vlmevalkit.importing import scoring_function
 from armor_model.base.jsons import JsonView
 
 
-def matched_option(prediction: Any, options: JsonView) -> str | None:
+def matched_option(prediction: object, options: JsonView) -> str | None:
     """The letter that VLMEvalKit's rule reads (`Z`: refused), or None."""
     return scoring_function("utils", "can_infer")(str(prediction), dict(options)) or None
 
@@ -35,17 +33,17 @@ def _choice_prompt(name: str, record: JsonView, options: JsonView) -> str:
     return build(record["question"], listed, str(record["prediction"]))
 
 
-def yes_no_prompt(record: Any) -> str:
+def yes_no_prompt(record: object) -> str:
     """Whether an answer means yes or no."""
     return scoring_function("dataset.utils.yorn", "YOrN_match_prompt")(record)
 
 
-def grading_prompt(record: Any) -> str:
+def grading_prompt(record: object) -> str:
     """MM-Vet's: a grade from 0 to 1."""
     return scoring_function("dataset.utils.mmvet", "build_mmvet_gpt4_prompt")(record)
 
 
-def marking_prompt(record: Any) -> str:
+def marking_prompt(record: object) -> str:
     """LLaVA-Bench's: marks of an answer and of the reference."""
     return scoring_function("dataset.utils.llavabench", "build_prompt")(record)
 
@@ -62,7 +60,7 @@ def extraction_prompt(record: JsonView) -> str:
     return scoring_function("dataset.utils.mathvista", "build_mathvista_gpt4_prompt")(record)
 
 
-def already_right(record: JsonView) -> Any:
+def already_right(record: JsonView) -> object:
     """What MathVista's rule reads without a judge: any letter, but a number only where it is the right one and not 0;
     else something false."""
     return scoring_function("dataset.utils.mathvista", "post_check")(record, prefetch=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any
 
 from armor_eval.vlmevalkit.left_out import stand_ins
 from armor_model.base.jsons import JsonObject
@@ -50,7 +49,7 @@ def main(argv: list[str]) -> int:
     failures: list[str] = []
     told = runner.upsert_dataset_status
 
-    def noted(*args: object, **kwargs: object) -> Any:
+    def noted(*args: object, **kwargs: object) -> object:
         why = failure(kwargs)
         if why:
             failures.append(f"{kwargs.get('model_name')} x {kwargs.get('dataset_name')}: {why}")

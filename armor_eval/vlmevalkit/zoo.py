@@ -41,7 +41,7 @@ class ZooModel:
                     f"VLMEvalKit's zoo has no {name!r}{did_you_mean(name, supported_VLM)}", "see vlmutil mlist all"
                 )
             self._make = supported_VLM[name]
-        self._model: Any = None
+        self._model: object = None
         self._images = Path(tempfile.mkdtemp(prefix="armor-eval-zoo-"))
         self.protocol = f"vlmeval:{name}"
         version = packages().get("ms-vlmeval", "?")

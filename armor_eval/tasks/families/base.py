@@ -61,7 +61,7 @@ class Judged:
 class Verdict:
     """What the official rule made of one answer."""
 
-    parsed: Any
+    parsed: object
     score: float | None
     unparsed: bool = False
     extras: JsonObject = field(default_factory=dict)
@@ -194,7 +194,7 @@ class Family:
         """The verdicts of single rows by the official reading, without a score over them."""
         raise NotImplementedError
 
-    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
         """The result from what `evaluate` returned (`said`) and left beside the predictions."""
         raise NotImplementedError
 

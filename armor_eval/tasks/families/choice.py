@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, percent
 from armor_eval.stats.tallies import tally_all_right
 from armor_eval.tasks.families.base import (
@@ -38,7 +39,7 @@ class Choice(Family):
     """One letter is right: accuracy."""
 
     name = "choice"
-    columns = ("index", "image", "question", "answer", "A", "B")
+    columns: tuple[str, ...] = ("index", "image", "question", "answer", "A", "B")
     optional = Family.optional | {"category"}
     scorer = "ImageMCQDataset"
     stand_in = "SEEDBench_IMG"
@@ -79,7 +80,7 @@ class Choice(Family):
     def requests(self, frame: pd.DataFrame) -> list[Request]:
         """The rows that the rule cannot read; of a group only while none of its rows is read as wrong."""
         groups: dict[str, list[tuple[Request | None, bool]]] = defaultdict(list)
-        for record in frame.to_dict("records"):
+        for record in records(frame):
             options, gold = self.options_of(record)
             read = rules.matched_option(record["prediction"], options)
             request = None
@@ -96,7 +97,7 @@ class Choice(Family):
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
         """Row by row what VLMEvalKit's option matching reads, on the file as it reads it back (empty is `nan`)."""
         verdicts = {}
-        for record in frame.to_dict("records"):
+        for record in records(frame):
             index = str(record["index"])
             options, gold = self.options_of(record)
             read = rules.matched_option(record["prediction"], options)
@@ -105,7 +106,7 @@ class Choice(Family):
             verdicts[index] = Verdict(read, float(read == gold), unparsed=read not in options)
         return verdicts
 
-    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
         verdicts = self.rows(work.load(work.file), judged)
         chosen = said[said["split"] == self.split] if self.split and self.split in set(said["split"]) else said
         results = work.result("judge_result" if judged else "exact_matching_result")

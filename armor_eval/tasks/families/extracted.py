@@ -8,6 +8,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from armor_eval.base.frames import records
 from armor_eval.stats.composite import Composite, accuracy
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
 from armor_eval.vlmevalkit import rules
@@ -86,8 +87,8 @@ class Extracted(Family):
         return {"skills": skills_of(row.fields["skills"])}
 
     def requests(self, frame: pd.DataFrame) -> list[Request]:
-        records = [record for record in frame.to_dict("records") if not rules.already_right(record)]
-        return [Request(str(record["index"]), rules.extraction_prompt(record), self.name) for record in records]
+        rows = [record for record in records(frame) if not rules.already_right(record)]
+        return [Request(str(record["index"]), rules.extraction_prompt(record), self.name) for record in rows]
 
     def read_reply(self, request: Request, reply: str) -> str | None:
         """Whatever is said is what was extracted: the rule decides what it is worth. An infinite number would end its
@@ -101,12 +102,12 @@ class Extracted(Family):
 
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
         usable = judged.usable if judged is not None else {}
-        records = frame.to_dict("records")
-        found = {str(r["index"]): rules.already_right(r) or usable.get(str(r["index"])) for r in records}
-        return {str(r["index"]): _verdict({**r, "res": found[str(r["index"])]}) for r in records}
+        rows = records(frame)
+        found = {str(r["index"]): rules.already_right(r) or usable.get(str(r["index"])) for r in rows}
+        return {str(r["index"]): _verdict({**r, "res": found[str(r["index"])]}) for r in rows}
 
-    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
-        verdicts = {str(r["index"]): _verdict(r) for r in work.result("judge").to_dict("records")}
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+        verdicts = {str(r["index"]): _verdict(r) for r in records(work.result("judge"))}
         return Evaluated(float(said.loc[said["Task&Skill"] == "Overall", "acc"].iloc[0]), verdicts)
 
 
@@ -119,7 +120,7 @@ def _verdict(record: JsonObject) -> Verdict:
     return Verdict(text, float(right), extras={"our_parse": text, "our_score": float(ours)})
 
 
-def listed(cell: Any) -> list[Any] | None:
+def listed(cell: object) -> list[Any] | None:
     """A list of texts and numbers as its cell holds it; None where Python would read anything else."""
     try:
         found = literal_of(str(cell))
@@ -129,7 +130,7 @@ def listed(cell: Any) -> list[Any] | None:
     return found if plain else None
 
 
-def skills_of(cell: Any) -> list[str] | None:
+def skills_of(cell: object) -> list[str] | None:
     """A row's skills: a list of texts, or plain words that are no Python; None for what is neither."""
     if re.fullmatch("[A-Za-z][A-Za-z -]*", str(cell)):
         try:

@@ -6,12 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
 from armor_eval.vlmevalkit import rules
 from armor_model.base.errors import UserError
+from armor_model.base.optional import not_none
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,11 +78,11 @@ class Graded(Family):
         return str(found.pop()) if len(found) == 1 and 0 <= min(found) <= 1 else None
 
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
-        marks = {str(i): float(judged.usable[str(i)]) for i in frame["index"]}
-        return {i: Verdict(mark, mark, extras={"judge_reply": judged.raw[i]}) for i, mark in marks.items()}
+        marks = {str(i): float(not_none(judged).usable[str(i)]) for i in frame["index"]}
+        return {i: Verdict(mark, mark, extras={"judge_reply": not_none(judged).raw[i]}) for i, mark in marks.items()}
 
-    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
-        marks = {str(r["index"]): float(r["score"]) for r in work.result("judge").to_dict("records")}
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+        marks = {str(r["index"]): float(r["score"]) for r in records(work.result("judge"))}
         headline = float(said.loc[said["Category"] == "Overall", "acc"].iloc[0])
         return Evaluated(headline, {i: Verdict(mark, mark) for i, mark in marks.items()})
 
@@ -128,12 +130,12 @@ class Ratio(Family):
         return f"{found[0]} {found[1]}" if len(found) == 2 and all(1 <= n <= 10 for n in found) else None
 
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
-        marks = {str(i): map(float, judged.usable[str(i)].split()) for i in frame["index"]}
+        marks = {str(i): map(float, not_none(judged).usable[str(i)].split()) for i in frame["index"]}
         return {i: _marked(*both) for i, both in marks.items()}
 
-    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
-        records = work.result("openai_result").to_dict("records")
-        verdicts = {str(r["index"]): _marked(float(r["score"]), float(r["gpt4_score"])) for r in records}
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+        rows = records(work.result("openai_result"))
+        verdicts = {str(r["index"]): _marked(float(r["score"]), float(r["gpt4_score"])) for r in rows}
         return Evaluated(float(said.loc[said["split"] == "overall", "Relative Score (main)"].iloc[0]), verdicts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING, Any
 
+from armor_eval.base.frames import records
 from armor_eval.stats.composite import Composite, accuracy
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work
 from armor_eval.vlmevalkit import rules
@@ -61,14 +62,12 @@ class Relaxed(Ruled):
         return None if is_plain(answer) else f"has an answer that VLMEvalKit would run as Python: {answer[:40]!r}"
 
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
-        return {str(r["index"]): _verdict(rules.relaxed(r), r["prediction"]) for r in frame.to_dict("records")}
+        return {str(r["index"]): _verdict(rules.relaxed(r), r["prediction"]) for r in records(frame)}
 
-    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
-        records = work.result("results").to_dict("records")
-        matches = {str(r["index"]): ast.literal_eval(str(r["eval_match"])) for r in records}
-        verdicts = {
-            str(r["index"]): _verdict(any(map(bool, matches[str(r["index"])])), r["prediction"]) for r in records
-        }
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+        rows = records(work.result("results"))
+        matches = {str(r["index"]): ast.literal_eval(str(r["eval_match"])) for r in rows}
+        verdicts = {str(r["index"]): _verdict(any(map(bool, matches[str(r["index"])])), r["prediction"]) for r in rows}
         return Evaluated(float(said["Overall"].iloc[0]), verdicts)
 
 
@@ -101,9 +100,9 @@ class Contained(Ruled):
         return f"has the answer {answer[:40]!r}, expected a list of texts"
 
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
-        return {str(r["index"]): _verdict(contained(r), r["prediction"]) for r in frame.to_dict("records")}
+        return {str(r["index"]): _verdict(contained(r), r["prediction"]) for r in records(frame)}
 
-    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
         """`evaluate` gives points by group alone: the rows are ours, and must add up to them."""
         frame = work.load(work.file)
         verdicts = self.rows(frame, judged)
@@ -115,7 +114,7 @@ class Contained(Ruled):
         return Evaluated(100.0 * said["Final Score"] / len(frame), verdicts, differing)
 
 
-def _verdict(right: bool, prediction: Any) -> Verdict:
+def _verdict(right: bool, prediction: object) -> Verdict:
     return Verdict(str(prediction).strip(), float(right))
 
 

@@ -6,10 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
 from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
 from armor_eval.tasks.understanding import parse
@@ -59,7 +60,7 @@ class YesNo(Family):
 
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
         verdicts = {}
-        for record in frame.to_dict("records"):
+        for record in records(frame):
             index = str(record["index"])
             read = rules.read_yes_no(str(record["prediction"]))
             if read == "Unknown" and judged is not None:
@@ -67,9 +68,9 @@ class YesNo(Family):
             verdicts[index] = _verdict(read, read == record["answer"])
         return verdicts
 
-    def evaluated(self, work: Work, said: object, judged: Judged | None) -> Evaluated:
-        records = work.result("auxmatch").to_dict("records")
-        verdicts = {str(r["index"]): _verdict(r["extracted"], bool(r["score"])) for r in records}
+    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+        rows = records(work.result("auxmatch"))
+        verdicts = {str(r["index"]): _verdict(r["extracted"], bool(r["score"])) for r in rows}
         return Evaluated(self.headline(said), verdicts)
 
     def headline(self, said: pd.DataFrame) -> float:

@@ -5,11 +5,11 @@ Shape legend: n crops, K colours, E CLIP width, H x W image pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from armor_eval.profiles import profile_of
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_eval.tasks.geneval.weights import locate
 from armor_model.base.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor, nn
 
 BACKGROUND = "#999"
 TEMPLATES = ("a photo of a {color} {name}", "a photo of a {color}-colored {name}", "a photo of a {color} object")
@@ -46,18 +50,20 @@ class ColorAnswer:
 
 
 class ColorJudge(Protocol):
-    settings: dict[str, object]
+    @property
+    def settings(self) -> Mapping[str, object]: ...
 
     def name(self, crops: Sequence[Crop]) -> list[ColorAnswer]: ...
 
 
-def composite_crop(crop: Crop):
+def composite_crop(crop: Crop) -> Image.Image:
     """The official crop: the image over #999 through the object's mask, cut to its box. Returns a PIL image."""
     from PIL import Image
 
+    left, top, right, bottom = crop.box[:4]
     image = Image.fromarray(crop.image)
     blank = Image.new("RGB", image.size, color=BACKGROUND)
-    return Image.composite(image, blank, Image.fromarray(crop.mask)).crop(tuple(crop.box[:4]))
+    return Image.composite(image, blank, Image.fromarray(crop.mask)).crop((left, top, right, bottom))
 
 
 class ClipColors:
@@ -68,7 +74,7 @@ class ClipColors:
         vocabulary: Vocabulary,
         settings: dict[str, object],
         device: str,
-        load: Callable[[], tuple[Any, Any, Any]],
+        load: Callable[[], tuple[Any, object, object]],
         batch: int = 64,
     ) -> None:
         """`load` gives the model, its tokenizer and its image transform; it is called once a colour is asked."""
@@ -83,7 +89,7 @@ class ClipColors:
         model, tokenizer, transform = self._load()
         return model.to(self.device).eval(), tokenizer, transform
 
-    def classifier(self, name: str):
+    def classifier(self, name: str) -> Tensor:
         """Unit text features, [E, K]: three templates a colour, normalised, averaged, normalised."""
         import torch
         import torch.nn.functional as F
@@ -126,7 +132,7 @@ def load_colors(vocabulary: Vocabulary, *, weights: Path | None, download: bool,
     return ClipColors(vocabulary, {"colors_weights_sha256": file.sha256}, device, lambda: read_clip(file.path))
 
 
-def read_clip(weights: Path) -> tuple[Any, Any, Any]:
+def read_clip(weights: Path) -> tuple[object, object, object]:
     """The model in open_clip with QuickGELU, from its TorchScript archive or from safetensors; tokenizer, transform."""
     from armor_model.base.runtime import prepare_torchvision
 
@@ -141,7 +147,7 @@ def read_clip(weights: Path) -> tuple[Any, Any, Any]:
     return model, open_clip.get_tokenizer("ViT-L-14"), transform
 
 
-def _fill(model, weights: Path) -> None:
+def _fill(model: nn.Module, weights: Path) -> None:
     import pickle
 
     import torch

@@ -39,7 +39,7 @@ class Detected(BaseModel):
 
     @field_validator("detections")
     @classmethod
-    def _finite(cls, value):
+    def _finite(cls, value: dict[str, list[list[float]]]) -> dict[str, list[list[float]]]:
         for name, boxes in value.items():
             for i, box in enumerate(boxes):
                 if not all(math.isfinite(number) for number in box):
@@ -93,9 +93,11 @@ def verdict_of(record: Detected, meta: Metadata, rules: Rules) -> Verdict:
 
     def color_of(name: str, indices: list[int]) -> list[str]:
         stored = record.colors.get(name, [])
-        found = [stored[i] if i < len(stored) else None for i in indices]
-        if None in found:
-            raise ColorMissingError(f"the colour of {name}[{indices[found.index(None)]}] is not stored")
+        found: list[str] = []
+        for i in indices:
+            if (color := stored[i] if i < len(stored) else None) is None:
+                raise ColorMissingError(f"the colour of {name}[{i}] is not stored")
+            found.append(color)
         return found
 
     return judge(meta, record.detections, color_of, rules)
@@ -124,7 +126,7 @@ def score_file(path: Path, rules: Rules) -> Iterator[JsonObject]:
         }
 
 
-def _beside(record: Detected, meta: Metadata, rules: Rules) -> dict[str, bool]:
+def _beside(record: Detected, meta: Metadata, rules: Rules) -> dict[str, bool | None]:
     """A verdict follows from the boxes where no colour is asked, or where it is wrong whatever the colours are."""
     plain = meta.model_copy(update={"include": [w.model_copy(update={"color": None}) for w in meta.include]})
     wrong = not judge(plain, record.detections, lambda name, indices: [], rules).correct

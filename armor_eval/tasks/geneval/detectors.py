@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_eval.tasks.geneval.weights import locate
 from armor_model.base.errors import RunFailed, UserError, unknown_name
+from armor_model.base.optional import not_none
 
 DETECTORS = {
     "embedded": ("armor_eval.shapes.detector:load_embedded", 32),
@@ -56,7 +57,7 @@ def by_size(
             part = indices[start : start + batch]
             for i, result in zip(part, detect([images[i] for i in part]), strict=True):
                 found[i] = result
-    return found
+    return [not_none(one) for one in found]
 
 
 class Mask2FormerDetector:
@@ -84,7 +85,7 @@ class Mask2FormerDetector:
         }
 
     @cached_property
-    def _network(self) -> Any:
+    def _network(self) -> object:
         build = mask2former.build_transformers if self.form == "transformers" else mask2former.build_mmdet
         network = build(mask2former.Architecture(classes=len(self.classes)))
         mask2former.load_weights(network, mask2former.read_state(self._weights), self.form, str(self._weights))
@@ -105,8 +106,7 @@ class Mask2FormerDetector:
         from matplotlib import cbook
         from PIL import Image
 
-        with cbook.get_sample_data("grace_hopper.jpg") as file:
-            photo = np.asarray(Image.open(file).convert("RGB"))
+        photo = np.asarray(Image.open(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)).convert("RGB"))
         (found,) = self.detect([photo])
         best = self.classes[found.labels[0]] if len(found.labels) else "nothing"
         score = float(found.scores[0]) if len(found.scores) else 0.0

@@ -146,7 +146,7 @@ def _folder_record(folder: Path, root: Path, vocabulary: Vocabulary) -> JsonObje
         raise UserError(f"{path}: not one JSON object: {error}") from None
     if any(record != found[0] for record in found[1:]):
         raise UserError(f"{path}: {len(found)} records that differ: which was drawn is not clear")
-    record = found[0] if found else None
+    record: JsonObject = found[0] if found else {}
     check_metadata(record, vocabulary, str(path))
     for key in ("image", "filename", "file", "path"):
         value = record.get(key)

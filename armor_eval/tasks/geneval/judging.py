@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from armor_eval.tasks.geneval.detectors import Detector
 from armor_eval.tasks.geneval.instances import Instances
 from armor_eval.tasks.geneval.prompts import Metadata
 from armor_eval.tasks.geneval.verdicts import Rules, Verdict
+from armor_model.base.optional import not_none
 
 
 @dataclass(frozen=True)
@@ -76,10 +76,10 @@ def judge_images(
             for i, box in enumerate(boxes.get(name, [])[:count]):
                 asked.append((n, name, i))
                 crops.append(Crop(images[n], masks[i], box, name))
-    answers = colors.name(crops) if crops else []
+    answers = not_none(colors).name(crops) if crops else []
     since = watch.add("colours", since)
-    names: list[dict[str, list[Any]]] = [{} for _ in images]
-    margins: list[dict[str, list[Any]]] = [{} for _ in images]
+    names: list[dict[str, list[str | None]]] = [{} for _ in images]
+    margins: list[dict[str, list[float | None]]] = [{} for _ in images]
     for (n, name, _), answer in zip(asked, answers, strict=True):
         names[n].setdefault(name, []).append(answer.color)
         margins[n].setdefault(name, []).append(round(answer.margin, 4))

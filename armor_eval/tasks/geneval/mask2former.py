@@ -13,12 +13,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from armor_eval.base.mmcv import load_checkpoint, prepare_mmcv, quiet_openmmlab
 from armor_eval.tasks.geneval.instances import Instances
 from armor_model.base.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 SCALE = (1333, 800)
 """Longer and shorter side that an image is fitted into."""
@@ -43,7 +48,7 @@ class Architecture:
     classes: int = 80
 
 
-def build_mmdet(architecture: Architecture = Architecture()):
+def build_mmdet(architecture: Architecture = Architecture()) -> nn.Module:
     """mmdet's network from the configuration inside its wheel, without weights (and without fetching any)."""
     prepare_mmcv()
     with quiet_openmmlab():
@@ -71,7 +76,7 @@ def build_mmdet(architecture: Architecture = Architecture()):
     return network.eval()
 
 
-def build_transformers(architecture: Architecture = Architecture()):
+def build_transformers(architecture: Architecture = Architecture()) -> nn.Module:
     """The same network as transformers' Mask2FormerForUniversalSegmentation, without weights."""
     from armor_model.base.runtime import prepare_torchvision
 
@@ -108,7 +113,7 @@ _TO_VERSION_3 = (
 """mmdet 2.x listed a layer's parts in the order they ran; 3.x names them."""
 
 
-def to_version_3(state: Mapping[str, object]) -> dict[str, object]:
+def to_version_3(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """mmdet 2.x parameter names as 3.x writes them; 3.x names pass unchanged."""
     renamed = {}
     for name, value in state.items():
@@ -159,7 +164,7 @@ _TO_TRANSFORMERS = (
 )
 
 
-def to_transformers(state: Mapping[str, object]) -> dict[str, object]:
+def to_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """mmdet's (2.x or 3.x) parameters under transformers' names and in its layouts."""
     import torch
 
@@ -192,7 +197,7 @@ _UNUSED = {"criterion.empty_weight", f"{_SWIN}.swin.layernorm.weight", f"{_SWIN}
 """transformers' parameters that inference never reads."""
 
 
-def load_weights(network, state: Mapping[str, object], form: str, where: str) -> None:
+def load_weights(network: nn.Module, state: Mapping[str, Tensor], form: str, where: str) -> None:
     """Fill the network; every parameter must be there and fit, else the file is of another architecture."""
     converted = to_transformers(state) if form == "transformers" else to_version_3(state)
     own = network.state_dict()
@@ -232,7 +237,7 @@ def read_state(path: Path) -> dict[str, object]:
 # --- images in, detections out -------------------------------------------------------------------------------------
 
 
-def prepare(images: Sequence[np.ndarray], device) -> tuple[object, tuple[int, int]]:
+def prepare(images: Sequence[np.ndarray], device: torch.device | str) -> tuple[Tensor, tuple[int, int]]:
     """RGB uint8 images of one size -> normalised, padded pixels [B, 3, H, W] and the resized (height, width)."""
     import mmcv
     import torch
@@ -247,7 +252,7 @@ def prepare(images: Sequence[np.ndarray], device) -> tuple[object, tuple[int, in
     return torch.nn.functional.pad(pixels, pad), (height, width)
 
 
-def forward(network, form: str, pixels) -> tuple[object, object]:
+def forward(network: nn.Module, form: str, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Class logits [B, Q, C + 1] and mask logits [B, Q, h, w] of the last layer."""
     import torch
 
@@ -264,7 +269,12 @@ def forward(network, form: str, pixels) -> tuple[object, object]:
 
 
 def detections_of(
-    class_logits, mask_logits, padded: tuple[int, int], resized: tuple[int, int], size: tuple[int, int], above: float
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    padded: tuple[int, int],
+    resized: tuple[int, int],
+    size: tuple[int, int],
+    above: float,
 ) -> Instances:
     """One image's detections whose score is strictly above `above`, by falling score.
 
@@ -299,7 +309,7 @@ def detections_of(
         return Instances(*(array.cpu().numpy() for array in arrays))
 
 
-def _boxes(masks):
+def _boxes(masks: Tensor) -> Tensor:
     """x1, y1, x2, y2 around each mask, the far edges exclusive; zeros for an empty one. [N, H, W] -> [N, 4]."""
     import torch
 

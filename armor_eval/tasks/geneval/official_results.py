@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from armor_eval.tasks.geneval.prompts import Metadata
 from armor_model.base.jsons import JsonObject, JsonView
@@ -18,7 +17,7 @@ from armor_model.base.parsing import json_of
 KEYS = frozenset({"filename", "correct", "reason", "metadata", "details"})
 
 
-def is_official(record: Any) -> bool:
+def is_official(record: object) -> bool:
     return isinstance(record, dict) and record.keys() >= KEYS
 
 

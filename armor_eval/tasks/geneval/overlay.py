@@ -39,4 +39,5 @@ def overlay(image: np.ndarray, instances: Instances, classes: Sequence[str], thr
 
 def _tint(label: int) -> tuple[int, int, int]:
     """A steady colour for a class index: steps of the golden angle around the hue circle."""
-    return tuple(int(255 * part) for part in colorsys.hsv_to_rgb((label * 0.618) % 1, 0.75, 0.95))
+    red, green, blue = (int(255 * part) for part in colorsys.hsv_to_rgb((label * 0.618) % 1, 0.75, 0.95))
+    return red, green, blue

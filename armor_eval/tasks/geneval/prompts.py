@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -197,7 +198,7 @@ def parse_metadata_line(line: str, vocabulary: Vocabulary | None, where: str) ->
     return record
 
 
-def check_metadata(record: Any, vocabulary: Vocabulary | None, where: str) -> Metadata:
+def check_metadata(record: object, vocabulary: Vocabulary | None, where: str) -> Metadata:
     """Typed view of a record; refuses what no verdict could be given on."""
     try:
         meta = Metadata.model_validate(record)
@@ -220,7 +221,7 @@ def check_metadata(record: Any, vocabulary: Vocabulary | None, where: str) -> Me
     return meta
 
 
-def _words(meta: Metadata, vocabulary: Vocabulary):
+def _words(meta: Metadata, vocabulary: Vocabulary) -> Iterator[tuple[str, str, Collection[str]]]:
     for wanted in [*meta.include, *meta.exclude]:
         yield "class", wanted.name, vocabulary.classes
         if wanted.color is not None:

@@ -75,7 +75,7 @@ class Reward:
         rules = asdict(self.rules)
         return {"profile": self.vocabulary.profile, **self.detector.settings, **self.colors.settings, **rules}
 
-    def judge(self, batch: Any) -> dict[str, list[Any]]:
+    def judge(self, batch: object) -> dict[str, list[Any]]:
         """The answer to a request's JSON; HTTPException where it is none, or an image cannot be judged."""
         images, metas = self._read(batch)
         judged = judge_images(images, metas, self.detector, self.colors, self.rules)
@@ -83,7 +83,7 @@ class Reward:
         strict = [int(one.verdict.correct) for one in judged]
         return {"scores": soft, "strict": strict, "reasons": [one.verdict.reason for one in judged]}
 
-    def _read(self, batch: Any) -> tuple[list[np.ndarray], list[Metadata]]:
+    def _read(self, batch: object) -> tuple[list[np.ndarray], list[Metadata]]:
         if not isinstance(batch, dict) or not all(isinstance(batch.get(k), list) for k in ("images", "metadata")):
             raise HTTPException(400, 'expected {"images": [base64, ...], "metadata": [record, ...]}')
         given, records = batch["images"], batch["metadata"]
@@ -108,7 +108,7 @@ class Reward:
         return images, metas
 
 
-def _image(text: Any) -> Any:
+def _image(text: object) -> object:
     """An image from base64 or a data: URL; no other URL is ever fetched."""
     if not isinstance(text, str):
         raise ValueError("expected base64 text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from armor_eval.base.images import write_image
@@ -53,7 +53,7 @@ def score_items(items: Sequence[Item], expected: int, remark: str | None) -> Sco
     return Scores(metrics=metrics, counts=counts, expected_items=expected, blank=blank_of(items)[0], withheld=withheld)
 
 
-def _held_out(composite: Composite):
+def _held_out(composite: Composite) -> Callable[[Item], bool]:
     """The composite's own choice of items, and of those the prompts that training never showed."""
 
     def keep(item: Item) -> bool:

@@ -150,7 +150,7 @@ class GenEvalTask:
             return error
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[object], bundle: Bundle
     ) -> list[Item]:
         found = self._store(units, requests, outputs, bundle.path / IMAGES)
         since = time.perf_counter()
@@ -167,7 +167,7 @@ class GenEvalTask:
         return [self._item(unit, f, by_id.get(unit.id), seconds) for unit, f in zip(units, found, strict=True)]
 
     def _store(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], images: Path
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[Any], images: Path
     ) -> list[Read | Exception]:
         """Images into the run's folder and to the disk, in GenEval's layout. What is drawn is judged as stored, never
         from memory, and an image that is there already is left as it is."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from armor_eval.tasks.geneval.prompts import Metadata, Wanted
+from armor_model.base.optional import not_none
 
 Box = Sequence[float]
 ColorOf = Callable[[str, list[int]], list[str]]
@@ -70,14 +71,13 @@ def judge(meta: Metadata, boxes: Mapping[str, Sequence[Box]], color_of: ColorOf,
     groups: list[list[Box] | None] = []
     for wanted in meta.include:
         indices = counted.get(wanted.name, [])[: wanted.count]
-        group: list[Box] | None = [boxes[wanted.name][i] for i in indices]
+        group = [boxes[wanted.name][i] for i in indices]
         problem = _too_few(wanted, indices) or _wrong_color(wanted, indices, color_of)
         if problem is None and wanted.position is not None:
             problem = _wrong_position(wanted, group, groups, meta, rules)
         if problem is not None:
             reasons.append(problem)
-            group = None
-        groups.append(group)
+        groups.append(group if problem is None else None)
     for unwanted in meta.exclude:
         found = len(counted.get(unwanted.name, []))
         if found >= unwanted.count:
@@ -105,12 +105,12 @@ def _wrong_color(wanted: Wanted, indices: list[int], color_of: ColorOf) -> str |
 def _wrong_position(
     wanted: Wanted, group: list[Box], groups: list[list[Box] | None], meta: Metadata, rules: Rules
 ) -> str | None:
-    relation, index = wanted.position
+    relation, index = not_none(wanted.position)
     target_name = meta.include[index].name
-    if groups[index] is None:
+    if (targets := groups[index]) is None:
         return f"no {target_name} for the {wanted.name} to be {relation}"
     for box in group:
-        for target in groups[index]:
+        for target in targets:
             found = relations_of(box, target, rules.position_threshold)
             if relation not in found:
                 words = " and ".join(sorted(found)) or "in no clear relation"

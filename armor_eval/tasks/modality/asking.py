@@ -30,7 +30,7 @@ class AsksRecords:
     def __init__(
         self,
         records: list[Record],
-        image: Callable[[str], Any],
+        image: Callable[[str], object],
         *,
         limit: int | None,
         seed: int,
@@ -52,14 +52,14 @@ class AsksRecords:
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
         return [self._request(unit) for unit in units]
 
-    def _request(self, unit: Unit) -> Any:
+    def _request(self, unit: Unit) -> object:
         try:
             messages = conversation(self._by_id[unit.id], self._image)
         except (OSError, BadImageError) as error:
             return error
         return Conversation(unit.id, messages, int(sha256_text(f"{self._seed}:{unit.id}")[:8], 16))
 
-    def _asked(self, unit: Unit, request: Any, bundle: Bundle) -> JsonObject:
+    def _asked(self, unit: Unit, request: object, bundle: Bundle) -> JsonObject:
         """The fields of an item that say what was asked."""
         prompt = self._by_id[unit.id].prompt
         fields: JsonObject = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from armor_eval.tasks.modality.records import Record, modality
 from armor_model.base.jsons import JsonObject
@@ -22,7 +21,7 @@ class Reading:
     """What it shows, in words."""
 
 
-Reader = Callable[[Any, "JsonObject | None", str], Reading]
+Reader = Callable[[object, "JsonObject | None", str], Reading]
 """(PIL image, the record's content, the answer's text) -> Reading."""
 
 
@@ -37,7 +36,7 @@ class Judged:
     reading: Reading = Reading()
 
 
-def judge(record: Record, parts: Sequence[Any], read: Reader | None) -> Judged:
+def judge(record: Record, parts: Sequence[object], read: Reader | None) -> Judged:
     """`parts`: texts and PIL images in order."""
     text = " ".join(p for p in parts if isinstance(p, str)).strip()
     images = [p for p in parts if not isinstance(p, str)]

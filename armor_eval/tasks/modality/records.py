@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -124,17 +124,17 @@ def read_records(path: Path) -> tuple[list[Record], str]:
     return list(found.values()), hashlib.sha256(raw).hexdigest()
 
 
-def image_in(folder: Path) -> Callable[[str], Any]:
+def image_in(folder: Path) -> Callable[[str], object]:
     """Opens the image of a name in the folder, as RGB."""
 
-    def opened(name: str) -> Any:
+    def opened(name: str) -> object:
         with decoded((folder / name).read_bytes()) as image:
             return image.convert("RGB")
 
     return opened
 
 
-def conversation(record: Record, image: Callable[[str], Any]) -> list[JsonObject]:
+def conversation(record: Record, image: Callable[[str], object]) -> list[JsonObject]:
     """Messages as adapters take them; `image` gives the PIL image of a name in `record.images`."""
     names = iter(record.images)
     made = []

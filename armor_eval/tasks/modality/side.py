@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SIDE = 256
 
 
-def prompts(profile: ProfileSpec, image: Path | None) -> tuple[list[tuple[str, str, Any]], list[str]]:
+def prompts(profile: ProfileSpec, image: Path | None) -> tuple[list[tuple[str, str, object]], list[str]]:
     """[(id, text, image or None)], and remarks on what is left out: the paper's cookie image is not published,
     official runs bring their own."""
     from PIL import Image
@@ -51,7 +51,7 @@ def prompts(profile: ProfileSpec, image: Path | None) -> tuple[list[tuple[str, s
 def write_side_by_side(specs: Sequence[str], profile: ProfileSpec, out: Path, image: Path | None, seed: int) -> None:
     """Ask every model every prompt and write the page. Raises UserError for a model that cannot respond freely."""
     asked, remarks = prompts(profile, image)
-    answers: list[tuple[str, list[Any]]] = []
+    answers: list[tuple[str, list[object]]] = []
     for spec in specs:
         adapter = registry.load(spec, profile.name, does=RespondsFreely)
         try:
@@ -63,7 +63,7 @@ def write_side_by_side(specs: Sequence[str], profile: ProfileSpec, out: Path, im
     write_file(out, page(asked, answers, profile.name, remarks))
 
 
-def _message(text: str, shown: Any) -> list[JsonObject]:
+def _message(text: str, shown: object) -> list[JsonObject]:
     parts: list[JsonObject] = [{"type": "image", "image": shown}] if shown is not None else []
     return [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}]
 

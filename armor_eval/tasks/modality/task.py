@@ -22,6 +22,7 @@ from armor_eval.tasks.modality.records import Record, image_in, own_records, rea
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json
 from armor_model.base.jsons import JsonObject
+from armor_model.base.optional import not_none
 
 GIVEN = ("text", "image", "both", "none")
 
@@ -44,7 +45,7 @@ class ModalityTask(AsksRecords):
                 f"give --prompts FILE.jsonl with lines like {LINE}, or --profile shapes",
             )
         self._reader = profile.part("reader") if profile.guest is not None else None
-        image = self._reader.render if prompts is None else image_in(prompts.parent)
+        image = not_none(self._reader).render if prompts is None else image_in(prompts.parent)
         records, self._sha256 = own_records(profile) if prompts is None else read_records(prompts)
         self._name = f"{profile.name}-modality" if prompts is None else prompts.name
         super().__init__(
@@ -65,11 +66,11 @@ class ModalityTask(AsksRecords):
         )
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[object], bundle: Bundle
     ) -> list[Item]:
         return [self._item(u, r, o, bundle) for u, r, o in zip(units, requests, outputs, strict=True)]
 
-    def _item(self, unit: Unit, request: Any, output: Any, bundle: Bundle) -> Item:
+    def _item(self, unit: Unit, request: object, output: Any, bundle: Bundle) -> Item:
         record = self._by_id[unit.id]
         fields = self._asked(unit, request, bundle)
         asked = {"form": record.form, "turns": record.turns}
@@ -130,17 +131,15 @@ def score(items: Sequence[Item]) -> list[Metric]:
     """Accuracy in all, by kind, of negations and later turns; what images show; whether text and image agree."""
     from armor_eval.stats.composite import accuracy, measure
 
-    kinds = list(dict.fromkeys(i.group for i in items))
-    slices = [("accuracy", lambda i: True)]
-    slices += [(kind, lambda i, kind=kind: i.group == kind) for kind in kinds]
-    slices += [
-        ("negations", lambda i: i.extras["form"] == "negation"),
-        ("later turns", lambda i: i.extras["turns"] > 1),
-    ]
+    slices = {"accuracy": list(items)}
+    for item in items:
+        slices.setdefault(item.group or "", []).append(item)
+    slices["negations"] = [i for i in items if i.extras["form"] == "negation"]
+    slices["later turns"] = [i for i in items if i.extras["turns"] > 1]
     metrics = [
-        measure([i for i in items if keep(i)], accuracy(name, primary=name == "accuracy"))
-        for name, keep in slices
-        if name == "accuracy" or any(keep(i) and i.score is not None for i in items)
+        measure(part, accuracy(name, primary=name == "accuracy"))
+        for name, part in slices.items()
+        if name == "accuracy" or any(i.score is not None for i in part)
     ]
     for name, key in (("picture shows it", "shown"), ("text and picture agree", "agrees")):
         told = [i.model_copy(update={"score": float(i.extras[key])}) for i in items if i.extras.get(key) is not None]

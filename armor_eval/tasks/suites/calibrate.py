@@ -102,7 +102,7 @@ def read_truth(path: Path) -> Truth:
 
 
 def _labels(path: Path) -> dict[str, bool]:
-    found = {}
+    found: dict[str, bool] = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:

@@ -153,7 +153,7 @@ class SuiteTask:
         return images / f"{self._names[self._pairs[unit.id]]}.png"
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[object], bundle: Bundle
     ) -> list[Item]:
         found = self._store(units, requests, outputs, bundle.path / IMAGES)
         since = time.perf_counter()
@@ -214,7 +214,7 @@ class SuiteTask:
         return Shown(item, sample, (*sources, image), asks, self._suite.image_last)
 
     def _store(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], images: Path
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[Any], images: Path
     ) -> list[Read | Exception]:
         """Images into the run's folder and to the disk. What is drawn is judged as stored, never from memory, and an
         image that is there already is left as it is."""
@@ -306,7 +306,7 @@ def _as_jpeg(image: Image.Image, quality: int) -> Any:
         return opened.convert("RGB")
 
 
-def _drawn(output: Any) -> Any:
+def _drawn(output: object) -> Any:
     """The image of a model's output: of a free response the first one, else an exception that says there is none."""
     if isinstance(output, list):
         return next((part for part in output if not isinstance(part, str)), NoImageError("the response holds no image"))

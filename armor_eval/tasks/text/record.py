@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle
@@ -47,10 +46,10 @@ def _write(
     return folder
 
 
-def _numbers(rows: Sequence[JsonView]) -> dict[Any, dict[str, float]]:
+def _numbers(rows: Sequence[JsonView]) -> dict[object, dict[str, float]]:
     """Document -> `METRIC, FILTER` -> its number, in the task's order; what is no single number (a perplexity's pair)
     is left out."""
-    found: dict[Any, dict[str, float]] = {}
+    found: dict[object, dict[str, float]] = {}
     for row in rows:
         scores = found.setdefault(row["doc_id"], {})
         for metric in row.get("metrics", ()):
@@ -61,7 +60,7 @@ def _numbers(rows: Sequence[JsonView]) -> dict[Any, dict[str, float]]:
     return found
 
 
-def _item(id: Any, rows: Sequence[JsonView], numbers: dict[str, float], names: Sequence[str]) -> Item:
+def _item(id: object, rows: Sequence[JsonView], numbers: dict[str, float], names: Sequence[str]) -> Item:
     first = rows[0]
     prompt = str(
         next(iter(first["arguments"].values()))["arg_0"]

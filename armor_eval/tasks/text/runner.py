@@ -46,7 +46,7 @@ def run(checkpoint: Path, out: Path, words: list[str]) -> None:
     measured: list[Path] = []
 
     @functools.wraps(own)
-    def recorded(model: Any = None, model_args: Any = None, **settings: Any) -> Any:
+    def recorded(model: object = None, model_args: object = None, **settings: Any) -> object:
         settings["log_samples"] = True
         info = _info(str(model), model_args, checkpoint)
         if model == NAME:
@@ -80,7 +80,7 @@ def translated(words: list[str]) -> list[str]:
     return [*words[:at], "hf", "--model_args", f"pretrained={name}{more}", *words[at + 1 :]]
 
 
-def _info(model: str, model_args: Any, checkpoint: Path) -> ModelInfo:
+def _info(model: str, model_args: object, checkpoint: Path) -> ModelInfo:
     """The model as a run records it; a folder is known by its content, everything else by what was asked for."""
     args = dict(model_args) if isinstance(model_args, dict) else {}
     if isinstance(model_args, str):

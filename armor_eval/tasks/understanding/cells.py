@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,7 +53,7 @@ def differing_cells(kept: pd.DataFrame, lossy: pd.DataFrame) -> list[str]:
     return found
 
 
-def whole_number(text: Any) -> int | None:
+def whole_number(text: object) -> int | None:
     """The integer that a cell holds (`12`, `007`, `12.0`), else None."""
     match = _WHOLE.fullmatch(str(text).strip())
     return int(match[1]) if match else None

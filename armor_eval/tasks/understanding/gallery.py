@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from armor_eval.tasks.understanding import images
 from armor_eval.tasks.understanding.images import image_cells, size_of
 from armor_model.base.images import BadImageError
+from armor_model.base.optional import not_none
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,7 +77,7 @@ class Spool:
 def read_image_cells(path: Path) -> list[ImageCell | None]:
     """The image column in file order; None where a cell is missing. Raises what pandas raises for a broken file."""
     cells = _read_cells(path, as_text=False)
-    return _read_cells(path, as_text=True) if cells is None else cells
+    return not_none(_read_cells(path, as_text=True)) if cells is None else cells
 
 
 def _read_cells(path: Path, as_text: bool) -> list[ImageCell | None] | None:

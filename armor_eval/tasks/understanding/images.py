@@ -6,6 +6,7 @@ import base64
 import binascii
 import io
 from pathlib import Path, PurePosixPath
+from typing import cast
 
 from PIL import Image
 
@@ -65,8 +66,7 @@ def _bytes_of(text: str, folder: Path | None) -> bytes:
 
 def _file_below(folder: Path | None, name: str) -> bytes:
     try:
-        file = (folder / name).resolve() if folder is not None else None
-        if file is None or not file.is_relative_to(folder.resolve()):
+        if folder is None or not (file := (folder / name).resolve()).is_relative_to(folder.resolve()):
             raise BadImageError(f"a path out of the data folder: {name[:80]!r}")
         return file.read_bytes()
     except FileNotFoundError as error:
@@ -97,7 +97,7 @@ def shown(image: Image.Image) -> Image.Image:
     16-bit grey is scaled to 8 first: `convert` clips at 255 and would turn a scan white.
     """
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        low, high = image.getextrema()
+        low, high = cast("tuple[float, float]", image.getextrema())  # of one band
         scale = 257.0 if image.mode != "F" and high > 255 else 1.0
         if high > low or scale > 1:
             image = image.convert("F").point(lambda value: value / scale).convert("L")

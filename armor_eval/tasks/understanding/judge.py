@@ -5,13 +5,14 @@ The prompts are VLMEvalKit's own. Usable replies are kept in a cache under the h
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from armor_eval.engine.ask import ask
 from armor_eval.models.base import Answer, AnswersQuestions, Decoding, Question
@@ -60,7 +61,7 @@ class AskingJudge:
 
     def __init__(self, identity: str, info: JudgeInfo, cache: Path, longest: int | None = None) -> None:
         version = packages().get("ms-vlmeval", "?")
-        words: list[Any] = ["vlmeval judge prompts", version, ATTEMPTS, LONGEST_REPLY]
+        words: list[object] = ["vlmeval judge prompts", version, ATTEMPTS, LONGEST_REPLY]
         self.info = info.model_copy(update={"prompt_sha256": sha256_json([*words, longest] if longest else words)})
         self._identity, self._longest = identity, longest
         self._cache = ReplyCache(cache / f"{identity[:16]}.jsonl")
@@ -132,7 +133,7 @@ class EndpointJudge(AskingJudge):
         self._endpoint = endpoint
 
     def _say(self, requests: Sequence[Request], attempt: int, done: Callable[[int], None] | None) -> list[_Verdict]:
-        return self._endpoint.many([lambda r=r: self._ask(r, attempt) for r in requests], done)
+        return self._endpoint.many([functools.partial(self._ask, request, attempt) for request in requests], done)
 
     def _ask(self, request: Request, attempt: int) -> _Verdict:
         system = [{"role": "system", "content": request.system}] if request.system else []
@@ -172,7 +173,9 @@ class ModelJudge(AskingJudge):
 
     def _read(self, request: Request, answer: Answer | Exception) -> _Verdict:
         if isinstance(answer, Exception) or answer.error:
-            return _Verdict(None, "", answer.error if isinstance(answer, Answer) else one_line(answer), final=True)
+            return _Verdict(
+                None, "", one_line(answer) if isinstance(answer, Exception) else answer.error or "", final=True
+            )
         unclosed = bool(answer.text.strip()) and not strip_thoughts(answer.text)
         cut = unclosed or "length" in (answer.extras.get("finish_reason"), answer.extras.get("finish"))
         return self._heard(request, answer.text, answer.extras.get("reasoning"), cut)

@@ -48,7 +48,7 @@ def image_marks(text: str, images: int) -> str:
 def parts(marked: str, images: list[Any]) -> list[Any]:
     """Text and images in reading order: the marked prompt cut at the marks we wrote ourselves (the first ones)."""
     pieces = marked.split("<image>", len(images))
-    out: list[Any] = []
+    out: list[object] = []
     for piece, image in zip(pieces, [*images, None], strict=False):
         if piece:
             out.append(piece)

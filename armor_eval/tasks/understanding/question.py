@@ -29,7 +29,7 @@ def decoded(row: Row) -> list[Any] | images.BadImageError:
         return error
 
 
-def build_question(benchmark: Benchmark, row: Row, shown: list[Any]) -> Question:
+def build_question(benchmark: Benchmark, row: Row, shown: list[object]) -> Question:
     """The row's prompt, filled, with its decoded images where they belong."""
     marked = marked_prompt(benchmark, row, len(shown))
     return Question(
@@ -71,6 +71,6 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8").replace("\x00", "\ufffd")
 
 
-def plain(value: object) -> Any:
+def plain(value: object) -> object:
     """A numpy scalar as the Python value JSON can hold."""
     return value.item() if hasattr(value, "item") else value

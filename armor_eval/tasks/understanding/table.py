@@ -33,7 +33,7 @@ class Row:
     """One question of the file."""
 
     id: str
-    index: Any
+    index: object
     """As VLMEvalKit holds it: int where every index is one, else str."""
     fields: JsonObject
     """Every column but `image`; missing cells are absent."""
@@ -51,7 +51,7 @@ class Row:
         return None if self.image_cell is None else self.image_cell.cell()
 
     @property
-    def shown(self) -> Any:
+    def shown(self) -> object:
         """What tells the row's images from other rows'; the row itself where it has none."""
         return self.id if self.image_cell is None else (self.image_cell.digest, self.image_cell.length, self.saved_as)
 
@@ -258,6 +258,8 @@ def _indices(benchmark: Benchmark, path: Path, text: pd.DataFrame) -> list[Any]:
 
 
 def _with_plain_answers(benchmark: Benchmark, frame: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
     if "answer" not in frame:
         return frame
     letters = [c for c in OPTIONS if c in frame]
@@ -268,7 +270,7 @@ def _with_plain_answers(benchmark: Benchmark, frame: pd.DataFrame) -> pd.DataFra
         else None
         for answer, texts in zip(frame["answer"], options, strict=True)
     ]
-    return frame.assign(answer=answers)
+    return frame.assign(answer=pd.Series(answers, index=frame.index, dtype=object))
 
 
 def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[Row]:
@@ -278,8 +280,9 @@ def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[R
         index = str(record["index"])
         row = Row(index, record["index"], fields, gallery.cells[index], gallery=gallery)
         try:
-            row.image_cell = gallery.follow(row.image_cell)
-            row.saved_as = tuple(images.image_cells(str(fields.get(benchmark.saved_as, "[]"))))
+            row.image_cell = gallery.follow(gallery.cells[index])
+            saved_as = fields.get(benchmark.saved_as, "[]") if benchmark.saved_as else "[]"
+            row.saved_as = tuple(images.image_cells(str(saved_as)))
         except images.BadImageError as error:
             row.problem = f"has a picture that {error}"
         row.cluster = cluster_of(row)

@@ -82,7 +82,7 @@ class UnderstandingTask:
     ) -> None:
         self.benchmark, self.profile, self.options = benchmark, profile, options or Options()
         self._judge, self._shared = judge, shared
-        self._sizes: dict[Any, list[tuple[int, int]]] = {}
+        self._sizes: dict[object, list[tuple[int, int]]] = {}
         self._words: str | None = None
         """The protocol of a model that is asked in other words than ours."""
 
@@ -168,13 +168,13 @@ class UnderstandingTask:
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
         """Each image of the batch is decoded once: questions about the same one hold the same object."""
         rows = [self._rows[unit.id] for unit in units]
-        shown: dict[Any, Any] = {}
+        shown: dict[object, object] = {}
         for row in rows:
             if row.problem is None and row.image_cell is not None and not self.options.blind and row.shown not in shown:
                 shown[row.shown] = decoded(row)
         return [self._request(row, shown.get(row.shown, [])) for row in rows]
 
-    def _request(self, row: Row, shown: Any) -> Any:
+    def _request(self, row: Row, shown: Any) -> object:
         if row.problem is not None:
             return UnusableRowError(f"data: the row {row.problem}")
         return (
@@ -184,11 +184,11 @@ class UnderstandingTask:
         )
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[object], bundle: Bundle
     ) -> list[Item]:
         return [self._item(self._rows[u.id], r, o) for u, r, o in zip(units, requests, outputs, strict=True)]
 
-    def _item(self, row: Row, request: Any, output: Any) -> Item:
+    def _item(self, row: Row, request: object, output: Any) -> Item:
         images = count_images(request) if isinstance(request, Question) else int(row.problem is None)
         if isinstance(output, UnusableRowError):
             output = Answer(error=str(output))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from armor_eval.runs.schema import Profile
 from armor_eval.tasks.suites.declare import Suite
@@ -22,7 +21,7 @@ JUDGES: dict[str, tuple[str, str]] = {
 """Word before the colon -> (module:function(rest, profile, **options) -> Judge, how it is typed)."""
 
 
-def load_judge(spec: str, profile: Profile, **options: Any) -> Judge:
+def load_judge(spec: str, profile: Profile, **options: object) -> Judge:
     """The judge of a specification. UserError where it names none."""
     kind, _, rest = spec.partition(":")
     if kind not in JUDGES:

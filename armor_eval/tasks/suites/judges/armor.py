@@ -5,9 +5,9 @@ Shape legend: N questions, T tokens of the longest, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Decoding, Question
 from armor_eval.models.drawing import one_line
@@ -69,7 +69,7 @@ class ArmorJudge:
         self._model.close()
 
 
-def _word(tokenizer: PreTrainedTokenizerBase) -> Any:
+def _word(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
     def text_of(token: int) -> str:
         return str(tokenizer.decode([token])) if token < len(tokenizer) else "<imgbos>"
 
@@ -91,4 +91,4 @@ def load(
 
     if rest in ("", BUNDLED):
         return ArmorJudge(load_bundled(BUNDLED, device=device, dtype=dtype))
-    return ArmorJudge(load_folder(Path(rest).expanduser(), f"armor:{rest}", device=device, dtype=dtype))
+    return ArmorJudge(load_folder(Path(rest).expanduser(), f"armor:{rest}", profile, device=device, dtype=dtype))

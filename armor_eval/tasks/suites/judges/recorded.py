@@ -41,8 +41,8 @@ class RecordedJudge:
         self._known: dict[tuple[str, int, str], _Line] = {}
         names = set()
         for line in _run_lines(path) if path.is_dir() else _lines(path):
-            names |= {line.judge} - {None}
-            for key in {line.probe, line.question} - {None}:
+            names |= {line.judge} if line.judge is not None else set()
+            for key in {one for one in (line.probe, line.question) if one is not None}:
                 self._known[line.item, line.sample, key] = line
         if not self._known:
             raise UserError(

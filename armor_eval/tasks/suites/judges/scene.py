@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import JudgeInfo, Profile
@@ -12,7 +11,7 @@ from armor_eval.tasks.suites.judges.base import Reading, Shown
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 
-Answers = Callable[[Any, list[str]], list[str]]
+Answers = Callable[[object, list[str]], list[str]]
 """(image, questions) -> an answer each. ValueError for a question that is not of this world."""
 
 

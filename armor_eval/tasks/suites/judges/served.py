@@ -6,6 +6,7 @@ among them counts 0.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -76,7 +77,7 @@ class ServedJudge:
                 return error
 
         pairs = [(image, ask) for image in shown for ask in image.asks]
-        got = iter(self._endpoint.many([lambda p=pair: tried(*p) for pair in pairs]))
+        got = iter(self._endpoint.many([functools.partial(tried, *pair) for pair in pairs]))
         found: list[list[Reading] | Exception] = []
         for image in shown:
             own = [next(got) for _ in image.asks]

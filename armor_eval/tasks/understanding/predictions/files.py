@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from armor_eval.base.frames import records
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of
@@ -54,7 +54,7 @@ def _table(path: Path) -> Iterator[Record]:
         frame = pd.read_csv(path, sep=TABLES[path.suffix], dtype=str, keep_default_na=False, encoding="utf-8-sig")
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a whole table: {error}") from error
-    for number, record in enumerate(frame.to_dict("records"), 1):
+    for number, record in enumerate(records(frame), 1):
         yield f"row {number}", record
 
 
@@ -97,7 +97,7 @@ def _lines(path: Path, text: str) -> Iterator[Record]:
             raise UserError(f"{path}, line {number} is no JSON: {error}", "is the file whole?") from error
 
 
-def _object(path: Path, where: str, record: Any) -> Record:
+def _object(path: Path, where: str, record: object) -> Record:
     if not isinstance(record, dict):
         raise UserError(f"{path}, {where} is {type(record).__name__}, expected an object")
     return where, record

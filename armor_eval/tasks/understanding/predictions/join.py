@@ -65,13 +65,13 @@ def join(table: Table, file: PredictionFile, aliases: Mapping[str, str] | None =
             by_image_name[image_key(str(name))].append(row)
     joined = Joined()
     for one in file.predictions:
-        row = _by_image_name(one, by_image_name) or _by_id(one, rows, aliases or {})
-        if row is None:
+        named = _by_image_name(one, by_image_name) or _by_id(one, rows, aliases or {})
+        if named is None:
             joined.unknown.append(one)
-        elif not same_question(row, one.prompt):
+        elif not same_question(named, one.prompt):
             joined.other_question.append(one)
         else:
-            _take(joined, row, one)
+            _take(joined, named, one)
     lost = len(joined.unknown) + len(joined.other_question)
     if lost * 2 > len(file.predictions):
         raise UserError(
@@ -100,7 +100,7 @@ def _by_id(one: Prediction, rows: Mapping[str, Row], aliases: Mapping[str, str])
     names = [
         name for index in one.ids for name in (aliases.get(index), index, f"v1_{index}", index.removeprefix("v1_"))
     ]
-    return next((rows[name] for name in names if name in rows), None)
+    return next((rows[name] for name in names if name is not None and name in rows), None)
 
 
 def _by_image_name(one: Prediction, by_image_name: Mapping[tuple[str, str], list[Row]]) -> Row | None:

@@ -17,7 +17,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from armor_eval.tasks.understanding.predictions.files import read_records, text_of
 from armor_model.base.errors import UserError
@@ -129,7 +128,7 @@ def _answer(value: object) -> str | None:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _first(record: JsonObject, *names: str) -> Any:
+def _first(record: JsonObject, *names: str) -> object:
     return next((record[name] for name in names if record.get(name) not in (None, "", [])), None)
 
 
@@ -171,11 +170,13 @@ def _samples(where: str, record: JsonObject) -> Prediction:
         reply = reply[0]
     if not isinstance(reply, str) and reply not in (None, []):
         raise UserError(f"{where}: the replies are {type(reply).__name__}, expected text", "likelihoods are no answers")
-    doc = record.get("doc") if isinstance(record.get("doc"), dict) else {}
+    doc = record.get("doc")
+    if not isinstance(doc, dict):
+        doc = {}
     # lmms-eval drops the doc or parts of it in some versions; its metrics then name the question.
     named = [doc, *(value for value in record.values() if isinstance(value, dict) and value is not doc)]
-    ids = [hallusion_index(doc), *(one.get(key) for one in named for key in ("index", "id", "question_id"))]
-    ids = [text_of(one) for one in ids if isinstance(one, (str, int, float))] or [text_of(record["doc_id"])]
+    given = [hallusion_index(doc), *(one.get(key) for one in named for key in ("index", "id", "question_id"))]
+    ids = [text_of(one) for one in given if isinstance(one, (str, int, float))] or [text_of(record["doc_id"])]
     image_name = _text(doc, "image_path", "image_source", "image", "filename")
     return Prediction(
         where,

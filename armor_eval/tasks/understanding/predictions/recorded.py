@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from armor_eval.runs.schema import JudgeInfo
 from armor_eval.tasks.families import FAMILIES
@@ -19,7 +18,7 @@ class _InTurn(Judged):
 
     queues: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
 
-    def generate(self, prompt: str, **settings: Any) -> str:
+    def generate(self, prompt: str, **settings: object) -> str:
         queue = self.queues[prompt]
         return queue.popleft() if len(queue) > 1 else queue[0]
 
@@ -37,7 +36,7 @@ class RecordedJudge:
         for request in requests:
             reply = self._replies.get(request.id)
             usable = None if reply is None else read_reply(request, reply)
-            if usable is None:
+            if reply is None or usable is None:
                 shown = "none recorded" if reply is None else f"unreadable: {' '.join(reply.split())[:120]!r}"
                 judged.failed[request.id] = f"judge: {shown}"
                 continue

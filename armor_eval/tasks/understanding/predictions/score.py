@@ -130,7 +130,7 @@ class PredictionsTask(UnderstandingTask):
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Ready]:
         return [Ready(_recorded_answer(self._rows[u.id], self._joined.by_row.get(u.id), self._joined)) for u in units]
 
-    def _item(self, row: Row, request: Any, output: Any) -> Item:
+    def _item(self, row: Row, request: object, output: Any) -> Item:
         """With the prompt that was recorded, else the question."""
         one = self._joined.by_row.get(row.id)
         prompt = (one.prompt if one is not None else None) or str(row.fields.get("question", ""))
