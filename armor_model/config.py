@@ -115,7 +115,7 @@ def config_class(base_name: str) -> type[Any]:
         return ArmorConfig
     parent = named(find_base(base_name).config_class)
     fields = {"__module__": __name__, "model_type": armor_type(base_name), "base_name": base_name}
-    made = strict(type(f"Armor{parent.__name__}", (ArmorFields, parent), fields))
+    made: type[Any] = strict(type(f"Armor{parent.__name__}", (ArmorFields, parent), fields))
     AutoConfig.register(fields["model_type"], made, exist_ok=True)
     return made
 

@@ -68,7 +68,7 @@ class ArmorModel(PreTrainedModel):
     config: ArmorFields
     model: Any
     lm_head: nn.Linear
-    _tied_weights_keys = None  # type: ignore[assignment]
+    _tied_weights_keys = None
 
     def __init__(self, config: ArmorFields):
         super().__init__(config)
@@ -131,7 +131,7 @@ class ArmorModel(PreTrainedModel):
         return model.to(base.device)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> Any:
         """transformers' `from_pretrained` (with `dtype`, `device_map`, ...), from safetensors only; each weight is
         accounted for. Raises UserError for a folder that is not an ARMOR checkpoint, or a damaged one."""
         folder = check_checkpoint(folder)
@@ -150,7 +150,7 @@ class ArmorModel(PreTrainedModel):
                 raise UserError(f"the checkpoint in {folder} does not fit: {problem.replace('_', ' ')}, first {name}")
         return (model, info) if wants_info else model
 
-    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+    def save_pretrained(self, folder: str | Path, **kwargs: Any) -> None:
         """transformers' `save_pretrained`, with tensors under their module names: InternVL's legacy prefixes, which it
         would restore, fit only half of an ARMOR."""
         super().save_pretrained(str(folder), **{"save_original_format": False, **kwargs})
@@ -387,7 +387,7 @@ def _asked(labels_BT: Tensor | None, weight: float, first: int, last: int, head:
     return labels_BT
 
 
-class ArmorForConditionalGeneration(ArmorModel, InternVLForConditionalGeneration):  # type: ignore[misc]
+class ArmorForConditionalGeneration(ArmorModel, InternVLForConditionalGeneration):
     """ARMOR on InternVL."""
 
     config_class = ArmorConfig

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from armor_model.base.errors import UserError
+from armor_model.base.optional import not_none
 from armor_model.bases import BASES, ChatFormat, find_base
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ class TemplateTokenizer:
         self._real: dict[int, int | None] = {}
         for mark, alias in self._aliases.items():
             real = ids.get(mark)
-            flags = known.get(real)
+            flags = None if real is None else known.get(real)
             sides = {side: bool(getattr(flags, side, False)) for side in ("lstrip", "rstrip")}
             self._core.add_tokens([AddedToken(alias, normalized=False, special=False, **sides)])
-            self._real[self._core.token_to_id(alias)] = real
+            self._real[not_none(self._core.token_to_id(alias))] = real
 
     def encode(self, pieces: Sequence[Piece]) -> list[Token]:
         """The pieces' tokens, as of their texts in one string. Raises UserError for text that is no Unicode, or one of

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ImageTokenizer(nn.Module, ABC):
     """What the rest of ARMOR needs of an image tokenizer."""
 
-    type: str  # type: ignore[assignment]  # nn.Module has a method of this name, which nobody calls here
+    type: str
     settings: JsonObject
     """Arguments that rebuild this tokenizer; saved as JSON."""
 

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from armor_model.base.errors import UserError
@@ -59,7 +60,6 @@ class Training:
             return cls(None, None)
         from armor_eval.runs import provenance
         from armor_eval.runs.bundle import Bundle
-        from armor_eval.runs.bundle import UserError as BundleError
         from armor_eval.runs.schema import DataInfo, JudgeInfo, ModelInfo, Run, ScorerInfo
 
         fingerprint = "" if start is None else sha256_folder(start)
@@ -87,11 +87,8 @@ class Training:
             spent = ("run_id", "started", "wall_seconds", "cpu_seconds", "peak_memory_bytes")
             run = run.model_copy(update={field: getattr(earlier, field) for field in spent})
         before = None if start is None else _record(start.parent)
-        known = before is not None and before.model.fingerprint == fingerprint
-        try:
-            return cls(Bundle.open(out, run, anew=True), before.training if known else None)
-        except BundleError as error:
-            raise UserError(error.message, error.hint) from error
+        known = before if before is not None and before.model.fingerprint == fingerprint else None
+        return cls(Bundle.open(out, run, anew=True), known.training if known else None)
 
     def finish(
         self, model: Path, steps: int, cost: Cost, losses: Mapping[str, float], logs: Iterable[Path] = ()
@@ -134,18 +131,19 @@ class Training:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._bundle is not None:
-            self._bundle.__exit__(*error)
+            self._bundle.__exit__(kind, error, traceback)
 
 
 def _record(folder: Path) -> Run | None:
     """The training record in a folder, None where there is none that can be read."""
-    from armor_eval.runs.bundle import UserError as BundleError
     from armor_eval.runs.bundle import read_head
 
     try:
         run, _ = read_head(folder)
-    except BundleError:
+    except UserError:
         return None
     return run if run.kind == "training" else None

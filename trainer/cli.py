@@ -14,7 +14,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
@@ -49,7 +49,7 @@ def configured(default: Any, without: Sequence[str] = ()) -> Callable[[Callable[
             run(from_options(default, options), as_json)
 
         command.__name__, command.__doc__ = run.__name__, run.__doc__
-        command.__signature__ = Signature(as_options(default, without))
+        setattr(command, "__signature__", Signature(as_options(default, without)))  # noqa: B010 - what Typer reads
         return command
 
     return decorate
@@ -61,7 +61,7 @@ def stages(as_json: Json = False) -> None:
     from trainer.stages import SCHEMES, STAGES
 
     if as_json:
-        declared = {"stages": STAGES, "schemes": SCHEMES}
+        declared: dict[str, Mapping[str, Any]] = {"stages": STAGES, "schemes": SCHEMES}
         typer.echo(json.dumps({k: [asdict(x) for x in group.values()] for k, group in declared.items()}, indent=1))
         return
 

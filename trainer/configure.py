@@ -179,7 +179,7 @@ def field_texts(kind: type) -> dict[str, str]:
         return {}
     statements = getattr(body, "body", [])
     return {
-        a.target.id: " ".join(b.value.value.split())
+        a.target.id: " ".join(str(b.value.value).split())
         for a, b in itertools.pairwise(statements)
         if isinstance(a, ast.AnnAssign)
         and isinstance(a.target, ast.Name)
@@ -216,7 +216,7 @@ def as_options(default: object, without: Sequence[str] = ()) -> list[inspect.Par
             if isinstance(value, bool):
                 option = typer.Option(help=text)
             initial = list(value) or None if isinstance(value, tuple) else value
-            annotation = Annotated[_option_type(hint), option]
+            annotation: object = Annotated[_option_type(hint), option]
             made.append(
                 inspect.Parameter(path[-1], inspect.Parameter.KEYWORD_ONLY, default=initial, annotation=annotation)
             )
@@ -244,5 +244,5 @@ def _option_type(hint: object) -> Any:
     if origin in (Union, UnionType):
         return _option_type(next(kind for kind in inner if kind is not type(None))) | None
     if origin is tuple:
-        return list[inner[0]] | None if inner[-1] is Ellipsis else hint
+        return list[inner[0]] | None if inner[-1] is Ellipsis else hint  # type: ignore[valid-type]  # as above
     return str if origin in (Literal, dict) else hint

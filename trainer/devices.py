@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
@@ -34,7 +34,7 @@ def asked_to_shard() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
 
-def asked_precision() -> str | None:
+def asked_precision() -> Literal["bf16"] | None:
     """What `accelerate launch --mixed_precision` says, None where it says nothing. Raises UserError for fp16 and
     fp8."""
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()

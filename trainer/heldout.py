@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from armor_model.losses import IGNORE
 from trainer.batches import collate
@@ -27,7 +28,8 @@ def heldout_losses(
 
     def evaluate(model: ArmorModel, step: int) -> dict[str, float]:
         device, precision = next(model.parameters()).device, next(model.parameters()).dtype
-        objective, sums = Objective(model, both), {}
+        objective = Objective(model, both)
+        sums: dict[str, Tensor] = {}
         pad = model.config.text_config.pad_token_id or 0
         for kind, pool in pools.items():
             for start in range(0, min(limit, len(pool)), batch_size):

@@ -62,7 +62,8 @@ def _told(name: str, before: Any, here: Any) -> str:
 
 def longer(saved: JsonView, how: Optimization, step: int) -> str | None:
     """What a run that is made longer does to its learning rate, in a line; None where its steps are the same."""
-    before = Optimization(**{k: tuple(v) if k == "betas" else v for k, v in saved["optimization"].items()})
+    settings: JsonObject = {k: tuple(v) if k == "betas" else v for k, v in saved["optimization"].items()}
+    before = Optimization(**settings)
     if before.steps == how.steps:
         return None
     rates = f"its rate at step {step} is {how.factor(step):.3g} of the peak, was {before.factor(step):.3g}"

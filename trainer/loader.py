@@ -236,7 +236,7 @@ class DataLoader:
         from torch.utils.data import DataLoader as Processes
 
         yield from Processes(
-            _Steps(self),  # type: ignore[arg-type]  # by the protocol, not the class
+            _Steps(self),
             batch_size=None,
             sampler=range(first, self.how.steps),
             num_workers=self.workers,

@@ -8,7 +8,7 @@ import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from tqdm import tqdm
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.files import check_in_place
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.base.optional import not_none
 from armor_model.base.parsing import json_of
 from armor_model.losses import IGNORE, Sums
 from trainer.batches import Batch
@@ -26,6 +27,7 @@ from trainer.stages import KINDS
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
 
 COST = "cost/"
 """Before the names of what a run has used so far (trainer.loop.Cost)."""
@@ -38,8 +40,10 @@ class RunLog:
         """trackers: from `open_trackers`."""
         self.trackers = trackers
         self.path = None if root is None else root / "log.jsonl"
-        self._file = None
-        self._board, self._wants_board, self._purge = None, tensorboard and root is not None, None
+        self._file: TextIO | None = None
+        self._board: SummaryWriter | None = None
+        self._wants_board = tensorboard and root is not None
+        self._purge: int | None = None
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("a")
@@ -50,7 +54,7 @@ class RunLog:
         if self._wants_board and self._board is None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(self.path.parent / "tensorboard", purge_step=self._purge)
+            self._board = SummaryWriter(not_none(self.path).parent / "tensorboard", purge_step=self._purge)
         return self._board
 
     def forget_after(self, step: int) -> dict[str, float]:
@@ -58,11 +62,12 @@ class RunLog:
 
         Returns the last means that are kept: what a run that is done already has to report.
         """
-        if self.path is None:
+        if self.path is None or self._file is None:
             return {}
         self._file.close()
         self._purge = step + 1  # TensorBoard hides what an interrupted run wrote from there on
-        kept, last = [], {}
+        kept: list[str] = []
+        last: dict[str, float] = {}
         for line in self.path.read_text().splitlines():
             try:
                 record = json_of(line)
@@ -80,7 +85,7 @@ class RunLog:
     def check(self) -> None:
         """RunFailed where the run's directory was removed or made read-only since."""
         if self._file is not None:
-            check_in_place(self.path, self._file.fileno())
+            check_in_place(not_none(self.path), self._file.fileno())
 
     def write(self, step: int, values: JsonObject) -> None:
         self.check()

@@ -20,6 +20,7 @@ from torch import nn
 
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.optional import not_none
 from armor_model.convert.shards import Source
 from trainer import devices
 from trainer.average import Average
@@ -193,12 +194,10 @@ class Loop:
 
     def _say_estimate(self, flops: float) -> None:
         """The whole run's time by the first step's operations in a process, before times are measured."""
-        time_left = duration(flops * (self.how.steps - self.step) / (TARGET_MFU * self.peak))
+        peak = not_none(self.peak)
+        time_left = duration(flops * (self.how.steps - self.step) / (TARGET_MFU * peak))
         log.info(
-            "estimated, not measured: %s at an MFU of %.2f of %.0f TFLOP/s a device",
-            time_left,
-            TARGET_MFU,
-            self.peak / 1e12,
+            "estimated, not measured: %s at an MFU of %.2f of %.0f TFLOP/s a device", time_left, TARGET_MFU, peak / 1e12
         )
 
     def _check_processes(self, weights: str) -> None:
@@ -349,14 +348,15 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def _resume(self, journal: RunLog) -> dict[str, float]:
-        step = devices.choose(self.accelerator, max(self.checkpoints.steps(), default=0) if self.checkpoints else 0)
-        if not step:
+        saved_here = self.checkpoints
+        step = devices.choose(self.accelerator, max(saved_here.steps(), default=0) if saved_here else 0)
+        if saved_here is None or not step:
             return journal.forget_after(-1)
-        path, digest = self.checkpoints.path(step), ""
+        path, digest = saved_here.path(step), ""
         if self.accelerator.num_processes > 1:  # a machine with other files would go on with another run
-            digest = self.checkpoints.digest(step)
+            digest = saved_here.digest(step)
         devices.agree(self.accelerator, {f"{path.name}": digest}, f"{path.parent} has to be one folder for all")
-        trained, saved, state = self.checkpoints.load(step)
+        trained, saved, state = saved_here.load(step)
         different = differences(state["run"], self.identity())
         if different:
             raise RunFailed(

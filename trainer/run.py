@@ -20,6 +20,7 @@ from armor_model import hub
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.files import write_file
 from armor_model.base.jsons import JsonObject
+from armor_model.base.optional import not_none
 from trainer.config import StageConfig
 from trainer.configure import document, to_toml
 from trainer.stages import STAGES, Stage
@@ -38,7 +39,12 @@ def stage_of(config: StageConfig) -> Stage:
         stage = STAGES[config.stage].scaled(config.share)
         if config.mix is not None:
             stage = replace(stage, mixture=config.mix)
-        changes = {"epochs": config.epochs, "trains": config.trains or None, "alpha": config.alpha, "beta": config.beta}
+        changes: JsonObject = {
+            "epochs": config.epochs,
+            "trains": config.trains or None,
+            "alpha": config.alpha,
+            "beta": config.beta,
+        }
         stage = replace(stage, **{name: value for name, value in changes.items() if value is not None})
         if config.lora:
             stage = replace(stage, trains=(*stage.trains, "lora"))
@@ -54,8 +60,9 @@ def check(config: StageConfig) -> None:
     for name in ("stage", "data", "model", "out"):
         if not getattr(config, name):
             raise UserError(f"missing option --{name}", f"or {name} = ... in the file of --config")
-    model = config.out / "model"
-    if model.exists() and not (config.loop.resume and (config.out / "checkpoints").is_dir()):
+    out = not_none(config.out)
+    model = out / "model"
+    if model.exists() and not (config.loop.resume and (out / "checkpoints").is_dir()):
         raise UserError(f"{model} is there already: choose another --out, or go on with its run by --resume")
     if model.exists() and Path(config.model).resolve() == model.resolve():
         raise UserError(f"--model {model} is where this run writes; choose another --out")
@@ -92,7 +99,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
     from trainer.signals import Preempted
 
     quiet_transformers()
-    start = find_model(config.model)
+    start, out = find_model(config.model), not_none(config.out)
     how = config.optimization
     if how.precision == "auto":
         how = replace(how, precision=devices.asked_precision() or "fp32")
@@ -131,7 +138,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
         evaluate = heldout_losses(Shards(list(config.eval_data), processor).pools(), stage, config.eval_limit)
     options = replace(
         config.loop,
-        out=config.out,
+        out=out,
         sample=sample,
         shard=shard,
         given={kind: len(p) for kind, p in pools.items()},
@@ -141,7 +148,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
     loop = Loop(model, stage, mixture, how, options, Source(start) if lazily else None)
     used = replace(config, optimization=how, loop=replace(config.loop, shard=shard))
     with Training.open(
-        config.out if loop.main else None,
+        out if loop.main else None,
         name=f"stage {stage.name}",
         profile=config.profile,
         command=command,
@@ -153,7 +160,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
         resume=config.loop.resume,
     ) as training:
         if loop.main:
-            write_file(config.out / "config.toml", to_toml(used))
+            write_file(out / "config.toml", to_toml(used))
         try:
             outcome = loop.run()
         except Preempted as stopped:
@@ -173,8 +180,8 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
             facts |= {name: f"{value:.4g}" for name, value in outcome.losses.items() if name.startswith("loss/")}
             if config.lora:
                 merge_lora(trained)
-            save_model(trained.to(save_as), processor, config.out / "model", facts)
-        training.finish(config.out / "model", outcome.steps, outcome.cost, outcome.losses, [config.out / "log.jsonl"])
+            save_model(not_none(trained).to(save_as), processor, out / "model", facts)
+        training.finish(out / "model", outcome.steps, outcome.cost, outcome.losses, [out / "log.jsonl"])
     result = {
         "stage": stage.name,
         "steps": outcome.steps,
@@ -183,11 +190,11 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
         "cost": {**asdict(outcome.cost), "device_days": outcome.cost.device_days},
         "processes": loop.accelerator.num_processes,
         "sharded": shard,
-        "model": str(config.out / "model"),
+        "model": str(out / "model"),
     }
     if config.push_to_hub:
-        result["pushed"] = hub.push(config.out / "model", config.push_to_hub)
-    write_file(config.out / "result.json", json.dumps(result, indent=1) + "\n")
+        result["pushed"] = hub.push(out / "model", config.push_to_hub)
+    write_file(out / "result.json", json.dumps(result, indent=1) + "\n")
     return result
 
 
@@ -204,7 +211,7 @@ def sampler(
     def sample(model: ArmorModel, step: int) -> JsonObject:
         from armor_model import draw, generate
 
-        processor.vq.to(next(model.parameters()).device)
+        not_none(processor.vq).to(next(model.parameters()).device)
         seeds = [seed + i for i in range(len(names))]
         found = dict(zip(names, draw(model, processor, list(drawn), seeds=seeds[: len(drawn)]), strict=False))
         talks = [[{"role": "user", "content": prompt}] for prompt in asked]

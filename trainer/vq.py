@@ -21,6 +21,7 @@ from torch import Tensor
 from armor_model.base.errors import ArmorError, RunFailed, UserError
 from armor_model.base.files import check_free, write_file
 from armor_model.base.jsons import JsonObject
+from armor_model.base.optional import not_none
 from armor_model.vq import PatchVQ
 from trainer.config import VQConfig
 from trainer.configure import document
@@ -167,8 +168,8 @@ def run_vqgan(config: VQConfig) -> JsonObject:
     for name in ("images", "out"):
         if not getattr(config, name):
             raise UserError(f"missing option --{name}", f"or {name} = ... in the file of --config")
-    files = image_files(config.images)
-    check_free(config.out)
+    files, out = image_files(config.images), not_none(config.out)
+    check_free(out)
 
     from armor_model import load
     from armor_model.base.runtime import quiet_transformers
@@ -211,7 +212,7 @@ def run_vqgan(config: VQConfig) -> JsonObject:
     how = VQOptimization(config.steps, config.lr, foreground=config.foreground)
     outcome = train_patch_vq(vq, batch, how, config.seed, log_loss)
     processor.vq = vq
-    save_model(model, processor, config.out)
+    save_model(model, processor, out)
     report = {
         **asdict(outcome),
         "codebook_size": vq.codebook_size,
@@ -223,5 +224,5 @@ def run_vqgan(config: VQConfig) -> JsonObject:
         "seed": config.seed,
         "config": document(config),
     }
-    write_file(config.out / "vqgan.json", json.dumps(report, indent=1) + "\n")
+    write_file(out / "vqgan.json", json.dumps(report, indent=1) + "\n")
     return report

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from armor_eval.ablations import judging
 from armor_eval.ablations.base import Base, new_arm
@@ -33,7 +33,7 @@ class Part:
     """Name in trainer.stages.STAGES, whose mixture it is trained on."""
     steps: int
     """Optimizer steps."""
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "constant"] = "cosine"
     judged_at: tuple[int, ...] = ()
     """Steps at which drawings and answers are judged, beside the end."""
 

@@ -151,9 +151,9 @@ def _convergence(name: str, runs: list[ArmResult]) -> list[Metric]:
     for level in LEVELS:
         reached = [steps_to(curve(r, "eval/image_renormalised"), level) for r in runs]
         whole = [s for s in reached if s is not None]
-        value, interval = mean_interval(whole) if len(whole) == len(runs) else (None, None)
-        note = None if value is not None else f"reached by {len(whole)} of {len(runs)} seeds"
-        made.append(_seed_metric(f"steps to {level:g}/{name}", value, interval, len(runs), "steps", note))
+        mean, spread = mean_interval(whole) if len(whole) == len(runs) else (None, None)
+        note = None if mean is not None else f"reached by {len(whole)} of {len(runs)} seeds"
+        made.append(_seed_metric(f"steps to {level:g}/{name}", mean, spread, len(runs), "steps", note))
     return made
 
 
@@ -218,8 +218,8 @@ def _verdicts(plan: HeadsPlan, by_arm: dict[str, list[ArmResult]], recorder: Rec
 
 
 def _faster(plan: HeadsPlan, a: list[ArmResult], b: list[ArmResult]) -> tuple[str, str]:
-    areas = [[area(curve(r, "eval/image_renormalised")) for r in runs] for runs in (a, b)]
-    verdict, evidence = faster(*areas, quick=plan.quick)
+    ours, theirs = ([area(curve(r, "eval/image_renormalised")) for r in runs] for runs in (a, b))
+    verdict, evidence = faster(ours, theirs, quick=plan.quick)
     printed = [[area(curve(r, "eval/image")) for r in runs] for runs in (a, b)]
     gap, interval = mean_interval([x - y for x, y in zip(*printed, strict=True)])
     start = [curve(runs[0], "eval/image")[0][1] for runs in (a, b)]

@@ -76,7 +76,7 @@ class Plan(BaseModel):
     def read(cls, config: Path | None, changes: Sequence[str] = (), *, small: bool = False, **options: Any) -> Self:
         """The plan with a TOML file's fields, the caller's options and `--set` (`changes`) on top; `small` starts from
         the quick plan, and stamps it whatever the file says. Raises UserError in one line."""
-        given = {(name,): value for name, value in options.items() if value is not None}
+        given: dict[tuple[str, ...], object] = {(name,): value for name, value in options.items() if value is not None}
         start = cls.model_validate(cls.for_quick()) if small else cls()
         try:
             return configure(start, config, changes, given | ({("quick",): True} if small else {}), MOVED)

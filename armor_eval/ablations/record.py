@@ -33,7 +33,7 @@ from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_json, sha256_text
 
 if TYPE_CHECKING:
-    from armor_model.modeling import ArmorModel
+    pass
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class _Arms:
     """Stands for the model: the arms have answered and drawn while they were trained."""
 
     info: ModelInfo
+
+    def close(self) -> None: ...
 
 
 class Recorder:
@@ -80,7 +82,7 @@ class Recorder:
             final = result.last(stage)
             label = key if len({j.stage for j in result.judgements}) == 1 else f"{key}/stage {stage}"
             self._answers(label, final.answers, bench)
-            scores = [float(good) for good in final.drawn] or [None] * len(bench.drawings)
+            scores: list[float | None] = [float(good) for good in final.drawn] or [None] * len(bench.drawings)
             reasons = final.reasons or [""] * len(bench.drawings)
             for w, good, why, name in zip(bench.drawings, scores, reasons, final.images, strict=True):
                 self._drawings[f"{label}/draw/{w.id}"] = folder / name
@@ -126,7 +128,7 @@ class Recorder:
     def add_figure(self, name: str, title: str, figure: object) -> None:
         self._figures.append((name, title, figure))
 
-    def check(self, model: ArmorModel) -> None:
+    def check(self, model: object) -> None:
         """Any will do: none is asked."""
 
     def describe(self, model: ModelInfo) -> Described:

@@ -168,7 +168,8 @@ def _drawing(plan: StagesPlan, results: Sequence[ArmResult], clusters: Sequence[
     if full:
         steps = [j.step for j in full[0].judgements if j.stage == "2"]
         first, last = steps[0], steps[-1]
-        gap, interval = share_difference(*([at(r, "2", s).drawn for r in full] for s in (last, first)), clusters)
+        then, before = ([at(r, "2", step).drawn for r in full] for step in (last, first))
+        gap, interval = share_difference(then, before, clusters)
         was, now = (_right(full, "2", step) for step in (first, last))
         told = (
             f"right drawings go from {was:.3f} at step {first} to {now:.3f} at step {last} of stage 2, "

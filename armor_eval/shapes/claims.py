@@ -183,12 +183,12 @@ def _relations_right(told: Told, target: JsonObject) -> bool:
             )
             for a, r, b in told.relations
         )
-    placed = [a for a in told.things if a.cell is not None]
+    placed = [(a, Thing("", a.shape, a.cell)) for a in told.things if a.cell is not None]
     return any(
-        holds(Thing("", a.shape, a.cell), relation, Thing("", b.shape, b.cell))
-        for a in placed
+        holds(one, relation, other)
+        for a, one in placed
         if _stated(a, first)
-        for b in placed
+        for b, other in placed
         if _stated(b, second) and a is not b
     )
 

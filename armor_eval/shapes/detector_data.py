@@ -86,8 +86,8 @@ def _from_cells(rng: np.random.Generator, training: bool, spoil: bool) -> Exampl
     for cell in spoilt:
         tiles[cell] = _spoil(rng, int(indices[cell]))
     masks, labels = [], []
-    for cell in filled:
-        if int(cell) in spoilt:
+    for cell in map(int, filled):
+        if cell in spoilt:
             continue
         mask = np.zeros((SIZE, SIZE), bool)
         mask[_place(int(cell))] = shape_coverage(SHAPES[indices[cell] % len(SHAPES)]) > 0.5
@@ -156,7 +156,8 @@ def augment(rng: np.random.Generator, example: Example) -> Example:
     """Mild blur, noise, colour shift, coarse levels, a shift of up to 2 px: what a small decoder does to a render."""
     import cv2
 
-    image, masks = example.image.astype(np.float32), example.masks
+    image: np.ndarray = example.image.astype(np.float32)
+    masks = example.masks
     if rng.random() < 0.3:
         shift = tuple(int(step) for step in rng.integers(-2, 3, 2))  # things end 2 px from the edge: none is cut
         padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), mode="edge")

@@ -41,7 +41,8 @@ def _record(tag: str, things: Things, relation: str | None = None) -> JsonObject
 def _color_attributions() -> list[Things]:
     """Every held-out attribution and as many seen ones, each in one of its two orders, drawn by SEED."""
     rng = np.random.default_rng(SEED)
-    held, seen = [], []
+    held: list[Things] = []
+    seen: list[Things] = []
     for a, b in permutations(SHAPES, 2):
         if SHAPES.index(a) > SHAPES.index(b):
             continue

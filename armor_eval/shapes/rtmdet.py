@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from armor_eval.tasks.geneval.instances import Instances
 
+if TYPE_CHECKING:
+    from mmdet.models import BaseDetector
+    from torch import Tensor
 
-def detect_batch(model, images: Sequence[np.ndarray]) -> list[Instances]:
+
+def detect_batch(model: BaseDetector, images: Sequence[np.ndarray]) -> list[Instances]:
     """RGB uint8 [H, W, 3] images of one size, in order."""
     import mmcv
     import torch
@@ -36,7 +41,12 @@ def detect_batch(model, images: Sequence[np.ndarray]) -> list[Instances]:
     return run_batch(model, images) if found is None else found
 
 
-def _detections(head, outputs, inner: tuple[int, int], size: tuple[int, int]) -> list[Instances] | None:
+def _detections(
+    head: Any,
+    outputs: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Tensor],
+    inner: tuple[int, int],
+    size: tuple[int, int],
+) -> list[Instances] | None:
     """None where an image has more candidates in a level than mmdet would look at."""
     import torch
 
@@ -60,14 +70,14 @@ def _detections(head, outputs, inner: tuple[int, int], size: tuple[int, int]) ->
     return [Instances(*(a[b == i] for a in arrays)) for i in range(len(scores_BPC))]
 
 
-def _flat(levels):
+def _flat(levels: Sequence[Tensor]) -> Tensor:
     """[B, X, h, w] a level -> [B, P, X]."""
     import torch
 
     return torch.cat([level.flatten(2) for level in levels], 2).transpose(1, 2)
 
 
-def _boxes(priors_n4, distances_n4, inner: tuple[int, int], size: tuple[int, int]):
+def _boxes(priors_n4: Tensor, distances_n4: Tensor, inner: tuple[int, int], size: tuple[int, int]) -> Tensor:
     """x1, y1, x2, y2 in image pixels: clipped to the network's input, then scaled back."""
     import torch
 
@@ -78,7 +88,7 @@ def _boxes(priors_n4, distances_n4, inner: tuple[int, int], size: tuple[int, int
     return boxes * boxes.new_tensor(back * 2)
 
 
-def _suppress(b, boxes, scores, big, settings, images: int):
+def _suppress(b: Tensor, boxes: Tensor, scores: Tensor, big: Tensor, settings: Any, images: int) -> Tensor:
     """Indices that survive class-agnostic suppression, image by image, by falling score."""
     import torch
 
@@ -106,7 +116,14 @@ def _iou(boxes_n4: np.ndarray) -> np.ndarray:
     return overlap / (area[:, None] + area[None] - overlap)
 
 
-def _masks(head, prototypes_nMhw, kernels_nK, priors_n4, inner: tuple[int, int], size: tuple[int, int]):
+def _masks(
+    head: Any,
+    prototypes_nMhw: Tensor,
+    kernels_nK: Tensor,
+    priors_n4: Tensor,
+    inner: tuple[int, int],
+    size: tuple[int, int],
+) -> Tensor:
     """Every detection's own little network over the prototypes and the place relative to its prior; bool [n, H, W]."""
     import torch
     import torch.nn.functional as F
@@ -130,7 +147,7 @@ def _masks(head, prototypes_nMhw, kernels_nK, priors_n4, inner: tuple[int, int],
     return logits.sigmoid() > head.test_cfg.mask_thr_binary
 
 
-def run_batch(model, images: Sequence[np.ndarray]) -> list[Instances]:
+def run_batch(model: BaseDetector, images: Sequence[np.ndarray]) -> list[Instances]:
     """mmdet's own test pipeline and `test_step` on many RGB uint8 [H, W, 3] images in one forward pass.
 
     `inference_detector(list)` would loop one at a time.

@@ -16,13 +16,21 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from armor_eval.base.mmcv import prepare_mmcv, quiet_openmmlab
 from armor_eval.shapes.detector_data import Example, augment, sample_example
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from trainer.shapes.world import SHAPES
+
+if TYPE_CHECKING:
+    from mmdet.models import BaseDetector
+    from torch import Tensor
+
+    from armor_eval.tasks.geneval.instances import Instances
 
 logger = logging.getLogger(__name__)
 INPUT = 128
@@ -51,7 +59,7 @@ class Recipe:
     1, and the order of two things of a class, which picks the one that a prompt is judged on, would be a tie."""
 
 
-def build_model():
+def build_model() -> BaseDetector:
     """The untrained network of the bundled configuration."""
     prepare_mmcv()
     from mmengine.config import Config
@@ -70,7 +78,7 @@ def build_model():
     return model
 
 
-def load_trained(model, weights: Path, classes: Sequence[str]):
+def load_trained(model: BaseDetector, weights: Path, classes: Sequence[str]) -> BaseDetector:
     """Fill the network from a safetensors file; UserError if the file is another network's or names other classes."""
     from safetensors import SafetensorError, safe_open
 
@@ -87,7 +95,7 @@ def load_trained(model, weights: Path, classes: Sequence[str]):
     return model.eval()
 
 
-def collate(model, examples: Sequence[Example]) -> dict:
+def collate(model: BaseDetector, examples: Sequence[Example]) -> dict:
     """A training batch in mmdet's form: BGR, enlarged the way the test pipeline enlarges."""
     import cv2
     import torch
@@ -112,7 +120,7 @@ def collate(model, examples: Sequence[Example]) -> dict:
     return model.data_preprocessor({"inputs": inputs, "data_samples": samples}, training=True)
 
 
-def train(recipe: Recipe, log_every: int = 100):
+def train(recipe: Recipe, log_every: int = 100) -> BaseDetector:
     """The trained network (running mean of its weights), not yet calibrated."""
     import torch
 
@@ -141,7 +149,7 @@ def train(recipe: Recipe, log_every: int = 100):
     for step in range(recipe.steps):
         batch = collate(model, [augment(rng, sample_example(rng)) for _ in range(recipe.batch)])
         terms = model(**batch, mode="loss")
-        total = sum(sum(term) if isinstance(term, list) else term for term in terms.values())
+        total: Tensor = sum(sum(term) if isinstance(term, list) else term for term in terms.values())
         optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
@@ -156,11 +164,11 @@ def train(recipe: Recipe, log_every: int = 100):
     return mean.module.eval()
 
 
-def _scalar(term) -> float:
+def _scalar(term: Tensor | list[Tensor]) -> float:
     return float(sum(t.detach() for t in term) if isinstance(term, list) else term.detach())
 
 
-def calibrate(model, recipe: Recipe) -> float:
+def calibrate(model: BaseDetector, recipe: Recipe) -> float:
     """Rescale the class logits in place so that .3 and .9 mean the same; returns the raw score that becomes .5.
 
     Quality focal loss teaches a score to estimate the box's IoU: right detections score about .83, so that a threshold
@@ -191,7 +199,7 @@ def _stream(seed: int, stream: int, n: int, kind: str | None = None) -> list[Exa
     return [augment(rng, e) if i % 2 else e for i, e in enumerate(examples)]
 
 
-def _detect(model, examples: Sequence[Example], batch: int = 32):
+def _detect(model: BaseDetector, examples: Sequence[Example], batch: int = 32) -> list[Instances]:
     from armor_eval.shapes.rtmdet import run_batch
 
     found = []
@@ -204,11 +212,11 @@ def _multiset(example: Example) -> Counter[int]:
     return Counter(int(label) for label in example.labels)
 
 
-def _counts(found, threshold: float) -> Counter[int]:
+def _counts(found: Instances, threshold: float) -> Counter[int]:
     return Counter(int(label) for label, score in zip(found.labels, found.scores, strict=True) if score > threshold)
 
 
-def measure(model, seed: int = 7, n: int = 400) -> dict[str, dict[str, float]]:
+def measure(model: BaseDetector, seed: int = 7, n: int = 400) -> dict[str, dict[str, float | None]]:
     """Fresh images of each kind: share with the exact (class, count) multiset at .3 and at .9, and mean mask IoU."""
     figures = {}
     for i, kind in enumerate(("render", "half-drawn", "cut", "blank", "noise")):
@@ -218,7 +226,7 @@ def measure(model, seed: int = 7, n: int = 400) -> dict[str, dict[str, float]]:
             if form == "augmented":
                 examples = [augment(rng, example) for example in examples]
             found = _detect(model, examples)
-            row = {"n": n}
+            row: dict[str, float | None] = {"n": n}
             for threshold in (0.3, 0.9):
                 hits = [_counts(f, threshold) == _multiset(e) for f, e in zip(found, examples, strict=True)]
                 row[f"exact at {threshold}"] = float(np.mean(hits))
@@ -228,7 +236,7 @@ def measure(model, seed: int = 7, n: int = 400) -> dict[str, dict[str, float]]:
     return figures
 
 
-def _ious(found, example: Example) -> list[float]:
+def _ious(found: Instances, example: Example) -> list[float]:
     """For every true object the best IoU of a detection of its class above .3."""
     out = []
     for label, mask in zip(example.labels, example.masks, strict=True):
@@ -238,7 +246,7 @@ def _ious(found, example: Example) -> list[float]:
     return out
 
 
-def save(model, out: Path, card: dict) -> None:
+def save(model: BaseDetector, out: Path, card: JsonObject) -> None:
     """Weights as fp16 safetensors (running statistics in fp32) and the card beside them."""
     import torch
     from safetensors.torch import save_file

@@ -35,7 +35,7 @@ RULES = (
     (r"model\.((?:layers|embed_tokens|norm)\..+)", rf"{TEXT}.\1"),  # as Qwen2.5-VL is published
 )
 """Patterns of published names, and where each tensor goes."""
-SETTINGS = ("text_config", "vision_config", "image_token_id", "video_token_id")
+SETTINGS: tuple[str, ...] = ("text_config", "vision_config", "image_token_id", "video_token_id")
 SETTINGS += ("vision_start_token_id", "vision_end_token_id")
 MAX_ASPECT = 200
 """Longest side over shortest; the published processor refuses more."""

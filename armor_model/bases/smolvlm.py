@@ -31,7 +31,9 @@ MOST = 4
 """Published longest edge in tiles, where preprocessor_config.json does not say it."""
 
 
-def _preset(text: tuple[int, ...], vision: tuple[int, ...], scale: int, vocab: int, image_token: int) -> Settings:
+def _preset(
+    text: tuple[int, int, int, int, int, int, float], vision: tuple[int, ...], scale: int, vocab: int, image_token: int
+) -> Settings:
     width, layers, heads, kv_heads, ffn, context, theta = text
     d, depth, vision_heads, vision_ffn, size, patch = vision
     return {

@@ -327,7 +327,7 @@ async def _no_route(_: Request, error: Exception) -> Response:
 def _metrics(batcher: Batcher, guard: Guard) -> str:
     """Prometheus' text format."""
     running, waiting = batcher.load
-    rows = [("armor_running", "gauge", "Answers under way.", "", running)]
+    rows: list[tuple[str, str, str, str, float]] = [("armor_running", "gauge", "Answers under way.", "", running)]
     rows += [("armor_waiting", "gauge", "Answers that wait for a row.", "", waiting)]
     for name in ("answers", "dropped", "failures", "images", "prompt_tokens", "text_tokens"):
         rows.append((f"armor_{name}_total", "counter", f"{name} since the start.", "", batcher.counts[name]))

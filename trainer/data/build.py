@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -142,7 +141,8 @@ def build(
     return report
 
 
-class _State(NamedTuple):
+@dataclass(frozen=True)
+class _State:
     """What a worker needs for any tar."""
 
     recipe: Recipe
@@ -172,7 +172,7 @@ def _go_on(parts: Path, identity: JsonObject) -> None:
 
 def _part(state: _State, out: Path, number: int, tar: str) -> Path:
     """What is kept of one tar: its images in a tar, then a file of its records and tallies, unless that is there."""
-    recipe, index, prompts = state
+    recipe, index, prompts = state.recipe, state.index, state.prompts
     file = out / PARTS / f"{number:05d}.json"
     if file.exists():
         return file

@@ -93,8 +93,8 @@ class Tally:
     @classmethod
     def of(cls, entry: JsonView) -> Tally:
         """Of what `to_json` gave, or of a part of it."""
-        counts = (Counter(entry.get(name, {})) for name in ("dropped", "passed_unknown", "noted"))
-        return cls(entry["read"], entry["kept"], *counts, dict(entry.get("examples", {})))
+        dropped, unknown, noted = (Counter[str](entry.get(name, {})) for name in ("dropped", "passed_unknown", "noted"))
+        return cls(entry["read"], entry["kept"], dropped, unknown, noted, dict(entry.get("examples", {})))
 
     def to_json(self) -> JsonObject:
         return {
@@ -270,7 +270,7 @@ def _from_intersyn(record: JsonObject) -> tuple[JsonObject, bool]:
     kept = [turn for turn in turns if all(turn) and all(isinstance(text, str) and text.strip() for text in turn[:3])]
     made: list[JsonObject] = []
     for human, gpt, _, _ in kept:
-        made += [{"from": "human", "value": human}, {"from": "gpt", "value": f"{gpt.strip()}\n{IMAGE}"}]
+        made += [{"from": "human", "value": human}, {"from": "gpt", "value": f"{str(gpt).strip()}\n{IMAGE}"}]
     return {"id": record.get("id"), "conversations": made, "images": [turn[3] for turn in kept]}, len(kept) < len(turns)
 
 

@@ -235,9 +235,9 @@ class Shards:
             count = int((ids == self.processor.settings.image_token_id).sum())
             pixels = partial(cut_tiles, known, count, self.processor)
         start, end = map(int, self._spans_N2[row])
-        labels = (torch.from_numpy(_labels(ids, heads, head)) for head in (1, 2))
+        texts, codes = (torch.from_numpy(_labels(ids, heads, head)) for head in (1, 2))
         kind = self._names[self._kinds_N[row]]
-        return Example(kind, torch.from_numpy(ids), *labels, pixels, (start, end) if end > start else None)
+        return Example(kind, torch.from_numpy(ids), texts, codes, pixels, (start, end) if end > start else None)
 
 
 def _spans(column: Any) -> np.ndarray:

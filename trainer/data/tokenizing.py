@@ -121,7 +121,7 @@ def load(folder: Path, device: str | None = None) -> Any:
 
 def _start(out: Path, settings: JsonObject, root: Path) -> JsonObject:
     """The manifest to go on with, on disk: those of its shards that are whole, as the rest is made again."""
-    manifest = {"settings": settings, "shards": [], "complete": False}
+    manifest: JsonObject = {"settings": settings, "shards": [], "complete": False}
     if (out / MANIFEST).exists():
         manifest = read_manifest(out)
         if manifest["settings"]["version"] < VERSION:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 
 import numpy as np
 
 from armor_model.base.files import whole_folder
 from armor_model.base.jsons import JsonObject
+from armor_model.base.optional import not_none
 from armor_model.base.sheets import Tile, contact_sheet
 from trainer.shapes.evaluation import Judge, Rate
 from trainer.shapes.recipe import NanoOutcome, NanoRecipe
@@ -32,7 +35,7 @@ def save_nano(outcome: NanoOutcome, folder: Path) -> None:
 
     quiet_transformers()
     processor = copy.deepcopy(outcome.processor)
-    processor.vq = processor.vq.half()
+    processor.vq = not_none(processor.vq).half()
     with whole_folder(folder, "config.json", no_space=f"no space left for the model in {folder.parent}") as draft:
         save(copy.deepcopy(outcome.model).half(), processor, draft)
         path = draft / "config.json"
@@ -67,7 +70,7 @@ def measure(folder: Path, each: dict[str, int], seed: int, settings: JsonObject 
     scores["settings"] = settings or DRAWING
     tiles = [Tile(image) for _, image in images]
     rows = [("", tiles[i : i + 24]) for i in range(0, len(tiles), 24)]
-    contact_sheet(rows, side=tiles[0].image.width).save(folder / "drawings.png")
+    contact_sheet(rows, side=images[0][1].width).save(folder / "drawings.png")
     return scores
 
 
@@ -86,7 +89,7 @@ def write_card(folder: Path, recipe: NanoRecipe, outcome: NanoOutcome, scores: J
         "cost": [asdict(report) for report in outcome.reports],
         "cpu_seconds": outcome.cpu_seconds,
         "vq": asdict(outcome.vq),
-        "parameters": {**sizes, "image_tokenizer": sum(p.numel() for p in outcome.processor.vq.parameters())},
+        "parameters": {**sizes, "image_tokenizer": sum(p.numel() for p in not_none(outcome.processor.vq).parameters())},
         "scores": scores,
     }
     (folder / "training.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -234,8 +237,8 @@ def _twins(records: Sequence[JsonObject], twins: Sequence[JsonObject]) -> list[s
         "|---|---|---|---|",
     ]
 
-    def row(name: str, score: Callable[[JsonObject], float]) -> str:
-        ours, theirs = ([score(r["scores"]) for r in side] for side in zip(*pairs, strict=True))
+    def row(name: str, *path: str) -> str:
+        ours, theirs = ([reduce(getitem, path, r["scores"]) for r in side] for side in zip(*pairs, strict=True))
         differences = np.subtract(ours, theirs)
         said = f"{differences.mean():+.2f}"
         if len(pairs) > 1:
@@ -244,9 +247,9 @@ def _twins(records: Sequence[JsonObject], twins: Sequence[JsonObject]) -> list[s
         return f"| {name} | {np.mean(ours):.2f} | {np.mean(theirs):.2f} | {said} |"
 
     for group in GROUPS:
-        lines.append(row(f"**{group.replace('_', ' ')}**, mean", lambda s, g=group: s["mean"][g]))
+        lines.append(row(f"**{group.replace('_', ' ')}**, mean", "mean", group))
     for task in sorted(pairs[0][0]["scores"]["drawings"]):
-        lines.append(row(task, lambda s, t=task: s["drawings"][t]["value"]))
+        lines.append(row(task, "drawings", task, "value"))
     return [*lines, ""]
 
 

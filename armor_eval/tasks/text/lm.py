@@ -15,7 +15,7 @@ from torch import Tensor
 from armor_model.base.errors import UserError
 
 
-class ArmorLM(HFLM):  # type: ignore[misc] # the library has no types
+class ArmorLM(HFLM):
     """Requests are ordered, batched, padded and read by HFLM; only the two calls of the model are ours. Drawing is off:
     <imgbos> is no part of the text vocabulary that continuations are scored over."""
 

@@ -41,7 +41,7 @@ def _write(
             metrics = [m.model_copy(update={"value": None, "ci95": None}) if m.primary else m for m in metrics]
         counts = {"ok": len(items) - lost, "error": lost}
         withheld = f"{lost} of {len(items)} documents have no score between 0 and 1 by {names[:1]}" if lost else None
-        scores = Scores(metrics=metrics, counts=counts, expected_items=len(items), withheld=withheld)  # type: ignore[arg-type]
+        scores = Scores(metrics=metrics, counts=counts, expected_items=len(items), withheld=withheld)
         bundle.finish(items, scores)
     return folder
 
