@@ -1,12 +1,16 @@
 """An ARMOR on another base is asked as VLMEvalKit asks that base, and the run says so."""
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from armor_eval.models import registry
+from armor_eval.models.armor import ArmorAdapter
 from armor_eval.models.base import Decoding, Question
 from armor_model import ArmorProcessor, build_word_tokenizer, new_model, preset, save
+from armor_model.bases import BASES
+from trainer.shapes.world import render
 
 ROW = {"index": 1, "question": "what is there ?", "hint": "look", "A": "a circle", "B": "a square", "answer": "A"}
 WORDS = "what is there ? a circle square hint : question options choices answer with letter the . select correct from"
@@ -84,3 +88,20 @@ def _rendering(asked):
         return real(self, conversation, add_generation_prompt, max_tiles)
 
     return spy
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_lesson_is_asked_in_the_tokens_it_was_taught_in(base):
+    """The shapes world: the harness's tokens of a multiple choice are those that training read up to the answer."""
+    from trainer.data.records import encode, to_messages
+    from trainer.shapes.lessons import CHOICE, sample_lesson
+    from trainer.shapes.recipe import build, default_recipe
+
+    model, processor = build(default_recipe(0, base))
+    adapter = ArmorAdapter.of(model, processor)
+    lesson = sample_lesson(np.random.default_rng(5), CHOICE, 3)
+    image, asked = render(lesson["images"][0]), lesson["conversations"][0]["value"].removeprefix("<image>\n")
+    taught = encode(processor, lesson["type"], to_messages(lesson, [image], [])).input_ids.tolist()
+    [shown] = adapter.encode([Question("1", [image, asked])], Decoding())
+    assert taught[: len(shown.ids)] == list(shown.ids) and len(taught) - len(shown.ids) in (2, 3)
+    assert processor.tokenizer.decode(taught[len(shown.ids)]).strip() == lesson["conversations"][1]["value"]
