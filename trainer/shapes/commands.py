@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,7 @@ import typer
 from armor_model.base.errors import UserError
 from armor_model.base.files import check_free
 from armor_model.base.parsing import json_of
-from trainer.configure import Config, Set, configure
+from trainer.configure import Config, Json, Set, configure
 
 
 def add_to(app: typer.Typer) -> None:
@@ -31,8 +32,14 @@ def nano(
     ] = None,
     config: Config = None,
     set_: Set = None,
+    as_json: Json = False,
 ) -> None:
-    """Train armor-nano from nothing: image tokenizer, base, stages 1, 2, 3; judge it; write its card."""
+    """Train armor-nano from nothing: image tokenizer, base, stages 1, 2, 3; judge it; write its card.
+
+    armor-train nano --out my-nano --work my-nano-training
+
+    armor-train nano --out quick --scale 0.05
+    """
     import logging
 
     from trainer.shapes import recipe as recipes
@@ -60,6 +67,10 @@ def nano(
         command += (f" --scale {scale:g}" if scale != 1.0 else "") + (" --config FILE" if config else "")
         write_card(out, recipe, outcome, scores, command + "".join(f" --set {change}" for change in set_ or ()))
         training.finish(out, outcome.steps, outcome.cost, outcome.reports[-1].losses, recipes.logs(work))
+    if as_json:
+        told = {"model": str(out), "steps": outcome.steps, "cpu_seconds": outcome.cpu_seconds, "scores": scores}
+        typer.echo(json.dumps(told, indent=1))
+        return
     for group, value in scores["mean"].items():
         typer.echo(f"{group}: mean {value:.3f}, worst {scores['worst'][group]}")
     typer.echo(f"{out} ({outcome.cpu_seconds:.0f} CPU-seconds)")
@@ -67,8 +78,12 @@ def nano(
 
 def nano_seeds(
     checkpoints: Annotated[list[Path], typer.Argument(help="Folders that `nano` wrote, or their training.json.")],
+    as_json: Json = False,
 ) -> None:
-    """Print several armor-nanos side by side, with intervals; name the median; compare random-backbone twins."""
+    """Print several armor-nanos side by side, with intervals; name the median; compare random-backbone twins.
+
+    armor-train nano-seeds nano-0 nano-1 nano-2
+    """
     from trainer.shapes.card import GROUPS, seeds_text
 
     records = []
@@ -79,4 +94,12 @@ def nano_seeds(
             _ = [records[-1]["scores"]["mean"][group] for group in GROUPS]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{file} is no record of `armor-train nano`: {error}") from error
+    if as_json:
+        told = [
+            {name: r["recipe"][name] for name in ("seed", "random_backbone")}
+            | {k: r[k] for k in ("cpu_seconds", "scores")}
+            for r in records
+        ]
+        typer.echo(json.dumps(told, indent=1))
+        return
     typer.echo(seeds_text(records))
