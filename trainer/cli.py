@@ -11,11 +11,9 @@ Commands that train take --config FILE.toml and --set a.b=c; their options are m
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from inspect import Signature
@@ -142,26 +140,9 @@ def stage(config: StageConfig, as_json: bool) -> None:
     train_stage(config, as_json)
 
 
-@contextmanager
-def told_on_stderr(logger: str) -> Iterator[None]:
-    """Print what a logger says: the plan of a run and, where no progress bar is seen, its steps."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    found = logging.getLogger(logger)
-    before = found.level, found.propagate
-    found.addHandler(handler)
-    found.setLevel(logging.INFO)
-    found.propagate = False  # whoever listens at the root would say it twice
-    try:
-        yield
-    finally:
-        found.removeHandler(handler)
-        found.setLevel(before[0])
-        found.propagate = before[1]
-
-
 def train_stage(config: StageConfig, as_json: bool) -> None:
     """Run a stage and print what came of it, in the main process."""
+    from trainer.logs import told_on_stderr
     from trainer.run import run_stage
 
     with told_on_stderr("trainer"):

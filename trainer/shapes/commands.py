@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Annotated
 
@@ -40,17 +41,16 @@ def nano(
 
     armor-train nano --out quick --scale 0.05
     """
-    import logging
-
+    from armor_model.base.runtime import quiet_transformers
+    from trainer.logs import told_on_stderr
     from trainer.shapes import recipe as recipes
     from trainer.shapes.card import measure, save_nano, write_card
+    from trainer.shapes.walk import Walk
 
     # A model without a record was being judged when its run was killed.
     check_free(out, None if (out / "training.json").exists() else "config.json")
     if not 0 < scale <= 100:
         raise UserError(f"--scale is above 0, not {scale:g}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     typed = {("seed",): seed, ("random_backbone",): random_backbone}
     recipe = configure(
         recipes.default_recipe(base=base), config, set_ or (), {path: v for path, v in typed.items() if v}
@@ -58,10 +58,15 @@ def nano(
     if scale != 1.0:
         recipe = recipes.scaled(recipe, scale)
     folder = work or out.with_name(f"{out.name}-training")
-    with recipes.record(recipe, folder, ["armor-train", *sys.argv[1:]]) as training:
-        outcome = recipes.train_nano(recipe, work)
+    quiet_transformers()
+    with ExitStack() as ends:
+        walk = ends.enter_context(closing(Walk(recipes.phases(recipe))))
+        ends.enter_context(told_on_stderr("trainer.shapes" if walk.seen else "trainer"))  # a bar shows a stage's steps
+        training = ends.enter_context(recipes.record(recipe, folder, ["armor-train", *sys.argv[1:]]))
+        outcome = recipes.train_nano(recipe, work, walk)
         save_nano(outcome, out)
         scores = measure(out, {"questions": 80, "modality": 50, "drawings": 60}, seed=1000 + recipe.seed)
+        walk.done(", ".join(f"{group.replace('_', ' ')} {value:.3f}" for group, value in scores["mean"].items()))
         command = f"armor-train nano --out DIR --seed {recipe.seed}{' --random-backbone' * recipe.random_backbone}"
         command += f" --base {base}" * (base != "internvl")
         command += (f" --scale {scale:g}" if scale != 1.0 else "") + (" --config FILE" if config else "")
