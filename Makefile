@@ -44,7 +44,7 @@ regress: setup
 # Tables and figures of reports/ from the runs kept there (seconds).
 reports: setup
 	$(BIN)/armor-eval tables reports/runs --out reports/tables
-	$(BIN)/armor-eval report reports/runs --out runs/reports/report.html --figures reports/figures
+	$(BIN)/armor-eval report reports/runs --out-file runs/reports/report.html --figures reports/figures
 
 # The runs themselves (about an hour on 2 cores; each resumes where it stopped).
 reports-runs: setup
@@ -54,7 +54,7 @@ reports-runs: setup
 	$(BIN)/armor-eval interleaved --baselines --out runs/reports
 	$(BIN)/armor-eval ablate-heads --out runs/reports/ablate-heads
 	$(BIN)/armor-eval ablate-stages --out runs/reports/ablate-stages
-	$(BIN)/armor-eval report runs/reports --out runs/reports/report.html --archive reports/runs
+	$(BIN)/armor-eval report runs/reports --out-file runs/reports/report.html --archive reports/runs
 	$(MAKE) reports
 
 lint: setup

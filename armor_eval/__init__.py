@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from armor_model import __version__ as __version__
+
 if TYPE_CHECKING:
     from armor_eval.api import Named as Named
     from armor_eval.api import evaluate as evaluate
 
-__version__ = "0.1.0"
 __all__ = ["Named", "evaluate"]
 
 

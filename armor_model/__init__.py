@@ -36,6 +36,9 @@ _HOME = {
     "stream": "generation",
 }
 
+__version__ = "0.1.0"
+"""Of the three programs: they are released together."""
+
 __all__ = [*_HOME, "bundled"]
 
 

@@ -19,6 +19,7 @@ from armor_model.base.cli import run_app
 from armor_model.base.devices import choose_device, torch_dtype
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.files import make_folder, write_file
+from armor_model.base.help import dressed, program
 from armor_model.base.parsing import json_of
 from armor_model.base.runtime import quiet_transformers
 from armor_model.base.text import visible
@@ -29,9 +30,14 @@ if TYPE_CHECKING:
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__.split("\n")[0]
-)
+app = program("""Build, inspect, serve and talk to a model of text and images.
+
+    armor-model generate "draw a red circle"
+
+    armor-model chat
+
+    armor-model params --config internvl2_5-8b
+    """)
 
 Model = Annotated[str | None, typer.Option("--model", help="Checkpoint folder; the bundled armor-nano by default.")]
 Device = Annotated[str | None, typer.Option(help="Where to run, e.g. cuda or cpu.")]
@@ -42,7 +48,7 @@ Temperature = Annotated[float, typer.Option(min=0, help="Of the text; 0 takes th
 ImageTemperature = Annotated[float, typer.Option(min=0, help="Of the images; 0 takes the most likely code.")]
 Guidance = Annotated[float, typer.Option(min=0, help="Classifier-free guidance of the images; 1 is off.")]
 ShardGb = Annotated[float, typer.Option(help="Most gigabytes a file, 0.001 to 1000.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
 
 
 def find_model(model: str | None) -> Path:
@@ -93,8 +99,14 @@ def generate(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answers as one JSON document.")] = False,
 ) -> None:
-    """Answer prompts with text and images, in order; images become PNG files."""
+    """Answer prompts with text and images, in order; images become PNG files.
+
+    armor-model generate "draw a red circle" --seed 3 --out images
+
+    armor-model generate "what is this?" --image photo.png --model DIR --json
+    """
     find_model(model)
     settings = armor_model.GenerationSettings(
         max_new_tokens=max_new_tokens,
@@ -120,13 +132,17 @@ def generate(
     )
     records = []
     for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-        typer.echo(visible(f"> {prompt}"))
         parts = answer.save_parts(folder, f"{i:03d}")
         records.append({"prompt": prompt, "parts": parts, "stats": answer.stats})
+        if as_json:
+            continue
+        typer.echo(visible(f"> {prompt}"))
         for part in parts:
             typer.echo(visible(part.get("text") or f"[{part['image']}]"))
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     write_file(folder / "answers.jsonl", "".join(lines))
+    if as_json:
+        typer.echo(json.dumps(records, ensure_ascii=False, indent=1))
 
 
 @app.command()
@@ -141,7 +157,12 @@ def chat(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Talk with a model: /image PATH shows it an image, /reset starts again, /quit leaves."""
+    """Talk with a model: /image PATH shows it an image, /reset starts again, /quit leaves.
+
+    armor-model chat
+
+    armor-model chat --model DIR --device cuda --dtype bfloat16
+    """
     find_model(model)
     from armor_model.chat import HELP, Chat
     from armor_model.generation import GenerationSettings
@@ -186,7 +207,12 @@ def serve(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Serve a model over HTTP, as OpenAI's clients speak it; a chat page is at /."""
+    """Serve a model over HTTP, as OpenAI's clients speak it; a chat page is at /.
+
+    armor-model serve --model DIR --port 8000
+
+    armor-model serve --model DIR --host 0.0.0.0 --token-file token.txt
+    """
     folder = find_model(model)
     from armor_model.serve.command import Address, ServeLimits, read_token, run
 
@@ -205,7 +231,12 @@ def params(
     config: Annotated[str, typer.Option(help="A named configuration, or a checkpoint folder.")] = "internvl2_5-8b",
     as_json: Json = False,
 ) -> None:
-    """Parameters by part, and what each training stage trains; from the configuration alone."""
+    """Parameters by part, and what each training stage trains; from the configuration alone.
+
+    armor-model params --config internvl2_5-8b
+
+    armor-model params --config DIR --json
+    """
     path = Path(config) / "config.json"
     if not path.is_file() and config in PRESETS:
         # A preset's vocabulary is a guess; where a checkpoint of that name is here, it knows.
@@ -250,8 +281,12 @@ def build(
     system_prompt: Annotated[
         str | None, typer.Option(help="A name the base knows (internvl, none), or a text.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Build an ARMOR from published weights, streamed: one tensor is in memory at a time."""
+    """Build an ARMOR from published weights, streamed: one tensor is in memory at a time.
+
+    armor-model build --base OpenGVLab/InternVL2_5-8B --vqgan vqgan.ckpt --out armor-8b
+    """
     from armor_model.convert import build as builder
 
     quiet_transformers()
@@ -269,6 +304,9 @@ def build(
         system_prompt,
         image_size,
     )
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **done}, indent=1))
+        return
     typer.echo(
         f"{out}: {done['tensors']} tensors in {done['files']} file(s) from the {done['layout']} layout, "
         f"{done['new']:,} new parameters; the template's tokens are the tokenizer's own on "
@@ -281,20 +319,29 @@ def build(
 @app.command("export-internvl", hidden=True)  # its name while there was one base
 @app.command("export")
 def export_base(
-    out: Annotated[Path, typer.Option(help="The plain base's folder.")], model: Model = None, shard_gb: ShardGb = 4.0
+    out: Annotated[Path, typer.Option(help="The plain base's folder.")],
+    model: Model = None,
+    shard_gb: ShardGb = 4.0,
+    as_json: Json = False,
 ) -> None:
-    """Write the text path as a plain checkpoint of its base, for engines that serve one."""
+    """Write the text path as a plain checkpoint of its base, for engines that serve one.
+
+    armor-model export --model DIR --out plain
+    """
     folder = find_model(model)
     from armor_model.convert.export import export
 
     quiet_transformers()
     done = export(folder, out, shard_bytes(shard_gb))
+    if as_json:
+        typer.echo(json.dumps({"out": str(out), **done}, indent=1))
+        return
     typer.echo(f"{out}: {done['tensors']} tensors in {done['files']} file(s)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 the disk is full, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
-    return run_app(app, "armor-model", argv)
+    return run_app(dressed(app, "armor-model"), "armor-model", argv)
 
 
 if __name__ == "__main__":

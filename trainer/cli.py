@@ -3,7 +3,7 @@
 armor-train build-data --tars DIR --texts FILE --out data          captioned images, text pairs: conversations
 armor-train tokenize data/conversations.jsonl --out shards         conversations: tokens and image codes, once
 armor-train stage --stage 1 --model M --data shards --out run1     then 2 on run1/model, 3 on run2/model
-armor-train curves run1 run2 --out losses.svg                      their loss curves
+armor-train curves run1 run2 --out-file losses.svg                 their loss curves
 
 Commands that train take --config FILE.toml and --set a.b=c; their options are made from trainer/config.py.
 """
@@ -11,11 +11,9 @@ Commands that train take --config FILE.toml and --set a.b=c; their options are m
 from __future__ import annotations
 
 import json
-import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from inspect import Signature
@@ -25,6 +23,7 @@ from typing import Annotated, Any
 import typer
 
 from armor_model.base.cli import run_app
+from armor_model.base.help import OldOut, dressed, program
 from trainer.cli_data import build_data, tokenize
 from trainer.config import StageConfig, VQConfig
 from trainer.configure import Json, as_options, from_options
@@ -32,13 +31,16 @@ from trainer.configure import Json, as_options, from_options
 GUESTS = ("trainer.shapes.commands",)
 """Modules that add commands of a synthetic world of their own, by `add_to(app)`: the one place that knows them."""
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Train ARMOR.",
-    rich_markup_mode=None,
-)
+app = program("""Train ARMOR: data, image tokenizer, base, stages, loss curves.
+
+    armor-train build-data --tars DIR --texts pairs.jsonl --out data
+
+    armor-train tokenize data/conversations.jsonl --model M --out shards
+
+    armor-train stage --stage 1 --model M --data shards --out run1
+
+    armor-train curves run1 --out-file losses.svg
+    """)
 
 
 def configured(default: Any, without: Sequence[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -57,7 +59,10 @@ def configured(default: Any, without: Sequence[str] = ()) -> Callable[[Callable[
 
 @app.command()
 def stages(as_json: Json = False) -> None:
-    """Print every stage and scheme: what learns, with which weights, from what."""
+    """Print every stage and scheme: what learns, with which weights, from what.
+
+    armor-train stages --json
+    """
     from trainer.stages import SCHEMES, STAGES
 
     if as_json:
@@ -79,13 +84,15 @@ app.command("build-data")(build_data)
 app.command("tokenize")(tokenize)
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 @configured(VQConfig())
 def vqgan(config: VQConfig, as_json: bool) -> None:
     """Train a small image tokenizer (patch VQ) from images, of the sizes that a checkpoint is made for.
 
     The codes' meaning changes, so shards are made with the new checkpoint and stages 2 and 3 are trained on it.
     Chameleon's published VQGAN is never trained here.
+
+    armor-train vqgan --images DIR --model M --out with-images
     """
     from trainer.vq import run_vqgan
 
@@ -100,18 +107,22 @@ def vqgan(config: VQConfig, as_json: bool) -> None:
     )
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 @configured(StageConfig(stage="base"), without=["stage"])
 def base(config: StageConfig, as_json: bool) -> None:
     """Train the understanding model itself on t2t, ti2t and refuse conversations: `stage --stage base`.
 
     The paper starts from a finished InternVL2.5 and never does this; it is for a base of one's own, before stage 1.
     Every part but the new ones learns. With no refusals in the data: --mix t2t=COUNT,ti2t=COUNT.
+
+    Exit codes: 0 done, 1 failed, 2 wrong input, 75 asked to end by SIGTERM or SIGUSR1, go on with --resume, 130 Ctrl-C.
+
+    armor-train base --model M --data shards --out base
     """
     train_stage(config, as_json)
 
 
-@app.command()
+@app.command(no_args_is_help=True)
 @configured(StageConfig())
 def stage(config: StageConfig, as_json: bool) -> None:
     """Train one stage on tokenised data.
@@ -119,30 +130,19 @@ def stage(config: StageConfig, as_json: bool) -> None:
     On several devices: `torchrun --nproc-per-node N -m trainer stage ...`, or `accelerate-launch --multi_gpu
     --num_processes N -m trainer stage ...`; on CPUs both start gloo processes (`--cpu` would start one only).
     `--shard`, or `accelerate-launch --use_fsdp`, shards instead of copying.
+
+    Exit codes: 0 done, 1 failed, 2 wrong input, 75 asked to end by SIGTERM or SIGUSR1, go on with --resume, 130 Ctrl-C.
+
+    armor-train stage --stage 1 --model M --data shards --out run1
+
+    armor-train stage --stage 2 --model run1/model --data shards --out run2 --resume
     """
     train_stage(config, as_json)
 
 
-@contextmanager
-def told_on_stderr(logger: str) -> Iterator[None]:
-    """Print what a logger says: the plan of a run and, where no progress bar is seen, its steps."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    found = logging.getLogger(logger)
-    before = found.level, found.propagate
-    found.addHandler(handler)
-    found.setLevel(logging.INFO)
-    found.propagate = False  # whoever listens at the root would say it twice
-    try:
-        yield
-    finally:
-        found.removeHandler(handler)
-        found.setLevel(before[0])
-        found.propagate = before[1]
-
-
 def train_stage(config: StageConfig, as_json: bool) -> None:
     """Run a stage and print what came of it, in the main process."""
+    from trainer.logs import told_on_stderr
     from trainer.run import run_stage
 
     with told_on_stderr("trainer"):
@@ -162,11 +162,16 @@ def train_stage(config: StageConfig, as_json: bool) -> None:
 @app.command()
 def curves(
     runs: Annotated[list[Path], typer.Argument(help="Run folders of `stage` or `base`, or --work of `nano`.")],
-    out: Annotated[Path, typer.Option(help="Image to write: .svg, .png or .pdf.")] = Path("losses.svg"),
+    out_file: Annotated[Path, typer.Option(help="Image to write: .svg, .png or .pdf.")] = Path("losses.svg"),
+    old_out: OldOut = None,
 ) -> None:
-    """Draw loss curves of one run or several: a panel for each stage, a colour for each loss, a line for each run."""
+    """Draw loss curves of one run or several: a panel for each stage, a colour for each loss, a line for each run.
+
+    armor-train curves run1 run2 --out-file losses.svg
+    """
     from trainer.curves import draw_curves
 
+    out = old_out or out_file
     stages = draw_curves(runs, out)
     typer.echo(f"{out}: {len(stages)} stage{'s' * (len(stages) != 1)} of {len(runs)} run{'s' * (len(runs) != 1)}")
 
@@ -190,4 +195,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = argv[0] if argv else ""
     resume = ["--resume"] if command in ("stage", "base") and "--resume" not in argv else []
     again = shlex.join(["armor-train", *argv, *resume])
-    return run_app(app, "armor-train", argv, go_on=f"continue with: {again}", kept=KEPT.get(command, ""))
+    tree = dressed(app, "armor-train")
+    return run_app(tree, "armor-train", argv, go_on=f"continue with: {again}", kept=KEPT.get(command, ""))

@@ -53,6 +53,10 @@ def build_data(
     """Turn captioned images into t2i and t2ti conversations, and text pairs into t2t.
 
     Every screen says how many it dropped. With --part, texts belong to part 0, and duplicates are found within a part.
+
+    armor-train build-data --tars DIR --texts pairs.jsonl --out data
+
+    armor-train build-data --tars DIR --source laion --index index.parquet --part 0/8 --out data-0
     """
     from trainer.data import build as builder
     from trainer.data import contamination, readers
@@ -109,6 +113,8 @@ def tokenize(
     """Turn conversations into token ids and image codes once: resumable, checksummed parquet shards.
 
     Under torchrun, or with RANK and WORLD_SIZE set, each process makes its share of the shards.
+
+    armor-train tokenize data/conversations.jsonl --model M --out shards --workers 4
     """
     if model is None:  # shards for another model than the one in mind are hours lost
         raise UserError("missing option --model", "whose tokens? The checkpoint's folder, or armor-nano")

@@ -127,6 +127,8 @@ class LoopOptions:
     its package and an account."""
     bar: bool = field(default=True, metadata=CODE)
     """Show a progress bar where stderr is a terminal."""
+    on_step: Callable[[int, dict[str, float]], None] | None = field(default=None, metadata=CODE)
+    """Hears every step and the last means, for a bar of the caller's own."""
     evaluate: Callable[[Any, int], dict[str, float]] | None = field(default=None, metadata=CODE)
     """Judge the model as it is: (model, step) -> numbers for the log; the one called `score` says which is best."""
     sample: Callable[[Any, int], JsonObject] | None = field(default=None, metadata=CODE)

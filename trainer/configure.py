@@ -212,9 +212,9 @@ def as_options(default: object, without: Sequence[str] = ()) -> list[inspect.Par
     made = [_parameter("context", typer.Context, inspect.Parameter.empty)]
     for path, hint, value, text in settings(default):
         if path[-1] not in without:
-            option = typer.Option(f"--{path[-1].replace('_', '-')}", help=text)
-            if isinstance(value, bool):
-                option = typer.Option(help=text)
+            names = [] if isinstance(value, bool) else [f"--{path[-1].replace('_', '-')}"]
+            panel = path[0].capitalize() if len(path) > 1 else None
+            option = typer.Option(*names, help=text, rich_help_panel=panel)
             initial = list(value) or None if isinstance(value, tuple) else value
             annotation: object = Annotated[_option_type(hint), option]
             made.append(

@@ -4,9 +4,11 @@ meter, what one line averages over."""
 from __future__ import annotations
 
 import json
+import logging
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -140,9 +142,28 @@ def open_trackers(names: Sequence[str], root: Path | None, run: JsonView) -> lis
     return opened
 
 
-def progress(total: int, done: int, name: str, enabled: bool) -> tqdm:
+def progress(total: int, done: int, name: str, enabled: bool, bar_format: str | None = None) -> tqdm:
     """A bar with ETA on a terminal, silent elsewhere."""
-    return tqdm(total=total, initial=done, desc=name, disable=not (enabled and sys.stderr.isatty()), dynamic_ncols=True)
+    hidden = not (enabled and sys.stderr.isatty())
+    return tqdm(total=total, initial=done, desc=name, disable=hidden, dynamic_ncols=True, bar_format=bar_format)
+
+
+@contextmanager
+def told_on_stderr(logger: str) -> Iterator[None]:
+    """Print what a logger says: the plan of a run and, where no progress bar is seen, its steps."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    found = logging.getLogger(logger)
+    before = found.level, found.propagate
+    found.addHandler(handler)
+    found.setLevel(logging.INFO)
+    found.propagate = False  # whoever listens at the root would say it twice
+    try:
+        yield
+    finally:
+        found.removeHandler(handler)
+        found.setLevel(before[0])
+        found.propagate = before[1]
 
 
 HEADS = ("text", "image")

@@ -159,6 +159,8 @@ class Loop:
                     if self.main and bar.disable:
                         self._say(outcome.losses, meter.seconds / meter.steps)
                     meter = LossMeter()
+                if options.on_step is not None:
+                    options.on_step(self.step, outcome.losses)
                 judged = bool(options.evaluate_every) and (self.step % options.evaluate_every == 0 or done)
                 every = options.sample_every or options.evaluate_every
                 drawn = options.sample is not None and bool(every) and (self.step % every == 0 or done)

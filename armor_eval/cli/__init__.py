@@ -10,13 +10,22 @@ import importlib
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
-from armor_eval import __version__
 from armor_model.base.cli import run_app
 from armor_model.base.errors import did_you_mean
+from armor_model.base.help import completing, dressed, program
+
+ABOUT = """Measure any multimodal model: understanding, drawing, and what the numbers allow one to say.
+
+    armor-eval demo
+
+    armor-eval understanding --bench POPE --limit 100
+
+    armor-eval compare armor-nano runs/candidate
+    """
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),
@@ -47,6 +56,18 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 """Name -> (module:object, the line that `--help` shows)."""
 
+GROUPS = {
+    "Measure": (
+        *("demo", "understanding", "geneval", "draw", "modality", "interleaved", "suite", "merge"),
+        *("vlmeval", "lm-eval"),
+    ),
+    "Compare": ("compare", "baseline", "power", "history", "judge"),
+    "Show and share": ("tables", "report", "view", "card", "export"),
+    "Ablations": ("ablate-heads", "ablate-stages"),
+    "This machine": ("list", "doctor", "reward"),
+}
+"""Panel of `--help` -> its commands."""
+
 GATE = "compare"
 """Its exit code 1 says `regression`: whatever else goes wrong in it ends with 2."""
 
@@ -58,28 +79,14 @@ COMMAND_LINE: ContextVar[tuple[str, ...]] = ContextVar("command_line", default=(
 """What was typed, program included: recorded in every run, and said where a run can be continued."""
 
 
-def build_app(selected: str | None) -> typer.Typer:
-    """The Typer app with the selected command imported and every other one known by name and help line only."""
-    app = typer.Typer(
-        name="armor-eval",
-        help="Measure any multimodal model: understanding, drawing, and what the numbers allow one to say.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode=None,
-    )
-
-    @app.callback()
-    def root(
-        version: Annotated[
-            bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
-        ] = False,
-    ) -> None:
-        pass
-
-    for name, (target, line) in COMMANDS.items():
+def build_app(selected: str | None) -> TyperGroup:
+    """The command tree with the selected command imported and every other one known by name and help line only."""
+    app = program(ABOUT)
+    panels = {name: panel for panel, names in GROUPS.items() for name in names}
+    for name in panels:
+        target, line = COMMANDS[name]
         if name != selected:
-            app.command(name, help=line)(_not_imported)
+            app.command(name, help=line, rich_help_panel=panels[name])(_not_imported)
             continue
         # Its own help says more than the line.
         module, attribute = target.split(":")
@@ -88,14 +95,8 @@ def build_app(selected: str | None) -> typer.Typer:
             app.add_typer(found, name=name)
             continue
         rest = {"allow_extra_args": True, "ignore_unknown_options": True} if name in USES_REST else None
-        app.command(name, context_settings=rest)(found)
-    return app
-
-
-def _print_version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"armor-eval {__version__}")
-        raise typer.Exit()
+        app.command(name, context_settings=rest, no_args_is_help=name in USES_REST)(found)
+    return dressed(app, "armor-eval")
 
 
 def _not_imported() -> None:
@@ -110,8 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     COMMAND_LINE.set(("armor-eval", *argv))
-    selected = next((a for a in argv if not a.startswith("-")), None)
-    if selected is not None and selected not in COMMANDS:
+    typed = completing("armor-eval")
+    selected = next((a for a in typed or argv if not a.startswith("-")), None)
+    if selected is not None and selected not in COMMANDS and not typed:
         return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)
     return run_app(
         lambda **call: build_app(selected)(**call),

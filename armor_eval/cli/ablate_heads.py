@@ -22,14 +22,17 @@ def ablate_heads(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
     set_: Set = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
     """Train both arms from the same start on the same data; compare losses, drawings and text; say what holds.
 
     Several processes share an arm: torchrun --nproc-per-node N -m armor_eval ablate-heads ..., or accelerate launch.
+
+    armor-eval ablate-heads --quick
     """
     from armor_eval.ablations.heads import ablate_heads as run
     from armor_eval.ablations.plan import HeadsPlan
     from armor_eval.cli.ablate_stages import run_ablation
 
     fields = {"steps": steps, "base": base, "seeds": seeds}
-    raise typer.Exit(run_ablation(run, HeadsPlan, out, quick, config, set_, fields))
+    raise typer.Exit(run_ablation(run, HeadsPlan, out, quick, config, set_, fields, json_output))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,13 +26,17 @@ def ablate_stages(
     ] = None,
     config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
     set_: Set = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
-    """Train the paper's schemes and ours from one base; measure what understanding is kept and what is drawn."""
+    """Train the paper's schemes and ours from one base; measure what understanding is kept and what is drawn.
+
+    armor-eval ablate-stages --quick
+    """
     from armor_eval.ablations.plan import StagesPlan
     from armor_eval.ablations.schemes import ablate_stages as run
 
     fields = {"base": base, "seeds": seeds}
-    raise typer.Exit(run_ablation(run, StagesPlan, out, quick, config, set_, fields))
+    raise typer.Exit(run_ablation(run, StagesPlan, out, quick, config, set_, fields, json_output))
 
 
 def run_ablation(
@@ -42,6 +47,7 @@ def run_ablation(
     config: Path | None,
     changes: list[str] | None,
     fields: JsonObject,
+    json_output: bool,
 ) -> int:
     """Build the plan, run it, say where the bundle is and what it found. Exit code 0 for a complete run, else 1."""
     from armor_eval.cli import COMMAND_LINE, common
@@ -70,7 +76,10 @@ def run_ablation(
     except ArmorError as error:
         raise UserError(str(error), f"{out} keeps every finished arm") from error
     if first:
-        done, _ = read_head(out)
-        typer.echo(done.extras["verdict"])
-        typer.echo(f"{out}: {status}; see it with: armor-eval report {out}")
+        done, scores = read_head(out)
+        if json_output:
+            common.write(json.dumps(common.as_record(out, done, scores), indent=1))
+        else:
+            typer.echo(done.extras["verdict"])
+            typer.echo(f"{out}: {status}; see it with: armor-eval report {out}")
     return 0 if status == "complete" else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,17 @@ ROOT = Path("reports/baselines")
 
 Root = Annotated[Path, typer.Option("--baselines", help="Where saved baselines lie.")]
 
-baseline = typer.Typer(no_args_is_help=True, help="Named baselines that fit in git, for `armor-eval compare`.")
+baseline = typer.Typer(no_args_is_help=True)
+
+
+@baseline.callback()
+def root() -> None:
+    """Named baselines that fit in git, for `armor-eval compare`.
+
+    armor-eval baseline save my-model runs/base
+
+    armor-eval compare my-model runs/candidate
+    """
 
 
 @baseline.command()
@@ -23,7 +34,10 @@ def save(
     force: Annotated[bool, typer.Option("--force", help="Replace the baseline of that name.")] = False,
     baselines: Root = ROOT,
 ) -> None:
-    """Save runs as a baseline: scores and per-item results, no images."""
+    """Save runs as a baseline: scores and per-item results, no images.
+
+    armor-eval baseline save my-model runs/base
+    """
     from armor_eval.cli.common import write
     from armor_eval.compare import baseline as files
 
@@ -33,32 +47,58 @@ def save(
 
 
 @baseline.command("list")
-def listing(baselines: Root = ROOT) -> None:
-    """The saved baselines."""
+def listing(
+    baselines: Root = ROOT, json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False
+) -> None:
+    """The saved baselines.
+
+    armor-eval baseline list
+    """
     from armor_eval.cli.common import write
     from armor_eval.compare import baseline as files
     from armor_eval.compare.sources import find
 
-    known = files.names(baselines)
-    if not known:
+    known = {name: find(baselines / name) for name in files.names(baselines)}
+    records = [
+        {
+            "name": name,
+            "models": sorted({s.run.model.name for s in sources}),
+            "benchmarks": [s.run.benchmark for s in sources],
+        }
+        for name, sources in known.items()
+    ]
+    if json_output:
+        write(json.dumps(records, indent=1))
+    elif not known:
         write(f"no baselines in {baselines}")
-    for name in known:
-        sources = find(baselines / name)
-        models = ", ".join(sorted({s.run.model.name for s in sources}))
-        write(f"{name}: {models}; {', '.join(s.run.benchmark for s in sources)}")
+    else:
+        for one in records:
+            write(f"{one['name']}: {', '.join(one['models'])}; {', '.join(one['benchmarks'])}")
 
 
 @baseline.command()
-def show(name: Annotated[str, typer.Argument(help="A saved baseline.")], baselines: Root = ROOT) -> None:
-    """A baseline's numbers, what they were measured with, and its policy."""
+def show(
+    name: Annotated[str, typer.Argument(help="A saved baseline.")],
+    baselines: Root = ROOT,
+    json_output: Annotated[bool, typer.Option("--json", help="Print its runs, scores and policy as JSON.")] = False,
+) -> None:
+    """A baseline's numbers, what they were measured with, and its policy.
+
+    armor-eval baseline show armor-nano
+    """
     from rich.text import Text
 
-    from armor_eval.cli.common import Doc, console, interval, print_doc, value
+    from armor_eval.cli.common import Doc, as_record, console, interval, print_doc, value, write
     from armor_eval.compare import baseline as files
     from armor_eval.compare.policy import load_policy
     from armor_eval.compare.sources import find
 
     path, policy = files.resolve(name, baselines)
+    kept = load_policy(policy)
+    if json_output:
+        runs = [as_record(s.path, s.run, s.scores) for s in find(path)]
+        write(json.dumps({"runs": runs, "policy": kept.model_dump(mode="json")}, indent=1))
+        return
     head = ["benchmark", "value", "95 % interval", "items", "data", "commit", "model"]
     doc = Doc("baseline", "", "", head, text_columns=len(head))
     for source in find(path):
@@ -77,5 +117,4 @@ def show(name: Annotated[str, typer.Argument(help="A saved baseline.")], baselin
                 doc.add(cells)
     out = console()
     print_doc(out, doc)
-    kept = load_policy(policy)
     out.print(Text(f"policy {policy or 'defaults'}: {kept.model_dump_json(exclude_defaults=True)}"), soft_wrap=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from armor_eval.engine import Finished
-    from armor_eval.runs.schema import Metric
+    from armor_eval.runs.schema import Metric, Run, Scores
 
 
 DType = Annotated[
@@ -244,13 +244,19 @@ def asked_by(model: JsonView) -> list[str]:
 
 def as_json(finished: Sequence[Finished], *, repeated: bool = False, **beside: Any) -> str:
     """The runs; with anything beside them an object that has them as `runs`."""
-    runs = [
-        {"path": str(one.path), "run": one.run.model_dump(mode="json"), "scores": one.scores.model_dump(mode="json")}
-        for one in finished
-    ]
+    runs = [as_record(one.path, one.run, one.scores) for one in finished]
     if repeated:
         beside["repeats"] = [record for record, _ in spreads(finished)]
     return json.dumps({"runs": runs, **beside} if beside else runs, indent=1)
+
+
+def as_record(path: Path, run: Run, scores: Scores | None) -> JsonObject:
+    """A run as `--json` shows it."""
+    return {
+        "path": str(path),
+        "run": run.model_dump(mode="json"),
+        "scores": scores.model_dump(mode="json") if scores else None,
+    }
 
 
 def suffixes(seed: int, repeats: int) -> list[tuple[int, str]]:

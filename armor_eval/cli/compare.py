@@ -33,8 +33,12 @@ def compare(
 ) -> int:
     """Compare two runs of the same items and say whether the candidate is worse.
 
-    Exit code 0 pass (or inconclusive), 1 regression, 2 wrong input or an error of the program, 3 incomplete run, 4 not
-    comparable, 5 inconclusive with --strict.
+    Exit codes: 0 pass or inconclusive, 1 regression, 2 wrong input or an error of the program, 3 incomplete run, 4 not
+    comparable, 5 inconclusive with --strict, 130 Ctrl-C, 143 SIGTERM.
+
+    armor-eval compare armor-nano runs/candidate --out runs/compare
+
+    armor-eval compare BASE_RUN CANDIDATE_RUN --strict --json
     """
     from armor_eval.cli.common import console, quiet_libraries, write
     from armor_eval.compare import junit as junit_xml

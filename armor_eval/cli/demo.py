@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from armor_eval.cli import common
+
 if TYPE_CHECKING:
     from armor_eval.engine import Finished
     from armor_eval.models.base import DrawsImages
@@ -36,10 +38,15 @@ def demo(
     limit: Annotated[int | None, typer.Option(min=1, help="Only N groups of questions.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Questions a batch.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the drawings.")] = 0,
+    dtype: common.DType = None,
+    device: common.Device = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
 ) -> None:
-    """A tour: VLMEvalKit's data set and scoring on the embedded benchmark, then a sheet of drawings."""
-    from armor_eval.cli import COMMAND_LINE, common
+    """A tour: VLMEvalKit's data set and scoring on the embedded benchmark, then a sheet of drawings.
+
+    armor-eval demo
+    """
+    from armor_eval.cli import COMMAND_LINE
     from armor_eval.engine import Settings, evaluate
     from armor_eval.models import registry
     from armor_eval.models.base import Decoding
@@ -48,7 +55,7 @@ def demo(
 
     common.quiet_libraries()
     folder = out or Path("runs") / "demo" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    adapter = registry.load(model, "shapes")
+    adapter = registry.load(model, "shapes", **common.model_options(dtype, device, None, None))
     settings = Settings("shapes", list(COMMAND_LINE.get()), Decoding(max_new_tokens=64), batch_size)
     finished = []
     for benchmark in choose(list(BENCHMARKS)):

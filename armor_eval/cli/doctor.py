@@ -40,10 +40,13 @@ def doctor(
     data: Annotated[Path | None, typer.Option(help="Folder of TSV files: check each by its md5.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Check environment, versions, shims, accelerator, disk, data, weights, and what each command still needs; exit 1
-    where the embedded profile cannot run.
+    """Check environment, versions, shims, accelerator, disk, data, weights, and what each command still needs.
 
-    With --data also every published file in that folder, whole or not; exit 1 where one is damaged.
+    With --data also every published file in that folder, whole or not.
+
+    Exit codes: 0 the embedded profile can run and no file is damaged, 1 it cannot or one is, 2 wrong input.
+
+    armor-eval doctor --data DIR
     """
     from armor_eval.cli import common
     from armor_eval.report.doc import Shown

@@ -61,7 +61,12 @@ def draw(
     json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
 ) -> None:
     """Measure drawing by one or several suites; models and judges are loaded once. The same command again resumes an
-    interrupted run, or shows a finished one."""
+    interrupted run, or shows a finished one.
+
+    armor-eval draw --suite shapes-vqa --limit 20
+
+    armor-eval draw --suite dpg --data DIR --model hf:OWNER/NAME --judge hf:OWNER/JUDGE
+    """
     from armor_eval.cli import COMMAND_LINE
     from armor_eval.engine import Settings, evaluate, join_processes
     from armor_eval.models.base import Decoding

@@ -30,7 +30,7 @@ def export(
 
     Reservations, the protocol label and the profile travel with every number.
 
-    armor-eval export runs --to inspect --out logs          (then: inspect view --log-dir logs)
+    armor-eval export runs --to inspect --out logs          # then: inspect view --log-dir logs
 
     armor-eval export runs --to eee --org "My lab" --relationship first_party --out shared
 

@@ -54,7 +54,7 @@ Compute = Annotated[
     str | None, typer.Option(help="Of the model and the judges: cpu, cuda, cuda:1; default: what there is.")
 ]
 
-geneval = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
+geneval = typer.Typer(no_args_is_help=False)
 
 
 @geneval.callback(invoke_without_command=True)
@@ -90,7 +90,12 @@ def run(
     overlays: Annotated[bool, typer.Option("--overlays", help="Keep images with their detections drawn.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
-    """Measure drawing. The same command again resumes an interrupted run, or shows a finished one."""
+    """Measure drawing. The same command again resumes an interrupted run, or shows a finished one.
+
+    armor-eval geneval --limit 12
+
+    armor-eval geneval --model hf:OWNER/NAME --detector-weights mask2former.pth --clip-weights ViT-L-14.pt
+    """
     if context.invoked_subcommand is not None:
         return
     from armor_eval import Named, evaluate
@@ -156,7 +161,10 @@ def run(
 
 @geneval.command("prompts")
 def print_prompts(profile: Annotated[str, typer.Option(help="official (553) or shapes (144).")] = "official") -> None:
-    """Print the prompts as JSON lines; the official ones byte for byte as published."""
+    """Print the prompts as JSON lines; the official ones byte for byte as published.
+
+    armor-eval geneval prompts --profile official
+    """
     from armor_eval.profiles import choose_profile
     from armor_eval.tasks.geneval.prompts import own_prompts, to_jsonl
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
@@ -180,7 +188,10 @@ def score_detections(
     ] = 0.1,
 ) -> None:
     """Judge stored detections, or the official evaluator's results, again: a JSON line an image with `correct` and
-    `reason`; the summary goes to stderr."""
+    `reason`; the summary goes to stderr.
+
+    armor-eval geneval score --detections runs/geneval/NAME/detections.jsonl --threshold 0.4
+    """
     from armor_eval.tasks.geneval.detections import score_file
     from armor_eval.tasks.geneval.verdicts import Rules
     from armor_eval.tasks.geneval.vocabulary import TASKS
@@ -226,8 +237,13 @@ def selftest(
     out: Annotated[Path | None, typer.Option(help="Folder of that run; default runs/geneval/selftest-people.")] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print what was seen as JSON.")] = False,
 ) -> None:
-    """Do detector and colours see on this machine what was recorded? Images of our own are run through them. Exit code
-    1: they drift. With --people, how well they agree with people on the 400 images of a source."""
+    """Do detector and colours see on this machine what was recorded? Images of our own are run through them. With
+    --people, how well they agree with people on the 400 images of a source.
+
+    Exit codes: 0 they see the same, 1 they drift, 2 wrong input.
+
+    armor-eval geneval selftest --profile shapes
+    """
     from armor_eval.cli import common
     from armor_eval.profiles import choose_profile
     from armor_eval.tasks.geneval import selftest as test
@@ -327,11 +343,14 @@ def _show_drift(drifts, then, where: str, path: Path) -> None:
 
 @geneval.command("train-detector")
 def train_detector(
-    out: Annotated[Path, typer.Argument(help="Folder for the weights and their card.")],
+    out: Annotated[Path, typer.Option(help="Folder for the weights and their card.")],
     steps: Annotated[int, typer.Option(min=1, help="Of 16 images each.")] = 2300,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights, scenes and order.")] = 0,
 ) -> None:
-    """Train the embedded detector on renders of the shapes world: about 15 CPU-minutes on one thread."""
+    """Train the embedded detector on renders of the shapes world: about 15 CPU-minutes on one thread.
+
+    armor-eval geneval train-detector --steps 2300 --out runs/detector
+    """
     from armor_eval.profiles import EMBEDDED, profile_of
     from armor_model.base.files import make_folder
 

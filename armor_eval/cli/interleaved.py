@@ -34,7 +34,10 @@ def interleaved(
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
     """Measure interleaved answers: single turns, edits of a given image, follow-ups on earlier images, stories of two
-    to four images. The same command again resumes an interrupted run, or shows a finished one."""
+    to four images. The same command again resumes an interrupted run, or shows a finished one.
+
+    armor-eval interleaved --limit 10 --baselines
+    """
     from armor_eval.cli import responding
     from armor_eval.models.base import Decoding
     from armor_eval.profiles import EMBEDDED, choose_profile

@@ -15,12 +15,15 @@ if TYPE_CHECKING:
     from armor_eval.report.doc import Doc
     from armor_eval.tasks.suites.calibrate import Calibration
 
-judge = typer.Typer(no_args_is_help=True, help="Judges of images: how far they can be trusted.", rich_markup_mode=None)
+judge = typer.Typer(no_args_is_help=True)
 
 
 @judge.callback()
 def root() -> None:
-    """Judges of images: how far they can be trusted."""
+    """Judges of images: how far they can be trusted.
+
+    armor-eval judge calibrate --judge RUN --against labels.jsonl
+    """
 
 
 @judge.command("calibrate")
@@ -41,7 +44,10 @@ def calibrate(
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Agreement of a judge with recorded official or human answers, by task, with intervals, Cohen's kappa, and the
-    score corrected for the judge's errors (Rogan-Gladen)."""
+    score corrected for the judge's errors (Rogan-Gladen).
+
+    armor-eval judge calibrate --judge RUN --against labels.jsonl
+    """
     from armor_eval.tasks.suites.calibrate import as_json, read_truth
     from armor_eval.tasks.suites.calibrate import calibrate as hold
 
@@ -111,7 +117,10 @@ def answers(
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
     """Grade answers of text and images that are there already: text, image, quality and synergy, 0 to 5. What is
-    missing is 0 by rule, a reply that no rule reads is no grade and withholds the mean."""
+    missing is 0 by rule, a reply that no rule reads is no grade and withholds the mean.
+
+    armor-eval judge answers --answers answers.jsonl --judge hf:OWNER/JUDGE
+    """
     from armor_eval.tasks.interleaved.judged import JudgedTask
     from armor_eval.tasks.interleaved.rubrics import RUBRICS, words_of
     from armor_eval.tasks.interleaved.ueval import PROTOCOLS, UEvalTask
@@ -157,7 +166,10 @@ def pairs(
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
     """Which of two models answers better with text and images? Each pair is judged in both orders; how often these
-    agree, and how often the first answer wins, stand beside the wins."""
+    agree, and how often the first answer wins, stand beside the wins.
+
+    armor-eval judge pairs --answers a.jsonl --against b.jsonl --judge hf:OWNER/JUDGE
+    """
     from armor_eval.tasks.interleaved.pairs import PairsTask
 
     name = f"{answers.stem}-against-{against.stem}"

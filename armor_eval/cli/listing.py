@@ -17,7 +17,10 @@ BESIDE = (
 
 
 def listing(json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """All that can be measured, with data set, split and reported number; then the kinds of `--model`."""
+    """All that can be measured, with data set, split and reported number; then the kinds of `--model`.
+
+    armor-eval list --json
+    """
     import json
 
     from armor_eval.cli import common

@@ -19,7 +19,10 @@ def lm_eval(
     out: Annotated[Path, typer.Option(help="Folder of the bundles, OUT/TASK each.")] = Path("runs/lm-eval"),
 ) -> None:
     """Run lm-evaluation-harness as `lm-eval ARGS...` would, with `--model ARMOR` and `--model hf:ID` known; each task's
-    results become a bundle."""
+    results become a bundle.
+
+    armor-eval lm-eval --out runs/text run --model ARMOR --tasks hellaswag
+    """
     from armor_model import bundled
     from armor_model.loading import check_checkpoint
 

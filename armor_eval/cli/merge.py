@@ -14,7 +14,7 @@ def merge(
 ) -> None:
     """Join shards of a job array into one run and score it.
 
-    armor-eval modality --model M --prompts P --shard 1/2 --out s1     (and 2/2, elsewhere)
+    armor-eval modality --model M --prompts P --shard 1/2 --out s1     # and 2/2, elsewhere
 
     armor-eval merge s1 s2 --out whole
     """

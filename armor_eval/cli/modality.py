@@ -10,8 +10,9 @@ import typer
 from armor_eval.cli import common
 from armor_eval.tasks.modality import LINE
 from armor_model.base.errors import UserError
+from armor_model.base.help import OldOut
 
-modality = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
+modality = typer.Typer(no_args_is_help=False)
 
 
 @modality.callback(invoke_without_command=True)
@@ -39,7 +40,12 @@ def run(
     model_args: common.ModelArgs = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
-    """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one."""
+    """Measure the choice of modality. The same command again resumes an interrupted run, or shows a finished one.
+
+    armor-eval modality --limit 50
+
+    armor-eval modality --model DIR --prompts requests.jsonl --repeats 3
+    """
     if context.invoked_subcommand is not None:
         return
     from armor_eval.cli import responding
@@ -73,23 +79,31 @@ def run(
 @modality.command("side-by-side")
 def side_by_side(
     model: Annotated[list[str], typer.Option(help="A model; repeat for several.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("side-by-side.html"),
+    out_file: Annotated[Path, typer.Option(help="The page to write.")] = Path("side-by-side.html"),
+    old_out: OldOut = None,
     profile: Annotated[str | None, typer.Option(help="shapes or official: which prompts are asked.")] = None,
     image: Annotated[
         Path | None, typer.Option("--image", "--picture", help="The image of the paper's first prompt (official).")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the images; each prompt's own counts on.")] = 0,
+    dtype: common.DType = None,
+    device: common.Device = None,
 ) -> None:
-    """Ask several models the prompts of the paper's section 6.2 and show the answers side by side."""
+    """Ask several models the prompts of the paper's section 6.2 and show the answers side by side.
+
+    armor-eval modality side-by-side --model armor-nano --out-file page.html
+    """
     from armor_eval.profiles import choose_profile
     from armor_eval.tasks.modality.side import write_side_by_side
     from armor_model.base.files import make_folder
 
+    out = old_out or out_file
     if out.is_dir():
-        raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'side-by-side.html'}")
+        raise UserError(f"{out} is a folder, expected a file to write", f"say --out-file {out / 'side-by-side.html'}")
     make_folder(out.parent)
     common.quiet_libraries()
-    write_side_by_side(model, choose_profile(profile, model[0]), out, image, seed)
+    options = common.model_options(dtype, device, None, None)
+    write_side_by_side(model, choose_profile(profile, model[0]), out, image, seed, options)
     common.write(str(out))
 
 

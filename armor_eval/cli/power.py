@@ -22,7 +22,12 @@ def power(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Plan a comparison: the drop that it can show with 80 % power, and how many items would show a smaller one."""
+    """Plan a comparison: the drop that it can show with 80 % power, and how many items would show a smaller one.
+
+    armor-eval power --bench MMB --drop 2
+
+    armor-eval power --bench POPE --runs runs/base/POPE runs/candidate/POPE
+    """
     import json
 
     from armor_eval.cli.common import write

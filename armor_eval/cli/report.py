@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from armor_model.base.help import OldOut
 from armor_model.base.text import visible
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold some.")],
-    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    out_file: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    old_out: OldOut = None,
     figures: Annotated[
         Path | None, typer.Option(help="Also write plots (SVG) and sheets (PNG) to this folder.")
     ] = None,
@@ -23,7 +25,10 @@ def report(
         Path | None, typer.Option(help="Folder of the TSV files, for question images; default: $LMUData.")
     ] = None,
 ) -> None:
-    """Write a page that needs no network: verdict, tables, plots, every item with images, answer and reason."""
+    """Write a page that needs no network: verdict, tables, plots, every item with images, answer and reason.
+
+    armor-eval report runs --out-file report.html --figures figures
+    """
     from armor_eval.cli.common import quiet_libraries
     from armor_eval.report.claims import load_claims, parse_row_choices
     from armor_eval.report.loading import load_runs, notices
@@ -32,8 +37,9 @@ def report(
     from armor_model.base.files import write_file
 
     quiet_libraries()
+    out = old_out or out_file
     if out.is_dir():
-        raise UserError(f"{out} is a folder, expected a file to write", f"say --out {out / 'report.html'}")
+        raise UserError(f"{out} is a folder, expected a file to write", f"say --out-file {out / 'report.html'}")
     views = load_runs(runs)
     page = render_page(views, title=title, row_choices=parse_row_choices(row or [], load_claims()), data=data)
     out.parent.mkdir(parents=True, exist_ok=True)

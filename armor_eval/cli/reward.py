@@ -24,6 +24,10 @@ def reward(
     """Judge batches of images over HTTP: POST /reward with {"images": [base64], "metadata": [GenEval's records]}.
 
     Answers {"scores": [0 to 1], "strict": [0 or 1], "reasons": [...]}, verdicts as `armor-eval geneval` gives them.
+
+    armor-eval reward --profile shapes
+
+    armor-eval reward --detector-weights mask2former.pth --clip-weights ViT-L-14.pt --device cuda
     """
     common.need_server("reward", "serve")
     from armor_eval.profiles import choose_profile

@@ -54,10 +54,17 @@ def suite(
     model: Annotated[str | None, typer.Option(help="Another model than the file's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Another folder than the file's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N units of each task: another limit.")] = None,
+    dtype: common.DType = None,
+    device: common.Device = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
 ) -> None:
     """Measure a model by benchmarks, geneval, modality and suites, then write tables and a page. The same command again
-    goes on where it was interrupted."""
+    goes on where it was interrupted.
+
+    armor-eval suite benchmarks/armor-nano.toml
+
+    armor-eval suite plan.toml --model checkpoints/step-4000 --out runs/step-4000
+    """
     from armor_eval import evaluate
     from armor_eval.cli import COMMAND_LINE
     from armor_eval.report.files import write_tables
@@ -70,7 +77,7 @@ def suite(
 
     common.quiet_libraries()
     plan = read_plan(file)
-    given = {"model": model, "out": out, "limit": limit}
+    given = {"model": model, "out": out, "limit": limit, "dtype": dtype, "device": device}
     plan = plan.model_copy(update={name: value for name, value in given.items() if value is not None})
     folder = plan.out or Path("runs") / "suite" / file.stem
     finished = evaluate(

@@ -29,6 +29,8 @@ def tables(
     """Write the paper's tables with measured rows, intervals and verdicts.
 
     Without runs every cell says what a run would take. Embedded-profile results stand in tables of their own.
+
+    armor-eval tables runs --out tables
     """
     from armor_eval.report import tables as build_tables
     from armor_eval.report.claims import load_claims, parse_row_choices

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from armor_eval.tasks.understanding.thinking import Thinking
 
 
-understanding = typer.Typer(no_args_is_help=False, add_completion=False, rich_markup_mode=None)
+understanding = typer.Typer(no_args_is_help=True)
 understanding.command("score")(score_file)
 
 
@@ -96,6 +96,12 @@ def run(
 
     Several processes share a run: torchrun --nproc-per-node N -m armor_eval understanding ..., or accelerate launch
     --multi_gpu --num_processes N -m armor_eval understanding ...; both also on CPUs. Any number resumes any other's.
+
+    armor-eval understanding --bench POPE --limit 100
+
+    armor-eval understanding --bench MMB,MMMU --data DIR --model hf:OWNER/NAME --dtype bfloat16
+
+    armor-eval understanding --bench MMVet --data DIR --model openai:http://localhost:8000/v1#NAME --judge hf:ID
     """
     if context.invoked_subcommand is not None:
         return

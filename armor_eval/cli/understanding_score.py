@@ -42,7 +42,9 @@ def score_file(
 ) -> None:
     """Score a file of answers that exists already: counted, joined to the benchmark's rows, and no model asked.
 
-    Exit code 1 where rows lack an answer or the headline is withheld.
+    Exit codes: 0 done, 1 where rows lack an answer or the headline is withheld, 2 wrong input.
+
+    armor-eval understanding score --bench MMB --predictions answers.xlsx --data DIR
     """
     from armor_eval.cli import COMMAND_LINE, common
     from armor_eval.cli.understanding import check_reading, check_thinking

@@ -17,7 +17,10 @@ def view(
         Path | None, typer.Option(help="Folder of the TSV files, for question images; default: $LMUData.")
     ] = None,
 ) -> None:
-    """Serve a sortable table of all runs and the page of each, until Ctrl-C; nothing leaves this machine."""
+    """Serve a sortable table of all runs and the page of each, until Ctrl-C; nothing leaves this machine.
+
+    armor-eval view runs
+    """
     from armor_eval.cli import common
     from armor_eval.report.serve import Library, make_app
     from armor_model.base.errors import UserError

@@ -20,7 +20,10 @@ def vlmeval(
         bool, typer.Option("--any-data", help="Take the TSVs in $LMUData as they are (else VLMEvalKit replaces them).")
     ] = False,
 ) -> None:
-    """Run VLMEvalKit as `vlmeval ARGS...` would, with `--model ARMOR` known. Its own traps are not guarded here."""
+    """Run VLMEvalKit as `vlmeval ARGS...` would, with `--model ARMOR` known. Its own traps are not guarded here.
+
+    armor-eval vlmeval --data MMBench_DEV_EN --model ARMOR
+    """
     from armor_model import bundled
     from armor_model.loading import check_checkpoint
 

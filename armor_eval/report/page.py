@@ -1,6 +1,6 @@
 """One self-contained HTML page: the verdict first, then tables, plots, and every item with its image and answer.
 
-    armor-eval report RUN... --out report.html
+    armor-eval report RUN... --out-file report.html
 
 `render_page` is also what `armor-eval compare` shows its flips with. The page's policy forbids every request and every
 script but its own (by hash); all text is escaped, since model output is untrusted.

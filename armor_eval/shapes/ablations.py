@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,8 @@ from trainer.shapes.questions import (
     options_for,
     sample_question,
 )
-from trainer.shapes.recipe import build, default_recipe, scaled, train_nano
+from trainer.shapes.recipe import build, default_recipe, phases, scaled, train_nano
+from trainer.shapes.walk import Walk
 from trainer.shapes.world import pick, render, sample_scene
 
 if TYPE_CHECKING:
@@ -138,7 +140,9 @@ def train_base(share: float, folder: Path, base: str = "internvl") -> None:
     """Train the recipe's understanding model on a base, on a share of its steps, into a checkpoint folder."""
     recipe = default_recipe(0, base)
     recipe = replace(recipe, stages=tuple(s for s in recipe.stages if s.stage == "base"))
-    outcome = train_nano(scaled(recipe, share) if share < 1 else recipe, folder.with_name("base-training"))
+    recipe = scaled(recipe, share) if share < 1 else recipe
+    with closing(Walk(phases(recipe)[:-1])) as walk:  # its judging is not asked for
+        outcome = train_nano(recipe, folder.with_name("base-training"), walk)
     save_model(outcome.model, outcome.processor, folder)
 
 

@@ -1,6 +1,6 @@
 """Trains the embedded detector (RTMDet-Ins, 0.8 M parameters) on renders of the shapes world; about 15 CPU-minutes.
 
-    armor-eval geneval train-detector OUT_DIR
+    armor-eval geneval train-detector --out DIR
 
 Writes the weights as fp16 safetensors with a JSON card of recipe, cost and figures. The bundled pair was made so.
 """

@@ -253,7 +253,7 @@ def test_memory_and_ctrl_c_are_no_fault_of_the_image(tmp_path, monkeypatch, erro
         open_image(path)
 
 
-@pytest.mark.parametrize("words", [["generate", "hi", "--batch-size", "0"], ["generat"], ["generate"]])
+@pytest.mark.parametrize("words", [["generate", "hi", "--batch-size", "0"], ["generat"], ["generate", "--seed", "1"]])
 def test_a_usage_error_is_one_line_and_exit_2(words, monkeypatch, capsys):
     from armor_model.cli import main
 

@@ -25,7 +25,7 @@ module = importlib.import_module(f"{program}.cli")
 if program == "armor_eval":
     every = []
     for name in module.COMMANDS:
-        selected = get_command(module.build_app(name)).commands[name]
+        selected = module.build_app(name).commands[name]
         every += [(name, *path) for path in commands(selected)]
 else:
     every = list(commands(get_command(module.app)))

@@ -262,17 +262,20 @@ def test_condition_dropout_leaves_generations_unconditional_prompt():
     assert collate(spans, 0, model.config.imgbos_id).images == len(spans)
 
 
-def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path):
+def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path, caplog):
     from armor_model import load
     from trainer.shapes.card import card_text, measure, save_nano, write_card
     from trainer.shapes.recipe import default_recipe, scaled, train_nano
 
     recipe = scaled(default_recipe(), 0.006)
     work = tmp_path / "work"
-    outcome = train_nano(recipe, work, bar=False)
+    with caplog.at_level("INFO", "trainer.shapes"):
+        outcome = train_nano(recipe, work)
+    told = [one.message for one in caplog.records if one.name == "trainer.shapes.walk"]
+    assert len(told) == 9 and told[8].startswith("9/10 stage 3: ") and "loss text" in told[8] and "left" in told[8]
     assert [r.name for r in outcome.reports] == ["vqgan", "vision", "data", "base", "base", "base", "1", "2", "3"]
     shutil.rmtree(work / "5-3")  # as if killed before the last stage
-    again = train_nano(recipe, work, bar=False)
+    again = train_nano(recipe, work)
     for name, value in outcome.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
     assert [r.losses.get("loss/text") for r in again.reports] == [r.losses.get("loss/text") for r in outcome.reports]
@@ -285,6 +288,50 @@ def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path):
     record = json.loads((folder / "training.json").read_text())
     assert (folder / "README.md").read_text() == card_text(record)
     assert set(scores["drawings"]) == set(TASKS)
+
+
+@pytest.mark.slow
+def test_the_command_ends_with_one_json_object(tmp_path, capsys):
+    from trainer.cli import main
+
+    assert main(["nano", "--out", str(tmp_path / "nano"), "--scale", "0.002", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["scores"]["mean"].keys() >= {"questions", "modality", "drawings"}
+    assert re.findall(r"(\d+)/10 \w", told.err) == [str(n) for n in range(1, 11)] and "{" not in told.err
+    assert main(["nano-seeds", str(tmp_path / "nano"), "--json"]) == 0
+    assert [one["seed"] for one in json.loads(capsys.readouterr().out)] == [0]
+
+
+def test_the_time_left_is_what_is_expected_times_how_slow_it_is_here(monkeypatch, caplog):
+    """Steps that a resumed run finds done take no time, and do not make the rest look fast."""
+    from trainer.shapes import walk
+
+    now = iter([0.0, 2.0, 4.0, 100.0, 100.0, 103.0])
+    monkeypatch.setattr(walk.time, "perf_counter", lambda: next(now))
+    way = walk.Walk([walk.Phase("a", 3, 1.0), walk.Phase("b", 10, 5.0), walk.Phase("c", 1, 10.0)], bar=False)
+    with caplog.at_level("INFO", "trainer.shapes"):
+        way.at(1)
+        way.at(2)  # 2 s for a unit of 1: half as fast as expected
+        way.done("done")
+        way.at(9)  # found done
+        way.at(9)
+        way.done("done")  # 3 s for a unit of 5
+    assert [one.message for one in caplog.records] == ["1/3 a: done; about 2 min left", "2/3 b: done; about 6 s left"]
+
+
+def test_a_terminal_shows_one_bar_over_all_phases(monkeypatch, capsys):
+    from trainer.shapes import walk
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    way = walk.Walk([walk.Phase("data", 4, 1.0), walk.Phase("base", 4, 3.0)])
+    assert way.seen
+    way.at(4)
+    way.done("4 conversations")
+    way.at(2, "loss text 0.5")
+    way._bar.refresh()
+    way.close()
+    shown = capsys.readouterr().err
+    assert "1/2 data: 4 conversations\n" in shown and "2/2 base  62% |" in shown and "loss text 0.5" in shown
 
 
 def test_the_reported_seeds_are_what_their_records_say(capsys):

@@ -3,7 +3,7 @@ starts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,6 +108,7 @@ def warm_up_vision(
     lr: float = 2e-3,
     batch_size: int = 64,
     sharpness: float = 6.0,
+    on_step: Callable[[int], None] | None = None,
 ) -> float:
     """Align vision tower and projector with the words for what a cell shows: colour, shape, row and column; returns the
     last accuracy.
@@ -145,6 +146,8 @@ def warm_up_vision(
         optimizer.step()
         schedule.step()
         accuracy = float(right_BT.float().mean())
+        if on_step is not None:
+            on_step(step + 1)
     return accuracy
 
 

@@ -5,9 +5,8 @@ armor-train nano --out DIR [--seed 0] [--random-backbone]
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +14,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from armor_model.base.hashing import sha256_json
-from armor_model.base.jsons import JsonObject
+from armor_model.base.jsons import JsonView
 from armor_model.base.runtime import keep_freed_memory
 from armor_model.bases import base_name_of, find_base
+from trainer.batches import Example
 from trainer.bundle import Training
 from trainer.config import LoopOptions, Optimization
 from trainer.configure import document
 from trainer.loader import Mixture, counts_of
+from trainer.logs import HEADS
 from trainer.loop import Cost, Loop, Outcome
 from trainer.shapes.data import Codes, make_pool, vq_batches, warm_up_vision
 from trainer.shapes.lessons import AFTER, CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
+from trainer.shapes.walk import Phase, Walk
 from trainer.shapes.world import held_out_sha256
 from trainer.stages import KINDS, STAGES
 from trainer.vq import VQOptimization, VQOutcome, train_patch_vq
@@ -33,7 +35,8 @@ if TYPE_CHECKING:
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
 
-log = logging.getLogger(__name__)
+JUDGE = "judge"
+"""The phase behind the training, which is the caller's."""
 
 
 @dataclass(frozen=True)
@@ -209,49 +212,81 @@ def logs(work: Path | None) -> list[Path]:
     return sorted(files, key=lambda file: int(file.parent.name.split("-")[0]))
 
 
-def train_nano(recipe: NanoRecipe, out: Path | None = None, bar: bool = True) -> NanoOutcome:
-    """Run the whole recipe in this process.
+SECONDS = {
+    "vqgan": 0.021,
+    "vision": 0.019,
+    "data": 141 / 268_000,
+    "base": 0.364 / 128,
+    "1": 0.174 / 64,
+    "2": 0.257 / 64,
+    "3": 0.251 / 64,
+    JUDGE: 12.0,
+}
+"""CPU-seconds of a step, a conversation (data), an example (stages) or all (judge), as the bundled armor-nano took."""
+
+
+def phases(recipe: NanoRecipe) -> list[Phase]:
+    """What the recipe consists of, the judging of its model included, and what each part is expected to take."""
+    walk = [Phase("vqgan", recipe.vq.steps, SECONDS["vqgan"])]
+    if not recipe.random_backbone:
+        walk.append(Phase("vision", recipe.vision_steps, SECONDS["vision"]))
+    walk.append(Phase("data", sum(_pools(recipe).values()), SECONDS["data"]))
+    for one in _stages(recipe):
+        name = one.stage if one.stage == "base" else f"stage {one.stage}"
+        walk.append(Phase(name, one.how.steps, SECONDS[one.stage] * one.how.batch_size))
+    return [*walk, Phase(JUDGE, 1, SECONDS[JUDGE])]
+
+
+def train_nano(recipe: NanoRecipe, out: Path | None = None, walk: Walk | None = None) -> NanoOutcome:
+    """Run the whole recipe in this process; all of `walk` but the judging.
 
     With `out`, stages keep logs and checkpoints there, and a run that was killed goes on from them, bit for bit.
     """
+    walk = walk or Walk(phases(recipe), bar=False)
     reports: list[StageReport] = []
     clock = time.process_time()
 
-    def lap(name: str, steps: int, losses: dict[str, float], cost: Cost | None = None) -> None:
+    def lap(name: str, steps: int, losses: dict[str, float], told: str, cost: Cost | None = None) -> None:
         nonlocal clock
         used = time.process_time() - clock if cost is None else cost.cpu_seconds
         reports.append(StageReport(name, steps, used, losses, cost))
-        log.info("%s: %d steps, %.0f CPU-seconds, %s", name, steps, reports[-1].cpu_seconds, losses)
+        walk.done(f"{f'{steps:,} steps, ' if steps else ''}{used:.0f} CPU-seconds, {told}")
         clock = time.process_time()
 
     keep_freed_memory()
     model, processor = build(recipe)
     vq = processor.vq
-    vq_outcome = train_patch_vq(vq, vq_batches(recipe.seed, 64), recipe.vq, recipe.seed)
-    lap("vqgan", recipe.vq.steps, {"psnr": vq_outcome.psnr})
+    vq_outcome = train_patch_vq(
+        vq, vq_batches(recipe.seed, 64), recipe.vq, recipe.seed, lambda step, _: walk.at(step + 1)
+    )
+    lap("vqgan", recipe.vq.steps, {"psnr": vq_outcome.psnr}, f"{vq_outcome.psnr:.1f} dB")
     if not recipe.random_backbone:
-        accuracy = warm_up_vision(model, processor, recipe.vision_steps, recipe.seed)
-        lap("vision", recipe.vision_steps, {"accuracy": accuracy})
+        accuracy = warm_up_vision(model, processor, recipe.vision_steps, recipe.seed, on_step=walk.at)
+        lap("vision", recipe.vision_steps, {"accuracy": accuracy}, f"{accuracy:.1%} of cells named")
     codes = Codes(vq)
-    needed = {kind for stage in _stages(recipe) for kind in stage.mixture}
-    pools = {
-        kind: make_pool(processor, codes, kind, n, recipe.seed, recipe.version)
-        for kind, n in recipe.pools.items()
-        if kind in needed
-    }
-    lap("data", 0, {kind: float(len(pool)) for kind, pool in pools.items()})
+    pools: dict[str, list[Example]] = {}
+    for kind, n in _pools(recipe).items():
+        pools[kind] = make_pool(processor, codes, kind, n, recipe.seed, recipe.version)
+        walk.at(sum(map(len, pools.values())), kind)
+    sizes = {kind: float(len(pool)) for kind, pool in pools.items()}
+    lap("data", 0, sizes, f"{sum(sizes.values()):,.0f} conversations of {len(sizes)} kinds")
     for number, nano_stage in enumerate(_stages(recipe)):
         if nano_stage.stage == "1":
             model.init_new_parts(recipe.adapter_init)
         work = None if out is None else out / f"{number}-{nano_stage.stage}"
-        outcome = run_stage(model, nano_stage, pools, recipe.seed, work, bar)
-        lap(nano_stage.stage, outcome.steps, outcome.losses, outcome.cost)
+        outcome = run_stage(model, nano_stage, pools, recipe.seed, work, walk)
+        lap(nano_stage.stage, outcome.steps, outcome.losses, _losses(outcome.losses), outcome.cost)
     model.eval()
     return NanoOutcome(model, processor, vq_outcome, reports)
 
 
 def run_stage(
-    model: ArmorModel, nano_stage: NanoStage, pools: JsonObject, seed: int, out: Path | None, bar: bool = True
+    model: ArmorModel,
+    nano_stage: NanoStage,
+    pools: Mapping[str, list[Example]],
+    seed: int,
+    out: Path | None,
+    walk: Walk,
 ) -> Outcome:
     """Train one stage of the recipe on pools of tokenised conversations."""
     how, dropout = nano_stage.how, nano_stage.condition_dropout
@@ -263,8 +298,28 @@ def run_stage(
     trains = tuple(part for part in declared.trains if part not in ("vision", "projector"))
     stage = replace(declared, trains=trains, mixture=kinds, condition_dropout=dropout)
     mixture = Mixture(pools, counts, how.batch_size, seed, dropout)
-    options = LoopOptions(out=out, bar=bar, log_every=50, save_every=100 if out else 0, keep=1, resume=out is not None)
+    options = LoopOptions(
+        out=out,
+        bar=False,
+        on_step=lambda step, losses: walk.at(step, _losses(losses)),
+        log_every=50,
+        save_every=100 if out else 0,
+        keep=1,
+        resume=out is not None,
+    )
     return Loop(model, stage, mixture, how, options).run()
+
+
+def _losses(losses: JsonView) -> str:
+    """`loss text 0.083, image 0.265`, of what there is."""
+    told = [f"{name} {losses[f'loss/{name}']:.3f}" for name in HEADS if f"loss/{name}" in losses]
+    return f"loss {', '.join(told)}" if told else ""
+
+
+def _pools(recipe: NanoRecipe) -> dict[str, int]:
+    """The pools that some stage reads."""
+    needed = {kind for stage in _stages(recipe) for kind in stage.mixture}
+    return {kind: n for kind, n in recipe.pools.items() if kind in needed}
 
 
 def _stages(recipe: NanoRecipe) -> list[NanoStage]:

@@ -48,12 +48,17 @@ def prompts(profile: ProfileSpec, image: Path | None) -> tuple[list[tuple[str, s
     return made, remarks
 
 
-def write_side_by_side(specs: Sequence[str], profile: ProfileSpec, out: Path, image: Path | None, seed: int) -> None:
-    """Ask every model every prompt and write the page. Raises UserError for a model that cannot respond freely."""
+def write_side_by_side(
+    specs: Sequence[str], profile: ProfileSpec, out: Path, image: Path | None, seed: int, options: JsonObject
+) -> None:
+    """Ask every model every prompt and write the page; `options` are the loader's.
+
+    Raises UserError for a model that cannot respond freely.
+    """
     asked, remarks = prompts(profile, image)
     answers: list[tuple[str, list[object]]] = []
     for spec in specs:
-        adapter = registry.load(spec, profile.name, does=RespondsFreely)
+        adapter = registry.load(spec, profile.name, does=RespondsFreely, **options)
         try:
             rows = [_message(text, shown) for _, text, shown in asked]
             decoding = Decoding(max_new_tokens=profile.response_tokens, seed=seed)

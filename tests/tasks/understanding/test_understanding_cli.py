@@ -103,7 +103,7 @@ def test_every_command_is_listed_with_a_line(capsys):
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     for name in COMMANDS:
-        assert f"  {name} " in shown
+        assert f"│ {name} " in shown
 
 
 @pytest.mark.parametrize("command", HERE)
@@ -127,8 +127,8 @@ def test_command_surface(command, capsys):
         (["understanding", "--bench", "MMB", "--limit", "0"], "--limit"),
         (["understanding", "--bench", ","], "names nothing"),
         (["understanding", "--bnch", "MMB"], "--bnch"),
-        (["understanding"], "--bench"),
-        (["vlmeval"], "nothing for VLMEvalKit to do"),
+        (["understanding", "--limit", "3"], "--bench"),
+        (["vlmeval", "--any-data"], "nothing for VLMEvalKit to do"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(argv, needle, capsys, tmp_path, monkeypatch):
@@ -175,7 +175,9 @@ def test_no_space_and_ctrl_c_have_their_own_codes(capsys, monkeypatch):
     assert capsys.readouterr().err == "armor-eval: cannot use README.md: File exists\n"
 
 
-@pytest.mark.parametrize("argv", [["geneval", "train-detector"], ["modality", "side-by-side", "--model", "x", "--out"]])
+@pytest.mark.parametrize(
+    "argv", [["geneval", "train-detector", "--out"], ["modality", "side-by-side", "--model", "x", "--out"]]
+)
 def test_a_target_that_cannot_be_written_is_told_before_the_work(argv, tmp_path, capsys, monkeypatch):
     def worked(*_args, **_kwargs):
         raise AssertionError("worked")
