@@ -80,6 +80,7 @@ def evaluate(
     decoding: Decoding | None = None,
     batch_size: int | None = None,
     shard: str | None = None,
+    workers: int | None = None,
     repeats: int = 1,
     command: Sequence[str] = (COMMAND,),
     model_options: JsonView | None = None,
@@ -103,6 +104,7 @@ def evaluate(
         decoding: by default greedy, as long as the task's protocol says.
         batch_size: by default the task's.
         shard: `I/N`, only this part, to be joined by `armor-eval merge`.
+        workers: threads that prepare requests ahead of the model; by default by the cores.
         repeats: so many seeds of a sampled run, from `seed` on, in OUT/NAME@SEED; see armor_eval.stats.repeats.
         command: what the runs record as their command.
         model_options: of the model's loader (`dtype`, `device`, `model_args` ...); what it cannot honour is refused.
@@ -125,6 +127,7 @@ def evaluate(
         "decoding": decoding,
         "batch_size": batch_size,
         "shard": shard,
+        "workers": workers,
     }
     with ExitStack() as opened:
         plan: list[tuple[Named, Path, bool]]
@@ -185,6 +188,7 @@ def _plan(
     decoding: Decoding | None,
     batch_size: int | None,
     shard: str | None,
+    workers: int | None,
 ) -> list[tuple[Named, Path, bool]]:
     """The tasks of a profile with its defaults, of each repeat: each with its folder, and whether it takes over what
     another one was answered. `seed` chooses subsets and, a repeat at a time, seeds what is sampled. UserError for what
@@ -225,7 +229,7 @@ def _plan(
                 task = FREE[name](spec, limit=limit, seed=seed, drawn_from=at)
                 usual, batch, drawn = {"max_new_tokens": spec.response_tokens}, 32, at
             chosen = Decoding(**{**usual, **made, "seed": drawn})
-            settings = Settings(spec.name, list(command), chosen, batch_size or batch, part)
+            settings = Settings(spec.name, list(command), chosen, batch_size or batch, part, workers)
             late = isinstance(what, Benchmark) and what.shares is not None
             plan.append((Named(run, task, settings), folder(run), late))
     if repeats > 1:

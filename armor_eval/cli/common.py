@@ -49,6 +49,10 @@ ModelArgs = Annotated[
 Shard = Annotated[
     str | None, typer.Option("--shard", metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Threads that prepare requests ahead of the model; default: the cores, 2 to 8."),
+]
 Repeats = Annotated[
     int, typer.Option(min=1, help="So many seeds of a sampled run, from --seed on; prints the variance between them.")
 ]

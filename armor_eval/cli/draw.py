@@ -50,6 +50,7 @@ def draw(
         str | None, typer.Option(help="Fields that every request to an openai: judge gets: JSON or @FILE.")
     ] = None,
     shard: common.Shard = None,
+    workers: common.Workers = None,
     guidance: geneval.Guidance = None,
     image_temperature: geneval.ImageTemperature = 1.0,
     image_top_k: geneval.ImageTopK = 0,
@@ -110,7 +111,7 @@ def draw(
     try:
         tasks = [plan.task(one) for one in chosen]  # every file is checked before the first image is drawn
         for name, task, adapter, run_profile in tasks:
-            settings = Settings(run_profile, command, decoding, batch_size, part)
+            settings = Settings(run_profile, command, decoding, batch_size, part, workers)
             default = Path("runs") / "draw" / _folder_name(adapter.info.name, run_profile, limit, seed)
             folder = run_folder(default if out is None else out, name + common.shard_name(shard))
             with common.progress_bar(name, not json_output and processes.first) as progress:

@@ -83,6 +83,7 @@ def run(
     request_json: common.RequestJson = None,
     repeats: common.Repeats = 1,
     shard: common.Shard = None,
+    workers: common.Workers = None,
     guidance: Guidance = None,
     image_temperature: ImageTemperature = 1.0,
     image_top_k: ImageTopK = 0,
@@ -122,7 +123,7 @@ def run(
         guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
     )
     command, part = list(COMMAND_LINE.get()), parse_shard(shard)
-    settings = Settings(chosen.name, command, decoding, batch_size, part)
+    settings = Settings(chosen.name, command, decoding, batch_size, part, workers)
     kind = detector_name(detector, chosen.detector)
     options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
     processes = join_processes()

@@ -33,6 +33,7 @@ def run(
     image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
     repeats: common.Repeats = 1,
     shard: common.Shard = None,
+    workers: common.Workers = None,
     request_json: common.RequestJson = None,
     dtype: common.DType = None,
     device: common.Device = None,
@@ -68,6 +69,7 @@ def run(
         batch_size=batch_size,
         repeats=repeats,
         shard=shard,
+        workers=workers,
         options=common.model_options(
             dtype, device, device_map, model_args, **common.server_options(model, request_json)
         ),

@@ -28,6 +28,7 @@ def measure(
     batch_size: int,
     repeats: int,
     shard: str | None,
+    workers: int | None,
     options: JsonObject,
     progress: bool,
 ) -> list[Finished]:
@@ -47,7 +48,12 @@ def measure(
             name + suffix,
             task,
             Settings(
-                profile.name, list(COMMAND_LINE.get()), decoding.model_copy(update={"seed": at}), batch_size, part
+                profile.name,
+                list(COMMAND_LINE.get()),
+                decoding.model_copy(update={"seed": at}),
+                batch_size,
+                part,
+                workers,
             ),
         )
         for at, suffix in common.suffixes(seed, repeats)

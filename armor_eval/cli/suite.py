@@ -34,6 +34,8 @@ class Plan(BaseModel):
     seed: int = Field(0, ge=0)
     repeats: int = Field(1, ge=1)
     batch_size: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1)
+    """As `--workers`."""
     data: Path | None = None
     """Folder of the official TSV files, and of the suites' files."""
     judge: str | None = None
@@ -92,6 +94,7 @@ def suite(
         suite_judge=plan.suite_judge,
         decoding=plan.decoding,
         batch_size=plan.batch_size,
+        workers=plan.workers,
         repeats=plan.repeats,
         command=COMMAND_LINE.get(),
         progress=common.bars(not json_output),

@@ -81,6 +81,7 @@ def run(
     temperature: Annotated[float, typer.Option(min=0, help="Of the text; 0 = greedy, the benchmarks' protocol.")] = 0.0,
     repeats: common.Repeats = 1,
     shard: common.Shard = None,
+    workers: common.Workers = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run code that an hf: model brings along.")
     ] = False,
@@ -138,6 +139,7 @@ def run(
         ),
         batch_size or spec.understanding_batch,
         parse_shard(shard),
+        workers,
     )
     questions = Options(limit, seed, data, any_data, blind, check_thinking(thinking), check_reading(reading))
     if retention is not None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine.pipeline import Asked, Prepared
@@ -18,6 +19,7 @@ from armor_eval.models.base import (
     DrawsImages,
     ModelUnavailable,
     Question,
+    RespondsAsTheyFinish,
     RespondsFreely,
 )
 from armor_eval.models.drawing import one_by_one, one_line
@@ -45,23 +47,48 @@ def batch_by_batch(model: Model, decoding: Decoding) -> Callable[[Prepared], Ite
     return serve
 
 
+@dataclass(frozen=True)
+class Streaming:
+    """How a model takes the requests of one kind as its rows become free."""
+
+    kind: type[Question] | type[Conversation]
+    encode: Callable[[list[Any], Decoding], list[Any]]
+    """All that is to be done before the model, one entry a request; runs in worker threads."""
+    outputs: Callable[[Callable[[bool], list[Any] | None], Decoding, int], Iterator[tuple[int, Any]]]
+    """`AnswersAsTheyFinish.answers`, or what has its form."""
+
+
+def streaming(model: Model, kind: type | None) -> Streaming | None:
+    """How the model streams requests of a kind; None where it takes them in whole batches."""
+    if kind is Question and isinstance(model, AnswersAsTheyFinish):
+        return Streaming(Question, model.encode, model.answers)
+    if kind is Conversation and isinstance(model, RespondsAsTheyFinish):
+        encode = model.encode_conversations
+        return Streaming(
+            Conversation,
+            lambda some, how: encode([c.messages for c in some], [c.seed for c in some], how),
+            model.responses,
+        )
+    return None
+
+
 class AsTheyFinish:
-    """For `asked_batches`: questions take the rows of finished ones, and each answer is given as it comes. What was
+    """For `asked_batches`: requests take the rows of finished ones, and each output is given as it comes. What was
     prepared of a batch: its requests, and each as the model encoded it.
 
     Where a round fails, what was under way is asked one by one; where memory ran out, with half the rows from then on.
     """
 
-    def __init__(self, model: AnswersAsTheyFinish, decoding: Decoding, rows: int) -> None:
-        self._model, self._decoding, self._rows = model, decoding, rows
+    def __init__(self, model: Model, streaming: Streaming, decoding: Decoding, rows: int) -> None:
+        self._model, self._streaming, self._decoding, self._rows = model, streaming, decoding, rows
         self._under_way: list[tuple[Unit, Any, Any] | None] = []
         """By the number that the model knows them by; None once it is answered."""
         self._at_once: list[Asked] = []
 
     def encoded(self, requests: list[Any]) -> tuple[list[Any], list[Any]]:
-        """Runs in worker threads: all that comes before the model. None stands for what is no question."""
-        places = [at for at, request in enumerate(requests) if isinstance(request, Question)]
-        made = self._model.encode([requests[at] for at in places], self._decoding)
+        """Runs in worker threads: all that comes before the model. None stands for what is not of the kind."""
+        places = [at for at, request in enumerate(requests) if isinstance(request, self._streaming.kind)]
+        made = self._streaming.encode([requests[at] for at in places], self._decoding)
         by_place = dict(zip(places, made, strict=True))
         return requests, [by_place.get(at) for at in range(len(requests))]
 
@@ -92,32 +119,33 @@ class AsTheyFinish:
                     self._rows //= 2
                     log.warning("out of memory: asking %d at a time from here on (--batch-size)", self._rows)
                     continue
-                log.warning("%d questions under way failed (%s): asked one by one", len(again), one_line(error))
+                log.warning("%d requests under way failed (%s): asked one by one", len(again), one_line(error))
             for unit, request, _ in again:
                 began = time.monotonic()
                 yield Asked([unit], [request], ask(self._model, [request], self._decoding), time.monotonic() - began)
             again = []
 
     def _arrived(self, prepared: Prepared, wait: bool) -> list[tuple[Unit, Any, Any]] | None:
-        """The questions of the next batch; what needs no model is answered at once."""
+        """The requests of the next batch; what needs no model is answered at once."""
         while (batch := prepared.next(wait)) is not None:
             units, made = batch
             if not units:
                 return []
-            questions = []
+            open_ones = []
             for unit, request, encoded in zip(units, *made, strict=True):
-                if isinstance(request, Question) and not isinstance(encoded, Answer):
-                    questions.append((unit, request, encoded))
+                failed = isinstance(encoded, Answer | Exception)
+                if isinstance(request, self._streaming.kind) and not failed:
+                    open_ones.append((unit, request, encoded))
                     continue
-                output = encoded if isinstance(encoded, Answer) else ask(self._model, [request], self._decoding)[0]
+                output = encoded if failed else ask(self._model, [request], self._decoding)[0]
                 self._at_once.append(Asked([unit], [request], [output], 0.0))
-            if questions:
-                return questions
+            if open_ones:
+                return open_ones
         return None
 
     def _round(self, source: Callable[[bool], list[Any] | None]) -> Iterator[Asked]:
         began = time.monotonic()
-        for number, answer in self._model.answers(source, self._decoding, self._rows):
+        for number, answer in self._streaming.outputs(source, self._decoding, self._rows):
             entry = self._under_way[number]
             assert entry is not None, f"answer {number} came twice"
             self._under_way[number] = None

@@ -16,8 +16,8 @@ from armor_eval.engine import ask as asking
 from armor_eval.engine.batches import batches_of
 from armor_eval.engine.pipeline import Asked, Prepared, asked_batches
 from armor_eval.engine.processes import Processes
-from armor_eval.engine.task import Begins, Progress, Ready, Task, Tick
-from armor_eval.models.base import AnswersAsTheyFinish, Decoding, DrawsImages, RespondsFreely
+from armor_eval.engine.task import Begins, Conversation, Progress, Ready, Task, Tick
+from armor_eval.models.base import Decoding, DrawsImages, Question, RespondsFreely
 from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import Item, Profile, Run, Scores
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DRAWN = ("geneval", "suite", "modality", "interleaved")
 """Kinds of runs whose record says what images were drawn with."""
+STREAMED = {"understanding": Question, "modality": Conversation, "interleaved": Conversation}
+"""Kinds of runs whose requests may take the rows of finished ones -> what is asked."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Settings:
     batch_size: int = 16
     shard: tuple[int, int] | None = None
     """(index from 0, of how many): only this part is asked, and nothing is scored (armor_eval.runs.merge joins)."""
+    workers: int | None = None
+    """Threads that make requests ahead of the model; None: by the cores that there are."""
 
 
 @dataclass(frozen=True)
@@ -170,12 +174,15 @@ def _ask_all(
     )
 
     serve: Callable[[Prepared], Iterator[Asked]]
-    if isinstance(model, AnswersAsTheyFinish) and not task.whole_batches:
-        serve = streamed = asking.AsTheyFinish(model, settings.decoding, settings.batch_size)
-        prepared = Prepared(batches, lambda units: streamed.encoded(list(task.requests(units, bundle.path))))
+    kind = None if task.whole_batches else STREAMED.get(bundle.run.kind)
+    if (streaming := asking.streaming(model, kind)) is not None:
+        serve = streamed = asking.AsTheyFinish(model, streaming, settings.decoding, settings.batch_size)
+        prepared = Prepared(
+            batches, lambda units: streamed.encoded(list(task.requests(units, bundle.path))), settings.workers
+        )
     else:
         serve = asking.batch_by_batch(model, settings.decoding)
-        prepared = Prepared(batches, lambda units: list(task.requests(units, bundle.path)))
+        prepared = Prepared(batches, lambda units: list(task.requests(units, bundle.path)), settings.workers)
     untried = not bundle.items
     for batch in asked_batches(prepared, serve):
         asked = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]

@@ -239,12 +239,41 @@ class ArmorAdapter(DrawingModel):
         self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
     ) -> list[list[str | Image.Image] | Exception]:
         """Text and images of each answer, in order; an exception stands where a conversation cannot be answered."""
-        from armor_model import generate
+        results = self.encode_conversations(conversations, seeds, decoding)
+        places = [at for at, each in enumerate(results) if not isinstance(each, Exception)]
+        groups = iter([[results[at] for at in places]] if places else [])
+        for number, parts in self.responses(lambda _: next(groups, None), decoding, len(conversations)):
+            results[places[number]] = parts
+        return results
+
+    def encode_conversations(
+        self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
+    ) -> list[Any]:
+        """Token ids and tiles of each conversation, or the exception that says why it cannot be answered."""
+        from armor_model.generation import encode
 
         model, processor = self._load()
-        settings = self._settings(decoding, allow_images=not decoding.mask_imgbos)
-        responses = generate(model, processor, list(conversations), settings, list(seeds), on_error="record")
-        return [NotDrawnError(r.error) if r.error is not None else list(r.parts) for r in responses]
+        settings = self._responding(decoding)
+        encoded: list[Any] = []
+        for conversation, seed in zip(conversations, seeds, strict=True):
+            try:
+                encoded.append(encode(model, processor, conversation, settings, seed))
+            except ArmorError as error:
+                encoded.append(NotDrawnError(str(error)))
+        return encoded
+
+    def responses(
+        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
+    ) -> Iterator[tuple[int, list[str | Image.Image]]]:
+        """Text and images of each answer as it is finished."""
+        from armor_model.generation import serve
+
+        model, processor = self._load()
+        for number, response in serve(model, processor, source, self._responding(decoding), rows):
+            yield number, list(response.parts)
+
+    def _responding(self, decoding: Decoding) -> Any:
+        return self._settings(decoding, allow_images=not decoding.mask_imgbos)
 
     def close(self) -> None:
         """Let go of the weights."""

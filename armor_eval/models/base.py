@@ -120,6 +120,23 @@ class AnswersAsTheyFinish(AnswersQuestions, Protocol):
 
 
 @runtime_checkable
+class RespondsAsTheyFinish(Model, Protocol):
+    """The same of conversations that are answered freely."""
+
+    def encode_conversations(
+        self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
+    ) -> list[Any]:
+        """As `AnswersAsTheyFinish.encode`; an exception where one cannot be asked."""
+        ...
+
+    def responses(
+        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
+    ) -> Iterator[tuple[int, list[str | Image.Image]]]:
+        """As `AnswersAsTheyFinish.answers`; text and images of each answer, in order."""
+        ...
+
+
+@runtime_checkable
 class Prepares(Protocol):
     """A model that loads, and tries one question, before a run's first item."""
 

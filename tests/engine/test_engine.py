@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from armor_eval.engine import Described, Outcome, Prompt, Ready, Settings, Unit, evaluate
+from armor_eval.engine import Conversation, Described, Outcome, Prompt, Ready, Settings, Unit, evaluate
 from armor_eval.engine.batches import batches_of, in_asking_order
 from armor_eval.models.base import Answer, ModelUnavailable, Question
+from armor_eval.models.drawing import NotDrawnError
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_model.base.errors import RunFailed, UserError
@@ -258,6 +260,80 @@ def test_a_resumed_run_is_not_ended_by_the_few_units_that_always_fail(tmp_path: 
     for _ in range(2):
         done = evaluate(EchoTask(["a", "b", "bad1", "bad2"]), Echo(), tmp_path / "r", settings(2))
         assert done.run.status == "partial" and done.scores.counts == {"ok": 2, "error": 2}
+
+
+class TalkTask(EchoTask):
+    """The same, of conversations."""
+
+    def check(self, model) -> None:
+        assert hasattr(model, "respond")
+
+    def describe(self, model) -> Described:
+        return replace(super().describe(model), kind="modality")
+
+    def requests(self, units, folder):
+        self.threads = getattr(self, "threads", set()) | {threading.current_thread().name}
+        return [Conversation(u.id, [{"role": "user", "content": u.id}], seed=7) for u in units]
+
+    def judge(self, units, requests, outputs, bundle):
+        answers = [o if isinstance(o, Exception) else Answer(text="".join(o)) for o in outputs]
+        return super().judge(units, requests, answers, bundle)
+
+
+class Talker:
+    """Responds as rows become free: at most `rows` under way, the shortest name first; a `bad` one fails its round."""
+
+    info = ModelInfo(spec="talker", name="talker", fingerprint="f")
+
+    def __init__(self) -> None:
+        self.most, self.alone = 0, []
+
+    def settings(self, decoding):
+        return {}
+
+    def encode_conversations(self, conversations, seeds, decoding):
+        words = [c[0]["content"] for c in conversations]
+        assert set(seeds) == {7}
+        return [NotDrawnError("too long") if "long" in word else word for word in words]
+
+    def responses(self, source, decoding, rows):
+        under_way, number, more = {}, 0, True
+        while more or under_way:
+            while more and len(under_way) < rows:
+                group = source(not under_way)
+                more = group is not None
+                if not group:
+                    break
+                for word in group:
+                    under_way[number], number = word, number + 1
+            self.most = max(self.most, len(under_way))
+            if any("bad" in word for word in under_way.values()):
+                raise RuntimeError("cannot")
+            if under_way:
+                first = min(under_way, key=lambda at: (len(under_way[at]), at))
+                yield first, [under_way.pop(first)]
+
+    def respond(self, conversations, seeds, decoding):
+        self.alone += [c[0]["content"] for c in conversations]
+        if any("bad" in c[0]["content"] for c in conversations):
+            raise RuntimeError("cannot")
+        return [[c[0]["content"]] for c in conversations]
+
+    def close(self) -> None:
+        pass
+
+
+def test_conversations_take_the_rows_of_finished_ones_and_a_failure_costs_itself_alone(tmp_path: Path) -> None:
+    ids = [f"u{i * 7919 % 1000}" for i in range(12)] + ["bad", "long"]
+    model, task = Talker(), TalkTask(ids)
+    evaluate(task, model, tmp_path / "r", replace(settings(2), workers=1))
+    items = {i.id: i for i in read_bundle(tmp_path / "r")[1]}
+    assert set(items) == set(ids)
+    assert {i for i, item in items.items() if item.status == "error"} == {"bad", "long"}
+    assert all(item.output == i for i, item in items.items() if item.status == "ok")
+    assert "bad" in model.alone and len(model.alone) < 6, "only what was under way is asked again"
+    assert "too long" in items["long"].reason and "cannot" in items["bad"].reason
+    assert len(task.threads) == 1 and model.most >= 2
 
 
 def test_begin_runs_once_before_asking_and_never_on_a_complete_run(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from armor_eval.engine.ask import AsTheyFinish
+from armor_eval.engine.ask import AsTheyFinish, Streaming
 from armor_eval.engine.pipeline import Prepared, asked_batches
 from armor_eval.engine.task import Unit
 from armor_eval.models.base import Answer, Decoding, Question
@@ -61,7 +61,7 @@ def test_gpu_simulation(tiles, seconds, photo, bench_row):
 
     def busy(ahead: bool) -> float:
         model = SleepingModel(seconds, tiles)
-        serve = AsTheyFinish(model, Decoding(), BATCH)
+        serve = AsTheyFinish(model, Streaming(Question, model.encode, model.answers), Decoding(), BATCH)
         units = [Unit(str(i), str(i)) for i in range(ITEMS)]
         batches = [units[i : i + BATCH] for i in range(0, ITEMS, BATCH)]
         began = time.perf_counter()
@@ -141,6 +141,63 @@ def test_refill_against_whole_batches(bench_row):
         items=len(requests),
     )
     assert steps[refilled] < steps[whole_batches]
+
+
+def pixels(folder, item) -> np.ndarray:
+    """Of all images of an answer, one behind the other."""
+    return np.concatenate(
+        [np.zeros(0, int), *(np.asarray(Image.open(folder / i), int).ravel() for i in item.output_images)]
+    )
+
+
+def test_modality_refilled_against_whole_batches(bench_row, tmp_path, monkeypatch):
+    """The same requests, in batches that each run to their longest answer, and refilled: passes of the model, which is
+    what a large one takes time for. The texts are the same, and the images but for a pixel by one level here and there:
+    the tokenizer's decoder rounds by how many it decodes at once."""
+    from armor_eval.engine import Settings, evaluate
+    from armor_eval.models import registry
+    from armor_eval.profiles import profile_of
+    from armor_eval.runs.bundle import read_bundle
+    from armor_eval.tasks.modality.task import ModalityTask
+    from armor_model.modeling import ArmorModel
+
+    refilling, passes, backbone = registry.load(None, "shapes"), [], ArmorModel.backbone
+    monkeypatch.setattr(ArmorModel, "backbone", lambda *args: (passes.append(1), backbone(*args))[1])
+
+    class InBatches:
+        """The same model, without what the engine refills through."""
+
+        info = refilling.info
+        respond, settings, close = refilling.respond, refilling.settings, refilling.close
+
+    task = ModalityTask(profile_of("shapes"), limit=40)
+    settings = Settings("shapes", ["perf"], Decoding(max_new_tokens=64), batch_size=16, shard=(0, 1))
+    cost, steps, answers = {"batches": [], "refilled": []}, {}, {}
+    for turn in range(-1, 4):
+        for how, model in (("batches", InBatches()), ("refilled", refilling)):
+            passes.clear()
+            began, folder = time.process_time(), tmp_path / f"{how}{turn}"
+            evaluate(task, model, folder, settings)
+            if turn >= 0:
+                cost[how].append(time.process_time() - began)
+            steps[how] = len(passes)
+            answers[how] = {i.id: (i.output, pixels(folder, i)) for i in read_bundle(folder)[1]}
+    assert len(answers["refilled"]) == 200
+    for name, (text, images) in answers["batches"].items():
+        assert answers["refilled"][name][0] == text
+        assert np.abs(answers["refilled"][name][1] - images).max(initial=0) <= 1
+    pairs = sorted(b / r for b, r in zip(cost["batches"], cost["refilled"], strict=True))
+    bench_row(
+        "modality: batches of 16, against rows that refill, passes of the model",
+        steps["batches"] / steps["refilled"],
+        "x",
+        None,
+        size="armor-nano",
+        cpu_lowest=pairs[0],
+        cpu_highest=pairs[-1],
+        items=200,
+    )
+    assert steps["refilled"] < steps["batches"]
 
 
 def test_parallel_drawing(bench_row):
