@@ -318,7 +318,7 @@ def spreads(finished: Sequence[Finished]) -> Iterator[tuple[JsonObject, Metric]]
     for bench in dict.fromkeys(one.run.benchmark for one in finished):
         metrics = [primary(one) for one in finished if one.run.benchmark == bench]
         values = [m.value for m in metrics if m.value is not None]
-        record = {"benchmark": bench, "unit": metrics[0].unit, "values": [m.value for m in metrics]}
+        record: JsonObject = {"benchmark": bench, "unit": metrics[0].unit, "values": [m.value for m in metrics]}
         record |= dict.fromkeys(("mean", "sd", "ci95"))
         if len(values) == len(metrics) > 1:
             spread = between(values)

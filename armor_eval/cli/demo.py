@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from armor_eval.cli import common
+from armor_model.base.optional import not_none
 
 if TYPE_CHECKING:
     from armor_eval.engine import Finished
@@ -57,11 +58,11 @@ def demo(
     folder = out or Path("runs") / "demo" / time.strftime("%Y%m%d-%H%M%S", time.gmtime())
     adapter = registry.load(model, "shapes", **common.model_options(dtype, device, None, None))
     settings = Settings("shapes", list(COMMAND_LINE.get()), Decoding(max_new_tokens=64), batch_size)
-    finished = []
+    finished: list[Finished] = []
     for benchmark in choose(list(BENCHMARKS)):
         with common.progress_bar(f"answering {benchmark.name} of the shapes world", not json_output) as progress:
             task = UnderstandingTask(benchmark, "shapes", Options(limit=limit))
-            finished.append(evaluate(task, adapter, folder / benchmark.name, settings, progress=progress))
+            finished.append(not_none(evaluate(task, adapter, folder / benchmark.name, settings, progress=progress)))
     sheet = folder / "drawings.png"
     drawn = draw_sheet(adapter, PROMPTS, seed, sheet)
     adapter.close()

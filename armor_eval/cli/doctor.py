@@ -122,9 +122,8 @@ def _shims() -> list[dict[str, str]]:
     torch_version, vision = _version("torch"), _version("torchvision")
     cpu_only = "+cpu" in torch_version or _cuda_of_torch() is None
     shim = cpu_only and "+cpu" not in vision
-    compiled = util.find_spec("mmcv") is not None and any(
-        Path(util.find_spec("mmcv").submodule_search_locations[0]).glob("_ext*.so")
-    )
+    mmcv = util.find_spec("mmcv")
+    compiled = any(list(Path(folder).glob("_ext*.so")) for folder in (mmcv and mmcv.submodule_search_locations) or ())
     return [
         _row("torchvision beside a CPU torch", "note", "the shim may act" if shim else "no shim needed"),
         _row("mmcv._ext", "note", "compiled, the shim stays out" if compiled else "the shim acts"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -40,7 +41,7 @@ def listing(json_output: Annotated[bool, typer.Option("--json", help="Print as J
         return
     stars = ["" if b.in_paper else " (not in all)" for b in declared]
     kinds = [(kind.shows, kind.help) for kind in KINDS.values()]
-    tables = {
+    tables: dict[str, tuple[Sequence[str], Sequence[Sequence[str]]]] = {
         "understanding --bench ... (all = those of the paper's Table 2)": (
             ("name", "data set", "split", "judge", "reported number"),
             [(b.name + star, b.dataset, b.split, b.judge, b.number) for b, star in zip(declared, stars, strict=True)],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from armor_eval.cli import common
 from armor_eval.tasks.modality import LINE
 from armor_model.base.errors import UserError
 from armor_model.base.help import OldOut
+
+if TYPE_CHECKING:
+    from armor_eval.engine import Finished
 
 modality = typer.Typer(no_args_is_help=False)
 
@@ -109,7 +112,7 @@ def side_by_side(
     common.write(str(out))
 
 
-def _show(done) -> None:
+def _show(done: Finished) -> None:
     run, out = done.run, common.console()
     title = f"modality - {run.model.name} - profile {run.profile}"
     common.print_doc(out, common.metrics_doc(title, done.scores.metrics))

@@ -179,8 +179,8 @@ def run(
         beside = suite.measure_baselines(adapter) if baselines else {}
     finally:
         adapter.close()
-        for judge in judges.values():
-            judge.close()
+        for loaded in judges.values():
+            loaded.close()
     if not processes.first:
         return
     if shard is not None:
@@ -313,9 +313,9 @@ def check_thinking(mode: str | None) -> Thinking:
     """What `--thinking` says; cutting is the default."""
     from armor_model.base.errors import unknown_name
 
-    if mode not in (None, "strip", "keep"):
-        raise unknown_name("--thinking", mode, ["strip", "keep"])
-    return mode or "strip"
+    if mode is None or mode == "strip" or mode == "keep":
+        return mode or "strip"
+    raise unknown_name("--thinking", mode, ["strip", "keep"])
 
 
 def check_reading(reading: str) -> Reading:
