@@ -240,10 +240,15 @@ class ArmorAdapter(DrawingModel):
     ) -> list[list[str | Image.Image] | Exception]:
         """Text and images of each answer, in order; an exception stands where a conversation cannot be answered."""
         from armor_model import generate
+        from armor_model.generation import PrefixCache
 
         model, processor = self._load()
         settings = self._settings(decoding, allow_images=not decoding.mask_imgbos)
-        responses = generate(model, processor, list(conversations), settings, list(seeds), on_error="record")
+        # The turns of a dialogue are asked together. Not kept for the next call: a training loop's weights move on.
+        prefixes = PrefixCache()
+        responses = generate(
+            model, processor, list(conversations), settings, list(seeds), on_error="record", prefixes=prefixes
+        )
         return [NotDrawnError(r.error) if r.error is not None else list(r.parts) for r in responses]
 
     def close(self) -> None:

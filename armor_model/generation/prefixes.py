@@ -71,7 +71,8 @@ class PrefixCache:
             for old in self._kept
             if len(old.stores) > len(prefix.stores) or common(old.marks, prefix.marks) < len(old.marks)
         ]
-        self._kept.append(prefix)
+        if prefix.bytes <= self.most_bytes:
+            self._kept.append(prefix)
         while sum(each.bytes for each in self._kept) > self.most_bytes:
             self._kept.pop(0)
 

@@ -157,7 +157,7 @@ def test_an_earlier_image_stays_as_it_was_drawn(exact, guidance):
     """Several images with less text between them than a lagging row has to catch up on: what the adapter kept of the
     first is not computed again, from hidden states that nobody stored. So no answer depends on its batch."""
     rng = np.random.default_rng(0)
-    words = "what is there ? a red circle the image draw picture of and not it".split()
+    words = ("what", "is", "there", "?", "a", "red", "circle", "the", "image", "draw", "of", "and", "not")
     settings = replace(GREEDY, guidance=guidance, max_images=4, max_new_tokens=20)
     asked = [[{"role": "user", "content": " ".join(rng.choice(words, 1 + n % 8))}] for n in range(9)]
     together = [answer.tokens for answer in generate(*exact, asked, settings)]
