@@ -21,6 +21,7 @@ _HOME = {
     "GenerationSettings": "generation",
     "ImageTokenizer": "vq",
     "PatchVQ": "vq",
+    "PrefixCache": "generation",
     "Response": "generation",
     "UserError": "base.errors",
     "build_vq": "vq",

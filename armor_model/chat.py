@@ -44,6 +44,9 @@ class Chat:
     """Turns that the folder's transcript holds already; file names count on from there."""
 
     def __post_init__(self) -> None:
+        from armor_model.generation import PrefixCache
+
+        self.prefixes = PrefixCache()
         transcript = self.out / "transcript.jsonl"
         if transcript.exists():
             self.earlier = len(transcript.read_text().splitlines())
@@ -71,7 +74,8 @@ class Chat:
         if not text.strip():
             raise UserError("the prompt is empty")
         conversation = [*self.history, message]
-        [answer] = generate(self.model, self.processor, [conversation], self.settings, [self.seed + self.turn])
+        seeds = [self.seed + self.turn]
+        [answer] = generate(self.model, self.processor, [conversation], self.settings, seeds, prefixes=self.prefixes)
         self.turn += 1
         self.waiting = []
         parts = answer.save_parts(self.out, f"turn-{self.earlier + self.turn:03d}")

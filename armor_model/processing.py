@@ -83,6 +83,8 @@ class Encoded:
     ids: list[int] = field(default_factory=list)
     tiles: list[Tensor] = field(default_factory=list)
     """Each image to look at, as the base preprocesses it."""
+    shown: list[int] = field(default_factory=list)
+    """Placeholders of each of these images among the tokens."""
     heads: list[str] = field(default_factory=list)
     """For each token, the head that had to say it: `t` text, `v` visual, empty where it was given."""
 
@@ -309,8 +311,9 @@ class ArmorProcessor:
                 pieces.append(Piece(text if image is None else DRAWN, content))
                 continue
             tiles = image["tiles"] if "tiles" in image else self.cut(image["image"], max_tiles)
-            out.tiles.append(tiles)
             seen, runs = self.base.image_text(tiles, self.settings)
+            out.tiles.append(tiles)
+            out.shown.append(sum(runs))
             pieces.append(Piece(seen, False))
             lengths += runs
         left = iter(lengths)

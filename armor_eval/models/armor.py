@@ -266,10 +266,12 @@ class ArmorAdapter(DrawingModel):
         self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
     ) -> Iterator[tuple[int, list[str | Image.Image]]]:
         """Text and images of each answer as it is finished."""
-        from armor_model.generation import serve
+        from armor_model.generation import PrefixCache, serve
 
         model, processor = self._load()
-        for number, response in serve(model, processor, source, self._responding(decoding), rows):
+        # The turns of a dialogue are asked together. Not kept for the next call: a training loop's weights move on.
+        prefixes, settings = PrefixCache(), self._responding(decoding)
+        for number, response in serve(model, processor, source, settings, rows, prefixes=prefixes):
             yield number, list(response.parts)
 
     def _responding(self, decoding: Decoding) -> Any:

@@ -6,5 +6,6 @@ request = [{"role": "user", "content": "draw a red circle"}]
 """
 
 from armor_model.generation.api import GenerationSettings, Response, draw, encode, generate, serve, stream
+from armor_model.generation.prefixes import PrefixCache
 
-__all__ = ["GenerationSettings", "Response", "draw", "encode", "generate", "serve", "stream"]
+__all__ = ["GenerationSettings", "PrefixCache", "Response", "draw", "encode", "generate", "serve", "stream"]

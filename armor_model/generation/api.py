@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
+    from armor_model.generation.prefixes import PrefixCache
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor, Conversation
 
@@ -156,6 +157,7 @@ def generate(
     max_tiles: int | None = None,
     on_error: str = "raise",
     compile: bool | str = "auto",
+    prefixes: PrefixCache | None = None,
 ) -> list[Response]:
     """Answer conversations in batches.
 
@@ -170,8 +172,11 @@ def generate(
         on_error: `raise` a UserError for a conversation that cannot be encoded, or `record` it in its Response.
         compile: True fuses the steps with torch.compile, which takes a minute or so for each process; `auto` does it
             on CUDA where the requests are many enough to pay for it.
+        prefixes: of this model. Conversations that go on from one call to the next, or share their beginning within
+            one, then compute what they share once.
     """
-    answers = dict(stream(model, processor, conversations, settings, seeds, batch_size, max_tiles, on_error, compile))
+    how = settings, seeds, batch_size, max_tiles, on_error, compile, prefixes
+    answers = dict(stream(model, processor, conversations, *how))
     return [answers[i] for i in range(len(conversations))]
 
 
@@ -185,6 +190,7 @@ def stream(
     max_tiles: int | None = None,
     on_error: str = "raise",
     compile: bool | str = "auto",
+    prefixes: PrefixCache | None = None,
 ) -> Iterator[tuple[int, Response]]:
     """`generate`, giving each answer with its number as soon as it is finished (not in order): what a journal wants.
 
@@ -206,7 +212,8 @@ def stream(
                 raise UserError(where + error.message, hint=error.hint) from error
             yield i, Response(stats={"seed": seeds[i]}, error=str(error))
     groups = iter([requests] if requests else [])
-    for number, response in serve(model, processor, lambda _: next(groups, None), settings, batch_size, compile):
+    how = settings, batch_size, compile, prefixes
+    for number, response in serve(model, processor, lambda _: next(groups, None), *how):
         yield numbers[number], response
 
 
@@ -217,6 +224,7 @@ def serve(
     settings: GenerationSettings,
     batch_size: int = 64,
     compile: bool | str = "auto",
+    prefixes: PrefixCache | None = None,
 ) -> Iterator[tuple[int, Response]]:
     """Answer encoded requests that are still coming: one engine, its caches and captured steps, for all of them.
 
@@ -226,7 +234,8 @@ def serve(
     was_training = model.training
     model.eval()
     try:
-        engine = Engine(model, settings, processor.stop_ids, unconditional, batch_size, compile=compile)
+        stops = processor.stop_ids
+        engine = Engine(model, settings, stops, unconditional, batch_size, compile=compile, prefixes=prefixes)
         pending: list[tuple[int, Response]] = []
         for number, row in engine.feed(source):
             pending.append((number, response_of(row)))
@@ -284,7 +293,7 @@ def encode(
             f"the conversation has {len(row.ids)} tokens, this model's context holds {room}",
             hint="shorten it, or begin a new conversation",
         )
-    return Request(row.ids, row.tiles, seed)
+    return Request(row.ids, row.tiles, seed, shown=row.shown)
 
 
 def response_of(row: Row) -> Response:

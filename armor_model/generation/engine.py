@@ -20,6 +20,7 @@ from torch import Tensor
 
 from armor_model.base.errors import UserError
 from armor_model.generation.parallel import draw_parallel
+from armor_model.generation.prefixes import PrefixCache, common, images_within, marks_of
 from armor_model.generation.state import Batch, Limits, Request, Row, attention, uniforms
 from armor_model.generation.static import (
     COMPILE_PAYS,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from armor_model.generation.api import GenerationSettings
+    from armor_model.generation.prefixes import Prefix
     from armor_model.modeling import ArmorModel
 
 REFILL = 4
@@ -61,6 +63,7 @@ class Engine:
         static: run uniform stretches on fixed buffers, captured as CUDA graphs; by default on CUDA, or to compile.
         compile: fuse the static steps with torch.compile. `auto` does so on CUDA where the requests may take
             COMPILE_PAYS steps or more; a backend of torch.compile by name takes the place of inductor.
+        prefixes: of this model: conversations that go on, or begin alike, compute what they share once.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Engine:
         batch_size: int = 64,
         static: bool | None = None,
         compile: bool | str = "auto",
+        prefixes: PrefixCache | None = None,
     ):
         self.model, self.settings, self.config, self.device = model, settings, model.config, model.device
         if len(devices := sorted({str(p.device) for p in model.parameters()})) > 1:
@@ -83,6 +87,7 @@ class Engine:
         if asked and not self.static:
             raise UserError("only static steps can be compiled")
         self.unconditional, self.batch_size, self.wants_compile = unconditional, batch_size, compile
+        self.prefixes = prefixes
         self.compile = ""
         """torch.compile's backend for the present requests; empty where steps run as they are."""
         self.single = self.config.heads == "single"
@@ -227,19 +232,47 @@ class Engine:
         <imgbos> is part of the prefill."""
         n, imgbos = len(batch.rows), self.config.imgbos_id
         prompts = [replace(request, ids=request.ids + [imgbos] * request.settings.force_image) for _, request in new]
-        for (number, _), request in zip(new, prompts, strict=True):
+        for (number, asked), request in zip(new, prompts, strict=True):
             start, limits = batch.slot - len(request.ids), replace(self.limits, settings=request.settings)
             numbers = uniforms(request.seed, limits.new_tokens)
             row = Row(number, start, limits, numbers, request.seed, adapted=start, placed=self._placed(request))
+            if self.prefixes is not None:
+                row.marks = marks_of(asked, self.config.image_token_id)
             if request.settings.force_image:
                 row.append_text(imgbos, batch.slot)
             batch.rows.append(row)
         if self.settings.guided and (forced := [row for row in batch.rows[n:] if row.drawing]):
             prompts += self._add_unconditional(batch, forced, [imgbos])
         fresh = list(range(n, len(batch.rows)))
-        last_RD = self._prefill(batch, fresh, prompts)
+        shared = self._shared(batch, n)
+        width = self.config.text_config.hidden_size
+        last_RD = torch.zeros(len(batch.rows), width, dtype=batch.dtype, device=self.device)
+        for indices in ([i for i in fresh if i not in shared], list(shared)):
+            if indices:
+                known = [batch.begin_as(i, *shared[i]) if i in shared else 0 for i in indices]
+                last_RD[indices] = self._prefill(batch, indices, [prompts[i - n] for i in indices], known)
         self._sample(batch, fresh, last_RD)
         self._settle(batch)
+
+    def _shared(self, batch: Batch, n: int) -> dict[int, tuple[Prefix | int, int]]:
+        """For those of the rows from n on that have half of their prompt or more in common with a finished row, or with
+        one that is prefilled before them: which, and how many tokens. Longest first: a dialogue's last turn is."""
+        shared: dict[int, tuple[Prefix | int, int]] = {}
+        if self.prefixes is None:
+            return shared
+        for i in range(n, len(batch.rows)):
+            if (marks := batch.rows[i].marks) is None:
+                continue
+            source: Prefix | int | None
+            source, length = self.prefixes.longest(marks, len(batch.slot_views))
+            for other, row in enumerate(batch.rows[:i]):
+                if other not in shared and row.marks is not None and (found := common(row.marks, marks)) > length:
+                    source, length = other, found
+            length = min(length, batch.slot - batch.rows[i].start - 1)  # the last token's hidden state is wanted
+            if source is not None and 2 * length >= len(marks):
+                shared[i] = source, length
+                self.prefixes.reused += length
+        return shared
 
     def _add_unconditional(self, batch: Batch, rows: list[Row], begin: list[int]) -> list[Request]:
         """An unconditional row for each of these; their prompts, to be prefilled."""
@@ -252,20 +285,27 @@ class Engine:
             batch.rows.append(row.unconditional)
         return [prompt] * len(rows)
 
-    def _prefill(self, batch: Batch, indices: list[int], requests: list[Request]) -> Tensor:
-        """The newest hidden states of all rows (n, D); those of rows that were there before stay zero."""
-        T = max(len(r.ids) for r in requests)
+    def _prefill(
+        self, batch: Batch, indices: list[int], requests: list[Request], known: list[int] | None = None
+    ) -> Tensor:
+        """The newest hidden states (N, D) of these rows. `known`: how many tokens of each prompt its row holds
+        already."""
+        known = known or [0] * len(requests)
+        rows, new = [batch.rows[i] for i in indices], [r.ids[skip:] for r, skip in zip(requests, known, strict=True)]
+        T = max(map(len, new))
         first = batch.slot - T
-        ids_NT = torch.tensor([[0] * (T - len(r.ids)) + r.ids for r in requests], device=self.device)
-        embeds_NTD = self.model.embed(ids_NT, [image for request in requests for image in request.tiles])
-        batch.cache.at(batch.select(indices), first, batch.slot, first)
-        mask, positions = attention(self.model, [batch.rows[i] for i in indices], first, batch.slot, first)
+        low = min([first, *(row.start for row in rows)])
+        token = self.config.image_token_id
+        ids_NT = torch.tensor([[0] * (T - len(ids)) + ids for ids in new], device=self.device)
+        seen = [r.tiles[images_within(r, token, skip) :] for r, skip in zip(requests, known, strict=True)]
+        embeds_NTD = self.model.embed(ids_NT, [image for images in seen for image in images])
+        chosen, held_NT = batch.select(indices), batch.held(rows, [batch.slot - len(ids) for ids in new], first)
+        batch.cache.at(chosen, first, batch.slot, low, held_NT)
+        mask, positions = attention(self.model, rows, first, batch.slot, low)
         hidden_NTD = self.model.backbone(embeds_NTD, mask, positions, batch.cache)
-        last_RD = hidden_NTD.new_zeros(len(batch.rows), hidden_NTD.shape[-1])
-        last_RD[indices[0] :] = hidden_NTD[:, -1]
         if batch.with_adapter:
-            batch.hidden_RSD[indices[0] : indices[-1] + 1, first : batch.slot] = hidden_NTD
-        return last_RD
+            batch.write_hidden(chosen, first, hidden_NTD, held_NT)
+        return hidden_NTD[:, -1]
 
     def _placed(self, request: Request) -> Tensor | None:
         placed_1TA = self.model.place(torch.tensor([request.ids]), request.tiles)
@@ -287,6 +327,8 @@ class Engine:
             if (row := batch.rows[i]).finish:
                 if row.conditional is None:
                     self.done[row.request] = row
+                if self.prefixes is not None and row.marks is not None:
+                    self.prefixes.keep(batch.prefix(i))
                 batch.remove(i)
 
     # ---- one step in general -------------------------------------------------------------------------------
@@ -376,7 +418,9 @@ class Engine:
             first, low = min(row.adapted for row in rows), min(row.start for row in rows)
             chosen = batch.select(group)
             hidden_NSD = batch.hidden_RSD[:chosen] if isinstance(chosen, int) else batch.hidden_RSD[chosen]
-            batch.adapter_cache.at(chosen, first, batch.slot, low)
+            # of an image drawn before there are no hidden states: its keys and values stay, whoever else lags
+            held_NT = batch.held(rows, [row.adapted for row in rows], first)
+            batch.adapter_cache.at(chosen, first, batch.slot, low, held_NT)
             mask, positions = attention(self.model, rows, first, batch.slot, low)
             hidden_NTD = hidden_NSD[:, first : batch.slot]
             visual_NTD = self.model.visual_hidden(hidden_NTD, mask, positions, batch.adapter_cache)

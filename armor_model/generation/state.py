@@ -11,8 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from armor_model.generation.prefixes import Prefix
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -35,6 +38,8 @@ class Request:
     settings: GenerationSettings | None = None
     """Its own length, text sampling and right to draw; by default the engine's. How images are drawn is the engine's
     alone: rows that draw together share their steps."""
+    shown: list[int] = field(default_factory=list)
+    """Placeholders of each image among the tokens: wanted where prefixes are shared."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,8 @@ class Row:
     finish: str = ""
     conditional: Row | None = None
     unconditional: Row | None = None
+    marks: np.ndarray | None = None
+    """Of the prompt (prefixes.py); None where its prefix is not to be shared."""
     placed: Tensor | None = None
     """Position ids (T, 1 + A) of the prompt, where it holds images that the base places (BaseModel.place)."""
 
@@ -172,6 +179,7 @@ class KVCache:
         self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self._at: tuple[Rows, int, int, int] = (rows, 0, slots, 0)
+        self._held: Tensor | None = None
         self._static: tuple[list[tuple[Tensor, Tensor]], Tensor, int] | None = None
 
     @property
@@ -183,9 +191,11 @@ class KVCache:
         """Keys and values of the first rows, layer by layer: views, for `at_static`."""
         return [(keys[:rows], values[:rows]) for keys, values in zip(self.keys, self.values, strict=True)]
 
-    def at(self, rows: Rows, first: int, stop: int, read_from: int) -> None:
-        """The next pass writes slots [first, stop) of `rows` and sees slots [read_from, stop)."""
+    def at(self, rows: Rows, first: int, stop: int, read_from: int, held_NT: Tensor | None = None) -> None:
+        """The next pass writes slots [first, stop) of `rows`, but for those that `held_NT` names, and sees slots
+        [read_from, stop)."""
         self._at, self._static = (rows, first, stop, read_from), None
+        self._held = None if held_NT is None else held_NT[:, None, :, None]
 
     def at_static(self, views: list[tuple[Tensor, Tensor]], slot_1: Tensor, length: int) -> None:
         """The next pass writes one slot of the rows in `views` and sees slots [0, length): mask the later ones."""
@@ -204,6 +214,9 @@ class KVCache:
             return out[0], out[1]
         rows, first, stop, read_from = self._at
         for store, new in zip((self.keys[layer], self.values[layer]), new_kv, strict=True):
+            if self._held is not None:
+                old = store[:rows] if isinstance(rows, int) else store[rows]
+                new = torch.where(self._held, old[:, :, first:stop], new)
             if isinstance(rows, int):
                 store[:rows, :, first:stop] = new
                 out.append(store[:rows, :, read_from:stop])
@@ -219,17 +232,18 @@ class Batch:
     hidden states that the adapter has yet to read; nothing for the adapter where no image can be drawn."""
 
     def __init__(self, model: ArmorModel, count: int, slots: int, with_adapter: bool):
-        config, text, kind = model.config, model.config.text_config, (model.dtype, model.device)
+        config, text = model.config, model.config.text_config
+        kind = self.dtype, self.device = model.dtype, model.device
         self.rows: list[Row] = []
         self.slot, self.count, self.slots = 0, count, slots
-        self.with_adapter, self.device = with_adapter, model.device
+        self.with_adapter = with_adapter
         self.cache = KVCache(text, text.num_hidden_layers, count, slots, *kind)
         self.adapter_cache = KVCache(text, config.num_adapter_layers if with_adapter else 0, count, slots, *kind)
         shape = (count if with_adapter else 0, slots, text.hidden_size)
         self.hidden_RSD = torch.zeros(shape, dtype=kind[0], device=kind[1])
 
     @property
-    def _slot_views(self) -> list[Tensor]:
+    def slot_views(self) -> list[Tensor]:
         """All stores, as (R, S, ...)."""
         stores = [*self.cache.stores, *self.adapter_cache.stores]
         return [*(store.transpose(1, 2) for store in stores), *([self.hidden_RSD] if self.with_adapter else [])]
@@ -240,12 +254,50 @@ class Batch:
             return len(indices)
         return torch.tensor(indices, device=self.device)
 
+    def held(self, rows: list[Row], since: list[int], first: int) -> Tensor | None:
+        """Which of the slots from `first` to the current one a pass over all of them must leave as they are (N, T):
+        those before each row's `since`; None where no row has any."""
+        if all(begin <= max(first, row.start) for row, begin in zip(rows, since, strict=True)):
+            return None
+        slots_T = torch.arange(first, self.slot, device=self.device)
+        return slots_T < torch.tensor(since, device=self.device)[:, None]
+
+    def write_hidden(self, rows: Rows, first: int, hidden_NTD: Tensor, held_NT: Tensor | None) -> None:
+        """Keep the hidden states of slots from `first` on, but for those that are held."""
+        index = slice(rows) if isinstance(rows, int) else rows
+        if held_NT is not None:
+            old_NTD = self.hidden_RSD[index, first : self.slot]
+            hidden_NTD = torch.where(held_NT[..., None], old_NTD, hidden_NTD)
+        self.hidden_RSD[index, first : self.slot] = hidden_NTD
+
+    def prefix(self, i: int) -> Prefix:
+        """What is kept of a row that is finished: a copy."""
+        row = self.rows[i]
+        assert row.marks is not None
+        fed = np.concatenate([row.marks, row.tokens])[: self.slot - row.start]
+        stores = [view[i, row.start : self.slot].clone() for view in self.slot_views]
+        return Prefix(fed.astype(np.int64), stores, row.adapted - row.start)
+
+    def begin_as(self, i: int, source: Prefix | int, length: int) -> int:
+        """Give a row the first `length` tokens of a finished one, or of another row; returns `length`."""
+        row = self.rows[i]
+        if isinstance(source, int):
+            other = self.rows[source]
+            stores = [view[source, other.start : other.start + length] for view in self.slot_views]
+            adapted = other.adapted - other.start
+        else:
+            stores, adapted = [store[:length] for store in source.stores], source.adapted
+        for view, store in zip(self.slot_views, stores, strict=False):  # a prefix may have the adapter's too
+            view[i, row.start : row.start + length] = store
+        row.adapted = row.start + min(length, adapted)
+        return length
+
     def remove(self, i: int) -> None:
         """Take a row out; the last one moves to its index."""
         last = len(self.rows) - 1
         if i != last:
             moved = self.rows[i] = self.rows[last]
-            for view in self._slot_views:
+            for view in self.slot_views:
                 view[i, moved.start : self.slot] = view[last, moved.start : self.slot]
         self.rows.pop()
 
@@ -255,7 +307,7 @@ class Batch:
         if by <= 0:
             return
         n = len(self.rows)
-        for view in self._slot_views:  # one at a time: the copy through a temporary stays small
+        for view in self.slot_views:  # one at a time: the copy through a temporary stays small
             view[:n, : self.slot - by] = view[:n, by : self.slot].clone()
         self.slot -= by
         for row in self.rows:

@@ -13,6 +13,7 @@ import torch
 
 from armor_model.generation.api import UNCONDITIONAL, GenerationSettings, Response, render, response_of
 from armor_model.generation.engine import Engine
+from armor_model.generation.prefixes import PrefixCache
 from armor_model.generation.state import Request, Row
 
 if TYPE_CHECKING:
@@ -110,8 +111,9 @@ class Batcher:
         unconditional = self.processor.encode_one(UNCONDITIONAL, add_generation_prompt=True).ids
         while not self._closing:
             try:
+                stops, prefixes = self.processor.stop_ids, PrefixCache()
                 engine = Engine(
-                    self.model, self.settings, self.processor.stop_ids, unconditional, self.batch_size, compile=False
+                    self.model, self.settings, stops, unconditional, self.batch_size, compile=False, prefixes=prefixes
                 )
                 self._serve(engine)
             except Exception as error:  # out of memory, or a bug: it costs what is under way, not the server

@@ -23,6 +23,7 @@ from armor_model.base.errors import UserError
 from armor_model.bases import BASES, find_base, named
 from armor_model.convert.build import build
 from armor_model.convert.export import export
+from armor_model.generation import PrefixCache
 from armor_model.presets import count, preset_dict, summary
 
 OTHERS = [name for name in BASES if name != "internvl"]
@@ -156,6 +157,17 @@ def test_batches_and_caches_change_no_answer(pair, conversations, kind):
         several = generate(model, processor, conversations, replace(settings, parallel_draw=4), seeds)
         assert [r.tokens for r in several] == [r.tokens for r in together]
     assert all(bool(r.images) == (kind == "image") for r in together) or kind == "mixed"
+
+
+def test_a_second_turn_goes_on_from_the_first(pair, conversations):
+    """The cached prefix holds images whose placement takes fewer positions than slots, in rows of differing length."""
+    model, processor = pair
+    settings, prefixes = GenerationSettings(max_new_tokens=10, max_images=1), PrefixCache()
+    first = generate(model, processor, conversations, settings, prefixes=prefixes)
+    more = [[*c, a.message(), {"role": "user", "content": "a red"}] for c, a in zip(conversations, first, strict=True)]
+    again = generate(model, processor, more, settings, prefixes=prefixes)
+    assert [r.tokens for r in again] == [r.tokens for r in generate(model, processor, more, settings)]
+    assert prefixes.reused > sum(len(r.tokens) for r in first)
 
 
 def test_fixed_buffers_and_guidance_change_no_answer(pair, conversations):
