@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.hf_copies import Copies
 from armor_eval.models.hf_first import FirstTokens
 from armor_eval.models.hf_options import ModelArgs, end_tokens, kept_fields, neutralise
 from armor_eval.models.hf_prompts import Prompter, find_prompter, probe_question
@@ -74,11 +75,12 @@ class HubModel:
         self._source |= {"revision": revision, **self._args.source}
         self._device, self._device_map, self._dtype = device, device_map, dtype
         self._prompter: Prompter | None = None
+        self._copies: Copies | None = None
         self._loaded: Any = None
         self._ends: list[int] = []
         self._most: int | None = None
         self._config_type = ""
-        self._loading, self._encoding = threading.RLock(), threading.Lock()
+        self._loading = threading.RLock()
         revision = self._source["revision"]
         folder = Path(name).expanduser()
         if folder.is_dir():
@@ -113,7 +115,10 @@ class HubModel:
     def _load_prompter(self) -> Prompter:
         """The processor and how it is to be asked: files of a few kilobytes, read before the weights are."""
         with self._loading:  # questions are encoded in threads of their own
-            return self._prompter or self._find_prompter()
+            if self._prompter is None:
+                self._prompter = self._find_prompter()
+                self._copies = Copies(self._prompter)
+            return self._prompter
 
     def _find_prompter(self) -> Prompter:
         config = self._config()
@@ -134,13 +139,13 @@ class HubModel:
             tokenizer.padding_side = "left"
         if tokenizer is not None and tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
-        self._prompter = find_prompter(processor, config, name, self._args.chat_template)
+        prompter = find_prompter(processor, config, name, self._args.chat_template)
         self._most = 1 if config.model_type in ALONE else None
         self._config_type = config.model_type
         if self._image_options(probe_question()):
             self.facts["tiles"] = "by benchmark, as ARMOR is asked (max_patches); MMMU's first image doubled"
-        self.facts |= {"prompt_form": self._prompter.form, "model_class": (config.architectures or [None])[0]}
-        return self._prompter
+        self.facts |= {"prompt_form": prompter.form, "model_class": (config.architectures or [None])[0]}
+        return prompter
 
     def _load(self) -> tuple[Any, Any]:
         """The model and its processor."""
@@ -204,7 +209,8 @@ class HubModel:
     def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[tuple[_Chunk, int]]:
         """Each question's chunk and its place in it: rows with and without images apart, for a processor takes either
         in a batch, not both, and rows of one tile limit together."""
-        prompter, kinds = self._load_prompter(), defaultdict(list)
+        self._load_prompter()
+        kinds = defaultdict(list)
         for at, question in enumerate(questions):
             kinds[any(not isinstance(p, str) for p in question.parts), self._image_options(question)].append(at)
         entries: dict[int, tuple[_Chunk, int]] = {}
@@ -214,12 +220,17 @@ class HubModel:
                 some = places[start : start + size]
                 chunk = _Chunk([questions[at] for at in some], dict(options))
                 try:
-                    with self._encoding:  # a fast tokenizer's padding belongs to one thread at a time
-                        chunk.inputs = prompter.encode(chunk.questions, chunk.options)
+                    chunk.inputs = self._encoded(chunk)
                 except Exception as error:  # asked in halves, so that only the culprit is lost
                     log.debug("a batch cannot be encoded: %s", error)
                 entries |= {at: (chunk, n) for n, at in enumerate(some)}
         return [entries[at] for at in range(len(questions))]
+
+    def _encoded(self, chunk: _Chunk) -> Any:
+        self._load_prompter()
+        assert self._copies is not None
+        with self._copies.lent() as prompter:
+            return prompter.encode(chunk.questions, chunk.options)
 
     def answers(
         self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
@@ -271,8 +282,7 @@ class HubModel:
         model, processor = self._load()
         prompter, questions = self._load_prompter(), chunk.questions
         if chunk.inputs is None:
-            with self._encoding:
-                chunk.inputs = prompter.encode(questions, chunk.options)
+            chunk.inputs = self._encoded(chunk)
         inputs = chunk.inputs.to(model.device, model.dtype)
         for name in UNUSED:
             if name in inputs and not names(model.forward, name):
