@@ -406,18 +406,12 @@ class Engine:
                 row.append_codes([code])
 
     def _adapt(self, batch: Batch, indices: list[int]) -> dict[int, Tensor]:
-        """The adapter's newest output (D,) for some rows, by row index; rows that lag catch up in one pass.
-
-        Rows new to the adapter catch up apart: a pass writes every slot from its earliest on, and where all rows drew
-        together nobody kept the hidden states that an older row's slots would have to be written from again. With
-        guidance, a new unconditional row reaches back into just that stretch at every image but the first.
-        """
+        """The adapter's newest output (D,) for some rows, by row index; rows that lag catch up in one pass."""
         newest = batch.slot - 1
         out: dict[int, Tensor] = {}
         steady = [i for i in indices if batch.rows[i].adapted == newest]
         behind = [i for i in indices if batch.rows[i].adapted < newest]
-        new = [i for i in behind if batch.rows[i].adapted == batch.rows[i].start]
-        for group in (steady, [i for i in behind if i not in new], new):
+        for group in (steady, behind):
             if not group:
                 continue
             rows = [batch.rows[i] for i in group]
