@@ -30,7 +30,7 @@ _HOME = {
     "generate": "generation",
     "load": "loading",
     "load_processor": "loading",
-    "new_model": "modeling",
+    "new_model": "loading",
     "preset": "presets",
     "preset_names": "presets",
     "save": "loading",

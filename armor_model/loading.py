@@ -13,6 +13,7 @@ from armor_model.hub import fetch, is_id
 if TYPE_CHECKING:
     import torch
 
+    from armor_model.config import ArmorFields
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
 
@@ -65,6 +66,13 @@ def load_model(
     if dtype is None and model.dtype == torch.float16 and device in (None, "cpu") and "device_map" not in kwargs:
         model = model.float()  # half precision saves the file's space; a CPU computes in single
     return model.to(device) if device else model
+
+
+def new_model(config: ArmorFields) -> ArmorModel:
+    """The untrained ARMOR of a configuration."""
+    from armor_model.modeling import model_class
+
+    return model_class(config.base_name)(config)
 
 
 def load_processor(folder: str | Path) -> ArmorProcessor:

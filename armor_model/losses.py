@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from armor_model.base.errors import UserError
+
 if TYPE_CHECKING:
     from armor_model.modeling import ArmorModel
 
@@ -216,3 +218,14 @@ def _single(
     return Sums(
         text + unasked, image, None if text_BT is None else text_each, None if image_BT is None else image_each, inside
     )
+
+
+def asked(labels_BT: Tensor | None, weight: float, first: int, last: int, head: str) -> Tensor | None:
+    """The labels, checked to be the head's tokens; None where the head need not run."""
+    if labels_BT is None or not weight or not bool((labels_BT != IGNORE).any()):
+        return None
+    labels_N = labels_BT[labels_BT != IGNORE]
+    low, high = int(labels_N.min()), int(labels_N.max())
+    if low < first or high > last:
+        raise UserError(f"token {low if low < first else high} is not one of the {head} head's ({first} to {last})")
+    return labels_BT

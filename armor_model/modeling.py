@@ -37,7 +37,7 @@ from armor_model.base.errors import UserError  # noqa: E402
 from armor_model.bases import BaseModel, find_base, named  # noqa: E402
 from armor_model.config import ArmorConfig, ArmorFields, config_class  # noqa: E402
 from armor_model.loading import check_checkpoint  # noqa: E402
-from armor_model.losses import IGNORE, summed_losses  # noqa: E402
+from armor_model.losses import asked, summed_losses  # noqa: E402
 
 
 @dataclass
@@ -356,8 +356,8 @@ class ArmorModel(PreTrainedModel):
         """
         position_ids = self.place(input_ids, pixel_values, attention_mask, position_ids)
         hidden_BTD = self.backbone(self.embed(input_ids, pixel_values), attention_mask, position_ids)
-        text_BT = _asked(text_labels, alpha, 0, self.config.imgbos_id, "text")
-        image_BT = _asked(image_labels, beta, self.config.imgend_id, self.config.last_id, "image")
+        text_BT = asked(text_labels, alpha, 0, self.config.imgbos_id, "text")
+        image_BT = asked(image_labels, beta, self.config.imgend_id, self.config.last_id, "image")
         out = ArmorOutput()
         if text_BT is None and image_BT is None:
             return out
@@ -374,17 +374,6 @@ class ArmorModel(PreTrainedModel):
             weighted.append(beta * out.image_loss)
         out.loss = sum(weighted[1:], weighted[0])
         return out
-
-
-def _asked(labels_BT: Tensor | None, weight: float, first: int, last: int, head: str) -> Tensor | None:
-    """The labels, checked to be the head's tokens; None where the head need not run."""
-    if labels_BT is None or not weight or not bool((labels_BT != IGNORE).any()):
-        return None
-    labels_N = labels_BT[labels_BT != IGNORE]
-    low, high = int(labels_N.min()), int(labels_N.max())
-    if low < first or high > last:
-        raise UserError(f"token {low if low < first else high} is not one of the {head} head's ({first} to {last})")
-    return labels_BT
 
 
 class ArmorForConditionalGeneration(ArmorModel, InternVLForConditionalGeneration):
@@ -408,8 +397,3 @@ def model_class(base_name: str) -> type[Any]:
     made = type(f"Armor{parent.__name__}", (ArmorModel, parent), fields)
     AutoModelForImageTextToText.register(config, made, exist_ok=True)
     return made
-
-
-def new_model(config: ArmorFields) -> Any:
-    """The untrained ARMOR of a configuration."""
-    return model_class(config.base_name)(config)

@@ -26,6 +26,7 @@ from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.bases import find_base
 from armor_model.images import open_image, to_images, to_pixels
+from armor_model.messages import parts_of
 from armor_model.template import DRAWN, Piece, TemplateTokenizer
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ class ArmorProcessor:
                 raise UserError(f"a message's role is system, user or assistant, not {role!r}")
             target = role == "assistant"
             yield Segment(chat.turn.format(role=chat.roles.get(role, role)), None, False)
-            parts, before = _parts(message), chat.before_text
+            parts, before = parts_of(message), chat.before_text
             for part, following in zip_longest(parts, parts[1:]):
                 if part["type"] == "text":
                     if before:
@@ -336,7 +337,7 @@ class ArmorProcessor:
         token, left = self.settings.image_token, iter(runs)
         image = re.sub(re.escape(token), lambda _: token * next(left), seen)
         for sample in SAMPLES:
-            talk = [{"role": "user", "content": [{"type": "image", "tiles": shown}, *_parts(sample[0])]}, *sample[1:]]
+            talk = [{"role": "user", "content": [{"type": "image", "tiles": shown}, *parts_of(sample[0])]}, *sample[1:]]
             whole = "".join(text if part is None else image for text, part, *_ in self._segments(talk, False))
             plain, ours = list(self.tokenizer(whole).input_ids), self.encode_one(talk).ids
             if plain != ours:
@@ -388,30 +389,3 @@ class ArmorProcessor:
         `<imgbos>` and its `<|im_end|>` of the text head, its codes and `<imgend>` of the visual head."""
         rows = [self.encode_one(c, add_generation_prompt, max_tiles) for c in conversations]
         return self.collate(rows, supervise, padding_side or ("right" if supervise else "left"))
-
-
-def is_empty(message: JsonObject) -> bool:
-    """A message without an image, whose text is blank."""
-    content = message.get("content")
-    if isinstance(content, str | None):
-        return not (content or "").strip()
-    return all(part["type"] == "text" and not part["text"].strip() for part in _parts(message))
-
-
-def _parts(message: JsonObject) -> list[JsonObject]:
-    """A message's content as checked parts."""
-    content = message.get("content")
-    if isinstance(content, str):
-        content = [{"type": "text", "text": content}]
-    if not isinstance(content, list | tuple):
-        raise UserError(f"a message's content is a text or a list of parts, not {type(content).__name__}")
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        ok = (kind == "text" and isinstance(part.get("text"), str)) or (
-            kind == "image" and ("image" in part or ("codes" if message["role"] == "assistant" else "tiles") in part)
-        )
-        if not ok:
-            raise UserError(
-                'a part is {"type": "text", "text": ...} or {"type": "image", "image": ...}', hint=f"got {part!r:.80}"
-            )
-    return [p for p in content if p["type"] != "text" or p["text"]]

@@ -19,7 +19,7 @@ from armor_eval.report.doc import interval_text as interval
 from armor_eval.report.doc import value_text as value
 from armor_eval.report.terminal import print_doc
 from armor_eval.report.terminal import print_table as print_table
-from armor_model.base.errors import UserError
+from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.jsons import JsonObject, JsonView
 from armor_model.base.text import visible
 
@@ -369,3 +369,19 @@ def serve(app: Any, port: int, path: str = "/") -> None:
         write(f"http://127.0.0.1:{listening.getsockname()[1]}{path} - Ctrl-C ends it")
         sys.stdout.flush()
         uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off")).run([listening])
+
+
+def default_device() -> str:
+    """The accelerator where there is one."""
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def detector_name(asked: str | None, usual: str) -> str:
+    """A detector's name, checked before anything is loaded."""
+    from armor_eval.tasks.geneval.detectors import DETECTORS
+
+    if asked is not None and asked not in DETECTORS:
+        raise unknown_name("detector", asked, DETECTORS)
+    return asked or usual

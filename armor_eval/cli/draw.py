@@ -85,7 +85,7 @@ def draw(
     )
     command, part, processes = list(COMMAND_LINE.get()), parse_shard(shard), join_processes()
     options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
-    where = options.pop("device") or processes.device or geneval.default_device()
+    where = options.pop("device") or processes.device or common.default_device()
     judging: JsonObject = {"device": where, "dtype": parse_dtype(judge_dtype)}
     judging["model_args"] = parse_model_args(judge_args)
     if judge_json is not None:
@@ -197,7 +197,7 @@ class _Plan:
         chosen = choose_profile(self.profile, self.model if root is None else "images")
         vocabulary = load_vocabulary(chosen.name)
         detector, weights, clip, batch = self.detecting
-        kind = geneval.detector_name(detector, chosen.detector)
+        kind = common.detector_name(detector, chosen.detector)
         found = scan_folder(root, vocabulary, None, samples) if root is not None else None
         for note in found.notes if found else ():
             sys.stderr.write(f"armor-eval: {note}\n")

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from armor_eval.cli import common
-from armor_model.base.errors import UserError, unknown_name
+from armor_eval.cli.geneval_selftest import selftest
+from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
     from armor_eval.engine import Finished
+    from armor_eval.tasks.geneval.colors import ColorJudge
+    from armor_eval.tasks.geneval.detectors import Detector as GenEvalDetector
+    from armor_eval.tasks.geneval.prompts import PromptSet
+    from armor_eval.tasks.geneval.vocabulary import Vocabulary
 
 
 def finite(value: float | None) -> float | None:
@@ -55,6 +61,7 @@ Compute = Annotated[
 ]
 
 geneval = typer.Typer(no_args_is_help=False)
+geneval.command("selftest")(selftest)
 
 
 @geneval.callback(invoke_without_command=True)
@@ -124,10 +131,10 @@ def run(
     )
     command, part = list(COMMAND_LINE.get()), parse_shard(shard)
     settings = Settings(chosen.name, command, decoding, batch_size, part, workers)
-    kind = detector_name(detector, chosen.detector)
+    kind = common.detector_name(detector, chosen.detector)
     options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
     processes = join_processes()
-    where = options.pop("device") or processes.device or default_device()
+    where = options.pop("device") or processes.device or common.default_device()
     found = scan_folder(images, vocabulary, asked, samples) if images is not None else None
     for note in found.notes if found else ():
         sys.stderr.write(f"armor-eval: {note}\n")
@@ -140,9 +147,9 @@ def run(
     judge, colors = load_judges(
         given, vocabulary, kind, detector_weights, clip_weights, download, where, detector_batch
     )
-    how = {"images": found, "samples": samples, "limit": limit, "seed": seed, "overlays": overlays}
+    task_of = partial(GenEvalTask, given, judge, colors, images=found, samples=samples, limit=limit, seed=seed)
     tasks = [
-        Named(f"geneval{suffix}", GenEvalTask(given, judge, colors, drawn_from=at, **how), settings)
+        Named(f"geneval{suffix}", task_of(drawn_from=at, overlays=overlays), settings)
         for at, suffix in common.suffixes(seed, repeats)
     ]
     default = _folder_name(adapter.info.name, chosen.name, limit, seed, prompts) + common.shard_name(shard)
@@ -218,130 +225,6 @@ def score_detections(
         sys.stderr.write(f"verdicts that need colours, rebuilt from its reasons: {many} consistent\n")
 
 
-@geneval.command("selftest")
-def selftest(
-    profile: Annotated[
-        str | None, typer.Option(help="official, or shapes (the embedded detector), the default.")
-    ] = None,
-    detector: Annotated[str | None, typer.Option(help="As in geneval; default by profile.")] = None,
-    detector_weights: Annotated[Path | None, typer.Option(help="Mask2Former checkpoint, mmdet 2.x or 3.x.")] = None,
-    clip_weights: Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or as safetensors.")] = None,
-    download: Annotated[bool, typer.Option("--download", help="Fetch missing weights into the cache.")] = False,
-    detector_batch: Annotated[int | None, typer.Option(min=1, help="Images a detector pass; default 8, 32.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: what there is.")] = None,
-    record: Annotated[bool, typer.Option("--record", help="Store what is seen as these weights' reference.")] = False,
-    reference: Annotated[Path | None, typer.Option(help="Its file; default: in the cache, by weights.")] = None,
-    people: Annotated[
-        Path | None, typer.Option(help="GenEval's annotations_*.csv: agreement with people, instead. Needs --images.")
-    ] = None,
-    images: Annotated[Path | None, typer.Option(help="What they looked at: NNNNN/samples/NNNNN.png.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of that run; default runs/geneval/selftest-people.")] = None,
-    json_output: Annotated[bool, typer.Option("--json", help="Print what was seen as JSON.")] = False,
-) -> None:
-    """Do detector and colours see on this machine what was recorded? Images of our own are run through them. With
-    --people, how well they agree with people on the 400 images of a source.
-
-    Exit codes: 0 they see the same, 1 they drift, 2 wrong input.
-
-    armor-eval geneval selftest --profile shapes
-    """
-    from armor_eval.cli import common
-    from armor_eval.profiles import choose_profile
-    from armor_eval.tasks.geneval import selftest as test
-    from armor_eval.tasks.geneval.colors import load_colors
-    from armor_eval.tasks.geneval.detectors import load_detector
-    from armor_eval.tasks.geneval.verdicts import Rules
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
-
-    common.quiet_libraries()
-    if (people is None) != (images is None):
-        raise UserError(
-            "people's answers are held against the images that they looked at", "give --people and --images"
-        )
-    chosen = choose_profile(profile if people is None else profile or "official", None)
-    vocabulary = load_vocabulary(chosen.name)
-    kind = detector_name(detector, chosen.detector)
-    if device is not None:
-        from armor_model.base.devices import check_device
-
-        check_device(device)
-    where = device or default_device()
-    judge = load_detector(
-        kind, vocabulary, weights=detector_weights, download=download, device=where, batch=detector_batch
-    )
-    colors = load_colors(vocabulary, weights=clip_weights, download=download, device=where)
-    if people is not None and images is not None:
-        judge.self_check(Rules())
-        return _against_people(people, images, vocabulary, judge, colors, out, json_output)
-    path = reference or test.path_for({**judge.settings, **(colors.settings if colors else {})})
-    if record and path == test.COMMITTED:
-        raise UserError(f"the {kind} detector's reference comes with the program", "give a file as --reference")
-    seen = test.look(judge, colors, vocabulary, where)
-    then = None if record else test.read_reference(path, seen)
-    if then is None:
-        judge.self_check(Rules())
-        test.write_reference(path, seen)
-        sys.stderr.write(f"armor-eval: recorded {len(seen.images)} images on {where}: {path}\n")
-        return
-    drifts = test.compare(seen, then)
-    if json_output:
-        problems = {one.name: one.problems for one in drifts}
-        common.write(json.dumps({"seen": seen.model_dump(mode="json"), "problems": problems}, indent=1))
-    else:
-        _show_drift(drifts, then, where, path)
-    if any(one.problems for one in drifts):
-        raise typer.Exit(1)
-    judge.self_check(Rules())
-
-
-def _against_people(people: Path, images: Path, vocabulary, judge, colors, out: Path | None, json_output: bool) -> None:
-    """Judge the images that people looked at, into a run, and hold the verdicts against theirs."""
-    from armor_eval import Named, evaluate
-    from armor_eval.cli import COMMAND_LINE
-    from armor_eval.cli.judge import show as show_agreement
-    from armor_eval.engine import Settings
-    from armor_eval.runs.bundle import run_folder
-    from armor_eval.tasks.geneval.folders import ImageFolder
-    from armor_eval.tasks.geneval.layout import sample_path
-    from armor_eval.tasks.geneval.prompts import own_prompts
-    from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
-    from armor_eval.tasks.suites.calibrate import as_json, calibrate, read_truth
-
-    truth = read_truth(people)
-    files = {(one.prompt, one.sample): images / sample_path(one.prompt, one.sample) for one in truth.people}
-    there = {pair: file for pair, file in files.items() if file.is_file()}
-    if not there:
-        raise UserError(f"{images} holds none of the {len(files)} images of {people.name}", "NNNNN/samples/NNNNN.png")
-    found = ImageFolder(images, own_prompts(vocabulary), there)  # published without metadata: a number is its prompt
-    task = GenEvalTask(found.prompts, judge, colors, images=found)
-    settings = Settings(vocabulary.profile, list(COMMAND_LINE.get()))
-    folder = run_folder(out or Path("runs") / "geneval" / "selftest-people", people.stem)
-    shown = common.bars(not json_output)
-    evaluate(DrawnElsewhere.of(found), [Named("geneval", task, settings)], lambda _: folder, progress=shown)
-    agreement = calibrate(folder, truth)
-    common.write(as_json(agreement)) if json_output else show_agreement(agreement)
-
-
-def _show_drift(drifts, then, where: str, path: Path) -> None:
-    from armor_eval.tasks.geneval.verdicts import Rules
-
-    out, threshold = common.console(), Rules().threshold
-    title = f"geneval selftest - {then.settings['detector']} on {where}"
-    table = common.Doc(
-        "selftest", title, "", ["image", "seen", "recorded", "score differs by", "verdict"], text_columns=3
-    )
-    for one in drifts:
-        cells = [", ".join(f"{n} {c}" for c, n in s.counts(threshold).items()) or "-" for s in (one.now, one.then)]
-        table.add([one.name, *cells, f"{one.score:.1e}", "DRIFT" if one.problems else "as recorded"])
-    common.print_doc(out, table)
-    for one in drifts:
-        for problem in one.problems:
-            out.print(f"{one.name}: {problem}", markup=False, soft_wrap=True)
-    kept, worst = sum(not one.problems for one in drifts), max(one.score for one in drifts)
-    words = f"{kept} of {len(drifts)} images as recorded, largest score difference {worst:.1e}"
-    out.print(f"{words}; reference of {then.device}: {path}", markup=False, soft_wrap=True)
-
-
 @geneval.command("train-detector")
 def train_detector(
     out: Annotated[Path, typer.Option(help="Folder for the weights and their card.")],
@@ -361,15 +244,15 @@ def train_detector(
 
 
 def load_judges(
-    given,
-    vocabulary,
+    given: PromptSet,
+    vocabulary: Vocabulary,
     kind: str,
     detector_weights: Path | None,
     clip_weights: Path | None,
     download: bool,
     where: str,
     batch: int | None,
-):
+) -> tuple[GenEvalDetector, ColorJudge | None]:
     """(detector, colour judge or None where no prompt names a colour)."""
     from armor_eval.tasks.geneval.colors import load_colors
     from armor_eval.tasks.geneval.detectors import load_detector
@@ -403,22 +286,6 @@ def _folder_name(name: str, profile: str, limit: int | None, seed: int, prompts:
     if seed:
         parts.append(f"seed{seed}")
     return "-".join(parts)
-
-
-def default_device() -> str:
-    """The accelerator where there is one."""
-    import torch
-
-    return "cuda:0" if torch.cuda.is_available() else "cpu"
-
-
-def detector_name(asked: str | None, usual: str) -> str:
-    """A detector's name, checked before anything is loaded."""
-    from armor_eval.tasks.geneval.detectors import DETECTORS
-
-    if asked is not None and asked not in DETECTORS:
-        raise unknown_name("detector", asked, DETECTORS)
-    return asked or usual
 
 
 def show(finished: Finished) -> None:

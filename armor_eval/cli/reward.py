@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from armor_eval.cli import common
-from armor_eval.cli.geneval import ClipWeights, Detector, DetectorBatch, DetectorWeights, default_device, detector_name
+from armor_eval.cli.geneval import ClipWeights, Detector, DetectorBatch, DetectorWeights
 
 
 def reward(
@@ -40,8 +40,8 @@ def reward(
 
     common.quiet_libraries()
     chosen = choose_profile(profile, None)
-    vocabulary, where = load_vocabulary(chosen.name), check_device(device) if device else default_device()
-    kind = detector_name(detector, chosen.detector)
+    vocabulary, where = load_vocabulary(chosen.name), check_device(device) if device else common.default_device()
+    kind = common.detector_name(detector, chosen.detector)
     judge = load_detector(
         kind, vocabulary, weights=detector_weights, download=download, device=str(where), batch=detector_batch
     )

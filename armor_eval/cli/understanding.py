@@ -313,9 +313,10 @@ def check_thinking(mode: str | None) -> Thinking:
     """What `--thinking` says; cutting is the default."""
     from armor_model.base.errors import unknown_name
 
-    if mode is None or mode == "strip" or mode == "keep":
-        return mode or "strip"
-    raise unknown_name("--thinking", mode, ["strip", "keep"])
+    modes: dict[str, Thinking] = {"strip": "strip", "keep": "keep"}
+    if mode is not None and mode not in modes:
+        raise unknown_name("--thinking", mode, modes)
+    return modes[mode or "strip"]
 
 
 def check_reading(reading: str) -> Reading:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from armor_eval.export.record import Options, Record, path_part, text_of, write_json
-from armor_eval.report.viewer import inside
+from armor_eval.report.loading import inside
 from armor_eval.runs.schema import Item, Metric
 from armor_model.base.jsons import JsonObject
 

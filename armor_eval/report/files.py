@@ -88,8 +88,8 @@ def _write_plot(plot: Plot, out: Path) -> Path:
 
 def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
     """Every plot as an SVG file of its own, black on white, and every run's contact sheets as PNG."""
+    from armor_eval.report.loading import inside
     from armor_eval.report.plots import plots
-    from armor_eval.report.viewer import inside
 
     out.mkdir(parents=True, exist_ok=True)
     made = [_write_plot(plot, out) for plot in plots(views)]
@@ -109,7 +109,7 @@ ARCHIVED = ("run.json", "scores.json", "series.jsonl")
 
 def archive(views: Sequence[RunView], out: Path) -> list[Path]:
     """Copy heads, curves and sheets of bundles to `out/RUN_FOLDER`. Raises UserError for equal folder names."""
-    from armor_eval.report.viewer import inside
+    from armor_eval.report.loading import inside
 
     names = [v.path.resolve().name for v in views]
     twice = next((n for n in names if names.count(n) > 1), None)

@@ -148,3 +148,13 @@ _MUST_AGREE = {
 def _listed(values: Iterable[str]) -> str:
     shown = sorted(values)
     return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+
+
+def inside(folder: Path, name: str) -> Path | None:
+    """The file that a record's path means, only where it lies in the bundle: records are untrusted."""
+    try:
+        path = (folder / name).resolve()
+        root = folder.resolve()
+        return path if path.is_relative_to(root) and path.is_file() else None
+    except (OSError, ValueError):
+        return None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from armor_eval.report import formats, viewer
 from armor_eval.report.doc import Doc
-from armor_eval.report.loading import RunView, notices
+from armor_eval.report.loading import RunView, inside, notices
 from armor_eval.report.results import control_of, results_doc, slices_doc
 from armor_eval.report.tables import build
 from armor_eval.report.viewer import Flip
@@ -169,7 +169,7 @@ def _figures(view: RunView) -> list[tuple[str, str]]:
     """(title, data address) of the images that a run made of its results: contact sheets of an ablation."""
     made = []
     for figure in view.run.extras.get("figures", []):
-        path = viewer.inside(view.path, str(figure.get("path")))
+        path = inside(view.path, str(figure.get("path")))
         if path is not None and path.suffix == ".png" and path.stat().st_size <= MAX_FIGURE:
             made.append(_figure(f"{view.label}: {figure.get('title', '')}", path))
     return made

@@ -22,7 +22,7 @@ from urllib.parse import quote
 from armor_eval.profiles import profile_of
 from armor_eval.report import page, viewer
 from armor_eval.report.doc import interval_text, value_text
-from armor_eval.report.loading import RunView, load_runs
+from armor_eval.report.loading import RunView, inside, load_runs
 from armor_eval.report.question_images import QuestionImages, is_reference
 from armor_eval.runs.bundle import as_found, read_head
 from armor_eval.runs.folders import find_runs
@@ -165,7 +165,7 @@ class Library:
         from PIL import Image, UnidentifiedImageError
 
         folder = self._files.get((run, name))
-        path = viewer.inside(folder, name) if folder is not None else None
+        path = inside(folder, name) if folder is not None else None
         if path is None:
             return None
         try:

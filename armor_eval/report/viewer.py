@@ -10,21 +10,21 @@ import base64
 import functools
 import gc
 import gzip
-import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from armor_eval.report.loading import RunView
+from armor_eval.report.loading import RunView, inside
 from armor_eval.report.question_images import QuestionImages, find_question_images, is_reference
+from armor_eval.report.thumbnails import encoded, thumbnail
 from armor_eval.runs.schema import Item
 from armor_model.base.errors import UserError
 from armor_model.base.text import visible
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 STATUSES = ("ok", "unparsed", "judge_failed", "error")
 OUTCOMES = ("right", "partly", "wrong", "marked", "unmeasured")
@@ -42,8 +42,6 @@ CAPS = ((4000, 2000), (2000, 600), (1000, 200), (400, 120), (160, 60), (80, 0))
 """(characters kept of a failure's text, of a right answer's), tried in turn until the table fits."""
 SIDES = ((448, 300), (320, 800), (192, 1 << 62))
 """(longest side of a thumbnail, most images of a page that has them so large)."""
-LOSSLESS_SIDE = 96
-"""Images up to this size stay PNG: JPEG would change what few pixels there are."""
 BOX_SCORE = 0.3
 """GenEval's own threshold: boxes below it took no part in the verdict."""
 MAX_BOXES = 24
@@ -366,38 +364,3 @@ def _pack_images(
                 kept[f"{key}~{part}" if part else key] = one
                 spent += len(one[3]) + len(key) + 40
     return kept, left, urgent_left
-
-
-def inside(folder: Path, name: str) -> Path | None:
-    """The file that a record's path means, only where it lies in the bundle: records are untrusted."""
-    try:
-        path = (folder / name).resolve()
-        root = folder.resolve()
-        return path if path.is_relative_to(root) and path.is_file() else None
-    except (OSError, ValueError):
-        return None
-
-
-def thumbnail(path: Path, side: int) -> list | None:
-    """[width, height, mime, base64]; small PNGs as they are, others reduced. The size is the original's."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            size = image.size
-            if image.format == "PNG" and len(data) <= 2500:
-                return [*size, "image/png", base64.b64encode(data).decode()]
-            image.draft("RGB", (side, side))
-            return encoded(image.convert("RGB"), size, side)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError, ValueError):
-        return None
-
-
-def encoded(image: Image.Image, size: tuple[int, int], side: int) -> list:
-    """[width, height, mime, base64] of an RGB image, reduced to the side; `size` is the original's."""
-    image.thumbnail((side, side))
-    buffer = io.BytesIO()
-    lossless = max(image.size) <= LOSSLESS_SIDE
-    image.save(buffer, **({"format": "PNG"} if lossless else {"format": "JPEG", "quality": 72}))
-    return [*size, "image/png" if lossless else "image/jpeg", base64.b64encode(buffer.getvalue()).decode()]

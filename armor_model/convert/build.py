@@ -141,7 +141,7 @@ def plan(
     """Every tensor of the new checkpoint in the model's order. Raises UserError naming a key that is missing,
     unknown, or of another shape than the configuration says."""
     prepare_torchvision()
-    from armor_model.modeling import new_model
+    from armor_model.loading import new_model
 
     with torch.device("meta"):
         expected = {k: tuple(v.shape) for k, v in new_model(config).state_dict().items()}

@@ -13,7 +13,7 @@ from armor_model.base.files import whole_file
 from armor_model.base.jsons import JsonObject
 from armor_model.generation.engine import Engine
 from armor_model.generation.state import Request, Row
-from armor_model.processing import is_empty
+from armor_model.messages import is_empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

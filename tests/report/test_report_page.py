@@ -11,7 +11,7 @@ from report_mocks import images, make_items, make_run, metric, shapes_run, write
 
 from armor_eval.cli import main
 from armor_eval.report import viewer
-from armor_eval.report.loading import load_runs
+from armor_eval.report.loading import inside, load_runs
 from armor_eval.report.page import render_page
 from armor_eval.report.plots import aligned, plots
 from armor_eval.runs.schema import Point
@@ -66,11 +66,11 @@ def test_long_texts_are_cut_until_the_table_fits_and_failures_keep_more(tmp_path
 
 def test_a_record_cannot_name_a_file_outside_its_bundle(folder: Path) -> None:
     (folder.parent / "secret.png").write_bytes(next(iter(images(1).values())))
-    assert viewer.inside(folder, "../secret.png") is None
-    assert viewer.inside(folder, str(folder.parent / "secret.png")) is None
-    assert viewer.inside(folder, "images/\x00") is None
+    assert inside(folder, "../secret.png") is None
+    assert inside(folder, str(folder.parent / "secret.png")) is None
+    assert inside(folder, "images/\x00") is None
     (folder / "link.png").symlink_to(folder.parent / "secret.png")
-    assert viewer.inside(folder, "link.png") is None
+    assert inside(folder, "link.png") is None
 
 
 def test_flips_name_runs_and_items_that_exist(folder: Path) -> None:
