@@ -40,9 +40,13 @@ def save(
     """
     from armor_eval.cli.common import write
     from armor_eval.compare import baseline as files
+    from armor_eval.compare.policy import DEFAULT_TOLERANCE, load_policy
 
     target, sources = files.save(name, run, baselines, policy, force)
     size = sum(f.stat().st_size for f in target.rglob("*") if f.is_file())
+    wide = load_policy(target / files.POLICY).tolerance.items() - DEFAULT_TOLERANCE.items()
+    for benchmark, tolerance in sorted(wide):
+        write(f"{target / files.POLICY}: a drop of {tolerance:g} is tolerated in {benchmark}")
     write(f"{target}: {len(sources)} runs, {sum(len(s.items) for s in sources):,} items, {size / 1e6:.2f} MB")
 
 

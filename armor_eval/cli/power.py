@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from armor_eval.compare.planning import CHANGED
+
 
 def power(
     bench: Annotated[str, typer.Option("--bench", help="Benchmark, e.g. MMB.")],
@@ -16,7 +18,7 @@ def power(
     ] = None,
     changed: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Share of groups that two equal models answer differently.")
-    ] = 0.1,
+    ] = CHANGED,
     runs: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Two runs to read sizes and changes from, instead.")
     ] = None,

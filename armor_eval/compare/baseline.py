@@ -12,7 +12,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from armor_eval.compare.policy import EXAMPLE, load_policy
+from armor_eval.compare.planning import tolerances
+from armor_eval.compare.policy import example, load_policy
 from armor_eval.compare.sources import Source, find, unusable
 from armor_eval.runs.folders import find_runs
 from armor_eval.runs.schema import Item
@@ -69,7 +70,7 @@ def save(name: str, run: Path, root: Path, policy: Path | None, force: bool) -> 
     try:
         for source in sources:
             _write(source, fresh / _folder_name(source))
-        text = policy.read_text(encoding="utf-8") if policy else EXAMPLE
+        text = policy.read_text(encoding="utf-8") if policy else example(tolerances(sources))
         if policy is None and (target / POLICY).is_file():
             text = (target / POLICY).read_text(encoding="utf-8")
         write_file(fresh / POLICY, text)

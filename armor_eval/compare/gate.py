@@ -197,11 +197,14 @@ def _metrics(base: Source, candidate: Source, whole: bool, policy: Policy) -> li
 
 def fill(row: MetricResult, paired: Paired, sums: ClusterSums) -> MetricResult:
     """The row with the comparison's numbers, the drop it would have seen, and the size that would decide."""
-    from armor_eval.stats.power import clusters_to_decide, minimal_detectable_effect
+    from armor_eval.stats.power import clusters_to_decide, minimal_detectable_effect, passing_tolerance
 
     for name in ("base", "candidate", "delta", "ci95", "bootstrap_ci95", "p", "test", "clusters", "losses", "wins"):
         setattr(row, name, getattr(paired, name))
     row.n, row.mde = sums.items, minimal_detectable_effect(paired)
+    if paired.ci95 is not None:
+        changed = paired.flips.share_without_difference(paired.clusters)
+        row.allows = passing_tolerance(paired.clusters, changed, paired.flips.mean_size)
     clusters = clusters_to_decide(paired, row.tolerance)
     row.decided_at = round(clusters * sums.items / paired.clusters) if clusters else None
     return row
@@ -293,9 +296,12 @@ def judge(row: MetricResult) -> tuple[Verdict, str]:
             return "REGRESSION", f"{drop}, p = {row.p_holm:.2g} after Holm"
         row.decided_at = None  # the interval has decided; the test of so many numbers has not
         return "INCONCLUSIVE", f"{drop}, but p = {row.p_holm:.3g} after Holm over all primary numbers does not show it"
+    why = "the difference sits at the tolerance itself: no number of items decides"
     if row.decided_at:
-        return "INCONCLUSIVE", f"{row.decided_at:,} items would decide, if the difference stays as it is"
-    return "INCONCLUSIVE", "the difference sits at the tolerance itself: no number of items decides"
+        why = f"{row.decided_at:,} items would decide, if the difference stays as it is"
+    if row.allows is not None and row.allows > row.tolerance:
+        why += f"; these decide at a tolerance of {plain(row.allows, row.unit, False)}"
+    return "INCONCLUSIVE", why
 
 
 def _identical(base: dict[str, Item], candidate: dict[str, Item]) -> bool:

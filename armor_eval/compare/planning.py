@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from armor_eval.compare import text
+from armor_eval.compare.policy import DEFAULT_TOLERANCE
 from armor_model.base.errors import UserError
 
+if TYPE_CHECKING:
+    from armor_eval.compare.sources import Source
+    from armor_eval.stats.composite import Composite
+
+CHANGED = 0.1
+"""Share of groups that two equal models are taken to answer differently, where no two runs say it."""
 SIZES: dict[str, tuple[int, int, str]] = {
     "MME-P": (2114, 1057, ""),
     "POPE": (5127, 500, ""),
@@ -68,6 +78,10 @@ class Plan:
     """Groups that see `drop` with 80 % power."""
     passing: int | None
     """Groups at which an equal model passes with 80 % power, the tolerance being `drop`."""
+    tolerance: float
+    """The smallest tolerance at which an equal model passes with 80 % power at this size: a policy's, in the unit."""
+    caught: float | None
+    """Drop that is called a regression with 80 % power at that tolerance."""
 
     def as_dict(self) -> dict:
         return asdict(self)
@@ -79,6 +93,8 @@ class Plan:
             f"a true drop of {self._shown(self.detectable)} is seen with 80 % power (two-sided test at 5 %)"
             if self.detectable is not None
             else "no drop can be seen with 80 % power at this size",
+            f"this size decides at a tolerance of {self._shown(self.tolerance)}: an equal model passes with 80 % power"
+            + (f", and so is a drop of {self._shown(self.caught)} called a regression" if self.caught else ""),
         ]
         if self.drop is not None:
             lines.append(f"to see a drop of {self._shown(self.drop)}: {self._size(self.needed)}")
@@ -100,7 +116,13 @@ def plan(
     benchmark: str, drop: float | None, clusters: int | None, changed: float, runs: tuple[Path, Path] | None
 ) -> Plan:
     """Raises UserError for an unknown benchmark, a drop out of range, or runs that cannot be compared."""
-    from armor_eval.stats.power import clusters_needed, detectable_drop, passing_clusters
+    from armor_eval.stats.power import (
+        clusters_needed,
+        detectable_drop,
+        exceeding_drop,
+        passing_clusters,
+        passing_tolerance,
+    )
     from armor_eval.tasks.formulas import composites_for, formula_names
 
     known = formula_names()
@@ -109,8 +131,7 @@ def plan(
     except KeyError as error:
         raise UserError(str(error.args[0])) from None
     benchmark = next(name for name in known if name.lower() == benchmark.lower())
-    low, high = composite.bounds
-    span = high - low if high < float("inf") else 100.0
+    span = _span(composite)
     if drop is not None and not 0 < drop < span:
         raise UserError(f"--drop {drop:g} is not between 0 and {span:g} {composite.unit}")
     assumed = f"assumed: equal models differ in {changed:.1%} of the groups, each by one item"
@@ -119,12 +140,12 @@ def plan(
         assumed = f"as in {runs[0]} against {runs[1]}: {changed:.1%} of the groups would differ between equal models"
     else:
         items, groups, guess = size_of(benchmark)
-        flip, binary, per = span, items == groups or known[benchmark] == "circular", items / groups
-        if not binary:
-            flip = span * ONE_ITEM.get(benchmark, 1 / per)
+        per = items / groups
+        flip, binary = _flip(benchmark, known[benchmark], span, items, groups)
         if guess and clusters is None:
             assumed += f"; {guess}"
     size = clusters or groups
+    detectable, tolerance = detectable_drop(size, changed, flip, binary), passing_tolerance(size, changed, flip)
     return Plan(
         benchmark,
         composite.name,
@@ -134,11 +155,44 @@ def plan(
         changed,
         flip,
         assumed,
-        detectable_drop(size, changed, flip, binary),
+        detectable,
         drop,
         clusters_needed(drop, changed, flip, binary) if drop else None,
         passing_clusters(drop, changed, flip) if drop else None,
+        tolerance,
+        None if detectable is None else max(detectable, exceeding_drop(tolerance, size, changed, flip)),
     )
+
+
+def tolerances(sources: Sequence[Source]) -> dict[str, float]:
+    """Benchmark -> a tolerance that runs of this size can decide, in two digits; none where the default is enough."""
+    from armor_eval.stats.power import passing_tolerance
+    from armor_eval.tasks.formulas import formula_names, primary_of
+
+    found: dict[str, float] = {}
+    families = formula_names()  # a policy knows no others
+    for source in sources:
+        name, composite = source.run.benchmark, primary_of(source.run)
+        [primary] = [m for m in source.scores.metrics if m.primary] if source.scores else [None]
+        if name not in families or primary is None or primary.clusters < 2:
+            continue
+        flip, _ = _flip(name, families[name], _span(composite), primary.n, primary.clusters)
+        tolerance = passing_tolerance(primary.clusters, CHANGED, flip)
+        digits = 10.0 ** (math.floor(math.log10(tolerance)) - 1)
+        if tolerance > DEFAULT_TOLERANCE.get(composite.unit, 0.0):
+            found[name] = max(found.get(name, 0.0), round(math.ceil(tolerance / digits) * digits, 6))
+    return found
+
+
+def _span(composite: Composite) -> float:
+    low, high = composite.bounds
+    return high - low if high < float("inf") else 100.0
+
+
+def _flip(benchmark: str, family: str, span: float, items: int, groups: int) -> tuple[float, bool]:
+    """The change, times the groups, that one changed group makes; whether a group is right or wrong as a whole."""
+    binary = items == groups or family == "circular"
+    return (span if binary else span * ONE_ITEM.get(benchmark, groups / items)), binary
 
 
 def _observed(benchmark: str, runs: tuple[Path, Path]) -> tuple[int, float, float, float, bool]:

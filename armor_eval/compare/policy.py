@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -129,13 +130,14 @@ def _check_tolerance_keys(path: Path, policy: Policy) -> None:
             raise UserError(f"{path}: {benchmark} has no metric {metric!r}{near}", f"known: {', '.join(names)}")
 
 
-EXAMPLE = """\
+ONE = "# MMB = 0.5          # one benchmark's numbers"
+_EXAMPLE = """\
 # What `armor-eval compare` tolerates. A drop is judged in the metric's own unit.
 [tolerance]
 "%" = 1.0            # every percentage
 points = 20.0        # MME
 score = 0.01         # GenEval
-# MMB = 0.5          # one benchmark's numbers
+{lines}
 # "POPE/F1" = 0.5    # one number
 # retention = 2.0    # what is kept of --reference, in points of percent
 
@@ -148,3 +150,9 @@ unparsed_rise = 0.02
 # seconds_ratio = 1.5
 # memory_ratio = 1.2
 """
+
+
+def example(tolerances: Mapping[str, float] | None = None) -> str:
+    """A policy file to begin with; `tolerances` of benchmarks whose size cannot decide at the default."""
+    lines = [f"{f'{name} = {value:g}':<20} # what its size decides" for name, value in (tolerances or {}).items()]
+    return _EXAMPLE.replace("{lines}", "\n".join(lines) or ONE)

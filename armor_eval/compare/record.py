@@ -66,6 +66,8 @@ class MetricResult(_Record):
     tolerance: float = 0.0
     mde: float | None = None
     """Drop that this comparison would have seen with 80 % power."""
+    allows: float | None = None
+    """The smallest tolerance at which an equal model would have passed with 80 % power, by the changes observed."""
     verdict: Verdict | None = None
     """Primary metrics only; others never gate."""
     reason: str = ""

