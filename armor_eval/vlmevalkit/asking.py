@@ -18,9 +18,14 @@ from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.bases import named
 
-WRAPPERS = {"qwen2_5_vl": None, "qwen3_vl": None, "smolvlm": "vlmeval.vlm.smolvlm:SmolVLM"}
+WRAPPERS = {
+    "qwen2_5_vl": None,
+    "qwen3_vl": None,
+    "smolvlm": "vlmeval.vlm.smolvlm:SmolVLM",
+    "idefics3": "vlmeval.vlm.idefics:IDEFICS2",  # by which its zoo runs Idefics3 too
+}
 """Base -> wrapper whose words it is asked in; None: the data set's (the zoo says `use_custom_prompt=False`)."""
-_TURN = re.compile(r"<\|im_start\|>User:(.*)<end_of_utterance>\nAssistant:(.*)", re.DOTALL)
+_TURN = re.compile(r"(?:<\|im_start\|>)?User:(.*)<end_of_utterance>\nAssistant:(.*)", re.DOTALL)
 
 
 class _Asked(Exception):  # noqa: N818 - not an error: the way out of a wrapper that would go on to generate

@@ -100,7 +100,8 @@ class BaseModel(Protocol):
         D, D for each of the decoder's first blocks, are added behind those blocks (deepstack)."""
 
     def blank(self, config: PretrainedConfig) -> Tensor:
-        """The smallest preprocessed image, of zeros: sharded training runs the vision tower on it where no image is."""
+        """The smallest preprocessed image, of one value, on which sharded training runs the vision tower where no image
+        is."""
 
     def place(self, counts_BT: Tensor, ids_BT: Tensor, images: Sequence[Tensor], image_token_id: int) -> Tensor | None:
         """Position ids (B, T, 1 + A) of rows with images, from each token's count (B, T) in its conversation, which is
@@ -170,6 +171,7 @@ BASES = {
     "qwen2_5_vl": "armor_model.bases.qwen_vl:QWEN2_5_VL",
     "qwen3_vl": "armor_model.bases.qwen_vl:QWEN3_VL",
     "smolvlm": "armor_model.bases.smolvlm:SMOLVLM",
+    "idefics3": "armor_model.bases.smolvlm:IDEFICS3",
 }
 """By name: module and object."""
 
@@ -177,12 +179,14 @@ ARMOR = "armor"
 """model_type of an ARMOR on InternVL; on another base its name follows: `armor-qwen2_5_vl`."""
 
 
-def base_of(config: Settings) -> BaseModel:
-    """The base whose published config.json this is. Raises UserError for another kind of model."""
-    known = {kind: name for name in BASES for kind in find_base(name).model_types}
-    if config.get("model_type") not in known:
-        raise UserError(f"the base's model_type is {config.get('model_type')!r}", f"known: {', '.join(known)}")
-    return find_base(known[config["model_type"]])
+def bases_of(config: Settings) -> list[BaseModel]:
+    """The bases whose published config.json this may be; where there are several, the tokenizer tells them apart.
+    Raises UserError for another kind of model."""
+    every = [find_base(name) for name in BASES]
+    if found := [base for base in every if config.get("model_type") in base.model_types]:
+        return found
+    known = dict.fromkeys(kind for base in every for kind in base.model_types)
+    raise UserError(f"the base's model_type is {config.get('model_type')!r}", f"known: {', '.join(known)}")
 
 
 def find_base(name: str) -> BaseModel:

@@ -4,18 +4,23 @@ An image is resized so that its longest edge fits, cut into square tiles row by 
 and column, and followed by the whole image in one tile. Positions are plain counts, of seen features and generated
 codes as of text.
 
-Sizes of presets are the published config.json's, from memory: no file could be opened here (2026-11). A test holds the
-totals that follow against the published ones.
+Idefics3 is the same model with a vocabulary of Llama 3.1's. The first SmolVLMs were published as Idefics3 too: which of
+the two an `idefics3` folder is, its tokenizer says (armor_model/convert/build.py).
+
+Sizes of presets are the published config.json's, SmolVLM's from memory, Idefics3-8B-Llama3's from excerpts of the hub's
+page of it (revision 92a708a): no file could be opened here (2026-11). A test holds the totals that follow against the
+published ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
-from armor_model.bases import BaseModel, ChatFormat, Origin, Settings
+from armor_model.bases import BaseModel, ChatFormat, Origin, Settings, named
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,12 +37,17 @@ MOST = 4
 
 
 def _preset(
-    text: tuple[int, int, int, int, int, int, float], vision: tuple[int, ...], scale: int, vocab: int, image_token: int
+    text: tuple[int, int, int, int, int, int, float],
+    vision: tuple[int, ...],
+    scale: int,
+    vocab: int,
+    image_token: int,
+    base: str = "smolvlm",
 ) -> Settings:
     width, layers, heads, kv_heads, ffn, context, theta = text
     d, depth, vision_heads, vision_ffn, size, patch = vision
     return {
-        "base_name": "smolvlm",
+        "base_name": base,
         "text_config": {
             "model_type": "llama",
             "vocab_size": vocab,
@@ -53,7 +63,7 @@ def _preset(
             "tie_word_embeddings": False,
         },
         "vision_config": {
-            "model_type": "smolvlm_vision",
+            "model_type": f"{base}_vision",
             "hidden_size": d,
             "num_hidden_layers": depth,
             "num_attention_heads": vision_heads,
@@ -73,40 +83,22 @@ def _preset(
 _SIGLIP_B, _SIGLIP_SO = (768, 12, 12, 3072, 512, 16), (1152, 27, 16, 4304, 384, 14)
 
 
+@dataclass(frozen=True)
 class SmolVLM(BaseModel):
     """See armor_model.bases.BaseModel, whose members these are."""
 
-    name = "smolvlm"
-    model_types = ("smolvlm", "idefics3")
-    config_class = "transformers.models.smolvlm.configuration_smolvlm:SmolVLMConfig"
-    model_class = "transformers.models.smolvlm.modeling_smolvlm:SmolVLMForConditionalGeneration"
-    decoder_path, vision_paths, projector_paths = TEXT, (VISION,), (CONNECTOR,)
-    chat = ChatFormat(
-        begin="<|im_start|>",
-        turn="{role}:",
-        before_text=" ",
-        roles={"system": "System", "user": "User", "assistant": "Assistant"},
-        end="<end_of_utterance>",
-        after="\n",
-        image_token="<image>",
-        image_mark="<image>",
-        after_image="",
-        specials=(
-            "<|im_start|>",
-            "<end_of_utterance>",
-            "<image>",
-            AROUND,
-            GLOBAL,
-            *(TILE.format(r, c) for r in range(1, MOST + 1) for c in range(1, MOST + 1)),
-        ),
-        system_prompts={"none": None},
-    )
-    tokenizer_hint = "the base's own id on the hub"
-    presets: Mapping[str, Settings] = {
-        "smolvlm-256m": _preset((576, 30, 9, 3, 1536, 8192, 1e5), _SIGLIP_B, 4, 49280, 49190),
-        "smolvlm-500m": _preset((960, 32, 15, 5, 2560, 8192, 1e5), _SIGLIP_B, 4, 49280, 49190),
-        "smolvlm-2.2b": _preset((2048, 24, 32, 32, 8192, 8192, 273768.0), _SIGLIP_SO, 3, 49280, 49190),
-    }
+    name: str
+    model_types: tuple[str, ...]
+    config_class: str
+    model_class: str
+    chat: ChatFormat
+    presets: Mapping[str, Settings]
+    processor: str
+    """transformers' processor classes begin with it."""
+    decoder_path: str = TEXT
+    vision_paths: tuple[str, ...] = (VISION,)
+    projector_paths: tuple[str, ...] = (CONNECTOR,)
+    tokenizer_hint: str = "the base's own id on the hub"
 
     def decoder(self, core: PreTrainedModel) -> Any:
         """A Llama."""
@@ -126,11 +118,11 @@ class SmolVLM(BaseModel):
         return features.split([each * len(part) for part in tiles])
 
     def blank(self, config: PretrainedConfig) -> Tensor:
-        """One tile, the whole image."""
+        """One tile, the whole image. Not of zeros, which these classes take for padding and leave out."""
         import torch
 
         size = config.vision_config.image_size
-        return torch.zeros(1, 1, 3, size, size)
+        return torch.ones(1, 1, 3, size, size)
 
     def processor_settings(self, config: PretrainedConfig, published: Settings) -> Settings:
         """A tile's side and features, and the longest edge; small models see one tile."""
@@ -179,7 +171,7 @@ class SmolVLM(BaseModel):
         """SigLIP over a Llama."""
         return {
             "vision_config": {
-                "model_type": "smolvlm_vision",
+                "model_type": f"{self.name}_vision",
                 "hidden_size": vision_width,
                 "num_hidden_layers": 2,
                 "num_attention_heads": 4,
@@ -195,18 +187,19 @@ class SmolVLM(BaseModel):
         """Layout `native`."""
         from huggingface_hub.errors import StrictDataclassError
         from transformers import PreTrainedConfig
-        from transformers.models.smolvlm.configuration_smolvlm import SmolVLMConfig
 
         fields = {key: config[key] for key in SETTINGS if key in config}
         try:
             if isinstance(fields.get("vision_config"), dict):
-                fields["vision_config"] = {**fields["vision_config"], "model_type": "smolvlm_vision"}
-            known: PreTrainedConfig = SmolVLMConfig(**fields)
+                fields["vision_config"] = {**fields["vision_config"], "model_type": f"{self.name}_vision"}
+            known: PreTrainedConfig = named(self.config_class)(**fields)
         except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
             raise UserError(f"the base's config.json is not usable: {str(error).splitlines()[0]}") from error
         settings = {key: value for key, value in known.to_dict().items() if key in SETTINGS}
         if settings["text_config"]["model_type"] != "llama":
-            raise UserError(f"text tower {settings['text_config']['model_type']} is not supported: SmolVLM has a llama")
+            raise UserError(
+                f"text tower {settings['text_config']['model_type']} is not supported: {self.name} has a llama"
+            )
         settings["text_config"]["tie_word_embeddings"] = False
         return "native", settings
 
@@ -220,11 +213,11 @@ class SmolVLM(BaseModel):
         return origins
 
     def published_files(self, processor: ArmorProcessor) -> dict[str, Settings]:
-        """For SmolVLMProcessor."""
+        """For SmolVLMProcessor or Idefics3Processor."""
         s = processor.settings
         image = {
-            "image_processor_type": "SmolVLMImageProcessor",
-            "processor_class": "SmolVLMProcessor",
+            "image_processor_type": f"{self.processor}ImageProcessor",
+            "processor_class": f"{self.processor}Processor",
             "size": {"longest_edge": s.pixels["longest"]},
             "max_image_size": {"longest_edge": s.image_size},
             "image_mean": [0.5] * 3,
@@ -232,7 +225,7 @@ class SmolVLM(BaseModel):
             "resample": 1,
             "do_image_splitting": True,
         }
-        whole = {"processor_class": "SmolVLMProcessor", "image_seq_len": s.image_seq_length}
+        whole = {"processor_class": f"{self.processor}Processor", "image_seq_len": s.image_seq_length}
         return {"preprocessor_config.json": image, "processor_config.json": whole}
 
     def parameters(self, config: Settings) -> dict[str, int]:
@@ -272,4 +265,50 @@ def _tiles(pixels: Tensor) -> int:
     return (len(pixels) - 1) * pixels.shape[1] + 1
 
 
-SMOLVLM = SmolVLM()
+def _chat(begin: str, specials: tuple[str, ...]) -> ChatFormat:
+    return ChatFormat(
+        begin=begin,
+        turn="{role}:",
+        before_text=" ",
+        roles={"system": "System", "user": "User", "assistant": "Assistant"},
+        end="<end_of_utterance>",
+        after="\n",
+        image_token="<image>",
+        image_mark="<image>",
+        after_image="",
+        specials=(begin, "<end_of_utterance>", "<image>", AROUND, *specials),
+        system_prompts={"none": None},
+    )
+
+
+_CLASSES = "transformers.models.{0}.{1}_{0}:{2}"
+SMOLVLM = SmolVLM(
+    name="smolvlm",
+    model_types=("smolvlm", "idefics3"),
+    config_class=_CLASSES.format("smolvlm", "configuration", "SmolVLMConfig"),
+    model_class=_CLASSES.format("smolvlm", "modeling", "SmolVLMForConditionalGeneration"),
+    chat=_chat("<|im_start|>", (GLOBAL, *(TILE.format(r, c) for r in range(1, MOST + 1) for c in range(1, MOST + 1)))),
+    presets={
+        "smolvlm-256m": _preset((576, 30, 9, 3, 1536, 8192, 1e5), _SIGLIP_B, 4, 49280, 49190),
+        "smolvlm-500m": _preset((960, 32, 15, 5, 2560, 8192, 1e5), _SIGLIP_B, 4, 49280, 49190),
+        "smolvlm-2.2b": _preset((2048, 24, 32, 32, 8192, 8192, 273768.0), _SIGLIP_SO, 3, 49280, 49190),
+    },
+    processor="SmolVLM",
+)
+_8B = _preset((4096, 32, 32, 8, 14336, 131072, 5e5), (*_SIGLIP_SO[:4], 364, 14), 2, 128259, 128257, "idefics3")
+_8B["text_config"]["rope_parameters"] |= {  # Llama 3.1's
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+IDEFICS3 = SmolVLM(
+    name="idefics3",
+    model_types=("idefics3",),
+    config_class=_CLASSES.format("idefics3", "configuration", "Idefics3Config"),
+    model_class=_CLASSES.format("idefics3", "modeling", "Idefics3ForConditionalGeneration"),
+    chat=_chat("<|begin_of_text|>", ()),  # names of tiles are words: the vocabulary has three tokens more than Llama's
+    presets={"idefics3-8b": _8B},
+    processor="Idefics3",
+)

@@ -6,7 +6,7 @@ The whole plan (every new tensor, its shape, and where it comes from) is checked
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from armor_model.base.files import whole_folder
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of
 from armor_model.base.runtime import prepare_torchvision
-from armor_model.bases import BaseModel, Origin, Settings, base_of
+from armor_model.bases import BaseModel, Origin, Settings, bases_of
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
 from armor_model.hub import fetch
@@ -85,10 +85,10 @@ def build(
     with whole_folder(out) as draft:
         folder = fetch(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
         raw = load_base_config(folder)
-        kind = base_of(raw)
-        layout, settings = kind.read_config(raw)
+        kinds = bases_of(raw)
         vq = open_vqgan(Path(vqgan), image_size) if vqgan else None
-        text_tokenizer = _tokenizer(tokenizer, folder, kind)
+        text_tokenizer, kind = _tokenizer(tokenizer, folder, kinds)
+        layout, settings = kind.read_config(raw)
         settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids(kind.chat.image_token)
         if vq is not None:
             settings |= {
@@ -239,23 +239,35 @@ def _random(
 # ---- tokenizer and processor --------------------------------------------------------------------------------
 
 
-def _tokenizer(given: str | None, folder: Path, base: BaseModel) -> Any:
-    """The text tokenizer; never runs a checkpoint's own code."""
+def _tokenizer(given: str | None, folder: Path, kinds: Sequence[BaseModel]) -> tuple[Any, BaseModel]:
+    """The text tokenizer, and the base of `kinds` whose marks it knows; never runs a checkpoint's own code."""
     prepare_torchvision()
     from transformers import AutoTokenizer
 
     patterns = ("tokenizer*", "*.json", "*.txt", "*.model")
     where = fetch(given, "tokenizer", patterns) if given else folder
-    token, hint = base.chat.image_token, f"give --tokenizer, {base.tokenizer_hint}"
+    hint = f"give --tokenizer, {kinds[0].tokenizer_hint}"
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # many kinds, from missing files to code that would have to be run
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"the tokenizer in {where} cannot be read: {reason}", hint=hint) from error
-    known = tokenizer.convert_tokens_to_ids(token)
-    if known is None or known == tokenizer.unk_token_id:
-        raise UserError(f"the tokenizer in {where} does not know {token}: it is not {base.name}'s", hint=hint)
-    return tokenizer
+    lacks = {base.name: [mark for mark in _marks(base) if not _knows(tokenizer, mark)] for base in kinds}
+    for base in kinds:
+        if not lacks[base.name]:
+            return tokenizer, base
+    first = " or ".join(dict.fromkeys(marks[0] for marks in lacks.values()))
+    raise UserError(f"the tokenizer in {where} does not know {first}: it is not {' or '.join(lacks)}'s", hint=hint)
+
+
+def _marks(base: BaseModel) -> list[str]:
+    """Tokens without which the chat template would be read as words."""
+    return [mark for mark in (base.chat.image_token, base.chat.begin) if mark]
+
+
+def _knows(tokenizer: PreTrainedTokenizerBase, mark: str) -> bool:
+    known = tokenizer.convert_tokens_to_ids(mark)
+    return known is not None and known != tokenizer.unk_token_id
 
 
 def _save_processor(

@@ -8,6 +8,8 @@ import pytest
 import torch
 from PIL import Image
 from test_model_generation import step_by_step
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from armor_model import (
     ArmorProcessor,
@@ -27,6 +29,8 @@ from armor_model.generation import PrefixCache
 from armor_model.presets import count, preset_dict, summary
 
 OTHERS = [name for name in BASES if name != "internvl"]
+TILED = ("smolvlm", "idefics3")
+"""Bases of one code, whose class counts padding along in a plain forward."""
 WORDS = [*"what is there ? . , a red circle the image draw of and not it you are helpful assistant".split()]  # noqa: SIM905
 
 
@@ -47,13 +51,13 @@ def pair(request):
     config = preset(tiny, vocab_size=len(tokenizer), text={"bos_token_id": None, "eos_token_id": None})
     model = spread(new_model(config), 3)
     processor = ArmorProcessor.for_config(tokenizer, config)
-    if request.param == "smolvlm":  # an image of several tiles
+    if request.param in TILED:  # an image of several tiles
         processor.settings.pixels["longest"] = 64
     batch = processor.encode([[{"role": "user", "content": "draw a red circle"}]], add_generation_prompt=True)
     with torch.no_grad():
         hidden = model.decoder.norm(model.backbone(model.embed(batch["input_ids"])))
         along = hidden[0, -6:].mean(0, keepdim=True)
-        model.imgbos_head.weight.copy_(along * (0.5 if request.param == "smolvlm" else 0.3))
+        model.imgbos_head.weight.copy_(along * (0.5 if request.param in TILED else 0.3))
     return model, processor
 
 
@@ -88,7 +92,7 @@ def inputs_of(processor, batch):
     given = {"input_ids": ids, "attention_mask": batch["attention_mask"]}
     if not images:
         return given
-    if processor.base.name == "smolvlm":
+    if processor.base.name in TILED:
         tiles = [image.flatten(0, 1)[: (len(image) - 1) * image.shape[1] + 1] for image in images]
         return {**given, "pixel_values": torch.cat(tiles)[None]}
     from armor_model.bases.qwen_vl import _patches
@@ -113,7 +117,7 @@ def test_text_logits_are_the_bases_own(pair, conversations):
     inputs, real = inputs_of(processor, batch), batch["attention_mask"].bool()
     with torch.no_grad():
         ours = model.text_logits(hidden_of(model, batch)[0])[..., :-1]
-        if processor.base.name == "smolvlm":  # transformers counts padding along in a plain forward, not in generate
+        if processor.base.name in TILED:  # transformers counts padding along in a plain forward, not in generate
             inputs["position_ids"] = model.positions(batch["attention_mask"], batch["input_ids"])
         expected = theirs(model)(**inputs).logits
     assert (ours - expected)[real].abs().max() <= 1e-4
@@ -351,10 +355,9 @@ def test_pixels_are_the_published_processors(name, size):
         build_word_tokenizer(WORDS, base=name), _with_token(config, 3), text_only=True, published={"model_type": name}
     ).settings
     pixels = base.preprocess(image, settings, None)
-    if name == "smolvlm":
-        from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
-
-        theirs = SmolVLMImageProcessorPil(
+    if name in TILED:
+        kind = {"smolvlm": "SmolVLM", "idefics3": "Idefics3"}[name]
+        theirs = named(f"transformers.models.{name}.image_processing_pil_{name}:{kind}ImageProcessorPil")(
             size={"longest_edge": settings.pixels["longest"]}, max_image_size={"longest_edge": settings.image_size}
         )
         found = theirs([[image]], return_tensors="pt", return_row_col_info=True)
@@ -397,8 +400,10 @@ TOTALS = {
     "smolvlm-256m": 256_484_928,
     "smolvlm-500m": 507_482_304,
     "smolvlm-2.2b": 2_246_784_880,
+    "idefics3-8b": 8_462_086_384,
 }
-"""As the hub shows them; of the small Qwens the head is the embeddings, an ARMOR's is its own."""
+"""As the hub shows them, Idefics3's to three digits; of the small Qwens the head is the embeddings, an ARMOR's is its
+own."""
 TIED = ("qwen2_5_vl-3b", "qwen3_vl-2b", "qwen3_vl-4b")
 
 
@@ -427,6 +432,29 @@ def test_published_sizes(name):
 def theirs_empty(model):
     known = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures", "vq_config")}
     return named(model.base.model_class)(named(model.base.config_class)(**known))
+
+
+@pytest.mark.parametrize("begin", ["<|im_start|>", "<|begin_of_text|>", None])
+def test_the_tokenizer_says_which_of_two_bases_a_folder_is(begin, tmp_path):
+    """The first SmolVLMs were published as `idefics3`; a template of neither (granite-docling's) is refused."""
+    name = {"<|im_start|>": "smolvlm"}.get(begin, "idefics3")
+    tokenizer = build_word_tokenizer(WORDS, base=name)
+    if begin is None:
+        text = tokenizer.backend_tokenizer.to_str().replace("<|begin_of_text|>", "<|start_of_role|>")
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(text), unk_token="<unk>")
+    model = spread(new_model(preset(f"tiny-{name}", vocab_size=len(tokenizer))))
+    theirs(model).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    (tmp_path / "base/config.json").write_text(json.dumps({**config, "model_type": "idefics3"}))
+    if begin is None:
+        with pytest.raises(UserError, match=r"does not know <\|im_start\|> or <\|begin_of_text\|>"):
+            build(str(tmp_path / "base"), None, tmp_path / "armor", adapter_layers=1)
+        return
+    build(str(tmp_path / "base"), None, tmp_path / "armor", adapter_layers=1)
+    assert json.loads((tmp_path / "armor/config.json").read_text())["model_type"] == f"armor-{name}"
+    export(tmp_path / "armor", tmp_path / "plain")
+    assert json.loads((tmp_path / "plain/config.json").read_text())["model_type"] == name
 
 
 @pytest.mark.parametrize("name", OTHERS)

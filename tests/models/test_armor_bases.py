@@ -33,10 +33,14 @@ def question(dataset="MMBench_DEV_EN", **fields):
 
 
 SHOWN = {
+    "qwen3_vl": "<image>Hint: look\nQuestion: what is there ?\nOptions:\nA. a circle\nB. a square\n"
+    "Please select the correct answer from the options above. \n<|im_end|>\n<|im_start|>assistant\n",
     "qwen2_5_vl": "<image>Hint: look\nQuestion: what is there ?\nOptions:\nA. a circle\nB. a square\n"
     "Please select the correct answer from the options above. \n<|im_end|>\n<|im_start|>assistant\n",
     "smolvlm": "<|im_start|>User:<image>Question: what is there ?\nHint: look\nChoices:\nA. a circle\nB. a square\n"
     "Answer with a letter.<end_of_utterance>\nAssistant: Answer:",
+    "idefics3": "<|begin_of_text|>User:<image>Question: what is there ?\nHint: look\nChoices:\nA. a circle\n"
+    "B. a square\nAnswer with a letter.<end_of_utterance>\nAssistant: Answer:",
 }
 
 
