@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from armor_eval import engine
 from armor_eval.engine import Finished, Processes, Settings, Task
 from armor_eval.engine.run import run_record
+from armor_eval.engine.size import BatchSize
 from armor_eval.engine.task import Progress
 from armor_eval.models import registry
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, RespondsFreely
@@ -78,7 +79,7 @@ def evaluate(
     judge: str | None = None,
     suite_judge: str | None = None,
     decoding: Decoding | None = None,
-    batch_size: int | None = None,
+    batch_size: BatchSize | None = None,
     shard: str | None = None,
     workers: int | None = None,
     repeats: int = 1,
@@ -102,7 +103,7 @@ def evaluate(
         judge: `openai:URL#NAME` or `hf:ID`, for the benchmarks that need one.
         suite_judge: of the suites' images, as `armor-eval draw --judge` takes it; by default each suite's.
         decoding: by default greedy, as long as the task's protocol says.
-        batch_size: by default the task's.
+        batch_size: by default the task's; `auto`, of benchmarks: what the model's memory holds.
         shard: `I/N`, only this part, to be joined by `armor-eval merge`.
         workers: threads that prepare requests ahead of the model; by default by the cores.
         repeats: so many seeds of a sampled run, from `seed` on, in OUT/NAME@SEED; see armor_eval.stats.repeats.
@@ -186,7 +187,7 @@ def _plan(
     judge: str | None,
     suite_judge: str | None,
     decoding: Decoding | None,
-    batch_size: int | None,
+    batch_size: BatchSize | None,
     shard: str | None,
     workers: int | None,
 ) -> list[tuple[Named, Path, bool]]:

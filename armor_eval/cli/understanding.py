@@ -15,6 +15,7 @@ from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.engine import Finished, Processes, Settings
+    from armor_eval.engine.size import BatchSize
     from armor_eval.models.base import AnswersQuestions
     from armor_eval.tasks.understanding.cells import Reading
     from armor_eval.tasks.understanding.declare import Benchmark
@@ -45,7 +46,12 @@ def run(
     download: Annotated[
         bool, typer.Option("--download", help="Fetch TSVs that are not there from their declared addresses; resumes.")
     ] = False,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Questions a batch; default 16, shapes 64.")] = None,
+    batch_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto", help="Questions at once; default 16, shapes 64. auto: by length, as many as memory holds."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset of --limit.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default 4096, shapes 64.")] = None,
     mask_imgbos: Annotated[bool, typer.Option("--mask-imgbos", help="Forbid drawing while answering.")] = False,
@@ -137,7 +143,7 @@ def run(
         Decoding(
             max_new_tokens=max_new_tokens or spec.understanding_tokens, mask_imgbos=mask_imgbos, temperature=temperature
         ),
-        batch_size or spec.understanding_batch,
+        check_batch_size(batch_size) or spec.understanding_batch,
         parse_shard(shard),
         workers,
     )
@@ -307,6 +313,15 @@ def print_retention(base: Path, finished: list[Finished]) -> None:
         plain = ("", "") if row is mean else (f"{row.base:.1f}", f"{row.score:.1f}")
         table.add([row.benchmark, *plain, f"{row.kept:.1f} %", ends])
     common.print_doc(common.console(), table)
+
+
+def check_batch_size(text: str | None) -> BatchSize | None:
+    """What `--batch-size` says: a number, or `auto`."""
+    if text is None or text == "auto":
+        return text
+    if not text.isdecimal() or int(text) < 1:
+        raise UserError(f"--batch-size {text} is neither a whole number from 1 on nor auto", "e.g. --batch-size 16")
+    return int(text)
 
 
 def check_thinking(mode: str | None) -> Thinking:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine.pipeline import Asked, Prepared
+from armor_eval.engine.size import Size
 from armor_eval.engine.task import Conversation, Prompt, Ready, Request, Unit
 from armor_eval.models.base import (
     Answer,
@@ -22,7 +23,7 @@ from armor_eval.models.base import (
     RespondsAsTheyFinish,
     RespondsFreely,
 )
-from armor_eval.models.drawing import one_by_one, one_line
+from armor_eval.models.drawing import one_by_one, one_line, out_of_memory
 from armor_model.base.errors import ArmorError
 
 if TYPE_CHECKING:
@@ -72,17 +73,25 @@ def streaming(model: Model, kind: type | None) -> Streaming | None:
     return None
 
 
+Entry = tuple[Unit, Any, Any]
+"""A unit, its request, and that as the model encoded it."""
+
+
 class AsTheyFinish:
     """For `asked_batches`: requests take the rows of finished ones, and each output is given as it comes. What was
     prepared of a batch: its requests, and each as the model encoded it.
 
-    Where a round fails, what was under way is asked one by one; where memory ran out, with half the rows from then on.
+    A round is one call of the model, with the rows that the longest request of its first batch allows; a batch that
+    allows another number begins the next. Where a round fails, what was under way is asked one by one; where memory ran
+    out, in rounds of half the rows from then on.
     """
 
-    def __init__(self, model: Model, streaming: Streaming, decoding: Decoding, rows: int) -> None:
-        self._model, self._streaming, self._decoding, self._rows = model, streaming, decoding, rows
-        self._under_way: list[tuple[Unit, Any, Any] | None] = []
+    def __init__(self, model: Model, streaming: Streaming, decoding: Decoding, size: Size) -> None:
+        self._model, self._streaming, self._decoding, self._size = model, streaming, decoding, size
+        self._under_way: list[Entry | None] = []
         """By the number that the model knows them by; None once it is answered."""
+        self._next: list[Entry] | None = None
+        """What the next round begins with."""
         self._at_once: list[Asked] = []
 
     def encoded(self, requests: list[Any]) -> tuple[list[Any], list[Any]]:
@@ -93,39 +102,47 @@ class AsTheyFinish:
         return requests, [by_place.get(at) for at in range(len(requests))]
 
     def __call__(self, prepared: Prepared) -> Iterator[Asked]:
-        again: list[tuple[Unit, Any, Any]] = []
-        while True:
-            self._under_way = []
-            first = again
-            again = []
-
-            def source(wait: bool, first: list[Any] = first) -> list[Any] | None:
-                entries = first[:] or self._arrived(prepared, wait)
-                first.clear()
-                if entries is not None:
-                    self._under_way += entries
-                return None if entries is None else [encoded for *_, encoded in entries]
-
+        while entries := self._next or self._arrived(prepared, wait=True):
+            self._under_way, self._next = [], None
+            rows = self._size.rows_for([unit for unit, *_ in entries])
             try:
-                yield from self._round(source)
-                return
+                yield from self._round(prepared, entries, rows)
+                continue
             except ArmorError:
                 raise
             except Exception as error:
                 again = [entry for entry in self._under_way if entry is not None]
                 if not again:
                     raise
-                if out_of_memory(error) and self._rows > 1:
-                    self._rows //= 2
-                    log.warning("out of memory: asking %d at a time from here on (--batch-size)", self._rows)
+                tried = min(rows, len(again))
+                if out_of_memory(error) and tried > 1:
+                    self._size.halve(tried, [unit for unit, *_ in again])
+                    self._next = again + (self._next or [])
+                    log.warning("out of memory: asking %d at a time from here on (--batch-size)", tried // 2)
                     continue
                 log.warning("%d requests under way failed (%s): asked one by one", len(again), one_line(error))
             for unit, request, _ in again:
                 began = time.monotonic()
                 yield Asked([unit], [request], ask(self._model, [request], self._decoding), time.monotonic() - began)
-            again = []
+        yield from self._taken()
 
-    def _arrived(self, prepared: Prepared, wait: bool) -> list[tuple[Unit, Any, Any]] | None:
+    def _source(self, prepared: Prepared, first: list[Entry], rows: int) -> Callable[[bool], list[Any] | None]:
+        """What the model takes its requests from: these, and the batches after them that the same rows hold."""
+
+        def source(wait: bool) -> list[Any] | None:
+            if self._next is not None:
+                return None
+            entries = first[:] or self._arrived(prepared, wait)
+            first.clear()
+            if entries and self._size.rows_for([unit for unit, *_ in entries]) != rows and self._under_way:
+                self._next, entries = entries, None
+            if entries is not None:
+                self._under_way += entries
+            return None if entries is None else [encoded for *_, encoded in entries]
+
+        return source
+
+    def _arrived(self, prepared: Prepared, wait: bool) -> list[Entry] | None:
         """The requests of the next batch; what needs no model is answered at once."""
         while (batch := prepared.next(wait)) is not None:
             units, made = batch
@@ -143,9 +160,9 @@ class AsTheyFinish:
                 return open_ones
         return None
 
-    def _round(self, source: Callable[[bool], list[Any] | None]) -> Iterator[Asked]:
-        began = time.monotonic()
-        for number, answer in self._streaming.outputs(source, self._decoding, self._rows):
+    def _round(self, prepared: Prepared, first: list[Entry], rows: int) -> Iterator[Asked]:
+        began, source = time.monotonic(), self._source(prepared, first, rows)
+        for number, answer in self._streaming.outputs(source, self._decoding, rows):
             entry = self._under_way[number]
             assert entry is not None, f"answer {number} came twice"
             self._under_way[number] = None
@@ -158,13 +175,6 @@ class AsTheyFinish:
     def _taken(self) -> Iterator[Asked]:
         while self._at_once:
             yield self._at_once.pop(0)
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a device had no memory left."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def ask(model: Model, requests: Sequence[Request | Exception], decoding: Decoding) -> list[Any]:

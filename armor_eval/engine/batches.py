@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 from armor_eval.engine.task import Unit
 
@@ -30,16 +30,19 @@ def batches_of(
     *,
     shard: tuple[int, int] = (0, 1),
     whole: bool,
+    cut: Callable[[Sequence[Unit]], Iterable[list[Unit]]] | None = None,
 ) -> list[list[Unit]]:
     """This process's batches of what is not done. A unit's process hangs on the whole list alone: no two ask the same,
     and a run, or a shard of one, begun by three processes is finished by one or eight.
 
     `shard`: (index from 0, of how many); what a shard holds does not hang on its processes. `whole`: a batch with
-    anything undone is kept as it is; else what is undone is batched anew.
+    anything undone is kept as it is; else what is undone is batched anew, by `cut` where it is given.
     """
     ordered = in_asking_order(units)
     mine = [ordered[i : i + size] for i in range(0, len(ordered), size)][shard[0] :: shard[1]][rank::world]
     if whole:
         return [batch for batch in mine if any(unit.id not in done for unit in batch)]
     left = [unit for batch in mine for unit in batch if unit.id not in done]
+    if cut is not None:
+        return list(cut(left))
     return [left[i : i + size] for i in range(0, len(left), size)]

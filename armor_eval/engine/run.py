@@ -16,6 +16,7 @@ from armor_eval.engine import ask as asking
 from armor_eval.engine.batches import batches_of
 from armor_eval.engine.pipeline import Asked, Prepared, asked_batches
 from armor_eval.engine.processes import Processes
+from armor_eval.engine.size import AUTO, SPLIT, BatchSize, check_auto, size_of
 from armor_eval.engine.task import Begins, Conversation, Progress, Ready, Task, Tick
 from armor_eval.models.base import Decoding, DrawsImages, Question, RespondsFreely
 from armor_eval.runs import provenance, served
@@ -32,6 +33,9 @@ DRAWN = ("geneval", "suite", "modality", "interleaved")
 STREAMED = {"understanding": Question, "modality": Conversation, "interleaved": Conversation}
 """Kinds of runs whose requests may take the rows of finished ones -> what is asked."""
 
+MEMORY = "memory"
+"""In run.json's extras: what was asked at once after memory had run out; a run that is resumed asks no more."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -41,7 +45,8 @@ class Settings:
     command: list[str]
     """The command line, for the record and for `continue with`."""
     decoding: Decoding = field(default_factory=Decoding)
-    batch_size: int = 16
+    batch_size: BatchSize = 16
+    """Most requests under way at once; `auto`: what the model's memory holds, by their lengths."""
     shard: tuple[int, int] | None = None
     """(index from 0, of how many): only this part is asked, and nothing is scored (armor_eval.runs.merge joins)."""
     workers: int | None = None
@@ -75,6 +80,8 @@ def evaluate(
     """
     processes = processes or Processes()
     task.check(model)
+    if settings.batch_size == AUTO:
+        check_auto(model, task.units(), task.whole_batches)
     bundle = _open(task, model, out, settings, processes, anew)
     with bundle:
         if processes.first:
@@ -163,20 +170,23 @@ def _open(task: Task, model: Model, out: Path, settings: Settings, processes: Pr
 def _ask_all(
     task: Task, model: Model, bundle: Bundle, settings: Settings, processes: Processes, tick: Tick | None
 ) -> None:
+    size = size_of(model, settings.batch_size, settings.decoding)
+    size.remember(bundle.run.extras.get(MEMORY, {}))
     batches = batches_of(
         task.units(),
         bundle.items,
-        settings.batch_size,
+        SPLIT if settings.batch_size == AUTO else settings.batch_size,
         processes.rank,
         processes.size,
         shard=settings.shard or (0, 1),
         whole=task.whole_batches,
+        cut=size.batches,
     )
 
     serve: Callable[[Prepared], Iterator[Asked]]
     kind = None if task.whole_batches else STREAMED.get(bundle.run.kind)
     if (streaming := asking.streaming(model, kind)) is not None:
-        serve = streamed = asking.AsTheyFinish(model, streaming, settings.decoding, settings.batch_size)
+        serve = streamed = asking.AsTheyFinish(model, streaming, settings.decoding, size)
         prepared = Prepared(
             batches, lambda units: streamed.encoded(list(task.requests(units, bundle.path))), settings.workers
         )
@@ -193,6 +203,8 @@ def _ask_all(
         _journal(task, batch, bundle, tick)
         if processes.first:  # at once: a shard, or a run that dies while it scores, must keep what the server refused
             bundle.run = served.with_requests(bundle.run, model)
+            if size.lowered and bundle.run.extras.get(MEMORY) != size.remembered():
+                bundle.update(extras={**bundle.run.extras, MEMORY: size.remembered()})
 
 
 def _journal(task: Task, batch: Asked, bundle: Bundle, tick: Tick | None) -> None:

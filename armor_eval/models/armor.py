@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.base import Answer, Decoding, Question, Room
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of
 from armor_eval.models.hf_prompts import doubled as double
 from armor_eval.profiles import OFFICIAL
@@ -276,6 +276,12 @@ class ArmorAdapter(DrawingModel):
 
     def _responding(self, decoding: Decoding) -> Any:
         return self._settings(decoding, allow_images=not decoding.mask_imgbos)
+
+    def room(self) -> Room:
+        from armor_eval.models.room import room_of
+
+        model = self._load()[0]
+        return room_of(model.config, model.dtype, model.device)
 
     def close(self) -> None:
         """Let go of the weights."""

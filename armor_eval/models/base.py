@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -133,6 +133,24 @@ class RespondsAsTheyFinish(Model, Protocol):
         self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
     ) -> Iterator[tuple[int, list[str | Image.Image]]]:
         """As `AnswersAsTheyFinish.answers`; text and images of each answer, in order."""
+        ...
+
+
+class Room(NamedTuple):
+    """What a loaded model can take at once."""
+
+    tokens: int
+    """Of prompts and answers together, by the memory that is free."""
+    rows: int
+    """More of them no longer pay."""
+
+
+@runtime_checkable
+class KnowsItsRoom(Model, Protocol):
+    """A model in this process's memory."""
+
+    def room(self) -> Room:
+        """Loads the model where it is not."""
         ...
 
 

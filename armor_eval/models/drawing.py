@@ -82,7 +82,8 @@ class DrawingModel(ABC):
 
 
 def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[object]) -> list[Any]:
-    """`batch(*columns)`; where it raises, its rows one by one, an exception standing for the row that it is of.
+    """`batch(*columns)`; where it raises, its rows one by one, an exception standing for the row that it is of; where
+    memory runs out, its halves.
 
     An error of our own passes: the run cannot go on (a wrong key, an endpoint that is gone).
     """
@@ -97,8 +98,20 @@ def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[object]) -> l
     except Exception as error:
         if rows == 1:
             return [error]
+        if out_of_memory(error):
+            log.warning("a batch of %d is too much for the memory: its halves are asked (--batch-size)", rows)
+            middle = rows // 2
+            halves = [[column[:middle] for column in columns], [column[middle:] for column in columns]]
+            return [result for half in halves for result in one_by_one(batch, *half)]
         log.warning("a batch of %d failed (%s); its requests are asked one by one", rows, one_line(error))
         return [one_by_one(batch, *([value] for value in row))[0] for row in zip(*columns, strict=True)]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a device had no memory left."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def one_line(error: Exception, longest: int = 300) -> str:

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.base import Answer, Decoding, Question, Room
+from armor_eval.models.drawing import out_of_memory
 from armor_eval.models.hf_copies import Copies
 from armor_eval.models.hf_first import FirstTokens
 from armor_eval.models.hf_options import ModelArgs, end_tokens, kept_fields, neutralise
 from armor_eval.models.hf_prompts import Prompter, find_prompter, probe_question
 from armor_eval.models.options import names
+from armor_eval.models.room import room_of
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError, did_you_mean
 from armor_model.base.hashing import sha256_folder, sha256_json
@@ -201,10 +203,17 @@ class HubModel:
         return dict(self.facts)
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
-        """Answers in order."""
-        groups = iter([self.encode(questions, decoding)])
-        answers = dict(self.answers(lambda _: next(groups, None), decoding, len(questions)))
-        return [answers[at] for at in range(len(questions))]
+        """Answers in order; as many at once as memory holds."""
+        encoded, rows = self.encode(questions, decoding), max(1, len(questions))
+        while True:
+            groups = iter([encoded])
+            try:
+                answers = dict(self.answers(lambda _, groups=groups: next(groups, None), decoding, rows))
+                return [answers[at] for at in range(len(questions))]
+            except Exception as error:
+                if not out_of_memory(error) or rows == 1:
+                    raise
+                rows //= 2
 
     def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[tuple[_Chunk, int]]:
         """Each question's chunk and its place in it: rows with and without images apart, for a processor takes either
@@ -266,6 +275,8 @@ class HubModel:
         except ArmorError:
             raise
         except Exception as error:
+            if out_of_memory(error) and len(questions) > 1:
+                raise  # whoever chose so many chooses fewer, and remembers
             if len(questions) == 1:
                 return [Answer(error=" ".join(f"{type(error).__name__}: {error}".split())[:500])]
             half = (len(questions) + 1) // 2
@@ -314,6 +325,10 @@ class HubModel:
         loaded or asked."""
         model, _ = self._load()
         return FirstTokens(model, self._load_prompter(), self._most == 1)
+
+    def room(self) -> Room:
+        model = self._load()[0]
+        return room_of(model.config, model.dtype, model.device)
 
     def close(self) -> None:
         self._loaded = None

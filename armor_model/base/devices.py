@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armor_model.base.errors import UserError, did_you_mean
@@ -39,6 +41,24 @@ def check_device(name: str) -> str:
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # not known; not built in; `meta` has no data
         raise UserError(f"cannot use device {name!r}: {str(error).strip().splitlines()[0]}") from error
     return name
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still take on a device; of a CPU those of the machine, or of its control group."""
+    import torch
+
+    if device.type == "cuda":
+        own = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0] + own)
+    found = [os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with suppress(OSError):  # no Linux
+        line = next(x for x in Path("/proc/meminfo").read_text().splitlines() if x.startswith("MemAvailable"))
+        found = [1024 * int(line.split()[1])]
+    with suppress(OSError, ValueError):  # no control group, or one without a limit (`max`)
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(limit - used)
+    return max(0, min(found))
 
 
 def check_dtype(name: str | None) -> str | None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from armor_eval.engine.ask import AsTheyFinish, Streaming
 from armor_eval.engine.pipeline import Prepared, asked_batches
+from armor_eval.engine.size import Size
 from armor_eval.engine.task import Unit
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_model.images import tiles as cut
@@ -61,7 +62,7 @@ def test_gpu_simulation(tiles, seconds, photo, bench_row):
 
     def busy(ahead: bool) -> float:
         model = SleepingModel(seconds, tiles)
-        serve = AsTheyFinish(model, Streaming(Question, model.encode, model.answers), Decoding(), BATCH)
+        serve = AsTheyFinish(model, Streaming(Question, model.encode, model.answers), Decoding(), Size(BATCH))
         units = [Unit(str(i), str(i)) for i in range(ITEMS)]
         batches = [units[i : i + BATCH] for i in range(0, ITEMS, BATCH)]
         began = time.perf_counter()

@@ -277,3 +277,32 @@ def test_internvl_is_asked_at_the_tiles_that_armor_is(tiny_model):
     assert tiles(model, max_tiles=12, upscale_first=True) == ours(2 * side, 12)
     assert tiles(load(folder, model_args={"max_patches": 3}), max_tiles=6) == ours(side, 3)
     assert "tiles" in model.facts
+
+
+def test_as_many_are_asked_at_once_as_memory_holds(tiny_model, pope, tmp_path, monkeypatch, caplog):
+    """`auto` and 16 give the same answers; where memory holds two rows, so does a model that is asked directly."""
+    import torch
+
+    from armor_eval.models.hf import HubModel
+
+    folder = tiny_model("llava")
+    words = [*pope, "--model", f"hf:{folder}"]
+    assert main([*words, "--out", str(tmp_path / "plain")]) == 0
+    whole, sizes = HubModel._generate, []
+
+    def small(self, chunk, decoding):
+        sizes.append(len(chunk.questions))
+        if len(chunk.questions) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, chunk, decoding)
+
+    monkeypatch.setattr(HubModel, "_generate", small)
+    assert main([*words, "--batch-size", "auto", "--out", str(tmp_path / "auto")]) == 0
+    assert sizes == [1, 4, 2, 2], "a question on trial, what fits by estimate, what does"
+    items = [(tmp_path / name / "POPE" / "items.jsonl").read_text().splitlines() for name in ("plain", "auto")]
+    outputs = [{item["id"]: item["output"] for item in map(json.loads, lines)} for lines in items]
+    assert outputs[0] == outputs[1] and len(outputs[0]) == 4
+    assert json.loads((tmp_path / "auto" / "POPE" / "run.json").read_text())["extras"]["memory"]["tokens"] > 0
+    sizes.clear()
+    assert [a.error for a in ask(load(folder), *[f"\nWhat is {i}?" for i in range(4)])] == [None] * 4
+    assert sizes == [4, 2, 2]
