@@ -92,7 +92,8 @@ def test_continuous_refill_changes_no_answer(talker, conversations, static, guid
     monkeypatch.setattr(
         Engine, "_admit", lambda self, batch, new: (joined.append(len(batch.rows)), admit(self, batch, new))[1]
     )
-    monkeypatch.setattr("armor_model.generation.engine.LENGTH_STEP", 16)
+    for module in ("engine", "steps"):
+        monkeypatch.setattr(f"armor_model.generation.{module}.LENGTH_STEP", 16)
     monkeypatch.setattr(Batch, "shift", lambda self, first: (shifts.append(self.slot), shift(self, first))[1])
     settings = GenerationSettings(max_new_tokens=16, temperature=1.0, max_images=1, guidance=guidance)
     many = conversations * 10
@@ -115,7 +116,8 @@ def test_requests_that_are_still_coming(talker, conversations, static, monkeypat
     many = sorted(conversations * 6, key=lambda c: len(processor.encode_one(c, add_generation_prompt=True).ids))
     _, at_once = run_engine(talker, many, settings, batch_size=64, static=False)
     monkeypatch.setattr("armor_model.generation.engine.ANSWER_SLOTS", 8)
-    monkeypatch.setattr("armor_model.generation.engine.LENGTH_STEP", 16)
+    for module in ("engine", "steps"):
+        monkeypatch.setattr(f"armor_model.generation.{module}.LENGTH_STEP", 16)
     grown, grow = [], Batch.grow
     monkeypatch.setattr(Batch, "grow", lambda self, slots: (grown.append(slots), grow(self, slots))[1])
     encoded = [processor.encode_one(c, add_generation_prompt=True) for c in many]
