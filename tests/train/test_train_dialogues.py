@@ -1,4 +1,4 @@
-"""Dialogues as training data: of the shapes world, clear of what is asked of it, and of files, with what is left out."""
+"""Dialogues as training data: of the shapes world, clear of what is asked of it, and of files, what is left out."""
 
 import json
 from collections import Counter
