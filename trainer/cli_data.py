@@ -26,6 +26,13 @@ def build_data(
     ] = "webdataset",
     index: Annotated[Path | None, typer.Option(help="LAION's parquet index, joined by url.")] = None,
     texts: Annotated[list[Path] | None, typer.Option(help="JSON lines of question/answer pairs, for t2t.")] = None,
+    dialogues: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Dialogues of text and images: InterSyn's, any conversations file, or shapes-v1=N; repeatable.",
+            metavar="FILE",
+        ),
+    ] = None,
     part: Annotated[
         str, typer.Option(help="Only part I of N of the tars, I from 0: for N processes or machines.", metavar="I/N")
     ] = "0/1",
@@ -50,26 +57,32 @@ def build_data(
     min_latin: Annotated[float, typer.Option(help="Screen: share of Latin letters in a caption; 0 off.")] = 0.8,
     as_json: Json = False,
 ) -> None:
-    """Turn captioned images into t2i and t2ti conversations, and text pairs into t2t.
+    """Turn captioned images into t2i and t2ti conversations, text pairs into t2t; take dialogues in.
 
-    Every screen says how many it dropped. With --part, texts belong to part 0, and duplicates are found within a part.
+    Every screen says how many it dropped. With --part, texts and dialogues belong to part 0, and duplicates are found
+    within a part.
 
     armor-train build-data --tars DIR --texts pairs.jsonl --out data
 
     armor-train build-data --tars DIR --source laion --index index.parquet --part 0/8 --out data-0
+
+    armor-train build-data --dialogues intersyn.jsonl --dialogues shapes-v1=20000 --out dialogues
     """
     from trainer.data import build as builder
     from trainer.data import contamination, readers
+    from trainer.data.dialogues import world_count
     from trainer.data.records import counted, losses
     from trainer.data.screens import ScreenSettings
 
     if source not in readers.SOURCES:
         raise UserError(f"unknown source {source!r}; known: {', '.join(readers.SOURCES)}")
-    if not tars and not texts:
-        raise UserError("nothing to build from: give --tars, --texts or both")
+    if not tars and not texts and not dialogues:
+        raise UserError("nothing to build from: give --tars, --texts or --dialogues")
+    for each in dialogues or []:
+        world_count(each)
     number, count = readers.parse_part(part)
     if number and not tars:
-        raise UserError(f"--part {part}: texts belong to part 0, and there are no --tars to share out")
+        raise UserError(f"--part {part}: texts and dialogues belong to part 0, and there are no --tars to share out")
     if drop_contaminated and not prompts:
         raise UserError("--drop-contaminated needs --prompts", "armor-eval geneval prompts > geneval.jsonl")
     shards = readers.share_of(readers.tars(tars), (number, count)) if tars else []
@@ -84,8 +97,8 @@ def build_data(
         limit,
     )
     scores = readers.read_index(index) if index is not None else None
-    mine = (texts or []) if number == 0 else []
-    report = builder.build(out, recipe, shards, mine, scores, f"{number}/{count}", workers)
+    mine = ((texts or []), (dialogues or [])) if number == 0 else ([], [])
+    report = builder.build(out, recipe, shards, mine[0], scores, f"{number}/{count}", workers, mine[1])
     if as_json:
         typer.echo(json.dumps(report, indent=1))
         return

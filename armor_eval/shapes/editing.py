@@ -27,18 +27,8 @@ from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder, write_file
 from armor_model.base.hashing import sha256_text
 from armor_model.base.jsons import JsonObject
-from trainer.shapes.world import (
-    CELL_NAMES,
-    CELLS,
-    COLOR_NAMES,
-    SHAPES,
-    Scene,
-    Thing,
-    is_held_out,
-    pick,
-    render,
-    sample_scene,
-)
+from trainer.shapes.changes import change
+from trainer.shapes.world import Scene, Thing, is_held_out, render, sample_scene
 
 SEED = 26_001
 EACH = 40
@@ -83,34 +73,6 @@ def records() -> list[JsonObject]:
             )
             number += 1
     return found
-
-
-def change(rng: np.random.Generator, kind: str, source: Scene) -> tuple[Scene, dict[str, str]] | None:
-    """(the scene asked for, what fills the wording); None where this source allows no such change in plain words."""
-    free = [cell for cell in range(CELLS) if source.at(cell) is None]
-    if kind == "add":
-        if not free:
-            return None
-        new = Thing(pick(rng, COLOR_NAMES), pick(rng, SHAPES), pick(rng, free))
-        words = {"color": new.color, "shape": new.shape, "cell": CELL_NAMES[new.cell]}
-        return Scene((*source.things, new)), words
-    old = pick(rng, source.things)
-    rest = tuple(thing for thing in source.things if thing is not old)
-    if any((thing.color, thing.shape) == (old.color, old.shape) for thing in rest):
-        return None
-    alike = any(thing.shape == old.shape for thing in rest)
-    words = {"it": f"{old.color} {old.shape}" if alike else old.shape, "old": CELL_NAMES[old.cell]}
-    if kind == "remove":
-        return (Scene(rest), words) if rest else None
-    if kind == "recolor":
-        new = old._replace(color=pick(rng, [c for c in COLOR_NAMES if c != old.color]))
-    elif kind == "reshape":
-        new = old._replace(shape=pick(rng, [s for s in SHAPES if s != old.shape]))
-    else:
-        if not free:
-            return None
-        new = old._replace(cell=pick(rng, free))
-    return Scene((*rest, new)), {**words, "color": new.color, "shape": new.shape, "cell": CELL_NAMES[new.cell]}
 
 
 def jsonl() -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from armor_model.base.jsons import JsonObject
 from trainer.shapes.language import CHAT_HELD_OUT, DESCRIBE_AND_REDRAW_HELD_OUT, DESCRIBE_IMAGE_HELD_OUT, chat_facts
-from trainer.shapes.requests import DRAW_HELD_OUT, MIXED_HELD_OUT, TELL_ONLY_HELD_OUT, Request, sample_request
+from trainer.shapes.requests import DRAW_HELD_OUT, MIXED_HELD_OUT, TELL_ONLY_HELD_OUT, Request, form_of, sample_request
 from trainer.shapes.world import HELD_OUT, Scene, is_held_out, pick, render, sample_scene
 
 SEED = 21_001
@@ -39,13 +39,6 @@ EACH = 80
 MULTI_TURN_EVERY = 5
 """Every fifth record has an exchange before it."""
 IMAGE = "<image>"
-
-_NEGATIONS = (" not ", "without", "only")
-
-
-def form_of(wording: str) -> str:
-    """`negation` where a wording also says what is not wanted."""
-    return "negation" if any(word in f" {wording} " for word in _NEGATIONS) else "plain"
 
 
 def _content(request: Request) -> JsonObject:

@@ -368,7 +368,7 @@ def test_wrong_data_and_models_are_one_line(shards, tmp_path, capsys):
 NOTHING = {  # what was typed to build-data, what the line has to say
     "--texts T --part foo": "--part 'foo' is not I/N",
     "--texts T --part 2/2": "--part '2/2' is not I/N",
-    "--texts T --part 1/2": "texts belong to part 0",
+    "--texts T --part 1/2": "texts and dialogues belong to part 0",
     "--tars s3://bucket/{000..009}.tar": "cannot stream s3://bucket",
     "--texts E": "texts dropped not_a_pair 2",
     "--tars O/t2i.tar --min-side 5000": "screens dropped resolution 16",

@@ -25,6 +25,7 @@ from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of, read_table
 from trainer.data.contamination import Prompts
+from trainer.data.dialogues import pack, read_dialogues
 from trainer.data.images import append
 from trainer.data.readers import Index, Source, read_tars
 from trainer.data.records import IMAGE, Tally, is_unicode, losses, note, raw_records
@@ -114,6 +115,7 @@ def build(
     index: Index | None = None,
     part: str = "0/1",
     workers: int = 1,
+    dialogues: Sequence[str] = (),
 ) -> JsonObject:
     """Write the data set; returns the report. Raises UserError, also where nothing is kept.
 
@@ -131,7 +133,7 @@ def build(
         missing = ((out, number, tar) for number, tar in enumerate(tars))
         begin = partial(_State.begin, recipe, index)
         parts = in_order(_part, missing, begin(), workers, begin)
-        report = {**_merge(out, recipe, parts, texts), "settings": recipe.identity(), "part": part}
+        report = {**_merge(out, recipe, parts, texts, dialogues), "settings": recipe.identity(), "part": part}
         draft = out / ".conversations.draft"
         report["sha256"] = sha256_file(draft)
         with writing(out):
@@ -195,9 +197,11 @@ def _part(state: _State, out: Path, number: int, tar: str) -> Path:
     return file
 
 
-def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Path]) -> JsonObject:
-    """Records of all parts, in order and without duplicates between them, then the texts, into the draft."""
-    tallies, screened, kinds = {"tars": Tally(), "texts": Tally()}, Tally(), Counter[str]()
+def _merge(
+    out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Path], dialogues: Sequence[str]
+) -> JsonObject:
+    """Records of all parts, in order and without duplicates between them, then texts and dialogues, into the draft."""
+    tallies, screened, kinds = {"tars": Tally(), "texts": Tally(), "dialogues": Tally()}, Tally(), Counter[str]()
     seen: set[str] = set()
     contaminated: list[list[str]] = []
     draft = out / ".conversations.draft"
@@ -233,6 +237,11 @@ def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Pat
             for question, answer in read_text_pairs(path, tallies["texts"]):
                 put(text_record(number, question, answer))
                 number += 1
+        if dialogues:
+            for record in _dialogues(out, recipe, dialogues, tallies["dialogues"]):
+                put(record)
+            own = tallies["dialogues"].noted
+            screened.noted.update({name: n for name, n in own.items() if name != "template_tokens"})  # `put` counts it
         file.flush()
         os.fsync(file.fileno())
     if not kinds:
@@ -246,6 +255,15 @@ def _merge(out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Pat
         "readers": {name: tally.to_json() for name, tally in tallies.items()},
         "contaminated": contaminated[:1_000],
     }
+
+
+def _dialogues(out: Path, recipe: Recipe, sources: Sequence[str], tally: Tally) -> Iterator[JsonObject]:
+    """Dialogues, their images in one tar of ours."""
+    prompts = _State.begin(recipe, None).prompts
+    place = "images/dialogues.tar"
+    with whole_file(out / place) as draft, tarfile.open(draft, "w") as images:
+        records = read_dialogues(sources, recipe.seed, tally)
+        yield from pack(records, images, place, tally, prompts, recipe.drop_contaminated)
 
 
 DRAW = (

@@ -279,3 +279,8 @@ def sample_request(rng: np.random.Generator, task: str | None = None, training: 
         things, relation = _things(rng, task)
         if not (training and not HELD_OUT.isdisjoint(keys_for(things, relation))):
             return make_request(rng, task, things, relation, training)
+
+
+def form_of(wording: str) -> str:
+    """`negation` where a wording also says what is not wanted."""
+    return "negation" if any(word in f" {wording} " for word in (" not ", "without", "only")) else "plain"
