@@ -23,7 +23,6 @@ from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.records import from_lines, modality
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.hashing import sha256_json
-from armor_model.base.jsons import JsonObject
 
 HEADLINE = "all right"
 PARTS = {
@@ -59,9 +58,7 @@ class InterleavedTask(AsksRecords):
             raise unknown_name("baseline", baseline, BASELINES)
         self._guest, self._baseline = profile.part("interleaved"), baseline
         records, self._sha256 = from_lines(self._guest.jsonl())
-        super().__init__(
-            records, profile.part("reader").render, limit=limit, seed=seed, drawn_from=drawn_from, keep_given=True
-        )
+        super().__init__(records, profile.part("reader").render, limit=limit, seed=seed, drawn_from=drawn_from)
 
     @property
     def _comparer(self) -> Comparer:
@@ -111,9 +108,8 @@ class InterleavedTask(AsksRecords):
                 items.append(Item(**fields, status="error", reason=one_line(output), extras=asked))
                 continue
             verdict = verdict_of([next(compared) for _ in own])
-            stored, blank = self._answered(answer, bundle)
+            stored, more = self._answered(answer, bundle)
             given = modality(bool(stored["output"]), bool(stored["output_images"]))
-            more: JsonObject = {"blank": blank} if blank else {}
             items.append(
                 Item(
                     **fields,
