@@ -61,9 +61,7 @@ def calibrate(
 
     common.quiet_libraries()
     if against is None:
-        _look_at_leanings(
-            judge, [name for name, given in (("score", score), ("data", data)) if given], out, json_output
-        )
+        _look_at_leanings(judge, score is not None or bool(data), out, json_output)
         return
     truth = read_truth(against)
     folder = Path(judge) if Path(judge).is_dir() else _ask(judge, against, data or [], out)
@@ -181,7 +179,7 @@ def answers(
     judging.known_rubric(rubric, data)
     read = read_answers(answers, questions=rubric not in judging.PROTOCOLS, data=data)
     finished = judging.run(
-        lambda grader: judging.graded(read, rubric, prompt, data, grader, calibration),
+        lambda grader: judging.graded(read, rubric, prompt, data, calibration, grader),
         judge,
         lambda name: out or Path("runs") / "judged" / f"{_name(answers)}-{rubric}-{name}",
         batch_size,

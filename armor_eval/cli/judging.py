@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,10 @@ from armor_eval.profiles import OFFICIAL
 from armor_eval.report.loading import RunView
 from armor_eval.runs.schema import Reservation
 from armor_eval.tasks.geneval.task import DrawnElsewhere
-from armor_eval.tasks.interleaved import honesty
 from armor_eval.tasks.interleaved.answers import Answers, read_answers
+from armor_eval.tasks.interleaved.honesty import HonestyTask, reserved_by
 from armor_eval.tasks.interleaved.judged import JudgedTask
-from armor_eval.tasks.interleaved.pairs import Compares
+from armor_eval.tasks.interleaved.pairs import PairsTask
 from armor_eval.tasks.interleaved.rubrics import RUBRICS, words_of
 from armor_eval.tasks.interleaved.ueval import PROTOCOLS, UEvalTask
 from armor_eval.tasks.suites.judges import load_judge
@@ -37,11 +38,11 @@ def known_rubric(rubric: str, data: Path | None) -> None:
 
 def known_of(calibration: Path | None, judge: Judge) -> list[Reservation] | None:
     """What a calibration says of the judge; None without one."""
-    return None if calibration is None else honesty.known_of(calibration, judge.info)
+    return None if calibration is None else reserved_by(calibration, judge.info)
 
 
 def graded(
-    answers: Answers, rubric: str, prompt: Path | None, data: Path | None, judge: Judge, calibration: Path | None
+    answers: Answers, rubric: str, prompt: Path | None, data: Path | None, calibration: Path | None, judge: Judge
 ) -> JudgedTask:
     """The answers, to be graded by the rubric."""
     known = known_of(calibration, judge)
@@ -53,7 +54,10 @@ def graded(
 
 
 def run(
-    task_of: Callable[[Judge], JudgedTask | Compares], spec: str, out: Callable[[str], Path], batch_size: int
+    task_of: Callable[[Judge], JudgedTask | PairsTask | HonestyTask],
+    spec: str,
+    out: Callable[[str], Path],
+    batch_size: int,
 ) -> Finished:
     """Have a judge look at answers, in the folder that `out` makes of its name."""
     from armor_eval.cli import COMMAND_LINE
@@ -81,16 +85,14 @@ def judge_runs(
     """The grades of what finished runs were answered, each run's beside it."""
     judged = []
     for one in finished:
-        answers = read_answers(one.path)
-        judged.append(
-            run(
-                lambda judge, answers=answers: graded(answers, rubric, prompt, data, judge, calibration),
-                spec,
-                lambda name, path=one.path: path.with_name(f"{path.name}-{rubric}-{name}"),
-                batch_size,
-            )
-        )
+        task = partial(graded, read_answers(one.path), rubric, prompt, data, calibration)
+        judged.append(run(task, spec, partial(_beside, one.path, rubric), batch_size))
     return judged
+
+
+def _beside(path: Path, rubric: str, judge: str) -> Path:
+    """Where the grades of a run lie."""
+    return path.with_name(f"{path.name}-{rubric}-{judge}")
 
 
 def show(done: Finished) -> None:

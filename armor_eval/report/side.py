@@ -177,8 +177,7 @@ def write_side_figure(views: Sequence[RunView], path: Path) -> Path | None:
     from matplotlib.figure import Figure
 
     prompts = _prompts(found)
-    style = {"pdf.fonttype": 42, "font.size": 7, "font.family": "sans-serif", "text.parse_math": False}
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context({"pdf.fonttype": 42, "font.family": "sans-serif", "text.parse_math": False}):
         across, down = len(found) + 1, len(prompts)
         width, height = CELL[0] * across, CELL[1] * down + HEAD
         figure = Figure(figsize=(width, height))

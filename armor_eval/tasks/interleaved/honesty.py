@@ -157,7 +157,7 @@ def _blind(clear: Metric) -> list[Reservation]:
     return [Reservation(kind="judge", text=f"the judge does not tell right answers from wrong ones: {told}")]
 
 
-def known_of(folder: Path, judge: JudgeInfo) -> list[Reservation]:
+def reserved_by(folder: Path, judge: JudgeInfo) -> list[Reservation]:
     """What a run of the fixed set says of this very judge. UserError where it is of another, or has not ended whole."""
     run, _, _ = read_bundle(folder)
     if run.benchmark != HONESTY:
