@@ -36,6 +36,8 @@ answer that you lean to."""
 ORDERS = ("first", "second")
 """Where the candidate's answer stands."""
 ROOM = 16
+DECIDES = 50.0
+"""Percent of pairs with one winner in both orders; below, the wins of a judge that prefers a place are withheld."""
 FAIR = 50.0
 """Percent of verdicts for the first answer, of a judge that does not look at the place."""
 
@@ -187,7 +189,10 @@ class PairsTask(Compares):
         wins = measure([item for item in items if item.score is not None], accuracy("wins"))
         swap = swapped(items)
         metrics = [wins, *(metric for metric in (swap.consistent, swap.says_first) if metric is not None)]
-        return self._outcome(bundle, items, withheld, metrics, leanings({"place": swap.says_first}))
+        found = leanings({"place": swap.says_first})
+        if found and swap.consistent is not None and (swap.consistent.value or 0.0) < DECIDES:
+            withheld = withheld or "places decide more pairs than answers do"
+        return self._outcome(bundle, items, withheld, metrics, found)
 
 
 def swapped(items: Sequence[Item]) -> PositionSwap:

@@ -164,17 +164,15 @@ def score(items: Sequence[Item]) -> list[Metric]:
     """Answers that are right in all, by kind, of negations and later turns; then each comparison of its own."""
     from armor_eval.stats.composite import accuracy, measure
 
-    kinds = list(dict.fromkeys(i.group for i in items))
-    slices: list[tuple[str, Callable[[Item], bool]]] = [(HEADLINE, lambda i: True)]
-    slices += [(str(kind), lambda i, kind=kind: i.group == kind) for kind in kinds]
-    slices += [
-        ("negations", lambda i: i.extras["form"] == "negation"),
-        ("later turns", lambda i: i.extras["turns"] > 1),
-    ]
+    slices = {HEADLINE: list(items)}
+    for item in items:
+        slices.setdefault(str(item.group), []).append(item)
+    slices["negations"] = [i for i in items if i.extras["form"] == "negation"]
+    slices["later turns"] = [i for i in items if i.extras["turns"] > 1]
     metrics = [
-        measure([i for i in items if keep(i)], accuracy(name, primary=name == HEADLINE))
-        for name, keep in slices
-        if name == HEADLINE or any(keep(i) and i.score is not None for i in items)
+        measure(part, accuracy(name, primary=name == HEADLINE))
+        for name, part in slices.items()
+        if name == HEADLINE or any(i.score is not None for i in part)
     ]
     return metrics + [measure(_by(items, key), accuracy(name, primary=False)) for name, key in PARTS.items()]
 

@@ -60,9 +60,11 @@ class Question(Row):
 
     @field_validator("text_rubrics", "image_rubrics", mode="before")
     @classmethod
-    def _lines(cls, value: object) -> Any:
+    def _lines(cls, value: object) -> object:
         """Strings, or the earlier objects with a criterion."""
-        return [one["criterion"] if isinstance(one, dict) and "criterion" in one else one for one in value or []]
+        if not isinstance(value, list):
+            return value or []
+        return [one["criterion"] if isinstance(one, dict) and "criterion" in one else one for one in value]
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -137,7 +139,11 @@ def composites() -> list[Composite]:
     """The mean over tasks, each task, and the two halves."""
     columns = tuple(f"{task}:{half}:{part}" for task in TASKS for half in HALVES for part in ("sum", "n"))
     every, both = range(len(TASKS)), range(len(HALVES))
-    made = {"mean of tasks": (every, both), "text": (every, (0,)), "image": (every, (1,))}
+    made: dict[str, tuple[Sequence[int], Sequence[int]]] = {
+        "mean of tasks": (every, both),
+        "text": (every, (0,)),
+        "image": (every, (1,)),
+    }
     made |= {task: ((at,), both) for at, task in enumerate(TASKS)}
     return [
         Composite(
