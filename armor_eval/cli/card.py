@@ -22,7 +22,8 @@ def card(
     ),
     json_output: Annotated[bool, typer.Option("--json", help="Print the card as JSON too.")] = False,
 ) -> None:
-    """Write one page about a checkpoint: understanding, drawing, suites, modality, text, cost, reservations, claims.
+    """Write one page about a checkpoint: understanding, drawing, suites, modality, interleaved answers, text, what is
+    kept of a base, cost, reservations, claims.
 
     What was not measured is listed with the command that measures it.
 
@@ -54,17 +55,18 @@ def card(
 
 
 def _kept(base: Path, collected: Card) -> list[Kept]:
-    """Of understanding and of text apart, each benchmark and the mean. UserError where the base measured neither."""
+    """Of understanding and of text apart, each benchmark that the base measured too, and their mean. UserError where
+    it measured none."""
     from armor_eval.compare.kept import retention
     from armor_eval.compare.sources import find
-    from armor_eval.report.card import Kept
+    from armor_eval.report.card import KEPT, Kept
     from armor_model.base.errors import UserError
 
-    kinds = {source.run.kind for source in find(base)}
+    there = {(source.run.kind, source.run.benchmark) for source in find(base)}
     rows: list[Kept] = []
-    for kind in ("understanding", "text"):
-        views = collected.of_kind(kind)
-        if views and kind in kinds:
+    for kind in KEPT:
+        views = [view for view in collected.of_kind(kind) if (kind, view.run.benchmark) in there]
+        if views:
             each, mean = retention(base, [view.path for view in views])
             rows += [Kept(kind, row.benchmark, row.kept, row.ci95) for row in [*each, mean]]
     if not rows:

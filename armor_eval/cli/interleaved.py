@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from armor_eval.cli import common
 from armor_model.base.errors import UserError
+
+if TYPE_CHECKING:
+    from armor_eval.engine import Finished, Task
 
 
 def interleaved(
@@ -18,6 +22,19 @@ def interleaved(
         bool,
         typer.Option("--baselines", help="Also: asked without images, its texts alone, its images alone, a constant."),
     ] = False,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Ask this file's questions instead: JSON lines of id and question (and given, its images), requests "
+            "as of modality, UEval's or OpenING's file."
+        ),
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="Then have the answers graded: hf:ID, openai:URL#NAME or replies:FILE.")
+    ] = None,
+    rubric: Annotated[str, typer.Option(help="What the judge grades by, as of `judge answers`.")] = "armor-rubric-v1",
+    prompt: Annotated[Path | None, typer.Option(help="The judge's published words, as of `judge answers`.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="What is known of the judge, as of `judge answers`.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N requests of each kind, seeded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/interleaved/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
@@ -35,30 +52,46 @@ def interleaved(
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
     """Measure interleaved answers: single turns, edits of a given image, follow-ups on earlier images, stories of two
-    to four images. The same command again resumes an interrupted run, or shows a finished one.
+    to four images; or, with --tasks and --judge, ask questions of any kind and have the answers graded. The same
+    command again resumes an interrupted run, or shows a finished one.
 
     armor-eval interleaved --limit 10 --baselines
+
+    armor-eval interleaved --model DIR --tasks questions.jsonl --judge hf:OWNER/JUDGE
     """
     from armor_eval.cli import responding
     from armor_eval.models.base import Decoding
     from armor_eval.profiles import EMBEDDED, choose_profile
     from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
+    from armor_eval.tasks.modality.task import ModalityTask
 
-    if baselines and repeats > 1:
-        raise UserError("--baselines are measured with one seed", "leave --repeats or --baselines out")
+    if baselines and (repeats > 1 or tasks is not None):
+        raise UserError("--baselines are of the embedded requests, with one seed", "leave --repeats and --tasks out")
+    if judge is not None and shard is not None:
+        raise UserError("a shard's answers are not judged", "merge the shards, then armor-eval judge answers")
     common.quiet_libraries()
-    chosen = choose_profile(profile or EMBEDDED, model)
+    if judge is not None:
+        from armor_eval.cli import judging
+
+        judging.known_rubric(rubric, tasks)
+    chosen = choose_profile(profile or (EMBEDDED if tasks is None else None), model)
+
+    def asked(at: int) -> Iterator[tuple[str, Task]]:
+        if tasks is not None:
+            yield (
+                f"interleaved-{common.short_name(tasks.stem)}",
+                ModalityTask(chosen, prompts=tasks, limit=limit, seed=seed, drawn_from=at),
+            )
+            return
+        for baseline in (None, *(BASELINES if baselines else ())):
+            task = InterleavedTask(chosen, baseline=baseline, limit=limit, seed=seed, drawn_from=at)
+            yield f"interleaved{'-' + baseline if baseline else ''}", task
+
     finished = responding.measure(
         "interleaved",
         model,
         chosen,
-        lambda at: [
-            (
-                f"interleaved{'-' + baseline if baseline else ''}",
-                InterleavedTask(chosen, baseline=baseline, limit=limit, seed=seed, drawn_from=at),
-            )
-            for baseline in (None, *(BASELINES if baselines else ()))
-        ],
+        asked,
         Decoding(
             max_new_tokens=max_new_tokens or 2 * chosen.response_tokens, image_temperature=image_temperature, seed=seed
         ),
@@ -73,13 +106,20 @@ def interleaved(
         ),
         progress=not json_output,
     )
-    common.finish(finished, _show, as_text=not json_output, shard=shard, repeats=not baselines)
+    if judge is not None:
+        finished += judging.judge_runs(finished, judge, rubric, prompt, tasks, calibration, batch_size)
+    common.finish(finished, _show, as_text=not json_output, shard=shard, repeats=repeats > 1)
 
 
-def _show(done) -> None:
+def _show(done: Finished) -> None:
+    from armor_eval.cli import judging, modality
     from armor_eval.report.loading import RunView
 
     run, out = done.run, common.console()
+    if run.kind == "modality":
+        return modality.show(done)
+    if run.judge.endpoint != "none":
+        return judging.show(done)
     who = RunView(done.path, run, done.scores).who
     common.print_doc(out, common.metrics_doc(f"interleaved - {who} - profile {run.profile}", done.scores.metrics))
     given = ", ".join(f"{name} {count}" for name, count in sorted(run.extras["given"].items()))

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from armor_eval.cli import common
 
 if TYPE_CHECKING:
-    from armor_eval.engine import Finished
     from armor_eval.report.doc import Doc
     from armor_eval.tasks.suites.calibrate import Calibration
 
@@ -33,25 +31,38 @@ def calibrate(
         typer.Option(help="The judge's run (folder of draw or geneval), or hf:ID ...: asked about AGAINST's images."),
     ],
     against: Annotated[
-        Path, typer.Option(help="Recorded verdicts: a run's folder, GenEval's annotations (.csv), or JSON lines.")
-    ],
+        Path | None,
+        typer.Option(
+            help="Recorded verdicts: a run's folder, GenEval's annotations (.csv), or JSON lines. Without: what the "
+            "judge looks at when it compares answers of text and images."
+        ),
+    ] = None,
     score: Annotated[Path | None, typer.Option(help="Another run of the same judge, whose score is corrected.")] = None,
     data: Annotated[
         list[Path] | None, typer.Option(help="The suite's published file, where the judge is asked now.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where the judge's new run lies, AGAINST-JUDGE in it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the judge's new run lies: AGAINST-JUDGE in it, else the run itself.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Agreement of a judge with recorded official or human answers, by task, with intervals, Cohen's kappa, and the
-    score corrected for the judge's errors (Rogan-Gladen).
+    score corrected for the judge's errors (Rogan-Gladen). Without --against: does it look at place, length or author
+    of an answer, on a fixed set of pairs? What it looks at stands with every number of a run that is given the folder
+    with --calibration.
 
     armor-eval judge calibrate --judge RUN --against labels.jsonl
+
+    armor-eval judge calibrate --judge hf:OWNER/JUDGE --out runs/judge
     """
     from armor_eval.tasks.suites.calibrate import as_json, read_truth
     from armor_eval.tasks.suites.calibrate import calibrate as hold
 
     common.quiet_libraries()
+    if against is None:
+        _look_at_leanings(judge, score is not None or bool(data), out, json_output)
+        return
     truth = read_truth(against)
     folder = Path(judge) if Path(judge).is_dir() else _ask(judge, against, data or [], out)
     found = hold(folder, truth, score, seed)
@@ -59,6 +70,24 @@ def calibrate(
         common.write(as_json(found))
         return
     show(found)
+
+
+def _look_at_leanings(spec: str, more: bool, out: Path | None, json_output: bool) -> None:
+    """Have a judge compare the pairs of the fixed set."""
+    from armor_eval.cli import judging
+    from armor_eval.runs.judges import HONESTY
+    from armor_eval.tasks.interleaved.honesty import HonestyTask
+    from armor_model.base.errors import UserError
+
+    if more or Path(spec).is_dir():
+        raise UserError("nothing to hold the judge against", "give --against, or a judge (hf:ID ...) and nothing else")
+    finished = judging.run(
+        lambda judge: HonestyTask(judge, spec),
+        spec,
+        lambda name: out or Path("runs") / "judges" / f"{HONESTY}-{name}",
+        batch_size=16,
+    )
+    common.finish([finished], judging.show, as_text=not json_output, shard=None)
 
 
 def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
@@ -101,67 +130,71 @@ def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
     return folder
 
 
+Answers = Annotated[
+    Path,
+    typer.Option(
+        "--answers",
+        help="JSON lines (id, question, answer, image: a path, a list, or empty), a run of interleaved or modality, or "
+        "OpenING's MODEL_output folder.",
+    ),
+]
+Data = Annotated[
+    Path | None, typer.Option("--data", help="Published questions: UEval's with their rubrics, OpenING's with images.")
+]
+Grader = Annotated[str, typer.Option("--judge", help="hf:ID, openai:URL#NAME or replies:FILE.")]
+Words = Annotated[
+    Path | None, typer.Option("--prompt", help="The judge's published words, where we may not ship them.")
+]
+Known = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="The judge's run of `judge calibrate` without --against: what it looks at."),
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/judged/...")]
+
+
 @judge.command("answers")
 def answers(
-    answers: Annotated[Path, typer.Option(help="JSON lines: id, question, answer, image (a path, a list, or empty).")],
-    judge: Annotated[str, typer.Option(help="hf:ID, openai:URL#NAME or replies:FILE.")],
+    answers: Answers,
+    judge: Grader,
     rubric: Annotated[
-        str, typer.Option(help="armor-rubric-v1; synjudge with --prompt; ueval-official or ueval-lmms-eval.")
+        str,
+        typer.Option(help="armor-rubric-v1; synjudge with --prompt; opening-scores; ueval-official, ueval-lmms-eval."),
     ] = "armor-rubric-v1",
-    prompt: Annotated[
-        Path | None, typer.Option(help="The judge's published words, where we may not ship them.")
-    ] = None,
-    data: Annotated[Path | None, typer.Option(help="UEval's questions with their rubrics.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/judged/...")] = None,
+    prompt: Words = None,
+    data: Data = None,
+    calibration: Known = None,
+    out: Out = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers judged together.")] = 16,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
-    """Grade answers of text and images that are there already: text, image, quality and synergy, 0 to 5. What is
+    """Grade answers of text and images that are there already, each dimension of the rubric on its scale. What is
     missing is 0 by rule, a reply that no rule reads is no grade and withholds the mean.
 
     armor-eval judge answers --answers answers.jsonl --judge hf:OWNER/JUDGE
     """
-    from armor_eval.tasks.interleaved.judged import JudgedTask
-    from armor_eval.tasks.interleaved.rubrics import RUBRICS, words_of
-    from armor_eval.tasks.interleaved.ueval import PROTOCOLS, UEvalTask
-    from armor_model.base.errors import UserError, unknown_name
+    from armor_eval.cli import judging
+    from armor_eval.tasks.interleaved.answers import read_answers
 
-    known = (*RUBRICS, *PROTOCOLS)
-    if rubric not in known:
-        raise unknown_name("rubric", rubric, known)
-    if (rubric in PROTOCOLS) != (data is not None):
-        raise UserError(
-            f"{rubric} {'needs' if data is None else 'has no'} questions of its own", "--data FILE is UEval's only"
-        )
-    name = f"{answers.stem}-{rubric}"
-    if data is not None:
-        questions = data
-        _grade(
-            lambda grader: UEvalTask(answers, questions, rubric, prompt, grader),
-            name,
-            judge,
-            out,
-            batch_size,
-            json_output,
-        )
-        return
-    words, published = words_of(RUBRICS[rubric], prompt)
-    _grade(
-        lambda grader: JudgedTask(answers, RUBRICS[rubric], words, published, grader),
-        name,
+    common.quiet_libraries()
+    judging.known_rubric(rubric, data)
+    read = read_answers(answers, questions=rubric not in judging.PROTOCOLS, data=data)
+    finished = judging.run(
+        lambda grader: judging.graded(read, rubric, prompt, data, calibration, grader),
         judge,
-        out,
+        lambda name: out or Path("runs") / "judged" / f"{_name(answers)}-{rubric}-{name}",
         batch_size,
-        json_output,
     )
+    common.finish([finished], judging.show, as_text=not json_output, shard=None)
 
 
 @judge.command("pairs")
 def pairs(
-    answers: Annotated[Path, typer.Option(help="The candidate's answers, as of `judge answers`.")],
+    answers: Answers,
     against: Annotated[Path, typer.Option(help="Another model's answers to the same questions, by id.")],
-    judge: Annotated[str, typer.Option(help="hf:ID, openai:URL#NAME or replies:FILE.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/judged/...")] = None,
+    judge: Grader,
+    data: Data = None,
+    calibration: Known = None,
+    out: Out = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs judged together.")] = 16,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
@@ -170,43 +203,24 @@ def pairs(
 
     armor-eval judge pairs --answers a.jsonl --against b.jsonl --judge hf:OWNER/JUDGE
     """
+    from armor_eval.cli import judging
+    from armor_eval.tasks.interleaved.answers import read_answers
     from armor_eval.tasks.interleaved.pairs import PairsTask
 
-    name = f"{answers.stem}-against-{against.stem}"
-    _grade(lambda grader: PairsTask(answers, against, grader), name, judge, out, batch_size, json_output)
-
-
-def _grade(
-    task_of: Callable[[Any], Any], name: str, judge: str, out: Path | None, batch_size: int, json_output: bool
-) -> None:
-    """Have a judge look at answers that are there already, and show what it says."""
-    from armor_eval.cli import COMMAND_LINE
-    from armor_eval.engine import Settings, evaluate
-    from armor_eval.models.base import Decoding
-    from armor_eval.profiles import OFFICIAL
-    from armor_eval.tasks.geneval.task import DrawnElsewhere
-    from armor_eval.tasks.suites.judges import load_judge
-
     common.quiet_libraries()
-    grader = load_judge(judge, OFFICIAL)
-    try:
-        task = task_of(grader)
-        folder = out or Path("runs") / "judged" / f"{name}-{common.short_name(grader.info.name)}"
-        settings = Settings(OFFICIAL, list(COMMAND_LINE.get()), Decoding(), batch_size)
-        finished = evaluate(task, DrawnElsewhere(task.model), folder, settings)
-    finally:
-        grader.close()
-    common.finish([one for one in [finished] if one is not None], _show_grades, as_text=not json_output, shard=None)
+    ours, theirs = (read_answers(path, data=data) for path in (answers, against))
+    finished = judging.run(
+        lambda grader: PairsTask(ours, theirs, grader, judging.known_of(calibration, grader)),
+        judge,
+        lambda name: out or Path("runs") / "judged" / f"{_name(answers)}-against-{_name(against)}-{name}",
+        batch_size,
+    )
+    common.finish([finished], judging.show, as_text=not json_output, shard=None)
 
 
-def _show_grades(done: Finished) -> None:
-    out, run = common.console(), done.run
-    against = f" against {run.extras['against']}" if "against" in run.extras else ""
-    title = f"{run.benchmark} - {run.model.name}{against} - judged by {run.judge.name}"
-    common.print_doc(out, common.metrics_doc(title, done.scores.metrics))
-    given = ", ".join(f"{name} {count}" for name, count in sorted(run.extras.get("given", {}).items()))
-    for line in [*([f"answers of: {given}"] if given else []), *common.remarks(done), str(done.path)]:
-        out.print(line, markup=False, soft_wrap=True)
+def _name(answers: Path) -> str:
+    """What a run of these answers is called after."""
+    return common.short_name(answers.resolve().stem)
 
 
 def show(found: Calibration) -> None:

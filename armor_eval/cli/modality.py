@@ -78,41 +78,90 @@ def run(
         ),
         progress=not json_output,
     )
-    common.finish(finished, _show, as_text=not json_output, shard=shard)
+    common.finish(finished, show, as_text=not json_output, shard=shard)
 
 
 @modality.command("side-by-side")
 def side_by_side(
     model: Annotated[list[str], typer.Option(help="A model; repeat for several.")],
-    out_file: Annotated[Path, typer.Option(help="The page to write.")] = Path("side-by-side.html"),
+    out_file: Annotated[
+        Path, typer.Option(help="The page to write; the runs go to NAME-runs beside it, the figure to NAME.pdf.")
+    ] = Path("side-by-side.html"),
     old_out: OldOut = None,
     profile: Annotated[str | None, typer.Option(help="shapes or official: which prompts are asked.")] = None,
     image: Annotated[
         Path | None, typer.Option("--image", "--picture", help="The image of the paper's first prompt (official).")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the images; each prompt's own counts on.")] = 0,
+    judge: Annotated[
+        str | None, typer.Option(help="Then have the answers graded: hf:ID, openai:URL#NAME or replies:FILE.")
+    ] = None,
+    rubric: Annotated[str, typer.Option(help="What the judge grades by, as of `judge answers`.")] = "armor-rubric-v1",
+    prompt: Annotated[Path | None, typer.Option(help="The judge's published words, as of `judge answers`.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="What is known of the judge, as of `judge answers`.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the images.")] = 0,
     dtype: common.DType = None,
     device: common.Device = None,
 ) -> None:
-    """Ask several models the prompts of the paper's section 6.2 and show the answers side by side.
+    """Ask several models the prompts of the paper's section 6.2 and show the answers side by side, with a judge's
+    grades where one is given. The same command again resumes, and asks what is missing.
 
     armor-eval modality side-by-side --model armor-nano --out-file page.html
     """
+    from armor_eval.cli import judging, responding
+    from armor_eval.models.base import Decoding
     from armor_eval.profiles import choose_profile
-    from armor_eval.tasks.modality.side import write_side_by_side
-    from armor_model.base.files import make_folder
+    from armor_eval.report.loading import load_runs
+    from armor_eval.report.page import render_page
+    from armor_eval.report.side import TITLE, side_doc, write_side_figure
+    from armor_eval.tasks.modality.side import side_by_side as requests_of
+    from armor_eval.tasks.modality.task import ModalityTask
+    from armor_model.base.files import make_folder, write_file
 
     out = old_out or out_file
-    if out.is_dir():
-        raise UserError(f"{out} is a folder, expected a file to write", f"say --out-file {out / 'side-by-side.html'}")
+    figure, runs = out.with_suffix(".pdf"), out.with_name(f"{out.stem}-runs")
+    if out.is_dir() or out == figure:
+        raise UserError(
+            f"{out} is {'a folder' if out.is_dir() else 'the figure'}, expected a file to write",
+            f"say --out-file {out / 'side-by-side.html' if out.is_dir() else out.with_suffix('.html')}",
+        )
+    if len({common.short_name(one) for one in model}) < len(model):
+        raise UserError("two of the models have one name", "give each once, folders of different names")
     make_folder(out.parent)
     common.quiet_libraries()
-    options = common.model_options(dtype, device, None, None)
-    write_side_by_side(model, choose_profile(profile, model[0]), out, image, seed, options)
-    common.write(str(out))
+    if judge is not None:
+        judging.known_rubric(rubric, None)
+    chosen = choose_profile(profile, model[0])
+    requests, remarks = requests_of(chosen, image)
+    finished: list[Finished] = []
+    for spec in model:
+        finished += responding.measure(
+            "side-by-side",
+            spec,
+            chosen,
+            lambda at: [("side-by-side", ModalityTask(chosen, prompts=requests, drawn_from=at))],
+            Decoding(max_new_tokens=chosen.response_tokens, seed=seed),
+            limit=None,
+            out=runs / common.short_name(spec),
+            batch_size=len(requests.records),
+            repeats=1,
+            shard=None,
+            workers=None,
+            options=common.model_options(dtype, device, None, None),
+            progress=False,
+        )
+    if judge is not None:
+        finished += judging.judge_runs(finished, judge, rubric, prompt, None, calibration, batch_size=16)
+    views = load_runs(one.path for one in finished)
+    write_file(out, render_page(views, title=TITLE, docs=list(filter(None, [side_doc(views)])), with_plots=False))
+    write_side_figure(views, figure)
+    for line in remarks:
+        common.notices().print(f"note: {line}", markup=False, soft_wrap=True)
+    common.write(f"{out} and {figure}")
+    if any(one.run.status != "complete" for one in finished):
+        raise typer.Exit(1)
 
 
-def _show(done: Finished) -> None:
+def show(done: Finished) -> None:
     run, out = done.run, common.console()
     title = f"modality - {run.model.name} - profile {run.profile}"
     common.print_doc(out, common.metrics_doc(title, done.scores.metrics))

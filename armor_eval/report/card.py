@@ -44,9 +44,13 @@ SECTIONS = (
     Section("geneval", "Drawing", "armor-eval geneval --model {model}", detailed=True),
     Section("suite", "Suites of prompts and questions", "armor-eval draw --suite NAME --model {model}", detailed=True),
     Section("modality", "Choice of modality", "armor-eval modality --model {model}", detailed=True),
-    Section("interleaved", "Interleaved answers", "no command of this version"),
+    Section("interleaved", "Interleaved answers", "armor-eval interleaved --baselines --model {model}", detailed=True),
     Section("text", "Text", "armor-eval lm-eval --model {model}"),
 )
+
+
+KEPT = ("understanding", "text")
+"""What a base model has too, of which a share is kept."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ def docs_of(card: Card) -> list[Doc]:
         views = card.of_kind(section.kind)
         doc = results_doc([*views, *(c for c in card.controls if c.run.kind == section.kind)]) if views else None
         if doc is not None:
-            doc.notes += _protocols(views)
+            doc.notes += [*_protocols(views), *_judges(views)]
             docs.append(replace(doc, key=section.kind, title=section.title))
         if section.detailed:
             docs += [doc for view in views if (doc := _detail_doc(view))]
@@ -138,6 +142,15 @@ def _protocols(views: Sequence[RunView]) -> list[str]:
         label = ", ".join(f"{name} {value}" for name, value in sorted(protocol_of(view.run).items()))
         labels.setdefault(label, []).append(view.run.benchmark)
     return [f"protocol of {', '.join(names)}: {label}" for label, names in labels.items() if label]
+
+
+def _judges(views: Sequence[RunView]) -> list[str]:
+    """`judge of armor-rubric-v1: NAME`, a line a judge that is a model."""
+    judged: dict[str, dict[str, None]] = {}
+    for run in (view.run for view in views):
+        if run.judge.endpoint not in ("none", "rules"):
+            judged.setdefault(run.judge.name, {})[run.benchmark] = None
+    return [f"judge of {', '.join(names)}: {judge}" for judge, names in judged.items()]
 
 
 def _model_doc(card: Card) -> Doc:
@@ -258,8 +271,15 @@ def missing(card: Card) -> list[tuple[str, str]]:
         found += [(name, f"armor-eval understanding --bench {name} --model {model}") for name in left]
     if all(view.run.profile != OFFICIAL for view in card.views):
         found.append(("any published benchmark", "the same commands with --profile official"))
-    if not card.kept:
-        found.append(("what is kept of a base model", "this card with --base RUNS_OF_THE_BASE"))
+    kept = {(row.kind, row.benchmark) for row in card.kept}
+    for kind in KEPT:
+        left = dict.fromkeys(v.run.benchmark for v in card.of_kind(kind) if (kind, v.run.benchmark) not in kept)
+        if left or not card.of_kind(kind):
+            told = f" ({', '.join(left)})" if left and len(kept) > 0 else ""
+            found.append((f"what is kept of a base's {kind}{told}", "this card with --base RUNS_OF_THE_BASE"))
+    if all(view.run.judge.endpoint in ("none", "rules") for view in card.of_kind("interleaved")):
+        how = f"armor-eval interleaved --tasks FILE --judge JUDGE --model {model}"
+        found.append(("answers of text and images to questions of any kind", how))
     if card.training is None:
         found.append(("cost of training", "give the training's bundle among the runs"))
     return found

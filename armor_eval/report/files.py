@@ -87,12 +87,15 @@ def _write_plot(plot: Plot, out: Path) -> Path:
 
 
 def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
-    """Every plot as an SVG file of its own, black on white, and every run's contact sheets as PNG."""
+    """Every plot as an SVG file of its own, black on white, every run's contact sheets as PNG, section 6.2 as PDF."""
     from armor_eval.report.loading import inside
     from armor_eval.report.plots import plots
+    from armor_eval.report.side import write_side_figure
 
     out.mkdir(parents=True, exist_ok=True)
     made = [_write_plot(plot, out) for plot in plots(views)]
+    side = write_side_figure(views, out / "section-6-2.pdf")
+    made += [side] if side is not None else []
     for view in views:
         for figure in view.run.extras.get("figures", []):
             source = inside(view.path, str(figure["path"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from armor_eval.profiles import profile_of
 from armor_eval.runs.bundle import as_found, read_head
 from armor_eval.runs.folders import find_runs
 from armor_eval.runs.journal import check_journal, read_journal
+from armor_eval.runs.judges import HONESTY, with_known
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import Item, Metric, Point, Run, Scores
 from armor_eval.runs.seal import changed_files
@@ -74,7 +75,7 @@ def _points(file: Path) -> Iterator[Point]:
 def load_runs(paths: Iterable[Path]) -> list[RunView]:
     """Bundles at or below the given folders, in a stable order, each once. Raises UserError when there are none.
 
-    A run inside a run is refused too.
+    A run inside a run is refused too. What a calibration among them says of a judge stands with all its runs.
     """
     paths = list(paths)
     folders: dict[Path, Path] = {}
@@ -87,7 +88,9 @@ def load_runs(paths: Iterable[Path]) -> list[RunView]:
         folders.update({f.resolve(): f for f in found})
     if not folders:
         raise UserError("no runs given", "give at least one folder that a measuring command wrote")
-    return [load_run(folder) for folder in folders.values()]
+    views = [load_run(folder) for folder in folders.values()]
+    calibrations = [view.run for view in views if view.run.benchmark == HONESTY]
+    return [replace(view, run=with_known(view.run, calibrations)) for view in views] if calibrations else views
 
 
 def load_run(folder: Path) -> RunView:

@@ -21,6 +21,7 @@ from armor_eval.report import formats, viewer
 from armor_eval.report.doc import Doc
 from armor_eval.report.loading import RunView, inside, notices
 from armor_eval.report.results import control_of, results_doc, slices_doc
+from armor_eval.report.side import side_section
 from armor_eval.report.tables import build
 from armor_eval.report.viewer import Flip
 from armor_model.base.text import visible
@@ -106,6 +107,8 @@ def render_page(
     headline = headline or summarise(views)
     results = results_doc(views) if flips is None else None
     slices = [doc for v in views if control_of(v) is None and (doc := slices_doc(v))] if flips is None else []
+    if flips is None and (side := side_section(views)) is not None:
+        sections = [*sections, side]
     if with_plots:
         from armor_eval.report.plots import plots
 

@@ -257,6 +257,7 @@ def build(
     """All tables, or those named in `only`; the paper's first. Raises UserError for an unknown name."""
     from armor_eval.report.embedded import embedded_tables
     from armor_eval.report.published import published_tables
+    from armor_eval.report.side import side_doc
     from armor_model.base.errors import unknown_name
 
     claims = claims or load_claims()
@@ -266,7 +267,7 @@ def build(
             raise unknown_name("model in --row", name, dict.fromkeys(models))
     docs = [paper_table(t, views, chosen) for t in claims.tables]
     docs.append(prose_doc(judge_statements([v.run for v in views])))
-    docs += [*published_tables(views), *embedded_tables(views)]
+    docs += [*published_tables(views), *embedded_tables(views), *filter(None, [side_doc(views)])]
     for name in only:
         if name not in {d.key for d in docs}:
             raise unknown_name("table", name, [d.key for d in docs])

@@ -52,6 +52,7 @@ SAME_RUN: dict[str, Callable[[Run], object]] = {
     "seeds": lambda run: run.seeds,
     "protocol": lambda run: ", ".join(f"{name} {value}" for name, value in sorted(protocol_of(run).items())),
     "shard": lambda run: run.extras.get("shard"),
+    "answers that are judged (sha256)": lambda run: run.extras.get("graded_answers"),
 }
 """What must agree for two runs to share a folder."""
 
@@ -131,6 +132,17 @@ class Bundle:
         if self._lock is not None and time.monotonic() - self._beat > HEARTBEAT_SECONDS:
             self._write_run()
 
+    def forget(self, ids: Iterable[str]) -> None:
+        """Take items out of the journal, so that they are made again."""
+        if gone := set(ids):
+            self.items = {id: item for id, item in self.items.items() if id not in gone}
+            self._rewrite(self.items.values())
+
+    def _rewrite(self, items: Iterable[Item]) -> None:
+        self._journal.close()
+        rewrite_journal(self.path / "items.jsonl", items)
+        self._journal = Journal(self.path / "items.jsonl")
+
     def adopt(self) -> None:
         """Read what other processes of this run appended."""
         self.items, _ = read_journal(self.path / "items.jsonl")
@@ -172,9 +184,7 @@ class Bundle:
             reason or scores.withheld or (f"{missing} of {scores.expected_items} items missing" if missing else None)
         )
         with writing(self.path):
-            self._journal.close()
-            rewrite_journal(self.path / "items.jsonl", items)
-            self._journal = Journal(self.path / "items.jsonl")
+            self._rewrite(items)
             self.items = {item.id: item for item in items}
             write_file(self.path / "scores.json", scores.model_dump_json(indent=1) + "\n")
         status: RunStatus = "partial" if reason else "complete"

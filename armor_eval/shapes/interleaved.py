@@ -69,8 +69,8 @@ class SceneComparer:
 
     def compare(self, pairs: Sequence[Pair]) -> list[Compared]:
         """Detects all images at once."""
-        shown = [at for at, pair in enumerate(pairs) if pair.image is not None]
-        things = dict(zip(shown, self._sight.things([pairs[at].image for at in shown]), strict=True))
+        shown = {at: pair.image for at, pair in enumerate(pairs) if pair.image is not None}
+        things = dict(zip(shown, self._sight.things(list(shown.values())), strict=True))
         return [compared(pair.text, things.get(at), pair.target) for at, pair in enumerate(pairs)]
 
 

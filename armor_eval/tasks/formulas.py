@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
+from armor_eval.runs.judges import HONESTY
 from armor_eval.stats.composite import UNIT, Composite, accuracy, fraction, task_mean
 from armor_eval.stats.tallies import tally_any_right, tally_by_group, tally_mean
 from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.interleaved import ueval
-from armor_eval.tasks.interleaved.rubrics import RUBRICS, composites
+from armor_eval.tasks.interleaved.rubrics import RUBRICS
 from armor_eval.tasks.suites import declare as suites
 from armor_eval.tasks.suites.reductions import REDUCTIONS, tally_number
 from armor_eval.tasks.understanding.declare import benchmarks, of_run
@@ -26,6 +27,10 @@ GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position"
 
 def _in_group(name: str, item: Item) -> bool:
     return item.group == name
+
+
+def _is_clear(item: Item) -> bool:
+    return "/clear/" in item.id
 
 
 def geneval() -> list[Composite]:
@@ -59,9 +64,10 @@ def text(metrics: Mapping[str, bool]) -> list[Composite]:
 
 
 JUDGED_ANSWERS: dict[str, Callable[[], list[Composite]]] = {
-    **dict.fromkeys(RUBRICS, composites),
+    **{name: rubric.composites for name, rubric in RUBRICS.items()},
     **dict.fromkeys(ueval.PROTOCOLS, ueval.composites),
     "armor-pairwise-v1": lambda: [accuracy("wins")],
+    HONESTY: lambda: [accuracy("right against wrong", keep=_is_clear)],
 }
 """What is given to answers of the user's own, of any number."""
 SUITES: dict[str, Callable[[], list[Composite]]] = {

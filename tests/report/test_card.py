@@ -9,9 +9,10 @@ from report_mocks import a_training, make_items, make_run, metric, shapes_run, w
 
 from armor_eval.cli import main
 from armor_eval.report.loading import load_runs
-from armor_eval.runs.schema import ModelInfo, Reservation
+from armor_eval.runs.judges import HONESTY
+from armor_eval.runs.schema import JudgeInfo, ModelInfo, Reservation, Run
 from armor_eval.stats.composite import measure
-from armor_eval.tasks.formulas import composites_for
+from armor_eval.tasks.formulas import composites_for, composites_of
 from armor_model.base.hashing import sha256_folder
 
 F1 = metric("F1", 85.0, (80.0, 90.0))
@@ -101,6 +102,50 @@ def test_what_is_kept_of_a_base(tmp_path: Path) -> None:
     assert made["kept"][0]["benchmark"] == "POPE"
     assert made["kept"][0]["kept"] == pytest.approx(100 * 1.5 / 1.75)
     assert "Kept of the base" in (tmp_path / "card" / "card.md").read_text()
+
+
+def judged(run: Run) -> Run:
+    return run.model_copy(update={"judge": JudgeInfo(name="jay", version="1", endpoint="local")})
+
+
+def text_run(folder: Path, model: str, task: str, right: int) -> None:
+    """A task's 40 documents, `right` of ten right."""
+    items = [
+        item.model_copy(update={"status": "ok", "score": float(i % 10 < right)})
+        for i, item in enumerate(make_items(40))
+    ]
+    run = make_run(f"{model}-{task}", kind="text", benchmark=task, model=model, extras={"metrics": {"acc": True}})
+    write_bundle(folder / task, run, [measure(items, composites_of(run)[0])], items)
+
+
+def test_interleaved_suites_and_kept_text_have_rows(tmp_path: Path) -> None:
+    """A model's free answers, their grades by a judge that looks at length, a suite, and text beside its base's: .5 of
+    the base's .8 is 62.5 % kept. The base measured no other task, which is said."""
+    known = [Reservation(kind="judge", text="the judge looks at length: 90.0 % [80.0, 95.0]")]
+    leans = make_run("j", kind="interleaved", benchmark=HONESTY, model="jay", reservations=known)
+    write_bundle(tmp_path / "jay", judged(leans), [metric("right against wrong", 99.0, (90.0, 100.0))])
+    own = tmp_path / "own"
+    second = metric("image", 2.5, (2.0, 3.0), unit="points").model_copy(update={"primary": False})
+    grades = [metric("mean", 3.25, (3.0, 3.5), unit="points"), second]
+    graded = make_run("g", kind="interleaved", benchmark="armor-rubric-v1", model="mine")
+    write_bundle(own / "graded", judged(graded), grades, make_items(20))
+    twin = make_run("w", kind="interleaved", benchmark="interleaved", model="mine")
+    write_bundle(own / "twin", twin, [metric("all right", 12.0, (9.0, 15.0))], make_items(20))
+    suite = judged(make_run("s", kind="suite", benchmark="geneval2", model="mine"))
+    write_bundle(own / "suite", suite, [metric("soft tifa", 33.0, (30.0, 36.0))], make_items(20))
+    text_run(tmp_path / "base", "base", "arc", 8)
+    text_run(own, "mine", "arc", 5)
+    text_run(own, "mine", "winogrande", 5)
+    made = card(tmp_path, "mine", str(own), str(tmp_path / "jay"), "--base", str(tmp_path / "base"))
+    page = (tmp_path / "card" / "card.md").read_text()
+    assert "| armor-rubric-v1 (a) | mine | 3.2 pt |" in page and "| image | 2.5 pt |" in page
+    assert "| interleaved | mine | 12.0 % |" in page and "| geneval2 (a) | mine | 33.0 % |" in page
+    assert "judge of armor-rubric-v1: jay" in page and "judge of geneval2: jay" in page
+    assert sorted(made["reservations"][known[0].text]) == ["armor-rubric-v1", "geneval2"]
+    assert {(row["kind"], row["benchmark"]): row["kept"] for row in made["kept"]}["text", "arc"] == pytest.approx(62.5)
+    missing = {one["what"] for one in made["not_measured"]}
+    assert {"what is kept of a base's text (winogrande)", "what is kept of a base's understanding"} <= missing
+    assert "Interleaved answers" not in missing and not any("questions of any kind" in what for what in missing)
 
 
 def test_a_folder_is_known_by_its_content_not_by_its_name(tmp_path: Path, capsys) -> None:

@@ -16,7 +16,6 @@ from armor_eval.report.doc import Doc
 from armor_eval.report.loading import load_run
 from armor_eval.report.page import render_page
 from armor_eval.report.terminal import print_doc
-from armor_eval.tasks.modality.side import page
 from armor_model.base.text import visible
 
 BIDI = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}
@@ -69,7 +68,6 @@ def test_the_pages_and_their_item_viewer(tmp_path):
     import gzip
     import re
 
-    clear(page([("p", TEXT, None)], [(TEXT, [[TEXT, TEXT]])], "official", [TEXT]))
     bundle = write_bundle(tmp_path / "run", [1, 0], outputs={1: f"A \u202e{''.join(MARKS)} B"})
     text = render_page([load_run(bundle)], title=f"x {''.join(MARKS)}", with_plots=False)
     clear(text)

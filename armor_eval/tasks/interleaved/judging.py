@@ -40,7 +40,7 @@ class Pair:
     """A part of an answer: its text, its image, and what was asked of both; None where nothing more was asked for."""
 
     text: str
-    image: Image.Image
+    image: Image.Image | None
     target: JsonObject | None
 
 
@@ -108,7 +108,9 @@ class Verdict:
 def verdict_of(compared: Sequence[Compared]) -> Verdict:
     """All pairs together; the agreement is the pairs' mean."""
     return Verdict(
-        *(all(getattr(one, name) for one in compared) for name in ("text_right", "image_right", "agrees")),
+        text_right=all(one.text_right for one in compared),
+        image_right=all(one.image_right for one in compared),
+        agrees=all(one.agrees for one in compared),
         agreement=sum(one.agreement for one in compared) / len(compared),
         nothing_beyond=all(one.nothing_beyond for one in compared),
         claims=sum(one.claims for one in compared),

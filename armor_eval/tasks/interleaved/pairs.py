@@ -8,28 +8,24 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready
 from armor_eval.runs.bundle import Bundle
-from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores
+from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, Reservation, ScorerInfo, Scores
 from armor_eval.stats.composite import accuracy, measure
-from armor_eval.stats.pairwise import Battle, points, position_swap
-from armor_eval.tasks.interleaved.judged import Answer, asked, read_answers
-from armor_eval.tasks.modality.records import image_in
+from armor_eval.stats.pairwise import Battle, PositionSwap, points, position_swap
+from armor_eval.tasks.interleaved.answers import Answer, Answers, answer_text, question_text
+from armor_eval.tasks.interleaved.looking import Looks, Reply, carried, opened, questions_of, reason_of
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown
+from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
 from armor_eval.tasks.understanding.thinking import strip_thoughts
-from armor_model.base.errors import RunFailed, UserError, one_line
-from armor_model.base.hashing import sha256_json, sha256_text
-from armor_model.base.images import BadImageError
+from armor_model.base.errors import UserError, one_line
+from armor_model.base.hashing import sha256_text
 from armor_model.base.jsons import JsonObject
-
-if TYPE_CHECKING:
-    from armor_eval.models.base import Model
 
 NAME = "armor-pairwise-v1"
 WORDS = """You compare two answers to one question. Each is made of text and images; the images of answer A are shown
@@ -40,6 +36,8 @@ answer that you lean to."""
 ORDERS = ("first", "second")
 """Where the candidate's answer stands."""
 ROOM = 16
+DECIDES = 50.0
+"""Percent of pairs with one winner in both orders; below, the wins of a judge that prefers a place are withheld."""
 FAIR = 50.0
 """Percent of verdicts for the first answer, of a judge that does not look at the place."""
 
@@ -52,87 +50,46 @@ def verdict_of(reply: str) -> str | None:
     return f"Tie({found[2].upper()})" if found[1] else found[2].upper()
 
 
-class PairsTask:
-    """The candidate's and the base's answers to each question that both have, in both orders."""
+class Compares(Looks):
+    """A judge that says which of two answers is better, in both orders. Subclasses hold `_pairs`."""
 
-    whole_batches = False
-
-    def __init__(self, answers: Path, against: Path, judge: Judge) -> None:
-        read = [read_answers(path) for path in (answers, against)]
-        ours, theirs = ({one.id: one for one in found} for found, _ in read)
-        self._pairs = {id: (one, theirs[id]) for id, one in ours.items() if id in theirs}
-        other = [id for id, pair in self._pairs.items() if pair[0].question != pair[1].question]
-        if not self._pairs or other:
-            what = f"the question {other[0]} is another one" if other else "no question is in both"
-            raise UserError(f"{answers} and {against}: {what}", "expected answers to the same questions, by id")
-        self._missing = len(ours.keys() ^ theirs.keys())
-        self._judge, self._ready, self._hashes = judge, False, [sha256 for _, sha256 in read]
-        self._open = (image_in(answers.parent), image_in(against.parent))
-        self._names = (answers.stem, against.stem)
-
-    @property
-    def model(self) -> ModelInfo:
-        """The candidate, known by the content of its answers."""
-        return ModelInfo(spec=f"answers:{self._names[0]}", name=self._names[0], fingerprint=self._hashes[0])
-
-    def check(self, model: Model) -> None:
-        """Any answers can be compared."""
+    _pairs: Mapping[str, tuple[Answer, Answer]]
+    """Pair's id -> the candidate's answer, the other's."""
 
     def describe(self, model: ModelInfo) -> Described:
-        questions = sha256_json([[id, pair[0].question] for id, pair in self._pairs.items()])
-        notes = [f"{self._missing} questions were answered by one of the two only"] if self._missing else []
-        return Described(
-            kind="interleaved",
-            benchmark=NAME,
-            data=DataInfo(name="questions", sha256=questions, items=2 * len(self._pairs)),
-            subset=None,
-            prompt_sha256=sha256_text(WORDS),
-            scorer=ScorerInfo(name=NAME, version="1", settings=dict(self._judge.settings)),
-            judge=self._judge.info.model_copy(update={"prompt_sha256": sha256_text(WORDS)}),
-            protocol={"against": self._hashes[1][:16]},
-            asks=False,
-            extras={"against": self._names[1], "notes": notes},
-        )
+        raise NotImplementedError
 
     def units(self) -> Sequence[Unit]:
-        return [Unit(f"{id}/{order}", id, order) for id in self._pairs for order in ORDERS]
-
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
-        """The images of both answers, the candidate's first; one that cannot be read costs the pair."""
-        made: list[Any] = []
-        for unit in units:
-            try:
-                pair = zip(self._pairs[unit.cluster], self._open, strict=True)
-                made.append(Ready([[opened(name) for name in one.image] for one, opened in pair]))
-            except (OSError, BadImageError) as error:
-                made.append(error)
-        return made
+        return [
+            Unit(f"{id}/{order}", pair[0].cluster or id, order) for id, pair in self._pairs.items() for order in ORDERS
+        ]
 
     def judge(
         self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
     ) -> list[Item]:
-        if not self._ready:
-            self._judge.prepare("rubric")
-            self._ready = True
         shown = {u.id: self._shown(u, o) for u, o in zip(units, outputs, strict=True) if not isinstance(o, Exception)}
-        replies = dict(zip(shown, self._judge.replies(list(shown.values()), ROOM), strict=True)) if shown else {}
-        if len(replies) > 1 and not bundle.items and all(isinstance(reply, Exception) for reply in replies.values()):
-            first = next(iter(replies.values()))
-            raise RunFailed(f"the judge failed on the first {len(replies)} pairs: {one_line(str(first))[:200]}")
+        replies = self._replies(shown, ROOM, bundle)
         return [self._item(u, o, replies.get(u.id), bundle) for u, o in zip(units, outputs, strict=True)]
 
-    def _shown(self, unit: Unit, images: list[list[Any]]) -> Shown:
-        pair = list(zip(self._pairs[unit.cluster], images, strict=True))
-        if unit.group == "second":
-            pair.reverse()
-        question = pair[0][0].question
-        told = [f"Answer {letter}: {_told(one)}" for letter, (one, _) in zip("AB", pair, strict=True)]
-        text = "\n".join([f"{WORDS}\n", f"Question: {question}", *told])
-        item = SuiteItem(unit.id, question, (Probe("winner", question),))
-        return Shown(item, 0, (*pair[0][1], *pair[1][1]), (Ask(item.probes[0], text),))
+    def _authors(self, id: str) -> tuple[str, str]:
+        """What is said of who gave the two answers of a pair."""
+        return "", ""
 
-    def _item(self, unit: Unit, output: Any, reply: list[Reading] | Exception | None, bundle: Bundle) -> Item:
-        question = self._pairs[unit.cluster][0].question
+    def _shown(self, unit: Unit, images: list[Any]) -> Shown:
+        id, _, order = unit.id.rpartition("/")
+        sides = list(zip(self._pairs[id], images, self._authors(id), strict=True))
+        if order == "second":
+            sides.reverse()
+        (first, (given, one), author), (second, (_, other), rival) = sides
+        text = (
+            f"{WORDS}\n\n{question_text(first)}\n"
+            f"Answer A{author}: {answer_text(first)}\nAnswer B{rival}: {answer_text(second)}"
+        )
+        item = SuiteItem(unit.id, first.question, (Probe("winner", first.question),))
+        return Shown(item, 0, (*given, *one, *other), (Ask(item.probes[0], text),))
+
+    def _item(self, unit: Unit, output: Any, reply: Reply | None, bundle: Bundle) -> Item:
+        question = self._pairs[unit.id.rpartition("/")[0]][0].question
         fields: JsonObject = {
             "id": unit.id,
             "cluster": unit.cluster,
@@ -142,36 +99,121 @@ class PairsTask:
         }
         if isinstance(output, Exception):
             return Item(**fields, status="error", reason=one_line(str(output))[:300] or type(output).__name__)
-        fields["output_images"] = [bundle.add_image(image) for one in output for image in one]
-        if reply is None or isinstance(reply, Exception):
-            return Item(**fields, status="judge_failed", reason=one_line(f"judge: {reply}")[:300])
-        verdict = verdict_of(reply[0].text)
+        fields["images"] = [bundle.add_image(image) for image in output[0][0]]
+        fields["output_images"] = [bundle.add_image(image) for _, drawn in output for image in drawn]
+        verdict = verdict_of(reply[0].text) if isinstance(reply, list) else None
         if verdict is None:
-            return Item(**fields, status="judge_failed", reason=one_line(f"unread: {reply[0].text}")[:300])
+            return Item(**fields, status="judge_failed", reason=reason_of(reply))
         got = points(Battle(unit.cluster, "", "", verdict), "half")
         assert got is not None
         return Item(**fields, status="ok", parsed=verdict, score=got[unit.group == "second"])
 
-    def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
+    def _ended(self, bundle: Bundle) -> tuple[list[Item], str | None]:
+        """The journaled items in order, and why the headline is withheld."""
         items = [bundle.items[unit.id] for unit in self.units() if unit.id in bundle.items]
-        counts = Counter(item.status for item in items)
-        lost = len(items) - counts["ok"]
-        withheld = f"{lost} of {len(items)} looks have no verdict" if lost else None
-        wins = measure([item for item in items if item.score is not None], accuracy("wins"))
+        lost = sum(item.status != "ok" for item in items)
+        return items, f"{lost} of {len(items)} looks have no verdict" if lost else None
+
+    def _outcome(
+        self,
+        bundle: Bundle,
+        items: list[Item],
+        withheld: str | None,
+        metrics: Sequence[Metric],
+        found: Sequence[Reservation],
+    ) -> Outcome:
+        """`metrics`: the headline first."""
+        first, *others = metrics
         if withheld:
-            wins = wins.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"})
-        sides = {"first": ("ours", "theirs"), "second": ("theirs", "ours")}
-        swap = position_swap([Battle(i.cluster, *sides[str(i.group)], str(i.parsed)) for i in items])
+            first = first.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"})
+        scores = Scores(
+            metrics=[first, *others],
+            counts=Counter(item.status for item in items),
+            expected_items=len(self.units()),
+            withheld=withheld,
+        )
+        known = self.describe(bundle.run.model).reservations  # not the record's: those of an earlier end may be there
+        return Outcome(items, scores, withheld, {"reservations": [*known, *found]})
+
+
+class PairsTask(Compares):
+    """The candidate's and the base's answers to each question that both have."""
+
+    def __init__(
+        self, answers: Answers, against: Answers, judge: Judge, reservations: Sequence[Reservation] | None = None
+    ) -> None:
+        super().__init__(judge, reservations)
+        ours, theirs = ({one.id: one for one in source.rows} for source in (answers, against))
+        self._pairs = {id: (one, theirs[id]) for id, one in ours.items() if id in theirs}
+        other = [id for id, pair in self._pairs.items() if pair[0].question != pair[1].question]
+        if not self._pairs or other:
+            what = f"the question {other[0]} is another one" if other else "no question is in both"
+            raise UserError(f"{answers.name} and {against.name}: {what}", "expected answers to the same questions")
+        self._missing = len(ours.keys() ^ theirs.keys())
+        self._sources = (answers, against)
+        self.model, self.profile = answers.model, answers.profile
+
+    def describe(self, model: ModelInfo) -> Described:
+        notes = [f"{self._missing} questions were answered by one of the two only"] if self._missing else []
+        ours, theirs = self._sources
+        return Described(
+            kind="interleaved",
+            benchmark=NAME,
+            data=DataInfo(
+                name="questions",
+                sha256=questions_of([pair[0] for pair in self._pairs.values()]),
+                items=2 * len(self._pairs),
+            ),
+            subset=None if ours.run is None else ours.run.subset,
+            prompt_sha256=sha256_text(WORDS),
+            scorer=ScorerInfo(name=NAME, version="1", settings=dict(self._judge.settings)),
+            judge=self._judge.info.model_copy(update={"prompt_sha256": sha256_text(WORDS)}),
+            protocol={"against": theirs.sha256[:16]},
+            asks=False,
+            extras={"against": theirs.name, "graded_answers": ours.sha256, "notes": [*notes, *self._notes()]},
+            reservations=[*self._reservations([model, theirs.model]), *carried(ours), *carried(theirs)],
+        )
+
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
+        """The images of both answers, the candidate's first; one that cannot be read costs the pair."""
+        made: list[Any] = []
+        for unit in units:
+            pair = self._pairs[unit.id.rpartition("/")[0]]
+            both = [opened(source, one) for source, one in zip(self._sources, pair, strict=True)]
+            failed = next((one for one in both if isinstance(one, Exception)), None)
+            made.append(failed or Ready([one.output for one in both if isinstance(one, Ready)]))
+        return made
+
+    def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
+        items, withheld = self._ended(bundle)
+        wins = measure([item for item in items if item.score is not None], accuracy("wins"))
+        swap = swapped(items)
         metrics = [wins, *(metric for metric in (swap.consistent, swap.says_first) if metric is not None)]
-        reservations = list(bundle.run.reservations)
-        if (first := swap.says_first) is not None and first.ci95 and not first.ci95[0] <= FAIR <= first.ci95[1]:
-            told = f"{first.value:.1f} % [{first.ci95[0]:.1f}, {first.ci95[1]:.1f}]"
-            text = f"the judge prefers a place: {told} of its verdicts are for the answer shown first"
-            reservations.append(Reservation(kind="judge", text=text))
-        scores = Scores(metrics=metrics, counts=counts, expected_items=2 * len(self._pairs), withheld=withheld)
-        return Outcome(items, scores, withheld, {"reservations": reservations})
+        found = leanings({"place": swap.says_first})
+        if found and swap.consistent is not None and (swap.consistent.value or 0.0) < DECIDES:
+            withheld = withheld or "places decide more pairs than answers do"
+        return self._outcome(bundle, items, withheld, metrics, found)
 
 
-def _told(answer: Answer) -> str:
-    """An answer's text, with marks for its images."""
-    return asked("", answer).partition("\nAnswer: ")[2]
+def swapped(items: Sequence[Item]) -> PositionSwap:
+    """What the two orders of each pair show."""
+    sides = {"first": ("ours", "theirs"), "second": ("theirs", "ours")}
+    return position_swap([Battle(i.id.rpartition("/")[0], *sides[str(i.group)], str(i.parsed)) for i in items])
+
+
+LEANS = {
+    "place": "the judge prefers a place: {} of its verdicts are for the answer shown first",
+    "length": "the judge looks at length: {} of the points go to the longer of two equal answers",
+    "own": "the judge looks at the author: {} of the points go to the one of two equal answers that is called its own",
+}
+"""What a judge should not look at -> how it is told where the interval leaves out one half."""
+
+
+def leanings(metrics: Mapping[str, Metric | None]) -> list[Reservation]:
+    """A reservation for each of LEANS whose interval leaves out one half."""
+    found = []
+    for name, metric in metrics.items():
+        if metric is not None and metric.ci95 and not metric.ci95[0] <= FAIR <= metric.ci95[1]:
+            told = f"{metric.value:.1f} % [{metric.ci95[0]:.1f}, {metric.ci95[1]:.1f}]"
+            found.append(Reservation(kind="judge", text=LEANS[name].format(told)))
+    return found

@@ -1,6 +1,7 @@
-"""Rubrics of interleaved answers: four dimensions on a scale, zero rules in code, replies read or refused.
+"""Rubrics of interleaved answers: four dimensions or seven on a scale, zero rules in code, replies read or refused.
 
-`armor-rubric-v1` is in our own words. `synjudge` is InterSyn's (its prompt has no licence: the user's file, by hash).
+`armor-rubric-v1` is ours. `synjudge` is InterSyn's four dimensions (its prompt has no licence: the user's file, by
+hash), `opening-scores` OpenING's seven, asked for in words of ours or of the user's file.
 """
 
 from __future__ import annotations
@@ -17,11 +18,8 @@ from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_text
 
-HIGH = 5
-DIMENSIONS = ("text", "image", "quality", "synergy")
-"""Text against the question, image against the question, the image's technique, and whether both belong together."""
-ZERO_WITHOUT_TEXT = frozenset({"text", "synergy"})
-ZERO_WITHOUT_IMAGE = frozenset({"image", "quality", "synergy"})
+WITHOUT_TEXT = frozenset({"text", "synergy"})
+WITHOUT_IMAGE = frozenset({"image", "quality", "synergy"})
 
 OWN_WORDS = """You grade one answer to a question. The answer is made of text and images; the images are shown, and
 [image 1], [image 2] ... stand in the text where they belong. Grade four things with a whole number from 0 to 5:
@@ -37,6 +35,21 @@ Synergy: do text and images belong together? 0: one of them is missing, or they 
 
 Length, politeness and the order of the answer change no grade. Reply with one line and nothing else:
 [Text: N; Image: N; Quality: N; Synergy: N]"""
+OPENING_WORDS = """You grade one answer to a question. The answer is made of text and images, in one step or several;
+the images are shown, and [image 1], [image 2] ... stand in the text where they belong. Grade seven things with a whole
+number from 0 (nothing of it) to 10 (nothing is missing):
+
+Correctness: what text and images say is true and follows the question.
+Image-Text Coherency: each image shows what the text beside it tells.
+Multi-step Consistency: persons, things, style and facts stay the same from step to step.
+Content Quality: the text reads well and the images are clear and without faults.
+Human Preference Alignment: people would find it helpful, pleasant and harmless.
+Completeness: no part or step that the question asks for is missing.
+Content Richness: it gives more than the least that would do, without going astray.
+
+Length, politeness and the order of the answer change no grade. Reply with one line and nothing else:
+[Correctness: N; Image-Text Coherency: N; Multi-step Consistency: N; Content Quality: N; Human Preference Alignment: N;
+Completeness: N; Content Richness: N]"""
 
 
 @dataclass(frozen=True)
@@ -49,7 +62,18 @@ class Rubric:
     words: str | None
     """The judge's prompt; None: a file of the user's."""
     sha256: str | None = None
-    """First digits of the published prompt's."""
+    """First digits of the published prompt's; None where nobody published one that is known."""
+    high: int = 5
+    """Every dimension's scale is 0 to this."""
+    without_text: frozenset[str] = WITHOUT_TEXT
+    without_image: frozenset[str] = WITHOUT_IMAGE
+    """What is 0, whatever a judge says, for an answer without text, without images; all of it for one of neither."""
+    ours: bool = False
+    """Its words are its own; else a published rubric is asked about in words of ours."""
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        return tuple(self.names)
 
     def read(self, reply: str) -> dict[str, int] | None:
         """Dimension -> 0..5; None where not every dimension is named with one whole number of the scale."""
@@ -64,7 +88,30 @@ class Rubric:
         if set(found) != set(self.names) or any(len(values) != 1 for values in found.values()):
             return None
         read = {dimension: values.pop() for dimension, values in found.items()}
-        return read if all(0 <= value <= HIGH for value in read.values()) else None
+        return read if all(0 <= value <= self.high for value in read.values()) else None
+
+    def zero(self, text: str, images: Sequence[object]) -> dict[str, int]:
+        """The dimensions that are 0 whatever a judge says, for what is missing."""
+        if not text and not images:
+            return dict.fromkeys(self.names, 0)
+        missing = (frozenset() if text else self.without_text) | (frozenset() if images else self.without_image)
+        return {dimension: 0 for dimension in self.names if dimension in missing}
+
+    def composites(self) -> list[Composite]:
+        """The mean of the dimensions, then each, over answers that were graded."""
+        return [
+            Composite(
+                name,
+                "points",
+                "higher",
+                (0.0, float(self.high)),
+                ("sum", "n"),
+                partial(tally_number, name),
+                fraction,
+                primary=name == "mean",
+            )
+            for name in ("mean", *self.names)
+        ]
 
 
 RUBRICS: dict[str, Rubric] = {
@@ -74,6 +121,7 @@ RUBRICS: dict[str, Rubric] = {
             "armor-rubric-v1",
             {"text": ("Text",), "image": ("Image",), "quality": ("Quality",), "synergy": ("Synergy",)},
             OWN_WORDS,
+            ours=True,
         ),
         Rubric(
             "synjudge",
@@ -86,6 +134,22 @@ RUBRICS: dict[str, Rubric] = {
             None,
             "4791772464e4ba09",
         ),
+        Rubric(
+            "opening-scores",
+            {
+                "correctness": ("Correctness",),
+                "coherency": ("Image-Text Coherency",),
+                "consistency": ("Multi-step Consistency",),
+                "quality": ("Content Quality",),
+                "preference": ("Human Preference Alignment",),
+                "completeness": ("Completeness",),
+                "richness": ("Content Richness",),
+            },
+            OPENING_WORDS,
+            high=10,
+            without_text=frozenset(),
+            without_image=frozenset(),
+        ),
     )
 }
 
@@ -93,37 +157,14 @@ RUBRICS: dict[str, Rubric] = {
 def words_of(rubric: Rubric, file: Path | None) -> tuple[str, bool]:
     """(the judge's prompt, whether it is the published one). UserError for a missing file, or one where none is
     wanted."""
-    if rubric.words is not None:
-        if file is not None:
-            raise UserError(f"{rubric.name} has its own words", "leave --prompt out")
-        return rubric.words, True
+    if rubric.ours and file is not None:
+        raise UserError(f"{rubric.name} has its own words", "leave --prompt out")
+    if file is None and rubric.words is not None:
+        return rubric.words, rubric.ours
     if file is None:
         raise UserError(f"the words of {rubric.name} have no licence and are not shipped", "give --prompt FILE")
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read --prompt {file}: {error}") from None
-    return text, sha256_text(text).startswith(rubric.sha256 or "")
-
-
-def zero_rules(text: str, images: Sequence[object]) -> dict[str, int]:
-    """The dimensions that are 0 whatever a judge says, for what is missing."""
-    zero = (frozenset() if text.strip() else ZERO_WITHOUT_TEXT) | (frozenset() if images else ZERO_WITHOUT_IMAGE)
-    return {dimension: 0 for dimension in DIMENSIONS if dimension in zero}
-
-
-def composites() -> list[Composite]:
-    """The mean of the four dimensions, then each, 0..5, over answers that were graded."""
-    return [
-        Composite(
-            name,
-            "points",
-            "higher",
-            (0.0, float(HIGH)),
-            ("sum", "n"),
-            partial(tally_number, name),
-            fraction,
-            primary=name == "mean",
-        )
-        for name in ("mean", *DIMENSIONS)
-    ]
+    return text, rubric.sha256 is not None and sha256_text(text).startswith(rubric.sha256)

@@ -23,7 +23,6 @@ from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.records import from_lines, modality
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.hashing import sha256_json
-from armor_model.base.jsons import JsonObject
 
 HEADLINE = "all right"
 PARTS = {
@@ -59,9 +58,7 @@ class InterleavedTask(AsksRecords):
             raise unknown_name("baseline", baseline, BASELINES)
         self._guest, self._baseline = profile.part("interleaved"), baseline
         records, self._sha256 = from_lines(self._guest.jsonl())
-        super().__init__(
-            records, profile.part("reader").render, limit=limit, seed=seed, drawn_from=drawn_from, keep_given=True
-        )
+        super().__init__(records, profile.part("reader").render, limit=limit, seed=seed, drawn_from=drawn_from)
 
     @property
     def _comparer(self) -> Comparer:
@@ -111,9 +108,8 @@ class InterleavedTask(AsksRecords):
                 items.append(Item(**fields, status="error", reason=one_line(output), extras=asked))
                 continue
             verdict = verdict_of([next(compared) for _ in own])
-            stored, blank = self._answered(answer, bundle)
+            stored, more = self._answered(answer, bundle)
             given = modality(bool(stored["output"]), bool(stored["output_images"]))
-            more: JsonObject = {"blank": blank} if blank else {}
             items.append(
                 Item(
                     **fields,
@@ -168,17 +164,15 @@ def score(items: Sequence[Item]) -> list[Metric]:
     """Answers that are right in all, by kind, of negations and later turns; then each comparison of its own."""
     from armor_eval.stats.composite import accuracy, measure
 
-    kinds = list(dict.fromkeys(i.group for i in items))
-    slices: list[tuple[str, Callable[[Item], bool]]] = [(HEADLINE, lambda i: True)]
-    slices += [(str(kind), lambda i, kind=kind: i.group == kind) for kind in kinds]
-    slices += [
-        ("negations", lambda i: i.extras["form"] == "negation"),
-        ("later turns", lambda i: i.extras["turns"] > 1),
-    ]
+    slices = {HEADLINE: list(items)}
+    for item in items:
+        slices.setdefault(str(item.group), []).append(item)
+    slices["negations"] = [i for i in items if i.extras["form"] == "negation"]
+    slices["later turns"] = [i for i in items if i.extras["turns"] > 1]
     metrics = [
-        measure([i for i in items if keep(i)], accuracy(name, primary=name == HEADLINE))
-        for name, keep in slices
-        if name == HEADLINE or any(keep(i) and i.score is not None for i in items)
+        measure(part, accuracy(name, primary=name == HEADLINE))
+        for name, part in slices.items()
+        if name == HEADLINE or any(i.score is not None for i in part)
     ]
     return metrics + [measure(_by(items, key), accuracy(name, primary=False)) for name, key in PARTS.items()]
 

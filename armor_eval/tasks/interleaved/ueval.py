@@ -13,10 +13,10 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator
@@ -25,20 +25,23 @@ from armor_eval.engine import Unit
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import Item, Reservation
 from armor_eval.stats.composite import PERCENT, Composite, ratio
-from armor_eval.tasks.interleaved.judged import ROOM, JudgedTask, asked
+from armor_eval.tasks.interleaved.answers import Answers, asked
+from armor_eval.tasks.interleaved.judged import ROOM, JudgedTask
+from armor_eval.tasks.interleaved.looking import Reply, reason_of
 from armor_eval.tasks.interleaved.rubrics import Rubric, words_of
+from armor_eval.tasks.modality.layouts import TaskType
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown
-from armor_eval.tasks.suites.rows import Row, json_rows, jsonl_rows
+from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
+from armor_eval.tasks.suites.rows import Row, json_rows
 from armor_eval.tasks.understanding.thinking import strip_thoughts
-from armor_model.base.errors import UserError, one_line
+from armor_model.base.errors import UserError
 
 OWN_WORDS = """You check one requirement on an answer to a question. The answer is made of text and images; only what
 stands below and the images that you are shown are the answer. Reply with one JSON object and nothing else:
 {"criteria_met": true} where the requirement is met, {"criteria_met": false} where it is not, {"criteria_met":
 "not sure"} where that cannot be told."""
 PROTOCOLS = ("ueval-official", "ueval-lmms-eval")
-TASKS = ("space", "textbook", "diagram", "paper", "art", "life", "tech", "exercise")
+TASKS: tuple[str, ...] = get_args(TaskType)
 HALVES = ("text", "image")
 Met = Literal["met", "not met", "unread"]
 
@@ -50,16 +53,18 @@ class Question(Row):
 
     id: str
     prompt: str
-    task_type: Literal["space", "textbook", "diagram", "paper", "art", "life", "tech", "exercise"]
+    task_type: TaskType
     question_type: Literal["open", "closed"]
     text_rubrics: list[str] = Field(default_factory=list)
     image_rubrics: list[str] = Field(default_factory=list)
 
     @field_validator("text_rubrics", "image_rubrics", mode="before")
     @classmethod
-    def _lines(cls, value: object) -> Any:
+    def _lines(cls, value: object) -> object:
         """Strings, or the earlier objects with a criterion."""
-        return [one["criterion"] if isinstance(one, dict) and "criterion" in one else one for one in value or []]
+        if not isinstance(value, list):
+            return value or []
+        return [one["criterion"] if isinstance(one, dict) and "criterion" in one else one for one in value]
 
 
 def read_questions(path: Path) -> list[Question]:
@@ -68,8 +73,7 @@ def read_questions(path: Path) -> list[Question]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read --data {path}: {error.strerror}") from None
-    read = json_rows if data.lstrip()[:1] == b"[" else jsonl_rows
-    found: list[Question] = read(Question, str(path), data)
+    found = json_rows(Question, str(path), data)
     if not found or len({one.id for one in found}) < len(found):
         raise UserError(f"{path}: {'an id is there twice' if found else 'no questions'}")
     return found
@@ -135,7 +139,11 @@ def composites() -> list[Composite]:
     """The mean over tasks, each task, and the two halves."""
     columns = tuple(f"{task}:{half}:{part}" for task in TASKS for half in HALVES for part in ("sum", "n"))
     every, both = range(len(TASKS)), range(len(HALVES))
-    made = {"mean of tasks": (every, both), "text": (every, (0,)), "image": (every, (1,))}
+    made: dict[str, tuple[Sequence[int], Sequence[int]]] = {
+        "mean of tasks": (every, both),
+        "text": (every, (0,)),
+        "image": (every, (1,)),
+    }
     made |= {task: ((at,), both) for at, task in enumerate(TASKS)}
     return [
         Composite(
@@ -156,34 +164,39 @@ class UEvalTask(JudgedTask):
     """Every line of every rubric is asked about by itself. A line on images of an answer without any is not met, and
     nobody is asked."""
 
-    def __init__(self, answers: Path, data: Path, protocol: str, words: Path | None, judge: Judge) -> None:
-        text, published = (OWN_WORDS, False) if words is None else words_of(Rubric(protocol, {}, None, "none"), words)
-        super().__init__(answers, Rubric(protocol, {}, None), text, published, judge, questions=False)
+    def __init__(
+        self,
+        answers: Answers,
+        data: Path,
+        protocol: str,
+        words: Path | None,
+        judge: Judge,
+        reservations: Sequence[Reservation] | None = None,
+    ) -> None:
+        rubric = Rubric(protocol, {}, OWN_WORDS)
         self._questions = {one.id: one for one in read_questions(data)}
-        if odd := self._questions.keys() ^ self._by_id.keys():
+        if odd := self._questions.keys() ^ {one.id for one in answers.rows}:
             raise UserError(
-                f"{data} and {answers} do not hold the same ids: {sorted(odd)[0]!r} is in one only",
+                f"{data} and the answers of {answers.name} do not hold the same ids: {sorted(odd)[0]!r} is in one only",
                 "expected an answer, empty or not, to every question",
             )
-        self._answers = [one.model_copy(update={"question": self._questions[one.id].prompt}) for one in self._answers]
-        self._by_id = {one.id: one for one in self._answers}
+        rows = [one.model_copy(update={"question": self._questions[one.id].prompt}) for one in answers.rows]
+        super().__init__(replace(answers, rows=rows), rubric, *words_of(rubric, words), judge, reservations)
 
     def units(self) -> Sequence[Unit]:
-        return [Unit(one.id, one.id, self._questions[one.id].task_type) for one in self._answers]
+        return [Unit(one.id, one.id, self._questions[one.id].task_type) for one in self._rows]
 
     def judge(
         self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
     ) -> list[Item]:
-        self._prepare()
         shown = {
-            (unit.id, half): self._shown(unit, half, output)
+            (unit.id, half): self._shown(unit, half, output[1])
             for unit, output in zip(units, outputs, strict=True)
             if not isinstance(output, Exception)
             for half in HALVES
-            if self._lines(unit, half) and (half == "text" or output)
+            if self._lines(unit, half) and (half == "text" or output[1])
         }
-        replies = dict(zip(shown, self._judge.replies(list(shown.values()), ROOM), strict=True)) if shown else {}
-        self._refuse_dead(replies, bundle)
+        replies = self._replies(shown, ROOM, bundle)
         return [
             self._of_lines(u, o, {half: replies.get((u.id, half)) for half in HALVES}, bundle)
             for u, o in zip(units, outputs, strict=True)
@@ -202,16 +215,14 @@ class UEvalTask(JudgedTask):
         item = SuiteItem(unit.id, question.prompt, probes)
         return Shown(item, 0, tuple(images) if half == "image" else (), asks)
 
-    def _of_lines(
-        self, unit: Unit, output: Any, replies: Mapping[str, list[Reading] | Exception | None], bundle: Bundle
-    ) -> Item:
+    def _of_lines(self, unit: Unit, output: Any, replies: Mapping[str, Reply | None], bundle: Bundle) -> Item:
         fields, failed = self._fields(unit, output, bundle)
         if failed is not None:
             return failed
         met: dict[str, list[Met]] = {}
         for half, reply in replies.items():
             if isinstance(reply, Exception):
-                return Item(**fields, status="judge_failed", reason=one_line(f"judge: {reply}")[:300])
+                return Item(**fields, status="judge_failed", reason=reason_of(reply))
             lines = self._lines(unit, half)
             met[half] = ["not met"] * len(lines) if reply is None else [read_met(reading.text) for reading in reply]
         found = vars(rates(met["text"], met["image"], self._rubric.name))
@@ -225,7 +236,7 @@ class UEvalTask(JudgedTask):
     def _composites(self) -> list[Composite]:
         return composites()
 
-    def _reservations(self, items: Sequence[Item]) -> list[Reservation]:
+    def _found(self, items: Sequence[Item]) -> list[Reservation]:
         unread = sum(item.extras.get("unread", 0) for item in items)
         lines = sum(len(half) for item in items for half in item.extras.get("lines", {}).values())
         rule = "not met" if self._rubric.name == "ueval-official" else "left out"

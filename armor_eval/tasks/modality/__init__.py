@@ -5,3 +5,5 @@ LINE = (
     '"expect": {"text": false, "image": true}}'
 )
 """The shortest line of a file of requests, for help and errors."""
+SECTION = "section-6.2"
+"""The data of a run that was asked the prompts of the paper's section 6.2."""

@@ -11,6 +11,7 @@ from armor_eval.models.base import RespondsFreely
 from armor_eval.models.drawing import is_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import Item
+from armor_eval.tasks.modality.layouts import IMAGE
 from armor_eval.tasks.modality.records import Record, choose, conversation
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_text
@@ -35,9 +36,8 @@ class AsksRecords:
         limit: int | None,
         seed: int,
         drawn_from: int | None,
-        keep_given: bool,
     ) -> None:
-        self._all, self._image, self._keep_given = records, image, keep_given
+        self._all, self._image = records, image
         self._records, self._subset = choose(records, limit, seed)
         self._by_id = {record.id: record for record in self._records}
         self._seed = seed if drawn_from is None else drawn_from
@@ -70,18 +70,22 @@ class AsksRecords:
             "prompt_sha256": sha256_text(prompt),
             "gold": unit.gold,
         }
-        if self._keep_given and isinstance(request, Conversation):
+        if isinstance(request, Conversation):
             parts = [part for message in request.messages for part in message["content"]]
             fields["images"] = [bundle.add_image(part["image"]) for part in parts if part["type"] == "image"]
         return fields
 
     @staticmethod
-    def _answered(output: Sequence[Any], bundle: Bundle) -> tuple[JsonObject, int]:
-        """The fields of an item that say what came, and how many of its images are of one single colour."""
+    def _answered(output: Sequence[Any], bundle: Bundle) -> tuple[JsonObject, JsonObject]:
+        """The fields of an item that say what came, and what its extras tell of it: how many images are of one single
+        colour (`blank`), the text with a mark for each image where they do not all stand at its end (`answer`)."""
         images = [part for part in output if not isinstance(part, str)]
         text = " ".join(part for part in output if isinstance(part, str)).strip()
-        stored = [bundle.add_image(image) for image in images]
-        return {"output": text or None, "output_images": stored}, sum(map(is_blank, images))
+        marked = " ".join(part if isinstance(part, str) else IMAGE for part in output).strip()
+        more: JsonObject = {"answer": marked} if images and marked != " ".join([text, *[IMAGE] * len(images)]) else {}
+        if blank := sum(map(is_blank, images)):
+            more["blank"] = blank
+        return {"output": text or None, "output_images": [bundle.add_image(image) for image in images]}, more
 
     def _scored(self, bundle: Bundle) -> list[Item]:
         """The journaled items, in the records' order."""

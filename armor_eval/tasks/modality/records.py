@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +19,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.schema import Subset
 from armor_eval.tasks.modality import LINE
+from armor_eval.tasks.modality.layouts import IMAGE, as_request
+from armor_eval.tasks.suites.rows import json_values
 from armor_model.base.errors import UserError
 from armor_model.base.images import decoded
 from armor_model.base.jsons import JsonObject
-
-IMAGE = "<image>"
 
 
 class Message(BaseModel):
@@ -86,6 +87,17 @@ def modality(text: bool, image: bool) -> str:
     return "both" if text and image else "text" if text else "image" if image else "none"
 
 
+@dataclass(frozen=True)
+class Requests:
+    """Records with what a run says of them."""
+
+    name: str
+    records: list[Record]
+    sha256: str
+    image: Callable[[str], object]
+    """Opens the image of a name in `images`."""
+
+
 def own_records(profile: ProfileSpec) -> tuple[list[Record], str]:
     """A guest profile's requests and the sha256 of their JSON lines."""
     return from_lines(profile.part("modality").jsonl())
@@ -97,31 +109,38 @@ def from_lines(text: str) -> tuple[list[Record], str]:
 
 
 def read_records(path: Path) -> tuple[list[Record], str]:
-    """Requests of a file. Raises UserError naming the line."""
+    """Requests of a file: JSON lines or a list, of ours or in one of the layouts of others. UserError naming the
+    line."""
     try:
         raw = path.read_bytes()
-        lines = raw.decode("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UserError(f"cannot read prompts {path}: {error}") from error
     found: dict[str, Record] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
+    for where, value in json_values(str(path), raw):
         try:
-            record = Record.model_validate_json(line)
+            record = Record.model_validate(as_request(value, where))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise UserError(f"{path} line {number}: {where} {first['msg']}", f"expected a line like {LINE}") from error
+            place = ".".join(map(str, first["loc"]))
+            raise UserError(f"{where}: {place} {first['msg']}", f"expected a line like {LINE}") from error
         if record.id in found:
-            raise UserError(f"{path} line {number}: id {record.id!r} occurs twice")
+            raise UserError(f"{where}: id {record.id!r} occurs twice")
+        refuse_outside(path, record.images, f"{where}: request {record.id}")
         missing = [name for name in record.images if not (path.parent / name).is_file()]
         if missing:
-            raise UserError(f"{path} line {number}: no image {missing[0]} beside the file")
+            raise UserError(f"{where}: no image {missing[0]} beside the file")
         found[record.id] = record
     if not found:
         raise UserError(f"{path} holds no requests")
     return list(found.values()), hashlib.sha256(raw).hexdigest()
+
+
+def refuse_outside(file: Path, names: Iterable[str], what: str) -> None:
+    """UserError for an image that does not lie in the file's folder: a data file names no other file of the machine."""
+    root = file.parent.resolve()
+    for name in names:
+        if not (root / name).resolve().is_relative_to(root):
+            raise UserError(f"{what}: the image {name} lies outside of the file's folder")
 
 
 def image_in(folder: Path) -> Callable[[str], object]:

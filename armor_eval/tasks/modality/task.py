@@ -15,14 +15,13 @@ from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
-from armor_eval.tasks.modality import LINE
+from armor_eval.tasks.modality import LINE, SECTION
 from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.judging import Judged, judge
-from armor_eval.tasks.modality.records import Record, image_in, own_records, read_records
+from armor_eval.tasks.modality.records import Record, Requests, image_in, own_records, read_records
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json
 from armor_model.base.jsons import JsonObject
-from armor_model.base.optional import not_none
 
 GIVEN = ("text", "image", "both", "none")
 
@@ -34,7 +33,7 @@ class ModalityTask(AsksRecords):
         self,
         profile: ProfileSpec,
         *,
-        prompts: Path | None = None,
+        prompts: Path | Requests | None = None,
         limit: int | None = None,
         seed: int = 0,
         drawn_from: int | None = None,
@@ -45,12 +44,12 @@ class ModalityTask(AsksRecords):
                 f"give --prompts FILE.jsonl with lines like {LINE}, or --profile shapes",
             )
         self._reader = profile.part("reader") if profile.guest is not None else None
-        image = not_none(self._reader).render if prompts is None else image_in(prompts.parent)
-        records, self._sha256 = own_records(profile) if prompts is None else read_records(prompts)
-        self._name = f"{profile.name}-modality" if prompts is None else prompts.name
-        super().__init__(
-            records, image, limit=limit, seed=seed, drawn_from=drawn_from, keep_given=self._reader is not None
-        )
+        if isinstance(prompts, Path):
+            prompts = Requests(prompts.name, *read_records(prompts), image_in(prompts.parent))
+        elif prompts is None:
+            prompts = Requests(f"{profile.name}-modality", *own_records(profile), profile.part("reader").render)
+        self._name, self._sha256 = prompts.name, prompts.sha256
+        super().__init__(prompts.records, prompts.image, limit=limit, seed=seed, drawn_from=drawn_from)
 
     def describe(self, model: ModelInfo) -> Described:
         return Described(
@@ -77,7 +76,7 @@ class ModalityTask(AsksRecords):
         if isinstance(output, Exception):
             return Item(**fields, status="error", reason=one_line(output), extras=asked)
         judged = judge(record, output, self._reader.read if self._reader else None)
-        answer, blank = self._answered(output, bundle)
+        answer, more = self._answered(output, bundle)
         return Item(
             **fields,
             **answer,
@@ -85,12 +84,7 @@ class ModalityTask(AsksRecords):
             score=float(judged.right),
             reason=_reason(record, judged),
             status="ok",
-            extras={
-                **asked,
-                "held_out": record.held_out,
-                **asdict(judged.reading),
-                **({"blank": blank} if blank else {}),
-            },
+            extras={**asked, "held_out": record.held_out, **asdict(judged.reading), **more},
         )
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
@@ -99,7 +93,7 @@ class ModalityTask(AsksRecords):
         metrics = score(items)
         extras = {k: v for k, v in bundle.run.extras.items() if k != "claims"} | {"confusion": self._confusion(items)}
         lost = counts["error"]
-        if bundle.run.subset is None and not lost:
+        if bundle.run.subset is None and not lost and self._name != SECTION:
             extras["claims"] = findings(metrics)
         blank, drawn = blank_of(items)
         scores = Scores(metrics=metrics, counts=counts, expected_items=len(self._records), blank=blank)

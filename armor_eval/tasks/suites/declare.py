@@ -20,9 +20,9 @@ from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import toml_of
 
-JudgeKind = Literal["vqa_prob", "vqa_text", "rubric", "ocr", "pairwise"]
+JudgeKind = Literal["vqa_prob", "vqa_text", "rubric", "ocr"]
 """What is made of a judge's look at an image: probability mass of first tokens, an answer in an accept set, a parsed
-chat answer, the text read. `pairwise` is reserved."""
+chat answer, the text read."""
 
 
 class _Declared(BaseModel):

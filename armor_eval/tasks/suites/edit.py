@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.items import Probe, SuiteData, SuiteItem
-from armor_eval.tasks.suites.rows import Row, jsonl_rows
+from armor_eval.tasks.suites.rows import Row, json_rows
 from armor_model.base.errors import UserError
 
 
@@ -30,7 +30,7 @@ class EditRow(Row):
 
 def read(files: Sequence[Path], suite: Suite) -> SuiteData:
     path = files[0]
-    rows = jsonl_rows(EditRow, str(path), path.read_bytes())
+    rows = json_rows(EditRow, str(path), path.read_bytes())
     return SuiteData(suite.name, "", [_item(row, path, suite) for row in rows])
 
 

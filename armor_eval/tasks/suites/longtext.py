@@ -10,7 +10,7 @@ from pydantic import Field
 
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.items import Probe, SuiteData, SuiteItem
-from armor_eval.tasks.suites.rows import Row, jsonl_rows
+from armor_eval.tasks.suites.rows import Row, json_rows
 
 
 class LongTextRow(Row):
@@ -21,7 +21,7 @@ class LongTextRow(Row):
 
 
 def read(files: Sequence[Path], suite: Suite) -> SuiteData:
-    rows = jsonl_rows(LongTextRow, str(files[0]), files[0].read_bytes())
+    rows = json_rows(LongTextRow, str(files[0]), files[0].read_bytes())
     return SuiteData(suite.name, "", [_item(row) for row in rows])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -46,18 +46,20 @@ def json_of(text: str, where: str) -> Any:
         raise UserError(f"{where}: not JSON: {error}") from None
 
 
+def json_values(name: str, data: bytes) -> Iterator[tuple[str, Any]]:
+    """(place, value) of a JSON list's entries, else of JSON lines; empty lines are passed over. Only a newline ends a
+    line."""
+    if data.lstrip()[:1] == b"[":
+        yield from ((f"{name} entry {n}", value) for n, value in enumerate(json_of(text_of(name, data), name), 1))
+        return
+    for number, line in enumerate(text_of(name, data).split("\n"), 1):
+        if line.strip():
+            yield f"{name} line {number}", json_of(line, f"{name} line {number}")
+
+
 def json_rows(kind: type[R], name: str, data: bytes) -> list[R]:
-    """A JSON list of objects."""
-    found = json_of(text_of(name, data), name)
-    if not isinstance(found, list):
-        raise UserError(f"{name}: expected a JSON list, got {type(found).__name__}")
-    return [row_of(kind, value, f"{name} entry {number}") for number, value in enumerate(found, 1)]
-
-
-def jsonl_rows(kind: type[R], name: str, data: bytes) -> list[R]:
-    """JSON lines; empty ones are passed over. Only a newline ends a line."""
-    lines = [(n, line) for n, line in enumerate(text_of(name, data).split("\n"), 1) if line.strip()]
-    return [row_of(kind, json_of(line, f"{name} line {n}"), f"{name} line {n}") for n, line in lines]
+    """A JSON list of objects, or JSON lines."""
+    return [row_of(kind, value, where) for where, value in json_values(name, data)]
 
 
 def csv_rows(kind: type[R], name: str, data: bytes) -> list[R]:

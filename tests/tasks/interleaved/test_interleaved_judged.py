@@ -8,8 +8,8 @@ from PIL import Image
 
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.tasks.interleaved.judged import Answer, asked
-from armor_eval.tasks.interleaved.rubrics import RUBRICS, zero_rules
+from armor_eval.tasks.interleaved.answers import Answer, asked
+from armor_eval.tasks.interleaved.rubrics import RUBRICS
 
 SYN, OWN = RUBRICS["synjudge"], RUBRICS["armor-rubric-v1"]
 
@@ -71,12 +71,12 @@ def test_our_own_rubric_reads_what_it_asks_for_and_names_itself():
     [
         ("a", ["i"], set()),
         ("a", [], {"image", "quality", "synergy"}),
-        (" ", ["i"], {"text", "synergy"}),
+        ("", ["i"], {"text", "synergy"}),
         ("", [], {"text", "image", "quality", "synergy"}),
     ],
 )
 def test_what_is_missing_is_zero_before_anybody_is_asked(text, images, zero):
-    assert zero_rules(text, images) == dict.fromkeys(zero, 0)
+    assert OWN.zero(text, images) == SYN.zero(text, images) == dict.fromkeys(zero, 0)
 
 
 def test_the_prompt_says_where_each_image_stands():

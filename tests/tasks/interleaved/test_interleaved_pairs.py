@@ -58,13 +58,18 @@ def test_wins_by_hand(tmp_path, capsys):
     assert found.reservations == [] and "ours against theirs" in capsys.readouterr().out
 
 
-def test_a_judge_that_prefers_a_place_is_a_reservation_on_its_numbers(tmp_path, capsys):
-    found, _, values = run(tmp_path, {f"q{i}": ("A", "A") for i in range(20)})
-    assert values["wins"] == 50 and values["same winner in both orders"] == 0
-    assert [r.kind for r in found.reservations] == ["judge"] and "prefers a place: 100.0 %" in found.reservations[
-        0
-    ].text
-    assert "prefers a place" in capsys.readouterr().out
+@pytest.mark.parametrize(("by_place", "wins", "told"), [(12, None, "80.0 %"), (9, 77.5, "72.5 %")])
+def test_a_judge_that_prefers_a_place_is_a_reservation_and_withheld_where_places_decide(
+    tmp_path, capsys, by_place, wins, told
+):
+    """Of 20 pairs 12 are won by the place: the wins are withheld. With 9 they stand, under the same reservation."""
+    verdicts = {f"q{i}": ("A", "A") if i < by_place else ("A", "B") for i in range(20)}
+    found, _, values = run(tmp_path, verdicts, code=0 if wins else 1)
+    assert values["wins"] == wins and values["same winner in both orders"] == pytest.approx(100 - 5 * by_place)
+    assert found.status == ("complete" if wins else "partial")
+    assert [r.kind for r in found.reservations] == ["judge"] and told in found.reservations[0].text
+    shown = capsys.readouterr().out
+    assert "prefers a place" in shown and ("places decide more pairs" in shown) == (wins is None)
 
 
 def test_no_verdict_withholds_the_wins(tmp_path):

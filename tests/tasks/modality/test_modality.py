@@ -219,15 +219,3 @@ def test_an_image_that_cannot_be_decoded_costs_its_request(tmp_path: Path) -> No
     assert main([*argv, "--out", str(tmp_path / "o")]) == 1
     status = {item.id: item.status for item in read_bundle(tmp_path / "o" / "modality")[1]}
     assert status == {"bad": "error", "good": "ok"}
-
-
-def test_side_by_side_escapes_and_asks_for_nothing(tmp_path: Path) -> None:
-    from armor_eval.tasks.modality.side import page
-
-    answers = [("a<b>", [["<script>x</script>"], [render(SCENE)]]), ("c", [[], ["ok"]])]
-    text = page([("1", "draw <it>", None), ("2", "again", render(SCENE))], answers, "shapes")
-    assert "<script" not in text and "&lt;script&gt;" in text and "a&lt;b&gt;" in text
-    assert "//" not in text.split("<tbody>")[0]
-    out = tmp_path / "s.html"
-    assert main(["modality", "side-by-side", "--model", "mock", "--profile", "shapes", "--out", str(out)]) == 0
-    assert out.read_text().count("<tr><th scope='row'>") == 3

@@ -105,7 +105,7 @@ def test_the_published_longtext_is_known_by_its_hash(tmp_path, language):
 @pytest.mark.parametrize(
     ("merge", "why"),
     [
-        ("{}", "expected a JSON list, got dict"),
+        ("{}", "prompt_id: Field required"),
         ("[", "not JSON"),
         (b"\xff", "is not UTF-8"),
         ("[" * 100_000, "not JSON"),

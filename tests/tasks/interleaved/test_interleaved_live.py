@@ -1,0 +1,171 @@
+"""A model is asked and its answers are judged, in one command that resumes; OpenING's layout; runs as answers."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from scripted_server import Asked, ScriptedServer, chat, refusal
+
+from armor_eval.cli import main
+from armor_eval.engine import Settings, evaluate
+from armor_eval.models.base import Decoding
+from armor_eval.models.mock import MockModel
+from armor_eval.profiles import profile_of
+from armor_eval.runs.bundle import read_bundle
+from armor_eval.tasks.interleaved.answers import Answer, asked, read_answers
+from armor_eval.tasks.modality.records import read_records
+from armor_eval.tasks.modality.task import ModalityTask
+
+GRADES = "[Text: 4; Image: 3; Quality: 2; Synergy: 3]"
+
+
+def tasks(folder: Path, count: int = 10) -> Path:
+    Image.new("RGB", (9, 9), (0, 90, 0)).save(folder / "moss.png")
+    lines = [{"id": f"q{n}", "question": f"What is peat, for the {n}th time? Draw it."} for n in range(count)]
+    lines[0] |= {"question": "What grows on <image>? Draw it with a wall.", "given": "moss.png"}
+    (folder / "peat.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder / "peat.jsonl"
+
+
+def test_asked_and_judged_in_one_command_and_only_the_failed_looks_again(tmp_path, monkeypatch):
+    """The judge fails on two answers, once by a refusal and once by grades out of range: the mean is withheld. The same
+    command asks the model nothing, the judge those two, and ends whole."""
+    healthy = False
+
+    def judge(request: Asked):
+        said = "" if healthy else request.text
+        if "the 2th time" in said:
+            return refusal(400, "too long")
+        return chat(GRADES.replace("4", "9") if "the 3th time" in said else GRADES)
+
+    asked_of_the_model = []
+    image = Image.new("RGB", (8, 8), (200, 9, 9))
+
+    def counted(self, conversations, seeds, decoding):
+        forms = (["words"], [image], ["words", image])
+        start = len(asked_of_the_model)
+        asked_of_the_model.extend(conversations)
+        return [list(forms[(start + at) % 3]) for at in range(len(conversations))]
+
+    monkeypatch.setattr(MockModel, "respond", counted)
+    with ScriptedServer(judge) as server:
+        argv = ["interleaved", "--model", "mock", "--tasks", str(tasks(tmp_path)), "--out", str(tmp_path / "o")]
+        argv += ["--judge", f"openai:{server.url}#grader"]
+        assert main(argv) == 1
+        folder = tmp_path / "o" / "interleaved-peat-armor-rubric-v1-grader"
+        run, items, scores = read_bundle(folder)
+        assert {i.id for i in items if i.status == "judge_failed"} == {"q2", "q3"}
+        assert scores.metrics[0].value is None and "2 of 10" in scores.withheld
+        before, healthy = len(server.asked), True
+        assert main(argv) == 0
+        again = [request.text for request in server.asked[before:]]
+    assert sorted(re.search(r"the (.)th time", text)[1] for text in again) == ["2", "3"]
+    assert len(asked_of_the_model) == 10, "the answers were there"
+    run, items, scores = read_bundle(folder)
+    assert (run.status, run.model.name, run.judge.name, run.profile) == ("complete", "mock", "grader", "official")
+    given = run.extras["given"]
+    assert given == {"text": 4, "image": 3, "both": 3}, "a model that only talks, and one that only draws, are counted"
+    by_form = {i.parsed: i.extras["numbers"] for i in items}
+    assert by_form["text"] == {"text": 4, "image": 0, "quality": 0, "synergy": 0, "mean": 1}
+    assert by_form["image"] == {"text": 0, "image": 3, "quality": 2, "synergy": 0, "mean": 1.25}
+    assert by_form["both"] == {"text": 4, "image": 3, "quality": 2, "synergy": 3, "mean": 3}
+
+
+def test_the_judge_sees_the_questions_images_first(tmp_path):
+    with ScriptedServer(lambda request: chat(GRADES)) as server:
+        argv = ["interleaved", "--model", "mock", "--tasks", str(tasks(tmp_path, 1)), "--out", str(tmp_path / "o")]
+        assert main([*argv, "--judge", f"openai:{server.url}#grader"]) == 0
+        content = server.asked[-1].body["messages"][-1]["content"]
+    assert "What grows on [given 1]? Draw it" in content[-1]["text"]
+    item = read_bundle(tmp_path / "o" / "interleaved-peat-armor-rubric-v1-grader")[1][0]
+    assert sum(part["type"] == "image_url" for part in content) == len(item.images) + len(item.output_images)
+    assert len(item.images) == 1
+
+
+class Storyteller(MockModel):
+    """Text between images, and one request that fails."""
+
+    def respond(self, conversations, seeds, decoding):
+        image = Image.new("RGB", (8, 8), (9, 9, 200))
+        return [RuntimeError("out of ink") if "2th" in str(one) else ["a", image, "b", image] for one in conversations]
+
+
+def test_a_run_is_a_file_of_answers_and_a_failed_request_no_answer(tmp_path):
+    task = ModalityTask(profile_of("official"), prompts=tasks(tmp_path, 4))
+    evaluate(task, Storyteller(), tmp_path / "run", Settings("official", ["x"], Decoding()))
+    read = read_answers(tmp_path / "run")
+    one = next(row for row in read.rows if row.id == "q1")
+    assert (one.answer, len(one.image), one.text) == ("a <image> b <image>", 2, "a   b")
+    assert asked("R", one).endswith("Answer: a [image 1] b [image 2]")
+    assert [row.failed for row in read.rows if row.id == "q2"] == ["RuntimeError: out of ink"]
+    lines = [{"item": f"q{n}", "probe": "grades", "reply": GRADES} for n in range(4)]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    argv = ["judge", "answers", "--answers", str(tmp_path / "run"), "--judge", f"replies:{tmp_path / 'r.jsonl'}"]
+    assert main([*argv, "--out", str(tmp_path / "judged")]) == 1
+    run, items, _ = read_bundle(tmp_path / "judged")
+    assert {i.id: i.status for i in items}["q2"] == "error" and run.model.fingerprint == MockModel().info.fingerprint
+    assert main([*argv[:2], "--answers", str(tmp_path / "judged"), *argv[4:]]) == 2, "grades are no answers"
+
+
+def test_marks_are_no_text():
+    assert Answer(id="1", question="q", answer=" <image> ", image=["a"]).text == ""
+
+
+UID = "0301096"
+STEPS = [{"text": "First the pegs.", "image": "./images/X/96-o-1.jpg"}, {"text": "Then the rope.", "image": None}]
+
+
+def opening(folder: Path) -> tuple[Path, Path]:
+    """(questions, a model's folder), in OpenING's layout with invented content."""
+    (folder / "images" / "X").mkdir(parents=True)
+    Image.new("RGB", (8, 8), (90, 60, 0)).save(folder / "images" / "X" / "96-i-1.jpg")
+    ask = [{"text": "Tell how a tent is put up. <BEGIN> Here is <image> a bag.", "image": "./images/X/96-i-1.jpg"}]
+    line = {"total_uid": UID, "meta_task_name": "How-to", "conversations": [{"input": ask}, {"output": STEPS}]}
+    (folder / "test.jsonl").write_text(json.dumps(line))
+    model = folder / "Ours_output"
+    model.mkdir()
+    Image.new("RGB", (8, 8), (0, 60, 90)).save(model / f"{UID}-o-1.jpg")
+    own = [{"text": "Spread it out.", "image": f"./anywhere/{UID}-o-1.jpg"}, {"text": "Done.", "image": None}]
+    (model / f"{UID}.json").write_text(json.dumps({**line, "conversations": [{"input": ask}, {"output": own}]}))
+    return folder / "test.jsonl", model
+
+
+def test_openings_questions_and_answers(tmp_path, capsys):
+    questions, model = opening(tmp_path)
+    [record], _ = read_records(questions)
+    assert record.messages[0].content == "Tell how a tent is put up. Here is <image> a bag."
+    assert (record.id, record.kind, record.wants) == (UID, "How-to", "both")
+    read = read_answers(model, data=questions)
+    [one] = read.rows
+    assert (one.answer, one.image) == ("Spread it out. <image> Done.", [f"{UID}-o-1.jpg"]) and read.name == "Ours"
+    seven = dict(zip(("Correctness", "Image-Text Coherency", "Multi-step Consistency"), (10, 9, 8), strict=True))
+    seven |= {"Content Quality": 7, "Human Preference Alignment": 6, "Completeness": 5, "Content Richness": 4}
+    reply = {"item": UID, "probe": "grades", "reply": json.dumps(seven)}
+    (tmp_path / "r.jsonl").write_text(json.dumps(reply))
+    argv = ["judge", "answers", "--answers", str(model), "--rubric", "opening-scores"]
+    argv += ["--judge", f"replies:{tmp_path / 'r.jsonl'}", "--out", str(tmp_path / "run")]
+    assert main(argv) == 2 and "--data" in capsys.readouterr().err
+    assert main([*argv, "--data", str(questions)]) == 0
+    run, _, scores = read_bundle(tmp_path / "run")
+    values = {m.name: m.value for m in scores.metrics}
+    assert values["mean"] == 7 and values["richness"] == 4 and len(values) == 8
+    assert "not known to be the published ones" in run.reservations[0].text
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ({"total_uid": "1", "conversations": [{"input": [], "output": []}]}, "total_uid"),
+        ({"total_uid": UID, "conversations": []}, "conversations"),
+        ({"id": "1", "question": ""}, "question"),
+        ({"id": "1", "question": "q", "given": "../x.png"}, "outside"),
+        ({"id": "1", "question": "q", "given": "gone.png"}, "no image gone.png"),
+    ],
+)
+def test_mistakes_in_a_file_of_questions_are_one_line(tmp_path, capsys, line, says):
+    (tmp_path / "q.jsonl").write_text(json.dumps(line))
+    assert main(["interleaved", "--model", "mock", "--tasks", str(tmp_path / "q.jsonl")]) == 2
+    error = capsys.readouterr().err
+    assert says in error and "q.jsonl line 1" in error and "Traceback" not in error
