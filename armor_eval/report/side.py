@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armor_eval.report.doc import Doc, number
-from armor_eval.report.loading import RunView
-from armor_eval.report.viewer import inside
+from armor_eval.report.loading import RunView, inside
 from armor_eval.runs.comparable import reservations_of
 from armor_eval.runs.schema import Item
 from armor_eval.tasks.modality import SECTION
