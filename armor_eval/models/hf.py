@@ -73,7 +73,7 @@ class HubModel:
         if device and device_map:
             raise UserError("--device and --device-map both say where the model goes", "give one")
         self._args = ModelArgs.sort(given)
-        self._source = {"pretrained_model_name_or_path": name, "trust_remote_code": trust_remote_code}
+        self._source: JsonObject = {"pretrained_model_name_or_path": name, "trust_remote_code": trust_remote_code}
         self._source |= {"revision": revision, **self._args.source}
         self._device, self._device_map, self._dtype = device, device_map, dtype
         self._prompter: Prompter | None = None
@@ -208,7 +208,7 @@ class HubModel:
         while True:
             groups = iter([encoded])
             try:
-                answers = dict(self.answers(lambda _, groups=groups: next(groups, None), decoding, rows))
+                answers = dict(self.answers(lambda _: next(groups, None), decoding, rows))  # noqa: B023 - used up at once
                 return [answers[at] for at in range(len(questions))]
             except Exception as error:
                 if not out_of_memory(error) or rows == 1:
@@ -335,7 +335,9 @@ class HubModel:
 
     def _cannot_load(self, error: BaseException) -> UserError:
         """Every line of the error and of those it came from: transformers' first line seldom names the cause."""
-        name, lines, seen = self._source["pretrained_model_name_or_path"], [], error
+        name = self._source["pretrained_model_name_or_path"]
+        lines: list[str] = []
+        seen: BaseException | None = error
         while seen is not None:
             line = " ".join(f"{type(seen).__name__}: {seen}".split())
             lines += [line] if not any(line in other for other in lines) else []

@@ -145,4 +145,4 @@ def _common_length(rows: Sequence[Sequence[int]]) -> int:
 
 def _per_token(value: object, length: int) -> bool:
     """Whether an input has a column a token: ids, mask, kinds of tokens."""
-    return getattr(value, "ndim", 0) == 2 and tuple(value.shape) == (1, length)
+    return getattr(value, "ndim", 0) == 2 and tuple(getattr(value, "shape", ())) == (1, length)

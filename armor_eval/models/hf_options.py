@@ -112,7 +112,7 @@ def kept_fields(model: PreTrainedModel) -> JsonObject:
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """All ids that end an answer: the generation_config's, its language model's, and the tokenizer's."""
     text = model.config.get_text_config(decoder=True)
-    found: set[int] = set()
+    found: set[object] = set()
     for value in (model.generation_config.eos_token_id, getattr(text, "eos_token_id", None), tokenizer.eos_token_id):
         found |= set(value) if isinstance(value, (list, tuple)) else {value}
     return sorted(i for i in found if isinstance(i, int))

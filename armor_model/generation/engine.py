@@ -131,7 +131,7 @@ class Engine(Steps):
                 break
             for request in group or ():
                 request = self._with_settings(request)
-                forced = self.limits.codes_per_image + 2 if request.settings.force_image else 1
+                forced = self.limits.codes_per_image + 2 if request.in_force.force_image else 1
                 if len(request.ids) + forced > self.limits.context:
                     held = self.limits.context
                     raise UserError(f"the prompt has {len(request.ids)} tokens; this model's context holds {held}")
@@ -215,14 +215,14 @@ class Engine(Steps):
         """Prefill new rows so that their prompts end at the current slot, and sample their first token. A forced
         <imgbos> is part of the prefill."""
         n, imgbos = len(batch.rows), self.config.imgbos_id
-        prompts = [replace(request, ids=request.ids + [imgbos] * request.settings.force_image) for _, request in new]
+        prompts = [replace(request, ids=request.ids + [imgbos] * request.in_force.force_image) for _, request in new]
         for (number, asked), request in zip(new, prompts, strict=True):
-            start, limits = batch.slot - len(request.ids), replace(self.limits, settings=request.settings)
+            start, limits = batch.slot - len(request.ids), replace(self.limits, settings=request.in_force)
             numbers = uniforms(request.seed, limits.new_tokens)
             row = Row(number, start, limits, numbers, request.seed, adapted=start, placed=self._placed(request))
             if self.prefixes is not None:
                 row.marks = marks_of(asked, self.config.image_token_id)
-            if request.settings.force_image:
+            if request.in_force.force_image:
                 row.append_text(imgbos, batch.slot)
             batch.rows.append(row)
         if self.settings.guided and (forced := [row for row in batch.rows[n:] if row.drawing]):
@@ -343,4 +343,4 @@ class Engine(Steps):
 
 def _slots(request: Request) -> int:
     """Slots of a prompt and of the <imgbos> that is forced behind it."""
-    return len(request.ids) + bool(request.settings and request.settings.force_image)
+    return len(request.ids) + bool(request.settings and request.in_force.force_image)

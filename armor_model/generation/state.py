@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from armor_model.base.optional import not_none
 from armor_model.generation.prefixes import Prefix
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Request:
     alone: rows that draw together share their steps."""
     shown: list[int] = field(default_factory=list)
     """Placeholders of each image among the tokens: wanted where prefixes are shared."""
+
+    @property
+    def in_force(self) -> GenerationSettings:
+        """The settings, once the engine has filled in its own."""
+        return not_none(self.settings)
 
 
 @dataclass(frozen=True)
