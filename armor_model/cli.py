@@ -157,36 +157,44 @@ def chat(
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Talk with a model: /image PATH shows it an image, /reset starts again, /quit leaves.
+    """Talk with a model: text and images in order; /help lists what else can be typed.
 
     armor-model chat
 
     armor-model chat --model DIR --device cuda --dtype bfloat16
     """
-    find_model(model)
-    from armor_model.chat import HELP, Chat
+    where = find_model(model)
+    interactive = sys.stdin.isatty()
+    if interactive:
+        typer.echo(f"loading {where.name} ...", err=True)
+    from armor_model.chat import Chat
     from armor_model.generation import GenerationSettings
+    from armor_model.terminal import ImageScreen, graphics, history_file, line_history
 
     settings = GenerationSettings(
         max_new_tokens=max_new_tokens, temperature=temperature, image_temperature=image_temperature, guidance=guidance
     )
     folder = make_folder(out)
-    network, processor = open_model(model, device, dtype)
-    interactive = sys.stdin.isatty()
-    if interactive:
-        typer.echo(HELP)
-
+    talk = Chat(*open_model(model, device, dtype), settings, folder, seed)
     if hasattr(sys.stdin, "reconfigure"):
         sys.stdin.reconfigure(errors="surrogateescape")  # bytes that are no text cost a message, not the conversation
 
-    def lines() -> Iterator[str]:
+    def lines(prompt: str = "") -> Iterator[str]:
         while True:
             try:
-                yield input("> " if interactive else "")
+                yield input(prompt)
             except EOFError:
                 return
 
-    Chat(network, processor, settings, folder, seed).run(lines(), lambda line: typer.echo(visible(line)))
+    def show_line(line: str) -> None:
+        typer.echo(visible(line))
+
+    if not interactive:
+        talk.run(lines(), show_line)
+        return
+    typer.echo(f"{where.name} on {talk.model.device}. /help lists what can be typed beside messages.")
+    with line_history(history_file()):
+        talk.run(lines("> "), show_line, ImageScreen(graphics()).show)
 
 
 @app.command()

@@ -244,7 +244,7 @@ def create_app(service: Service, token: str | None = None, hosts: frozenset[str]
         return PlainTextResponse(_metrics(service.batcher, guard_of(request)), media_type="text/plain; version=0.0.4")
 
     async def spec(_: Request) -> Response:
-        return JSONResponse(openapi(service.name, service.side, bool(token)))
+        return JSONResponse(openapi(service.name, service.side, service.settings.max_new_tokens, bool(token)))
 
     async def page(_: Request) -> Response:
         policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; "

@@ -38,8 +38,8 @@ ERROR = {
 }
 
 
-def openapi(name: str, side: int, with_token: bool) -> JsonObject:
-    """The page of a server of the model `name`, which draws `side` pixels a side."""
+def openapi(name: str, side: int, most_tokens: int, with_token: bool) -> JsonObject:
+    """The page of a server of the model `name`, which draws `side` pixels a side and says at most `most_tokens`."""
     schemas: JsonObject = {"Error": ERROR}
 
     def post(kind: type[BaseModel], summary: str, required: list[str], more: JsonObject) -> JsonObject:
@@ -48,6 +48,8 @@ def openapi(name: str, side: int, with_token: bool) -> JsonObject:
         schemas[kind.__name__] = schema
         asked = schema["properties"]
         asked["model"] = {"enum": [name] if "model" in schema["required"] else [name, None]}
+        for tokens in {"max_tokens", "max_completion_tokens"} & set(asked):
+            asked[tokens]["anyOf"][0]["maximum"] = most_tokens
         if "size" in asked:
             asked["size"] = {"enum": [f"{side}x{side}", "auto", None]}
         whole = {"application/json": {"schema": {"type": "object", "required": required}}, **more}
@@ -63,7 +65,7 @@ def openapi(name: str, side: int, with_token: bool) -> JsonObject:
             }
         }
 
-    stream = {"text/event-stream": {"schema": {"type": "string"}}}
+    stream: JsonObject = {"text/event-stream": {}}  # OpenAPI 3.1 cannot say what an event of it is
     paths = {
         "/v1/chat/completions": post(ChatRequest, "Answer with text and images.", ["choices", "usage"], stream),
         "/v1/images/generations": post(ImageRequest, "Draw.", ["created", "data"], {}),

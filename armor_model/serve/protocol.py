@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from armor_model.base.errors import UserError
 from armor_model.base.images import MAX_PIXELS, BadImageError, opened
@@ -52,7 +53,7 @@ class _Body(BaseModel):
 
 
 class ImageUrl(_Body):
-    url: Annotated[str, Field(description="A data URL. Addresses are never fetched.")]
+    url: Annotated[str, Field(description="An image as a data URL: data:image/...;base64,... Nothing is ever fetched.")]
 
 
 class TextPart(_Body):
@@ -68,22 +69,71 @@ class ImagePart(_Body):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 
 
-class Message(_Body):
-    role: Literal["system", "user", "assistant"]
+SEEN = r"[^\s\x1c-\x1f\x85]"
+"""A letter that `str.strip` leaves, for the schema."""
+_SAYS = {
+    "anyOf": [
+        {"properties": {"type": {"const": "image_url"}}, "required": ["type"]},
+        {"properties": {"text": {"type": "string", "pattern": SEEN}}, "required": ["text"]},
+    ]
+}
+
+
+def _not_empty(content: str | list[Part]) -> str | list[Part]:
+    """What a user says; a blank text is nothing to answer."""
+    if not (content.strip() if isinstance(content, str) else any(_says_something(part) for part in content)):
+        raise PydanticCustomError("empty", "the prompt is empty")
+    return content
+
+
+def _says_something(part: Part) -> bool:
+    return isinstance(part, ImagePart) or bool(part.text.strip())
+
+
+Said = (
+    Annotated[str, Field(json_schema_extra={"pattern": SEEN})]
+    | Annotated[list[Part], Field(json_schema_extra={"contains": _SAYS})]
+)
+
+
+class SystemMessage(_Body):
+    role: Literal["system"]
+    content: str | list[TextPart] | None = None
+
+
+class _WithImages(_Body):
+    images: Annotated[list[ImagePart] | None, Field(description="Beside the content, as an answer holds them.")] = None
+
+
+class UserMessage(_WithImages):
+    role: Literal["user"]
+    content: Annotated[Said, AfterValidator(_not_empty)]
+
+
+class AssistantMessage(_WithImages):
+    role: Literal["assistant"]
     content: str | list[Part] | None = None
-    images: Annotated[
-        list[ImagePart] | None, Field(description="Of an assistant's message, as an answer holds them.")
-    ] = None
 
 
-Tokens = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Message = Annotated[SystemMessage | UserMessage | AssistantMessage, Field(discriminator="role")]
+
+
+def _integer(value: object) -> object:
+    """JSON has one kind of number, and some clients write each as 7.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Tokens = Annotated[int, Field(ge=1, le=2**31 - 1), BeforeValidator(_integer)]
+Kept = Annotated[int, Field(ge=0, le=2**31 - 1), BeforeValidator(_integer)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1), BeforeValidator(_integer)]
+Answers = Annotated[int, Field(ge=1, le=MOST_ANSWERS), BeforeValidator(_integer)]
 
 
 class ChatRequest(_Body):
     """A body of /v1/chat/completions."""
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, description="The last one is the user's.")]
     modalities: Annotated[
         list[Literal["text", "image"]] | None,
         Field(
@@ -94,9 +144,9 @@ class ChatRequest(_Body):
     max_completion_tokens: Tokens | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    top_k: Kept | None = None
+    seed: Seed | None = None
+    n: Answers | None = None
     stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: JsonObject | None = None
@@ -113,12 +163,12 @@ class ChatRequest(_Body):
 class ImageRequest(_Body):
     """A body of /v1/images/generations."""
 
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[str, Field(json_schema_extra={"pattern": SEEN}), AfterValidator(_not_empty)]
     model: str | None = None
-    n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
+    n: Answers | None = None
     size: str | None = None
     response_format: Annotated[Literal["b64_json"] | None, Field(description="Images are sent as data alone.")] = None
-    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] | None = None
+    seed: Seed | None = None
 
 
 NOT_SERVED = {
@@ -164,11 +214,10 @@ def conversation_of(messages: Sequence[Message], most_images: int) -> list[JsonO
         parts: list[JsonObject] = []
         content = message.content or []
         given = [TextPart(type="text", text=content)] if isinstance(content, str) else content
-        for part in [*given, *(message.images or [])]:
+        images = message.images or [] if isinstance(message, _WithImages) else []
+        for part in [*given, *images]:
             if isinstance(part, TextPart):
                 parts.append({"type": "text", "text": part.text})
-            elif message.role == "system":
-                raise ApiError(400, "a system message holds text alone", f"messages.{i}.content")
             else:
                 parts.append({"type": "image", "image": _image(part.image_url.url, left, f"messages.{i}.content")})
         conversation.append({"role": message.role, "content": parts})

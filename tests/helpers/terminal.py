@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import select
+import struct
 import subprocess
+import termios
 import time
 from collections.abc import Sequence
 
 CTRL_C = b"\x03"
+SIZE = (24, 80, 640, 384)
+"""Rows, columns, and pixels from left to right and from top to bottom."""
 
 
 class Terminal:
@@ -17,6 +22,7 @@ class Terminal:
 
     def __init__(self, words: Sequence[str]) -> None:
         self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *SIZE))
         self.process = subprocess.Popen(
             words,
             stdin=slave,
@@ -54,7 +60,4 @@ class Terminal:
 
 
 def _own_terminal(slave: int) -> None:
-    import fcntl
-    import termios
-
     fcntl.ioctl(slave, termios.TIOCSCTTY, 0)

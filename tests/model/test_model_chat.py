@@ -1,6 +1,7 @@
 """Chat: order, pictures as files and as input, drawn ones in the history, repeatable, mistakes cost a line."""
 
 import json
+import sys
 
 import pytest
 from PIL import Image
@@ -52,14 +53,109 @@ def test_a_drawn_image_is_accepted_as_input(start):
     run(chat, "draw a red circle")
     told = run(chat, f"/image {chat.out / 'turn-001-0.png'}", "what is there ?")
     assert "goes with the next message" in told[0]
-    assert chat.history[2]["content"][0]["type"] == "image" and not chat.waiting
+    shown = [part["image"] for part in chat.history[2]["content"] if part["type"] == "image"]
+    assert shown == [str(chat.out / "turn-001-0.png")] * 2 and not chat.waiting
+
+
+def test_a_drawn_image_is_looked_at_with_the_next_message(start, pair):
+    """By its codes where it was drawn, through the vision tower where it is asked about; only the newest is."""
+    chat, (model, processor) = start(), pair
+    run(chat, "draw a red circle", "what is it ?", "/reset", "what is there ?")
+    assert [part["type"] for part in chat.history[0]["content"]] == ["text"], "nothing of before /reset"
+    run(chat, "what is it ?")
+    row = processor.encode_one(chat.history)
+    [drawn] = [part for part in chat.history[1]["content"] if part["type"] == "image"]
+    first = row.ids.index(model.config.first_code_id + drawn["codes"][0])
+    assert [i - model.config.first_code_id for i in row.ids[first : first + 16]] == drawn["codes"]
+    [seen] = row.tiles
+    assert seen.equal(processor.cut(drawn["image"]))
+    assert row.ids.index(model.config.image_token_id) > first
+
+
+def test_twenty_turns_with_drawings_in_a_small_context(make_model, tmp_path, monkeypatch):
+    """The oldest turns go, and that is said; no turn is silent, none fails, and the model never reads too much."""
+    from armor_model.generation.engine import Engine
+
+    model, processor = make_model(text={"max_position_embeddings": 220})
+    read, admit = [], Engine._admit
+    monkeypatch.setattr(Engine, "_admit", lambda self, batch, new: (read.extend(new), admit(self, batch, new))[1])
+    chat = Chat(model, processor, SETTINGS, tmp_path, 3)
+    shown = []
+    for turn in range(20):
+        told = []
+        lines = [("draw a red circle", "what is it ?", "and a picture of it")[turn % 3]]
+        chat.run(lines, told.append, lambda path: (shown.append(path), path)[1])
+        assert told and not any(line.startswith("!") for line in told), told
+        assert told[0].startswith("[the ") == (len(chat.history) <= 2 * turn and "forgotten" in told[0])
+        assert any(str(path) in line for line in told for path in shown[-1:])
+    assert len(shown) == 20
+    records = [json.loads(line) for line in (tmp_path / "transcript.jsonl").read_text().splitlines()]
+    forgotten = sum(record["forgotten"] for record in records)
+    assert forgotten > 5 and len(chat.history) == 2 * (20 - forgotten)
+    assert max(len(request.ids) for _, request in read) + 16 + 2 + SETTINGS.max_new_tokens <= 220
+
+
+def test_an_answer_that_was_cut_says_so(start):
+    chat = start()
+    chat.settings = GenerationSettings(max_new_tokens=3, temperature=1.0, allow_images=False)
+    told = [run(chat, "what is it ?") for _ in range(4)]
+    records = [json.loads(line) for line in (chat.out / "transcript.jsonl").read_text().splitlines()]
+    cut = [record["stats"]["finish"] == "length" for record in records]
+    assert any(cut) and [lines[-1].startswith("[cut: ") for lines in told] == cut
+
+
+def test_help_lists_every_command_and_save_writes_the_conversation(start, pair):
+    chat = start()
+    file = chat.out / "talk.json"
+    told = run(
+        chat, "/help", "draw a red circle", f"/save {file}", f"/save {file}", "/save", "/save nowhere/x", "/nope"
+    )
+    assert [line.split()[0] for line in told[0].splitlines()[:-1]] == ["/image", "/save", "/reset", "/help", "/quit"]
+    assert f"[the conversation is in {file}]" in told
+    assert [line.startswith("! ") for line in told[-4:]] == [True] * 4 and "there already" in told[-4]
+    saved = json.loads(file.read_text())
+    assert saved == chat.history and pair[1].encode_one(saved).ids == pair[1].encode_one(chat.history).ids
+
+
+def test_small_drawings_are_enlarged_where_the_terminal_shows_none(tmp_path):
+    from armor_model.terminal import ImageScreen
+
+    Image.new("RGB", (32, 16), "red").save(tmp_path / "small.png")
+    Image.new("RGB", (256, 200), "red").save(tmp_path / "big.png")
+    screen = ImageScreen(None)
+    large = screen.show(tmp_path / "small.png")
+    assert large == tmp_path / "small-large.png" and Image.open(large).size == (256, 128)
+    assert screen.show(tmp_path / "big.png") == tmp_path / "big.png"
+
+
+def test_lines_are_kept_for_their_owner_alone(tmp_path):
+    """Two conversations at once keep the lines of both; a cache folder that is no folder costs nothing."""
+    readline = pytest.importorskip("readline")
+    from armor_model.terminal import line_history
+
+    file = tmp_path / "cache" / "chat-history"
+    readline.clear_history()
+    with line_history(file):
+        readline.add_history("draw a red circle")
+    readline.clear_history()
+    with line_history(file):
+        assert readline.get_history_item(1) == "draw a red circle"
+        with file.open("a") as other:
+            other.write("of another\n")
+        readline.add_history("what is it ?")
+    assert file.read_text().splitlines() == ["draw a red circle", "of another", "what is it ?"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    (tmp_path / "taken").write_text("")
+    with line_history(tmp_path / "taken" / "chat-history"):
+        readline.add_history("x")
+    readline.clear_history()
 
 
 def test_mistakes_cost_one_line(start, tmp_path):
     chat = start()
     (tmp_path / "note.png").write_text("no image")
     told = run(chat, "/image nowhere.png", f"/image {tmp_path / 'note.png'}", "/what", "a " * 2000, "draw", "/reset")
-    assert told[0].startswith("! no image at") and "not an image" in told[1] and "/reset" in told[2]
+    assert told[0].startswith("! no image at") and "not an image" in told[1] and "/help" in told[2]
     assert "context" in told[3] and told[4].startswith("[") and told[-1] == "[a new conversation]"
     assert not chat.history
 
@@ -105,3 +201,30 @@ def test_command_line_chat(pair, tmp_path):
 def test_bundled_names_what_is_there():
     with pytest.raises(ArmorError, match="bundled"):
         bundled("gpt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sixels", [False, True])
+def test_a_person_at_a_terminal(tmp_path, monkeypatch, sixels):
+    """It says that it loads, keeps lines, and draws on terminals that say they can (where the extra is installed)."""
+    if sixels:
+        pytest.importorskip("textual_image", reason="images in terminals need pip install 'armor-eval[chat]'")
+    from terminal import Terminal
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TERM", "xterm")
+    words = [sys.executable, "-m", "armor_model", "chat", "--image-temperature", "0", "--out", str(tmp_path / "o")]
+    person = Terminal(words)
+    person.until("loading armor-nano ...")
+    if sixels:
+        person.press(b"\x1b[?62;4c")  # an answer that waits already when it is asked: no race with its 0.1 s
+    person.until("/help lists")
+    person.until("> ")
+    for line, answer in (("/help", "/save FILE"), ("draw a red circle.", ".png]")):
+        person.press(f"{line}\n".encode())
+        person.until(answer)
+    person.press(b"/quit\n")
+    code, shown = person.end()
+    assert code == 0, shown
+    assert ("\x1bP" in shown) == sixels and ("-large.png]" in shown) != sixels
+    assert (tmp_path / "cache/armor-eval/chat-history").read_text() == "/help\ndraw a red circle.\n/quit\n"

@@ -190,6 +190,8 @@ NO_IMAGE = json.loads(json.dumps(IMAGE).replace("http://localhost/x.png", "data:
         (400, "cannot be read", {"messages": NO_IMAGE}),
         (400, "messages", {"messages": []}),
         (400, "empty", {"messages": [{"role": "user", "content": " "}]}),
+        (400, "empty", {"messages": [{"role": "user", "content": [{"type": "text", "text": " "}]}]}),
+        (400, "content", {"messages": [{"role": "user"}]}),
         (400, "user", {"messages": [{"role": "assistant", "content": "a"}]}),
         (400, "context", {"messages": [{"role": "user", "content": "red " * 3000}]}),
         (400, "letters", {"messages": [{"role": "user", "content": "red " * 100_000}]}),
@@ -200,6 +202,7 @@ NO_IMAGE = json.loads(json.dumps(IMAGE).replace("http://localhost/x.png", "data:
         (400, "temperature", {"temperature": -1}),
         (400, "temperature", {"temperature": "0"}),
         (400, "n:", {"n": 100}),
+        (400, "n:", {"n": 1.5}),
         (400, "modalities", {"modalities": ["audio"]}),
         (404, "no model", {"model": "gpt"}),
     ],
@@ -210,6 +213,13 @@ def test_refusals_name_the_field(served, status, word, more):
     )
     assert reply.status_code == status and word in reply.json()["error"]["message"]
     assert served.service.batcher.load == (0, 0)
+
+
+def test_whole_numbers_may_be_written_with_a_point(served):
+    asked = {"n": 2, "seed": 3, "max_tokens": 5}
+    whole = served.chat(**asked).json()
+    pointed = served.chat(**{name: float(number) for name, number in asked.items()}).json()
+    assert whole["choices"] == pointed["choices"] and len(whole["choices"]) == 2 and pointed["seed"] == 3
 
 
 def test_bodies_are_limited(served):
