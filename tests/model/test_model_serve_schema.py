@@ -29,6 +29,11 @@ def test_requests_that_others_make_of_our_schema(served, tmp_path):
     env = {**os.environ, "SCHEMATHESIS_HOOKS": str(ROOT / "tests/helpers/schemathesis_hooks.py")}
     env.pop("PYTHONPATH", None)  # it may live in an environment of its own
     done = subprocess.run(
-        [*command, "--workers", "1", "--no-color"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900
+        [*command, "--workers", "1", "--no-color", "--request-timeout", "120"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
