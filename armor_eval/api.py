@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +24,12 @@ from armor_eval.engine.task import Progress
 from armor_eval.models import registry
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, RespondsFreely
 from armor_eval.models.drawing import device_of
+from armor_eval.models.mock import MockModel
 from armor_eval.profiles import ProfileSpec, choose_profile
 from armor_eval.runs.bundle import run_folder
 from armor_eval.runs.merge import parse_shard
 from armor_eval.tasks.geneval.task import GenEvalTask, own_judging
-from armor_eval.tasks.interleaved.task import InterleavedTask
+from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
 from armor_eval.tasks.modality.task import ModalityTask
 from armor_eval.tasks.suites.declare import Suite, suites
 from armor_eval.tasks.suites.files import read_data
@@ -52,6 +53,8 @@ TEXT = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "mask_imgbo
 IMAGES = frozenset({"guidance", "image_temperature", "image_top_k", "image_top_p"})
 FREE: dict[str, type[ModalityTask] | type[InterleavedTask]] = {"modality": ModalityTask, "interleaved": InterleavedTask}
 """What asks for free answers."""
+CONSTANT = "-constant"
+"""Behind the name of a benchmark's run: the baseline of one answer to everything."""
 NEEDS = {"geneval": DrawsImages} | dict.fromkeys(FREE, RespondsFreely)
 """Task that is neither benchmark nor suite -> the protocol of models.base that it asks."""
 READS = {"geneval": IMAGES} | dict.fromkeys(FREE, TEXT | IMAGES)
@@ -65,6 +68,22 @@ class Named:
     name: str
     task: Task
     settings: Settings
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A task with its folder."""
+
+    named: Named
+    folder: Path
+    late: bool = False
+    """It takes over what another one was answered."""
+    constant: str | None = None
+    """The answer to everything of a baseline that asks no model."""
+
+    def answers(self, adapter: Any) -> Any:
+        """Who is asked: the model, or a mock that gives the constant."""
+        return adapter if self.constant is None else MockModel(self.constant)
 
 
 def evaluate(
@@ -83,6 +102,7 @@ def evaluate(
     shard: str | None = None,
     workers: int | None = None,
     repeats: int = 1,
+    baselines: bool = False,
     command: Sequence[str] = (COMMAND,),
     model_options: JsonView | None = None,
     processes: Processes | None = None,
@@ -107,6 +127,8 @@ def evaluate(
         shard: `I/N`, only this part, to be joined by `armor-eval merge`.
         workers: threads that prepare requests ahead of the model; by default by the cores.
         repeats: so many seeds of a sampled run, from `seed` on, in OUT/NAME@SEED; see armor_eval.stats.repeats.
+        baselines: also what a benchmark's score is held against, each behind its run: OUT/NAME-blind, the same without
+            images, OUT/NAME-constant, one answer to everything; of `interleaved` also its texts, its images alone.
         command: what the runs record as their command.
         model_options: of the model's loader (`dtype`, `device`, `model_args` ...); what it cannot honour is refused.
         processes: of torchrun or accelerate, from `armor_eval.engine.join_processes`.
@@ -120,6 +142,8 @@ def evaluate(
         raise UserError("there is no task to measure", "name one: see armor-eval list")
     if repeats < 1:
         raise UserError(f"repeats must be at least 1, not {repeats}")
+    if baselines and (repeats > 1 or shard is not None):
+        raise UserError("baselines are of one whole run", "leave repeats, shard or baselines out")
     how: JsonObject = {
         "limit": limit,
         "data": data,
@@ -131,30 +155,34 @@ def evaluate(
         "workers": workers,
     }
     with ExitStack() as opened:
-        plan: list[tuple[Named, Path, bool]]
+        plan: list[Planned]
         if len(tasks_given := [one for one in asked if isinstance(one, Named)]) == len(asked):
-            if given := [name for name, value in how.items() if value is not None] or ["repeats"] * (repeats > 1):
+            more = ["repeats"] * (repeats > 1) + ["baselines"] * baselines
+            if given := [name for name, value in how.items() if value is not None] or more:
                 wrong = ", ".join(given)
                 raise UserError(f"{wrong}: given tasks bring their own settings", "give names of tasks with it")
             folder = _folders(out)
-            plan = [(one, folder(one.name), False) for one in tasks_given]
+            plan = [Planned(one, folder(one.name)) for one in tasks_given]
         else:
             names = _names(asked)
             if isinstance(model, str) or model is None:
                 for name, what in names.items():
                     usual = DrawsImages if isinstance(what, Suite) else AnswersQuestions
                     registry.check(model, spec.name, NEEDS.get(name, usual))
-            plan = _plan(names, spec, _folders(out), seed, repeats, opened, command, **how)
+            plan = _plan(names, spec, _folders(out), seed, repeats, baselines, opened, command, **how)
         adapter = _adapter(model, spec, dict(model_options or {}), processes, opened)
         if len(plan) > 1:  # what the last task refuses, be it of the model, its settings or the data, ends all at once
-            for one, _, _ in plan:
-                one.task.check(adapter)
-                run_record(one.task, adapter, one.settings)
+            for one in plan:
+                one.named.task.check(one.answers(adapter))
+                run_record(one.named.task, one.answers(adapter), one.named.settings)
         done: dict[Path, Finished | None] = {}
-        for one, path, _ in sorted(plan, key=lambda each: each[2]):
-            with progress(one.name) if progress is not None else nullcontext() as shown:
-                done[path] = engine.evaluate(one.task, adapter, path, one.settings, processes=processes, progress=shown)
-    return [finished for _, path, _ in plan if (finished := done[path]) is not None]
+        for one in sorted(plan, key=lambda each: each.late):
+            named, asked_model = one.named, one.answers(adapter)
+            with progress(named.name) if progress is not None else nullcontext() as shown:
+                done[one.folder] = engine.evaluate(
+                    named.task, asked_model, one.folder, named.settings, processes=processes, progress=shown
+                )
+    return [finished for one in plan if (finished := done[one.folder]) is not None]
 
 
 def _names(words: Iterable[object]) -> dict[str, Benchmark | Suite | None]:
@@ -179,6 +207,7 @@ def _plan(
     folder: Callable[[str], Path],
     seed: int,
     repeats: int,
+    baselines: bool,
     opened: ExitStack,
     command: Sequence[str],
     *,
@@ -190,10 +219,9 @@ def _plan(
     batch_size: BatchSize | None,
     shard: str | None,
     workers: int | None,
-) -> list[tuple[Named, Path, bool]]:
-    """The tasks of a profile with its defaults, of each repeat: each with its folder, and whether it takes over what
-    another one was answered. `seed` chooses subsets and, a repeat at a time, seeds what is sampled. UserError for what
-    no task can honour."""
+) -> list[Planned]:
+    """The tasks of a profile with its defaults, of each repeat, and their baselines. `seed` chooses subsets and, a
+    repeat at a time, seeds what is sampled. UserError for what no task can honour."""
     benchmarks = [b for b in names.values() if isinstance(b, Benchmark)]
     given = decoding.model_dump(exclude_unset=True) if decoding is not None else {}
     _refuse_unused(names, given, data=data, judge=judge, suite_judge=suite_judge)
@@ -208,33 +236,49 @@ def _plan(
     drawing = {
         s.name: _suite(s, spec, options, suite_judge, looking, opened) for s in names.values() if isinstance(s, Suite)
     }
-    plan: list[tuple[Named, Path, bool]] = []
+    plan: list[Planned] = []
     judging = own_judging(spec) if "geneval" in names else None
     for at in range(seed, seed + repeats):
         for name, what in names.items():
             run = f"{name}@{at}" if repeats > 1 else name
+            tasks: dict[str, Task] = {}
             made = {key: value for key, value in given.items() if key in _reads(name, what)}
             if isinstance(what, Suite):
                 drawn_suite = drawing[name](at)
-                task: Task = drawn_suite
+                tasks[""] = drawn_suite
                 run = run.replace(name, drawn_suite.name, 1)  # which says so where the judge is not the suite's own
                 usual, batch, drawn = {}, 16, 0
             elif what is not None:
-                shared = folder(run.replace(name, what.shares, 1)) if what.shares else None
-                task = UnderstandingTask(what, spec.name, options, judge=judges.get(name), shared=shared)
+                for beside in ("", *(("-blind", CONSTANT) if baselines else ())):
+                    shared = folder(run.replace(name, what.shares, 1) + beside) if what.shares else None
+                    how = replace(options, blind=beside == "-blind")
+                    tasks[beside] = UnderstandingTask(what, spec.name, how, judge=judges.get(name), shared=shared)
                 usual, batch = {"max_new_tokens": spec.understanding_tokens}, spec.understanding_batch
                 drawn = at if made.get("temperature") else 0
             elif judging is not None and name == "geneval":
-                task, usual, batch, drawn = GenEvalTask(*judging, limit=limit, seed=seed, drawn_from=at), {}, 16, 0
+                tasks[""] = GenEvalTask(*judging, limit=limit, seed=seed, drawn_from=at)
+                usual, batch, drawn = {}, 16, 0
             else:
-                task = FREE[name](spec, limit=limit, seed=seed, drawn_from=at)
+                tasks[""] = FREE[name](spec, limit=limit, seed=seed, drawn_from=at)
+                for kind in BASELINES if baselines and name == "interleaved" else ():
+                    tasks[f"-{kind}"] = InterleavedTask(spec, baseline=kind, limit=limit, seed=seed, drawn_from=at)
                 usual, batch, drawn = {"max_new_tokens": spec.response_tokens}, 32, at
             chosen = Decoding(**{**usual, **made, "seed": drawn})
             settings = Settings(spec.name, list(command), chosen, batch_size or batch, part, workers)
-            late = isinstance(what, Benchmark) and what.shares is not None
-            plan.append((Named(run, task, settings), folder(run), late))
+            for beside, task in tasks.items():
+                of = what if isinstance(what, Benchmark) else None
+                plan.append(
+                    Planned(
+                        Named(run + beside, task, settings),
+                        folder(run + beside),
+                        late=of is not None and of.shares is not None,
+                        constant=of.scoring.constant if of is not None and beside == CONSTANT else None,
+                    )
+                )
+    if baselines and len(plan) == len(names):
+        raise UserError(f"nothing in {', '.join(names)} has baselines", "leave baselines out")
     if repeats > 1:
-        refuse_greedy([one for one, _, _ in plan])
+        refuse_greedy([one.named for one in plan])
     return plan
 
 

@@ -40,8 +40,8 @@ app = program("""Build, inspect, serve and talk to a model of text and images.
     """)
 
 Model = Annotated[str | None, typer.Option("--model", help="Checkpoint folder; the bundled armor-nano by default.")]
-Device = Annotated[str | None, typer.Option(help="Where to run, e.g. cuda or cpu.")]
-Dtype = Annotated[str | None, typer.Option(help="Type of the weights, e.g. bfloat16; by default as saved.")]
+Device = Annotated[str | None, typer.Option(help="Where the model runs: cpu, cuda, cuda:1; default: what there is.")]
+Dtype = Annotated[str | None, typer.Option(help="Type of the weights: float32, bfloat16, float16; default: as saved.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed: same answers; the next ones count on.")]
 Tokens = Annotated[int, typer.Option(min=1, help="Most text tokens of an answer; the model's context is the limit.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Of the text; 0 takes the most likely token.")]

@@ -115,7 +115,7 @@ def base(config: StageConfig, as_json: bool) -> None:
     The paper starts from a finished InternVL2.5 and never does this; it is for a base of one's own, before stage 1.
     Every part but the new ones learns. With no refusals in the data: --mix t2t=COUNT,ti2t=COUNT.
 
-    Exit codes: 0 done, 1 failed, 2 wrong input, 75 asked to end by SIGTERM or SIGUSR1, go on with --resume, 130 Ctrl-C.
+    Exit codes: 0 done, 1 failed, 2 wrong input, 75 told to end by SIGTERM or SIGUSR1 between steps (--resume).
 
     armor-train base --model M --data shards --out base
     """
@@ -131,7 +131,7 @@ def stage(config: StageConfig, as_json: bool) -> None:
     --num_processes N -m trainer stage ...`; on CPUs both start gloo processes (`--cpu` would start one only).
     `--shard`, or `accelerate-launch --use_fsdp`, shards instead of copying.
 
-    Exit codes: 0 done, 1 failed, 2 wrong input, 75 asked to end by SIGTERM or SIGUSR1, go on with --resume, 130 Ctrl-C.
+    Exit codes: 0 done, 1 failed, 2 wrong input, 75 told to end by SIGTERM or SIGUSR1 between steps (--resume).
 
     armor-train stage --stage 1 --model M --data shards --out run1
 

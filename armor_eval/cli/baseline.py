@@ -30,7 +30,9 @@ def root() -> None:
 def save(
     name: Annotated[str, typer.Argument(help="Letters, digits, dots, dashes, underscores.")],
     run: Annotated[Path, typer.Argument(help="Run folder or folder of runs, all complete.")],
-    policy: Annotated[Path | None, typer.Option(help="TOML to keep beside it; default: a commented example.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="TOML to keep beside it; default: one that its size decides.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the baseline of that name.")] = False,
     baselines: Root = ROOT,
 ) -> None:

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 DType = Annotated[
-    str | None, typer.Option("--dtype", help="Of the model: auto, float32, bfloat16, float16; default by device.")
+    str | None, typer.Option("--dtype", help="Of the weights: auto, float32, bfloat16, float16; default by device.")
 ]
 Device = Annotated[
-    str | None, typer.Option("--device", help="Of the model: cpu, cuda, cuda:1; default: what there is.")
+    str | None, typer.Option("--device", help="Where the model runs: cpu, cuda, cuda:1; default: what there is.")
 ]
 DeviceMap = Annotated[
     str | None, typer.Option("--device-map", help="auto spreads an hf: model over all devices (accelerate).")

@@ -34,7 +34,7 @@ def compare(
     """Compare two runs of the same items and say whether the candidate is worse.
 
     Exit codes: 0 pass or inconclusive, 1 regression, 2 wrong input or an error of the program, 3 incomplete run, 4 not
-    comparable, 5 inconclusive with --strict, 130 Ctrl-C, 143 SIGTERM.
+    comparable, 5 inconclusive with --strict.
 
     armor-eval compare armor-nano runs/candidate --out runs/compare
 

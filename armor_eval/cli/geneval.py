@@ -57,7 +57,7 @@ ImageTemperature = Annotated[float, typer.Option(min=0, callback=finite, help="0
 ImageTopK = Annotated[int, typer.Option(min=0, help="0 = no limit.")]
 ImageTopP = Annotated[float, typer.Option(min=0.01, max=1, callback=finite, help="1 = no limit.")]
 Compute = Annotated[
-    str | None, typer.Option(help="Of the model and the judges: cpu, cuda, cuda:1; default: what there is.")
+    str | None, typer.Option(help="Where model and judges run: cpu, cuda, cuda:1; default: what there is.")
 ]
 
 geneval = typer.Typer(no_args_is_help=False)

@@ -33,6 +33,8 @@ class Plan(BaseModel):
     """Only so many units of each task, chosen by `seed`."""
     seed: int = Field(0, ge=0)
     repeats: int = Field(1, ge=1)
+    baselines: bool = False
+    """Also the model without images and a constant answer, of each benchmark; what `interleaved --baselines` adds."""
     batch_size: int | None = Field(None, ge=1)
     workers: int | None = Field(None, ge=1)
     """As `--workers`."""
@@ -96,6 +98,7 @@ def suite(
         batch_size=plan.batch_size,
         workers=plan.workers,
         repeats=plan.repeats,
+        baselines=plan.baselines,
         command=COMMAND_LINE.get(),
         progress=common.bars(not json_output),
         model_options=common.model_options(plan.dtype, plan.device, plan.device_map, plan.model_args),

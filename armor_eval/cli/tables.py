@@ -13,9 +13,7 @@ FORMATS = ("md", "tex", "csv", "html")
 
 
 def tables(
-    runs: Annotated[
-        list[Path] | None, typer.Argument(help="Run folders, or folders that hold some.", metavar="[RUN]...")
-    ] = None,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Run folders, or folders that hold some.")] = None,
     more: Annotated[list[Path] | None, typer.Option("--runs", help="The same, as an option; may be repeated.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for the files; without it Markdown goes to the terminal.")

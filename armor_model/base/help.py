@@ -11,6 +11,7 @@ columns, which leave 16 characters for the words on a terminal of 80; this one h
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from enum import Enum
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 Command = TyperCommand | TyperGroup
 Parameter = TyperArgument | TyperOption
 
-EXITS = "Exit codes: 0 done, 1 failed or partial, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."
+EXITS = "Exit codes: 0 done, 1 failed or partial, 2 wrong input"
+ENDED = "130 Ctrl-C, 143 SIGTERM."
 
 PANELS = {
     "Model": ("model", "model_args", "dtype", "device", "device_map", "request_json", "batch_size"),
-    "Sampling": (
+    "Seed and sampling": (
         *("seed", "repeats", "max_new_tokens", "temperature", "top_k", "top_p", "guidance"),
         *("image_temperature", "image_top_k", "image_top_p", "parallel_draw"),
     ),
@@ -147,7 +149,7 @@ def _blocks(context: typer.Context) -> Iterator[RenderableType]:
     if shown:
         yield Text("Examples:", "bold")
         yield "".join(f"  {line}\n" for line in shown)  # a line each, to be copied
-    yield Text("\n".join(codes))
+    yield Text(f"{' '.join(codes).rstrip('.')}, {ENDED}")
 
 
 def _usage(context: typer.Context, command: Command) -> str:
@@ -156,7 +158,8 @@ def _usage(context: typer.Context, command: Command) -> str:
     arguments = [one for one in shown if isinstance(one, TyperArgument)]
     words = [context.command_path, *(_names(one, context).plain for one in options), "[OPTIONS]"]
     words += [name if one.required else f"[{name}]" for one in arguments for name in [_argument_name(one)]]
-    words += ["COMMAND [ARGS]..."] if isinstance(command, TyperGroup) else []
+    if isinstance(command, TyperGroup):
+        words.append("[COMMAND [ARGS]...]" if command.invoke_without_command else "COMMAND [ARGS]...")
     words += ["ARGS..."] if context.ignore_unknown_options else []
     return " ".join(words)
 
@@ -174,10 +177,11 @@ def _panels(context: typer.Context, command: Command) -> Iterator[RenderableType
             home = "Arguments" if isinstance(parameter, TyperArgument) else homes.get(parameter.name or "", "Options")
             panel = parameter.rich_help_panel or home
             rows.setdefault(panel, []).append((_names(parameter, context), _words(parameter)))
+    rows["Output"] = rows.pop("Output")  # behind the panels that options have named
     if isinstance(command, TyperGroup):
         for name, child in command.commands.items():
             if isinstance(child, Command) and not child.hidden:
-                line = Text(_paragraphs(child)[0])
+                line = Text(re.split(r"(?<=[.?]) ", _paragraphs(child)[0])[0])
                 rows.setdefault(child.rich_help_panel or "Commands", []).append((Text(name, "bold cyan"), line))
     width = min(MOST_OF_NAMES, max((len(names) for group in rows.values() for names, _ in group), default=0))
     for title, group in rows.items():
@@ -196,7 +200,7 @@ def _names(parameter: Parameter, context: typer.Context) -> Text:
 
     if isinstance(parameter, TyperArgument):
         return Text(_argument_name(parameter), "bold cyan")
-    names = ", ".join(sorted(parameter.opts, key=len, reverse=True))
+    names = ", ".join(sorted(parameter.opts, key=lambda name: not name.startswith("--")))
     if parameter.is_flag:
         return Text(names.replace("--", "--[no-]", 1) if parameter.secondary_opts else names, "bold cyan")
     return Text.assemble((names, "bold cyan"), " ", (_type(parameter, context), "yellow"))
@@ -211,8 +215,8 @@ def _type(option: TyperOption, context: typer.Context) -> str:
     """`<int 1..>` of a bounded number, `<str>...` of an option that may be repeated."""
     if option.metavar:
         return option.metavar
-    text = option.display_type(context).replace(" range>", ">")
-    text = f"<{text[6:-2].lower()}>..." if text.startswith("<list[") else text
+    text = option.display_type(context).replace(" range>", ">").replace("Path", "path")
+    text = f"<{text[6:-2]}>..." if text.startswith("<list[") else text
     low, high = ("" if end is None or end > 1e6 else f"{end:g}" for end in (option.min, option.max))
     return text.replace(">", f" {low}..{high}>") if low or high else text
 

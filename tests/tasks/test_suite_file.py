@@ -82,3 +82,38 @@ def test_the_example_is_read_and_a_missing_file_is_named(tmp_path: Path, capsys)
     assert {"geneval", "modality"} < set(plan.tasks) and plan.model == "armor-nano"
     assert main(["suite", str(tmp_path / "none.toml")]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_baselines_stand_beside_their_benchmarks_and_go_on_like_the_rest(tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    head = f'out = "{out}"\nlimit = 3\n'
+    assert main(["suite", written(tmp_path, 'tasks = ["MME", "MME-P", "geneval"]\n' + head)]) == 0
+    first = (out / "MME" / "run.json").read_text()
+    file = written(tmp_path, 'tasks = ["MME-P", "MME", "geneval"]\nbaselines = true\n' + head)
+    capsys.readouterr()
+    assert main(["suite", file, "--json"]) == 0
+    runs = {Path(one["path"]).name: one["run"] for one in json.loads(capsys.readouterr().out)}
+    assert [*runs] == ["MME-P", "MME-P-blind", "MME-P-constant", "MME", "MME-blind", "MME-constant", "geneval"]
+    assert (out / "MME" / "run.json").read_text() == first
+    assert {name: run["model"]["name"] for name, run in runs.items() if "armor-nano" not in run["model"]["name"]} == {
+        "MME-P-constant": "mock:Yes",
+        "MME-constant": "mock:Yes",
+    }
+    assert {name for name, run in runs.items() if run["extras"].get("blind")} == {"MME-P-blind", "MME-blind"}
+    kept = (out / "MME-blind" / "items.jsonl").read_bytes()
+    assert main(["suite", file]) == 0
+    shown = capsys.readouterr().out
+    assert "Blind" in shown and "Constant" in shown and (out / "MME-blind" / "items.jsonl").read_bytes() == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('tasks = ["geneval"]\nbaselines = true', "nothing in geneval has baselines"),
+        ('tasks = ["POPE"]\nbaselines = true\nrepeats = 2', "baselines are of one whole run"),
+    ],
+)
+def test_baselines_that_there_are_none_of_are_refused(text: str, line: str, tmp_path: Path, capsys) -> None:
+    assert main(["suite", written(tmp_path, text), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert line in said and said.count("\n") == 1
