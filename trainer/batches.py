@@ -16,6 +16,11 @@ from torch import Tensor
 
 from armor_model.losses import IGNORE
 
+SEGMENTS = ("before_image", "after_image", "image_1", "image_2", "image_3", "image_4+")
+"""Of an answer: its text before the first image, between and after images, and its images in order."""
+TURNS = ("turn_1", "turn_2", "turn_3", "turn_4+")
+"""Answers of a conversation in order."""
+
 DROPPED = ("t2i",)
 """Types whose request may be emptied: the answer is an image only, so nothing else loses its condition."""
 
@@ -91,6 +96,10 @@ class Batch:
     kinds: Tensor
     """(B, T) index into `kind_names` of the example that a position belongs to, -1 on padding."""
     kind_names: tuple[str, ...]
+    segments: Tensor
+    """(B, T) index into SEGMENTS of what a position has to say; nothing where neither head is asked."""
+    turns: Tensor
+    """(B, T) likewise into TURNS."""
     images: int
     """Images to be drawn in this batch."""
 
@@ -118,7 +127,8 @@ def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_
     shape = (len(rows), length)
     ids = torch.full(shape, pad_id, dtype=torch.long)
     text, image = torch.full(shape, IGNORE), torch.full(shape, IGNORE)
-    kinds, segments = torch.full(shape, -1), torch.full(shape, -1)
+    kinds, numbers = torch.full(shape, -1), torch.full(shape, -1)
+    segments, turns = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     positions = torch.zeros(shape, dtype=torch.long)
     pixels: list[Tensor] = []
     drawn = 0
@@ -127,7 +137,8 @@ def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_
         for s, e in enumerate(row):
             span = slice(at, at + len(e))
             ids[b, span], text[b, span], image[b, span] = e.input_ids, e.text_labels, e.image_labels
-            kinds[b, span], segments[b, span] = names.index(e.kind), s
+            kinds[b, span], numbers[b, span] = names.index(e.kind), s
+            segments[b, span], turns[b, span] = answer_parts(e, image_start_id)
             positions[b, span] = torch.arange(len(e))
             at += len(e)
             drawn += int((e.input_ids == image_start_id).sum())
@@ -136,27 +147,43 @@ def collate(examples: Sequence[Example], pad_id: int, image_start_id: int, pack_
     packed = any(len(row) > 1 for row in rows)
     return Batch(
         input_ids=ids,
-        attention_mask=packed_mask(segments) if packed else (segments >= 0).long(),
+        attention_mask=packed_mask(numbers) if packed else (numbers >= 0).long(),
         text_labels=text,
         image_labels=image,
         position_ids=positions if packed else None,
         pixels=pixels or None,
         kinds=kinds,
         kind_names=names,
+        segments=segments,
+        turns=turns,
         images=drawn,
     )
 
 
-def packed_mask(segments_BT: Tensor) -> Tensor:
+def answer_parts(example: Example, image_start_id: int) -> tuple[Tensor, Tensor]:
+    """Indices (T,) into SEGMENTS and into TURNS of an example's supervised positions. An answer is a stretch of them
+    without a gap; an image is what follows its <imgbos>."""
+    drawn = example.image_labels != IGNORE
+    asked = drawn | (example.text_labels != IGNORE)
+    begins = asked & ~torch.cat([asked.new_zeros(1), asked[:-1]])
+    turn = (begins.cumsum(0) - 1).clamp(min=0)
+    starts = (example.text_labels == image_start_id).long()
+    before = starts.cumsum(0) - starts  # images of all answers up to here
+    number = before - before[begins][turn] if begins.any() else before
+    segments = torch.where(drawn, 1 + number.clamp(1, len(SEGMENTS) - 2), number.clamp(0, 1))
+    return segments, turn.clamp(max=len(TURNS) - 1)
+
+
+def packed_mask(numbers_BT: Tensor) -> Tensor:
     """(B, 1, T, T) bool: a position sees earlier positions of its own example only, padding sees itself.
 
     A row of the mask without any True would make the softmax 0/0, hence the diagonal.
     """
-    length = segments_BT.shape[1]
-    same = segments_BT[:, :, None] == segments_BT[:, None, :]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segments_BT.device).tril()
-    own = torch.eye(length, dtype=torch.bool, device=segments_BT.device)
-    real = (segments_BT >= 0)[:, :, None]
+    length = numbers_BT.shape[1]
+    same = numbers_BT[:, :, None] == numbers_BT[:, None, :]
+    causal = torch.ones(length, length, dtype=torch.bool, device=numbers_BT.device).tril()
+    own = torch.eye(length, dtype=torch.bool, device=numbers_BT.device)
+    real = (numbers_BT >= 0)[:, :, None]
     return ((same & causal & real) | own)[:, None]
 
 

@@ -24,7 +24,7 @@ from armor_model.base.jsons import JsonObject, JsonView
 from armor_model.base.optional import not_none
 from armor_model.base.parsing import json_of
 from armor_model.losses import IGNORE, Sums
-from trainer.batches import Batch
+from trainer.batches import SEGMENTS, TURNS, Batch
 from trainer.stages import KINDS
 
 if TYPE_CHECKING:
@@ -167,14 +167,16 @@ def told_on_stderr(logger: str) -> Iterator[None]:
 
 
 HEADS = ("text", "image")
+BREAKDOWNS = (KINDS, SEGMENTS, TURNS)
+"""Losses of a head are also told by type of conversation, by segment of the answer, by turn."""
 
 
 class LossMeter:
-    """Losses by head and by type of conversation, speed and memory, since the last log line."""
+    """Losses by head and its BREAKDOWNS, speed and memory, since the last log line."""
 
     def __init__(self) -> None:
-        self.sums = torch.zeros(2, len(KINDS), 2, dtype=torch.float64)
-        """Head x type x (summed loss in nats, positions)."""
+        self.sums = torch.zeros(2, sum(map(len, BREAKDOWNS)), 2, dtype=torch.float64)
+        """Head x name of a breakdown x (summed loss in nats, positions)."""
         self.tokens, self.seconds, self.gradient_norm, self.lr_share = 0, 0.0, 0.0, 0.0
         self.steps, self.flops = 0, 0.0
         """flops: of the mathematics, a process (trainer.flops)."""
@@ -187,24 +189,23 @@ class LossMeter:
         ):
             if losses_N is None or not len(losses_N):
                 continue
-            kinds_N = batch.kinds[labels_BT != IGNORE]
-            kind_N = torch.tensor([KINDS.index(name) for name in batch.kind_names], device=kinds_N.device)[kinds_N]
-            for at, values_N in enumerate((losses_N.double(), torch.ones_like(losses_N, dtype=torch.float64))):
-                self.sums[head, :, at] += torch.bincount(kind_N, values_N, minlength=len(KINDS)).cpu()
+            asked_BT = labels_BT != IGNORE
+            kinds = torch.tensor([KINDS.index(name) for name in batch.kind_names], device=asked_BT.device)
+            first = 0
+            for names, index_N in zip(
+                BREAKDOWNS, (kinds[batch.kinds[asked_BT]], batch.segments[asked_BT], batch.turns[asked_BT]), strict=True
+            ):
+                part = self.sums[head, first : first + len(names)]
+                for at, values_N in enumerate((losses_N.double(), torch.ones_like(losses_N, dtype=torch.float64))):
+                    part[:, at] += torch.bincount(index_N, values_N, minlength=len(names)).cpu()
+                first += len(names)
 
     def means(self, accelerator: Accelerator, peak: float | None = None) -> dict[str, float]:
-        """`loss/text`, `loss/image`, `loss/<head>/<type>` (nats a position, over all processes), gradient norm,
-        share of the peak learning rate, tokens a second, peak bytes of a process; with `peak`, a device's operations a
-        second, the model FLOPs utilisation (`mfu`)."""
+        """`loss_means` over all processes under `loss/`, gradient norm, share of the peak learning rate, tokens a
+        second, peak bytes of a process; with `peak`, a device's operations a second, the model FLOPs utilisation
+        (`mfu`)."""
         sums: Tensor = accelerator.reduce(self.sums.to(accelerator.device), "sum").cpu()
-        values = {}
-        for head, name in enumerate(HEADS):
-            loss, count = sums[head].sum(dim=0).tolist()
-            if count:
-                values[f"loss/{name}"] = loss / count
-            for kind, (loss, count) in zip(KINDS, sums[head].tolist(), strict=True):
-                if count:
-                    values[f"loss/{name}/{kind}"] = loss / count
+        values = {f"loss/{name}": value for name, value in loss_means(sums).items()}
         values["gradient_norm"] = self.gradient_norm
         values["lr_share"] = self.lr_share
         values["tokens_per_second"] = self.tokens / max(self.seconds, 1e-9)
@@ -212,6 +213,24 @@ class LossMeter:
             values["mfu"] = self.flops / max(self.seconds, 1e-9) / peak
         values["memory_bytes"] = peak_memory(accelerator.device)
         return values
+
+
+def loss_means(sums: Tensor) -> dict[str, float]:
+    """`text`, `image`, `<head>/<type>`, `<head>/<segment>` and `<head>/<turn>`, in nats a position, of a LossMeter's
+    sums; segments and turns where there is more than one."""
+    means = {}
+    for head, of_head in zip(HEADS, sums, strict=True):
+        first = 0
+        for names in BREAKDOWNS:
+            part = of_head[first : first + len(names)]
+            first += len(names)
+            told = {f"{head}/{name}": loss / n for name, (loss, n) in zip(names, part.tolist(), strict=True) if n}
+            if names is KINDS and told:
+                loss, n = part.sum(dim=0).tolist()
+                means[head] = loss / n
+            if names is KINDS or len(told) > 1:
+                means |= told
+    return means
 
 
 def peak_memory(device: torch.device) -> int:

@@ -5,9 +5,13 @@ from collections import Counter
 from itertools import islice
 
 import pytest
+import torch
 from PIL import Image
 
+from armor_model.losses import IGNORE, Sums
+from trainer.batches import SEGMENTS, TURNS, Example, answer_parts, collate
 from trainer.cli import main
+from trainer.logs import LossMeter, loss_means
 from trainer.shapes import dialogues, interleaved
 from trainer.shapes.dialogues import KINDS, repeats, stream
 from trainer.shapes.language import vocabulary, words
@@ -129,3 +133,54 @@ def test_what_is_no_source_of_dialogues_is_one_line(source, tmp_path, capsys):
     assert main(["build-data", "--dialogues", source, "--out", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and source in line
+
+
+BOS, CODE, END, STOP = 50, 53, 51, 3
+
+
+def answer(*pieces):
+    """A turn's (ids, head of each): three given tokens, then words, and images of two codes."""
+    said = [(9, "")] * 3
+    for piece in pieces:
+        said += [(piece, "t")] if isinstance(piece, int) else [(BOS, "t"), (CODE, "v"), (CODE, "v"), (END, "v")]
+    return [*said, (STOP, "t")]
+
+
+def example(kind, *turns):
+    said = [token for turn in turns for token in turn]
+    labels = [[token if by == head else IGNORE for token, by in said[1:]] + [IGNORE] for head in "tv"]
+    return Example(kind, torch.tensor([token for token, _ in said]), *map(torch.tensor, labels))
+
+
+def test_positions_know_their_segment_and_turn():
+    """Text, image, text, image, then an answer of an image alone, then one of text."""
+    talk = example("t2ti", answer(1, 2, "image", 4, "image"), answer("image"), answer(1))
+    segments, turns = answer_parts(talk, BOS)
+    asked = (talk.text_labels != IGNORE) | (talk.image_labels != IGNORE)
+    told = [(SEGMENTS[s], TURNS[t]) for s, t in zip(segments[asked], turns[asked], strict=True)]
+    text, after = ("before_image", "turn_1"), ("after_image", "turn_1")
+    first, second = ("image_1", "turn_1"), ("image_2", "turn_1")
+    assert told[:13] == [text] * 3 + [first] * 3 + [after] * 2 + [second] * 3 + [after] + [("before_image", "turn_2")]
+    assert told[13:] == [("image_1", "turn_2")] * 3 + [("after_image", "turn_2")] + [("before_image", "turn_3")] * 2
+    many = example("t2ti", answer(*["image"] * 6), *[answer(1)] * 5)
+    segments, turns = answer_parts(many, BOS)
+    assert segments.max() == len(SEGMENTS) - 1 and turns.max() == len(TURNS) - 1
+
+
+@pytest.mark.parametrize("pack_to", [None, 60])
+def test_losses_are_told_by_segment_and_turn(pack_to):
+    """Losses that are the label's own id: each mean is one of labels, packed or not. A plain text has no breakdown."""
+    talks = [example("t2ti", answer(1, "image", 4), answer("image")), example("t2t", answer(2))]
+
+    def means(talks):
+        batch, meter = collate(talks, 0, BOS, pack_to), LossMeter()
+        each = [labels[labels != IGNORE].double() for labels in (batch.text_labels, batch.image_labels)]
+        meter.add(Sums(each[0].sum(), each[1].sum(), *each), batch, 1.0)
+        return loss_means(meter.sums)
+
+    found = means(talks)
+    assert found["text/before_image"] == (1 + BOS + BOS + 2 + STOP) / 5
+    assert found["text/after_image"] == (4 + STOP + STOP) / 3 and found["text/turn_2"] == (BOS + STOP) / 2
+    assert found["text/t2ti"] == (1 + BOS + 4 + STOP + BOS + STOP) / 6 and found["text/t2t"] == (2 + STOP) / 2
+    assert found["image/turn_1"] == found["image/turn_2"] == (CODE + CODE + END) / 3 and "image/image_1" not in found
+    assert set(means(talks[1:])) == {"text", "text/t2t"}
