@@ -317,8 +317,10 @@ def print_retention(base: Path, finished: list[Finished]) -> None:
 
 def check_batch_size(text: str | None) -> BatchSize | None:
     """What `--batch-size` says: a number, or `auto`."""
-    if text is None or text == "auto":
-        return text
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"--batch-size {text} is neither a whole number from 1 on nor auto", "e.g. --batch-size 16")
     return int(text)
