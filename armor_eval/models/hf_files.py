@@ -1,4 +1,4 @@
-"""Whether a transformers model can be asked at all, from its configuration and file names: nothing heavy is imported."""
+"""Whether a transformers model can be asked at all, by its configuration and file names; nothing heavy is imported."""
 
 from __future__ import annotations
 
