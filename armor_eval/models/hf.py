@@ -12,25 +12,26 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question, Room
 from armor_eval.models.drawing import out_of_memory
 from armor_eval.models.hf_copies import Copies
+from armor_eval.models.hf_files import check_folder, check_type
 from armor_eval.models.hf_first import FirstTokens
 from armor_eval.models.hf_options import ModelArgs, end_tokens, kept_fields, neutralise
 from armor_eval.models.hf_prompts import Prompter, find_prompter, probe_question
 from armor_eval.models.options import names
 from armor_eval.models.room import room_of
 from armor_eval.runs.schema import ModelInfo, Profile
-from armor_model.base.errors import ArmorError, UserError, did_you_mean
+from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder, sha256_json
 from armor_model.base.jsons import JsonObject, JsonView
-from armor_model.base.parsing import json_of
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -206,9 +207,9 @@ class HubModel:
         """Answers in order; as many at once as memory holds."""
         encoded, rows = self.encode(questions, decoding), max(1, len(questions))
         while True:
-            groups = iter([encoded])
+            groups: list[list[Any]] = [encoded]
             try:
-                answers = dict(self.answers(lambda _: next(groups, None), decoding, rows))  # noqa: B023 - used up at once
+                answers = dict(self.answers(partial(_taken, groups), decoding, rows))
                 return [answers[at] for at in range(len(questions))]
             except Exception as error:
                 if not out_of_memory(error) or rows == 1:
@@ -370,33 +371,9 @@ def load(
     )
 
 
-def check_folder(folder: Path) -> None:
-    """UserError where a folder is no transformers checkpoint, from config.json and file names: nothing is imported."""
-    try:
-        config = json_of((folder / "config.json").read_text())
-    except FileNotFoundError:
-        raise UserError(f"cannot load hf:{folder}: it has no config.json", "expected a transformers folder") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot load hf:{folder}: config.json cannot be read: {error}") from None
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind == "armor":
-        raise UserError(f"hf:{folder} is an ARMOR checkpoint", f"did you mean --model {folder}?")
-    if not any(next(folder.glob(pattern), None) for pattern in ("*.safetensors", "*.bin", "*.safetensors.index.json")):
-        raise UserError(f"cannot load hf:{folder}: it has no weights (*.safetensors)")
-
-
-def check_type(config: PretrainedConfig, name: str, trust_remote_code: bool) -> None:
-    """UserError where transformers has no image-text-to-text class for the configuration and none is brought along."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as KNOWN
-
-    brings_code = "AutoModelForImageTextToText" in (getattr(config, "auto_map", None) or {})
-    if config.model_type in KNOWN or (brings_code and trust_remote_code):
-        return
-    near = did_you_mean(config.model_type, KNOWN)
-    raise UserError(
-        f"cannot load hf:{name}: transformers has no image-text-to-text class for {config.model_type!r}{near}",
-        "--trust-remote-code runs the code it brings" if brings_code else "expected a model that reads images and text",
-    )
+def _taken(groups: list[list[Any]], wait: bool) -> list[Any] | None:
+    """A source of these groups alone."""
+    return groups.pop(0) if groups else None
 
 
 def _new_tokens(out: Any, prompt: Any) -> Any:

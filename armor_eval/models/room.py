@@ -39,6 +39,6 @@ def token_numbers(config: PretrainedConfig) -> int:
 
 def _layer(part: Any) -> int:
     """Residual, normed input, queries, keys, values and output of a layer; the gate, its product and its result."""
-    width: int = getattr(part, "hidden_size", 0) or getattr(part, "embed_dim", 0)
+    width: int = part.hidden_size if hasattr(part, "hidden_size") else getattr(part, "embed_dim", 0)
     inner = getattr(part, "intermediate_size", None)
     return 6 * width + 3 * (inner if isinstance(inner, int) else 4 * width)
