@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -111,7 +112,10 @@ def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
         )
     run, items, _ = read_bundle(against)
     if run.kind != "suite":
-        raise UserError(f"{against} holds no questions for {spec}", "expected the folder of a run of armor-eval draw")
+        how = "expected the folder of a run of armor-eval draw"
+        if run.kind == "interleaved":
+            how = f"judge its answers (armor-eval judge answers --answers {against}), then give that run with --judge"
+        raise UserError(f"{against} holds no questions for {spec}", how)
     suite = of_run(run)
     read = read_data(suite, data, False)
     there = {item.id.rpartition("/")[0] for item in items}
@@ -216,6 +220,50 @@ def pairs(
         batch_size,
     )
     common.finish([finished], judging.show, as_text=not json_output, shard=None)
+
+
+@judge.command("winners")
+def winners(
+    verdicts: Annotated[Path, typer.Argument(help="OpenING's file: a list of data_id, model_A, model_B, winner.")],
+    against: Annotated[
+        Path | None, typer.Option(help="Another judge's, or people's, of the same pairs: how far they agree.")
+    ] = None,
+    ties: Annotated[
+        str, typer.Option(help="letter (a tie is for the one in its brackets), without, loss (for neither), half.")
+    ] = "letter",
+    json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
+) -> None:
+    """Win rates of recorded pairwise verdicts, how often the first answer wins, and agreement with another judge;
+    intervals resample the questions. Verdicts that are none are counted, and stand in no number.
+
+    armor-eval judge winners intjudge_results.json --against people_results.json
+    """
+    from armor_eval.stats.pairwise import joined, says_first, unknown, win_rates
+    from armor_eval.tasks.interleaved.winners import TIES, read_winners
+    from armor_model.base.errors import UserError, unknown_name
+
+    if ties not in TIES:
+        raise unknown_name("rule of ties", ties, TIES)
+    battles = read_winners(verdicts)
+    rates, odd = win_rates(battles, TIES[ties]), unknown(battles)
+    place = says_first(battles)
+    if not rates or place is None:
+        raise UserError(f"{verdicts} holds no verdict that counts", "expected winner: A, B, Tie(A) or Tie(B)")
+    both = joined(battles, read_winners(against)) if against is not None else None
+    if both is not None and both.agreement is None:
+        raise UserError(f"{verdicts} and {against} have no pair in common", "pairs go by data_id and the models' names")
+    agreement = [both.agreement] if both is not None and both.agreement is not None else []
+    metrics = [*rates.values(), place, *agreement]
+    if json_output:
+        more = {"no_verdict": odd, "missing": None if both is None else both.missing}
+        common.write(json.dumps({"metrics": [metric.model_dump() for metric in metrics], **more}, indent=1))
+        return
+    out = common.console()
+    common.print_doc(out, common.metrics_doc(f"{verdicts.name}, ties: {ties}", metrics))
+    lines = [f"no verdict: {count} x {text!r}" for text, count in sorted(odd.items())]
+    lines += [f"{both.missing} pairs are not judged by both"] if both is not None and both.missing else []
+    for line in lines:
+        out.print(line, markup=False, soft_wrap=True)
 
 
 def _name(answers: Path) -> str:

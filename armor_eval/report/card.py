@@ -273,9 +273,10 @@ def missing(card: Card) -> list[tuple[str, str]]:
         found.append(("any published benchmark", "the same commands with --profile official"))
     kept = {(row.kind, row.benchmark) for row in card.kept}
     for kind in KEPT:
-        alone = dict.fromkeys(v.run.benchmark for v in card.of_kind(kind) if (kind, v.run.benchmark) not in kept)
-        if alone or not card.of_kind(kind):
-            told = f" ({', '.join(alone)})" if alone and len(kept) > 0 else ""
+        own = dict.fromkeys(view.run.benchmark for view in card.of_kind(kind))
+        bare = [name for name in own if (kind, name) not in kept]
+        if bare or not own:
+            told = f" ({', '.join(bare)})" if bare and kept else ""
             found.append((f"what is kept of a base's {kind}{told}", "this card with --base RUNS_OF_THE_BASE"))
     if all(view.run.judge.endpoint in ("none", "rules") for view in card.of_kind("interleaved")):
         how = f"armor-eval interleaved --tasks FILE --judge JUDGE --model {model}"

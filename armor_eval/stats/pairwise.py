@@ -64,6 +64,17 @@ def unknown(battles: Iterable[Battle]) -> dict[str, int]:
     return dict(Counter(battle.verdict for battle in battles if letter(battle.verdict) is None))
 
 
+def says_first(battles: Sequence[Battle]) -> Metric | None:
+    """Percent of verdicts for the answer that was shown first, each pair in one order: beside 50 it may be the answers'
+    doing as well as the judge's. None where there is no verdict."""
+    items = [
+        _item(str(at), battle.item, float(side == "A"))
+        for at, battle in enumerate(battles)
+        if (side := letter(battle.verdict)) is not None
+    ]
+    return measure(items, accuracy("verdicts for the first answer", primary=False)) if items else None
+
+
 @dataclass(frozen=True)
 class Joined:
     """Two judges' verdicts on the same pairs."""

@@ -171,7 +171,11 @@ class PairsTask(Compares):
             protocol={"against": theirs.sha256[:16]},
             asks=False,
             extras={"against": theirs.name, "graded_answers": ours.sha256, "notes": [*notes, *self._notes()]},
-            reservations=[*self._reservations([model, theirs.model]), *carried(ours), *carried(theirs)],
+            reservations=[
+                *self._reservations([model, theirs.model]),
+                *carried(ours),
+                *(r for r in carried(theirs) if r not in carried(ours)),
+            ],
         )
 
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:

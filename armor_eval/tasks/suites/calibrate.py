@@ -14,12 +14,17 @@ from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Item, Run
 from armor_eval.stats.agreement import Agreement, Pair, agreement_of
 from armor_eval.tasks.geneval.people import Looked, read_people
+from armor_eval.tasks.interleaved.rubrics import RUBRICS
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
 
 ALL = "all"
 THRESHOLD = 0.5
 """A probability is a verdict `right` from here on."""
+GRADE = 0.8
+"""A grade is one from this share of its scale on: 4 of 5."""
+TWIN = {"text": "text_right", "image": "image_right", "synergy": "agrees"}
+"""Dimension of a graded answer -> what the exact comparison of the same answer says of it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,10 @@ class Calibration:
 
 
 def verdicts_of(run: Run, items: Sequence[Item]) -> dict[str, Verdict]:
-    """Every scored image of a GenEval run, every probe of a suite's. UserError for a run of another kind."""
+    """Every scored image of a GenEval run, every probe of a suite's, text, image and synergy of an interleaved answer,
+    compared exactly or graded. UserError for a run of another kind."""
+    if run.kind == "interleaved":
+        return _of_answers(run, items)
     if run.kind not in ("suite", "geneval"):
         raise UserError(f"{run.benchmark} is no run of images that were judged", "expected one of draw or geneval")
     found = {}
@@ -88,12 +96,27 @@ def verdicts_of(run: Run, items: Sequence[Item]) -> dict[str, Verdict]:
     return found
 
 
+def _of_answers(run: Run, items: Sequence[Item]) -> dict[str, Verdict]:
+    found = {}
+    for item in items:
+        for dimension, exact in TWIN.items() if item.score is not None else ():
+            numbers = item.extras.get("numbers", {})
+            if dimension in numbers:
+                right = numbers[dimension] >= GRADE * RUBRICS[run.benchmark].high
+            elif exact in item.extras:
+                right = bool(item.extras[exact])
+            else:
+                raise UserError(f"{run.benchmark} says nothing of text, image and synergy of an answer")
+            found[f"{item.id}#{dimension}"] = Verdict(right, item.cluster, dimension)
+    return found
+
+
 def read_truth(path: Path) -> Truth:
     """A run's folder, GenEval's annotations (.csv), or JSON lines of `item`, `sample`, `probe`, `correct`."""
     if path.is_dir():
         run, items, _ = read_bundle(path)
         verdicts = {id: verdict.right for id, verdict in verdicts_of(run, items).items()}
-        name = f"{run.judge.name if run.kind == 'suite' else run.scorer.name} ({path.name})"
+        name = f"{run.scorer.name if run.judge.endpoint == 'none' else run.judge.name} ({path.name})"
         return Truth(name, verdicts, images=_images_of(path, items))
     if path.suffix.lower() == ".csv":
         people = read_people(path)
@@ -151,7 +174,7 @@ def calibrate(judged: Path, truth: Truth, corrected: Path | None = None, seed: i
     for task in [ALL, *tasks] if tasks != [ALL] else [ALL]:
         chosen = [pair for pair in pairs if task in (ALL, pair.task)]
         rows.append(agreement_of(chosen, task, _sums(other, task) if whole else None, seed))
-    judge = run.judge.name if run.kind == "suite" else str(run.scorer.settings.get("detector", run.scorer.name))
+    judge = str(run.scorer.settings.get("detector", run.scorer.name)) if run.kind == "geneval" else run.judge.name
     unmatched = len(own) - len(pairs), len(truth.verdicts) - len(pairs)
     return Calibration(judge, truth.name, rows, unmatched, _notes(run, truth, whole))
 

@@ -169,3 +169,24 @@ def test_mistakes_in_a_file_of_questions_are_one_line(tmp_path, capsys, line, sa
     assert main(["interleaved", "--model", "mock", "--tasks", str(tmp_path / "q.jsonl")]) == 2
     error = capsys.readouterr().err
     assert says in error and "q.jsonl line 1" in error and "Traceback" not in error
+
+
+def test_a_judge_against_the_exact_comparison_of_the_same_answers(tmp_path, capsys):
+    """The twin is the truth: a judge that gives every text 4 and every image 3 agrees where the text is right and where
+    the image is wrong. Of the mock's answers none is right, so that its sensitivity cannot be told."""
+    twin = tmp_path / "o" / "interleaved"
+    argv = ["interleaved", "--model", "mock", "--limit", "3", "--out", str(tmp_path / "o")]
+    with ScriptedServer(lambda request: chat(GRADES)) as server:
+        assert main([*argv, "--judge", f"openai:{server.url}#grader"]) == 0
+        assert main(["judge", "calibrate", "--judge", f"openai:{server.url}#grader", "--against", str(twin)]) == 2
+    assert "judge its answers (" in capsys.readouterr().err
+    graded = tmp_path / "o" / "interleaved-armor-rubric-v1-grader"
+    assert main(["judge", "calibrate", "--judge", str(graded), "--against", str(twin), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    rows = {row["task"]: row for row in found["rows"]}
+    answers = {item.id: item for item in read_bundle(graded)[1]}
+    talks = sum(item.parsed in ("text", "both") for item in answers.values())
+    assert (found["judge"], found["truth"]) == ("grader", "exact comparison (interleaved)")
+    assert set(rows) == {"all", "text", "image", "synergy"} and rows["image"]["pairs"] == len(answers) == 12
+    assert rows["image"]["agreement"]["value"] == 100 and rows["image"]["sensitivity"] is None
+    assert rows["text"]["agreement"]["value"] == pytest.approx(100 * (12 - talks) / 12)

@@ -93,3 +93,50 @@ def test_other_questions_are_refused(tmp_path, capsys):
         ]
         assert main([*argv, "--judge", f"replies:{tmp_path / 'replies.jsonl'}"]) == 2
         assert says in capsys.readouterr().err
+
+
+def verdicts(folder: Path, name: str, winners: list[str | None]) -> Path:
+    """A file in OpenING's layout: two models, one pair a question."""
+    rows = [
+        {
+            "data_id": f"{at}",
+            "model_A": {"id": "x", "name": "Ink"},
+            "model_B": {"id": "y", "name": "Quill"},
+            "winner": w,
+        }
+        for at, w in enumerate(winners)
+    ]
+    (folder / name).write_text(json.dumps(rows))
+    return folder / name
+
+
+def test_winners_of_recorded_verdicts_by_hand(tmp_path, capsys):
+    """Of five verdicts Ink has A and Tie(A), Quill B and B; the fifth is none. By letter 2 of 4, ties as halves 1.5 of
+    4. People say A, A, B, A, B: on the four that both judged, three letters are one (the last of them is not)."""
+    judge = verdicts(tmp_path, "judge.json", ["A", "Tie(A)", "B", "B", "Tie ()"])
+    people = verdicts(tmp_path, "people.json", ["A", "A", "B", "A", "B"])
+    argv = ["judge", "winners", str(judge), "--against", str(people)]
+    assert main([*argv, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    values = {metric["name"]: metric["value"] for metric in found["metrics"]}
+    assert values == {"Ink": 50, "Quill": 50, "verdicts for the first answer": 50, "agreement": 75}
+    assert found["no_verdict"] == {"Tie ()": 1} and found["missing"] == 1
+    assert main([*argv, "--ties", "half"]) == 0
+    shown = capsys.readouterr().out
+    assert "37.5 %" in shown and "no verdict: 1 x 'Tie ()'" in shown and "1 pairs are not judged by both" in shown
+
+
+def test_mistakes_in_a_file_of_verdicts_are_one_line(tmp_path, capsys):
+    nothing = verdicts(tmp_path, "n.json", [None, "maybe"])
+    (tmp_path / "bad.json").write_text('[{"data_id": 1}]')
+    some, other = verdicts(tmp_path, "s.json", ["A"]), verdicts(tmp_path, "o.json", ["A"])
+    other.write_text(other.read_text().replace("Quill", "Pen"))
+    for argv, says in (
+        ([str(nothing)], "no verdict that counts"),
+        ([str(tmp_path / "bad.json")], "model_A"),
+        ([str(some), "--against", str(other)], "no pair in common"),
+        ([str(some), "--ties", "lots"], "rule of ties"),
+        ([str(tmp_path / "none.json")], "cannot read"),
+    ):
+        assert main(["judge", "winners", *argv]) == 2
+        assert says in capsys.readouterr().err
