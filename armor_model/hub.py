@@ -1,6 +1,7 @@
 """The Hugging Face hub: checkpoints fetched by id, and pushed with a card that is generated from what they are.
 
 armor-model chat --model ORG/NAME
+armor-eval understanding --model ORG/NAME@REVISION --bench all
 armor-train stage ... --push-to-hub ORG/NAME
 """
 
@@ -16,10 +17,12 @@ from armor_model.presets import summary
 
 CHECKPOINT = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model", "*.jinja", "vq/*")
 """Files of a checkpoint; a repository's pickles are not even downloaded."""
+KIND = ("config.json", "model_index.json")
+"""Files that tell what a repository holds, before its weights are fetched."""
 
 
 def is_id(name: str | Path) -> bool:
-    """Whether a name is a hub id rather than a path: ORG/NAME, of which there is nothing here."""
+    """Whether a name is a hub id rather than a path: ORG/NAME or ORG/NAME@REVISION, of which there is nothing here."""
     text = str(name)
     return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists()
 
@@ -35,8 +38,9 @@ def fetch(name: str, what: str, patterns: Sequence[str] = CHECKPOINT) -> Path:
         raise UserError(f"no {what} at {name}")
     from huggingface_hub import snapshot_download
 
+    repository, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
         raise UserError(
             f"{what} {name} is neither a folder here nor to be had from the hub: {_reason(error)}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from armor_model.base.errors import UserError
 from armor_model.base.parsing import json_of, read_table
 from armor_model.bases import base_name_of
-from armor_model.hub import fetch, is_id
+from armor_model.hub import KIND, fetch, is_id
 
 if TYPE_CHECKING:
     import torch
@@ -21,21 +21,24 @@ PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def check_checkpoint(folder: str | Path) -> Path:
-    """The folder, or a hub id's files, if it looks like an ARMOR checkpoint. Raises UserError, in one line, if not."""
-    folder = fetch(str(folder), "checkpoint") if is_id(folder) else Path(folder)
+    """The folder, or a hub id's files, if it looks like an ARMOR checkpoint. Raises UserError, in one line, if not;
+    of a hub id before its weights are fetched."""
+    name = str(folder) if is_id(folder) else None
+    folder = Path(folder) if name is None else fetch(name, "checkpoint", KIND)
     if not folder.is_dir():
         raise UserError(f"no checkpoint folder at {folder}")
     try:
         config = json_of((folder / "config.json").read_text())
     except FileNotFoundError as error:
-        raise UserError(f"{folder} is not a checkpoint: it has no config.json") from error
+        raise UserError(f"{name or folder} is not a checkpoint: it has no config.json") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{folder}/config.json cannot be read: {error}") from error
     kind = config.get("model_type") if isinstance(config, dict) else None
     if base_name_of({"model_type": kind}) is None:
-        raise UserError(
-            f"{folder} is not an ARMOR checkpoint: its model_type is {kind!r}", hint="make one with: armor-model build"
-        )
+        said = f"{name or folder} is not an ARMOR checkpoint: its model_type is {kind!r}"
+        raise UserError(said, hint="make one with: armor-model build")
+    if name is not None:
+        folder = fetch(name, "checkpoint")
     if not any(folder.glob("model*.safetensors")):
         if any(file for pattern in PICKLES for file in folder.glob(pattern)):
             raise UserError(

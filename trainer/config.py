@@ -140,7 +140,8 @@ class LoopOptions:
     ahead: Count = 2
     """Steps that each of them prepares ahead."""
     bad_images: Annotated[float, Field(ge=0, le=1)] = 0.001
-    """Share of conversations whose images may be bad, and are replaced by the next record; over it the run stops."""
+    """Share of conversations, held-out ones too, whose images may be bad, and are replaced by the next record; over it
+    the run stops."""
     shard: bool = False
     """Shard parameters, gradients and optimizers over the processes (FSDP2) instead of copying them (DDP)."""
     replicas: Count = 1
@@ -162,7 +163,7 @@ class StageConfig:
     data: tuple[Path, ...] = ()
     """Directory of shards (armor-train tokenize); repeatable."""
     image_root: Path | None = None
-    """Where the images to look at lie now, if not where they lay beside the shards."""
+    """Where the images to look at lie now (of held-out shards too), if not where they lay beside the shards."""
     model: str = ""
     """Checkpoint to start from."""
     out: Path | None = None

@@ -171,11 +171,39 @@ class Images:
         self.read, self.retried = self.read + other.read, self.retried + other.retried
         self.replaced, self.reasons = self.replaced + other.replaced, (self.reasons + other.reasons)[:10]
 
+    def check(self, share: float, where: str = "") -> None:
+        """Raises RunFailed where more than this share was replaced."""
+        if self.replaced > share * max(self.read, GRACE):
+            raise RunFailed(
+                f"{self.replaced:,} of {self.read:,} {where}conversations had bad images, more than "
+                f"{share:.2%} of {max(self.read, GRACE):,}; the last: {self.reasons[-1]}"
+            )
+
 
 PAUSES = (0.1, 1.0)
 """Seconds before an image is asked for again: a network's file system may have been busy."""
 GRACE = 1_000
 """Images from which on a share is one: before, as if so many had been read."""
+
+
+def opened(example: Example, images: Images) -> Example | None:
+    """An example with its images read, counted in `images`; None where they are bad and stay so."""
+    if not callable(example.pixels):
+        return example
+    images.read += 1
+    for attempt, pause in enumerate((*PAUSES, None)):
+        try:
+            found = replace(example, pixels=example.pixels())
+        except ArmorError as error:
+            if pause is None:
+                images.replaced += 1
+                images.reasons.append(str(error))
+            else:
+                time.sleep(pause)
+            continue
+        images.retried += attempt > 0
+        return found
+    return None
 
 
 class DataLoader:
@@ -224,12 +252,7 @@ class DataLoader:
         self.images.add(images)
         for reason in images.reasons:
             log.warning("an image is bad, the next record takes its place: %s", reason)
-        seen = self.images
-        if seen.replaced > self.bad_images * max(seen.read, GRACE):
-            raise RunFailed(
-                f"{seen.replaced:,} of {seen.read:,} conversations had bad images, more than "
-                f"{self.bad_images:.2%} of {max(seen.read, GRACE):,}; the last: {seen.reasons[-1]}"
-            )
+        self.images.check(self.bad_images)
         return micro
 
     def _in_processes(self, first: int) -> Generator[Any]:
@@ -275,22 +298,9 @@ class DataLoader:
     def _read(self, chosen: Chosen, at: int, images: Images) -> Example:
         """A conversation with its images, or the next one of its pool whose images are good."""
         for further in range(100):
-            example = self.mixture.read(chosen, at, further)
-            if not callable(example.pixels):
+            example = opened(self.mixture.read(chosen, at, further), images)
+            if example is not None:
                 return example
-            images.read += 1
-            for attempt, pause in enumerate((*PAUSES, None)):
-                try:
-                    opened = replace(example, pixels=example.pixels())
-                except ArmorError as error:
-                    if pause is None:
-                        images.replaced += 1
-                        images.reasons.append(str(error))
-                    else:
-                        time.sleep(pause)
-                    continue
-                images.retried += attempt > 0
-                return opened
         raise RunFailed(f"a hundred records in a row have bad images, the last: {images.reasons[-1]}")
 
 

@@ -92,7 +92,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
     from trainer.checkpoints import find_model, save_model
     from trainer.data.shards import Shards
     from trainer.heldout import heldout_losses
-    from trainer.loader import Mixture
+    from trainer.loader import Images, Mixture
     from trainer.loop import Loop
     from trainer.lora import add_lora, merge_lora
     from trainer.objective import freeze
@@ -133,9 +133,11 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
         raise UserError(str(error)) from error
     asks = config.sample_prompt or config.ask
     sample = sampler(processor, config.sample_prompt, config.ask, config.seed) if asks else None
-    evaluate = None
+    evaluate, held_images = None, Images()
     if config.eval_data:
-        evaluate = heldout_losses(Shards(list(config.eval_data), processor).pools(), stage, config.eval_limit)
+        held = Shards(list(config.eval_data), processor, config.image_root).pools()
+        bad = config.loop.bad_images
+        evaluate = heldout_losses(held, stage, config.eval_limit, bad_images=bad, images=held_images)
     options = replace(
         config.loop,
         out=out,
@@ -187,6 +189,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
         "steps": outcome.steps,
         "losses": outcome.losses,
         "images": asdict(outcome.images),
+        **({"heldout_images": asdict(held_images)} if evaluate else {}),
         "cost": {**asdict(outcome.cost), "device_days": outcome.cost.device_days},
         "processes": loop.accelerator.num_processes,
         "sharded": shard,

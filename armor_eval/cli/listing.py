@@ -56,6 +56,7 @@ def listing(json_output: Annotated[bool, typer.Option("--json", help="Print as J
             [
                 (BUNDLED, "the bundled checkpoint (default)"),
                 ("FOLDER", "a checkpoint that armor-model or armor-train wrote"),
+                ("ORG/NAME[@REVISION]", "one of the Hugging Face hub"),
                 *kinds,
             ],
         ),

@@ -46,11 +46,17 @@ def load_bundled(name: str, *, device: str | None = None, dtype: str | None = No
 def load_folder(
     folder: Path, spec: str, profile: Profile, *, device: str | None = None, dtype: str | None = None
 ) -> ArmorAdapter:
-    """A checkpoint folder. Raises ArmorError in one line where it is not one, and UserError where it is another kind of
-    model's: the kind is named."""
-    if (kind := _other_kind(folder)) is not None:
-        raise UserError(f"{folder} is no ARMOR checkpoint", f"did you mean --model {kind}:{folder}?")
-    adapter = ArmorAdapter(folder, spec=spec, name=folder.resolve().name, device=device, dtype=dtype)
+    """A checkpoint folder, or a hub id's, `ORG/NAME[@REVISION]`. Raises ArmorError in one line where it is not one, and
+    UserError where it is another kind of model's: the kind is named."""
+    from armor_model.hub import KIND, fetch, is_id
+
+    on_hub = is_id(spec)
+    if (kind := _other_kind(fetch(spec, "model", KIND) if on_hub else folder)) is not None:
+        raise UserError(f"{spec} is no ARMOR checkpoint", f"did you mean --model {kind}:{spec}?")
+    name = spec.partition("@")[0].rpartition("/")[2] if on_hub else folder.resolve().name
+    adapter = ArmorAdapter(folder, spec=spec, name=name, device=device, dtype=dtype)
+    if on_hub:
+        adapter.info = adapter.info.model_copy(update={"revision": adapter.folder.name})
     # In the shapes world every model is asked in the words that it has learned.
     adapter.protocol = _asking().protocol_of(adapter.base) if profile == OFFICIAL else None
     return adapter
@@ -83,14 +89,18 @@ class ArmorAdapter(DrawingModel):
     def __init__(self, folder: Path, spec: str, name: str, device: str | None = None, dtype: str | None = None) -> None:
         from armor_model.loading import check_checkpoint
 
-        self._folder = check_checkpoint(folder)
-        self.base = base_name_of(read_table(self._folder / "config.json")) or ""
+        self.folder = check_checkpoint(folder)
+        self.base = base_name_of(read_table(self.folder / "config.json")) or ""
         self._device, self._dtype = device, dtype
         self.asked = {"dtype": dtype} if dtype else {}
         self._loaded: tuple[Any, Any] | None = None
         self._loading = threading.Lock()
         self.info = ModelInfo(
-            spec=spec, name=name, fingerprint=sha256_folder(folder), parameters=_parameters(folder), dtype=dtype
+            spec=spec,
+            name=name,
+            fingerprint=sha256_folder(self.folder),
+            parameters=_parameters(self.folder),
+            dtype=dtype,
         )
 
     @classmethod
@@ -125,7 +135,7 @@ class ArmorAdapter(DrawingModel):
         device, dtype = device_of(self._device), self._torch_dtype()
         if device == "cpu" and (self.info.parameters or 0) < SMALL:
             keep_freed_memory()
-        return load(self._folder, device=device, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+        return load(self.folder, device=device, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
 
     def _torch_dtype(self) -> str:
         """InternVL's published scores are bf16; a CPU computes a small fp16 checkpoint faster and safer in fp32."""

@@ -16,6 +16,7 @@ from armor_eval.models.options import honoured, names
 from armor_eval.profiles import BUNDLED
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean
+from armor_model.hub import is_id
 
 if TYPE_CHECKING:
     from armor_eval.models.base import Model
@@ -70,7 +71,8 @@ def load(
 ) -> Any:
     """The adapter for a model specification; UserError where it names none, or cannot do what is asked.
 
-    None and `armor-nano` are the bundled checkpoint, `KIND:...` one of KINDS, anything else a checkpoint's folder.
+    None and `armor-nano` are the bundled checkpoint, `KIND:...` one of KINDS, anything else a checkpoint's folder or
+    its hub id.
     `does`: the protocol of models.base that will be used. `options`: what a user asked for (see options.GENERIC).
     `own_device`: this process's own device among several; it is used where none was asked for and the model computes
     here.
@@ -105,9 +107,9 @@ def _loader(spec: str | None, profile: Profile) -> tuple[Callable[..., object], 
         module, function = KINDS[kind].target.split(":")
         return getattr(importlib.import_module(module), function), (rest, profile)
     folder = Path(spec).expanduser()
-    if not folder.exists():
+    if not folder.exists() and not is_id(spec):
         near = did_you_mean(kind, [BUNDLED, *KINDS])
-        shows = ", ".join([BUNDLED, "FOLDER", *(k.shows for k in KINDS.values())])
+        shows = ", ".join([BUNDLED, "FOLDER", "ORG/NAME[@REVISION]", *(k.shows for k in KINDS.values())])
         raise UserError(f"no model {spec!r}: not a folder and not a known kind{near}", f"expected one of: {shows}")
     from armor_eval.models.armor import load_folder
 

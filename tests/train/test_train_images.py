@@ -162,3 +162,45 @@ def test_a_stage_on_images_that_went_bad_ends_with_the_counts_that_are_known(tmp
     capsys.readouterr()
     assert main([*words, "--steps", "3", "--out", str(tmp_path / "strict")]) == 1
     assert "conversations had bad images, more than 0.10% of 1,000" in capsys.readouterr().err
+
+
+def test_bad_images_of_the_held_out_data_are_counted_and_over_the_limit_the_run_stops(tmp_path, capsys, monkeypatch):
+    """Six of eight are asked for; three are harmed, so five are measured, at each of two evaluations."""
+    from trainer import loader
+
+    monkeypatch.setattr(loader, "PAUSES", ())
+    for i in range(8):
+        (tmp_path / f"{i}.png").write_bytes(image((9 * i, 0, 0)))
+    talk = [human("<image>\nwhat is it?"), gpt("red")]
+    held = [{"id": str(i), "conversations": talk, "image": f"{i}.png"} for i in range(8)]
+    texts = [{"id": str(i), "conversations": [human("hi"), gpt("hello")]} for i in range(4)]
+    where = ["--model", "armor-nano"]
+    for name, records in (("held", held), ("texts", texts)):
+        file = write_lines(tmp_path / f"{name}.jsonl", records)
+        assert main(["tokenize", str(file), "--out", str(tmp_path / f"s-{name}"), *where]) == 0
+    words = [
+        "stage",
+        "--stage",
+        "3",
+        *where,
+        "--data",
+        str(tmp_path / "s-texts"),
+        "--mix",
+        "t2t=4",
+        "--batch-size",
+        "4",
+    ]
+    words += ["--steps", "2", "--eval-data", str(tmp_path / "s-held"), "--eval-every", "1", "--eval-limit", "6"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    for harm, number in ((b"no image", 0), (image((1, 1, 1)), 2), (b"", 3)):
+        (tmp_path / f"{number}.png").write_bytes(harm)
+    assert main([*words, "--bad-images", "0.01", "--out", str(tmp_path / "run")]) == 0
+    whole, found = (
+        json.loads((tmp_path / run / "result.json").read_text())["heldout_images"] for run in ("whole", "run")
+    )
+    assert (whole["read"], whole["replaced"]) == (2 * 6, 0)
+    assert (found["read"], found["retried"], found["replaced"]) == (2 * 8, 0, 2 * 3)
+    assert "an image of the held-out data is bad, another record takes its place" in capsys.readouterr().err
+    assert main([*words, "--out", str(tmp_path / "strict")]) == 1
+    said = capsys.readouterr().err
+    assert "3 of 8 held-out conversations had bad images, more than 0.10% of 1,000" in said and "Traceback" not in said
