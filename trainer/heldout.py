@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from armor_model.losses import IGNORE
 from trainer.batches import Example, collate

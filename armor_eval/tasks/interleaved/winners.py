@@ -1,7 +1,7 @@
 """Files of pairwise verdicts in OpenING's layout: who wins, and how far two judges agree.
 
-A file is a JSON list of `{"data_id", "model_A": {"id", "name"}, "model_B": {"id", "name"}, "winner"}`; the winner is A, B,
-Tie(A) or Tie(B). Any other is counted, and never guessed at (the published script draws lots).
+A file is a JSON list of `{"data_id", "model_A": {"id", "name"}, "model_B": {"id", "name"}, "winner"}`; the winner is A,
+B, Tie(A) or Tie(B). Any other is counted, and never guessed at (the published script draws lots).
 """
 
 from __future__ import annotations
