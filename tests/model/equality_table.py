@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_model_every_base import SETTINGS, conversations, hidden_of, inputs_of, pair, theirs
+from test_model_every_base import SETTINGS, conversations, inputs_of, pair, theirs
 from test_model_generation import step_by_step
 
 from armor_model import GenerationSettings, generate
@@ -35,15 +35,26 @@ def base_inputs(processor, batch):
     }
 
 
-def logits_difference(model, processor, talks) -> float:
+UNMASKED, LOST, MISPLACED, SEEN = "padding unmasked", "an image token lost", "codes misplaced", "neighbours seen"
+"""Bugs that are planted in our side, to see the columns' numbers move: what a zero is worth."""
+
+
+def logits_difference(model, processor, talks, bug="") -> float:
     """Largest absolute difference of the text logits, real positions of one batch padded on the left."""
     batch = processor.encode(talks, add_generation_prompt=True)
     inputs, real = base_inputs(processor, batch), batch["attention_mask"].bool()
     inputs["position_ids"] = model.positions(batch["attention_mask"], batch["input_ids"])
     if "image_grid_thw" in inputs:  # these classes count positions of several axes themselves
         del inputs["position_ids"]
+    ids, images, mask = batch["input_ids"], batch["pixel_values"], batch["attention_mask"]
+    if bug == UNMASKED:
+        mask = torch.ones_like(mask)
     with torch.no_grad():
-        ours = model.text_logits(hidden_of(model, batch)[0])[..., :-1]
+        embeds = model.embed(ids, images)
+        if bug == LOST:
+            embeds[tuple((ids == model.config.image_token_id).nonzero()[0])] = 0
+        hidden = model.backbone(embeds, mask, model.place(ids, images, mask))
+        ours = model.text_logits(hidden)[..., :-1]
         return float((ours - theirs(model)(**inputs).logits)[real].abs().max())
 
 
@@ -58,33 +69,54 @@ def greedy_equal(model, processor, talks) -> int:
     return equal
 
 
-def sampled_equal(model, processor, talks) -> tuple[int, int]:
-    """Conversations whose tokens, text and images mixed, are the same alone, and step by step without a cache."""
+def sampled_equal(model, processor, talks) -> tuple[int, int, int]:
+    """Conversations whose tokens, text and images mixed, are the same alone, and step by step without a cache; and
+    those that would be if each drawn code stood one further than it does."""
     settings = SETTINGS["mixed"]
     together = generate(model, processor, talks, settings, range(len(talks)))
     alone = [generate(model, processor, [talk], settings, [seed])[0] for seed, talk in enumerate(talks)]
     slow = [step_by_step(model, processor, talk, settings, seed)[0] for seed, talk in enumerate(talks)]
+    rotary = model.rotary
+    stepping = lambda like, positions: like is model.new_embeddings or positions.shape[1] == 1  # noqa: E731
+    model.rotary = lambda like, positions: rotary(like, positions + stepping(like, positions))
+    try:
+        off = generate(model, processor, talks, settings, range(len(talks)))
+    finally:
+        del model.rotary
     return (
         sum(a.tokens == b.tokens for a, b in zip(together, alone, strict=True)),
         sum(a.tokens == b for a, b in zip(together, slow, strict=True)),
+        sum(a.tokens == b for a, b in zip(off, slow, strict=True)),
     )
 
 
-def packed_difference(model, processor, talks) -> float:
-    """Largest relative difference of the two losses' sums, rows packed to 400 tokens against one example a row."""
+def packed_difference(model, processor, talks, bug="") -> tuple[float, int, int]:
+    """Largest relative difference of the two losses' sums, rows packed to 400 tokens against one example a row; and how
+    many examples stand in how many rows."""
     answers = [{"type": "text", "text": "a red"}], [{"type": "image", "codes": list(range(16))}]
     examples = [
         encode(processor, kind, [*talk, {"role": "assistant", "content": list(answer)}])
         for kind, answer in zip(("ti2t", "ti2ti"), answers, strict=True)
         for talk in talks
     ]
+    whole, packed = (collate(examples, processor.pad_id, processor.imgbos_id, pack_to) for pack_to in (None, 400))
+    if bug == MISPLACED:
+        packed.position_ids = packed.position_ids + (packed.input_ids >= model.config.first_code_id)
+    if bug == SEEN:
+        length = packed.input_ids.shape[1]
+        packed.attention_mask = torch.ones(len(packed.input_ids), 1, length, length).tril().bool()
+    objective = Objective(model, STAGES["3"])
     with torch.no_grad():
-        whole, packed = (
-            Objective(model, STAGES["3"])(collate(examples, processor.pad_id, processor.imgbos_id, pack_to))
-            for pack_to in (None, 400)
-        )
-    pairs = [(float(getattr(whole, name)), float(getattr(packed, name))) for name in ("text", "image")]
-    return max(abs(a - b) / abs(a) for a, b in pairs)
+        sums = [objective(batch) for batch in (whole, packed)]
+    pairs = [[float(getattr(each, name)) for each in sums] for name in ("text", "image")]
+    return max(abs(a - b) / abs(a) for a, b in pairs), len(examples), len(packed.input_ids)
+
+
+def controls(model, processor, talks) -> dict[str, float]:
+    """What the columns show with each bug planted: they can fail."""
+    return {bug: logits_difference(model, processor, talks, bug) for bug in (UNMASKED, LOST)} | {
+        bug: packed_difference(model, processor, talks, bug)[0] for bug in (MISPLACED, SEEN)
+    }
 
 
 def _files(module: Path) -> list[Path]:
@@ -92,10 +124,15 @@ def _files(module: Path) -> list[Path]:
     return sorted(module.parent.glob(f"{module.stem}*.py"))
 
 
+def made(name: str):
+    """The model, the processor and the conversations of test_model_every_base.py."""
+    return *pair.__wrapped__(Request(name)), conversations.__wrapped__()
+
+
 def row(name: str) -> dict[str, object]:
-    model, processor = pair.__wrapped__(Request(name))
-    talks = conversations.__wrapped__()
-    alone, slow = sampled_equal(model, processor, talks)
+    model, processor, talks = made(name)
+    alone, slow, off = sampled_equal(model, processor, talks)
+    packed, examples, rows = packed_difference(model, processor, talks)
     module = importlib.import_module(BASES[name].partition(":")[0])
     return {
         "base": name,
@@ -104,14 +141,60 @@ def row(name: str) -> dict[str, object]:
         "greedy_equal": greedy_equal(model, processor, talks),
         "batch_is_single": alone,
         "cache_is_uncached": slow,
-        "packed_relative_difference": packed_difference(model, processor, talks),
+        "packed_relative_difference": packed,
+        "packed_examples": examples,
+        "packed_rows": rows,
+        "planted": controls(model, processor, talks) | {"steps misplaced": off},
         "wrapped_blocks": sorted({type(block).__name__ for block in model.blocks}),
         "module": module.__name__,
         "module_lines": sum(len(part.read_text("utf-8").splitlines()) for part in _files(Path(str(module.__file__)))),
     }
 
 
+HEAD = (
+    "base",
+    "text logits, max abs difference",
+    "greedy tokens equal",
+    "batch = single",
+    "cache = uncached",
+    "packed / unpacked loss, max relative difference",
+    "blocks that FSDP wraps",
+    "module: lines",
+)
+PLANTED = (
+    "base",
+    "padding unmasked: text logits",
+    "an image token lost: text logits",
+    "codes one further, in packed rows: loss",
+    "neighbours in the row seen: loss",
+    "every step one further: cache = uncached",
+)
+
+
+def table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> list[str]:
+    return [f"| {' | '.join(map(str, cells))} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
 def markdown(rows: list[dict[str, object]]) -> str:
+    cells = [
+        (
+            r["base"],
+            f"{r['logits_max_difference']:.1e}",
+            *(f"{r[name]}/{r['n']}" for name in ("greedy_equal", "batch_is_single", "cache_is_uncached")),
+            f"{r['packed_relative_difference']:.1e} ({r['packed_examples']} in {r['packed_rows']} rows)",
+            ", ".join(r["wrapped_blocks"]),
+            f"{r['module']}: {r['module_lines']}",
+        )
+        for r in rows
+    ]
+    planted = [
+        (
+            r["base"],
+            *(f"{r['planted'][bug]:.1e}" for bug in (UNMASKED, LOST, MISPLACED, SEEN)),
+            f"{r['planted']['steps misplaced']}/{r['n']}",
+        )
+        for r in rows
+    ]
     lines = [
         "# Every base against its own class",
         "",
@@ -120,18 +203,17 @@ def markdown(rows: list[dict[str, object]]) -> str:
         "`tests/model/test_model_every_base.py`: none, one and two images, two turns.",
         "It shows that the code paths agree, not what published weights answer.",
         "",
-        "| base | text logits, max abs difference | greedy tokens equal | batch = single | cache = uncached "
-        "| packed / unpacked loss, max relative difference | blocks that FSDP wraps | module: lines |",
-        "|---|---|---|---|---|---|---|---|",
+        *table(HEAD, cells),
+        "",
+        "A module that two bases share is counted whole on both rows.",
+        "",
+        "## The same numbers with a bug planted",
+        "",
+        "What the columns show when our side is wrong; `tests/model/test_model_equality.py` holds that they move:",
+        "",
+        *table(PLANTED, planted),
     ]
-    for r in rows:
-        n = r["n"]
-        lines.append(
-            f"| {r['base']} | {r['logits_max_difference']:.1e} | {r['greedy_equal']}/{n} | {r['batch_is_single']}/{n} "
-            f"| {r['cache_is_uncached']}/{n} | {r['packed_relative_difference']:.1e} "
-            f"| {', '.join(r['wrapped_blocks'])} | {r['module']}: {r['module_lines']} |"
-        )
-    return "\n".join([*lines, "", "A module that two bases share is counted whole on both rows.", ""])
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 from llamagen_reference import PUBLISHED, LlamaGen
+from test_model_every_base import conversations, hidden_of, pair
+from test_model_every_base_files import published
 
+from armor_model import GenerationSettings, draw, load, save
 from armor_model.base.errors import UserError
 from armor_model.convert import vqgan
+from armor_model.convert.build import build
+from armor_model.convert.export import export
 from armor_model.vq import ImageTokenizer
+
+__all__ = ["conversations", "pair", "published"]  # fixtures
 
 
 @pytest.fixture
@@ -59,3 +66,41 @@ def test_the_published_sizes_fit(pixels, side):
     assert sum(p.numel() for p in vq.parameters()) == sum(
         p.numel() for name, p in published.named_parameters() if name != "quantize.codebook_used"
     )
+
+
+def test_it_draws_for_every_base(original, published, conversations, tmp_path):
+    """Built on each base but InternVL, which test_model_convert.py has: a stage-2 step, drawing, saving, and back."""
+    from trainer.batches import collate
+    from trainer.data.records import encode
+    from trainer.objective import Objective, freeze
+    from trainer.stages import STAGES
+
+    base, folder = published
+    torch.save({"model": original.state_dict()}, tmp_path / "vq_ds16.pt")
+    build(str(folder), str(tmp_path / "vq_ds16.pt"), tmp_path / "armor", adapter_layers=1, image_size=32)
+    model, processor = load(tmp_path / "armor")
+    assert (processor.vq.type, model.config.codes_per_image, model.config.codebook_size) == ("llamagen", 64, 64)
+    codes = processor.vq.encode(torch.rand(1, 3, 32, 32) * 2 - 1).flatten().tolist()
+    answer = {"role": "assistant", "content": [{"type": "image", "codes": codes}]}
+    batch = collate([encode(processor, "t2i", [*conversations[0], answer])], processor.pad_id, processor.imgbos_id)
+    trained, before = freeze(model, STAGES["2"]), {k: v.clone() for k, v in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(2):
+        losses.append(Objective(model, STAGES["2"])(batch).image)
+        optimizer.zero_grad()
+        (losses[-1] / 65).backward()
+        optimizer.step()
+    moved = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
+    assert losses[1] < losses[0] and moved and moved <= set(trained)
+    [image] = draw(model.eval(), processor, ["a red circle"], GenerationSettings(), [7])
+    save(model, processor, tmp_path / "trained")
+    again, kept = load(tmp_path / "trained")
+    [same] = draw(again, kept, ["a red circle"], GenerationSettings(), [7])
+    assert image.size == (32, 32) and image.tobytes() == same.tobytes() and kept.vq.type == "llamagen"
+    export(tmp_path / "trained", tmp_path / "plain")
+    plain = type(base).from_pretrained(tmp_path / "plain").eval()
+    inputs = processor.encode([conversations[0]], add_generation_prompt=True)
+    with torch.no_grad():
+        ours = model.text_logits(hidden_of(model, inputs)[0])[..., :-1]
+        assert (plain(input_ids=inputs["input_ids"]).logits - ours).abs().max() <= 1e-4
