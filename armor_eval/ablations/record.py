@@ -196,8 +196,10 @@ class Recorder:
         """The bundle, through the engine, by one process; an earlier one of the same folder is replaced, its arms are
         not trained again."""
         parameters = sum(p.numel() for p in self.base.model.parameters())
+        built_on = self.base.processor.base.name
+        name = "armor-nano" if built_on == "internvl" else f"armor-nano-{built_on}"
         info = ModelInfo(
-            spec=self.plan.base, name="armor-nano (ablation)", fingerprint=self.base.fingerprint, parameters=parameters
+            spec=self.plan.base, name=f"{name} (ablation)", fingerprint=self.base.fingerprint, parameters=parameters
         )
         finished = evaluate(self, _Arms(info), self.out, Settings(EMBEDDED, self._command), anew=True)
         assert finished is not None  # one process

@@ -219,13 +219,19 @@ def test_a_base_is_announced_trained_and_found_again(tmp_path):
     assert len(said) == 1
 
 
-def test_a_base_by_name_is_trained_on(tmp_path: Path) -> None:
-    """`--base smolvlm`: the recipe's understanding model on another base, and both arms from it."""
+SHORT = {"heads": ("steps=6",), "stages": ("one_stage_steps=2", "stage_steps=[2, 4, 2]", "evaluate_every=2")}
+
+
+@pytest.mark.parametrize(("kind", "base"), [("heads", "smolvlm"), ("stages", "smolvlm"), ("stages", "qwen2_5_vl")])
+def test_a_base_by_name_is_trained_on(kind: str, base: str, tmp_path: Path) -> None:
+    """`--base smolvlm`: the recipe's understanding model on another base, and every arm from it; the bundle says so."""
     out = tmp_path / "run"
-    argv = ["ablate-heads", "--quick", "--base", "smolvlm", "--steps", "6", "--out", str(out)]
-    for change in ("base_share=0.001", "pool=64", "validation=8", "questions=1", "drawings=1"):
+    argv = [f"ablate-{kind}", "--quick", "--base", base, "--out", str(out)]
+    for change in ("base_share=0.001", "pool=64", "validation=8", "questions=1", "drawings=1", *SHORT[kind]):
         argv += ["--set", change]
     assert main(argv) == 0
     config = json.loads((out / "work" / "base" / "config.json").read_text())
-    assert config["model_type"] == "armor-smolvlm"
-    assert read_bundle(out)[0].status == "complete"
+    assert config["model_type"] == f"armor-{base}"
+    run = read_bundle(out)[0]
+    assert (run.status, run.model.spec, run.extras["plan"]["base"]) == ("complete", base, base)
+    assert run.model.name == f"armor-nano-{base} (ablation)"
