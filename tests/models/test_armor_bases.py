@@ -5,9 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
+from armor_eval.cli import main
 from armor_eval.models import registry
 from armor_eval.models.armor import ArmorAdapter
 from armor_eval.models.base import Decoding, Question
+from armor_eval.runs.bundle import read_bundle
 from armor_model import ArmorProcessor, build_word_tokenizer, new_model, preset, save
 from armor_model.bases import BASES
 from trainer.shapes.world import render
@@ -44,6 +46,14 @@ SHOWN = {
 }
 
 
+FORMS = {
+    "qwen2_5_vl": "<|im_start|>user\n<image>QUESTION<|im_end|>\n<|im_start|>assistant\n",
+    "qwen3_vl": "<|im_start|>user\n<image>QUESTION<|im_end|>\n<|im_start|>assistant\n",
+    "smolvlm": "<|im_start|>User:<image>QUESTION<end_of_utterance>\nAssistant:",
+    "idefics3": "<|begin_of_text|>User:<image>QUESTION<end_of_utterance>\nAssistant:",
+}
+
+
 @pytest.mark.parametrize("base", SHOWN)
 def test_a_base_is_asked_in_its_own_words(folder_of, base, monkeypatch):
     seen, real = [], ArmorProcessor.encode_one
@@ -57,7 +67,7 @@ def test_a_base_is_asked_in_its_own_words(folder_of, base, monkeypatch):
     adapter = registry.load(str(folder), "official")
     said = adapter.prepare()
     assert (said["base"], said["words"], adapter.protocol) == (base, f"vlmeval:{base}", f"vlmeval:{base}")
-    assert "<image>QUESTION" in said["prompt_form"] and said["pixels"]
+    assert said["prompt_form"] == FORMS[base] and said["pixels"]
     [answer] = adapter.answer([question()], Decoding(max_new_tokens=2))
     assert answer.error is None and seen[0].endswith(SHOWN[base])
     assert torch.is_grad_enabled()  # VLMEvalKit's models turn gradients off for the whole process
@@ -65,6 +75,15 @@ def test_a_base_is_asked_in_its_own_words(folder_of, base, monkeypatch):
     assert unknown[0].error is None and any("our words" in shown for shown in seen)
     shapes = registry.load(str(folder), "shapes")  # there each model is asked in the words it has learned
     assert shapes.protocol is None and shapes.prepare()["words"] == "internvl"
+
+
+def test_a_run_records_how_its_base_was_asked(folder_of, tmp_path):
+    folder = folder_of("idefics3")
+    argv = ["understanding", "--bench", "POPE", "--profile", "shapes", "--limit", "2", "--model", str(folder)]
+    assert main([*argv, "--out", str(tmp_path)]) == 0
+    run, items, _ = read_bundle(tmp_path / "POPE")
+    asked = registry.load(str(folder), "shapes").prepare()
+    assert run.extras["model"] == asked and asked["base"] == "idefics3" and len(items) == 2
 
 
 def test_vlmevalkits_own_run_asks_alike(folder_of, monkeypatch, tmp_path):
