@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -166,33 +167,39 @@ def test_overhead_is_under_5_ms_an_item(tmp_path, bench_row):
     assert 1000 * cpu / n < 5
 
 
-def test_reading_a_tsv_against_vlmevalkits_load(tmp_path, bench_row):
-    """One pass of ours (two hashes, cells, images spooled to disk) against what VLMEvalKit's `load` does: `read_csv`.
-
-    CPU-seconds, both in turn. 3.4 here and 3.7 before cells were read as text (issue 14), which may cost 1.2 times.
+def test_reading_a_tsv_against_vlmevalkits_load(tmp_path, bench_row, monkeypatch):
+    """One pass of ours (two hashes, a digest of each image, cells as text) against what VLMEvalKit's `load` does:
+    `read_csv`. Then what a second process pays, which finds what the first one found. CPU-seconds, all in turn.
     """
     import pandas as pd
 
+    from armor_eval.tasks.understanding import tsv
     from armor_eval.tasks.understanding.table import read_table
 
-    file = tmp_path / "SEEDBench_IMG.tsv"
-    write_large(file, rows=400, image=150_000)
-    cost: dict[str, list[float]] = {"ours": [], "theirs": []}
+    file, seed = tmp_path / "SEEDBench_IMG.tsv", choose(["SEED"])[0]
+    write_large(file, rows=800, image=150_000)
+    monkeypatch.setenv("ARMOR_EVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(tsv, "SETTLED_SECONDS", 0.0)
+    cost: dict[str, list[float]] = {"first": [], "second": [], "theirs": []}
     for turn in range(-1, TURNS):
-        took = stopwatch()
-        table = read_table(choose(["SEED"])[0], file, need_published=False)
-        ours = took()[0]
-        took = stopwatch()
-        frame = pd.read_csv(file, sep="\t")
-        theirs = took()[0]
-        assert len(table.rows) == len(frame) == 400
-        del frame, table
-        if turn >= 0:
-            cost["ours"].append(ours)
-            cost["theirs"].append(theirs)
-    ratio = min(cost["ours"]) / min(cost["theirs"])
-    bench_row("reading a TSV of 80 MB, against VLMEvalKit's load, CPU-seconds", ratio, "x", "< 4.4", turns=TURNS)
-    assert ratio < 4.4
+        rmtree(tmp_path / "cache", ignore_errors=True)
+        for who in cost:
+            took = stopwatch()
+            if who == "theirs":
+                rows = len(pd.read_csv(file, sep="\t"))
+            else:
+                rows = len(read_table(seed, file, need_published=False).rows)
+            if turn >= 0:
+                cost[who].append(took()[0])
+            assert rows == 800
+    for who, name, target in (
+        ("first", "reading a TSV of 160 MB, against VLMEvalKit's load, CPU-seconds", 3.5),
+        ("second", "the same TSV in a second process, against VLMEvalKit's load, CPU-seconds", 1.0),
+    ):
+        pairs = sorted(ours / theirs for ours, theirs in zip(cost[who], cost["theirs"], strict=True))
+        ratio = min(cost[who]) / min(cost["theirs"])
+        bench_row(name, ratio, "x", f"< {target}", turns=TURNS, lowest=pairs[0], highest=pairs[-1])
+        assert ratio < target
 
 
 def write_large(file: Path, rows: int, image: int) -> None:
@@ -206,7 +213,7 @@ def write_large(file: Path, rows: int, image: int) -> None:
             out.write(f"{i}\t{i:08d}{noise}\tWhich?\ta{i}\tb{i}\tc{i}\td{i}\t{'ABCD'[i % 4]}\tkind\n")
 
 
-def test_memory_is_under_a_gigabyte_and_a_half(tmp_path, bench_row):
+def test_memory_is_under_a_gigabyte(tmp_path, bench_row):
     """A process of its own without a model, on a file whose pictures alone are 1 GB: vlmeval, torch, pandas and all."""
     write_large(tmp_path / "SEEDBench_IMG.tsv", rows=1000, image=750_000)
     argv = ["understanding", "--bench", "SEED", "--model", "mock", "--data", str(tmp_path), "--any-data", "--blind"]
@@ -214,5 +221,5 @@ def test_memory_is_under_a_gigabyte_and_a_half(tmp_path, bench_row):
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     peak = read_bundle(tmp_path / "r" / "SEED")[0].peak_memory_bytes / 2**30
-    bench_row("harness memory with a 1 GB data file, no model", peak, "GiB", "< 1.5")
-    assert peak < 1.5
+    bench_row("harness memory with a 1 GB data file, no model", peak, "GiB", "< 1.0")
+    assert peak < 1.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from armor_eval.base.cache import cache_dir
 from armor_eval.base.fetch import fetch
 from armor_eval.base.resources import benchmarks_dir
 from armor_model.base.errors import UserError
@@ -40,11 +40,6 @@ class LocalFile:
 def declared(name: str) -> PublishedFile:
     entry = json.loads((benchmarks_dir() / "geneval" / "weights.json").read_text())[name]
     return PublishedFile(**{**entry, "sha256_starts": tuple(entry["sha256_starts"])})
-
-
-def cache_dir() -> Path:
-    """Where `--download` puts files: $ARMOR_EVAL_CACHE, else ~/.cache/armor-eval."""
-    return Path(os.environ.get("ARMOR_EVAL_CACHE") or Path.home() / ".cache" / "armor-eval")
 
 
 def locate(name: str, path: Path | None, download: bool) -> LocalFile:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 if TYPE_CHECKING:
@@ -22,15 +21,6 @@ OPTIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ASKED = ("question", "hint", *OPTIONS, "answer")
 """The columns whose text is asked or scored: where the readings differ in one, the row is touched."""
 _WHOLE = re.compile(r"(-?\d+)(?:\.0*)?")
-
-
-def read_text(path: Path) -> pd.DataFrame:
-    """Every column but `image`, each cell as its text, empty ones missing. Raises what pandas raises for a bad file."""
-    import pandas as pd
-
-    return pd.read_csv(
-        path, sep="\t", usecols=lambda column: column != "image", dtype=str, keep_default_na=False, na_values=[""]
-    )
 
 
 def as_vlmeval_reads(text: pd.DataFrame) -> pd.DataFrame:

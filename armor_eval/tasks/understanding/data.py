@@ -5,19 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from armor_eval.base.cache import cache_dir
 from armor_eval.base.fetch import Progress, fetch
 from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.table import file_hashes, missing_file
 from armor_model.base.errors import UserError
-
-
-def cache_dir() -> Path:
-    """`$ARMOR_EVAL_CACHE`, else `armor-eval` under the user's cache folder: derived files only, safe to delete."""
-    named = os.environ.get("ARMOR_EVAL_CACHE")
-    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "armor-eval"
-    return base.expanduser()
 
 
 def lmu_data() -> Path:

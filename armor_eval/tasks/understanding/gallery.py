@@ -1,6 +1,7 @@
-"""The image column of a TSV, kept on disk: SEED-Bench's images alone would fill the memory that a model needs.
+"""The image column of a TSV, left on disk: SEED-Bench's images alone would fill the memory that a model needs.
 
-The cells are streamed once into an unnamed temporary file and read back one at a time, from any thread.
+Cells are read one at a time, from any thread: from the file itself, or, where it does not hold their text as it is,
+from an unnamed temporary one.
 """
 
 from __future__ import annotations
@@ -11,19 +12,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from armor_eval.tasks.understanding import images
 from armor_eval.tasks.understanding.images import image_cells, size_of
 from armor_model.base.images import BadImageError
-from armor_model.base.optional import not_none
 
 if TYPE_CHECKING:
     from PIL import Image
-
-CHUNK = 256
-"""Rows read at a time."""
-
 
 HEAD = 65_536
 """Characters of a cell that are read to learn an image's size."""
@@ -36,16 +32,16 @@ class ImageCell:
     digest: str
     """Of the cell's text: equal for equal images, which is what clusters by image go by."""
     length: int
-    _spool: Spool
+    _texts: Texts
     _offset: int
 
     def cell(self) -> str:
         """The base64 text, or the list of them."""
-        return self._spool.read(self._offset, self.length)
+        return self._texts.read(self._offset, self.length)
 
     def sizes(self) -> list[tuple[int, int]]:
         """(width, height) of its images as far as the beginnings of their files tell; for planning only."""
-        head = self._spool.read(self._offset, min(self.length, HEAD))
+        head = self._texts.read(self._offset, min(self.length, HEAD))
         try:
             whole = image_cells(head) if self.length <= HEAD else [head.removeprefix("['")]
         except BadImageError:
@@ -53,58 +49,28 @@ class ImageCell:
         return [size for text in whole if (size := size_of(text)) is not None]
 
 
-class Spool:
-    """Texts in a file without a name: it goes with the process, however that ends."""
+class Texts:
+    """Texts in a file, which stays open as long as something reads from it."""
 
-    def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile(prefix="armor-eval-pictures-")  # noqa: SIM115 - lives as long as its rows
-        self._end = 0
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._end = file, 0
+
+    @classmethod
+    def temporary(cls) -> Texts:
+        """In a file without a name: it goes with the process, however that ends."""
+        return cls(tempfile.TemporaryFile(prefix="armor-eval-pictures-"))
 
     def add(self, text: str) -> ImageCell:
+        """Write a text behind those that are there; for a temporary file."""
         data = text.encode("utf-8", "surrogatepass")
         self._file.write(data)
+        self._file.flush()
         cell = ImageCell(hashlib.sha256(data).hexdigest()[:16], len(data), self, self._end)
         self._end += len(data)
         return cell
 
-    def flush(self) -> None:
-        self._file.flush()
-
     def read(self, offset: int, length: int) -> str:
         return os.pread(self._file.fileno(), length, offset).decode("utf-8", "surrogatepass")
-
-
-def read_image_cells(path: Path) -> list[ImageCell | None]:
-    """The image column in file order; None where a cell is missing. Raises what pandas raises for a broken file."""
-    cells = _read_cells(path, as_text=False)
-    return not_none(_read_cells(path, as_text=True)) if cells is None else cells
-
-
-def _read_cells(path: Path, as_text: bool) -> list[ImageCell | None] | None:
-    """The cells; None where pandas made numbers of a whole chunk (references `007`), which lose their spelling.
-
-    Asking for text from the start would read every other file 1.4 times as long.
-    """
-    import pandas as pd
-    from pandas.api.types import is_numeric_dtype
-
-    spool = Spool()
-    found: list[ImageCell | None] = []
-    with pd.read_csv(
-        path,
-        sep="\t",
-        usecols=["image"],
-        chunksize=CHUNK,
-        dtype=object if as_text else None,
-        keep_default_na=False,
-        na_values=[""],
-    ) as chunks:
-        for chunk in chunks:
-            if is_numeric_dtype(chunk["image"]):
-                return None
-            found += [spool.add(cell) if cell == cell else None for cell in chunk["image"]]
-    spool.flush()
-    return found
 
 
 @dataclass(frozen=True)

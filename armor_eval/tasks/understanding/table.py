@@ -9,17 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.tasks.understanding import images
-from armor_eval.tasks.understanding.cells import (
-    OPTIONS,
-    Reading,
-    as_vlmeval_reads,
-    differing_cells,
-    read_text,
-    whole_number,
-)
+from armor_eval.tasks.understanding.cells import OPTIONS, Reading, as_vlmeval_reads, differing_cells, whole_number
 from armor_eval.tasks.understanding.checks import problems_of
 from armor_eval.tasks.understanding.declare import Benchmark
-from armor_eval.tasks.understanding.gallery import Gallery, ImageCell, read_image_cells
+from armor_eval.tasks.understanding.gallery import Gallery, ImageCell
+from armor_eval.tasks.understanding.tsv import Tsv, stand_of
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 
@@ -87,6 +81,8 @@ class Table:
     reading: Reading = "keep-none"
     touched: dict[str, str] = field(default_factory=dict)
     """Row -> the cells that the two readings make something else of."""
+    stand: list[int] = field(default_factory=list)
+    """The file's number, size and times when it was read."""
     other: Table | None = None
     """The touched rows by the other reading."""
 
@@ -116,8 +112,8 @@ def read_table(
 
     if not path.is_file():
         raise missing_file(benchmark, path)
-    sha256, md5 = file_hashes(path)
-    edition = benchmark.official.edition(md5)
+    stand, file = stand_of(path), Tsv.open(path)
+    edition, md5 = benchmark.official.edition(file.found.md5), file.found.md5
     if need_published and not benchmark.official.md5:
         raise UserError(
             f"{benchmark.name} declares no md5 of a published file, so {path} cannot be checked",
@@ -132,23 +128,22 @@ def read_table(
     if edition is None and not _ends_with_newline(path):
         raise UserError(f"{path} does not end with a whole line: truncated", "get it again")
     try:
-        text = read_text(path)
-        columns = [*text.columns, *pd.read_csv(path, sep="\t", nrows=0).columns.intersection(["image"])]
-        images = read_image_cells(path) if "image" in columns else []
+        cells = file.content()
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, ValueError) as error:
         raise UserError(f"{path} is not a whole TSV file: {' '.join(str(error).split())}", "get it again") from error
-    lacking = [c for c in benchmark.columns if c not in columns]
+    lacking = [c for c in benchmark.columns if c not in cells.columns]
     if lacking:
         raise UserError(
             f"{path} lacks the column{'s' * (len(lacking) > 1)} {', '.join(lacking)}",
             f"{benchmark.name} needs {', '.join(benchmark.columns)}",
         )
-    if len(images) != len(text):
-        raise UserError(f"{path} is not a whole TSV file: {len(text)} rows, {len(images)} images", "get it again")
-    table = Table(benchmark, path, content or sha256, sha256, [], text, False, edition is not None, reading=reading)
+    sha256, published = file.found.sha256, edition is not None
+    table = Table(
+        benchmark, path, content or sha256, sha256, [], cells.text, False, published, reading=reading, stand=stand
+    )
     if edition is not None and len(benchmark.official.md5) > 1:
         table.notes.append(f"the file is the edition {edition}")
-    _fill(table, text, images)
+    _fill(table, cells.text, cells.images)
     return table
 
 

@@ -28,6 +28,7 @@ from armor_eval.tasks.understanding.score import score_run, unread_reservation, 
 from armor_eval.tasks.understanding.subset import limit_table
 from armor_eval.tasks.understanding.table import Row, Table, read_table
 from armor_eval.tasks.understanding.thinking import Thinking
+from armor_eval.tasks.understanding.tsv import stand_of
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
 from armor_model.base.tiling import tile_grid
@@ -241,4 +242,6 @@ def _changed(table: Table) -> str | None:
     """Why the file is not the one that was read; None where it is."""
     if not table.path.is_file():
         return "it is gone"
+    if stand_of(table.path) == table.stand:
+        return None
     return None if sha256_file(table.path) == table.file_sha256 else "its sha256 is another"
