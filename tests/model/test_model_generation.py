@@ -21,7 +21,7 @@ def recorded(monkeypatch):
         seen.append(logits.clone())
         return choose(logits, *arguments)
 
-    for module in ("engine", "static"):
+    for module in ("steps", "static"):
         monkeypatch.setattr(f"armor_model.generation.{module}.choose", record)
     return seen
 

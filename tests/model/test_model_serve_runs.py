@@ -57,7 +57,7 @@ def pixels(folder, name):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["understanding", "--bench", "POPE", "--profile", "shapes", "--limit", "20"],
+        ["understanding", "--bench", "all", "--profile", "shapes", "--limit", "20"],
         ["geneval", "--profile", "shapes", "--limit", "6"],
         ["modality", "--profile", "shapes", "--limit", "20"],
     ],
@@ -71,15 +71,19 @@ def test_the_same_items_and_scores_as_in_process(address, argv, tmp_path, capsys
         main([*argv, "--model", model, "--out", str(tmp_path / name)])
         for name, model in (("served", address), ("here", "armor-nano"))
     ]
-    served, here = (read_bundle(next((tmp_path / name).rglob("run.json")).parent) for name in ("served", "here"))
     assert codes[0] == codes[1]
-    kept = [{it.id: (it.output, len(it.output_images), it.score) for it in items} for _, items, _ in (served, here)]
-    assert kept[0] == kept[1]
-    theirs = {it.id: it.output_images for it in served[1]}
-    for it in here[1]:
-        for ours, other in zip(it.output_images, theirs[it.id], strict=True):
-            apart = pixels(tmp_path / "here", ours) - pixels(tmp_path / "served", other)
-            assert (
-                abs(apart).max() <= 1
-            )  # which images are decoded together decides the last bit (1 pixel in 80 images)
-    assert len(here[1]) >= 6 and served[2].metrics == here[2].metrics
+    runs = sorted(path.parent.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("run.json"))
+    assert len(runs) == (9 if "all" in argv else 1)
+    for run in runs:
+        served, here = (read_bundle(tmp_path / name / run) for name in ("served", "here"))
+        kept = [{it.id: (it.output, len(it.output_images), it.score) for it in items} for _, items, _ in (served, here)]
+        assert kept[0] == kept[1], run
+        theirs = {it.id: it.output_images for it in served[1]}
+        for it in here[1]:
+            for ours, other in zip(it.output_images, theirs[it.id], strict=True):
+                apart = pixels(tmp_path / "here", ours) - pixels(tmp_path / "served", other)
+                # which images are decoded together decides the last bit (1 pixel in 80 images)
+                assert abs(apart).max() <= 1
+        assert len(here[1]) >= 6 and served[2].metrics == here[2].metrics, run
+        with capsys.disabled():
+            print(run, len(here[1]), "items")

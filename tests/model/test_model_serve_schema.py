@@ -13,7 +13,7 @@ from test_model_serve import Served
 
 pytestmark = pytest.mark.slow
 SCHEMATHESIS = shutil.which("schemathesis")
-EXAMPLES = 60
+EXAMPLES = 30
 
 
 @pytest.fixture
