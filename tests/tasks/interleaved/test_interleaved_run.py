@@ -168,7 +168,5 @@ def test_the_command_measures_baselines_beside(tmp_path, capsys):
     doc = results_doc(load_runs([tmp_path]))
     own = next(line for line in doc.lines if line.cells[1].text == "mock")
     beside = [own.cells[doc.head.index(name)].text for name in ("Blind", "Constant")]
-    assert all(text.endswith(" %") for text in beside), (
-        "a column each, though one's protocol says that it is a constant"
-    )
+    assert all(text.endswith(" %") for text in beside), "a column each, whatever its protocol says"
     assert main([*argv, "--repeats", "2"]) == 2
