@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from armor_eval.compare.planning import CHANGED
-
 
 def power(
     bench: Annotated[str, typer.Option("--bench", help="Benchmark, e.g. MMB.")],
@@ -17,8 +15,8 @@ def power(
         int | None, typer.Option(min=2, help="Groups to plan for; default: the published size.")
     ] = None,
     changed: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of groups that two equal models answer differently.")
-    ] = CHANGED,
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of groups in which equal models differ; default 0.1.")
+    ] = None,
     runs: Annotated[
         tuple[Path, Path] | None, typer.Option(help="Two runs to read sizes and changes from, instead.")
     ] = None,
@@ -35,5 +33,5 @@ def power(
     from armor_eval.cli.common import write
     from armor_eval.compare import planning
 
-    plan = planning.plan(bench, drop, clusters, changed, runs)
+    plan = planning.plan(bench, drop, clusters, planning.CHANGED if changed is None else changed, runs)
     write(json.dumps(plan.as_dict(), indent=1) if json_output else plan.in_words())

@@ -58,6 +58,7 @@ def suite(
     model: Annotated[str | None, typer.Option(help="Another model than the file's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Another folder than the file's.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N units of each task: another limit.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Another seed than the file's.")] = None,
     dtype: common.DType = None,
     device: common.Device = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print runs and scores as JSON.")] = False,
@@ -81,7 +82,7 @@ def suite(
 
     common.quiet_libraries()
     plan = read_plan(file)
-    given = {"model": model, "out": out, "limit": limit, "dtype": dtype, "device": device}
+    given = {"model": model, "out": out, "limit": limit, "seed": seed, "dtype": dtype, "device": device}
     plan = plan.model_copy(update={name: value for name, value in given.items() if value is not None})
     folder = plan.out or Path("runs") / "suite" / file.stem
     finished = evaluate(

@@ -300,7 +300,7 @@ def judge(row: MetricResult) -> tuple[Verdict, str]:
     if row.decided_at:
         why = f"{row.decided_at:,} items would decide, if the difference stays as it is"
     if row.allows is not None and row.allows > row.tolerance:
-        why += f"; these decide at a tolerance of {plain(row.allows, row.unit, False)}"
+        why += f"; at this size a tolerance of {plain(row.allows, row.unit, False)} decides"
     return "INCONCLUSIVE", why
 
 

@@ -106,8 +106,9 @@ def _control_text(view: RunView, views: Sequence[RunView], name: str) -> str:
 
     The reservations of the row are printed with it; a baseline need not share those of how the model was asked.
     """
-    same = [f for f in COMPARED if f not in ("extras.blind", "prompt_sha256", "decoding", "reservations")]
+    same = {f for f in COMPARED if f not in ("extras.blind", "prompt_sha256", "decoding", "reservations")}
     for other in views:
-        if control_of(other) == name and not differing(view.run, other.run, same):
+        told = {"protocol"} if other.run.protocol.get("answers") == name else set()  # that it is this baseline
+        if control_of(other) == name and not differing(view.run, other.run, same - told):
             return value_text(not_none(other.primary))
     return "-"

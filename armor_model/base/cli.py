@@ -84,9 +84,11 @@ def _ended(error: BaseException, prog: str, failed: int, go_on: str) -> int:
 
 def _usage(error: Any, prog: str, end: Callable[[str, int], int]) -> int:
     """Wrong or missing options: one line, or the whole help where nothing was given."""
+    import typer
+
     text = error.format_message().strip()
     if "\n" in text:
-        sys.stderr.write(f"{text}\n")
+        typer.echo(text, err=True)  # without colours where this is no terminal
         return 2
     command = getattr(getattr(error, "ctx", None), "command_path", None) or prog
     return end(f"{text} - see {command} --help", 2)

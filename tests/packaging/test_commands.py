@@ -83,7 +83,7 @@ def test_options_mean_the_same_everywhere(program, path, command):
         assert types["--out-file"] == "<path>" and "--out" not in options
         assert [p.opts for p in command.params if getattr(p, "hidden", False)] == [["--out"]], "the old spelling works"
     if "--seed" in options:
-        assert types["--seed"].startswith("<int") and options["--seed"].default == 0
+        assert types["--seed"].startswith("<int") and options["--seed"].default in (0, None)
     for name in ("--device", "--dtype"):
         assert name not in options or (types[name] == "<str>" and options[name].default is None)
     for p in options.values():
@@ -126,6 +126,10 @@ def test_options_are_where_they_make_sense(program, path, command):
     assert ("--json" in options) == (runs and name not in NO_JSON)
     if "--model" in options and runs and name not in NO_DEVICE:
         assert {"--device", "--dtype"} <= options
+    if {"--model", "--json"} <= options:
+        assert "--out" in options or "--out-file" in options, "what it made is kept"
+    if "--limit" in options:
+        assert "--seed" in options, "a part is chosen by a seed"
 
 
 @CASES

@@ -12,6 +12,8 @@ from armor_eval.engine import Finished, Settings, evaluate
 from armor_eval.models.base import Decoding
 from armor_eval.models.mock import MockModel
 from armor_eval.profiles import profile_of
+from armor_eval.report.loading import load_runs
+from armor_eval.report.results import results_doc
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.shapes.interleaved import jsonl, told
 from armor_eval.tasks.interleaved.judging import paired
@@ -163,4 +165,8 @@ def test_the_command_measures_baselines_beside(tmp_path, capsys):
     assert names == {"interleaved", *(f"interleaved-{b}" for b in ("blind", "text-only", "image-only", "constant"))}
     assert main([*argv, "--json"]) == 0
     assert [one["run"]["status"] for one in json.loads(capsys.readouterr().out)] == ["complete"] * 5
+    doc = results_doc(load_runs([tmp_path]))
+    own = next(line for line in doc.lines if line.cells[1].text == "mock")
+    beside = [own.cells[doc.head.index(name)].text for name in ("Blind", "Constant")]
+    assert all(text.endswith(" %") for text in beside), "a column each, whatever its protocol says"
     assert main([*argv, "--repeats", "2"]) == 2
