@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
-from armor_model.generation.prefixes import PrefixCache, common, images_within, marks_of
+from armor_model.generation.prefixes import PrefixCache, images_within, marks_of
 from armor_model.generation.state import Batch, Limits, Request, Row, attention, uniforms
 from armor_model.generation.static import COMPILE_PAYS, LENGTH_STEP, padded
 from armor_model.generation.steps import Steps
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from armor_model.generation.api import GenerationSettings
-    from armor_model.generation.prefixes import Prefix
     from armor_model.modeling import ArmorModel
 
 REFILL = 4
@@ -228,7 +227,8 @@ class Engine(Steps):
         if self.settings.guided and (forced := [row for row in batch.rows[n:] if row.drawing]):
             prompts += self._add_unconditional(batch, forced, [imgbos])
         fresh = list(range(n, len(batch.rows)))
-        shared = self._shared(batch, n)
+        stores = len(batch.slot_views)
+        shared = {} if self.prefixes is None else self.prefixes.shared(batch.rows, n, batch.slot, stores)
         width = self.config.text_config.hidden_size
         last_RD = torch.zeros(len(batch.rows), width, dtype=batch.dtype, device=self.device)
         for indices in ([i for i in fresh if i not in shared], list(shared)):
@@ -237,26 +237,6 @@ class Engine(Steps):
                 last_RD[indices] = self._prefill(batch, indices, [prompts[i - n] for i in indices], known)
         self._sample(batch, fresh, last_RD)
         self._settle(batch)
-
-    def _shared(self, batch: Batch, n: int) -> dict[int, tuple[Prefix | int, int]]:
-        """For those of the rows from n on that have half of their prompt or more in common with a finished row, or with
-        one that is prefilled before them: which, and how many tokens. Longest first: a dialogue's last turn is."""
-        shared: dict[int, tuple[Prefix | int, int]] = {}
-        if self.prefixes is None:
-            return shared
-        for i in range(n, len(batch.rows)):
-            if (marks := batch.rows[i].marks) is None:
-                continue
-            source: Prefix | int | None
-            source, length = self.prefixes.longest(marks, len(batch.slot_views))
-            for other, row in enumerate(batch.rows[:i]):
-                if other not in shared and row.marks is not None and (found := common(row.marks, marks)) > length:
-                    source, length = other, found
-            length = min(length, batch.slot - batch.rows[i].start - 1)  # the last token's hidden state is wanted
-            if source is not None and 2 * length >= len(marks):
-                shared[i] = source, length
-                self.prefixes.reused += length
-        return shared
 
     def _add_unconditional(self, batch: Batch, rows: list[Row], begin: list[int]) -> list[Request]:
         """An unconditional row for each of these; their prompts, to be prefilled."""

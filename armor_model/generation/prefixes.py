@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from armor_model.generation.state import Request
+    from armor_model.generation.state import Request, Row
 
 MOST_BYTES = 1 << 30
 """That a cache holds by default: some 7,000 tokens of an 8B model in bf16."""
@@ -63,6 +63,25 @@ class PrefixCache:
         self._kept.remove(found)
         self._kept.append(found)
         return found, common(found.marks, marks)
+
+    def shared(self, rows: list[Row], n: int, slot: int, stores: int) -> dict[int, tuple[Prefix | int, int]]:
+        """For those of the rows from n on that have half of their prompt or more in common with a finished row, or with
+        one that is prefilled before them: which, and how many tokens. Rows stand longest first, so that a dialogue's
+        last turn serves the earlier ones. All prompts end at `slot`."""
+        found: dict[int, tuple[Prefix | int, int]] = {}
+        for i in range(n, len(rows)):
+            if (marks := rows[i].marks) is None:
+                continue
+            source: Prefix | int | None
+            source, length = self.longest(marks, stores)
+            for other, row in enumerate(rows[:i]):
+                if other not in found and row.marks is not None and (alike := common(row.marks, marks)) > length:
+                    source, length = other, alike
+            length = min(length, slot - rows[i].start - 1)  # the last token's hidden state is wanted
+            if source is not None and 2 * length >= len(marks):
+                found[i] = source, length
+                self.reused += length
+        return found
 
     def keep(self, prefix: Prefix) -> None:
         """Hold on to a finished row; shorter ones that it continues go."""

@@ -184,3 +184,22 @@ def test_losses_are_told_by_segment_and_turn(pack_to):
     assert found["text/t2ti"] == (1 + BOS + 4 + STOP + BOS + STOP) / 6 and found["text/t2t"] == (2 + STOP) / 2
     assert found["image/turn_1"] == found["image/turn_2"] == (CODE + CODE + END) / 3 and "image/image_1" not in found
     assert set(means(talks[1:])) == {"text", "text/t2t"}
+
+
+def test_stage_3_takes_dialogues_of_several_images(tmp_path, capsys):
+    """From build-data to the run's record: t2ti and ti2ti are read, and losses told by segment and turn everywhere."""
+    from armor_eval.runs.bundle import read_bundle
+    from trainer.curves import read_losses
+
+    data, shards, out = (str(tmp_path / name) for name in ("data", "shards", "run"))
+    assert main(["build-data", "--dialogues", "shapes-v1=16", "--out", data]) == 0
+    assert main(["tokenize", f"{data}/conversations.jsonl", "--model", "armor-nano", "--out", shards]) == 0
+    words = f"--mix t2ti=12,ti2ti=4 --batch-size 16 --eval-data {shards} --eval-limit 8 --profile shapes --out {out}"
+    assert main(["stage", "--stage", "3", "--model", "armor-nano", "--data", shards, *words.split()]) == 0
+    told = {"text/before_image", "text/after_image", "image/image_1", "image/image_2", "text/turn_1", "image/turn_2"}
+    first, *_, last = map(json.loads, (tmp_path / "run" / "log.jsonl").read_text().splitlines())
+    assert {f"loss/{name}" for name in (*told, "text/ti2ti", "text/t2ti")} <= set(first) | set(last)
+    assert any(name.endswith("text/after_image") and not name.startswith("loss/") for name in (*first, *last))
+    assert told <= set(read_losses(tmp_path / "run" / "log.jsonl"))
+    _, _, scores = read_bundle(tmp_path / "run")
+    assert {f"loss/{name}" for name in told} <= {metric.name for metric in scores.metrics}
