@@ -22,7 +22,7 @@ from armor_eval.runs.judges import HONESTY, same_judge
 from armor_eval.runs.schema import DataInfo, JudgeInfo, Metric, ModelInfo, Reservation, ScorerInfo
 from armor_eval.stats.composite import accuracy, measure
 from armor_eval.tasks.interleaved.answers import Answer
-from armor_eval.tasks.interleaved.pairs import FAIR, WORDS, Compares, leanings, swapped
+from armor_eval.tasks.interleaved.pairs import FAIR, WORDS, Compares, contradicts, leanings, swapped
 from armor_eval.tasks.suites.judges.base import Judge
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
@@ -137,7 +137,7 @@ class HonestyTask(Compares):
         called = measure(own, accuracy("points for the one called its own", primary=False))
         swap = swapped([item for kind in KINDS[1:] for item in by_kind[kind]])
         metrics = [clear, longer, called, *(m for m in (swap.says_first, swap.consistent) if m is not None)]
-        found = leanings({"place": swap.says_first, "length": longer, "own": called})
+        found = [*leanings({"place": swap.says_first, "length": longer, "own": called}), *contradicts(swap)]
         return self._outcome(bundle, items, withheld, metrics, [*_blind(clear), *found])
 
 

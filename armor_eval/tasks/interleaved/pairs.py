@@ -36,10 +36,9 @@ answer that you lean to."""
 ORDERS = ("first", "second")
 """Where the candidate's answer stands."""
 ROOM = 16
-DECIDES = 50.0
-"""Percent of pairs with one winner in both orders; below, the wins of a judge that prefers a place are withheld."""
 FAIR = 50.0
-"""Percent of verdicts for the first answer, of a judge that does not look at the place."""
+"""Percent of verdicts for the first answer, of a judge that does not look at the place; and of pairs with one winner in
+both orders, of a judge that tosses a coin."""
 
 
 def verdict_of(reply: str) -> str | None:
@@ -193,16 +192,29 @@ class PairsTask(Compares):
         wins = measure([item for item in items if item.score is not None], accuracy("wins"))
         swap = swapped(items)
         metrics = [wins, *(metric for metric in (swap.consistent, swap.says_first) if metric is not None)]
-        found = leanings({"place": swap.says_first})
-        if found and swap.consistent is not None and (swap.consistent.value or 0.0) < DECIDES:
-            withheld = withheld or "places decide more pairs than answers do"
-        return self._outcome(bundle, items, withheld, metrics, found)
+        if other := contradicts(swap):
+            withheld = withheld or other[0].text
+        return self._outcome(bundle, items, withheld, metrics, [*leanings({"place": swap.says_first}), *other])
 
 
 def swapped(items: Sequence[Item]) -> PositionSwap:
     """What the two orders of each pair show."""
     sides = {"first": ("ours", "theirs"), "second": ("theirs", "ours")}
     return position_swap([Battle(i.id.rpartition("/")[0], *sides[str(i.group)], str(i.parsed)) for i in items])
+
+
+def contradicts(swap: PositionSwap) -> list[Reservation]:
+    """A judge whose other order has another winner more often than a coin's would: its wins say nothing."""
+    metric = swap.consistent
+    if metric is None or metric.ci95 is None or metric.ci95[1] >= FAIR:
+        return []
+    text = f"the judge contradicts itself: {_told(metric)} of the pairs have one winner in both orders"
+    return [Reservation(kind="judge", text=text)]
+
+
+def _told(metric: Metric) -> str:
+    low, high = metric.ci95 or (0.0, 100.0)
+    return f"{metric.value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 LEANS = {
@@ -218,6 +230,5 @@ def leanings(metrics: Mapping[str, Metric | None]) -> list[Reservation]:
     found = []
     for name, metric in metrics.items():
         if metric is not None and metric.ci95 and not metric.ci95[0] <= FAIR <= metric.ci95[1]:
-            told = f"{metric.value:.1f} % [{metric.ci95[0]:.1f}, {metric.ci95[1]:.1f}]"
-            found.append(Reservation(kind="judge", text=LEANS[name].format(told)))
+            found.append(Reservation(kind="judge", text=LEANS[name].format(_told(metric))))
     return found
