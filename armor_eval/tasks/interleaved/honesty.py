@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.engine import Described, Outcome, Unit
-from armor_eval.engine.task import Progress, Ready
+from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.profiles import OFFICIAL
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.judges import HONESTY, same_judge
@@ -122,10 +122,9 @@ class HonestyTask(Compares):
             asks=False,
         )
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
-        return [
-            Ready([([], [self._images[name]]) for name in self._shows[unit.id.rpartition("/")[0]]]) for unit in units
-        ]
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Request | Exception]:
+        shown = [self._shows[unit.id.rpartition("/")[0]] for unit in units]
+        return [Ready(tuple(([], [self._images[name]]) for name in names)) for names in shown]
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
         items, withheld = self._ended(bundle)

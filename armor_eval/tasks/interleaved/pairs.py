@@ -10,16 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.engine import Described, Outcome, Unit
-from armor_eval.engine.task import Progress, Ready
+from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, Reservation, ScorerInfo, Scores
 from armor_eval.stats.composite import accuracy, measure
 from armor_eval.stats.pairwise import Battle, PositionSwap, points, position_swap
 from armor_eval.tasks.interleaved.answers import Answer, Answers, answer_text, question_text
-from armor_eval.tasks.interleaved.looking import Looks, Reply, carried, opened, questions_of, reason_of
+from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, opened, questions_of, reason_of
 from armor_eval.tasks.suites.items import Probe, SuiteItem
 from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
 from armor_eval.tasks.understanding.thinking import strip_thoughts
@@ -33,6 +32,8 @@ first, then those of answer B, and [image 1], [image 2] ... stand in each answer
 is better: is its text right, do its images show what was asked for, do both belong together? The order of the answers
 and their length change nothing. Reply with one of these four and nothing else: A, B, Tie(A), Tie(B) - a tie names the
 answer that you lean to."""
+Both = tuple[Opened, Opened]
+"""The images of the candidate's answer, and of the other's."""
 ORDERS = ("first", "second")
 """Where the candidate's answer stands."""
 ROOM = 16
@@ -64,7 +65,7 @@ class Compares(Looks):
         ]
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[Both | Exception], bundle: Bundle
     ) -> list[Item]:
         shown = {u.id: self._shown(u, o) for u, o in zip(units, outputs, strict=True) if not isinstance(o, Exception)}
         replies = self._replies(shown, ROOM, bundle)
@@ -74,7 +75,7 @@ class Compares(Looks):
         """What is said of who gave the two answers of a pair."""
         return "", ""
 
-    def _shown(self, unit: Unit, images: list[Any]) -> Shown:
+    def _shown(self, unit: Unit, images: Both) -> Shown:
         id, _, order = unit.id.rpartition("/")
         sides = list(zip(self._pairs[id], images, self._authors(id), strict=True))
         if order == "second":
@@ -87,7 +88,7 @@ class Compares(Looks):
         item = SuiteItem(unit.id, first.question, (Probe("winner", first.question),))
         return Shown(item, 0, (*given, *one, *other), (Ask(item.probes[0], text),))
 
-    def _item(self, unit: Unit, output: Any, reply: Reply | None, bundle: Bundle) -> Item:
+    def _item(self, unit: Unit, output: Both | Exception, reply: Reply | None, bundle: Bundle) -> Item:
         question = self._pairs[unit.id.rpartition("/")[0]][0].question
         fields: JsonObject = {
             "id": unit.id,
@@ -177,15 +178,16 @@ class PairsTask(Compares):
             ],
         )
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Request | Exception]:
         """The images of both answers, the candidate's first; one that cannot be read costs the pair."""
-        made: list[Any] = []
-        for unit in units:
-            pair = self._pairs[unit.id.rpartition("/")[0]]
-            both = [opened(source, one) for source, one in zip(self._sources, pair, strict=True)]
-            failed = next((one for one in both if isinstance(one, Exception)), None)
-            made.append(failed or Ready([one.output for one in both if isinstance(one, Ready)]))
-        return made
+        return [self._request(self._pairs[unit.id.rpartition("/")[0]]) for unit in units]
+
+    def _request(self, pair: tuple[Answer, Answer]) -> Ready | Exception:
+        ours, theirs = (opened(source, one) for source, one in zip(self._sources, pair, strict=True))
+        for one in (ours, theirs):
+            if isinstance(one, Exception):
+                return one
+        return Ready((ours, theirs))
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
         items, withheld = self._ended(bundle)
