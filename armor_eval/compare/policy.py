@@ -52,14 +52,14 @@ class Statistics(_Part):
     """Of the joint cluster bootstrap that is reported beside the deciding interval; 0 leaves it out."""
 
 
-DEFAULT_TOLERANCE = {"%": 1.0, "points": 20.0, "score": 0.01}
+DEFAULT_TOLERANCE = {"%": 1.0, "points": 20.0, "score": 0.01, "grade": 0.05}
 
 
 class Policy(_Part):
     tolerance: dict[str, NonNegativeFloat] = Field(default_factory=dict)
-    """By unit (`"%"`, `points`, `score`), by benchmark (`MMB`) or by `BENCHMARK/METRIC`; the most special one holds.
+    """By unit (`"%"`, `points`, `score`, `grade`), benchmark (`MMB`) or `BENCHMARK/METRIC`; the most special one holds.
 
-    In the metric's own unit. Defaults: 1 %, 20 points, 0.01.
+    In the metric's own unit. Defaults: 1 %, 20 points, 0.01, 0.05 of a grade.
     """
     limits: Limits = Field(default_factory=Limits)
     cost: Cost = Field(default_factory=Cost)
@@ -137,6 +137,7 @@ _EXAMPLE = """\
 "%" = 1.0            # every percentage
 points = 20.0        # MME
 score = 0.01         # GenEval
+grade = 0.05         # a judge's mean of a rubric
 {lines}
 # "POPE/F1" = 0.5    # one number
 # retention = 2.0    # what is kept of --reference, in points of percent

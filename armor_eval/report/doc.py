@@ -61,14 +61,14 @@ def number(value: float, decimals: int) -> str:
 
 
 def decimals_of(metric: Metric) -> int:
-    return {"score": 3, "share": 3, "points": 1, "%": 1}.get(metric.unit, 3)
+    return {"score": 3, "share": 3, "points": 1, "%": 1, "grade": 2}.get(metric.unit, 3)
 
 
 def value_text(metric: Metric) -> str:
     """`61.2 %`, `.612`, or that it is withheld; a dash where it is undefined."""
     if metric.value is None:
         return "-" if (metric.note or "").startswith("undefined") else "withheld"
-    unit = {"score": "", "%": " %", "points": " pt"}.get(metric.unit, f" {metric.unit}")
+    unit = {"score": "", "%": " %", "points": " pt", "grade": ""}.get(metric.unit, f" {metric.unit}")
     return f"{number(metric.value, decimals_of(metric))}{unit}"
 
 

@@ -277,7 +277,7 @@ def aligned(series: list[list[tuple[int, float]]]) -> tuple[np.ndarray, np.ndarr
 
 
 def _unit(unit: str) -> str:
-    return {"%": "per cent", "points": "points", "score": "score (0 to 1)", "share": "share"}.get(unit, unit)
+    return {"%": "per cent", "score": "score (0 to 1)", "grade": "grade of a judge"}.get(unit, unit)
 
 
 def _salt(text: str) -> str:

@@ -95,6 +95,7 @@ def test_the_example_policy_is_the_default(tmp_path):
     path = tmp_path / "p.toml"
     path.write_text(example())
     assert load_policy(path).tolerance_of("MME", "perception", "points") == Policy().tolerance_of("x", "y", "points")
+    assert 0 < load_policy(path).tolerance_of("armor-rubric-v1", "mean", "grade") < 5 / 50, "of a scale from 0 to 5"
 
 
 def _edit(folder: Path, change) -> None:

@@ -125,8 +125,8 @@ def test_interleaved_suites_and_kept_text_have_rows(tmp_path: Path) -> None:
     leans = make_run("j", kind="interleaved", benchmark=HONESTY, model="jay", reservations=known)
     write_bundle(tmp_path / "jay", judged(leans), [metric("right against wrong", 99.0, (90.0, 100.0))])
     own = tmp_path / "own"
-    second = metric("image", 2.5, (2.0, 3.0), unit="points").model_copy(update={"primary": False})
-    grades = [metric("mean", 3.25, (3.0, 3.5), unit="points"), second]
+    second = metric("image", 2.5, (2.0, 3.0), unit="grade").model_copy(update={"primary": False})
+    grades = [metric("mean", 3.25, (3.0, 3.5), unit="grade"), second]
     graded = make_run("g", kind="interleaved", benchmark="armor-rubric-v1", model="mine")
     write_bundle(own / "graded", judged(graded), grades, make_items(20))
     twin = make_run("w", kind="interleaved", benchmark="interleaved", model="mine")
@@ -138,7 +138,7 @@ def test_interleaved_suites_and_kept_text_have_rows(tmp_path: Path) -> None:
     text_run(own, "mine", "winogrande", 5)
     made = card(tmp_path, "mine", str(own), str(tmp_path / "jay"), "--base", str(tmp_path / "base"))
     page = (tmp_path / "card" / "card.md").read_text()
-    assert "| armor-rubric-v1 (a) | mine | 3.2 pt |" in page and "| image | 2.5 pt |" in page
+    assert "| armor-rubric-v1 (a) | mine | 3.25 |" in page and "| image | 2.50 |" in page
     assert "| interleaved | mine | 12.0 % |" in page and "| geneval2 (a) | mine | 33.0 % |" in page
     assert "judge of armor-rubric-v1: jay" in page and "judge of geneval2: jay" in page
     assert sorted(made["reservations"][known[0].text]) == ["armor-rubric-v1", "geneval2"]

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.engine import Described, Outcome, Unit
-from armor_eval.engine.task import Progress, Ready
+from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.profiles import OFFICIAL
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.judges import HONESTY, same_judge
 from armor_eval.runs.schema import DataInfo, JudgeInfo, Metric, ModelInfo, Reservation, ScorerInfo
 from armor_eval.stats.composite import accuracy, measure
 from armor_eval.tasks.interleaved.answers import Answer
-from armor_eval.tasks.interleaved.pairs import FAIR, WORDS, Compares, leanings, swapped
+from armor_eval.tasks.interleaved.pairs import FAIR, WORDS, Compares, contradicts, leanings, swapped
 from armor_eval.tasks.suites.judges.base import Judge
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
@@ -122,10 +122,9 @@ class HonestyTask(Compares):
             asks=False,
         )
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
-        return [
-            Ready([([], [self._images[name]]) for name in self._shows[unit.id.rpartition("/")[0]]]) for unit in units
-        ]
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Request | Exception]:
+        shown = [self._shows[unit.id.rpartition("/")[0]] for unit in units]
+        return [Ready(tuple(([], [self._images[name]]) for name in names)) for names in shown]
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
         items, withheld = self._ended(bundle)
@@ -137,7 +136,7 @@ class HonestyTask(Compares):
         called = measure(own, accuracy("points for the one called its own", primary=False))
         swap = swapped([item for kind in KINDS[1:] for item in by_kind[kind]])
         metrics = [clear, longer, called, *(m for m in (swap.says_first, swap.consistent) if m is not None)]
-        found = leanings({"place": swap.says_first, "length": longer, "own": called})
+        found = [*leanings({"place": swap.says_first, "length": longer, "own": called}), *contradicts(swap)]
         return self._outcome(bundle, items, withheld, metrics, [*_blind(clear), *found])
 
 

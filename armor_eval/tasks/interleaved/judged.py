@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.engine import Described, Outcome, Unit
-from armor_eval.engine.task import Progress
+from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores
 from armor_eval.stats.composite import Composite, measure
 from armor_eval.tasks.interleaved.answers import Answers, asked
-from armor_eval.tasks.interleaved.looking import Looks, Reply, carried, opened, questions_of, reason_of
+from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, opened, questions_of, reason_of
 from armor_eval.tasks.interleaved.rubrics import Rubric
 from armor_eval.tasks.modality.records import modality
 from armor_eval.tasks.suites.items import Probe, SuiteItem
@@ -81,12 +80,13 @@ class JudgedTask(Looks):
     def units(self) -> Sequence[Unit]:
         return [Unit(one.id, one.cluster or one.id) for one in self._rows]
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Request | Exception]:
         """The images of each answer; one that cannot be read costs that answer."""
-        return [opened(self._answers, self._by_id[unit.id]) for unit in units]
+        found = [opened(self._answers, self._by_id[unit.id]) for unit in units]
+        return [one if isinstance(one, Exception) else Ready(one) for one in found]
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[Opened | Exception], bundle: Bundle
     ) -> list[Item]:
         shown = {}
         for unit, output in zip(units, outputs, strict=True):
@@ -98,7 +98,7 @@ class JudgedTask(Looks):
         replies = self._replies(shown, ROOM, bundle)
         return [self._item(u, o, replies.get(u.id), bundle) for u, o in zip(units, outputs, strict=True)]
 
-    def _fields(self, unit: Unit, output: Any, bundle: Bundle) -> tuple[JsonObject, Item | None]:
+    def _fields(self, unit: Unit, output: Opened | Exception, bundle: Bundle) -> tuple[JsonObject, Item | None]:
         """What an item says of the answer; the whole item where there is none, or its images cannot be read."""
         one = self._by_id[unit.id]
         fields: JsonObject = {
@@ -116,11 +116,11 @@ class JudgedTask(Looks):
         fields["parsed"] = modality(bool(one.text), bool(output[1]))
         return fields, None
 
-    def _item(self, unit: Unit, output: Any, reply: Reply | None, bundle: Bundle) -> Item:
+    def _item(self, unit: Unit, output: Opened | Exception, reply: Reply | None, bundle: Bundle) -> Item:
         fields, failed = self._fields(unit, output, bundle)
         if failed is not None:
             return failed
-        zero = self._rubric.zero(self._by_id[unit.id].text, output[1])
+        zero = self._rubric.zero(self._by_id[unit.id].text, fields["output_images"])
         text = "" if reply is None or isinstance(reply, Exception) else reply[0].text
         grades = zero if reply is None else self._rubric.read(text)
         if grades is None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from armor_eval.engine.task import Ready
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.comparable import reservations_of
 from armor_eval.runs.schema import ModelInfo, Profile, Reservation
@@ -17,10 +16,14 @@ from armor_model.base.hashing import sha256_json
 from armor_model.base.images import BadImageError
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from armor_eval.models.base import Model
 
 Key = TypeVar("Key", bound=Hashable)
 Reply = list[Reading] | Exception
+Opened = tuple[list["Image.Image"], list["Image.Image"]]
+"""The images of a question, and of its answer."""
 CARRIED = ("data", "subset", "blind", "blank", "failed", "decoding")
 """Kinds of reservations on a run of answers that its grades have too."""
 UNKNOWN = (
@@ -77,13 +80,13 @@ def _is(judge: Judge, model: ModelInfo) -> bool:
     return judge.info.name == model.name or bool(version and model.fingerprint.startswith(version))
 
 
-def opened(source: Answers, answer: Answer) -> Ready | Exception:
-    """An answer's images as (the question's, its own); the exception where one cannot be read, or none was given."""
+def opened(source: Answers, answer: Answer) -> Opened | Exception:
+    """An answer's images; the exception where one cannot be read, or the model gave no answer."""
     if answer.failed is not None:
         return RuntimeError(f"the model gave no answer: {answer.failed}")
     try:
         given, drawn = image_in(source.given), image_in(source.root)
-        return Ready(([given(name) for name in answer.given], [drawn(name) for name in answer.image]))
+        return [given(name) for name in answer.given], [drawn(name) for name in answer.image]
     except (OSError, BadImageError) as error:
         return error
 
@@ -98,6 +101,6 @@ def questions_of(rows: Sequence[Answer]) -> str:
     return sha256_json([[one.id, one.question] for one in rows])
 
 
-def reason_of(reply: Any) -> str:
+def reason_of(reply: Reply | None) -> str:
     """Why a look came to nothing."""
-    return one_line(f"judge: {reply}" if isinstance(reply, Exception) else f"unread: {reply[0].text}")[:300]
+    return one_line(f"unread: {reply[0].text}" if isinstance(reply, list) else f"judge: {reply}")[:300]

@@ -10,16 +10,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.engine import Described, Outcome, Unit
-from armor_eval.engine.task import Progress, Ready
+from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, Reservation, ScorerInfo, Scores
 from armor_eval.stats.composite import accuracy, measure
 from armor_eval.stats.pairwise import Battle, PositionSwap, points, position_swap
 from armor_eval.tasks.interleaved.answers import Answer, Answers, answer_text, question_text
-from armor_eval.tasks.interleaved.looking import Looks, Reply, carried, opened, questions_of, reason_of
+from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, opened, questions_of, reason_of
 from armor_eval.tasks.suites.items import Probe, SuiteItem
 from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
 from armor_eval.tasks.understanding.thinking import strip_thoughts
@@ -33,13 +32,14 @@ first, then those of answer B, and [image 1], [image 2] ... stand in each answer
 is better: is its text right, do its images show what was asked for, do both belong together? The order of the answers
 and their length change nothing. Reply with one of these four and nothing else: A, B, Tie(A), Tie(B) - a tie names the
 answer that you lean to."""
+Both = tuple[Opened, Opened]
+"""The images of the candidate's answer, and of the other's."""
 ORDERS = ("first", "second")
 """Where the candidate's answer stands."""
 ROOM = 16
-DECIDES = 50.0
-"""Percent of pairs with one winner in both orders; below, the wins of a judge that prefers a place are withheld."""
 FAIR = 50.0
-"""Percent of verdicts for the first answer, of a judge that does not look at the place."""
+"""Percent of verdicts for the first answer, of a judge that does not look at the place; and of pairs with one winner in
+both orders, of a judge that tosses a coin."""
 
 
 def verdict_of(reply: str) -> str | None:
@@ -65,7 +65,7 @@ class Compares(Looks):
         ]
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[Both | Exception], bundle: Bundle
     ) -> list[Item]:
         shown = {u.id: self._shown(u, o) for u, o in zip(units, outputs, strict=True) if not isinstance(o, Exception)}
         replies = self._replies(shown, ROOM, bundle)
@@ -75,7 +75,7 @@ class Compares(Looks):
         """What is said of who gave the two answers of a pair."""
         return "", ""
 
-    def _shown(self, unit: Unit, images: list[Any]) -> Shown:
+    def _shown(self, unit: Unit, images: Both) -> Shown:
         id, _, order = unit.id.rpartition("/")
         sides = list(zip(self._pairs[id], images, self._authors(id), strict=True))
         if order == "second":
@@ -88,7 +88,7 @@ class Compares(Looks):
         item = SuiteItem(unit.id, first.question, (Probe("winner", first.question),))
         return Shown(item, 0, (*given, *one, *other), (Ask(item.probes[0], text),))
 
-    def _item(self, unit: Unit, output: Any, reply: Reply | None, bundle: Bundle) -> Item:
+    def _item(self, unit: Unit, output: Both | Exception, reply: Reply | None, bundle: Bundle) -> Item:
         question = self._pairs[unit.id.rpartition("/")[0]][0].question
         fields: JsonObject = {
             "id": unit.id,
@@ -178,31 +178,45 @@ class PairsTask(Compares):
             ],
         )
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Request | Exception]:
         """The images of both answers, the candidate's first; one that cannot be read costs the pair."""
-        made: list[Any] = []
-        for unit in units:
-            pair = self._pairs[unit.id.rpartition("/")[0]]
-            both = [opened(source, one) for source, one in zip(self._sources, pair, strict=True)]
-            failed = next((one for one in both if isinstance(one, Exception)), None)
-            made.append(failed or Ready([one.output for one in both if isinstance(one, Ready)]))
-        return made
+        return [self._request(self._pairs[unit.id.rpartition("/")[0]]) for unit in units]
+
+    def _request(self, pair: tuple[Answer, Answer]) -> Ready | Exception:
+        ours, theirs = (opened(source, one) for source, one in zip(self._sources, pair, strict=True))
+        for one in (ours, theirs):
+            if isinstance(one, Exception):
+                return one
+        return Ready((ours, theirs))
 
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
         items, withheld = self._ended(bundle)
         wins = measure([item for item in items if item.score is not None], accuracy("wins"))
         swap = swapped(items)
         metrics = [wins, *(metric for metric in (swap.consistent, swap.says_first) if metric is not None)]
-        found = leanings({"place": swap.says_first})
-        if found and swap.consistent is not None and (swap.consistent.value or 0.0) < DECIDES:
-            withheld = withheld or "places decide more pairs than answers do"
-        return self._outcome(bundle, items, withheld, metrics, found)
+        if other := contradicts(swap):
+            withheld = withheld or other[0].text
+        return self._outcome(bundle, items, withheld, metrics, [*leanings({"place": swap.says_first}), *other])
 
 
 def swapped(items: Sequence[Item]) -> PositionSwap:
     """What the two orders of each pair show."""
     sides = {"first": ("ours", "theirs"), "second": ("theirs", "ours")}
     return position_swap([Battle(i.id.rpartition("/")[0], *sides[str(i.group)], str(i.parsed)) for i in items])
+
+
+def contradicts(swap: PositionSwap) -> list[Reservation]:
+    """A judge whose other order has another winner more often than a coin's would: its wins say nothing."""
+    metric = swap.consistent
+    if metric is None or metric.ci95 is None or metric.ci95[1] >= FAIR:
+        return []
+    text = f"the judge contradicts itself: {_told(metric)} of the pairs have one winner in both orders"
+    return [Reservation(kind="judge", text=text)]
+
+
+def _told(metric: Metric) -> str:
+    low, high = metric.ci95 or (0.0, 100.0)
+    return f"{metric.value:.1f} % [{low:.1f}, {high:.1f}]"
 
 
 LEANS = {
@@ -218,6 +232,5 @@ def leanings(metrics: Mapping[str, Metric | None]) -> list[Reservation]:
     found = []
     for name, metric in metrics.items():
         if metric is not None and metric.ci95 and not metric.ci95[0] <= FAIR <= metric.ci95[1]:
-            told = f"{metric.value:.1f} % [{metric.ci95[0]:.1f}, {metric.ci95[1]:.1f}]"
-            found.append(Reservation(kind="judge", text=LEANS[name].format(told)))
+            found.append(Reservation(kind="judge", text=LEANS[name].format(_told(metric))))
     return found

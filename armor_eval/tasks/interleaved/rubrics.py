@@ -102,7 +102,7 @@ class Rubric:
         return [
             Composite(
                 name,
-                "points",
+                "grade",
                 "higher",
                 (0.0, float(self.high)),
                 ("sum", "n"),

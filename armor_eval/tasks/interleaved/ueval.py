@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from pydantic import ConfigDict, Field, field_validator
@@ -27,7 +27,7 @@ from armor_eval.runs.schema import Item, Reservation
 from armor_eval.stats.composite import PERCENT, Composite, ratio
 from armor_eval.tasks.interleaved.answers import Answers, asked
 from armor_eval.tasks.interleaved.judged import ROOM, JudgedTask
-from armor_eval.tasks.interleaved.looking import Reply, reason_of
+from armor_eval.tasks.interleaved.looking import Opened, Reply, reason_of
 from armor_eval.tasks.interleaved.rubrics import Rubric, words_of
 from armor_eval.tasks.modality.layouts import TaskType
 from armor_eval.tasks.suites.items import Probe, SuiteItem
@@ -35,6 +35,9 @@ from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
 from armor_eval.tasks.suites.rows import Row, json_rows
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 OWN_WORDS = """You check one requirement on an answer to a question. The answer is made of text and images; only what
 stands below and the images that you are shown are the answer. Reply with one JSON object and nothing else:
@@ -187,7 +190,7 @@ class UEvalTask(JudgedTask):
         return [Unit(one.id, one.id, self._questions[one.id].task_type) for one in self._rows]
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[Opened | Exception], bundle: Bundle
     ) -> list[Item]:
         shown = {
             (unit.id, half): self._shown(unit, half, output[1])
@@ -206,7 +209,7 @@ class UEvalTask(JudgedTask):
         question = self._questions[unit.id]
         return question.text_rubrics if half == "text" else question.image_rubrics
 
-    def _shown(self, unit: Unit, half: str, images: Sequence[Any]) -> Shown:
+    def _shown(self, unit: Unit, half: str, images: Sequence[Image.Image]) -> Shown:
         answer, question = self._by_id[unit.id], self._questions[unit.id]
         blank = half == "image" and question.question_type == "closed"
         told = asked(self._words, answer.model_copy(update={"answer": ""} if blank else {}))
@@ -215,7 +218,9 @@ class UEvalTask(JudgedTask):
         item = SuiteItem(unit.id, question.prompt, probes)
         return Shown(item, 0, tuple(images) if half == "image" else (), asks)
 
-    def _of_lines(self, unit: Unit, output: Any, replies: Mapping[str, Reply | None], bundle: Bundle) -> Item:
+    def _of_lines(
+        self, unit: Unit, output: Opened | Exception, replies: Mapping[str, Reply | None], bundle: Bundle
+    ) -> Item:
         fields, failed = self._fields(unit, output, bundle)
         if failed is not None:
             return failed

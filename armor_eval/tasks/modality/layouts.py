@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator
 
@@ -16,7 +16,7 @@ BEGIN = "<BEGIN>"
 TaskType = Literal["space", "textbook", "diagram", "paper", "art", "life", "tech", "exercise"]
 
 
-def listed(value: object) -> Any:
+def listed(value: object) -> object:
     """A path, a list of them, or nothing, as a list."""
     return [] if not value else [value] if isinstance(value, str) else value
 

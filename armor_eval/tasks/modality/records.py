@@ -1,7 +1,8 @@
 """Modality requests: a guest profile's own, or a JSON-lines file for any other model.
 
 A line of a file is `{"id", "kind", "messages": [{"role", "content"}], "expect": {"text": bool, "image": bool}}` with
-optional `images` (paths beside the file, one for each `<image>` in the messages), `form`, `cluster` and `turns`.
+optional `images` (paths beside the file, one for each `<image>` in the messages), `form`, `cluster` and `turns`; or a
+question in another's layout (armor_eval.tasks.modality.layouts).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -24,6 +25,9 @@ from armor_eval.tasks.suites.rows import json_values
 from armor_model.base.errors import UserError
 from armor_model.base.images import decoded
 from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Message(BaseModel):
@@ -143,10 +147,10 @@ def refuse_outside(file: Path, names: Iterable[str], what: str) -> None:
             raise UserError(f"{what}: the image {name} lies outside of the file's folder")
 
 
-def image_in(folder: Path) -> Callable[[str], object]:
+def image_in(folder: Path) -> Callable[[str], Image.Image]:
     """Opens the image of a name in the folder, as RGB."""
 
-    def opened(name: str) -> object:
+    def opened(name: str) -> Image.Image:
         with decoded((folder / name).read_bytes()) as image:
             return image.convert("RGB")
 

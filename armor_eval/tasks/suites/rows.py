@@ -46,7 +46,7 @@ def json_of(text: str, where: str) -> Any:
         raise UserError(f"{where}: not JSON: {error}") from None
 
 
-def json_values(name: str, data: bytes) -> Iterator[tuple[str, Any]]:
+def json_values(name: str, data: bytes) -> Iterator[tuple[str, object]]:
     """(place, value) of a JSON list's entries, else of JSON lines; empty lines are passed over. Only a newline ends a
     line."""
     if data.lstrip()[:1] == b"[":

@@ -50,7 +50,7 @@ def own(request: str) -> str:
 
 
 def ties(request: str) -> str:
-    return ("Tie(A)", "Tie(B)")[sum(map(ord, answers_of(request)[1])) % 2]
+    return f"Tie({honest(request)})"
 
 
 class Scripted:
@@ -91,7 +91,7 @@ def calibrated(monkeypatch):
     ("judge", "told"),
     [
         (honest, []),
-        (first, ["does not tell right answers from wrong ones: 50.0 %", "prefers a place: 100.0 %"]),
+        (first, ["does not tell right answers from wrong ones: 50.0 %", "prefers a place: 100.0 %", "contradicts"]),
         (longer, ["looks at length: 100.0 %"]),
         (own, ["looks at the author: 100.0 %"]),
         (ties, ["does not tell right answers from wrong ones: 50.0 %"]),

@@ -171,6 +171,31 @@ def test_mistakes_in_a_file_of_questions_are_one_line(tmp_path, capsys, line, sa
     assert says in error and "q.jsonl line 1" in error and "Traceback" not in error
 
 
+def test_uevals_questions_are_asked_and_judged_line_by_line(tmp_path):
+    """Texts meet their line, images do not: the mock's six answers have a text rate of 1 where they have a text, and
+    an image rate of 0 in any case, unasked where there is no image."""
+    question = {
+        "task_type": "life",
+        "question_type": "open",
+        "text_rubrics": ["Names it."],
+        "image_rubrics": ["Shows."],
+    }
+    rows = [{"id": n, "prompt": f"Show knot {n}, and explain.", **question} for n in range(6)]
+    (tmp_path / "u.json").write_text(json.dumps(rows))
+    with ScriptedServer(
+        lambda r: chat(json.dumps({"criteria_met": "Names it." in r.text and "null" not in r.text}))
+    ) as s:
+        argv = ["interleaved", "--model", "mock", "--tasks", str(tmp_path / "u.json"), "--out", str(tmp_path / "o")]
+        assert main([*argv, "--rubric", "ueval-official", "--judge", f"openai:{s.url}#grader"]) == 0
+        asked_about_images = sum("Shows." in request.text for request in s.asked)
+    run, items, scores = read_bundle(tmp_path / "o" / "interleaved-u-ueval-official-grader")
+    values = {m.name: m.value for m in scores.metrics}
+    texts, images = (sum(item.parsed in (half, "both") for item in items) for half in ("text", "image"))
+    assert values["text"] == pytest.approx(100 * texts / 6) and values["image"] == 0 and asked_about_images == images
+    assert values["mean of tasks"] == values["life"] == pytest.approx(values["text"] / 2)
+    assert run.benchmark == "ueval-official" and run.model.name == "mock"
+
+
 def test_a_judge_against_the_exact_comparison_of_the_same_answers(tmp_path, capsys):
     """The twin is the truth: a judge that gives every text 4 and every image 3 agrees where the text is right and where
     the image is wrong. Of the mock's answers none is right, so that its sensitivity cannot be told."""
