@@ -50,7 +50,13 @@ def compare(nanos, bench_row, what, make, most=1.1):
         equal = "internvl+qwen3" if base == "qwen3_vl" else "internvl"
         each = sorted(turn[base] / turn[equal] for turn in turns)
         ratios[base] = median(each)
-        more = {"size": "armor-nano", "turns": RUNS, "lowest": each[0], "highest": each[-1], "ms": 1e3 * min(turn[base] for turn in turns)}
+        more = {
+            "size": "armor-nano",
+            "turns": RUNS,
+            "lowest": each[0],
+            "highest": each[-1],
+            "ms": 1e3 * min(turn[base] for turn in turns),
+        }
         target = f"<= {most}" if most else None
         bench_row(f"{what} on {base}, CPU time against {equal}", ratios[base], "x", target, **more)
     assert not most or max(ratios.values()) <= most, ratios
