@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -29,7 +30,8 @@ def recorded(out: Path, arm: ArmResult, seeds: tuple[int, ...] = (1,)) -> Record
 
     questions = [ShortQuestion("q1", "Which colour?", "red", None), ShortQuestion("q2", "Which shape?", "circle", None)]
     bench = Bench(questions, [DrawingRequest("d1", "a circle", 0)], lambda model: {})
-    base = Base(torch.nn.Linear(2, 3), None, "f" * 64, "a test")
+    processor = SimpleNamespace(base=SimpleNamespace(name="smolvlm"))
+    base = Base(torch.nn.Linear(2, 3), processor, "f" * 64, "a test")
     recorder = Recorder(out, "ablate-heads", HeadsPlan(seeds=seeds), base, bench, ["armor-eval", "ablate-heads"])
     recorder.add_base(["red", "square"], bench)
     recorder.add_arm(arm, bench, out.parent / "arm")
@@ -52,6 +54,7 @@ def test_what_arms_did_is_a_sealed_bundle_and_the_next_one_replaces_it(tmp_path:
         ("wohg/seed1/draw/d1", 0.0, None),
     ]
     assert items[-1].reason == "no circle" and (tmp_path / "run" / items[-1].output_images[0]).is_file()
+    assert run.model.name == "armor-nano-smolvlm (ablation)"
     assert (run.started, run.training.optimizer_steps, run.model.parameters) == (began, 4, 9)
     assert run.cpu_seconds >= 90 and run.decoding["answers"] == "greedy, 6 tokens" and run.extras["verdict"] == "Said."
     assert scores.metrics[0].name == "drawing/wohg" and scores.expected_items == run.data.items == 5
