@@ -53,7 +53,7 @@ OldOut = Annotated[Path | None, typer.Option("--out", hidden=True)]
 """What `--out-file` was called while `--out` was a file here and a folder there."""
 
 MOST_OF_NAMES = 36
-"""Characters that names and types take at most before what an option does begins a line below."""
+"""Characters of the column of names and types at most; longer ones are folded."""
 
 
 def program(about: str) -> typer.Typer:
