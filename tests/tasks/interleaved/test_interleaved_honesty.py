@@ -79,7 +79,7 @@ def calibrated(monkeypatch):
     def run(folder: Path, script: Callable[[str], str], code: int = 0):
         judge = Scripted(script)
         with monkeypatch.context() as patched:
-            patched.setattr("armor_eval.cli.judging.load_judge", lambda spec, profile: judge)
+            patched.setattr("armor_eval.cli.judging.load_judge", lambda spec, profile, **_: judge)
             assert main(["judge", "calibrate", "--judge", "hf:grader", "--out", str(folder)]) == code
         found, _, scores = read_bundle(folder)
         return found, {metric.name: metric.value for metric in scores.metrics}, judge.asked

@@ -52,8 +52,9 @@ def test_asked_and_judged_in_one_command_and_only_the_failed_looks_again(tmp_pat
     monkeypatch.setattr(MockModel, "respond", counted)
     with ScriptedServer(judge) as server:
         argv = ["interleaved", "--model", "mock", "--tasks", str(tasks(tmp_path)), "--out", str(tmp_path / "o")]
-        argv += ["--judge", f"openai:{server.url}#grader"]
+        argv += ["--judge", f"openai:{server.url}#grader", "--judge-json", '{"chat_template_kwargs": {"x": 1}}']
         assert main(argv) == 1
+        assert server.asked[-1].body["chat_template_kwargs"] == {"x": 1}
         folder = tmp_path / "o" / "interleaved-peat-armor-rubric-v1-grader"
         run, items, scores = read_bundle(folder)
         assert {i.id for i in items if i.status == "judge_failed"} == {"q2", "q3"}
