@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from armor_eval.cli import common, geneval
+from armor_eval.cli import common, geneval, judge_options
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
@@ -44,11 +44,9 @@ def draw(
     device_map: common.DeviceMap = None,
     model_args: common.ModelArgs = None,
     request_json: common.RequestJson = None,
-    judge_dtype: Annotated[str | None, typer.Option(help="Of an hf: judge; default by device.")] = None,
-    judge_args: Annotated[str | None, typer.Option(help="k=v,... of an hf: judge: max_pixels, revision ...")] = None,
-    judge_json: Annotated[
-        str | None, typer.Option(help="Fields that every request to an openai: judge gets: JSON or @FILE.")
-    ] = None,
+    judge_dtype: judge_options.DType = None,
+    judge_args: judge_options.Args = None,
+    judge_json: judge_options.Json = None,
     shard: common.Shard = None,
     workers: common.Workers = None,
     guidance: geneval.Guidance = None,
@@ -71,8 +69,6 @@ def draw(
     from armor_eval.cli import COMMAND_LINE
     from armor_eval.engine import Settings, evaluate, join_processes
     from armor_eval.models.base import Decoding
-    from armor_eval.models.endpoint import Extra
-    from armor_eval.models.options import parse_dtype, parse_model_args
     from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.suites.declare import choose
@@ -86,10 +82,7 @@ def draw(
     command, part, processes = list(COMMAND_LINE.get()), parse_shard(shard), join_processes()
     options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))
     where = options.pop("device") or processes.device or common.default_device()
-    judging: JsonObject = {"device": where, "dtype": parse_dtype(judge_dtype)}
-    judging["model_args"] = parse_model_args(judge_args)
-    if judge_json is not None:
-        judging["extra"] = Extra.read(judge_json, "--judge-json")
+    judging = {"device": where, **judge_options.judge_options(judge_dtype, judge_args, judge_json)}
     plan = _Plan(
         model,
         options,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from armor_eval.cli import common
+from armor_eval.cli import common, judge_options
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ def interleaved(
             "as of modality, UEval's or OpenING's file."
         ),
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="Then have the answers graded: hf:ID, openai:URL#NAME or replies:FILE.")
-    ] = None,
-    rubric: Annotated[str, typer.Option(help="What the judge grades by, as of `judge answers`.")] = "armor-rubric-v1",
-    prompt: Annotated[Path | None, typer.Option(help="The judge's published words, as of `judge answers`.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="What is known of the judge, as of `judge answers`.")] = None,
+    judge: judge_options.Then = None,
+    rubric: judge_options.Rubric = "armor-rubric-v1",
+    prompt: judge_options.Words = None,
+    calibration: judge_options.Known = None,
+    judge_dtype: judge_options.DType = None,
+    judge_args: judge_options.Args = None,
+    judge_json: judge_options.Json = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N requests of each kind, seeded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/interleaved/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
@@ -70,6 +71,7 @@ def interleaved(
     if judge is not None and shard is not None:
         raise UserError("a shard's answers are not judged", "merge the shards, then armor-eval judge answers")
     common.quiet_libraries()
+    grading = judge_options.judge_options(judge_dtype, judge_args, judge_json)
     if judge is not None:
         from armor_eval.cli import judging
 
@@ -107,7 +109,7 @@ def interleaved(
         progress=not json_output,
     )
     if judge is not None:
-        finished += judging.judge_runs(finished, judge, rubric, prompt, tasks, calibration, batch_size)
+        finished += judging.judge_runs(finished, judge, grading, rubric, prompt, tasks, calibration, batch_size)
     common.finish(finished, _show, as_text=not json_output, shard=shard, repeats=repeats > 1)
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from armor_eval.cli import common
+from armor_eval.cli import common, judge_options
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.report.doc import Doc
@@ -46,6 +47,9 @@ def calibrate(
         Path | None, typer.Option(help="Where the judge's new run lies: AGAINST-JUDGE in it, else the run itself.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    judge_dtype: judge_options.DType = None,
+    judge_args: judge_options.Args = None,
+    judge_json: judge_options.Json = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
     """Agreement of a judge with recorded official or human answers, by task, with intervals, Cohen's kappa, and the
@@ -61,11 +65,12 @@ def calibrate(
     from armor_eval.tasks.suites.calibrate import calibrate as hold
 
     common.quiet_libraries()
+    options = judge_options.judge_options(judge_dtype, judge_args, judge_json)
     if against is None:
-        _look_at_leanings(judge, score is not None or bool(data), out, json_output)
+        _look_at_leanings(judge, options, score is not None or bool(data), out, json_output)
         return
     truth = read_truth(against)
-    folder = Path(judge) if Path(judge).is_dir() else _ask(judge, against, data or [], out)
+    folder = Path(judge) if Path(judge).is_dir() else _ask(judge, options, against, data or [], out)
     found = hold(folder, truth, score, seed)
     if json_output:
         common.write(as_json(found))
@@ -73,7 +78,7 @@ def calibrate(
     show(found)
 
 
-def _look_at_leanings(spec: str, more: bool, out: Path | None, json_output: bool) -> None:
+def _look_at_leanings(spec: str, options: JsonObject, more: bool, out: Path | None, json_output: bool) -> None:
     """Have a judge compare the pairs of the fixed set."""
     from armor_eval.cli import judging
     from armor_eval.runs.judges import HONESTY
@@ -85,13 +90,14 @@ def _look_at_leanings(spec: str, more: bool, out: Path | None, json_output: bool
     finished = judging.run(
         lambda judge: HonestyTask(judge, spec),
         spec,
+        options,
         lambda name: out or Path("runs") / "judges" / f"{HONESTY}-{name}",
         batch_size=16,
     )
     common.finish([finished], judging.show, as_text=not json_output, shard=None)
 
 
-def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
+def _ask(spec: str, options: JsonObject, against: Path, data: list[Path], out: Path | None) -> Path:
     """Have a judge look at the images of a suite's run, with the same questions; the folder of the new run."""
     from armor_eval.cli import COMMAND_LINE
     from armor_eval.engine import Settings, evaluate
@@ -122,7 +128,7 @@ def _ask(spec: str, against: Path, data: list[Path], out: Path | None) -> Path:
     chosen = [at for at, item in enumerate(read.items) if item.id in there]
     samples = int(run.protocol["samples"])
     images = scan_images(against / IMAGES, suite, read.items, chosen, samples, None)
-    asked = load_judge(spec, suite.profile)
+    asked = load_judge(spec, suite.profile, **options)
     try:
         task = SuiteTask(suite, read, asked, chosen, images=images, subset=run.subset, samples=samples)
         name = f"{against.resolve().name}-{common.short_name(asked.info.name)}"
@@ -146,13 +152,6 @@ Data = Annotated[
     Path | None, typer.Option("--data", help="Published questions: UEval's with their rubrics, OpenING's with images.")
 ]
 Grader = Annotated[str, typer.Option("--judge", help="hf:ID, openai:URL#NAME or replies:FILE.")]
-Words = Annotated[
-    Path | None, typer.Option("--prompt", help="The judge's published words, where we may not ship them.")
-]
-Known = Annotated[
-    Path | None,
-    typer.Option("--calibration", help="The judge's run of `judge calibrate` without --against: what it looks at."),
-]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; default runs/judged/...")]
 
 
@@ -160,13 +159,13 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run; defa
 def answers(
     answers: Answers,
     judge: Grader,
-    rubric: Annotated[
-        str,
-        typer.Option(help="armor-rubric-v1; synjudge with --prompt; opening-scores; ueval-official, ueval-lmms-eval."),
-    ] = "armor-rubric-v1",
-    prompt: Words = None,
+    rubric: judge_options.Rubric = "armor-rubric-v1",
+    prompt: judge_options.Words = None,
     data: Data = None,
-    calibration: Known = None,
+    calibration: judge_options.Known = None,
+    judge_dtype: judge_options.DType = None,
+    judge_args: judge_options.Args = None,
+    judge_json: judge_options.Json = None,
     out: Out = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Answers judged together.")] = 16,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
@@ -185,6 +184,7 @@ def answers(
     finished = judging.run(
         lambda grader: judging.graded(read, rubric, prompt, data, calibration, grader),
         judge,
+        judge_options.judge_options(judge_dtype, judge_args, judge_json),
         lambda name: out or Path("runs") / "judged" / f"{_name(answers)}-{rubric}-{name}",
         batch_size,
     )
@@ -197,7 +197,10 @@ def pairs(
     against: Annotated[Path, typer.Option(help="Another model's answers to the same questions, by id.")],
     judge: Grader,
     data: Data = None,
-    calibration: Known = None,
+    calibration: judge_options.Known = None,
+    judge_dtype: judge_options.DType = None,
+    judge_args: judge_options.Args = None,
+    judge_json: judge_options.Json = None,
     out: Out = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Pairs judged together.")] = 16,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
@@ -216,6 +219,7 @@ def pairs(
     finished = judging.run(
         lambda grader: PairsTask(ours, theirs, grader, judging.known_of(calibration, grader)),
         judge,
+        judge_options.judge_options(judge_dtype, judge_args, judge_json),
         lambda name: out or Path("runs") / "judged" / f"{_name(answers)}-against-{_name(against)}-{name}",
         batch_size,
     )

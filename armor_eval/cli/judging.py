@@ -22,6 +22,7 @@ from armor_eval.tasks.interleaved.rubrics import RUBRICS, words_of
 from armor_eval.tasks.interleaved.ueval import PROTOCOLS, UEvalTask
 from armor_eval.tasks.suites.judges import load_judge
 from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.tasks.suites.judges.base import Judge
@@ -56,13 +57,14 @@ def graded(
 def run(
     task_of: Callable[[Judge], JudgedTask | PairsTask | HonestyTask],
     spec: str,
+    options: JsonObject,
     out: Callable[[str], Path],
     batch_size: int,
 ) -> Finished:
-    """Have a judge look at answers, in the folder that `out` makes of its name."""
+    """Have a judge look at answers, in the folder that `out` makes of its name. `options`: of its loader."""
     from armor_eval.cli import COMMAND_LINE
 
-    judge = load_judge(spec, OFFICIAL)
+    judge = load_judge(spec, OFFICIAL, **options)
     try:
         task = task_of(judge)
         settings = Settings(task.profile, list(COMMAND_LINE.get()), Decoding(), batch_size)
@@ -76,6 +78,7 @@ def run(
 def judge_runs(
     finished: Sequence[Finished],
     spec: str,
+    options: JsonObject,
     rubric: str,
     prompt: Path | None,
     data: Path | None,
@@ -86,7 +89,7 @@ def judge_runs(
     judged = []
     for one in finished:
         task = partial(graded, read_answers(one.path), rubric, prompt, data, calibration)
-        judged.append(run(task, spec, partial(_beside, one.path, rubric), batch_size))
+        judged.append(run(task, spec, options, partial(_beside, one.path, rubric), batch_size))
     return judged
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from armor_eval.cli import common
+from armor_eval.cli import common, judge_options
 from armor_eval.tasks.modality import LINE
 from armor_model.base.errors import UserError
 from armor_model.base.help import OldOut
@@ -92,12 +92,13 @@ def side_by_side(
     image: Annotated[
         Path | None, typer.Option("--image", "--picture", help="The image of the paper's first prompt (official).")
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="Then have the answers graded: hf:ID, openai:URL#NAME or replies:FILE.")
-    ] = None,
-    rubric: Annotated[str, typer.Option(help="What the judge grades by, as of `judge answers`.")] = "armor-rubric-v1",
-    prompt: Annotated[Path | None, typer.Option(help="The judge's published words, as of `judge answers`.")] = None,
-    calibration: Annotated[Path | None, typer.Option(help="What is known of the judge, as of `judge answers`.")] = None,
+    judge: judge_options.Then = None,
+    rubric: judge_options.Rubric = "armor-rubric-v1",
+    prompt: judge_options.Words = None,
+    calibration: judge_options.Known = None,
+    judge_dtype: judge_options.DType = None,
+    judge_args: judge_options.Args = None,
+    judge_json: judge_options.Json = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the images.")] = 0,
     dtype: common.DType = None,
     device: common.Device = None,
@@ -128,6 +129,7 @@ def side_by_side(
         raise UserError("two of the models have one name", "give each once, folders of different names")
     make_folder(out.parent)
     common.quiet_libraries()
+    grading = judge_options.judge_options(judge_dtype, judge_args, judge_json)
     if judge is not None:
         judging.known_rubric(rubric, None)
     chosen = choose_profile(profile, model[0])
@@ -150,7 +152,7 @@ def side_by_side(
             progress=False,
         )
     if judge is not None:
-        finished += judging.judge_runs(finished, judge, rubric, prompt, None, calibration, batch_size=16)
+        finished += judging.judge_runs(finished, judge, grading, rubric, prompt, None, calibration, batch_size=16)
     views = load_runs(one.path for one in finished)
     write_file(out, render_page(views, title=TITLE, docs=list(filter(None, [side_doc(views)])), with_plots=False))
     write_side_figure(views, figure)

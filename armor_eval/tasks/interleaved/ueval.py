@@ -25,7 +25,7 @@ from armor_eval.engine import Unit
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import Item, Reservation
 from armor_eval.stats.composite import PERCENT, Composite, ratio
-from armor_eval.tasks.interleaved.answers import Answers, asked
+from armor_eval.tasks.interleaved.answers import Answers, asked, question_text
 from armor_eval.tasks.interleaved.judged import ROOM, JudgedTask
 from armor_eval.tasks.interleaved.looking import Opened, Reply, reason_of
 from armor_eval.tasks.interleaved.rubrics import Rubric, words_of
@@ -211,8 +211,11 @@ class UEvalTask(JudgedTask):
 
     def _shown(self, unit: Unit, half: str, images: Sequence[Image.Image]) -> Shown:
         answer, question = self._by_id[unit.id], self._questions[unit.id]
-        blank = half == "image" and question.question_type == "closed"
-        told = asked(self._words, answer.model_copy(update={"answer": ""} if blank else {}))
+        if half == "text":  # no image is shown, none is spoken of
+            told = f"{self._words.rstrip()}\n\n{question_text(answer)}\nAnswer: {answer.text or 'null'}"
+        else:
+            blank = question.question_type == "closed"
+            told = asked(self._words, answer.model_copy(update={"answer": ""} if blank else {}))
         probes = tuple(Probe(f"{half}-{at}", line) for at, line in enumerate(self._lines(unit, half)))
         asks = tuple(Ask(probe, f"{told}\nRequirement: {probe.text}") for probe in probes)
         item = SuiteItem(unit.id, question.prompt, probes)

@@ -79,7 +79,7 @@ def calibrated(monkeypatch):
     def run(folder: Path, script: Callable[[str], str], code: int = 0):
         judge = Scripted(script)
         with monkeypatch.context() as patched:
-            patched.setattr("armor_eval.cli.judging.load_judge", lambda spec, profile: judge)
+            patched.setattr("armor_eval.cli.judging.load_judge", lambda spec, profile, **_: judge)
             assert main(["judge", "calibrate", "--judge", "hf:grader", "--out", str(folder)]) == code
         found, _, scores = read_bundle(folder)
         return found, {metric.name: metric.value for metric in scores.metrics}, judge.asked
@@ -132,6 +132,8 @@ def test_what_is_known_of_a_judge_stands_with_its_grades_and_its_pairs_and_no_ot
     assert not rankable(known, fair)
     doc = results_doc(load_runs([tmp_path / "answers-known"]))
     assert any("looks at length" in note for note in doc.notes)
+    assert main(["export", str(tmp_path / "answers-known"), "--to", "csv", "--out", str(tmp_path / "csv")]) == 0
+    assert any("looks at length" in file.read_text() for file in (tmp_path / "csv").rglob("*.csv"))
     beside = {view.path.name: view.run for view in load_runs([tmp_path / "answers-None", tmp_path / "known"])}
     assert "looks at length" in str(beside["answers-None"].reservations), "given among the runs, it is told too"
     assert main([*argv, "--calibration", str(tmp_path / "pairs-fair"), "--out", str(tmp_path / "x")]) == 2

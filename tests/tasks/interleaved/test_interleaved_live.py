@@ -52,8 +52,9 @@ def test_asked_and_judged_in_one_command_and_only_the_failed_looks_again(tmp_pat
     monkeypatch.setattr(MockModel, "respond", counted)
     with ScriptedServer(judge) as server:
         argv = ["interleaved", "--model", "mock", "--tasks", str(tasks(tmp_path)), "--out", str(tmp_path / "o")]
-        argv += ["--judge", f"openai:{server.url}#grader"]
+        argv += ["--judge", f"openai:{server.url}#grader", "--judge-json", '{"chat_template_kwargs": {"x": 1}}']
         assert main(argv) == 1
+        assert server.asked[-1].body["chat_template_kwargs"] == {"x": 1}
         folder = tmp_path / "o" / "interleaved-peat-armor-rubric-v1-grader"
         run, items, scores = read_bundle(folder)
         assert {i.id for i in items if i.status == "judge_failed"} == {"q2", "q3"}
@@ -174,17 +175,15 @@ def test_mistakes_in_a_file_of_questions_are_one_line(tmp_path, capsys, line, sa
 def test_uevals_questions_are_asked_and_judged_line_by_line(tmp_path):
     """Texts meet their line, images do not: the mock's six answers have a text rate of 1 where they have a text, and
     an image rate of 0 in any case, unasked where there is no image."""
-    question = {
-        "task_type": "life",
-        "question_type": "open",
-        "text_rubrics": ["Names it."],
-        "image_rubrics": ["Shows."],
-    }
+    question = {"task_type": "life", "question_type": "open", "text_rubrics": ["Names it."]}
+    question |= {"image_rubrics": ["Shows."]}
     rows = [{"id": n, "prompt": f"Show knot {n}, and explain.", **question} for n in range(6)]
     (tmp_path / "u.json").write_text(json.dumps(rows))
-    with ScriptedServer(
-        lambda r: chat(json.dumps({"criteria_met": "Names it." in r.text and "null" not in r.text}))
-    ) as s:
+
+    def judge(request: Asked):
+        return chat(json.dumps({"criteria_met": "Names it." in request.text and "Answer: null" not in request.text}))
+
+    with ScriptedServer(judge) as s:
         argv = ["interleaved", "--model", "mock", "--tasks", str(tmp_path / "u.json"), "--out", str(tmp_path / "o")]
         assert main([*argv, "--rubric", "ueval-official", "--judge", f"openai:{s.url}#grader"]) == 0
         asked_about_images = sum("Shows." in request.text for request in s.asked)
