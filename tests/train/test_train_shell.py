@@ -478,24 +478,6 @@ def test_two_processes_from_the_shell_killed_and_resumed(launcher, shards, tmp_p
         assert np.allclose(two[name].float(), value.float(), atol=3e-3), name
 
 
-@pytest.mark.slow
-def test_a_really_full_disk_stops_the_run_and_keeps_what_was_saved(shards, tmp_path):
-    """A tmpfs of 12 MB in a mount namespace of its own: one checkpoint fits, the next does not."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    can = subprocess.run(["unshare", "-Urm", "mount", "-t", "tmpfs", "none", str(disk)], capture_output=True)
-    if can.returncode:
-        pytest.skip(f"no mount namespace here: {can.stderr.decode().strip()}")
-    words = f"stage --stage 3 --model armor-nano {' '.join(given(shards))} --mix t2i=8,t2t=8 --batch-size 4 --steps 9"
-    train = f"{sys.executable} -m trainer {words} --save-every 1 --keep 9 --out {disk}/run"
-    script = f"mount -t tmpfs -o size=12m none {disk} && {train}; code=$?; ls -A {disk}/run/checkpoints; exit $code"
-    done = subprocess.run(["unshare", "-Urm", "sh", "-c", script], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 1, done.stderr
-    assert "armor-train: no space left for the checkpoint of step" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout.split() and all(name.startswith("step-") for name in done.stdout.split())
-
-
 def test_nothing_of_a_users_is_replaced(tmp_path, capsys, monkeypatch):
     """A folder with something in it is refused before anything is trained."""
     notes, model = tmp_path / "mine" / "notes.txt", tmp_path / "run" / "model"
