@@ -63,7 +63,7 @@ def pixels(folder, name):
     ],
     ids=lambda argv: argv[0],
 )
-def test_the_same_items_and_scores_as_in_process(address, argv, tmp_path, capsys):
+def test_the_same_items_and_scores_as_in_process(address, argv, tmp_path):
     from armor_eval.cli import main
     from armor_eval.runs.bundle import read_bundle
 
@@ -85,5 +85,3 @@ def test_the_same_items_and_scores_as_in_process(address, argv, tmp_path, capsys
                 # which images are decoded together decides the last bit (1 pixel in 80 images)
                 assert abs(apart).max() <= 1
         assert len(here[1]) >= 6 and served[2].metrics == here[2].metrics, run
-        with capsys.disabled():
-            print(run, len(here[1]), "items")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from geneval_weights import small_clip
 
 from armor_eval.shapes.colors import PixelColors
 from armor_eval.tasks.geneval import colors as C
@@ -55,20 +56,7 @@ def test_the_crop_is_the_object_over_grey():
 
 @pytest.fixture(scope="module")
 def clip():
-    """A CLIP of a few thousand parameters, QuickGELU, random."""
-    from armor_model.base.runtime import prepare_torchvision
-
-    prepare_torchvision()
-    import open_clip
-    import torch
-
-    torch.manual_seed(0)
-    vision = {"layers": 1, "width": 32, "patch_size": 8, "image_size": 32, "head_width": 16}
-    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    model = open_clip.CLIP(16, vision, text, quick_gelu=True)
-    transform = open_clip.image_transform(32, is_train=False)
-    parts = (model, open_clip.get_tokenizer("ViT-L-14"), transform)
-    return C.ClipColors(OFFICIAL, {}, "cpu", lambda: parts, batch=3)
+    return small_clip(OFFICIAL)
 
 
 def test_the_model_is_built_with_quick_gelu(clip):

@@ -1,7 +1,9 @@
 """The reward server: verdicts of the offline command, soft scores that agree with them, limits, loopback names only."""
 
+import asyncio
 import base64
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -97,6 +99,33 @@ def test_limits_and_foreign_pages(client, batch):
 
 
 JSON = {"Content-Type": "application/json"}
+
+
+def test_a_full_queue_is_refused_and_empties_again(reward, batch):
+    """Of five batches at once one is judged and one waits; the others are told when to ask again."""
+    httpx = pytest.importorskip("httpx")
+    go_on = threading.Event()
+
+    class Slow(Reward):
+        def judge(self, request):
+            assert go_on.wait(60)
+            return super().judge(request)
+
+    slow = Slow(reward.vocabulary, reward.detector, reward.colors, limits=reward.limits)
+    request = {name: values[:1] for name, values in batch[1].items()}
+
+    async def five():
+        transport = httpx.ASGITransport(make_app(slow))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8766") as client:
+            asked = [asyncio.create_task(client.post("/reward", json=request)) for _ in range(5)]
+            first = [await done for _, done in zip(range(3), asyncio.as_completed(asked), strict=False)]
+            go_on.set()
+            answers = await asyncio.gather(*asked)
+            return first, answers, await client.post("/reward", json=request)
+
+    first, answers, later = asyncio.run(five())
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 429] and later.status_code == 200
+    assert all(int(answer.headers["Retry-After"]) >= 1 and "2 batches" in answer.text for answer in first)
 
 
 def test_a_batch_of_too_many_pixels_is_refused(client, tmp_path):

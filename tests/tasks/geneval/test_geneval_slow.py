@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+from geneval_weights import small_clip, write_mask2former
 
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.geneval import mask2former as M
@@ -22,23 +23,8 @@ def test_both_forms_from_one_mmdet_2_checkpoint(tmp_path, monkeypatch):
     import torch
 
     monkeypatch.setattr(M, "SCALE", (256, 160))
-    torch.manual_seed(0)
-    network = M.build_mmdet()
-    assert round(sum(p.numel() for p in network.parameters()) / 1e6, 2) == 68.74
-    with torch.no_grad():
-        for name, parameter in network.named_parameters():
-            if parameter.ndim > 1 and "sampling_offsets" not in name:
-                parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
-    old = {}
-    for name, value in network.state_dict().items():
-        if "pixel_decoder.encoder.layers" in name:
-            name = name.replace(".self_attn.", ".attentions.0.").replace(".ffn.", ".ffns.0.")
-        if "transformer_decoder.layers" in name:
-            name = name.replace(".cross_attn.", ".attentions.0.").replace(".self_attn.", ".attentions.1.")
-            name = name.replace(".ffn.", ".ffns.0.")
-        old[name] = value
     path = tmp_path / "m2f.pth"
-    torch.save({"state_dict": old, "meta": {}}, path)
+    old = write_mask2former(path)
     vocabulary = load_vocabulary("official")
     forms = [Mask2FormerDetector(form, vocabulary, path, "x", above=0.0) for form in ("mmdet", "transformers")]
     images = [np.random.default_rng(i).integers(0, 256, (64, 64 + 32 * (i == 2), 3), dtype=np.uint8) for i in range(3)]
@@ -51,6 +37,56 @@ def test_both_forms_from_one_mmdet_2_checkpoint(tmp_path, monkeypatch):
     torch.save({"state_dict": {k: v for k, v in old.items() if "backbone" in k}}, path)
     with pytest.raises(UserError, match="parameters missing"):
         Mask2FormerDetector("mmdet", vocabulary, path, "x").self_check(Rules())
+
+
+def test_the_official_judge_behind_http(tmp_path, monkeypatch):
+    """Mask2Former in mmdet and CLIP, filled at random: over HTTP the verdicts and soft scores of the judge itself."""
+    import base64
+
+    pytest.importorskip("starlette", reason="the extra `serve` is not installed")
+    from PIL import Image
+    from starlette.testclient import TestClient
+
+    from armor_eval.base.images import read_image, write_image
+    from armor_eval.tasks.geneval.judging import judge_images
+    from armor_eval.tasks.geneval.prompts import Metadata
+    from armor_eval.tasks.geneval.reward import Reward, make_app
+    from armor_eval.tasks.geneval.soft import soft_score
+
+    monkeypatch.setattr(M, "SCALE", (256, 160))
+    write_mask2former(tmp_path / "m2f.pth", sure=30)  # else nothing is above what is kept
+    vocabulary = load_vocabulary("official")
+    detector = Mask2FormerDetector("mmdet", vocabulary, tmp_path / "m2f.pth", "x", batch=2)
+    reward = Reward(vocabulary, detector, small_clip(vocabulary), Rules(threshold=0.05, counting_threshold=0.06))
+    files = [tmp_path / f"{i}.png" for i in range(4)]
+    for i, file in enumerate(files):
+        noise = np.random.default_rng(i).integers(0, 256, (64, 96 if i == 2 else 64, 3), dtype=np.uint8)
+        write_image(file, Image.fromarray(noise))
+    images = [np.asarray(read_image(file, tmp_path)[0]) for file in files]
+    # what chance sees most often is asked for, with a count and a colour, beside what it never sees
+    seen = [
+        max(f.by_class(vocabulary.classes, 0.05).items(), key=lambda each: len(each[1]))
+        for f in detector.detect(images)
+    ]
+    asked = [{"class": name, "count": 1} for name, _ in seen]
+    records = [{"tag": "single_object", "prompt": "p", "include": [each]} for each in asked]
+    records += [{"tag": "colors", "prompt": "p", "include": [{**each, "color": "red"}]} for each in asked]
+    records += [
+        {"tag": "counting", "prompt": "p", "include": [{**each, "count": 2}], "exclude": [{**each, "count": 3}]}
+        for each in asked
+    ]
+    metas = [Metadata.model_validate(record) for record in records]
+    judged = judge_images(images * 3, metas, detector, reward.colors, reward.rules)
+    sent = [base64.b64encode(file.read_bytes()).decode() for file in files] * 3
+    with TestClient(make_app(reward), base_url="http://127.0.0.1:8766") as client:
+        answer = client.post("/reward", json={"images": sent, "metadata": records}).json()
+        health = client.get("/health").json()["judge"]
+    assert answer["strict"] == [int(one.verdict.correct) for one in judged] and {0, 1} == set(answer["strict"])
+    assert answer["reasons"] == [one.verdict.reason for one in judged]
+    assert answer["scores"] == [
+        soft_score(m, j.detections, j.colors, reward.rules) for m, j in zip(metas, judged, strict=True)
+    ]
+    assert health["detector"] == "mask2former-swin-s" and health["form"] == "mmdet" and health["threshold"] == 0.05
 
 
 def test_two_processes_share_one_run(tmp_path):
