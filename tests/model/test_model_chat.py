@@ -228,3 +228,33 @@ def test_a_person_at_a_terminal(tmp_path, monkeypatch, sixels):
     assert code == 0, shown
     assert ("\x1bP" in shown) == sixels and ("-large.png]" in shown) != sixels
     assert (tmp_path / "cache/armor-eval/chat-history").read_text() == "/help\ndraw a red circle.\n/quit\n"
+
+
+@pytest.mark.slow
+def test_questions_about_own_drawings_need_the_image(tmp_path):
+    """armor-nano, 20 drawings with three questions each: looked at, as chat has it, and by their codes alone."""
+    from armor_model import generate, load
+    from trainer.shapes.world import COLOR_NAMES, SHAPES
+
+    model, processor = load(bundled("armor-nano"))
+    things = [(color, shape) for color in COLOR_NAMES for shape in SHAPES][:20]
+    talks = [[{"role": "user", "content": f"draw a {color} {shape}."}] for color, shape in things]
+    drawn = generate(model, processor, talks, GenerationSettings(force_image=True, max_images=1, max_new_tokens=24))
+    right = {}
+    for looked_at in (False, True):
+        asked, answers = [], []
+        for (color, shape), (other, else_), talk, answer in zip(
+            things, [*things[7:], *things[:7]], talks, drawn, strict=True
+        ):
+            shown = [{"type": "image", "image": image} for image in answer.images if looked_at]
+            for text, expected in (
+                (f"is there a {color} {shape} in the image? answer yes or no.", "yes"),
+                (f"is there a {other} {else_} in the image? answer yes or no.", "no"),
+                (f"what color is the {shape}?", color),
+            ):
+                message = {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
+                asked.append([*talk, answer.message(), message])
+                answers.append(expected)
+        told = generate(model, processor, asked, GenerationSettings(max_new_tokens=8, allow_images=False))
+        right[looked_at] = sum(t.text.lower().startswith(a) for t, a in zip(told, answers, strict=True))
+    assert right[True] >= 48 > right[False] + 15, right
