@@ -52,7 +52,7 @@ SAME_RUN: dict[str, Callable[[Run], object]] = {
     "seeds": lambda run: run.seeds,
     "protocol": lambda run: ", ".join(f"{name} {value}" for name, value in sorted(protocol_of(run).items())),
     "shard": lambda run: run.extras.get("shard"),
-    "answers that are judged (sha256)": lambda run: run.extras.get("graded_answers"),
+    "answers that are judged (run or sha256)": lambda run: run.extras.get("graded_answers"),
 }
 """What must agree for two runs to share a folder."""
 

@@ -69,7 +69,7 @@ JUDGED_ANSWERS: dict[str, Callable[[], list[Composite]]] = {
     "armor-pairwise-v1": lambda: [accuracy("wins")],
     HONESTY: lambda: [accuracy("right against wrong", keep=_is_clear)],
 }
-"""What is given to answers of the user's own, of any number."""
+"""What a judge gives to answers of the user's own, of any number, and what is known of that judge."""
 SUITES: dict[str, Callable[[], list[Composite]]] = {
     "geneval": geneval,
     "modality": lambda: [accuracy()],

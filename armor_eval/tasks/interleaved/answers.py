@@ -73,6 +73,11 @@ class Answers:
         return ModelInfo(spec=f"answers:{self.name}", name=self.name, fingerprint=self.sha256)
 
     @property
+    def identity(self) -> str:
+        """What stays while a run is resumed: a request that failed may be answered later, an answer never changes."""
+        return self.sha256 if self.run is None else self.run.run_id
+
+    @property
     def profile(self) -> Profile:
         """That of the run; answers of elsewhere are to questions of elsewhere."""
         return OFFICIAL if self.run is None else self.run.profile

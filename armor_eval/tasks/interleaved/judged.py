@@ -75,7 +75,7 @@ class JudgedTask(Looks):
 
     def _of_run(self, extras: JsonObject) -> JsonObject:
         """What identifies the answers, and whether they were given blind."""
-        return {"graded_answers": self._answers.sha256, **({"blind": True} if extras.get("blind") else {})}
+        return {"graded_answers": self._answers.identity, **({"blind": True} if extras.get("blind") else {})}
 
     def units(self) -> Sequence[Unit]:
         return [Unit(one.id, one.cluster or one.id) for one in self._rows]

@@ -168,9 +168,9 @@ class PairsTask(Compares):
             prompt_sha256=sha256_text(WORDS),
             scorer=ScorerInfo(name=NAME, version="1", settings=dict(self._judge.settings)),
             judge=self._judge.info.model_copy(update={"prompt_sha256": sha256_text(WORDS)}),
-            protocol={"against": theirs.sha256[:16]},
+            protocol={"against": theirs.identity[:16]},
             asks=False,
-            extras={"against": theirs.name, "graded_answers": ours.sha256, "notes": [*notes, *self._notes()]},
+            extras={"against": theirs.name, "graded_answers": ours.identity, "notes": [*notes, *self._notes()]},
             reservations=[
                 *self._reservations([model, theirs.model]),
                 *carried(ours),

@@ -29,9 +29,9 @@ def tasks(folder: Path, count: int = 10) -> Path:
     return folder / "peat.jsonl"
 
 
-def test_asked_and_judged_in_one_command_and_only_the_failed_looks_again(tmp_path, monkeypatch):
-    """The judge fails on two answers, once by a refusal and once by grades out of range: the mean is withheld. The same
-    command asks the model nothing, the judge those two, and ends whole."""
+def test_asked_and_judged_in_one_command_and_only_what_failed_again(tmp_path, monkeypatch):
+    """The model fails on one request, the judge on two answers, once by a refusal and once by grades out of range: the
+    mean is withheld. The same command asks the model that one again, the judge those three, and ends whole."""
     healthy = False
 
     def judge(request: Asked):
@@ -43,11 +43,15 @@ def test_asked_and_judged_in_one_command_and_only_the_failed_looks_again(tmp_pat
     asked_of_the_model = []
     image = Image.new("RGB", (8, 8), (200, 9, 9))
 
+    def answer(conversation):
+        number = re.search(r"the (\d)th", str(conversation))
+        if not healthy and number and number[1] == "4":
+            return RuntimeError("out of ink")
+        return [["words"], [image], ["words", image]][int(number[1]) % 3 if number else 0]
+
     def counted(self, conversations, seeds, decoding):
-        forms = (["words"], [image], ["words", image])
-        start = len(asked_of_the_model)
         asked_of_the_model.extend(conversations)
-        return [list(forms[(start + at) % 3]) for at in range(len(conversations))]
+        return [answer(one) for one in conversations]
 
     monkeypatch.setattr(MockModel, "respond", counted)
     with ScriptedServer(judge) as server:
@@ -58,12 +62,12 @@ def test_asked_and_judged_in_one_command_and_only_the_failed_looks_again(tmp_pat
         folder = tmp_path / "o" / "interleaved-peat-armor-rubric-v1-grader"
         run, items, scores = read_bundle(folder)
         assert {i.id for i in items if i.status == "judge_failed"} == {"q2", "q3"}
-        assert scores.metrics[0].value is None and "2 of 10" in scores.withheld
+        assert scores.metrics[0].value is None and "3 of 10" in scores.withheld
         before, healthy = len(server.asked), True
         assert main(argv) == 0
         again = [request.text for request in server.asked[before:]]
-    assert sorted(re.search(r"the (.)th time", text)[1] for text in again) == ["2", "3"]
-    assert len(asked_of_the_model) == 10, "the answers were there"
+    assert sorted(re.search(r"the (.)th time", text)[1] for text in again) == ["2", "3", "4"]
+    assert len(asked_of_the_model) == 11, "the other answers were there"
     run, items, scores = read_bundle(folder)
     assert (run.status, run.model.name, run.judge.name, run.profile) == ("complete", "mock", "grader", "official")
     given = run.extras["given"]

@@ -75,7 +75,7 @@ def test_list_names_every_measurement_and_model(capsys):
 
     assert main(["list"]) == 0
     shown = capsys.readouterr().out
-    beside = ("geneval", "modality", "interleaved", "ablate-heads", "ablate-stages")
+    beside = ("geneval", "modality", "interleaved", "judge", "ablate-heads", "ablate-stages")
     assert set(beside) < set(COMMANDS)
     assert all(name in shown for name in (*benchmarks(), *beside))
     assert all(kind.shows in shown for kind in KINDS.values())
