@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from armor_model.generation.parallel import draw_parallel
+from armor_model.generation.products import Products
 from armor_model.generation.state import Batch, Limits, Row, attention
 from armor_model.generation.static import LENGTH_STEP, StaticStep, choose, draw_sliced, guide, padded, roles
 
 if TYPE_CHECKING:
-    from armor_model.config import ArmorConfig
+    from armor_model.config import ArmorFields
     from armor_model.generation.api import GenerationSettings
     from armor_model.modeling import ArmorModel
 
@@ -31,7 +33,7 @@ class Steps(ABC):
 
     model: ArmorModel
     settings: GenerationSettings
-    config: ArmorConfig
+    config: ArmorFields
     device: torch.device
     limits: Limits
     static: bool
@@ -44,6 +46,10 @@ class Steps(ABC):
         self.graph_pool: list[Any] = []
         self.passes = 0
         """Forward passes that codes took, where they are drawn without static buffers."""
+
+    @cached_property
+    def _products(self) -> Products:
+        return Products(self.model)
 
     @abstractmethod
     def _adapt(self, batch: Batch, indices: list[int]) -> dict[int, Tensor]:
@@ -176,14 +182,15 @@ class Steps(ABC):
             for _ in range(steps):
                 step.advance()
             codes = (step.tokens_ns[:conditional, :steps] - self.config.first_code_id).tolist()
-        elif self.settings.parallel_draw > 1:
-            side = math.isqrt(self.limits.codes_per_image)
-            drawn, passes = draw_parallel(self.model, self.settings, batch, steps, side)
+        else:
+            with self._products.used():
+                if self.settings.parallel_draw > 1:
+                    side = math.isqrt(self.limits.codes_per_image)
+                    drawn, passes = draw_parallel(self.model, self.settings, batch, steps, side)
+                else:
+                    drawn, passes = draw_sliced(self.model, self.settings, batch, steps), steps
             codes = drawn.tolist()
             self.passes += passes
-        else:
-            codes = draw_sliced(self.model, self.settings, batch, steps).tolist()
-            self.passes += steps
         for row in batch.rows:
             row.adapter_steps += steps
             row.adapted = batch.slot

@@ -176,6 +176,28 @@ def test_each_request_may_have_its_own_settings(talker, conversations, static):
             engine(whole).run([replace(requests[0], settings=wrong)])
 
 
+@pytest.mark.parametrize("most", [0, 1 << 30])
+def test_drawing_through_onednn_keeps_every_image(talker, conversations, most, monkeypatch):
+    """Weights laid out for oneDNN, and as they are where a copy would be too large: same images; afterwards the layers
+    are what they were, also where drawing fails."""
+    from armor_model.generation import products
+
+    settings = GenerationSettings(max_new_tokens=1, force_image=True, stop_after_image=True, max_images=1, guidance=2.0)
+    _, as_before = run_engine(talker, conversations * 4, settings, batch_size=5)
+    monkeypatch.setattr(products, "SMALLEST", 1)
+    monkeypatch.setattr(products, "MOST_BYTES", most)
+    calls, product = [], products._product
+    monkeypatch.setattr(products, "_product", lambda *given: (calls.append(given), product(*given))[1])
+    engine, through = run_engine(talker, conversations * 4, settings, batch_size=5)
+    assert through == as_before
+    linear = [module for module, _ in engine._products.weights]
+    assert len(linear) > 7 and len(calls) >= engine.passes * len(linear)
+    assert all(weight.is_mkldnn == bool(most) for _, weight in engine._products.weights)
+    with pytest.raises(ZeroDivisionError), engine._products.used():
+        raise ZeroDivisionError
+    assert not any("forward" in vars(module) for module in linear)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("temperature", [0.0, 0.3, 1.0])
 def test_parallel_drawing_gives_the_images_of_one_by_one_drawing(talker, conversations, guidance, temperature):
@@ -194,16 +216,3 @@ def test_parallel_drawing_gives_the_images_of_one_by_one_drawing(talker, convers
         parallel, images = run_engine(talker, conversations * 4, replace(base, parallel_draw=window), batch_size=5)
         assert images == one_by_one
         assert parallel.passes <= engine.passes
-
-
-def test_parallel_drawing_keeps_every_probability(talker):
-    """400 seeds with two codes to choose from at each position (top_k): one-by-one and parallel drawing take the same
-    one for every seed, so every whole sequence has the probability that it had."""
-    base = GenerationSettings(max_new_tokens=1, max_images=1, force_image=True, stop_after_image=True, image_top_k=2)
-    conversation = [{"role": "user", "content": "draw a red circle"}]
-    found = []
-    for window in (0, 8):
-        _, rows = run_engine(talker, [conversation] * 400, replace(base, parallel_draw=window), batch_size=64)
-        found.append([tuple(tokens) for tokens, *_ in rows])
-    assert found[0] == found[1]
-    assert len(set(found[0])) > 8

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import floor
@@ -104,6 +105,61 @@ def test_against_the_floor(bench_row, one_thread):
     if not gpu:
         for what in floor.KINDS.values():
             bench_row(f"GPU, internvl2_5-8b, bf16: {what}", None, "", note="no GPU here")
+
+
+MEDIUM = {
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 12,
+    "intermediate_size": 2048,
+}
+"""With three blocks of adapter and 8,192 codes a model of 124 M parameters."""
+
+
+@pytest.mark.perf
+def test_drawing_at_124_m(bench_row, one_thread, monkeypatch):
+    """On a CPU in the middle of an image of 256 codes: the step over its floor, and what guidance costs; both with the
+    products through oneDNN and as torch has them, in turn. The best of three turns each, and the range."""
+    from armor_model import ArmorForConditionalGeneration, preset
+    from armor_model.generation import products
+    from armor_model.presets import preset_dict
+
+    turns, shape = 3, {"num_adapter_layers": 3, "codebook_size": 8192, "image_grid": 4}
+    settings = preset_dict("tiny") | shape
+    settings["text_config"].update(MEDIUM, vocab_size=3000)
+    model = ArmorForConditionalGeneration(preset("tiny", 3000, MEDIUM, **shape)).eval()
+    million = sum(p.numel() for p in model.parameters()) / 1e6
+    assert 123.5 < million < 124.5
+    plan = floor.Plan("cpu", prompt=140, runs=1, copy_bytes=2**28, matrix=1024)
+    cases = [(batch, guidance) for batch in (1, 4, 16) for guidance in (1.0, 3.0)]
+    taken = {(case, how): [] for case in cases for how in ("oneDNN", "plain")}
+    engines = {}
+    for how, smallest in (("oneDNN", products.SMALLEST), ("plain", 1 << 62)):
+        monkeypatch.setattr(products, "SMALLEST", smallest)
+        for case in cases:
+            engine = engines[case, how] = floor.engine_for(plan, model, replace(floor.DRAW, guidance=case[1]), case[0])
+            engine.run([floor.Request([7] * plan.prompt, [], i) for i in range(case[0])])
+    for _ in range(turns):
+        for case, how in taken:  # each way right after the other
+            engine = engines[case, how]
+            engine.spent, engine.stepped = 0.0, 0
+            engine.run([floor.Request([7] * plan.prompt, [], i) for i in range(case[0])])
+            taken[case, how].append(1e3 * engine.spent / engine.stepped)
+    rates = floor.rates(plan, model.dtype)
+    more = {"size": "124 M parameters", "turns": turns, "gb_per_s": rates.bandwidth / 1e9, "gflops": rates.flops / 1e9}
+    best = {key: min(times) for key, times in taken.items()}
+    for batch, guidance in cases:
+        rows = batch * (1 if guidance == 1 else 2)
+        least = 1e3 * floor.Cost(settings, 4, True).floor(rates, rows, plan.prompt + 8)
+        ms, plain = (taken[(batch, guidance), how] for how in ("oneDNN", "plain"))
+        found = {"ms": min(ms), "highest_ms": max(ms), "plain_ms": min(plain), "floor_ms": least, **more}
+        name = f"draw, batch {batch}, guidance {guidance:g}, on a CPU: step over the floor"
+        bench_row(name, min(ms) / least, "x", "<= 2" if (batch, guidance) == (16, 1.0) else None, **found)
+        if guidance != 1:
+            ratio, before = (best[(batch, guidance), how] / best[(batch, 1.0), how] for how in ("oneDNN", "plain"))
+            bench_row(f"draw, batch {batch}: cost of guidance", ratio, "x", "<= 1.3", plain=before, **more)
+    assert best[(16, 1.0), "oneDNN"] < best[(16, 1.0), "plain"]
 
 
 @pytest.mark.perf
