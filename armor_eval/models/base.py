@@ -25,7 +25,7 @@ Part = "str | Image.Image | Path"
 class Decoding(BaseModel):
     """How tokens are chosen. The defaults are InternVL's protocol: greedy, up to 4,096 new tokens."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     max_new_tokens: int = Field(default=4096, ge=1)
     """Text tokens an answer may have; it ends earlier at the end-of-turn token."""

@@ -25,7 +25,7 @@ RunKind = Literal[
 class Record(BaseModel):
     """Base of every record: unknown keys are refused, so a newer writer is noticed instead of half-read."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 class Subset(Record):

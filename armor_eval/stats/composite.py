@@ -26,15 +26,16 @@ Formulas are those of VLMEvalKit (vlmeval/dataset/utils: `report_acc`, `mcq_circ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from .tallies import tally_mean
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from armor_eval.runs.schema import Item, Metric
 
 PERCENT, UNIT = (0.0, 100.0), (0.0, 1.0)
@@ -77,9 +78,11 @@ class Composite:
 
     def cluster_sums(self, items: Iterable[Item]) -> ClusterSums:
         """Items -> sums by cluster, clusters in sorted order. Raises ValueError on a score that is not finite."""
+        import numpy as np
+
         kept = [it for it in items if self.keep is None or self.keep(it)]
         for it in kept:
-            if it.score is not None and not np.isfinite(it.score):
+            if it.score is not None and not math.isfinite(it.score):
                 raise ValueError(f"item {it.id}: the score is {it.score}, expected a finite number")
         table = self.tally(kept)
         clusters = tuple(sorted(table))
@@ -95,17 +98,19 @@ class Composite:
         if not sums.clusters:
             return None
         value = float(self.formula(sums.sums_CS.sum(axis=0)))
-        return value if np.isfinite(value) else None
+        return value if math.isfinite(value) else None
 
 
 def ends(composite: Composite) -> tuple[float | None, float | None]:
     """The bounds as a record holds them: None for an end that is open."""
-    low, high = (end if np.isfinite(end) else None for end in composite.bounds)
+    low, high = (end if math.isfinite(end) else None for end in composite.bounds)
     return low, high
 
 
-def ratio(top: np.ndarray, bottom: np.ndarray, empty: float = np.nan) -> np.ndarray:
+def ratio(top: np.ndarray, bottom: np.ndarray, empty: float = math.nan) -> np.ndarray:
     """top / bottom, and `empty` where the denominator is 0."""
+    import numpy as np
+
     top, bottom = np.asarray(top, dtype=np.float64), np.asarray(bottom, dtype=np.float64)
     quotient = np.full(np.broadcast(top, bottom).shape, empty)
     np.divide(top, bottom, out=quotient, where=bottom != 0)

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from armor_eval.stats.composite import PERCENT, Composite, column_percent, ratio
 from armor_eval.tasks.families.base import Clusters, extra_of
 from armor_eval.tasks.families.yes_no import YesNo
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from armor_eval.runs.schema import Item

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from armor_eval.stats.composite import Composite, ratio
 from armor_eval.tasks.families.base import Clusters
@@ -16,6 +15,7 @@ from armor_eval.tasks.understanding import parse
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from armor_eval.runs.schema import Item
@@ -115,10 +115,12 @@ def _points(name: str, categories: tuple[str, ...], most: float, primary: bool =
 
 def mme_points(sums: np.ndarray) -> np.ndarray:
     """Sum over categories of 100 * (acc + acc+); a category without items adds nothing, as in `MME_rating`."""
+    import numpy as np
+
     acc = ratio(sums[..., 0::4], sums[..., 1::4], empty=0.0)
     plus = ratio(sums[..., 2::4], sums[..., 3::4], empty=0.0)
     points = 100.0 * (acc + plus).sum(axis=-1)
-    return np.where(sums[..., 1::4].sum(axis=-1) > 0, points, np.nan)
+    return np.where(sums[..., 1::4].sum(axis=-1) > 0, points, math.nan)
 
 
 def tally_mme(categories: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
@@ -18,6 +17,7 @@ from armor_eval.vlmevalkit import rules
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from armor_eval.runs.schema import Item
@@ -115,9 +115,11 @@ class Pope(YesNo):
 
 def pope_f1(sums: np.ndarray) -> np.ndarray:
     """F1 of "Yes": 0 where precision + recall is 0, as in `POPE_rating`."""
+    import numpy as np
+
     tp, fp, fn = sums[..., 0], sums[..., 1], sums[..., 2]
     f1 = 100.0 * ratio(2 * tp, 2 * tp + fp + fn, empty=0.0)
-    return np.where(sums[..., 4] > 0, f1, np.nan)
+    return np.where(sums[..., 4] > 0, f1, math.nan)
 
 
 def pope_category_f1(place: int, sums: np.ndarray) -> np.ndarray:
@@ -126,6 +128,8 @@ def pope_category_f1(place: int, sums: np.ndarray) -> np.ndarray:
 
 def pope_mean_f1(sums: np.ndarray) -> np.ndarray:
     """Unweighted mean of the categories' F1, what most papers print; undefined where a category has no items."""
+    import numpy as np
+
     mean: np.ndarray = np.mean([pope_category_f1(place, sums) for place in range(len(POPE_CATEGORIES))], axis=0)
     return mean
 
