@@ -539,7 +539,7 @@ def test_a_judge_is_not_asked_about_texts_that_are_not_there(tmp_path, capsys):
 
 
 def test_understanding_itself_still_wants_a_benchmark(capsys):
-    assert main(["understanding"]) == 2
+    assert main(["understanding", "--limit", "3"]) == 2
     assert "Missing option '--bench'" in capsys.readouterr().err
 
 
