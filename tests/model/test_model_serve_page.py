@@ -64,15 +64,16 @@ def test_a_conversation_in_the_page(driver, tmp_path):
             WebDriverWait(driver, 20).until(lambda d: d.find_element(By.ID, "model").text == "toy")
             drawn = say("draw a red circle", 1).find_elements(By.TAG_NAME, "img")
             assert len(drawn) == 1 and drawn[0].get_property("naturalWidth") == it.service.side
+            assert say("what color is the circle?", 2).text == "red", "the drawing is looked at"
+            driver.find_element(By.ID, "reset").click()
+            assert not turns("user")
             driver.execute_script(DROP, base64.b64encode(red.getvalue()).decode())
             WebDriverWait(driver, 10).until(lambda d: d.find_elements(By.CSS_SELECTOR, "#held img"))
-            assert say("what color is it?", 2).text.strip()
-            assert len(turns("user")[1].find_elements(By.TAG_NAME, "img")) == 1
+            assert say("is there a red circle in the image?", 1).text.strip()
+            assert len(turns("user")[0].find_elements(By.TAG_NAME, "img")) == 1
             assert not driver.find_elements(By.CSS_SELECTOR, "#held img")
             assert driver.execute_script("return document.documentElement.scrollWidth <= innerWidth")
             driver.save_screenshot(str(tmp_path / f"chat-{width}.png"))
-            driver.find_element(By.ID, "reset").click()
-            assert not turns("user")
         assert not [entry for entry in driver.get_log("browser") if "favicon" not in entry["message"]]
     finally:
         it.close()
