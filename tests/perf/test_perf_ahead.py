@@ -19,6 +19,7 @@ from armor_eval.models.base import Answer, Decoding, Question
 from armor_model.images import tiles as cut
 
 pytestmark = pytest.mark.perf
+SIZE = "armor-nano"
 
 ITEMS, BATCH = 128, 8
 

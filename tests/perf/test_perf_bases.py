@@ -15,6 +15,7 @@ from armor_model.bases import BASES
 
 sys.path.insert(0, str(Path(__file__).parent))
 pytestmark = pytest.mark.perf
+SIZE = "armor-nano's sizes, random weights"
 NAMES = {base: "armor-nano" if base == "internvl" else f"armor-nano-{base}" for base in BASES}
 
 

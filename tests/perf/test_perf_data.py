@@ -22,6 +22,7 @@ from trainer.data.tokenizing import Job, load, make_shard, tokenize
 from trainer.loader import DataLoader, Mixture
 
 pytestmark = pytest.mark.perf
+SIZE = "armor-nano"
 
 
 def photo(number: int, side: int = 512) -> bytes:

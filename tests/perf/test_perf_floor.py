@@ -101,7 +101,7 @@ def test_against_the_floor(bench_row, one_thread):
     model, vq = random_model(name, dtype, device)
     where = torch.cuda.get_device_name() if gpu else "CPU, one thread"
     for _, row, value, unit, more in floor.rows(plan, model, preset_dict(name), vq):
-        bench_row(f"{where}, {name}: {row}", value, unit, TARGETS.get(row) if gpu else None, **more)
+        bench_row(f"{where}, {name}: {row}", value, unit, TARGETS.get(row) if gpu else None, size=name, **more)
     if not gpu:
         for what in floor.KINDS.values():
             bench_row(f"GPU, internvl2_5-8b, bf16: {what}", None, "", note="no GPU here")

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 pytestmark = pytest.mark.perf
+SIZE = "armor-nano's sizes, random weights"
 
 PROMPT = "please draw a red circle left of a blue square and say what is there"
 RUNS = 7

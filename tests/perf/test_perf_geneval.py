@@ -41,9 +41,9 @@ def best(work, rounds=3):
 def report(bench_row):
     """Ratio of one at a time to ours, handed in as a row; `per` units were judged by each side."""
 
-    def add(name, slow, fast, unit, per, target=None):
+    def add(name, slow, fast, unit, per, size, target=None):
         times = {f"one_at_a_time_ms_per_{unit}": slow / per * 1e3, f"ours_ms_per_{unit}": fast / per * 1e3}
-        bench_row(name, slow / fast, "x", target, **times)
+        bench_row(name, slow / fast, "x", target, size=size, **times)
         return slow / fast
 
     return add
@@ -73,7 +73,7 @@ def test_embedded_detector_batched(renders, embedded, report):
     fast, batched = best(lambda: embedded.detect(renders))
     for a, b in zip(alone, batched, strict=True):
         assert (a.labels == b.labels).all() and np.abs(a.scores - b.scores).max(initial=0) < 1e-5
-    assert report("embedded detector, batched", slow, fast, "picture", len(renders), ">= 3") >= 3
+    assert report("embedded detector, batched", slow, fast, "image", len(renders), "32x32 images", ">= 3") >= 3
 
 
 def test_mask2former_post_processing(report):
@@ -111,7 +111,9 @@ def test_mask2former_post_processing(report):
     for a, b in ((theirs.labels, ours.labels), (theirs.scores, ours.scores), (theirs.bboxes, ours.boxes)):
         assert (a[kept][order] == b).all()
     assert (theirs.masks[kept][order] == ours.masks).all()
-    assert report("Mask2Former mask post-processing", slow, fast, "picture", 1, ">= 5") >= 5
+    assert (
+        report("Mask2Former mask post-processing", slow, fast, "image", 1, "100 masks of an 800x800 image", ">= 5") >= 5
+    )
 
 
 def test_colour_crops_batched(report, bench_row):
@@ -143,7 +145,7 @@ def test_colour_crops_batched(report, bench_row):
     slow, alone = best(lambda: [judge.name([crop])[0] for crop in crops], rounds=1)
     fast, batched = best(lambda: judge.name(crops), rounds=1)
     assert [a.color for a in alone] == [b.color for b in batched]
-    report("colour crops, batched, on a CPU", slow, fast, "crop", len(crops))
+    report("colour crops, batched, on a CPU", slow, fast, "crop", len(crops), "CLIP ViT-L/14")
     bench_row("text classifier of a class, made once and cached", cold, "CPU-s")
     loader = DataLoader([np.zeros(3)], num_workers=4)
     start = time.perf_counter()
@@ -176,5 +178,5 @@ def test_whole_judging(embedded, report, bench_row):
     slow, one = best(alone)
     fast, all_ = best(lambda: [j.verdict for j in judge_images(images, metas, embedded, colors, Rules())])
     assert one == all_
-    report("whole judging, embedded profile", slow, fast, "picture", len(images))
+    report("whole judging, embedded profile", slow, fast, "image", len(images), "32x32 images")
     bench_row("whole judging, embedded profile", len(images) / fast, "pictures/CPU-s")

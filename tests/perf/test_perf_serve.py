@@ -10,6 +10,7 @@ import pytest
 from test_perf_generation import PROMPT, nano  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.perf
+SIZE = "armor-nano's sizes, random weights"
 
 CLIENTS, EACH, RUNS = 8, 2, 3
 

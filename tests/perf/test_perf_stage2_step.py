@@ -74,8 +74,21 @@ def test_stage_2_step_at_8b_sizes(bench_row):
     found = bench.measure("internvl2_5-8b", 16, 10, "cuda")
     mine, theirs = found["ours"], found["plain"]
     both = {"ours": mine["tokens_per_second"], "plain": theirs["tokens_per_second"]}
-    bench_row(f"stage-2 step at internvl2_5-8b: {names[0]}", both["ours"] / both["plain"], "x", None, **both)
+    bench_row(
+        f"stage-2 step at internvl2_5-8b: {names[0]}",
+        both["ours"] / both["plain"],
+        "x",
+        None,
+        size="internvl2_5-8b",
+        **both,
+    )
     peaks = {"ours_gib": mine["peak_bytes"] / 2**30, "plain_gib": theirs["peak_bytes"] / 2**30}
-    bench_row(f"stage-2 step at internvl2_5-8b: {names[1]}", peaks["plain_gib"] / peaks["ours_gib"], "x less", **peaks)
+    bench_row(
+        f"stage-2 step at internvl2_5-8b: {names[1]}",
+        peaks["plain_gib"] / peaks["ours_gib"],
+        "x less",
+        size="internvl2_5-8b",
+        **peaks,
+    )
     bench_row(f"stage-2 step at internvl2_5-8b: {names[2]}", mine["utilisation"], "", None, device=found["device"])
     assert found["loss"]["ours"] == pytest.approx(found["loss"]["plain"], rel=2e-2)

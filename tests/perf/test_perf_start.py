@@ -11,6 +11,7 @@ import sys
 import pytest
 
 pytestmark = pytest.mark.perf
+SIZE = "no model"
 
 TURNS = 5
 BARE = "import typer"

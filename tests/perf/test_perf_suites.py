@@ -87,6 +87,7 @@ def test_probes_of_an_image_share_one_pass(mid_size, bench_row) -> None:
         slow / fast,
         "x",
         ">= 3",
+        size=f"{millions:.0f} M parameters",
         one_at_a_time_ms_per_probe=slow / n * 1e3,
         ours_ms_per_probe=fast / n * 1e3,
     )

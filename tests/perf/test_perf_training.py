@@ -17,6 +17,7 @@ from armor_model.losses import IGNORE, head_losses, supervised
 pytestmark = pytest.mark.perf
 
 V, D, T, K = 92_553, 1024, 4_096, 8_192
+SIZE = "width 1,024, 92,553 words"
 STAGE = {  # name: (text positions, image positions, trained: rows of the text head, the <imgbos> row, the visual head)
     "1": (T // 4, 0, (True, True, False)),
     "2": (0, T // 4, (False, False, True)),
