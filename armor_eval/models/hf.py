@@ -81,6 +81,7 @@ class HubModel:
         self._copies: Copies | None = None
         self._loaded: Any = None
         self._ends: list[int] = []
+        self._generating: JsonObject = {}
         self._most: int | None = None
         self._config_type = ""
         self._loading = threading.RLock()
@@ -177,7 +178,7 @@ class HubModel:
 
     def _record(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Set the checkpoint's own decoding aside, and write down what was and what is."""
-        self._ends = end_tokens(model, tokenizer)
+        self._ends, self._generating = end_tokens(model, tokenizer), self._args.for_generate(model)
         dropped = neutralise(model, self._ends, tokenizer.pad_token_id)
         self.facts |= {
             "model_class": type(model).__name__,
@@ -305,7 +306,7 @@ class HubModel:
             sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p}
             sampling["top_k"] = decoding.top_k
         with torch.inference_mode():
-            out = model.generate(**inputs, **sampling, max_new_tokens=decoding.max_new_tokens)
+            out = model.generate(**inputs, **sampling, **self._generating, max_new_tokens=decoding.max_new_tokens)
         new = _new_tokens(out, inputs["input_ids"])
         texts = processor.tokenizer.batch_decode(new, skip_special_tokens=True)
         ends = set(self._ends)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.options import refuse_unknown
+from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ LOADING = (
     "tp_plan",
 )
 """For the model's `from_pretrained`; `load_in_4bit` and `load_in_8bit` are bitsandbytes' two usual configurations."""
+GENERATING = ("cache_implementation", "compile")
+"""For `generate`: `cache_implementation=static` keeps the cache in fixed buffers, `compile=true` compiles steps on
+them."""
 PROMPTING = ("chat_template",)
 """Which of several named chat templates."""
 STRUCTURE = frozenset(
@@ -57,19 +61,30 @@ class ModelArgs:
     source: JsonObject = field(default_factory=dict)
     loading: JsonObject = field(default_factory=dict)
     chat_template: str | None = None
+    generating: JsonObject = field(default_factory=dict)
     images: JsonObject = field(default_factory=dict)
     """The rest: for the image processor (`min_pixels`, `max_pixels`, `size` ...), checked when its class is known."""
 
     @classmethod
     def sort(cls, given: JsonView) -> ModelArgs:
-        pick = {name: {k: v for k, v in given.items() if k in keys} for name, keys in (("s", SOURCE), ("l", LOADING))}
-        rest = {k: v for k, v in given.items() if k not in (*SOURCE, *LOADING, *PROMPTING)}
-        return cls(pick["s"], pick["l"], given.get("chat_template"), rest)
+        source, loading, generating = (
+            {k: v for k, v in given.items() if k in keys} for keys in (SOURCE, LOADING, GENERATING)
+        )
+        rest = {k: v for k, v in given.items() if k not in (*SOURCE, *LOADING, *GENERATING, *PROMPTING)}
+        if (cache := generating.get("cache_implementation", "static")) != "static":
+            raise UserError(f"--model-args cache_implementation={cache}", "expected static, or leave it out")
+        if (compiled := generating.get("compile", False)) not in (True, False):
+            raise UserError(f"--model-args compile={compiled}", "expected true or false")
+        if compiled and "cache_implementation" not in generating:
+            raise UserError(
+                "--model-args compile=true compiles steps on fixed buffers", "add cache_implementation=static"
+            )
+        return cls(source, loading, given.get("chat_template"), generating, rest)
 
     def check_images(self, image_processor: Any) -> None:
         """UserError for an argument that neither the loading nor this image processor knows."""
         declared = getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", {})
-        refuse_unknown("hf:", self.images, {*declared, *SOURCE, *LOADING, *PROMPTING})
+        refuse_unknown("hf:", self.images, {*declared, *SOURCE, *LOADING, *GENERATING, *PROMPTING})
 
     def for_model(self) -> JsonObject:
         """Keyword arguments for `AutoModelForImageTextToText.from_pretrained`."""
@@ -80,6 +95,18 @@ class ModelArgs:
 
             arguments["quantization_config"] = BitsAndBytesConfig(**bits)
         return arguments
+
+    def for_generate(self, model: PreTrainedModel) -> JsonObject:
+        """Keyword arguments for the loaded model's `generate`. UserError for what it cannot honour."""
+        if "cache_implementation" not in self.generating:
+            return {}
+        compiled = bool(self.generating.get("compile", False))
+        if not model._can_compile_fullgraph:
+            wrong = f"{type(model).__name__} cannot keep its cache in fixed buffers"
+            raise UserError(wrong, "leave cache_implementation=static out")
+        if compiled and model.device.type != "cuda":
+            raise UserError(f"compile=true needs a GPU, the model is on {model.device}", "leave compile out")
+        return {"cache_implementation": "static", "disable_compile": not compiled}
 
 
 def neutralise(model: PreTrainedModel, ends: list[int], pad: int | None) -> JsonObject:

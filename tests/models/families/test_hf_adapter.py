@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+from functools import wraps
 
 import pytest
 from probe import images
@@ -306,3 +307,31 @@ def test_as_many_are_asked_at_once_as_memory_holds(tiny_model, pope, tmp_path, m
     sizes.clear()
     assert [a.error for a in ask(load(folder), *[f"\nWhat is {i}?" for i in range(4)])] == [None] * 4
     assert sizes == [4, 2, 2]
+
+
+def test_a_static_cache_gives_the_same_answers_and_is_refused_where_it_cannot_be(tiny_model, monkeypatch):
+    folder, static = tiny_model("qwen2_vl"), {"cache_implementation": "static"}
+    plain, fixed = load(folder), load(folder, model_args=static)
+    texts = [QUESTION, "\nIs it red?", "\nHow many things are there in the image, and where?"]
+    caches, kind = set(), type(fixed._load()[0])
+    forward = kind.forward
+
+    @wraps(forward)
+    def seen(self, *args, **given):
+        caches.add(type(given["past_key_values"]).__name__)
+        return forward(self, *args, **given)
+
+    monkeypatch.setattr(kind, "forward", seen)
+    ask(fixed, QUESTION)
+    monkeypatch.undo()
+    assert caches == {"StaticCache"}
+    assert [a.text for a in ask(fixed, *texts)] == [a.text for a in ask(plain, *texts)]
+    assert fixed.facts["model_args"] == static and fixed.info.fingerprint != plain.info.fingerprint
+    with pytest.raises(UserError, match="needs a GPU"):
+        load(folder, model_args={**static, "compile": True}).prepare()
+    for wrong in ({"compile": True}, {**static, "compile": "yes"}, {"cache_implementation": "hybrid"}):
+        with pytest.raises(UserError, match=r"compile|cache_implementation"):
+            load(folder, model_args=wrong)
+    monkeypatch.setattr(kind, "_can_compile_fullgraph", False)
+    with pytest.raises(UserError, match="fixed buffers"):
+        load(folder, model_args=static).prepare()
