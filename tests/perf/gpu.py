@@ -1,4 +1,4 @@
-"""Everything that only a GPU can say, in one script of at most 8 minutes on one card: JSON and a Markdown table.
+"""Everything that only a GPU can say, in one script of 8 minutes on one card: JSON and a Markdown table.
 
     python tests/perf/gpu.py --out reports/gpu          # InternVL2.5-8B's sizes, random bf16 weights
     python tests/perf/gpu.py --out /tmp/gpu --tiny      # the same code at tiny sizes on a CPU
@@ -147,34 +147,39 @@ def training(plan: floor.Plan, name: str, batch: int) -> Iterator[Row]:
     }
 
 
-def measure(plan: floor.Plan, name: str) -> list[Row]:
-    """All rows; what fails is a row that says why, and the rest goes on."""
+def measure(plan: floor.Plan, name: str, until: float) -> list[Row]:
+    """All rows; what fails, or is still to come at `until` (of `time.perf_counter`), is a row that says why, and the
+    rest goes on."""
     from test_perf_floor import random_model
 
     tiny = not plan.cuda
     dtype = torch.float32 if tiny else torch.bfloat16
-    model, vq = random_model(name, dtype, plan.device)
-    rows = attempted("decode", decode, plan, name, model, vq)
-    rows += attempted("prefill", prefill, plan, name, model, *((2, 1) if tiny else (16, 6)))
     longer = plan if tiny else replace(plan, text_tokens=256)
-    rows += attempted("refill", refill, longer, model, *((2, 6) if tiny else (16, 128)))
-    rows += attempted("judging", judging, plan, 4 if tiny else 256)
-    del model, vq
+    rows = attempted("training", until, training, plan, name, 2 if tiny else 8)  # the others need the memory after it
     gc.collect()
     if plan.cuda:
         torch.cuda.empty_cache()
-    return rows + attempted("training", training, plan, name, 2 if tiny else 8)
+    model, vq = random_model(name, dtype, plan.device)
+    rows += attempted("prefill", until, prefill, plan, name, model, *((2, 1) if tiny else (16, 6)))
+    rows += attempted("refill", until, refill, longer, model, *((2, 6) if tiny else (16, 128)))
+    rows += attempted("judging", until, judging, plan, 4 if tiny else 256)
+    return rows + attempted("decode", until, decode, plan, name, model, vq)
 
 
-def attempted(part: str, work: Callable[..., Iterator[Row]], *what: Any) -> list[Row]:
+def attempted(part: str, until: float, work: Callable[..., Iterator[Row]], *what: Any) -> list[Row]:
     """The part's rows so far, and why no more came."""
     rows: list[Row] = []
     try:
-        for row in work(*what):
+        for row in work(*what) if time.perf_counter() < until else ():
             rows.append({"part": part, **row})
+            if time.perf_counter() >= until:
+                break
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         rows.append({"part": part, "name": part, "value": None, "unit": "", "not_measured": reason})
+    if time.perf_counter() >= until:
+        reason = "the minutes were over"
+        rows.append({"part": part, "name": f"{part}: what follows", "value": None, "unit": "", "not_measured": reason})
     return rows
 
 
@@ -203,6 +208,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/gpu"))
     parser.add_argument("--preset", default="internvl2_5-8b")
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which nothing more is begun")
     parser.add_argument("--tiny", action="store_true", help="tiny sizes on a CPU: whether the script runs")
     args = parser.parse_args()
     if not args.tiny and not torch.cuda.is_available():
@@ -210,7 +216,7 @@ def main() -> int:
         return 2
     began = time.perf_counter()
     plan, name = (TINY, "tiny") if args.tiny else (PLAN, args.preset)
-    rows = measure(plan, name)
+    rows = measure(plan, name, began + 60 * args.minutes)
     device = f"{platform.processor() or 'CPU'} (tiny sizes)" if args.tiny else torch.cuda.get_device_name()
     result = {
         "model": name,

@@ -164,7 +164,8 @@ def test_drawing_at_124_m(bench_row, one_thread, monkeypatch):
 
 @pytest.mark.perf
 def test_peak_memory_of_drawing(bench_row):
-    """On a CPU: what a process takes beyond its imports, over weights and cache (64 rows, 63 M parameters)."""
+    """On a CPU: what a process takes beyond its imports, over weights, their copy for oneDNN, and cache (64 rows, 63 M
+    parameters)."""
     code = """
         import json, re
         from dataclasses import replace
@@ -205,3 +206,8 @@ def test_the_script_for_a_gpu_at_tiny_sizes(tmp_path, monkeypatch, capsys):
     assert {row["part"] for row in rows} == {"decode", "prefill", "refill", "judging", "training"}
     assert all(row["value"] > 0 for row in rows)
     assert (tmp_path / "gpu.md").read_text() in capsys.readouterr().out
+    monkeypatch.setattr("sys.argv", ["gpu.py", "--tiny", "--minutes", "0", "--out", str(tmp_path / "late")])
+    assert gpu.main() == 1
+    late = json.loads((tmp_path / "late" / "gpu.json").read_text())["rows"]
+    assert [row["part"] for row in late] == ["training", "prefill", "refill", "judging", "decode"]
+    assert all(row["not_measured"] == "the minutes were over" for row in late)
