@@ -113,6 +113,28 @@ def test_answers_are_those_of_generate(served, talker, temperature):
     assert drawn > 2
 
 
+def test_guided_answers_are_those_of_generate(talker):
+    """Several images in an answer, other rows beside it, few places: the unconditional rows come and go."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from armor_model import GenerationSettings
+
+    it = Served(*talker, GenerationSettings(guidance=2.0), batch=3, queue=8)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            replies = list(pool.map(lambda seed: it.chat(seed=seed, max_tokens=24), range(6)))
+    finally:
+        it.close()
+    drawn = []
+    for seed, reply in enumerate(replies):
+        answer, images = locally(talker, seed, max_new_tokens=24, guidance=2.0)
+        message = reply.json()["choices"][0]["message"]
+        assert message["content"] == answer.text
+        assert [png_of(part) for part in message.get("images", [])] == images
+        drawn.append(len(images))
+    assert max(drawn) > 1
+
+
 def test_a_stream_is_the_whole_answer(served, talker):
     pieces = 0
     for seed in range(4):
@@ -397,3 +419,26 @@ def test_openai_sdk(served, talker):
     assert [each.id for each in client.models.list()] == ["toy"]
     with pytest.raises(openai.NotFoundError):
         client.chat.completions.create(model="gpt", messages=talk)
+
+
+@pytest.mark.slow
+def test_litellm(served, talker, monkeypatch):
+    """A text, an answer with images, an image shown, a stream, `n` images, an error: as it reads them."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # else it fetches one
+    litellm = pytest.importorskip("litellm", reason="a client that others wrote: pip install litellm")
+    server = {"model": "openai/toy", "api_base": served.url + "/v1", "api_key": "none"}
+    asked = {**server, "messages": [{"role": "user", "content": ASK}], "seed": 1, "max_tokens": 40}
+    answer, images = locally(talker, 1)
+    message = litellm.completion(**asked).choices[0].message
+    assert message.content == answer.text and [png_of(each) for each in message.images] == images
+    deltas = [chunk.choices[0].delta for chunk in litellm.completion(**asked, stream=True)]
+    assert "".join(delta.content or "" for delta in deltas) == answer.text
+    assert [png_of(part) for delta in deltas for part in getattr(delta, "images", None) or []] == images
+    shown = {"role": "user", "content": [dict(message.images[0]), {"type": "text", "text": "what is it ?"}]}
+    shown["content"][0].pop("index", None)
+    told = litellm.completion(**{**asked, "messages": [shown], "max_tokens": 8}, modalities=["text"])
+    assert told.usage.completion_tokens <= 8 and isinstance(told.choices[0].message.content, str)
+    drawn = litellm.image_generation(prompt=ASK, n=2, **server)
+    assert len(drawn.data) == 2 and base64.b64decode(drawn.data[0].b64_json).startswith(b"\x89PNG")
+    with pytest.raises(litellm.NotFoundError):
+        litellm.completion(**{**asked, "model": "openai/gpt"})
