@@ -8,11 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
-from armor_model.losses import IGNORE
 from trainer.batches import Example, collate
 from trainer.loader import Images, Pool, opened
+from trainer.logs import LossMeter, loss_means
 from trainer.objective import Objective
 from trainer.stages import Stage
 
@@ -31,9 +30,9 @@ def heldout_losses(
     bad_images: float = 0.001,
     images: Images | None = None,
 ) -> Callable[[Any, int], dict[str, float]]:
-    """What LoopOptions.evaluate wants: (model, step) -> `text`, `image`, `text/<type>`, `image/<type>`, means in nats a
-    position over the first `limit` conversations of each type, under both heads whatever the stage weighs; and `score`,
-    the stage's own loss with its sign turned, by which the best checkpoint is kept.
+    """What LoopOptions.evaluate wants: (model, step) -> `loss_means` over the first `limit` conversations of each type,
+    under both heads whatever the stage weighs; and `score`, the stage's own loss with its sign turned, by which the
+    best checkpoint is kept.
 
     A conversation whose images are bad is left out for the one behind the last, as in training: asked for again, said,
     counted, and over the share `bad_images` of an evaluation the run stops. images: counts all evaluations.
@@ -42,27 +41,20 @@ def heldout_losses(
 
     def evaluate(model: ArmorModel, step: int) -> dict[str, float]:
         device, precision = next(model.parameters()).device, next(model.parameters()).dtype
-        objective, seen = Objective(model, both), Images()
-        sums: dict[str, Tensor] = {}
+        objective, meter, seen = Objective(model, both), LossMeter(), Images()
         pad = model.config.text_config.pad_token_id or 0
-        for kind, pool in pools.items():
+        for pool in pools.values():
             readable = islice(_readable(pool, seen), limit)
             while examples := list(islice(readable, batch_size)):
                 batch = collate(examples, pad, model.config.imgbos_id).to(device)
                 with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision != torch.float32):
-                    found = objective(batch)
-                heads = (("text", found.text, batch.text_labels), ("image", found.image, batch.image_labels))
-                for head, loss, labels in heads:
-                    count = int((labels != IGNORE).sum())
-                    for name in (head, f"{head}/{kind}") if count else ():
-                        before = sums.get(name, (0.0, 0))
-                        sums[name] = (before[0] + float(loss), before[1] + count)
+                    meter.add(objective(batch), batch, 1.0)
         for reason in seen.reasons:
             log.warning("an image of the held-out data is bad, another record takes its place: %s", reason)
         seen.check(bad_images, "held-out ")
         if images is not None:
             images.add(seen)
-        means = {name: loss / count for name, (loss, count) in sums.items()}
+        means = loss_means(meter.sums)
         weighed = stage.alpha * means.get("text", 0.0) + stage.beta * means.get("image", 0.0)
         return {**means, "score": -weighed}
 
