@@ -28,6 +28,7 @@ from armor_eval.tasks.understanding.score import score_run, unread_reservation, 
 from armor_eval.tasks.understanding.subset import limit_table
 from armor_eval.tasks.understanding.table import Row, Table, read_table
 from armor_eval.tasks.understanding.thinking import Thinking
+from armor_eval.tasks.understanding.told import Told, recall
 from armor_eval.tasks.understanding.tsv import stand_of
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
@@ -89,7 +90,27 @@ class UnderstandingTask:
 
     @cached_property
     def _opened(self) -> tuple[Table, Subset | None]:
-        return open_table(self.benchmark, self.profile, self.options)
+        table, subset = open_table(self.benchmark, self.profile, self.options)
+        if (told := self.__dict__.get("_told")) is not None and told.sha256 != table.sha256:
+            raise UserError(f"{table.path} changed while the run began", "run the same command again")
+        return table, subset
+
+    @cached_property
+    def _told(self) -> Told:
+        path = locate(self.benchmark, self.profile, self.options.data)
+        return recall(self.benchmark, self.profile, self.options, path, self._tell)
+
+    def _tell(self) -> Told:
+        table, subset = self._opened
+        self.benchmark.scoring.check(table.rows)
+        return Told(
+            sha256=table.sha256,
+            items=len(table.rows),
+            published=table.published,
+            notes=table.notes,
+            subset=subset,
+            as_saved=any(not name.lower().endswith(".png") for row in table.rows for name in row.saved_as),
+        )
 
     @property
     def table(self) -> Table:
@@ -110,13 +131,12 @@ class UnderstandingTask:
         self._words = getattr(model, "protocol", None)
 
     def describe(self, model: ModelInfo) -> Described:
-        benchmark, (table, subset), options = self.benchmark, self._opened, self.options
-        benchmark.scoring.check(table.rows)
+        benchmark, told, options = self.benchmark, self._told, self.options
         return Described(
             kind="understanding",
             benchmark=benchmark.name,
-            data=DataInfo(name=benchmark.dataset, split=benchmark.split, sha256=table.sha256, items=len(table.rows)),
-            subset=subset,
+            data=DataInfo(name=benchmark.dataset, split=benchmark.split, sha256=told.sha256, items=told.items),
+            subset=told.subset,
             prompt_sha256=self._prompt_hash(),
             scorer=ScorerInfo(
                 name=f"vlmeval.{benchmark.scoring.scorer}.evaluate",
@@ -127,15 +147,15 @@ class UnderstandingTask:
                 },
             ),
             judge=self._judge.info if self._judge is not None else JudgeInfo(name="exact_matching", endpoint="none"),
-            protocol={"reading": table.reading, "thinking": options.thinking},
+            protocol={"reading": options.reading, "thinking": options.thinking},
             seeds={"subset": options.seed, "decoding": None},
-            extras={"data_is_published": table.published, "notes": table.notes, "blind": options.blind}
+            extras={"data_is_published": told.published, "notes": told.notes, "blind": options.blind}
             | benchmark.declared(),
         )
 
     def _prompt_hash(self) -> str:
         hashed = prompts.prompt_hash(self.benchmark)
-        if any(not name.lower().endswith(".png") for row in self.table.rows for name in row.saved_as):
+        if self._told.as_saved:
             hashed = sha256_json([hashed, "images as VLMEvalKit saves them"])  # other pixels than before
         if self._words is not None:
             hashed = sha256_json([hashed, self._words])
