@@ -1,5 +1,5 @@
 """Parallel drawing is lossless: the probability of every whole image on models small enough to list them all, and
-20,000 images of armor-nano against one-by-one drawing with other random numbers.
+20,000 images of armor-nano, half of them drawn one code at a time with other random numbers.
 
 python -m pytest -m slow tests/model/test_model_parallel.py
 """
@@ -110,18 +110,18 @@ def same_distribution(one: Counter, other: Counter) -> tuple[float, float, int]:
 
 @pytest.mark.slow
 def test_chi_square_over_20_000_images_of_armor_nano(capsys):
-    """20,000 images drawn in parallel against 20,000 drawn one code at a time with other random numbers: the last
+    """10,000 images drawn in parallel against 10,000 drawn one code at a time with other random numbers: the last
     code, which depends on all before it, the pair in the middle, and how many different codes. As a control the same
-    test must find a temperature of 1.05 in place of 1."""
+    test must find a temperature of 1.1 in place of 1."""
     from armor_model import bundled, load
 
     talker = load(bundled("armor-nano"))
     prompts = [[{"role": "user", "content": "draw two blue squares and a green cross"}]]
-    settings = replace(ONE_IMAGE, parallel_draw=16)
-    plain = replace(settings, parallel_draw=0)
-    parallel, _ = drawn(talker, settings, 20_000, 16, 0, prompts)
-    one_by_one, _ = drawn(talker, plain, 20_000, 64, 1_000_000, prompts)
-    warmer, _ = drawn(talker, replace(plain, image_temperature=1.05), 20_000, 64, 2_000_000, prompts)
+    plain, half = ONE_IMAGE, 10_000
+    parallel, passes = drawn(talker, replace(plain, parallel_draw=6), half, 64, 0, prompts)
+    one_by_one, one_each = drawn(talker, plain, half, 64, 1_000_000, prompts)
+    warmer, _ = drawn(talker, replace(plain, image_temperature=1.1), half, 64, 2_000_000, prompts)
+    assert passes < one_each
     statistics = {
         "last code": lambda image: image[-1],
         "middle pair": lambda image: image[7:9],
@@ -136,7 +136,7 @@ def test_chi_square_over_20_000_images_of_armor_nano(capsys):
             f"{name}: p {p:.3f}, {freedom} degrees of freedom, power .9 for w >= {w:.3f}; control {control[-1]:.2g}"
         )
         assert p > 0.001, lines
-        assert w < 0.06
+        assert w < 0.1
     assert min(control) < 0.001, lines
     with capsys.disabled():
         print("", *lines, sep="\n")
