@@ -2,11 +2,12 @@
 
 import pytest
 from equality_table import controls, logits_difference, made, packed_difference
+from test_model_every_base import slow_if
 
 from armor_model.bases import BASES
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", [slow_if(name in ("qwen2_5_vl", "smolvlm"), name) for name in BASES])
 def test_a_planted_bug_shows(name):
     model, processor, talks = made(name)
     loss, examples, rows = packed_difference(model, processor, talks)

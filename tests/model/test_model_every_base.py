@@ -28,7 +28,12 @@ def spread(model, seed=0):
     return model.eval()
 
 
-@pytest.fixture(scope="module", params=OTHERS)
+def slow_if(much, name):
+    return pytest.param(name, marks=[pytest.mark.slow] * much)
+
+
+# Idefics3 runs SmolVLM's code: all of this is asked of it among the slow tests.
+@pytest.fixture(scope="module", params=[slow_if(name == "idefics3", name) for name in OTHERS])
 def pair(request):
     """A tiny ARMOR on the base, whose <imgbos> wins now and then, and its processor."""
     tokenizer = build_word_tokenizer(WORDS, base=request.param)

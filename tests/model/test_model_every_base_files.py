@@ -28,7 +28,8 @@ def published(pair, tmp_path):
     base.save_pretrained(folder)
     processor.tokenizer.save_pretrained(folder)
     for name, known in processor.base.published_files(processor).items():
-        (folder / name).write_text(json.dumps(known))
+        before = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+        (folder / name).write_text(json.dumps(before | known))
     return base, folder
 
 

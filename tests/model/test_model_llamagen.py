@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from llamagen_reference import PUBLISHED, LlamaGen
-from test_model_every_base import conversations, hidden_of, pair
+from test_model_every_base import OTHERS, conversations, hidden_of, pair, slow_if
 from test_model_every_base_files import published
 
 from armor_model import GenerationSettings, draw, load, save
@@ -68,8 +68,9 @@ def test_the_published_sizes_fit(pixels, side):
     )
 
 
+@pytest.mark.parametrize("pair", [slow_if(name != "smolvlm", name) for name in OTHERS], indirect=True)
 def test_it_draws_for_every_base(original, published, conversations, tmp_path):
-    """Built on each base but InternVL, which test_model_convert.py has: a stage-2 step, drawing, saving, and back."""
+    """Built on each base beside InternVL: a stage-2 step, drawing, saving, and back to the plain base."""
     from trainer.batches import collate
     from trainer.data.records import encode
     from trainer.objective import Objective, freeze
