@@ -116,7 +116,8 @@ def test_table_three_reads_the_cost_of_the_model_that_was_measured(shards, tmp_p
     measured = SimpleNamespace(run=SimpleNamespace(kind="geneval", model=trained.model, training=None))
     other = SimpleNamespace(run=SimpleNamespace(kind="geneval", model=SimpleNamespace(fingerprint="x"), training=None))
     views = [measured, other, SimpleNamespace(run=trained)]
-    assert training_of([measured], views).training.images_seen == 16
+    run, training = training_of([measured], views)
+    assert run is trained and training.images_seen == 16
     assert training_of([other], views) is None
     assert armor_eval_tables(tmp_path / "run", tmp_path / "tables") == 0
 
