@@ -101,7 +101,8 @@ def packed_difference(model, processor, talks, bug="") -> tuple[float, int, int]
     ]
     whole, packed = (collate(examples, processor.pad_id, processor.imgbos_id, pack_to) for pack_to in (None, 400))
     if bug == MISPLACED:
-        packed.position_ids = packed.position_ids + (packed.input_ids >= model.config.first_code_id)
+        is_code = packed.input_ids >= model.config.first_code_id
+        packed.position_ids = packed.position_ids + is_code.cumsum(1) * is_code
     if bug == SEEN:
         length = packed.input_ids.shape[1]
         packed.attention_mask = torch.ones(len(packed.input_ids), 1, length, length).tril().bool()
@@ -165,7 +166,7 @@ PLANTED = (
     "base",
     "padding unmasked: text logits",
     "an image token lost: text logits",
-    "codes one further, in packed rows: loss",
+    "codes counted by twos, in packed rows: loss",
     "neighbours in the row seen: loss",
     "every step one further: cache = uncached",
 )

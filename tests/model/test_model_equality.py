@@ -12,4 +12,4 @@ def test_a_planted_bug_shows(name):
     model, processor, talks = made(name)
     loss, examples, rows = packed_difference(model, processor, talks)
     assert rows < examples and loss < 1e-5 and logits_difference(model, processor, talks) <= 1e-4
-    assert {bug: moved for bug, moved in controls(model, processor, talks).items() if moved < 1e-3} == {}
+    assert {bug: moved for bug, moved in controls(model, processor, talks).items() if moved < 1e-4} == {}
