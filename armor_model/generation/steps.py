@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +184,8 @@ class Steps(ABC):
                 step.advance()
             codes = (step.tokens_ns[:conditional, :steps] - self.config.first_code_id).tolist()
         else:
-            with self._products.used():
+            several = len(batch.rows) > 1 or self.settings.parallel_draw > 1  # for one row torch's own is as fast
+            with self._products.used() if several else nullcontext():
                 if self.settings.parallel_draw > 1:
                     side = math.isqrt(self.limits.codes_per_image)
                     drawn, passes = draw_parallel(self.model, self.settings, batch, steps, side)
