@@ -30,7 +30,7 @@ class Products:
 
     def __init__(self, model: ArmorModel) -> None:
         self.weights: list[tuple[nn.Linear, Tensor]] = []
-        if model.device.type != "cpu" or model.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+        if model.device.type != "cpu" or model.dtype != torch.float32 or not _has_products():
             return
         head = model.visual_head if model.config.heads == "switching" else model.single_head
         modules = [m for part in (model.decoder.layers, model.adapter, head) for m in part.modules()]
@@ -50,6 +50,12 @@ class Products:
         finally:
             for module, _ in self.weights:
                 vars(module).pop("forward", None)
+
+
+def _has_products() -> bool:
+    """Whether this torch has oneDNN, and the two operators by which torch.compile uses it (they are not public)."""
+    there = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
+    return there and torch.backends.mkldnn.is_available()
 
 
 def _product(weight: Tensor, bias: Tensor | None, values: Tensor) -> Tensor:
