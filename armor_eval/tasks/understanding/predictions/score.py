@@ -104,6 +104,7 @@ class PredictionsTask(UnderstandingTask):
         super().__init__(source.benchmark, source.profile, options)
         table, aliases, whole = _open(source, options, folder)
         self._opened = (table, None)
+        self._told = self._tell()  # of what was just read, which may be question files
         self._joined = join(table, file, aliases)
         self._judge = _judge(source, self._joined, judge, whole)
 
