@@ -13,6 +13,7 @@ from pathlib import Path
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.jsons import JsonView
 from armor_model.base.parsing import read_table
+from armor_model.bases import base_name_of
 from armor_model.presets import summary
 
 CHECKPOINT = ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model", "*.jinja", "vq/*")
@@ -81,18 +82,19 @@ def card(folder: Path, training: JsonView | None = None) -> str:
 
     training: names and values of a table, as the run record has them.
     """
-    sizes = summary(read_table(folder / "config.json"))
+    config = read_table(folder / "config.json")
+    sizes, base = summary(config), base_name_of(config) or "an unknown base"
     rows = [f"| {name} | {n:,} |" for name, n in {**sizes["parts"], "total": sizes["total"]}.items()]
     lines = [
         "---",
         "library_name: armor-eval",
         "pipeline_tag: any-to-any",
-        "tags: [armor, internvl, text-to-image]",
+        f"tags: [armor, {base}, text-to-image]",
         "---",
         "",
         f"# {folder.parent.name if folder.name == 'model' else folder.name}",
         "",
-        "An ARMOR (arXiv 2503.06542): an InternVL whose answers may hold images. Generated from the checkpoint and the "
+        f"An ARMOR (arXiv 2503.06542) on {base}: its answers may hold images. Generated from the checkpoint and the "
         "record of its training; no benchmark was run for this card.",
         "",
         "| part | parameters |",

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from armor_model.base.cache import cache_dir
 from armor_model.base.files import whole_file
 from armor_model.images import open_image
 
@@ -25,8 +26,8 @@ LARGE_SIDE = 256
 
 
 def history_file() -> Path:
-    """Where chat keeps the lines typed, in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "armor-eval" / "chat-history"
+    """Where chat keeps the lines typed."""
+    return cache_dir() / "chat-history"
 
 
 @contextmanager

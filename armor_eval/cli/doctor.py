@@ -190,8 +190,8 @@ def _data(checked: Path | None) -> list[dict[str, str]]:
 
 def _weights() -> list[dict[str, str]]:
     """Weights of GenEval's judges, whose hash is checked where they are used, and models in Hugging Face's cache."""
-    from armor_eval.base.cache import cache_dir
     from armor_eval.tasks.geneval.weights import declared
+    from armor_model.base.cache import cache_dir
 
     rows = []
     for name in ("mask2former", "clip"):

@@ -211,7 +211,7 @@ def test_a_person_at_a_terminal(tmp_path, monkeypatch, sixels):
         pytest.importorskip("textual_image", reason="images in terminals need pip install 'armor-eval[chat]'")
     from terminal import Terminal
 
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("ARMOR_EVAL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TERM", "xterm")
     words = [sys.executable, "-m", "armor_model", "chat", "--image-temperature", "0", "--out", str(tmp_path / "o")]
     person = Terminal(words)
@@ -227,7 +227,7 @@ def test_a_person_at_a_terminal(tmp_path, monkeypatch, sixels):
     code, shown = person.end()
     assert code == 0, shown
     assert ("\x1bP" in shown) == sixels and ("-large.png]" in shown) != sixels
-    assert (tmp_path / "cache/armor-eval/chat-history").read_text() == "/help\ndraw a red circle.\n/quit\n"
+    assert (tmp_path / "cache/chat-history").read_text() == "/help\ndraw a red circle.\n/quit\n"
 
 
 @pytest.mark.slow

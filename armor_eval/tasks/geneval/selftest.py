@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from armor_eval.base.cache import cache_dir
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.profiles import profile_of
 from armor_eval.runs import provenance
@@ -25,6 +24,7 @@ from armor_eval.tasks.geneval.detections import STORED_ABOVE
 from armor_eval.tasks.geneval.detectors import Detector
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_eval.tasks.geneval.vocabulary import Vocabulary
+from armor_model.base.cache import cache_dir
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.files import write_file
 

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from armor_eval.base.cache import cache_dir
 from armor_eval.base.fetch import Progress, fetch
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.profiles import OFFICIAL, profile_of
 from armor_eval.tasks.suites.declare import Suite, SuiteFile
 from armor_eval.tasks.suites.items import SuiteData
+from armor_model.base.cache import cache_dir
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
 

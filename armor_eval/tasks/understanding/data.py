@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from armor_eval.base.cache import cache_dir
 from armor_eval.base.fetch import Progress, fetch
 from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.table import file_hashes, missing_file
+from armor_model.base.cache import cache_dir
 from armor_model.base.errors import UserError
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from armor_eval.base.cache import cache_dir
 from armor_eval.models.endpoint import Endpoint, Extra
 from armor_eval.models.openai import patience
 from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.judge import AskingJudge, EndpointJudge, Judge, ModelJudge
+from armor_model.base.cache import cache_dir
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject, JsonView
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from armor_eval import tasks
-from armor_eval.base.cache import cache_dir
 from armor_eval.runs.schema import Subset
 from armor_eval.tasks.understanding.tsv import SETTLED_SECONDS, stand_of
+from armor_model.base.cache import cache_dir
 from armor_model.base.files import make_folder, write_file
 from armor_model.base.hashing import sha256_json
 
