@@ -81,7 +81,7 @@ def kill_at(process, out: Path, step: int, jitter: float) -> None:
 def test_kills_at_random_times_leave_no_trace(straight, spawn, tmp_path, kills):
     rng = random.Random(0)
     for step in sorted(rng.sample(range(1, STEPS - 1), kills)):
-        process = spawn.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True, 0.02))
+        process = spawn.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True, 0.02, step + 1))
         process.start()
         kill_at(process, tmp_path, step, rng.uniform(0, 0.06))
     process = spawn.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True))
