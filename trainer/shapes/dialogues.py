@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 
 from armor_model.base.jsons import JsonObject
 from trainer.shapes.changes import colored, next_content
 from trainer.shapes.conversations import IMAGE, Turns
-from trainer.shapes.interleaved import NoChangeError, changed, records
+from trainer.shapes.interleaved import NoChangeError, changed, repeats
 from trainer.shapes.lessons import in_order, orderly_request
 from trainer.shapes.questions import describe, join
 from trainer.shapes.requests import phrase_for
@@ -83,26 +81,6 @@ def _png(scene: Scene) -> bytes:
     file = io.BytesIO()
     render(scene).save(file, "PNG")
     return file.getvalue()
-
-
-class _Frozen(NamedTuple):
-    requests: frozenset[str]
-    scenes: frozenset[str]
-
-
-@lru_cache(maxsize=1)
-def _frozen() -> _Frozen:
-    """Last messages of requests that give no image, and the images that requests give, of every frozen version."""
-    asked = records()
-    requests = {record["messages"][-1]["content"] for record in asked if not record["images"]}
-    return _Frozen(frozenset(requests), frozenset(scene for record in asked for scene in record["images"]))
-
-
-def repeats(record: JsonObject) -> bool:
-    """Whether a dialogue shows an image that a frozen request gives, or asks what one asks without an image."""
-    frozen = _frozen()
-    asked = {turn["value"] for turn in record["conversations"] if turn["from"] == "human"}
-    return not frozen.requests.isdisjoint(asked) or not frozen.scenes.isdisjoint(map(str, record["images"]))
 
 
 def _told(scene: Scene) -> str:

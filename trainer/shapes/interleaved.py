@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -165,3 +167,23 @@ def _story(rng: np.random.Generator, number: int) -> Iterator[JsonObject]:
     wording = STORY[number // 3 % len(STORY)]
     text = wording.format(n=NUMBERS[count], steps=" ".join(told))
     yield _record([text], [], text, targets, False)
+
+
+class _Frozen(NamedTuple):
+    requests: frozenset[str]
+    scenes: frozenset[str]
+
+
+@lru_cache(maxsize=1)
+def _frozen() -> _Frozen:
+    """Last messages of requests that give no image, and the images that requests give, of every frozen version."""
+    asked = records()
+    requests = {record["messages"][-1]["content"] for record in asked if not record["images"]}
+    return _Frozen(frozenset(requests), frozenset(scene for record in asked for scene in record["images"]))
+
+
+def repeats(record: JsonObject) -> bool:
+    """Whether a dialogue shows an image that a frozen request gives, or asks what one asks without an image."""
+    frozen = _frozen()
+    asked = {turn["value"] for turn in record["conversations"] if turn["from"] == "human"}
+    return not frozen.requests.isdisjoint(asked) or not frozen.scenes.isdisjoint(map(str, record["images"]))

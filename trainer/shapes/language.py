@@ -235,9 +235,15 @@ where which who with without word yellow yes you zero
 """
 
 
+_FOLLOW_UP_WORDS = """
+add another but change first instead last my new next now other put remove same second still that them then turn your
+"""
+
+
 def vocabulary() -> tuple[str, ...]:
-    """Every word and mark that the world's texts and the official prompt suffixes contain, sorted; frozen with v1."""
-    return tuple(_WORDS.split())
+    """Every word and mark that the world's texts and the official prompt suffixes contain, sorted, frozen with v1; then
+    the words that conversations about an image drawn before need."""
+    return (*_WORDS.split(), *_FOLLOW_UP_WORDS.split())
 
 
 if __name__ == "__main__":

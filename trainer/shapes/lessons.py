@@ -14,16 +14,25 @@ PLAN    the content of an image in words, put into its corners: arranging is lea
 TOLD    a content in words and a question about it.
 DECLINE a drawing request that the base, which cannot draw, answers as far as words go.
 AFTER   the same after small talk, or a content that is only told about: what came before decides nothing.
+APART   a colour and a shape that are both there, together or in two things (POPE's hardest questions).
+WORDED  drawing requests in many wordings (trainer.shapes.wordings); WORDED_TEXT and WORDED_BOTH the same for text alone
+        and for both; WORDED_BASE all three as the base answers them, which cannot draw.
+OUTSIDE a request for something that no one here can draw.
+CHANGE  an image, and a change of it drawn; CHANGE_BOTH told and drawn; CHANGE_TOLD told only, for the base.
+TALK    a conversation of several turns about drawings (trainer.shapes.talk); TALK_BASE as the base has it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 
 import numpy as np
 
 from armor_model.base.jsons import JsonObject
-from trainer.shapes.conversations import shown
+from trainer.shapes import talk
+from trainer.shapes.conversations import IMAGE, Turns, shown
+from trainer.shapes.interleaved import repeats
 from trainer.shapes.language import REFUSALS, chat
 from trainer.shapes.questions import (
     QUESTION_TYPES,
@@ -48,6 +57,7 @@ from trainer.shapes.requests import (
     place,
     sample_request,
 )
+from trainer.shapes.wordings import wordings
 from trainer.shapes.world import (
     CELLS,
     COLOR_NAMES,
@@ -63,6 +73,9 @@ from trainer.shapes.world import (
 
 SHORT, LOOKUP, CHOICE, HARD, COMPOSED = "short", "lookup", "choice", "hard", "composed"
 PLAN, TOLD, DECLINE, AFTER = "plan", "told", "decline", "after"
+APART, OUTSIDE = "apart", "outside"
+WORDED, WORDED_TEXT, WORDED_BOTH, WORDED_BASE = "worded", "worded text", "worded both", "worded base"
+CHANGE, CHANGE_TOLD, CHANGE_BOTH, TALK, TALK_BASE = "change", "change told", "change both", "talk", "talk base"
 LESSONS: dict[str, str] = {
     SHORT: "ti2t",
     LOOKUP: "t2t",
@@ -73,8 +86,21 @@ LESSONS: dict[str, str] = {
     TOLD: "t2t",
     DECLINE: "refuse",
     AFTER: "refuse",
+    APART: "ti2t",
+    OUTSIDE: "t2t",
+    WORDED: "t2i",
+    WORDED_TEXT: "t2t",
+    WORDED_BOTH: "t2ti",
+    WORDED_BASE: "refuse",
+    CHANGE: "ti2ti",
+    CHANGE_TOLD: "refuse",
+    CHANGE_BOTH: "ti2ti",
+    TALK: "ti2ti",
+    TALK_BASE: "refuse",
 }
 """Lesson -> the type of its conversations."""
+DIALOGUES = (CHANGE, CHANGE_TOLD, CHANGE_BOTH, TALK, TALK_BASE)
+"""Lessons that show drawings and their changes."""
 
 DRILLED: tuple[str, ...] = (*QUESTION_TYPES, *("location", "location", "number", "relation"))
 """Question types as SHORT, LOOKUP and CHOICE take turns with them. Those that stayed below .9 come more often: a place
@@ -87,33 +113,21 @@ PLANNED = ("describe a picture of {x}.", "what can you see in a picture of {x}?"
 
 def sample_lesson(rng: np.random.Generator, lesson: str, number: int) -> JsonObject:
     """A conversation in the paper's form; question types take turns with `number`. Nothing held out is shown or
-    named."""
-    images: list[Scene] = []
-    before: list[tuple[str, str]] = []
-    if lesson == COMPOSED:
-        phrase, scene = composed(rng)
-        human, gpt, images = pick(rng, DRAW).format(x=phrase), "<image>", [scene]
-    elif lesson == PLAN:
-        phrase, scene = _content(rng)
-        human, gpt = pick(rng, PLANNED).format(x=phrase), describe(scene) + "."
-    elif lesson == TOLD:
-        human, gpt = _told(rng, *_content(rng))
-    elif lesson == DECLINE:
-        human, gpt = _declined(rng)
-    elif lesson == AFTER:
-        before = [chat(rng)]
-        human, gpt = _declined(rng) if rng.random() < 0.7 else _only_told(rng)
+    named, and no conversation about drawings repeats a frozen request (trainer.shapes.interleaved)."""
+    if lesson in _TURNS:
+        turns, images = _TURNS[lesson](rng)
+    elif lesson == APART:
+        scene, text, answer = talk.apart(rng)
+        turns, images = [_asked(rng, SHORT, Question("exists", text, answer, YES_NO))], [scene]
     else:
         types = HARD_TYPES if lesson == HARD else DRILLED
         scene, question = sample_question(rng, types[number % len(types)])
-        human, gpt = _asked(rng, lesson, question)
-        images = [] if lesson == LOOKUP else [scene]
-    turns = [
-        {"from": side, "value": said}
-        for turn in (*before, (human, gpt))
-        for side, said in zip(("human", "gpt"), turn, strict=True)
+        turns, images = [_asked(rng, lesson, question)], [] if lesson == LOOKUP else [scene]
+    spoken = [
+        {"from": side, "value": text} for turn in turns for side, text in zip(("human", "gpt"), turn, strict=True)
     ]
-    return {"id": f"{lesson}-{number:08d}", "type": LESSONS[lesson], "conversations": turns, "images": images}
+    record = {"id": f"{lesson}-{number:08d}", "type": LESSONS[lesson], "conversations": spoken, "images": images}
+    return sample_lesson(rng, lesson, number) if lesson in DIALOGUES and repeats(record) else record
 
 
 def _asked(rng: np.random.Generator, lesson: str, question: Question) -> tuple[str, str]:
@@ -305,3 +319,64 @@ COMPOSITIONS = (
 )
 """How COMPOSED requests are made, evenly. The last two lines untie numbers and relations from the shapes they are shown
 with: held-out numbers were drawn right .37, .28 and .12 of the time without them (three seeds, reports/armor-nano)."""
+
+
+def _drawn(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+    phrase, scene = composed(rng)
+    return [(pick(rng, DRAW).format(x=phrase), IMAGE)], [scene]
+
+
+def _planned(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+    phrase, scene = _content(rng)
+    return [(pick(rng, PLANNED).format(x=phrase), describe(scene) + ".")], []
+
+
+def _after(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+    before = chat(rng)
+    return [before, _declined(rng) if rng.random() < 0.7 else _only_told(rng)], []
+
+
+def _worded(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+    phrase, scene = _content(rng)
+    return [(pick(rng, wordings()["draw"]).format(x=phrase), IMAGE)], [scene]
+
+
+def _worded_text(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+    request = sample_request(rng)
+    return [(pick(rng, wordings()["tell"]).format(x=request.phrase), about(request.things))], []
+
+
+def _worded_both(rng: np.random.Generator, sorry: str = IMAGE) -> tuple[Turns, list[Scene]]:
+    request, wish = orderly_request(rng), pick(rng, ("tell_and_draw", "show_and_say"))
+    text = shown(request) if wish == "show_and_say" else about(request.things)
+    human = pick(rng, wordings()[wish]).format(x=request.phrase)
+    return [(human, f"{text}\n{IMAGE}" if sorry == IMAGE else f"{text} {sorry}")], [request.scene]
+
+
+def _worded_base(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:
+    chance = rng.random()
+    if chance < 0.35:
+        return _worded_text(rng)
+    if chance < 0.65:
+        return _worded_both(rng, pick(rng, REFUSALS))[0], []
+    return [(pick(rng, wordings()["draw"]).format(x=sample_request(rng).phrase), pick(rng, REFUSALS))], []
+
+
+_TURNS: dict[str, Callable[[np.random.Generator], tuple[Turns, list[Scene]]]] = {
+    COMPOSED: _drawn,
+    PLAN: _planned,
+    TOLD: lambda rng: ([_told(rng, *_content(rng))], []),
+    DECLINE: lambda rng: ([_declined(rng)], []),
+    AFTER: _after,
+    OUTSIDE: lambda rng: ([talk.declined(rng)], []),
+    WORDED: _worded,
+    WORDED_TEXT: _worded_text,
+    WORDED_BOTH: _worded_both,
+    WORDED_BASE: _worded_base,
+    CHANGE: talk.changed,
+    CHANGE_TOLD: lambda rng: talk.told_change(rng, pick(rng, REFUSALS)),
+    CHANGE_BOTH: talk.told_change,
+    TALK: lambda rng: talk.talk(rng, draws=True, sorry=lambda: ""),
+    TALK_BASE: lambda rng: talk.talk(rng, draws=False, sorry=lambda: pick(rng, REFUSALS)),
+}
+"""Lesson -> what makes its turns, and the scenes of their images; the others are made of questions."""

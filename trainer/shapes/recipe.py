@@ -25,7 +25,29 @@ from trainer.loader import Mixture, counts_of
 from trainer.logs import HEADS
 from trainer.loop import Cost, Loop, Outcome
 from trainer.shapes.data import Codes, make_pool, vq_batches, warm_up_vision
-from trainer.shapes.lessons import AFTER, CHOICE, COMPOSED, DECLINE, HARD, LESSONS, LOOKUP, PLAN, SHORT, TOLD
+from trainer.shapes.lessons import (
+    AFTER,
+    APART,
+    CHANGE,
+    CHANGE_BOTH,
+    CHANGE_TOLD,
+    CHOICE,
+    COMPOSED,
+    DECLINE,
+    HARD,
+    LESSONS,
+    LOOKUP,
+    OUTSIDE,
+    PLAN,
+    SHORT,
+    TALK,
+    TALK_BASE,
+    TOLD,
+    WORDED,
+    WORDED_BASE,
+    WORDED_BOTH,
+    WORDED_TEXT,
+)
 from trainer.shapes.walk import Phase, Walk
 from trainer.shapes.world import held_out_sha256
 from trainer.stages import KINDS, STAGES
@@ -86,6 +108,17 @@ class NanoRecipe:
             "t2i": 16_000,
             COMPOSED: 24_000,
             "t2ti": 6000,
+            APART: 12_000,
+            OUTSIDE: 6000,
+            WORDED: 16_000,
+            WORDED_TEXT: 6000,
+            WORDED_BOTH: 10_000,
+            WORDED_BASE: 16_000,
+            CHANGE: 12_000,
+            CHANGE_TOLD: 16_000,
+            CHANGE_BOTH: 8000,
+            TALK: 16_000,
+            TALK_BASE: 12_000,
         }
     )
     """Conversations of each type, tokenised once and read again and again."""
@@ -114,24 +147,33 @@ def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
             ),
             NanoStage(
                 "base",
-                {PLAN: 26, TOLD: 8, CHOICE: 20, HARD: 17, SHORT: 9, "ti2t": 6, "t2t": 5, DECLINE: 5, AFTER: 4},
-                Optimization(2000, 128, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
+                {
+                    **{PLAN: 22, TOLD: 6, CHOICE: 17, HARD: 14, SHORT: 7, APART: 6, "ti2t": 6, "t2t": 4, DECLINE: 3},
+                    **{AFTER: 3, WORDED_BASE: 7, OUTSIDE: 3, CHANGE_TOLD: 8, TALK_BASE: 8},
+                },
+                Optimization(2600, 128, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
             ),
             NanoStage(
                 "1",
-                {"t2t": 20, "ti2t": 20, "t2i": 25, "t2ti": 35},
-                Optimization(400, 64, lr=3e-3, warmup=10, floor=0.05, accumulate=2),
+                {
+                    **{"t2t": 12, WORDED_TEXT: 14, "ti2t": 16, "t2i": 12, WORDED: 14, "t2ti": 16, WORDED_BOTH: 16},
+                    **{OUTSIDE: 8, TALK: 16, CHANGE_BOTH: 6},
+                },
+                Optimization(500, 64, lr=3e-3, warmup=10, floor=0.05, accumulate=2),
             ),
             NanoStage(
                 "2",
-                {"t2i": 20, COMPOSED: 65, "t2ti": 15},
-                Optimization(1400, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, weight_decay=0.3, accumulate=2),
+                {"t2i": 8, COMPOSED: 44, WORDED: 18, "t2ti": 5, WORDED_BOTH: 6, CHANGE: 10, CHANGE_BOTH: 4, TALK: 14},
+                Optimization(2200, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, weight_decay=0.3, accumulate=2),
                 condition_dropout=0.1,
             ),
             NanoStage(
                 "3",
-                {"t2t": 15, "ti2t": 25, "t2i": 13, COMPOSED: 22, "t2ti": 25},
-                Optimization(250, 64, lr=1e-3, warmup=10, floor=0.05, accumulate=2),
+                {
+                    **{"t2t": 6, WORDED_TEXT: 8, "ti2t": 18, "t2i": 6, WORDED: 8, COMPOSED: 14, "t2ti": 8},
+                    **{WORDED_BOTH: 12, OUTSIDE: 8, TALK: 22, CHANGE_BOTH: 6},
+                },
+                Optimization(450, 64, lr=1e-3, warmup=10, floor=0.05, accumulate=2),
                 condition_dropout=0.1,
             ),
         ),
