@@ -151,7 +151,7 @@ def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
                     **{PLAN: 22, TOLD: 6, CHOICE: 17, HARD: 14, SHORT: 7, APART: 6, "ti2t": 6, "t2t": 4, DECLINE: 3},
                     **{AFTER: 3, WORDED_BASE: 7, OUTSIDE: 3, CHANGE_TOLD: 8, TALK_BASE: 8},
                 },
-                Optimization(2600, 128, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
+                Optimization(2100, 128, lr=3e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.01, accumulate=4),
             ),
             NanoStage(
                 "1",
@@ -159,12 +159,12 @@ def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
                     **{"t2t": 12, WORDED_TEXT: 14, "ti2t": 16, "t2i": 12, WORDED: 14, "t2ti": 16, WORDED_BOTH: 16},
                     **{OUTSIDE: 8, TALK: 16, CHANGE_BOTH: 6},
                 },
-                Optimization(500, 64, lr=3e-3, warmup=10, floor=0.05, accumulate=2),
+                Optimization(400, 64, lr=3e-3, warmup=10, floor=0.05, accumulate=2),
             ),
             NanoStage(
                 "2",
                 {"t2i": 8, COMPOSED: 44, WORDED: 18, "t2ti": 5, WORDED_BOTH: 6, CHANGE: 10, CHANGE_BOTH: 4, TALK: 14},
-                Optimization(2200, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, weight_decay=0.3, accumulate=2),
+                Optimization(1800, 64, lr=3e-3, muon_lr=5e-3, warmup=50, floor=0.02, weight_decay=0.3, accumulate=2),
                 condition_dropout=0.1,
             ),
             NanoStage(
@@ -173,7 +173,7 @@ def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
                     **{"t2t": 6, WORDED_TEXT: 8, "ti2t": 18, "t2i": 6, WORDED: 8, COMPOSED: 14, "t2ti": 8},
                     **{WORDED_BOTH: 12, OUTSIDE: 8, TALK: 22, CHANGE_BOTH: 6},
                 },
-                Optimization(450, 64, lr=1e-3, warmup=10, floor=0.05, accumulate=2),
+                Optimization(400, 64, lr=1e-3, warmup=10, floor=0.05, accumulate=2),
                 condition_dropout=0.1,
             ),
         ),
