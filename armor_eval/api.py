@@ -31,6 +31,7 @@ from armor_eval.runs.merge import parse_shard
 from armor_eval.tasks.geneval.task import GenEvalTask, own_judging
 from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
 from armor_eval.tasks.modality.task import ModalityTask
+from armor_eval.tasks.modality.turns import ConversationTask
 from armor_eval.tasks.suites.declare import Suite, suites
 from armor_eval.tasks.suites.files import read_data
 from armor_eval.tasks.suites.judges import load_judge, spec_for
@@ -51,7 +52,11 @@ Bar = Callable[[str], AbstractContextManager[Progress | None]]
 """By a task's name: what shows its progress while it runs."""
 TEXT = frozenset({"max_new_tokens", "temperature", "top_k", "top_p", "mask_imgbos"})
 IMAGES = frozenset({"guidance", "image_temperature", "image_top_k", "image_top_p"})
-FREE: dict[str, type[ModalityTask] | type[InterleavedTask]] = {"modality": ModalityTask, "interleaved": InterleavedTask}
+FREE: dict[str, type[ModalityTask | ConversationTask | InterleavedTask]] = {
+    "modality": ModalityTask,
+    "conversation": ConversationTask,
+    "interleaved": InterleavedTask,
+}
 """What asks for free answers."""
 CONSTANT = "-constant"
 """Behind the name of a benchmark's run: the baseline of one answer to everything."""
@@ -82,7 +87,9 @@ class Planned:
     """The answer to everything of a baseline that asks no model."""
 
     def answers(self, adapter: Any) -> Any:
-        """Who is asked: the model, or a mock that gives the constant."""
+        """Who is asked: the model, or a mock that gives the constant; in turns where the task goes on from answers."""
+        if isinstance(self.named.task, ConversationTask) and isinstance(adapter, RespondsFreely):
+            return self.named.task.asked_through(adapter)
         return adapter if self.constant is None else MockModel(self.constant)
 
 
@@ -113,9 +120,9 @@ def evaluate(
     Args:
         model: what `--model` takes (`armor-nano`, a folder, `hf:ID`, `openai:URL#NAME` ...), an adapter that is loaded
             already, or (ArmorForConditionalGeneration, ArmorProcessor), as a training loop has them.
-        tasks: benchmarks by name, `all`, `FILE.toml` of your own, `geneval`, `modality`, `interleaved`, suites of
-            drawing by name or as they were read (armor_eval.tasks.suites.declare); or Named tasks, which bring their
-            own settings.
+        tasks: benchmarks by name, `all`, `FILE.toml` of your own, `geneval`, `modality`, `conversation`, `interleaved`,
+            suites of drawing by name or as they were read (armor_eval.tasks.suites.declare); or Named tasks, which
+            bring their own settings.
         out: folder of the runs, each in OUT/NAME; or a function from a task's name to its folder.
         profile: `shapes` (embedded) or `official`; by default the model's.
         limit: only so many units of each task, chosen by `seed`, which also seeds what is drawn.

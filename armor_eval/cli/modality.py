@@ -28,6 +28,13 @@ def run(
     prompts: Annotated[
         Path | None, typer.Option(help=f"JSON lines of requests; needed outside of shapes. A line: {LINE}")
     ] = None,
+    multi_turn: Annotated[
+        bool,
+        typer.Option(
+            help="Ask the conversations of the shapes world instead: questions about the model's own drawings, changes "
+            "to them, requests that its world does not hold."
+        ),
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N requests of each kind, seeded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/modality/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
@@ -48,6 +55,8 @@ def run(
 
     armor-eval modality --limit 50
 
+    armor-eval modality --multi-turn
+
     armor-eval modality --model DIR --prompts requests.jsonl --repeats 3
     """
     if context.invoked_subcommand is not None:
@@ -56,14 +65,23 @@ def run(
     from armor_eval.models.base import Decoding
     from armor_eval.profiles import choose_profile
     from armor_eval.tasks.modality.task import ModalityTask
+    from armor_eval.tasks.modality.turns import BENCHMARK, ConversationTask
 
     common.quiet_libraries()
     chosen = choose_profile(profile, model)
+    if multi_turn and prompts is not None:
+        raise UserError("--multi-turn asks its own conversations", "leave --prompts or --multi-turn out")
+
+    def task(at: int) -> tuple[str, ModalityTask | ConversationTask]:
+        if multi_turn:
+            return BENCHMARK, ConversationTask(chosen, limit=limit, seed=seed, drawn_from=at)
+        return "modality", ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed, drawn_from=at)
+
     finished = responding.measure(
-        "modality",
+        BENCHMARK if multi_turn else "modality",
         model,
         chosen,
-        lambda at: [("modality", ModalityTask(chosen, prompts=prompts, limit=limit, seed=seed, drawn_from=at))],
+        lambda at: [task(at)],
         Decoding(
             max_new_tokens=max_new_tokens or chosen.response_tokens, image_temperature=image_temperature, seed=seed
         ),
@@ -165,13 +183,13 @@ def side_by_side(
 
 def show(done: Finished) -> None:
     run, out = done.run, common.console()
-    title = f"modality - {run.model.name} - profile {run.profile}"
+    title = f"{run.benchmark} - {run.model.name} - profile {run.profile}"
     common.print_doc(out, common.metrics_doc(title, done.scores.metrics))
-    confusion = run.extras["confusion"]
-    table = common.Doc("confusion", "wanted (rows) and given", "", ["", *confusion["given"]])
-    for wanted, row in zip(confusion["wanted"], confusion["counts"], strict=True):
-        table.add([wanted, *map(str, row)])
-    common.print_doc(out, table)
+    if (confusion := run.extras.get("confusion")) is not None:
+        table = common.Doc("confusion", "wanted (rows) and given", "", ["", *confusion["given"]])
+        for wanted, row in zip(confusion["wanted"], confusion["counts"], strict=True):
+            table.add([wanted, *map(str, row)])
+        common.print_doc(out, table)
     for line in common.remarks(done):
         out.print(line, markup=False)
     out.print(str(done.path), markup=False, soft_wrap=True)

@@ -17,6 +17,7 @@ KINDS = {
     "geneval": "drawing",
     "suite": "suites of prompts and questions",
     "modality": "choice of modality",
+    "conversation": "conversations of several turns",
     "interleaved": "interleaved answers",
     "ablate-heads": "forward switching against one head",
     "ablate-stages": "training stages",
@@ -46,7 +47,8 @@ def embedded_tables(views: Sequence[RunView]) -> list[Doc]:
             _by_benchmark(profile, "understanding", own["understanding"]),
             _by_benchmark(profile, "suite", own["suite"]),
             _by_metric(profile, "geneval", own["geneval"], views, with_cost=True),
-            _by_metric(profile, "modality", own["modality"], views),
+            _by_metric(profile, "modality", [v for v in own["modality"] if v.run.benchmark == "modality"], views),
+            _by_metric(profile, "conversation", [v for v in own["modality"] if v.run.benchmark != "modality"], views),
             _by_metric(profile, "interleaved", own["interleaved"], views),
         ]
         for kind in ("ablate-heads", "ablate-stages"):

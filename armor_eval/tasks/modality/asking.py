@@ -38,7 +38,7 @@ class AsksRecords:
         drawn_from: int | None,
     ) -> None:
         self._all, self._image = records, image
-        self._records, self._subset = choose(records, limit, seed)
+        self._records, self._subset = choose(records, limit, seed, lambda record: record.kind)
         self._by_id = {record.id: record for record in self._records}
         self._seed = seed if drawn_from is None else drawn_from
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -28,6 +28,9 @@ from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+R = TypeVar("R")
 
 
 class Message(BaseModel):
@@ -172,13 +175,13 @@ def conversation(record: Record, image: Callable[[str], object]) -> list[JsonObj
     return made
 
 
-def choose(records: list[Record], limit: int | None, seed: int) -> tuple[list[Record], Subset | None]:
+def choose(records: list[R], limit: int | None, seed: int, kind: Callable[[R], str]) -> tuple[list[R], Subset | None]:
     """At most `limit` records of each kind, seeded, in their order; the subset that it makes, if it leaves any out."""
     if limit is None:
         return records, None
     by_kind: dict[str, list[int]] = defaultdict(list)
     for at, record in enumerate(records):
-        by_kind[record.kind].append(at)
+        by_kind[kind(record)].append(at)
     kept: set[int] = set()
     for number, places in enumerate(by_kind.values()):
         order = np.random.default_rng([seed, number]).permutation(len(places))[:limit]
