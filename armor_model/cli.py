@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import armor_model
-from armor_model.base.cli import run_app
+from armor_model.base.cli import only_given, run_app
 from armor_model.base.devices import choose_device, torch_dtype
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.files import make_folder, write_file
@@ -23,7 +23,7 @@ from armor_model.base.help import dressed, program
 from armor_model.base.parsing import json_of
 from armor_model.base.runtime import quiet_transformers
 from armor_model.base.text import visible
-from armor_model.loading import check_checkpoint
+from armor_model.loading import check_checkpoint, image_defaults
 from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
 
 if TYPE_CHECKING:
@@ -45,7 +45,10 @@ Dtype = Annotated[str | None, typer.Option(help="Type of the weights: float32, b
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Same seed: same answers; the next ones count on.")]
 Tokens = Annotated[int, typer.Option(min=1, help="Most text tokens of an answer; the model's context is the limit.")]
 Temperature = Annotated[float, typer.Option(min=0, help="Of the text; 0 takes the most likely token.")]
-ImageTemperature = Annotated[float, typer.Option(min=0, help="Of the images; 0 takes the most likely code.")]
+ImageTemperature = Annotated[
+    float | None,
+    typer.Option(min=0, help="Of the images; 0 takes the most likely code; default: the checkpoint's, or 1."),
+]
 Guidance = Annotated[float, typer.Option(min=0, help="Classifier-free guidance of the images; 1 is off.")]
 ShardGb = Annotated[float, typer.Option(help="Most gigabytes a file, 0.001 to 1000.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
@@ -86,9 +89,9 @@ def generate(
     temperature: Temperature = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="Text tokens kept before sampling; 0 keeps all.")] = 0,
     top_p: Annotated[float, typer.Option(max=1, help="Probability kept before sampling, above 0; 1 keeps all.")] = 1.0,
-    image_temperature: ImageTemperature = 1.0,
-    image_top_k: Annotated[int, typer.Option(min=0, help="The same of the images' codes.")] = 0,
-    image_top_p: Annotated[float, typer.Option(max=1, help="The same of the images' codes.")] = 1.0,
+    image_temperature: ImageTemperature = None,
+    image_top_k: Annotated[int | None, typer.Option(min=0, help="The same of the images' codes.")] = None,
+    image_top_p: Annotated[float | None, typer.Option(max=1, help="The same of the images' codes.")] = None,
     parallel_draw: Annotated[
         int, typer.Option(min=0, help="Codes guessed at a time (e.g. 16): equal images in fewer steps, for a few rows.")
     ] = 0,
@@ -107,15 +110,13 @@ def generate(
 
     armor-model generate "what is this?" --image photo.png --model DIR --json
     """
-    find_model(model)
+    own = image_defaults(find_model(model))
     settings = armor_model.GenerationSettings(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        image_temperature=image_temperature,
-        image_top_k=image_top_k,
-        image_top_p=image_top_p,
+        **own | only_given(image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p),
         guidance=guidance,
         parallel_draw=parallel_draw,
         allow_images=images,
@@ -152,7 +153,7 @@ def chat(
     seed: Seed = 0,
     max_new_tokens: Tokens = 512,
     temperature: Temperature = 0.0,
-    image_temperature: ImageTemperature = 1.0,
+    image_temperature: ImageTemperature = None,
     guidance: Guidance = 1.0,
     device: Device = None,
     dtype: Dtype = None,
@@ -172,7 +173,10 @@ def chat(
     from armor_model.terminal import ImageScreen, graphics, history_file, line_history
 
     settings = GenerationSettings(
-        max_new_tokens=max_new_tokens, temperature=temperature, image_temperature=image_temperature, guidance=guidance
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        guidance=guidance,
+        **image_defaults(where) | only_given(image_temperature=image_temperature),
     )
     folder = make_folder(out)
     talk = Chat(*open_model(model, device, dtype), settings, folder, seed)
@@ -210,7 +214,7 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Most answers that wait; more are refused with 429.")] = 64,
     seconds: Annotated[float, typer.Option(min=1, help="Longest an answer may take, waiting included.")] = 600,
     temperature: Temperature = 0.0,
-    image_temperature: ImageTemperature = 1.0,
+    image_temperature: ImageTemperature = None,
     guidance: Guidance = 1.0,
     device: Device = None,
     dtype: Dtype = None,
@@ -226,7 +230,9 @@ def serve(
 
     address = Address(host, port, read_token(token_file))
     settings = armor_model.GenerationSettings(
-        temperature=temperature, image_temperature=image_temperature, guidance=guidance
+        temperature=temperature,
+        guidance=guidance,
+        **image_defaults(folder) | only_given(image_temperature=image_temperature),
     )
     limits = ServeLimits(batch=batch_size, queue=queue, seconds=seconds)
     address.check()

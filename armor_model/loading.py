@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,27 @@ def check_checkpoint(folder: str | Path) -> Path:
             )
         raise UserError(f"{folder} has no model*.safetensors")
     return folder
+
+
+IMAGE_DEFAULTS = ("image_temperature", "image_top_k", "image_top_p")
+"""What of drawing a checkpoint's generation_config.json can set."""
+
+
+def image_defaults(folder: str | Path) -> dict[str, float]:
+    """How a checkpoint asks to be drawn with, where nothing else is said: those of IMAGE_DEFAULTS that its
+    generation_config.json names. Raises UserError for what is no number."""
+    file = Path(folder) / "generation_config.json"
+    try:
+        settings = json_of(file.read_text())
+    except FileNotFoundError:
+        return {}
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+    named = {name: settings[name] for name in IMAGE_DEFAULTS if name in settings} if isinstance(settings, dict) else {}
+    for name, value in named.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise UserError(f"{file}: {name} is {value!r}, not a number of 0 or more")
+    return named
 
 
 def load_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,15 @@ ModelArgs = Annotated[
     ),
 ]
 """Options that every command with `--model` has; a model that cannot honour one refuses it."""
+
+
+def finite(value: float | None) -> float | None:
+    """For Typer: a range without an upper end lets inf through and, in some versions, every range lets NaN."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number")
+    return value
+
+
 Shard = Annotated[
     str | None, typer.Option("--shard", metavar="I/N", help="Ask only this part; armor-eval merge joins the parts.")
 ]
@@ -55,6 +65,10 @@ Workers = Annotated[
 ]
 Repeats = Annotated[
     int, typer.Option(min=1, help="So many seeds of a sampled run, from --seed on; prints the variance between them.")
+]
+ImageTemperature = Annotated[
+    float | None,
+    typer.Option(min=0, callback=finite, help="0 = the likeliest code each time; default: the checkpoint's own, or 1."),
 ]
 RequestJson = Annotated[
     str | None,

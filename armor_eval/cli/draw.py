@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from armor_eval.cli import common, geneval, judge_options
+from armor_model.base.cli import only_given
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
@@ -50,9 +51,9 @@ def draw(
     shard: common.Shard = None,
     workers: common.Workers = None,
     guidance: geneval.Guidance = None,
-    image_temperature: geneval.ImageTemperature = 1.0,
-    image_top_k: geneval.ImageTopK = 0,
-    image_top_p: geneval.ImageTopP = 1.0,
+    image_temperature: common.ImageTemperature = None,
+    image_top_k: geneval.ImageTopK = None,
+    image_top_p: geneval.ImageTopP = None,
     detector: geneval.Detector = None,
     detector_weights: geneval.DetectorWeights = None,
     clip_weights: geneval.ClipWeights = None,
@@ -77,7 +78,9 @@ def draw(
     geneval.refuse_drawing_options(context, images)
     chosen = choose(suite)
     decoding = Decoding(
-        guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
+        **only_given(
+            guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
+        )
     )
     command, part, processes = list(COMMAND_LINE.get()), parse_shard(shard), join_processes()
     options = common.model_options(dtype, device, device_map, model_args, **common.server_options(model, request_json))

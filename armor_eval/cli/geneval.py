@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,6 +12,7 @@ import typer
 
 from armor_eval.cli import common
 from armor_eval.cli.geneval_selftest import selftest
+from armor_model.base.cli import only_given
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
     from armor_eval.tasks.geneval.detectors import Detector as GenEvalDetector
     from armor_eval.tasks.geneval.prompts import PromptSet
     from armor_eval.tasks.geneval.vocabulary import Vocabulary
-
-
-def finite(value: float | None) -> float | None:
-    """For Typer: a range without an upper end lets inf through and, in some versions, every range lets NaN."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no number")
-    return value
 
 
 DRAWING = (
@@ -51,11 +44,13 @@ ClipWeights = Annotated[Path | None, typer.Option(help="OpenAI's ViT-L-14.pt, or
 DetectorBatch = Annotated[int | None, typer.Option(min=1, help="Images a detector pass; default 8, 32.")]
 Guidance = Annotated[
     float | None,
-    typer.Option(min=0, callback=finite, help="Classifier-free guidance; 1 = none, default: the model's own."),
+    typer.Option(min=0, callback=common.finite, help="Classifier-free guidance; 1 = none, default: the model's own."),
 ]
-ImageTemperature = Annotated[float, typer.Option(min=0, callback=finite, help="0 = the likeliest code each time.")]
-ImageTopK = Annotated[int, typer.Option(min=0, help="0 = no limit.")]
-ImageTopP = Annotated[float, typer.Option(min=0.01, max=1, callback=finite, help="1 = no limit.")]
+ImageTopK = Annotated[int | None, typer.Option(min=0, help="0 = no limit; default: the checkpoint's, or 0.")]
+ImageTopP = Annotated[
+    float | None,
+    typer.Option(min=0.01, max=1, callback=common.finite, help="1 = no limit; default: the checkpoint's, or 1."),
+]
 Compute = Annotated[
     str | None, typer.Option(help="Where model and judges run: cpu, cuda, cuda:1; default: what there is.")
 ]
@@ -92,9 +87,9 @@ def run(
     shard: common.Shard = None,
     workers: common.Workers = None,
     guidance: Guidance = None,
-    image_temperature: ImageTemperature = 1.0,
-    image_top_k: ImageTopK = 0,
-    image_top_p: ImageTopP = 1.0,
+    image_temperature: common.ImageTemperature = None,
+    image_top_k: ImageTopK = None,
+    image_top_p: ImageTopP = None,
     overlays: Annotated[bool, typer.Option("--overlays", help="Keep images with their detections drawn.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
@@ -127,7 +122,9 @@ def run(
     vocabulary = load_vocabulary(chosen.name)
     asked = read_prompts(prompts, vocabulary) if prompts is not None else None
     decoding = Decoding(
-        guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
+        **only_given(
+            guidance=guidance, image_temperature=image_temperature, image_top_k=image_top_k, image_top_p=image_top_p
+        )
     )
     command, part = list(COMMAND_LINE.get()), parse_shard(shard)
     settings = Settings(chosen.name, command, decoding, batch_size, part, workers)
@@ -185,14 +182,14 @@ def print_prompts(profile: Annotated[str, typer.Option(help="official (553) or s
 def score_detections(
     detections: Annotated[Path, typer.Option(help="Stored detections, one JSON object an image.")],
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, callback=finite, help="A detection counts if its score is above.")
+        float, typer.Option(min=0, max=1, callback=common.finite, help="A detection counts if its score is above.")
     ] = 0.3,
     counting_threshold: Annotated[
-        float, typer.Option(min=0, max=1, callback=finite, help="The same for counting prompts.")
+        float, typer.Option(min=0, max=1, callback=common.finite, help="The same for counting prompts.")
     ] = 0.9,
     max_objects: Annotated[int, typer.Option(min=1, help="Detections kept a class.")] = 16,
     position_threshold: Annotated[
-        float, typer.Option(min=0, callback=finite, help="Share of sizes that is no relation.")
+        float, typer.Option(min=0, callback=common.finite, help="Share of sizes that is no relation.")
     ] = 0.1,
 ) -> None:
     """Judge stored detections, or the official evaluator's results, again: a JSON line an image with `correct` and

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from armor_eval.cli import common, judge_options
+from armor_model.base.cli import only_given
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def interleaved(
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the images.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 128.")] = None,
-    image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
+    image_temperature: common.ImageTemperature = None,
     repeats: common.Repeats = 1,
     shard: common.Shard = None,
     workers: common.Workers = None,
@@ -95,7 +96,9 @@ def interleaved(
         chosen,
         asked,
         Decoding(
-            max_new_tokens=max_new_tokens or 2 * chosen.response_tokens, image_temperature=image_temperature, seed=seed
+            max_new_tokens=max_new_tokens or 2 * chosen.response_tokens,
+            seed=seed,
+            **only_given(image_temperature=image_temperature),
         ),
         limit=limit,
         out=out,

@@ -9,6 +9,7 @@ import typer
 
 from armor_eval.cli import common, judge_options
 from armor_eval.tasks.modality import LINE
+from armor_model.base.cli import only_given
 from armor_model.base.errors import UserError
 from armor_model.base.help import OldOut
 
@@ -40,7 +41,7 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the images.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 512, shapes 64.")] = None,
-    image_temperature: Annotated[float, typer.Option(min=0, help="0 = the likeliest code each time.")] = 1.0,
+    image_temperature: common.ImageTemperature = None,
     repeats: common.Repeats = 1,
     shard: common.Shard = None,
     workers: common.Workers = None,
@@ -83,7 +84,9 @@ def run(
         chosen,
         lambda at: [task(at)],
         Decoding(
-            max_new_tokens=max_new_tokens or chosen.response_tokens, image_temperature=image_temperature, seed=seed
+            max_new_tokens=max_new_tokens or chosen.response_tokens,
+            seed=seed,
+            **only_given(image_temperature=image_temperature),
         ),
         limit=limit,
         out=out,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,7 +18,7 @@ from armor_eval.engine.pipeline import Asked, Prepared, asked_batches
 from armor_eval.engine.processes import Processes
 from armor_eval.engine.size import AUTO, SPLIT, BatchSize, check_auto, size_of
 from armor_eval.engine.task import Begins, Conversation, Progress, Ready, Task, Tick
-from armor_eval.models.base import Decoding, DrawsImages, Question, RespondsFreely
+from armor_eval.models.base import Decoding, DrawsImages, Question, RespondsFreely, own_decoding
 from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import Item, Profile, Run, Scores
@@ -80,6 +80,7 @@ def evaluate(
     """
     processes = processes or Processes()
     task.check(model)
+    settings = replace(settings, decoding=own_decoding(model, settings.decoding))
     if settings.batch_size == AUTO:
         check_auto(model, task.units(), task.whole_batches)
     bundle = _open(task, model, out, settings, processes, anew)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,9 +87,10 @@ class ArmorAdapter(DrawingModel):
     """Whose words the questions are asked in, where not in ours: those of the base's own evaluation."""
 
     def __init__(self, folder: Path, spec: str, name: str, device: str | None = None, dtype: str | None = None) -> None:
-        from armor_model.loading import check_checkpoint
+        from armor_model.loading import check_checkpoint, image_defaults
 
         self.folder = check_checkpoint(folder)
+        self.image_defaults: Mapping[str, float] = image_defaults(self.folder)
         self.base = base_name_of(read_table(self.folder / "config.json")) or ""
         self._device, self._dtype = device, dtype
         self.asked = {"dtype": dtype} if dtype else {}
@@ -107,6 +108,7 @@ class ArmorAdapter(DrawingModel):
     def of(cls, model: ArmorModel, processor: ArmorProcessor, name: str = "armor") -> ArmorAdapter:
         """A model in memory, as a training loop holds it; known by the content of its weights."""
         adapter = cls.__new__(cls)
+        adapter.image_defaults = {}
         adapter.base = processor.settings.base
         adapter._loaded, adapter._loading = (model, processor), threading.Lock()
         adapter._device, adapter._dtype, adapter.asked = str(model.device), str(model.dtype).removeprefix("torch."), {}

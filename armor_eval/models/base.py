@@ -5,7 +5,7 @@ A model implements those it can. A row that fails is that row's `error`, never t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -39,10 +39,17 @@ class Decoding(BaseModel):
     guidance: float | None = Field(default=None, ge=0)
     """Classifier-free guidance of images; 1 = without, None = the model's own (which stands in `extras.drawing`)."""
     image_temperature: float = Field(default=1.0, ge=0)
+    """Of images; this one and the next two a checkpoint can set where nothing is said (`own_decoding`)."""
     image_top_k: int = Field(default=0, ge=0)
     image_top_p: float = Field(default=1.0, gt=0, le=1)
     mask_imgbos: bool = False
     """Forbid the switch to drawing while answering. Off: a switch may happen, is counted and shown."""
+
+
+def own_decoding(model: object, decoding: Decoding) -> Decoding:
+    """The decoding with what the model's checkpoint sets of drawing, where the caller says nothing of it."""
+    own = model.image_defaults if isinstance(model, HasImageDefaults) else {}
+    return decoding.model_copy(update={k: v for k, v in own.items() if k not in decoding.model_fields_set})
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,14 @@ class DrawsImages(Model, Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class HasImageDefaults(Protocol):
+    @property
+    def image_defaults(self) -> Mapping[str, float]:
+        """Fields of the decoding that the checkpoint sets."""
+        ...
 
 
 @runtime_checkable

@@ -92,3 +92,8 @@ def _usage(error: Any, prog: str, end: Callable[[str, int], int]) -> int:
         return 2
     command = getattr(getattr(error, "ctx", None), "command_path", None) or prog
     return end(f"{text} - see {command} --help", 2)
+
+
+def only_given(**options: float | None) -> dict[str, Any]:
+    """The options that were typed, of those whose default is None."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -14,13 +14,16 @@ import numpy as np
 from armor_model.base.files import whole_folder
 from armor_model.base.jsons import JsonObject
 from armor_model.base.optional import not_none
+from armor_model.base.parsing import json_of
 from armor_model.base.sheets import Tile, contact_sheet
 from trainer.shapes.evaluation import Judge, Rate
 from trainer.shapes.recipe import NanoOutcome, NanoRecipe
 from trainer.shapes.world import WORLD_VERSION, held_out_sha256
 
 DRAWING = {"image_temperature": 0.5, "guidance": 1.0}
-"""How images of the card are drawn."""
+"""How images of the card are drawn, and what the checkpoint says of itself."""
+OWN = "generation_config.json"
+"""Where it says so (armor_model.loading.image_defaults)."""
 
 
 def save_nano(outcome: NanoOutcome, folder: Path) -> None:
@@ -38,6 +41,8 @@ def save_nano(outcome: NanoOutcome, folder: Path) -> None:
     processor.vq = not_none(processor.vq).half()
     with whole_folder(folder, "config.json", no_space=f"no space left for the model in {folder.parent}") as draft:
         save(copy.deepcopy(outcome.model).half(), processor, draft)
+        drawing = json_of((draft / OWN).read_text()) | {"image_temperature": DRAWING["image_temperature"]}
+        (draft / OWN).write_text(json.dumps(drawing, indent=2, sort_keys=True) + "\n")
         path = draft / "config.json"
         config = json.loads(path.read_text())
         config["dtype"] = "float32"

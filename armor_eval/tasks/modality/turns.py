@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress
-from armor_eval.models.base import Decoding, Model, RespondsFreely
+from armor_eval.models.base import Decoding, HasImageDefaults, Model, RespondsFreely
 from armor_eval.models.drawing import one_line
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.blank import blank_of, reserve_blank
@@ -41,6 +41,7 @@ class TakesTurns:
     def __init__(self, model: RespondsFreely) -> None:
         self._model = model
         self.info = model.info
+        self.image_defaults = model.image_defaults if isinstance(model, HasImageDefaults) else {}
 
     def settings(self, decoding: Decoding) -> JsonObject:
         return self._model.settings(decoding)

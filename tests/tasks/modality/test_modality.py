@@ -87,10 +87,14 @@ def test_the_embedded_requests_cover_the_kinds_negations_and_later_turns() -> No
     assert len(records) == 400 and len(sha) == 64
     assert {r.kind for r in records} == {"t2t", "ti2t", "t2i", "t2ti", "ti2ti"}
     assert sum(r.form == "negation" for r in records) > 50 and sum(r.turns > 1 for r in records) == 80
-    kept, subset = choose(records, 3, 0)
+
+    def chosen(seed: int) -> tuple[list, object]:
+        return choose(records, 3, seed, lambda record: record.kind)
+
+    kept, subset = chosen(0)
     assert [sum(r.kind == k for r in kept) for k in ("t2t", "ti2ti")] == [3, 3]
     assert (subset.items, subset.of_items) == (15, 400)
-    assert choose(records, 3, 0)[0] == kept != choose(records, 3, 1)[0]
+    assert chosen(0)[0] == kept != chosen(1)[0]
 
 
 def run_modality(model: object, out: Path) -> Finished:
