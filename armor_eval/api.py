@@ -323,8 +323,9 @@ def refuse_greedy(tasks: Sequence[Named]) -> None:
     """UserError where every repeat of a task would be the same."""
     for one in tasks:
         decoding = one.settings.decoding
-        sampled = decoding.temperature if isinstance(one.task, UnderstandingTask) else decoding.image_temperature
-        if sampled == 0:
+        asked = isinstance(one.task, UnderstandingTask), isinstance(one.task, GenEvalTask | SuiteTask)
+        sampled = decoding.temperature * (not asked[1]), decoding.image_temperature * (not asked[0])
+        if not any(sampled):
             raise UserError(f"{one.name} is decoded greedily: every repeat would be the same", "give a temperature")
 
 

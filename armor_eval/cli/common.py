@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from armor_eval.engine import Finished
+    from armor_eval.report.repeats import Repeated
     from armor_eval.runs.schema import Metric, Run, Scores
 
 
@@ -250,7 +251,7 @@ def as_json(finished: Sequence[Finished], *, repeated: bool = False, **beside: A
     """The runs; with anything beside them an object that has them as `runs`."""
     runs = [as_record(one.path, one.run, one.scores) for one in finished]
     if repeated:
-        beside["repeats"] = [record for record, _ in spreads(finished)]
+        beside["repeats"] = [one.record() for one in between_seeds(finished)]
     return json.dumps({"runs": runs, **beside} if beside else runs, indent=1)
 
 
@@ -295,35 +296,33 @@ def finish(
         for one in finished:
             show_one(one)
         if repeats and len(finished) > 1:
-            print_doc(console(), spread_doc(finished))
+            print_repeats(finished)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
 
 
-def spread_doc(finished: Sequence[Finished]) -> Doc:
-    """The primary number of each benchmark over its repeats."""
-    head = ["bench", "mean", "95 % interval of the mean", "sd between seeds", "seeds"]
-    doc = Doc("repeats", "between seeds: the same questions, other draws", "", head)
-    for one, metric in spreads(finished):
-        over = metric.model_copy(update={"value": one["mean"], "ci95": one["ci95"]})
-        deviation = "-" if one["sd"] is None else value(metric.model_copy(update={"value": one["sd"]}))
-        doc.add([one["benchmark"], value(over), interval(over), deviation, str(len(one["values"]))])
-    return doc
+def between_seeds(finished: Sequence[Finished]) -> list[Repeated]:
+    """What varies between repeats, a benchmark each."""
+    from armor_eval.report.loading import RunView
+    from armor_eval.report.repeats import by_benchmark
+
+    return by_benchmark([RunView(one.path, one.run, one.scores) for one in finished])
 
 
-def spreads(finished: Sequence[Finished]) -> Iterator[tuple[JsonObject, Metric]]:
-    """A record a benchmark of its primary number over repeats, and the number; without a mean where one is withheld."""
-    from armor_eval.stats.repeats import between
+def print_repeats(finished: Sequence[Finished]) -> None:
+    """The table of the variance between repeats."""
+    from armor_eval.report.repeats import repeats_doc
 
-    for bench in dict.fromkeys(one.run.benchmark for one in finished):
-        metrics = [primary(one) for one in finished if one.run.benchmark == bench]
-        values = [m.value for m in metrics if m.value is not None]
-        record: JsonObject = {"benchmark": bench, "unit": metrics[0].unit, "values": [m.value for m in metrics]}
-        record |= dict.fromkeys(("mean", "sd", "ci95"))
-        if len(values) == len(metrics) > 1:
-            spread = between(values)
-            record |= {"mean": spread.mean, "sd": spread.sd, "ci95": spread.ci95}
-        yield record, metrics[0]
+    print_doc(console(), repeats_doc(between_seeds(finished)))
+
+
+def check_repeats(repeats: int, image_temperature: float, images: Path | None = None) -> None:
+    """UserError where every repeat would be the same."""
+    if repeats > 1 and images is not None:
+        raise UserError("--repeats draws seeds of a sampled run; these images are there already", "leave --images out")
+    if repeats > 1 and image_temperature == 0:
+        wrong = "these images are greedy, and would be the same"
+        raise UserError(f"--repeats draws seeds of a sampled run: {wrong}", "give --image-temperature above 0")
 
 
 def shard_name(shard: str | None) -> str:

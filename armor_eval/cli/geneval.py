@@ -120,8 +120,7 @@ def run(
     from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
-    if repeats > 1 and (images is not None or image_temperature == 0):
-        raise UserError("--repeats draws seeds of a sampled run", "give --image-temperature above 0, and no --images")
+    common.check_repeats(repeats, image_temperature, images)
     refuse_drawing_options(context, images)
     chosen = choose_profile(profile, model if images is None else "images")
     vocabulary = load_vocabulary(chosen.name)

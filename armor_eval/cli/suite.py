@@ -114,7 +114,7 @@ def suite(
         if (doc := results_doc(views)) is not None:
             common.print_doc(common.console(), doc)
         if plan.repeats > 1:
-            common.print_doc(common.console(), common.spread_doc(finished))
+            common.print_repeats(finished)
         common.console().print(f"{page} and {folder / 'tables'}", markup=False, soft_wrap=True)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)

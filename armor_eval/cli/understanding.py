@@ -200,7 +200,7 @@ def run(
     else:
         common.print_scores(finished, beside)
         if repeats > 1:
-            common.print_doc(common.console(), common.spread_doc(finished))
+            common.print_repeats(finished)
         if retention is not None:
             print_retention(retention, finished)
     if any(one.run.status != "complete" for one in finished):
