@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
-from armor_model.base.tiling import tile_count
+from armor_model.base.images import tile_count
 from armor_model.bases import BaseModel, ChatFormat, Origin, Settings
 from armor_model.bases.internvl_published import MLP, NATIVE_SETTINGS, RULES, TEXT, VIT, original_settings, preset
 
