@@ -282,7 +282,7 @@ def tars(path: Path) -> None:
 
 
 def held_prompts(path: Path) -> object:
-    from trainer.data.contamination import Prompts, read_prompts
+    from trainer.data.screens import Prompts, read_prompts
 
     return Prompts(read_prompts(path), 0.8).find("a red mug")
 

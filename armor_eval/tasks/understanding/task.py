@@ -32,7 +32,7 @@ from armor_eval.tasks.understanding.told import Told, recall
 from armor_eval.tasks.understanding.tsv import stand_of
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
-from armor_model.base.tiling import tile_grid
+from armor_model.base.images import tile_grid
 
 if TYPE_CHECKING:
     from armor_eval.models.base import Model
