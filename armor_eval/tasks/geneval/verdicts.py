@@ -116,16 +116,3 @@ def _wrong_position(
                 words = " and ".join(sorted(found)) or "in no clear relation"
                 return f"expected {wanted.name} {relation} {target_name}, found it {words}"
     return None
-
-
-def colors_needed(meta: Metadata, boxes: Mapping[str, Sequence[Box]], rules: Rules = Rules()) -> dict[str, list[int]]:
-    """Which stored detections `judge` asks the colour of: the top `count` of each coloured class that has enough."""
-    threshold = rules.score_threshold(meta.tag)
-    needed: dict[str, list[int]] = {}
-    for wanted in meta.include:
-        if wanted.color is None:
-            continue
-        indices = passing(boxes.get(wanted.name, []), threshold, rules.max_objects)[: wanted.count]
-        if len(indices) == wanted.count and len(indices) > len(needed.get(wanted.name, [])):
-            needed[wanted.name] = indices
-    return needed
