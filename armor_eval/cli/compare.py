@@ -41,9 +41,7 @@ def compare(
     armor-eval compare BASE_RUN CANDIDATE_RUN --strict --json
     """
     from armor_eval.cli.common import console, quiet_libraries, write
-    from armor_eval.compare import junit as junit_xml
-    from armor_eval.compare import markdown as summary
-    from armor_eval.compare import page, terminal
+    from armor_eval.compare import formats
     from armor_eval.compare.baseline import resolve
     from armor_eval.compare.gate import compare as run_gate
     from armor_eval.compare.policy import load_policy
@@ -58,9 +56,9 @@ def compare(
     found = run_gate(base_path, candidate_path, load_policy(used), name, strict, original)
     files = {
         "compare.json": (None, lambda: found.model_dump_json(indent=1) + "\n"),
-        "compare.md": (markdown, lambda: summary.render(found)),
-        "junit.xml": (junit, lambda: junit_xml.render(found)),
-        "compare.html": (html, lambda: page.render(found, data)),
+        "compare.md": (markdown, lambda: formats.markdown(found)),
+        "junit.xml": (junit, lambda: formats.junit_xml(found)),
+        "compare.html": (html, lambda: formats.page(found, data)),
     }
     for name, (asked, render) in files.items():
         targets = {p for p in (asked, out / name if out else None) if p is not None}
@@ -72,5 +70,5 @@ def compare(
     if json_output:
         write(found.model_dump_json(indent=1))
     else:
-        terminal.show(found, console())
+        formats.show(found, console())
     return found.exit_code

@@ -33,9 +33,9 @@ def reward(
     from armor_eval.profiles import choose_profile
     from armor_eval.tasks.geneval.colors import load_colors
     from armor_eval.tasks.geneval.detectors import load_detector
+    from armor_eval.tasks.geneval.prompts import load_vocabulary
     from armor_eval.tasks.geneval.reward import Limits, Reward, make_app
     from armor_eval.tasks.geneval.verdicts import Rules
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
     from armor_model.base.devices import check_device
 
     common.quiet_libraries()

@@ -6,10 +6,10 @@ import io
 import unicodedata
 
 import pytest
+from armor_eval.compare.markdown import safe
 from stats_runs import write_bundle
 
-from armor_eval.compare.junit import clean
-from armor_eval.compare.markdown import safe
+from armor_eval.compare.formats import clean
 from armor_eval.report import formats
 from armor_eval.report.console import VisibleConsole
 from armor_eval.report.doc import Doc

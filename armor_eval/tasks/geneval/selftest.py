@@ -22,8 +22,8 @@ from armor_eval.tasks.geneval import selftest_images
 from armor_eval.tasks.geneval.colors import ColorJudge, Crop
 from armor_eval.tasks.geneval.detections import STORED_ABOVE
 from armor_eval.tasks.geneval.detectors import Detector
+from armor_eval.tasks.geneval.prompts import Vocabulary
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_model.base.cache import cache_dir
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.files import write_file

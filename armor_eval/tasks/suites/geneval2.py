@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.items import Probe, SuiteData, SuiteItem
-from armor_eval.tasks.suites.rows import text_of
+from armor_eval.tasks.suites.rows import json_of, text_of
 from armor_model.base.errors import UserError
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -49,3 +50,18 @@ def read(files: Sequence[Path], suite: Suite) -> SuiteData:
         probes = tuple(Probe(str(k), question, forms(answer), skill=skill) for k, ((question, answer), skill) in pairs)
         items.append(SuiteItem(str(number), row.prompt, probes, group=str(row.atom_count)))
     return SuiteData(suite.name, "", items)
+
+
+# --- the embedded world's twin ---------------------------------------------------------------------------------------
+
+
+def read_twin(files: Sequence[Path], suite: Suite) -> SuiteData:
+    """GenEval 2's fields; a line's `held_out` makes a group of its own beside its atomicity."""
+    data = read(files, suite)
+    lines = text_of(str(files[0]), files[0].read_bytes()).splitlines()
+    held = [json_of(line, str(files[0])).get("held_out", False) for line in lines]
+    items = [
+        replace(item, group=f"{item.group}, held out") if out else item
+        for item, out in zip(data.items, held, strict=True)
+    ]
+    return replace(data, items=items)
