@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from armor_eval.report.loading import RunView, inside
-from armor_eval.report.question_images import QuestionImages, find_question_images, is_reference
-from armor_eval.report.thumbnails import encoded, thumbnail
+from armor_eval.report.question_images import QuestionImages, encoded, find_question_images, is_reference, thumbnail
 from armor_eval.runs.schema import Item
 from armor_model.base.errors import UserError
 from armor_model.base.text import visible
