@@ -21,7 +21,7 @@ from armor_eval.tasks.geneval.prompts import Metadata, check_metadata
 from armor_eval.tasks.geneval.verdicts import Rules, Verdict, judge
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject, JsonView
-from armor_model.base.parsing import json_of
+from armor_model.base.parsing import fault_of, json_of
 
 STORED_ABOVE = 0.05
 """Every run stores the detections whose score is strictly above."""
@@ -80,10 +80,8 @@ def _parse(line: str, where: str) -> Detected:
     try:
         return Detected.model_validate(as_detected(record) if is_official(record) else record)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the record"
         raise UserError(
-            f"{where}: {place}: {first['msg']}",
+            f"{where}: {fault_of(error)}",
             hint="expected {image, metadata, detections: {class: [[x1, y1, x2, y2, score]]}, colors: {class: [name]}}",
         ) from None
     except ValueError as error:

@@ -20,7 +20,7 @@ from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.jsons import JsonObject
-from armor_model.base.parsing import json_of
+from armor_model.base.parsing import fault_of, json_of
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 NAMED = 80
@@ -204,10 +204,9 @@ def check_metadata(record: object, vocabulary: Vocabulary | None, where: str) ->
     try:
         meta = Metadata.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the record"
-        hint = f"tags are {', '.join(TASKS)}" if place == "tag" else None
-        raise UserError(f"{where}: {place}: {first['msg']}", hint=hint) from None
+        fault = fault_of(error)
+        hint = f"tags are {', '.join(TASKS)}" if fault.startswith("tag: ") else None
+        raise UserError(f"{where}: {fault}", hint=hint) from None
     for index, wanted in enumerate(meta.include):
         if wanted.position is not None and not 0 <= wanted.position[1] < index:
             raise UserError(

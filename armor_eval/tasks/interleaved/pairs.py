@@ -24,7 +24,7 @@ from armor_eval.tasks.interleaved.answers import Answer, Answers, answer_text, q
 from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, opened, questions_of, reason_of
 from armor_eval.tasks.suites.items import Probe, SuiteItem
 from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
-from armor_eval.tasks.suites.rows import Row, json_rows
+from armor_eval.tasks.suites.rows import Row, file_rows
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.errors import UserError, one_line
 from armor_model.base.hashing import sha256_text
@@ -268,11 +268,7 @@ class Winner(Row):
 
 def read_winners(path: Path) -> list[Battle]:
     """The verdicts of a file. UserError naming the entry."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", "expected OpenING's file of verdicts") from None
-    rows = json_rows(Winner, str(path), data)
+    rows = [row for _, row in file_rows(Winner, path, "OpenING's file of verdicts")]
     if not rows:
         raise UserError(f"{path} holds no verdicts")
     return [Battle(one.data_id, one.model_A.name, one.model_B.name, (one.winner or "").strip()) for one in rows]
