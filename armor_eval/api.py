@@ -37,7 +37,7 @@ from armor_eval.tasks.suites.judges import load_judge, spec_for
 from armor_eval.tasks.suites.task import SuiteTask, choose_items
 from armor_eval.tasks.understanding.data import locate
 from armor_eval.tasks.understanding.declare import Benchmark, choose
-from armor_eval.tasks.understanding.judges import make_judges
+from armor_eval.tasks.understanding.judge import make_judges
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject, JsonView

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,14 +92,14 @@ def model_options(
 
 def console() -> Console:
     """Standard output: results."""
-    from armor_eval.report.console import VisibleConsole
+    from armor_eval.report.terminal import VisibleConsole
 
     return VisibleConsole(highlight=False)
 
 
 def notices() -> Console:
     """Standard error: progress and notices, so that `--json` output stays clean."""
-    from armor_eval.report.console import VisibleConsole
+    from armor_eval.report.terminal import VisibleConsole
 
     return VisibleConsole(stderr=True, highlight=False)
 
@@ -345,29 +343,6 @@ def short_name(text: str) -> str:
 def write(text: str) -> None:
     """Plain text to standard output."""
     sys.stdout.write(visible(text) + "\n")
-
-
-def need_server(command: str, extra: str) -> None:
-    """UserError, before anything is loaded, where the packages of a server are not installed."""
-    for name in ("starlette", "uvicorn"):
-        if find_spec(name) is None:
-            raise UserError(f"{command} needs {name}", f"pip install 'armor-eval[{extra}]'")
-
-
-def serve(app: Any, port: int, path: str = "/") -> None:
-    """Serve an ASGI application on loopback until Ctrl-C; its address goes to standard output. UserError for a port
-    that is taken."""
-    import uvicorn
-
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(f"port {port} cannot be used: {error.strerror}", "give another --port, or 0") from error
-        write(f"http://127.0.0.1:{listening.getsockname()[1]}{path} - Ctrl-C ends it")
-        sys.stdout.flush()
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off")).run([listening])
 
 
 def default_device() -> str:

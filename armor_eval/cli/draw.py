@@ -178,9 +178,8 @@ class _Plan:
         from armor_eval.models.base import DrawsImages
         from armor_eval.profiles import choose_profile
         from armor_eval.tasks.geneval.folders import scan_folder
-        from armor_eval.tasks.geneval.prompts import own_prompts
+        from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts
         from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
-        from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
         root, samples = self._folder("geneval"), self.samples or 4
         chosen = choose_profile(self.profile, self.model if root is None else "images")

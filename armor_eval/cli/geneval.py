@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from armor_eval.engine import Finished
     from armor_eval.tasks.geneval.colors import ColorJudge
     from armor_eval.tasks.geneval.detectors import Detector as GenEvalDetector
-    from armor_eval.tasks.geneval.prompts import PromptSet
-    from armor_eval.tasks.geneval.vocabulary import Vocabulary
+    from armor_eval.tasks.geneval.prompts import PromptSet, Vocabulary
 
 
 def finite(value: float | None) -> float | None:
@@ -115,9 +114,8 @@ def run(
     from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.geneval.folders import scan_folder
-    from armor_eval.tasks.geneval.prompts import own_prompts, read_prompts
+    from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts, read_prompts
     from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
     common.check_repeats(repeats, image_temperature, images)
@@ -173,8 +171,7 @@ def print_prompts(profile: Annotated[str, typer.Option(help="official (553) or s
     armor-eval geneval prompts --profile official
     """
     from armor_eval.profiles import choose_profile
-    from armor_eval.tasks.geneval.prompts import own_prompts, to_jsonl
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts, to_jsonl
 
     vocabulary = load_vocabulary(choose_profile(profile, None).name)
     sys.stdout.write(to_jsonl(own_prompts(vocabulary).records))
@@ -200,8 +197,8 @@ def score_detections(
     armor-eval geneval score --detections runs/geneval/NAME/detections.jsonl --threshold 0.4
     """
     from armor_eval.tasks.geneval.detections import score_file
+    from armor_eval.tasks.geneval.prompts import TASKS
     from armor_eval.tasks.geneval.verdicts import Rules
-    from armor_eval.tasks.geneval.vocabulary import TASKS
 
     rules = Rules(threshold, counting_threshold, max_objects, position_threshold)
     right: dict[str, list[bool]] = {}

@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from armor_eval.cli import common
-from armor_eval.cli.tables import FORMATS
+from armor_eval.cli.report import FORMATS
 from armor_eval.models.base import Decoding
 from armor_model.base.errors import UserError, did_you_mean
 
