@@ -38,7 +38,7 @@ from armor_eval.tasks.suites.judges import load_judge, spec_for
 from armor_eval.tasks.suites.task import SuiteTask, choose_items
 from armor_eval.tasks.understanding.data import locate
 from armor_eval.tasks.understanding.declare import Benchmark, choose
-from armor_eval.tasks.understanding.judges import make_judges
+from armor_eval.tasks.understanding.judge import make_judges
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject, JsonView
@@ -330,8 +330,9 @@ def refuse_greedy(tasks: Sequence[Named]) -> None:
     """UserError where every repeat of a task would be the same."""
     for one in tasks:
         decoding = one.settings.decoding
-        sampled = decoding.temperature if isinstance(one.task, UnderstandingTask) else decoding.image_temperature
-        if sampled == 0:
+        asked = isinstance(one.task, UnderstandingTask), isinstance(one.task, GenEvalTask | SuiteTask)
+        sampled = decoding.temperature * (not asked[1]), decoding.image_temperature * (not asked[0])
+        if not any(sampled):
             raise UserError(f"{one.name} is decoded greedily: every repeat would be the same", "give a temperature")
 
 

@@ -168,9 +168,8 @@ def chat(
     interactive = sys.stdin.isatty()
     if interactive:
         typer.echo(f"loading {where.name} ...", err=True)
-    from armor_model.chat import Chat
+    from armor_model.chat import Chat, ImageScreen, graphics, history_file, line_history
     from armor_model.generation import GenerationSettings
-    from armor_model.terminal import ImageScreen, graphics, history_file, line_history
 
     settings = GenerationSettings(
         max_new_tokens=max_new_tokens,

@@ -15,8 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from armor_model.base.errors import UserError
-from armor_model.base.images import BadImageError, opened
-from armor_model.base.tiling import tile_grid
+from armor_model.base.images import BadImageError, opened, tile_grid
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
-from armor_model.base.parsing import json_of, read_table
+from armor_model.base.jsons import JsonObject
+from armor_model.base.parsing import read_table
 from armor_model.bases import base_name_of
 from armor_model.hub import KIND, fetch, is_id
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
+def checkpoint_json(folder: Path, name: str | None = None, file: str = "config.json") -> JsonObject:
+    """A JSON file of a checkpoint's folder, which is called `name` to the user. Raises UserError."""
+    if not (folder / file).exists():
+        raise UserError(f"{name or folder} is not a checkpoint: it has no {file}")
+    return read_table(folder / file)
+
+
 def check_checkpoint(folder: str | Path) -> Path:
     """The folder, or a hub id's files, if it looks like an ARMOR checkpoint. Raises UserError, in one line, if not;
     of a hub id before its weights are fetched."""
@@ -28,13 +36,7 @@ def check_checkpoint(folder: str | Path) -> Path:
     folder = Path(folder) if name is None else fetch(name, "checkpoint", KIND)
     if not folder.is_dir():
         raise UserError(f"no checkpoint folder at {folder}")
-    try:
-        config = json_of((folder / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{name or folder} is not a checkpoint: it has no config.json") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"{folder}/config.json cannot be read: {error}") from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
+    kind = checkpoint_json(folder, name).get("model_type")
     if base_name_of({"model_type": kind}) is None:
         said = f"{name or folder} is not an ARMOR checkpoint: its model_type is {kind!r}"
         raise UserError(said, hint="make one with: armor-model build")
@@ -57,13 +59,8 @@ def image_defaults(folder: str | Path) -> dict[str, float]:
     """How a checkpoint asks to be drawn with, where nothing else is said: those of IMAGE_DEFAULTS that its
     generation_config.json names. Raises UserError for what is no number."""
     file = Path(folder) / "generation_config.json"
-    try:
-        settings = json_of(file.read_text())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
-    named = {name: settings[name] for name in IMAGE_DEFAULTS if name in settings} if isinstance(settings, dict) else {}
+    settings = read_table(file) if file.exists() else {}
+    named = {name: settings[name] for name in IMAGE_DEFAULTS if name in settings}
     for name, value in named.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise UserError(f"{file}: {name} is {value!r}, not a number of 0 or more")
@@ -113,10 +110,8 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
 
     folder = Path(folder)
     try:
-        settings = ProcessorSettings(**json_of((folder / FILE).read_text()))
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} is not an ARMOR checkpoint: it has no {FILE}") from error
-    except (ValueError, TypeError, OSError) as error:
+        settings = ProcessorSettings(**checkpoint_json(folder, file=FILE))
+    except TypeError as error:
         raise UserError(f"{folder / FILE} cannot be read: {error}") from error
     config_class(settings.base)  # AutoTokenizer asks for the registered configuration
     try:

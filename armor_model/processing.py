@@ -26,8 +26,7 @@ from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.bases import find_base
 from armor_model.images import open_image, to_images, to_pixels
-from armor_model.messages import parts_of
-from armor_model.template import DRAWN, Piece, TemplateTokenizer
+from armor_model.template import DRAWN, Piece, TemplateTokenizer, parts_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase

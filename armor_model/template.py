@@ -1,5 +1,5 @@
-"""The chat template's tokeniser: a conversation is tokenised as one text, in which only the template's own marks are
-special tokens.
+"""What chat templates take and become: a message's content as checked parts, and the template's tokeniser. A
+conversation is tokenised as one text, in which only the template's own marks are special tokens.
 
 A mark that somebody typed (`<|im_end|>`, `<img>`, `<imgbos>`) is plain text, and a piece's tokens are those it has
 behind the pieces before it: a vocabulary that marks word starts gives an answer other ids when it is tokenised alone.
@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from armor_model.base.errors import UserError
+from armor_model.base.jsons import JsonObject
 from armor_model.base.optional import not_none
 from armor_model.bases import BASES, ChatFormat, find_base
 
@@ -25,6 +26,36 @@ NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
 """Names of ARMOR's own tokens, the codes `<code_0>` ... apart."""
 DRAWN = "<imgbos>...<imgend>"
 """How a drawn image stands in a piece of the template."""
+
+
+def is_empty(message: JsonObject) -> bool:
+    """A message without an image, whose text is blank."""
+    content = message.get("content")
+    if isinstance(content, str | None):
+        return not (content or "").strip()
+    return all(part["type"] == "text" and not part["text"].strip() for part in parts_of(message))
+
+
+def parts_of(message: JsonObject) -> list[JsonObject]:
+    """A message's content as checked parts."""
+    content = message.get("content")
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list | tuple):
+        raise UserError(f"a message's content is a text or a list of parts, not {type(content).__name__}")
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        ok = (kind == "text" and isinstance(part.get("text"), str)) or (
+            kind == "image" and ("image" in part or ("codes" if message["role"] == "assistant" else "tiles") in part)
+        )
+        if not ok:
+            raise UserError(
+                'a part is {"type": "text", "text": ...} or {"type": "image", "image": ...}', hint=f"got {part!r:.80}"
+            )
+    return [p for p in content if p["type"] != "text" or p["text"]]
+
+
+# ---- tokens
 
 
 class Piece(NamedTuple):

@@ -179,7 +179,7 @@ class LossMeter:
         """Head x name of a breakdown x (summed loss in nats, positions)."""
         self.tokens, self.seconds, self.gradient_norm, self.lr_share = 0, 0.0, 0.0, 0.0
         self.steps, self.flops = 0, 0.0
-        """flops: of the mathematics, a process (trainer.flops)."""
+        """flops: of the mathematics, a process (trainer.plan)."""
 
     def add(self, sums: Sums, batch: Batch, lr_share: float) -> None:
         """Count one micro-batch; `lr_share` is the learning rate's share of its peak."""

@@ -18,23 +18,20 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import nn
 
-from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.errors import Preempted, RunFailed, UserError
+from armor_model.base.interrupts import StopRequest
 from armor_model.base.jsons import JsonObject
 from armor_model.base.optional import not_none
 from armor_model.convert.shards import Source
 from trainer import devices
-from trainer.average import Average
 from trainer.batches import Batch
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoints import Checkpoints, differences, identity, longer
 from trainer.config import LoopOptions, Optimization
-from trainer.flops import Flops, peak_flops
-from trainer.identity import differences, identity, longer
 from trainer.loader import DataLoader, Images, Mixture
 from trainer.logs import COST, HEADS, LossMeter, RunLog, open_trackers, progress
 from trainer.objective import Objective, Sums, count_labels, freeze, recompute_blocks
-from trainer.optim import Optimizers
-from trainer.plan import TARGET_MFU, duration, make_plan
-from trainer.signals import Preempted, StopRequest
+from trainer.optim import Average, Optimizers
+from trainer.plan import TARGET_MFU, Flops, duration, make_plan, peak_flops
 from trainer.stages import Stage
 
 log = logging.getLogger(__name__)
@@ -316,7 +313,7 @@ class Loop:
     # --- checkpoints
 
     def identity(self) -> JsonObject:
-        """What a resume must find unchanged (trainer.identity)."""
+        """What a resume must find unchanged (trainer.checkpoints)."""
         return identity(
             self.stage,
             self.how,

@@ -1,16 +1,31 @@
 """The loss of one batch under a stage, as a module: what DDP and FSDP wrap, so every trained part is used through one
-forward.
+forward. Beside it, what it learns on (frozen parts, LoRA) and its value on held-out data.
 
 Shapes: B rows, T positions, D model width.
 """
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import torch
 from torch import Tensor, nn
 
+from armor_model.base.errors import UserError
 from armor_model.losses import IGNORE, Sums, summed_losses
-from trainer.batches import Batch
+from trainer.batches import Batch, Example, collate
+from trainer.loader import Images, Pool, opened
+from trainer.logs import LossMeter, loss_means
 from trainer.stages import ADAPTER, TEXT, VISUAL, Stage, part_of
+
+if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
+
+log = logging.getLogger(__name__)
 
 
 def freeze(model: nn.Module, stage: Stage) -> list[str]:
@@ -45,6 +60,32 @@ def recompute_blocks(model: nn.Module) -> None:
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable({"use_reentrant": False})
     model.disable_input_require_grads()
+
+
+MATRICES = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+"""Of a decoder's blocks, all their matrices."""
+
+
+def add_lora(model: ArmorModel, rank: int) -> None:
+    """LoRA (`--lora RANK`) by peft: low-rank additions, zero at the start, beside every matrix of the decoder's blocks.
+    The one way in which a stage here changes text beside its heads: the paper freezes the decoder. Raises UserError
+    without peft."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise UserError("--lora needs the package peft", "pip install 'armor-eval[lora]'") from error
+    target = rf"{re.escape(model.base.decoder_path)}\.{MATRICES}"
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=target), model)
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add what was learned to the matrices, and take peft's layers out: what is saved is a plain checkpoint."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]:
+        parent, _, child = name.rpartition(".")
+        layer.merge(safe_merge=True)
+        setattr(model.get_submodule(parent), child, layer.get_base_layer())
 
 
 def count_labels(batch: Batch) -> tuple[int, int]:
@@ -82,3 +123,53 @@ class Objective(nn.Module):
             [features] = model.base.image_features(model.model, [model.base.blank(model.config).to(embeds_BTD)])
             embeds_BTD = embeds_BTD + 0 * features.sum().to(embeds_BTD.dtype)
         return embeds_BTD
+
+
+# ---- held-out data
+
+
+def heldout_losses(
+    pools: Mapping[str, Pool],
+    stage: Stage,
+    limit: int,
+    batch_size: int = 8,
+    bad_images: float = 0.001,
+    images: Images | None = None,
+) -> Callable[[Any, int], dict[str, float]]:
+    """What `--eval-data` measures, as LoopOptions.evaluate wants it: (model, step) -> `loss_means` over the first
+    `limit` conversations of each type, under both heads whatever the stage weighs; and `score`, the stage's own loss
+    with its sign turned, by which the best checkpoint is kept.
+
+    A conversation whose images are bad is left out for the one behind the last, as in training: asked for again, said,
+    counted, and over the share `bad_images` of an evaluation the run stops. images: counts all evaluations.
+    """
+    both = Stage("held out", (), 1, 1)
+
+    def evaluate(model: ArmorModel, step: int) -> dict[str, float]:
+        device, precision = next(model.parameters()).device, next(model.parameters()).dtype
+        objective, meter, seen = Objective(model, both), LossMeter(), Images()
+        pad = model.config.text_config.pad_token_id or 0
+        for pool in pools.values():
+            readable = islice(_readable(pool, seen), limit)
+            while examples := list(islice(readable, batch_size)):
+                batch = collate(examples, pad, model.config.imgbos_id).to(device)
+                with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=precision != torch.float32):
+                    meter.add(objective(batch), batch, 1.0)
+        for reason in seen.reasons:
+            log.warning("an image of the held-out data is bad, another record takes its place: %s", reason)
+        seen.check(bad_images, "held-out ")
+        if images is not None:
+            images.add(seen)
+        means = loss_means(meter.sums)
+        weighed = stage.alpha * means.get("text", 0.0) + stage.beta * means.get("image", 0.0)
+        return {**means, "score": -weighed}
+
+    return evaluate
+
+
+def _readable(pool: Pool, images: Images) -> Iterator[Example]:
+    """A pool's conversations, in order, without those whose images are bad."""
+    for i in range(len(pool)):
+        example = opened(pool[i], images)
+        if example is not None:
+            yield example

@@ -1,9 +1,10 @@
-"""Optimizers and learning-rate schedules: AdamW for the stages, Muon for the matrices of a base trained from
-nothing."""
+"""Optimizers and learning-rate schedules: AdamW for the stages, Muon for the matrices of a base trained from nothing;
+and the moving average of what learns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -104,3 +105,49 @@ def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
         return False
     outside = ("embed", "head", "position", "cls_token", "patch")
     return not any(word in name for word in outside)
+
+
+class Average:
+    """The exponential moving average (`--ema`) of a model's named parameters, in fp32, beside them and sharded as they
+    are; with decay 0 there is none, and nothing happens."""
+
+    def __init__(self, model: nn.Module, names: Sequence[str], decay: float) -> None:
+        self.model, self.decay = model, decay
+        parameters = self._parameters()
+        self.values = {name: parameters[name].detach().float().clone() for name in (names if decay else ())}
+
+    def _parameters(self) -> dict[str, nn.Parameter]:
+        return dict(self.model.named_parameters())  # anew each time: sharding and loading replace them
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take a step's parameters in."""
+        parameters = self._parameters() if self.values else {}
+        for name, value in self.values.items():
+            value.mul_(self.decay).add_(parameters[name].detach().float(), alpha=1 - self.decay)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The model with the average in the place of what learns; without one, as it is."""
+        parameters = self._parameters() if self.values else {}
+        last = {name: parameters[name].detach().clone() for name in self.values}
+        self._put(parameters, self.values)
+        try:
+            yield
+        finally:
+            self._put(parameters, last)
+
+    @staticmethod
+    @torch.no_grad()
+    def _put(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            parameters[name].copy_(value)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """In full, on the CPU; where parameters are sharded, every process has to call this."""
+        return {name: devices.whole(value).cpu() for name, value in self.values.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state_dict` gave; each process keeps its part where parameters are sharded."""
+        for name, value in self.values.items():
+            value.copy_(devices.placed_like(state[name], value))

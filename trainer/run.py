@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_model import hub
-from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.errors import Preempted, UserError, did_you_mean
 from armor_model.base.files import write_file
 from armor_model.base.jsons import JsonObject
 from armor_model.base.optional import not_none
@@ -91,12 +91,9 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
     from trainer.bundle import Training
     from trainer.checkpoints import find_model, save_model
     from trainer.data.shards import Shards
-    from trainer.heldout import heldout_losses
     from trainer.loader import Images, Mixture
     from trainer.loop import Loop
-    from trainer.lora import add_lora, merge_lora
-    from trainer.objective import freeze
-    from trainer.signals import Preempted
+    from trainer.objective import add_lora, freeze, heldout_losses, merge_lora
 
     quiet_transformers()
     start, out = find_model(config.model), not_none(config.out)

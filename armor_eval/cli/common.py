@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from armor_eval.engine import Finished
+    from armor_eval.report.repeats import Repeated
     from armor_eval.runs.schema import Metric, Run, Scores
 
 
@@ -107,14 +106,14 @@ def model_options(
 
 def console() -> Console:
     """Standard output: results."""
-    from armor_eval.report.console import VisibleConsole
+    from armor_eval.report.terminal import VisibleConsole
 
     return VisibleConsole(highlight=False)
 
 
 def notices() -> Console:
     """Standard error: progress and notices, so that `--json` output stays clean."""
-    from armor_eval.report.console import VisibleConsole
+    from armor_eval.report.terminal import VisibleConsole
 
     return VisibleConsole(stderr=True, highlight=False)
 
@@ -264,7 +263,7 @@ def as_json(finished: Sequence[Finished], *, repeated: bool = False, **beside: A
     """The runs; with anything beside them an object that has them as `runs`."""
     runs = [as_record(one.path, one.run, one.scores) for one in finished]
     if repeated:
-        beside["repeats"] = [record for record, _ in spreads(finished)]
+        beside["repeats"] = [one.record() for one in between_seeds(finished)]
     return json.dumps({"runs": runs, **beside} if beside else runs, indent=1)
 
 
@@ -309,35 +308,33 @@ def finish(
         for one in finished:
             show_one(one)
         if repeats and len(finished) > 1:
-            print_doc(console(), spread_doc(finished))
+            print_repeats(finished)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
 
 
-def spread_doc(finished: Sequence[Finished]) -> Doc:
-    """The primary number of each benchmark over its repeats."""
-    head = ["bench", "mean", "95 % interval of the mean", "sd between seeds", "seeds"]
-    doc = Doc("repeats", "between seeds: the same questions, other draws", "", head)
-    for one, metric in spreads(finished):
-        over = metric.model_copy(update={"value": one["mean"], "ci95": one["ci95"]})
-        deviation = "-" if one["sd"] is None else value(metric.model_copy(update={"value": one["sd"]}))
-        doc.add([one["benchmark"], value(over), interval(over), deviation, str(len(one["values"]))])
-    return doc
+def between_seeds(finished: Sequence[Finished]) -> list[Repeated]:
+    """What varies between repeats, a benchmark each."""
+    from armor_eval.report.loading import RunView
+    from armor_eval.report.repeats import by_benchmark
+
+    return by_benchmark([RunView(one.path, one.run, one.scores) for one in finished])
 
 
-def spreads(finished: Sequence[Finished]) -> Iterator[tuple[JsonObject, Metric]]:
-    """A record a benchmark of its primary number over repeats, and the number; without a mean where one is withheld."""
-    from armor_eval.stats.repeats import between
+def print_repeats(finished: Sequence[Finished]) -> None:
+    """The table of the variance between repeats."""
+    from armor_eval.report.repeats import repeats_doc
 
-    for bench in dict.fromkeys(one.run.benchmark for one in finished):
-        metrics = [primary(one) for one in finished if one.run.benchmark == bench]
-        values = [m.value for m in metrics if m.value is not None]
-        record: JsonObject = {"benchmark": bench, "unit": metrics[0].unit, "values": [m.value for m in metrics]}
-        record |= dict.fromkeys(("mean", "sd", "ci95"))
-        if len(values) == len(metrics) > 1:
-            spread = between(values)
-            record |= {"mean": spread.mean, "sd": spread.sd, "ci95": spread.ci95}
-        yield record, metrics[0]
+    print_doc(console(), repeats_doc(between_seeds(finished)))
+
+
+def check_repeats(repeats: int, image_temperature: float | None, images: Path | None = None) -> None:
+    """UserError where every repeat would be the same."""
+    if repeats > 1 and images is not None:
+        raise UserError("--repeats draws seeds of a sampled run; these images are there already", "leave --images out")
+    if repeats > 1 and image_temperature == 0:
+        wrong = "these images are greedy, and would be the same"
+        raise UserError(f"--repeats draws seeds of a sampled run: {wrong}", "give --image-temperature above 0")
 
 
 def shard_name(shard: str | None) -> str:
@@ -360,29 +357,6 @@ def short_name(text: str) -> str:
 def write(text: str) -> None:
     """Plain text to standard output."""
     sys.stdout.write(visible(text) + "\n")
-
-
-def need_server(command: str, extra: str) -> None:
-    """UserError, before anything is loaded, where the packages of a server are not installed."""
-    for name in ("starlette", "uvicorn"):
-        if find_spec(name) is None:
-            raise UserError(f"{command} needs {name}", f"pip install 'armor-eval[{extra}]'")
-
-
-def serve(app: Any, port: int, path: str = "/") -> None:
-    """Serve an ASGI application on loopback until Ctrl-C; its address goes to standard output. UserError for a port
-    that is taken."""
-    import uvicorn
-
-    with socket.socket() as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(f"port {port} cannot be used: {error.strerror}", "give another --port, or 0") from error
-        write(f"http://127.0.0.1:{listening.getsockname()[1]}{path} - Ctrl-C ends it")
-        sys.stdout.flush()
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off")).run([listening])
 
 
 def default_device() -> str:

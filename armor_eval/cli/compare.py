@@ -1,8 +1,9 @@
 """armor-eval compare BASE CANDIDATE: the regression gate. Exit codes: 0 pass, 1 regression, 2 usage or crash, 3
-incomplete, 4 not comparable, 5 inconclusive with --strict."""
+incomplete, 4 not comparable, 5 inconclusive with --strict. armor-eval power: what drop a comparison could see."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -41,9 +42,7 @@ def compare(
     armor-eval compare BASE_RUN CANDIDATE_RUN --strict --json
     """
     from armor_eval.cli.common import console, quiet_libraries, write
-    from armor_eval.compare import junit as junit_xml
-    from armor_eval.compare import markdown as summary
-    from armor_eval.compare import page, terminal
+    from armor_eval.compare import formats
     from armor_eval.compare.baseline import resolve
     from armor_eval.compare.gate import compare as run_gate
     from armor_eval.compare.policy import load_policy
@@ -58,9 +57,9 @@ def compare(
     found = run_gate(base_path, candidate_path, load_policy(used), name, strict, original)
     files = {
         "compare.json": (None, lambda: found.model_dump_json(indent=1) + "\n"),
-        "compare.md": (markdown, lambda: summary.render(found)),
-        "junit.xml": (junit, lambda: junit_xml.render(found)),
-        "compare.html": (html, lambda: page.render(found, data)),
+        "compare.md": (markdown, lambda: formats.markdown(found)),
+        "junit.xml": (junit, lambda: formats.junit_xml(found)),
+        "compare.html": (html, lambda: formats.page(found, data)),
     }
     for name, (asked, render) in files.items():
         targets = {p for p in (asked, out / name if out else None) if p is not None}
@@ -72,5 +71,32 @@ def compare(
     if json_output:
         write(found.model_dump_json(indent=1))
     else:
-        terminal.show(found, console())
+        formats.show(found, console())
     return found.exit_code
+
+
+def power(
+    bench: Annotated[str, typer.Option("--bench", help="Benchmark, e.g. MMB.")],
+    drop: Annotated[float | None, typer.Option("--drop", help="True drop to be seen, in the number's unit.")] = None,
+    clusters: Annotated[
+        int | None, typer.Option(min=2, help="Groups to plan for; default: the published size.")
+    ] = None,
+    changed: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of groups in which equal models differ; default 0.1.")
+    ] = None,
+    runs: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two runs to read sizes and changes from, instead.")
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Plan a comparison: the drop that it can show with 80 % power, and how many items would show a smaller one.
+
+    armor-eval power --bench MMB --drop 2
+
+    armor-eval power --bench POPE --runs runs/base/POPE runs/candidate/POPE
+    """
+    from armor_eval.cli.common import write
+    from armor_eval.compare import planning
+
+    plan = planning.plan(bench, drop, clusters, planning.CHANGED if changed is None else changed, runs)
+    write(json.dumps(plan.as_dict(), indent=1) if json_output else plan.in_words())

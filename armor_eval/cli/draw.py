@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +16,7 @@ from armor_model.base.cli import only_given
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
-    from armor_eval.engine import Finished
+    from armor_eval.engine import Finished, Task
     from armor_eval.tasks.suites.declare import Suite
 
 
@@ -45,6 +47,7 @@ def draw(
     device_map: common.DeviceMap = None,
     model_args: common.ModelArgs = None,
     request_json: common.RequestJson = None,
+    repeats: common.Repeats = 1,
     judge_dtype: judge_options.DType = None,
     judge_args: judge_options.Args = None,
     judge_json: judge_options.Json = None,
@@ -76,6 +79,7 @@ def draw(
 
     common.quiet_libraries()
     geneval.refuse_drawing_options(context, images)
+    common.check_repeats(repeats, image_temperature, images)
     chosen = choose(suite)
     decoding = Decoding(
         **only_given(
@@ -106,28 +110,18 @@ def draw(
     finished: list[Finished] = []
     try:
         tasks = [plan.task(one) for one in chosen]  # every file is checked before the first image is drawn
-        for name, task, adapter, run_profile in tasks:
-            settings = Settings(run_profile, command, decoding, batch_size, part, workers)
-            default = Path("runs") / "draw" / _folder_name(adapter.info.name, run_profile, limit, seed)
-            folder = run_folder(default if out is None else out, name + common.shard_name(shard))
-            with common.progress_bar(name, not json_output and processes.first) as progress:
-                done = evaluate(task, adapter, folder, settings, processes=processes, progress=progress)
-            if done is not None:
-                finished.append(done)
+        for at, suffix in common.suffixes(seed, repeats):
+            for name, task_of, adapter, run_profile in tasks:
+                settings = Settings(run_profile, command, decoding, batch_size, part, workers)
+                default = Path("runs") / "draw" / _folder_name(adapter.info.name, run_profile, limit, seed)
+                folder = run_folder(default if out is None else out, name + common.shard_name(shard) + suffix)
+                with common.progress_bar(name + suffix, not json_output and processes.first) as progress:
+                    done = evaluate(task_of(at), adapter, folder, settings, processes=processes, progress=progress)
+                if done is not None:
+                    finished.append(done)
     finally:
         plan.close()
-    if not processes.first:
-        return
-    if shard is not None:
-        for one in finished:
-            common.show_shard(one)
-        return
-    if json_output:
-        common.write(common.as_json(finished))
-    for one in () if json_output else finished:
-        geneval.show(one) if one.run.kind == "geneval" else _show(one)
-    if any(one.run.status != "complete" for one in finished):
-        raise typer.Exit(1)
+    common.finish(finished, _show, as_text=not json_output, shard=shard, repeats=repeats > 1)
 
 
 @dataclass
@@ -155,8 +149,8 @@ class _Plan:
     _adapter: Any = None
     _judges: JsonObject = field(default_factory=dict)
 
-    def task(self, suite: Suite | str) -> tuple[str, Any, Any, Any]:
-        """(the run's name, task, model or what stands for it, profile) of a suite."""
+    def task(self, suite: Suite | str) -> tuple[str, Callable[[int], Task], Any, Any]:
+        """(the run's name, task by the seed of its images, model or what stands for it, profile) of a suite."""
         if isinstance(suite, str):
             return self._geneval()
         from armor_eval.models.base import DrawsImages, RespondsFreely
@@ -175,19 +169,20 @@ class _Plan:
         else:
             edits = any(item.sources for item in items.items)
             adapter = self._load(suite.profile, RespondsFreely if edits else DrawsImages)
-        task = SuiteTask(
-            suite, items, self._judge_of(suite), chosen, images=found, subset=subset, samples=samples, seed=self.seed
-        )
-        return task.name, task, adapter, suite.profile
+        judge = self._judge_of(suite)
 
-    def _geneval(self) -> tuple[str, Any, Any, Any]:
+        def task_of(seed: int) -> SuiteTask:
+            return SuiteTask(suite, items, judge, chosen, images=found, subset=subset, samples=samples, seed=seed)
+
+        return task_of(self.seed).name, task_of, adapter, suite.profile
+
+    def _geneval(self) -> tuple[str, Callable[[int], Task], Any, Any]:
         """The same run as `armor-eval geneval`."""
         from armor_eval.models.base import DrawsImages
         from armor_eval.profiles import choose_profile
         from armor_eval.tasks.geneval.folders import scan_folder
-        from armor_eval.tasks.geneval.prompts import own_prompts
+        from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts
         from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
-        from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
         root, samples = self._folder("geneval"), self.samples or 4
         chosen = choose_profile(self.profile, self.model if root is None else "images")
@@ -200,8 +195,8 @@ class _Plan:
         adapter = DrawnElsewhere.of(found) if found else self._load(chosen.name, DrawsImages)
         given = found.prompts if found else own_prompts(vocabulary)
         judge, colors = geneval.load_judges(given, vocabulary, kind, weights, clip, self.download, self.where, batch)
-        task = GenEvalTask(given, judge, colors, images=found, samples=samples, limit=self.limit, seed=self.seed)
-        return "geneval", task, adapter, chosen.name
+        task_of = partial(GenEvalTask, given, judge, colors, images=found, samples=samples)
+        return ("geneval", lambda at: task_of(limit=self.limit, seed=self.seed, drawn_from=at), adapter, chosen.name)
 
     def _folder(self, name: str) -> Path | None:
         """Where a suite's images lie: of several suites in a folder of the suite's name, if it is there."""
@@ -240,6 +235,8 @@ def _folder_name(name: str, profile: str, limit: int | None, seed: int) -> str:
 
 
 def _show(finished: Finished) -> None:
+    if finished.run.kind == "geneval":
+        return geneval.show(finished)
     out, run, scores = common.console(), finished.run, finished.scores
     subset = ", a subset" if run.subset is not None else ""
     title = f"{run.benchmark} - {run.model.name} - judged by {run.judge.name}{subset}"

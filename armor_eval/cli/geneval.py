@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from armor_eval.engine import Finished
     from armor_eval.tasks.geneval.colors import ColorJudge
     from armor_eval.tasks.geneval.detectors import Detector as GenEvalDetector
-    from armor_eval.tasks.geneval.prompts import PromptSet
-    from armor_eval.tasks.geneval.vocabulary import Vocabulary
+    from armor_eval.tasks.geneval.prompts import PromptSet, Vocabulary
 
 
 DRAWING = (
@@ -110,13 +109,11 @@ def run(
     from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.geneval.folders import scan_folder
-    from armor_eval.tasks.geneval.prompts import own_prompts, read_prompts
+    from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts, read_prompts
     from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
-    if repeats > 1 and (images is not None or image_temperature == 0):
-        raise UserError("--repeats draws seeds of a sampled run", "give --image-temperature above 0, and no --images")
+    common.check_repeats(repeats, image_temperature, images)
     refuse_drawing_options(context, images)
     chosen = choose_profile(profile, model if images is None else "images")
     vocabulary = load_vocabulary(chosen.name)
@@ -171,8 +168,7 @@ def print_prompts(profile: Annotated[str, typer.Option(help="official (553) or s
     armor-eval geneval prompts --profile official
     """
     from armor_eval.profiles import choose_profile
-    from armor_eval.tasks.geneval.prompts import own_prompts, to_jsonl
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts, to_jsonl
 
     vocabulary = load_vocabulary(choose_profile(profile, None).name)
     sys.stdout.write(to_jsonl(own_prompts(vocabulary).records))
@@ -198,8 +194,8 @@ def score_detections(
     armor-eval geneval score --detections runs/geneval/NAME/detections.jsonl --threshold 0.4
     """
     from armor_eval.tasks.geneval.detections import score_file
+    from armor_eval.tasks.geneval.prompts import TASKS
     from armor_eval.tasks.geneval.verdicts import Rules
-    from armor_eval.tasks.geneval.vocabulary import TASKS
 
     rules = Rules(threshold, counting_threshold, max_objects, position_threshold)
     right: dict[str, list[bool]] = {}

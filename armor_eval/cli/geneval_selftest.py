@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from armor_eval.tasks.geneval.colors import ColorJudge
     from armor_eval.tasks.geneval.detectors import Detector
+    from armor_eval.tasks.geneval.prompts import Vocabulary
     from armor_eval.tasks.geneval.selftest import Drift, Reference
-    from armor_eval.tasks.geneval.vocabulary import Vocabulary
 
 
 def selftest(
@@ -51,8 +51,8 @@ def selftest(
     from armor_eval.tasks.geneval import selftest as test
     from armor_eval.tasks.geneval.colors import load_colors
     from armor_eval.tasks.geneval.detectors import load_detector
+    from armor_eval.tasks.geneval.prompts import load_vocabulary
     from armor_eval.tasks.geneval.verdicts import Rules
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
     common.quiet_libraries()
     if (people is None) != (images is None):
@@ -110,8 +110,7 @@ def _against_people(
     from armor_eval.cli.judge import show as show_agreement
     from armor_eval.engine import Settings
     from armor_eval.runs.bundle import run_folder
-    from armor_eval.tasks.geneval.folders import ImageFolder
-    from armor_eval.tasks.geneval.layout import sample_path
+    from armor_eval.tasks.geneval.folders import ImageFolder, sample_path
     from armor_eval.tasks.geneval.prompts import own_prompts
     from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
     from armor_eval.tasks.suites.calibrate import as_json, calibrate, read_truth

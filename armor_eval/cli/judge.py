@@ -103,7 +103,7 @@ def _ask(spec: str, options: JsonObject, against: Path, data: list[Path], out: P
     from armor_eval.engine import Settings, evaluate
     from armor_eval.models.base import Decoding
     from armor_eval.runs.bundle import read_bundle, run_folder
-    from armor_eval.tasks.geneval.layout import IMAGES
+    from armor_eval.tasks.geneval.folders import IMAGES
     from armor_eval.tasks.suites.declare import of_run
     from armor_eval.tasks.suites.files import read_data
     from armor_eval.tasks.suites.images import scan_images
@@ -243,7 +243,7 @@ def winners(
     armor-eval judge winners intjudge_results.json --against people_results.json
     """
     from armor_eval.stats.pairwise import joined, says_first, unknown, win_rates
-    from armor_eval.tasks.interleaved.winners import TIES, read_winners
+    from armor_eval.tasks.interleaved.pairs import TIES, read_winners
     from armor_model.base.errors import UserError, unknown_name
 
     if ties not in TIES:

@@ -42,6 +42,7 @@ def measure(
     from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
 
+    common.check_repeats(repeats, decoding.image_temperature)
     part, seed = parse_shard(shard), decoding.seed
     named = [
         Named(

@@ -10,7 +10,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from armor_eval.cli import common
-from armor_eval.cli.tables import FORMATS
+from armor_eval.cli.report import FORMATS
 from armor_eval.models.base import Decoding
 from armor_model.base.errors import UserError, did_you_mean
 
@@ -114,7 +114,7 @@ def suite(
         if (doc := results_doc(views)) is not None:
             common.print_doc(common.console(), doc)
         if plan.repeats > 1:
-            common.print_doc(common.console(), common.spread_doc(finished))
+            common.print_repeats(finished)
         common.console().print(f"{page} and {folder / 'tables'}", markup=False, soft_wrap=True)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)

@@ -123,7 +123,7 @@ def run(
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.understanding.data import locate
     from armor_eval.tasks.understanding.declare import choose
-    from armor_eval.tasks.understanding.judges import judge_spec, make_judges
+    from armor_eval.tasks.understanding.judge import judge_spec, make_judges
     from armor_eval.tasks.understanding.task import Options
 
     common.quiet_libraries()
@@ -149,7 +149,7 @@ def run(
     )
     questions = Options(limit, seed, data, any_data, blind, check_thinking(thinking), check_reading(reading))
     if retention is not None:
-        from armor_eval.compare.kept import base_of
+        from armor_eval.compare.retention import base_of
 
         base_of(retention, [b.name for b in benchmarks])
     behind_server = common.server_options(model, request_json)
@@ -200,7 +200,7 @@ def run(
     else:
         common.print_scores(finished, beside)
         if repeats > 1:
-            common.print_doc(common.console(), common.spread_doc(finished))
+            common.print_repeats(finished)
         if retention is not None:
             print_retention(retention, finished)
     if any(one.run.status != "complete" for one in finished):
@@ -295,7 +295,7 @@ class Suite:
 
 def retention_json(base: Path, finished: list[Finished]) -> list[JsonObject]:
     """A record a benchmark, then the mean."""
-    from armor_eval.compare.kept import retention
+    from armor_eval.compare.retention import retention
 
     rows, mean = retention(base, [one.path for one in finished])
     return [asdict(row) for row in rows] + [{"mean": mean.kept, "ci95": mean.ci95}]
@@ -303,7 +303,7 @@ def retention_json(base: Path, finished: list[Finished]) -> list[JsonObject]:
 
 def print_retention(base: Path, finished: list[Finished]) -> None:
     """How much of the base run's scores is kept, per benchmark and in the mean."""
-    from armor_eval.compare.kept import retention
+    from armor_eval.compare.retention import retention
 
     rows, mean = retention(base, [one.path for one in finished])
     title = f"understanding kept, in % of {base}"

@@ -51,7 +51,7 @@ def score_file(
     from armor_eval.profiles import choose_profile
     from armor_eval.runs.bundle import run_folder
     from armor_eval.tasks.understanding.declare import choose
-    from armor_eval.tasks.understanding.judges import judge_spec, make_judges
+    from armor_eval.tasks.understanding.judge import judge_spec, make_judges
     from armor_eval.tasks.understanding.predictions.score import Source, score_predictions
 
     common.quiet_libraries()

@@ -160,9 +160,9 @@ def _stop(result: BenchmarkResult, verdict: Verdict, reasons: list[str]) -> Benc
 
 def _metrics(base: Source, candidate: Source, whole: bool, policy: Policy) -> list[MetricResult]:
     """Every number's comparison; `whole`: all items have a score in both runs."""
+    from armor_eval.stats.composite import scored_in_all
     from armor_eval.stats.paired import compare_sums
     from armor_eval.stats.resample import stream
-    from armor_eval.stats.tallies import scored_in_all
     from armor_eval.tasks.formulas import composites_of
 
     benchmark = base.run.benchmark

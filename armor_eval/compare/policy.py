@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFlo
 
 from armor_eval.runs.comparable import COMPARED
 from armor_model.base.errors import UserError, did_you_mean
-from armor_model.base.parsing import toml_of
+from armor_model.base.parsing import fault_of, toml_of
 
 COMPARABLE_FIELDS = tuple(COMPARED)
 """What must agree before a number is computed. `decoding.seed` and `seeds` may differ: that is an A/A comparison."""
@@ -95,7 +95,7 @@ def load_policy(path: Path | None) -> Policy:
             known = Policy.model_fields if len(first["loc"]) == 1 else _fields_of(str(first["loc"][0]))
             near = did_you_mean(str(first["loc"][-1]), known)
             raise UserError(f"{path}: unknown key {where}{near}", f"known: {', '.join(known)}") from None
-        raise UserError(f"{path}: {where}: {first['msg']}") from None
+        raise UserError(f"{path}: {fault_of(error)}") from None
     _check_tolerance_keys(path, policy)
     return policy
 

@@ -15,59 +15,6 @@ from armor_model.base.jsons import JsonObject
 NUMBERS = ("value", "ci95_low", "ci95_high", "score", "seconds", "min", "max")
 COUNTS = ("n", "clusters")
 """Columns that are not words, in Parquet."""
-RESULTS = (
-    "run_id",
-    "kind",
-    "benchmark",
-    "profile",
-    "model",
-    "fingerprint",
-    "baseline",
-    "metric",
-    "slug",
-    "primary",
-    "value",
-    "unit",
-    "direction",
-    "ci95_low",
-    "ci95_high",
-    "method",
-    "n",
-    "clusters",
-    "min",
-    "max",
-    "note",
-    "status",
-    "protocol",
-    "reservations",
-    "subset",
-    "data",
-    "data_sha256",
-    "scorer",
-    "judge",
-    "git_commit",
-    "started",
-    "command",
-)
-ITEMS = (
-    "run_id",
-    "benchmark",
-    "model",
-    "id",
-    "cluster",
-    "group",
-    "prompt",
-    "gold",
-    "output",
-    "parsed",
-    "score",
-    "status",
-    "reason",
-    "seconds",
-    "output_images",
-    "prompt_sha256",
-    "reservations",
-)
 
 
 def as_csv(records: Sequence[Record], out: Path, options: Options) -> list[Path]:
@@ -99,19 +46,20 @@ def as_parquet(records: Sequence[Record], out: Path, options: Options) -> list[P
     return made
 
 
-def _tables(records: Sequence[Record], options: Options) -> Iterator[tuple[str, tuple[str, ...], list[JsonObject]]]:
-    yield "results", RESULTS, result_rows(records)
-    if options.items and (rows := [row for record in records for row in item_rows(record)]):
-        yield "items", ITEMS, rows
+def _tables(records: Sequence[Record], options: Options) -> Iterator[tuple[str, list[str], list[JsonObject]]]:
+    """(name, columns, rows) of each table that has a row."""
+    found = {"results": [row for record in records for row in result_rows(record)]}
+    found["items"] = [row for record in records for row in item_rows(record)] if options.items else []
+    yield from ((name, list(rows[0]), rows) for name, rows in found.items() if rows)
 
 
-def result_rows(records: Sequence[Record]) -> list[JsonObject]:
-    """A row a number, by the columns of RESULTS."""
-    rows = []
-    for record in records:
-        run = record.run
-        protocol = {k.removeprefix("protocol_"): v for k, v in record.remarks.items() if k.startswith("protocol_")}
-        about = {
+def result_rows(record: Record) -> Iterator[JsonObject]:
+    """A row a number."""
+    run = record.run
+    protocol = {k.removeprefix("protocol_"): v for k, v in record.remarks.items() if k.startswith("protocol_")}
+    for result in record.results:
+        metric, (low, high), bounds = result.metric, result.metric.ci95 or (None, None), result.bounds
+        yield {
             "run_id": run.run_id,
             "kind": run.kind,
             "benchmark": record.benchmark,
@@ -119,6 +67,20 @@ def result_rows(records: Sequence[Record]) -> list[JsonObject]:
             "model": record.model,
             "fingerprint": run.model.fingerprint,
             "baseline": record.remarks.get("baseline"),
+            "metric": metric.name,
+            "slug": result.slug,
+            "primary": metric.primary,
+            "value": result.value,
+            "unit": metric.unit,
+            "direction": metric.direction,
+            "ci95_low": low,
+            "ci95_high": high,
+            "method": metric.method,
+            "n": metric.n,
+            "clusters": metric.clusters,
+            "min": bounds[0] if bounds else None,
+            "max": bounds[1] if bounds else None,
+            "note": metric.note,
             "status": run.status,
             "protocol": ", ".join(f"{k} {v}" for k, v in protocol.items()),
             "reservations": "; ".join(record.reservations),
@@ -131,37 +93,16 @@ def result_rows(records: Sequence[Record]) -> list[JsonObject]:
             "started": run.started,
             "command": record.command,
         }
-        for result in record.results:
-            metric, (low, high), bounds = result.metric, result.metric.ci95 or (None, None), result.bounds
-            rows.append(
-                {
-                    **about,
-                    "metric": metric.name,
-                    "slug": result.slug,
-                    "primary": metric.primary,
-                    "value": result.value,
-                    "unit": metric.unit,
-                    "direction": metric.direction,
-                    "ci95_low": low,
-                    "ci95_high": high,
-                    "method": metric.method,
-                    "n": metric.n,
-                    "clusters": metric.clusters,
-                    "note": metric.note,
-                    "min": bounds[0] if bounds else None,
-                    "max": bounds[1] if bounds else None,
-                }
-            )
-    return rows
 
 
 def item_rows(record: Record) -> Iterator[JsonObject]:
-    """A row an item, by the columns of ITEMS."""
-    about = {"run_id": record.run.run_id, "benchmark": record.benchmark, "model": record.model}
-    about["reservations"] = "; ".join(record.reservations)
+    """A row an item."""
+    reservations = "; ".join(record.reservations)
     for item in record.items:
         yield {
-            **about,
+            "run_id": record.run.run_id,
+            "benchmark": record.benchmark,
+            "model": record.model,
             "id": item.id,
             "cluster": item.cluster,
             "group": item.group,
@@ -175,4 +116,5 @@ def item_rows(record: Record) -> Iterator[JsonObject]:
             "seconds": item.seconds,
             "output_images": " ".join(item.output_images),
             "prompt_sha256": item.prompt_sha256,
+            "reservations": reservations,
         }

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from armor_eval.export.record import Options, Record, path_part
-from armor_eval.export.tables import ITEMS, item_rows
+from armor_eval.export.tables import item_rows
 from armor_model.base.errors import UserError
 
 PARAMETER = 6000
@@ -38,8 +38,9 @@ def wandb(records: Sequence[Record], out: Path, options: Options) -> list[Path]:
             tracked.summary[name] = value
         tracked.summary.update({f"about/{name}": value for name, value in record.remarks.items()})
         if options.items and record.items:
-            rows = [[row[column] for column in ITEMS] for row in item_rows(record)]
-            tracked.log({"items": library.Table(columns=list(ITEMS), data=rows, allow_mixed_types=True)})
+            rows = list(item_rows(record))
+            data = [list(row.values()) for row in rows]
+            tracked.log({"items": library.Table(columns=list(rows[0]), data=data, allow_mixed_types=True)})
         made.append(Path(tracked.dir).parent)
         tracked.finish()
     return made

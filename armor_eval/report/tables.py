@@ -257,6 +257,7 @@ def build(
     """All tables, or those named in `only`; the paper's first. Raises UserError for an unknown name."""
     from armor_eval.report.embedded import embedded_tables
     from armor_eval.report.published import published_tables
+    from armor_eval.report.repeats import found, repeats_doc
     from armor_eval.report.side import side_doc
     from armor_model.base.errors import unknown_name
 
@@ -268,6 +269,8 @@ def build(
     docs = [paper_table(t, views, chosen) for t in claims.tables]
     docs.append(prose_doc(judge_statements([v.run for v in views])))
     docs += [*published_tables(views), *embedded_tables(views), *filter(None, [side_doc(views)])]
+    if repeats := found(views):
+        docs.append(repeats_doc(repeats))
     for name in only:
         if name not in {d.key for d in docs}:
             raise unknown_name("table", name, [d.key for d in docs])

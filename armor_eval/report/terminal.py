@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
 
 from armor_eval.report.doc import Doc
 from armor_model.base.text import visible
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
+
 
 STYLES = {
     "match": "green",
@@ -55,3 +58,13 @@ def print_table(out: Console, table: Table) -> None:
 
     table.width = Measurement.get(out, out.options.update(width=10_000), table).maximum
     out.print(table, crop=False)
+
+
+# --- a console whose plain texts cannot steer the terminal -----------------------------------------------------------
+
+
+class VisibleConsole(Console):
+    """Names the marks of every text that is printed as a str; a `Text` is its maker's, who has done so."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **how)

@@ -14,17 +14,13 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from armor_eval.report.loading import RunView, inside
-from armor_eval.report.question_images import QuestionImages, find_question_images, is_reference
-from armor_eval.report.thumbnails import encoded, thumbnail
+from armor_eval.report.question_images import QuestionImages, encoded, find_question_images, is_reference, thumbnail
 from armor_eval.runs.schema import Item
 from armor_model.base.errors import UserError
 from armor_model.base.text import visible
-
-if TYPE_CHECKING:
-    pass
 
 STATUSES = ("ok", "unparsed", "judge_failed", "error")
 OUTCOMES = ("right", "partly", "wrong", "marked", "unmeasured")
@@ -200,50 +196,32 @@ def _table(
     short = _Cutter()
     prompts: dict[str, int] = {}
     groups: dict[str, int] = {}
-    names = (
-        "run",
-        "id",
-        "status",
-        "outcome",
-        "score",
-        "group",
-        "prompt",
-        "gold",
-        "output",
-        "parsed",
-        "reason",
-        "seen",
-        "drawn",
-        "boxes",
-        "flip",
-        "other",
-    )
-    columns: dict[str, list] = {name: [] for name in names}
+    columns: dict[str, list] = {}
     for record in records:
         item, limit = record.item, cap[0 if record.urgent else 1]
         # A prompt is asked by many runs and stored once, so it may be as long as a failure's.
         prompt = short(item.prompt, max(cap[0], 120))
-        row = (
-            record.run,
-            item.id[:200],
-            STATUSES.index(item.status),
-            outcome(item),
-            item.score,
-            groups.setdefault(item.group or "", len(groups)),
-            prompts.setdefault(prompt, len(prompts)),
-            short(item.gold, limit or 40),
-            short(item.output, limit),
-            short(item.parsed, limit and min(limit, 400)),
-            short(item.reason, limit),
-            _keys(record.run, item.images, questions),
-            _keys(record.run, item.output_images, questions),
-            boxes(item),
-            record.flip,
-            _other(record, questions, short, limit),
-        )
-        for name, value in zip(names, row, strict=True):
-            columns[name].append(value)
-    if not any(columns["flip"]):
+        row = {
+            "run": record.run,
+            "id": item.id[:200],
+            "status": STATUSES.index(item.status),
+            "outcome": outcome(item),
+            "score": item.score,
+            "group": groups.setdefault(item.group or "", len(groups)),
+            "prompt": prompts.setdefault(prompt, len(prompts)),
+            "gold": short(item.gold, limit or 40),
+            "output": short(item.output, limit),
+            "parsed": short(item.parsed, limit and min(limit, 400)),
+            "reason": short(item.reason, limit),
+            "seen": _keys(record.run, item.images, questions),
+            "drawn": _keys(record.run, item.output_images, questions),
+            "boxes": boxes(item),
+            "flip": record.flip,
+            "other": _other(record, questions, short, limit),
+        }
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    if not any(columns.get("flip", ())):
         columns["flip"], columns["other"] = [], []
     table = {
         "runs": [

@@ -30,7 +30,7 @@ from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus
 from armor_eval.runs.seal import write_run
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.files import make_folder, write_file, writing
-from armor_model.base.parsing import json_of
+from armor_model.base.parsing import fault_of, json_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -285,7 +285,7 @@ def read_head(path: Path) -> tuple[Run, Scores | None]:
     try:
         return run, Scores.model_validate_json(scores_file.read_bytes())
     except ValidationError as error:
-        raise UserError(f"{scores_file} is damaged: {_first_line(error)}") from error
+        raise UserError(f"{scores_file} is damaged: {fault_of(error)}") from error
 
 
 def _read_run(path: Path) -> Run:
@@ -297,14 +297,9 @@ def _read_run(path: Path) -> Run:
             raise UserError(f"{file} has schema version {version}, this program reads {SCHEMA_VERSION}")
         return Run.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{file} is damaged: {_first_line(error)}", "measure that run again, elsewhere") from error
+        raise UserError(f"{file} is damaged: {fault_of(error)}", "measure that run again, elsewhere") from error
     except ValueError as error:
         raise UserError(f"{file} is damaged: {error}", "measure that run again, elsewhere") from error
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def _continue(path: Path, earlier: Run, run: Run) -> Run:

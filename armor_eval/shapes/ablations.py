@@ -17,9 +17,8 @@ from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.geneval import records
 from armor_eval.tasks.geneval.detectors import load_detector
 from armor_eval.tasks.geneval.judging import judge_images
-from armor_eval.tasks.geneval.prompts import Metadata
+from armor_eval.tasks.geneval.prompts import Metadata, load_vocabulary
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model import bundled
 from armor_model.base.jsons import JsonObject
 from trainer.checkpoints import save_model

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from armor_eval.tasks.geneval.colors import ColorAnswer, Crop
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
+from armor_eval.tasks.geneval.prompts import Vocabulary
 from trainer.shapes.world import COLORS
 
 

@@ -16,11 +16,11 @@ import numpy as np
 
 from armor_eval.shapes.rtmdet import detect_batch
 from armor_eval.shapes.train_detector import CARD, PRETRAINED, WEIGHTS, build_model, load_trained
+from armor_eval.tasks.geneval.detections import Instances
 from armor_eval.tasks.geneval.detectors import by_size
-from armor_eval.tasks.geneval.instances import Instances
+from armor_eval.tasks.geneval.prompts import Vocabulary
 from armor_eval.tasks.geneval.selftest_images import noise
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_model.base.errors import RunFailed, UserError
 from trainer.shapes.world import COLOR_NAMES, SHAPES, Scene, Thing, render, render_batch
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from armor_eval.tasks.geneval.instances import Instances
+from armor_eval.tasks.geneval.detections import Instances
 
 if TYPE_CHECKING:
     from mmdet.models import BaseDetector

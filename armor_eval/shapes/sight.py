@@ -10,9 +10,9 @@ import numpy as np
 from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.tasks.geneval.colors import Crop
-from armor_eval.tasks.geneval.instances import Instances
+from armor_eval.tasks.geneval.detections import Instances
+from armor_eval.tasks.geneval.prompts import load_vocabulary
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.jsons import JsonObject
 from trainer.shapes.world import GRID, Thing
 

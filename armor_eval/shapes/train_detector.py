@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmdet.models import BaseDetector
     from torch import Tensor
 
-    from armor_eval.tasks.geneval.instances import Instances
+    from armor_eval.tasks.geneval.detections import Instances
 
 logger = logging.getLogger(__name__)
 INPUT = 128

@@ -80,23 +80,6 @@ def rows_sha256(rows: list[Row]) -> str:
     return content_sha256(rows[0], filled)
 
 
-def file_sha256(path: Path) -> str:
-    """`content_sha256` of a written TSV, with images decoded."""
-    import pandas as pd
-    from PIL import Image
-
-    frame = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
-
-    def read(column: str, cell: str) -> str | np.ndarray:
-        if column != "image" or len(cell) <= 64:
-            return cell
-        return np.asarray(Image.open(io.BytesIO(base64.b64decode(cell))).convert("RGB"))
-
-    columns = list(frame.columns)
-    rows = ([read(c, v) for c, v in zip(columns, row, strict=True)] for row in frame.itertuples(index=False))
-    return content_sha256(columns, rows)
-
-
 def _pixels(rows: list[Row]) -> dict[int, np.ndarray]:
     """Row number -> uint8 [32, 32, 3], for the rows that hold an image."""
     numbers = [n for n, row in enumerate(rows) if isinstance(row["image"], Scene)]

@@ -18,10 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from armor_eval.runs.schema import Item, Metric
-from armor_eval.stats.composite import PERCENT, Composite, ratio
+from armor_eval.stats.composite import PERCENT, Composite, ratio, tally_mean
 from armor_eval.stats.intervals import measure
 from armor_eval.stats.resample import bootstrap_sums, stream
-from armor_eval.stats.tallies import tally_mean
 
 RESAMPLES = 2000
 UNDEFINED_ABOVE = 0.01

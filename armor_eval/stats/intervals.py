@@ -50,19 +50,36 @@ def bca(values_R: np.ndarray, value: float, psi_C: np.ndarray) -> tuple[float, f
     return float(lo), float(hi)
 
 
-def effective_wilson(value: float, se: float, clusters: int, bounds: tuple[float, float]) -> tuple[float, float]:
-    """Wilson's interval at the sample size that the cluster-robust standard error implies, with Student's t (C - 1)."""
+def effective_wilson(
+    value: float, se: float, clusters: int, bounds: tuple[float, float], df: float | None = None
+) -> tuple[float, float]:
+    """Wilson's interval at the sample size that the cluster-robust standard error implies, with Student's t (`df`, by
+    default C - 1)."""
     lo, hi = bounds
     p, s = min(1.0, max(0.0, (value - lo) / (hi - lo))), se / (hi - lo)
     n = p * (1 - p) / (s * s) if s > NO_SPREAD and 0 < p < 1 else float(clusters)
-    a, b = wilson(p, n, t_quantile(0.975, clusters - 1))
+    a, b = wilson(p, n, t_quantile(0.975, clusters - 1 if df is None else df))
     return lo + a * (hi - lo), lo + b * (hi - lo)
 
 
-def log_t(value: float, se: float, clusters: int) -> tuple[float, float]:
+def log_t(value: float, se: float, clusters: int, df: float | None = None) -> tuple[float, float]:
     """Student's t interval on the logarithm of a positive ratio."""
-    half = t_quantile(0.975, clusters - 1) * se / value
+    half = t_quantile(0.975, clusters - 1 if df is None else df) * se / value
     return value * math.exp(-half), value * math.exp(half)
+
+
+def from_error(
+    value: float, se: float, clusters: int, bounds: tuple[float, float], df: float | None = None
+) -> tuple[tuple[float, float] | None, str]:
+    """95 % interval from a standard error, and the words for how it was made (or why there is none)."""
+    if math.isfinite(bounds[1]):
+        how = "Wilson at the effective size of the cluster jackknife"
+        return effective_wilson(value, se, clusters, bounds, df), how
+    if value <= 0:
+        return None, "n/a: a ratio of 0 has no logarithm"
+    if se <= NO_SPREAD * value:
+        return None, "n/a: no spread between clusters"
+    return log_t(value, se, clusters, df), "Student's t on the log ratio, cluster jackknife"
 
 
 def interval(
@@ -85,13 +102,7 @@ def interval(
         if not np.all(np.isfinite(values_R)):
             return None, "n/a: undefined in some resamples"
         return bca(values_R, value, psi_C), f"cluster bootstrap (BCa), {resamples} resamples, seed {seed}"
-    if math.isfinite(composite.bounds[1]):
-        return effective_wilson(value, se, C, composite.bounds), "Wilson at the effective size of the cluster jackknife"
-    if value <= 0:
-        return None, "n/a: a ratio of 0 has no logarithm"
-    if se <= NO_SPREAD * value:
-        return None, "n/a: no spread between clusters"
-    return log_t(value, se, C), "Student's t on the log ratio, cluster jackknife"
+    return from_error(value, se, C, composite.bounds)
 
 
 def measure(

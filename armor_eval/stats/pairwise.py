@@ -8,7 +8,7 @@ independent, so that intervals resample items.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,7 +82,8 @@ class Joined:
     agreement: Metric | None
     """Percent of pairs whose letter is one; None where no pair is in both."""
     table: dict[tuple[str, str], int]
-    """(first judge's letter, second's) -> pairs."""
+    """(first judge's letter, second's) -> pairs. A judge's list of verdicts may be longer (OpenING's IntJudge: 4,303
+    verdicts, 4,301 pairs that people judged too), so that sums over lists are no denominator."""
     missing: int
     """Pairs that only one of them judged, or judged by no verdict."""
 
@@ -106,18 +107,6 @@ def joined(first: Sequence[Battle], second: Sequence[Battle]) -> Joined:
     every = {(b.item, *sorted((b.a, b.b))) for b in (*first, *second)}
     agreement = measure(items, accuracy("agreement", primary=False)) if items else None
     return Joined(agreement, dict(table), len(every) - len(both))
-
-
-def agreement_of_table(table: Mapping[tuple[str, str], int]) -> float:
-    """Share of joined pairs on which two judges say one letter. Raises ValueError for an empty table.
-
-    The table holds joined pairs only: a judge's list of verdicts may be longer (OpenING's IntJudge: 4,303 verdicts,
-    4,301 pairs that people judged too), so that sums over lists are no denominator.
-    """
-    pairs = sum(table.values())
-    if pairs == 0:
-        raise ValueError("no pair was judged by both")
-    return sum(n for (one, other), n in table.items() if one == other) / pairs
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,18 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from armor_eval.runs.judges import HONESTY
-from armor_eval.stats.composite import UNIT, Composite, accuracy, fraction, task_mean
-from armor_eval.stats.tallies import tally_any_right, tally_by_group, tally_mean
+from armor_eval.stats.composite import (
+    UNIT,
+    Composite,
+    accuracy,
+    fraction,
+    tally_any_right,
+    tally_by_group,
+    tally_mean,
+    task_mean,
+)
 from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.geneval.prompts import TASKS
 from armor_eval.tasks.interleaved import ueval
 from armor_eval.tasks.interleaved.rubrics import RUBRICS
 from armor_eval.tasks.suites import declare as suites
@@ -21,8 +30,6 @@ from armor_model.base.errors import did_you_mean
 
 if TYPE_CHECKING:
     from armor_eval.runs.schema import Item, Run
-
-GENEVAL_TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 
 
 def _in_group(name: str, item: Item) -> bool:
@@ -35,13 +42,11 @@ def _is_clear(item: Item) -> bool:
 
 def geneval() -> list[Composite]:
     """GenEval's summary: the mean of its tasks' means, each task, images and prompts."""
-    columns = tuple(f"{t}:{part}" for t in GENEVAL_TASKS for part in ("right", "n"))
+    columns = tuple(f"{t}:{part}" for t in TASKS for part in ("right", "n"))
     make = partial(Composite, unit="score", direction="higher", bounds=UNIT)
-    overall = make(
-        "overall", columns=columns, tally=partial(tally_by_group, GENEVAL_TASKS), formula=task_mean, primary=True
-    )
+    overall = make("overall", columns=columns, tally=partial(tally_by_group, TASKS), formula=task_mean, primary=True)
     plain = partial(make, columns=("right", "n"), formula=fraction, proportion=True)
-    tasks = [plain(t, tally=tally_mean, keep=partial(_in_group, t)) for t in GENEVAL_TASKS]
+    tasks = [plain(t, tally=tally_mean, keep=partial(_in_group, t)) for t in TASKS]
     return [overall, *tasks, plain("images", tally=tally_mean), plain("prompts", tally=tally_any_right)]
 
 

@@ -33,6 +33,12 @@ class RunFailed(ArmorError):  # noqa: N818 - the verdict is the name
     had. Exit code 1."""
 
 
+class Preempted(ArmorError):  # noqa: N818 - nothing went wrong
+    """The run was asked to end and can go on where it stopped. Exit code 75, sysexits.h's "try again later"."""
+
+    exit_code = 75
+
+
 def one_line(text: str) -> str:
     """The text as one line that a terminal shows as it is: what a server or a file says must not steer it."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM as one KeyboardInterrupt, so that a command's cleaning up is not itself interrupted.
+"""Signals. Ctrl-C and SIGTERM as one KeyboardInterrupt, so that a command's cleaning up is not itself interrupted; and
+preemption, which ends a run behind its current step.
 
 with Interrupts("interrupted") as interrupts:
     work()
@@ -79,3 +80,27 @@ class Interrupts:
                 with suppress(OSError):  # not sys.stderr, which this may have interrupted while it writes
                     os.write(2, self._line.encode())
             os._exit(self.code)
+
+
+class StopRequest:
+    """Preemption: while it is entered, SIGTERM (a cluster takes the machine) or SIGUSR1 (SLURM's --signal) is noted
+    instead of ending the process, for who can end behind a step; only a main thread can do so."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.name = ""
+        """Of the signal that came, empty for none."""
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.name = signal.Signals(number).name

@@ -12,10 +12,13 @@ import tomllib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 MAX_DEPTH = 100
 """Lists and objects within each other; no format that is read here needs twenty."""
@@ -69,6 +72,13 @@ def read_table(path: Path, parse: Callable[[str], Any] = json_of, what: str = ""
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}, expected an object")
     return value
+
+
+def fault_of(error: ValidationError, whole: str = "the record") -> str:
+    """The first fault that pydantic found, as `PLACE: WHY`; `whole` names the place of one that no field has."""
+    first = error.errors()[0]
+    place, why = ".".join(map(str, first["loc"])) or whole, first["msg"].removeprefix("Value error, ")
+    return f"{place}: {why}" if place else why
 
 
 def _check_depth(value: object) -> None:

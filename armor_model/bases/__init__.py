@@ -6,6 +6,7 @@ its own, and a line in BASES (docs/add-a-base.md).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -165,6 +166,85 @@ class BaseModel(Protocol):
     def parameters(self, config: Settings) -> dict[str, int]:
         """Numbers of parameters: `vision` and `projector`."""
 
+
+# ---- what bases share
+
+Rule = tuple[str, Sequence[tuple[str, str]]]
+"""A pattern of published names, and for each tensor made of one (target, part); \\1 is the pattern's first group."""
+
+
+def by_rules(keys: Iterable[str], rules: Sequence[Rule], what: str) -> dict[str, Origin]:
+    """A base's `origins` by rules: the first that knows a key counts. Raises UserError for a key that none knows, and
+    so is no weight of `what`."""
+    origins: dict[str, Origin] = {}
+    for key in keys:
+        for pattern, outs in rules:
+            if match := re.fullmatch(pattern, key):
+                origins.update({match.expand(target): Origin(key, part) for target, part in outs})
+                break
+        else:
+            raise UserError(f"unknown weight {key}: not {what}")
+    return origins
+
+
+def native_settings(config_class: str, fields: Settings, kept: Sequence[str]) -> Settings:
+    """The fields to keep of what transformers' configuration makes of a published config.json. Raises UserError where
+    it makes nothing of it."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    try:
+        known: Settings = named(config_class)(**fields).to_dict()
+    except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
+        raise UserError(f"the base's config.json is not usable: {str(error).splitlines()[0]}") from error
+    known["text_config"]["tie_word_embeddings"] = False
+    return {key: known[key] for key in kept if key in known}
+
+
+def decoder_sizes(
+    kind: str,
+    vocab: int,
+    width: int,
+    layers: int,
+    heads: int,
+    kv_heads: int,
+    ffn: int,
+    context: int,
+    theta: float,
+    eps: float,
+    head_dim: int | None = None,
+) -> Settings:
+    """A decoder's settings in transformers' names. `theta`: of the rotary embedding; `eps`: of the norms."""
+    return {
+        "model_type": kind,
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": ffn,
+        "rms_norm_eps": eps,
+        "max_position_embeddings": context,
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "tie_word_embeddings": False,
+        **({"head_dim": head_dim} if head_dim else {}),
+    }
+
+
+def published_preset(text: Settings, vision: Settings, image_token_id: int, **own: Any) -> Settings:
+    """A published size as settings of ARMOR's configuration, with the paper's adapter and image tokenizer."""
+    return {
+        "text_config": text,
+        "vision_config": vision,
+        "image_token_id": image_token_id,
+        "num_adapter_layers": 3,
+        "codebook_size": 8192,
+        "image_grid": 16,
+        "vq_config": {"type": "chameleon", "image_size": 256},
+        **own,
+    }
+
+
+# ---- the registry
 
 BASES = {
     "internvl": "armor_model.bases.internvl:INTERNVL",

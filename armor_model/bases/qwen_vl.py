@@ -12,13 +12,21 @@ Legend: B rows, T tokens, N patches, D model width.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
-from armor_model.bases import BaseModel, ChatFormat, Origin, Settings, named
+from armor_model.bases import (
+    BaseModel,
+    ChatFormat,
+    Origin,
+    Settings,
+    by_rules,
+    decoder_sizes,
+    native_settings,
+    published_preset,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,11 +36,14 @@ if TYPE_CHECKING:
     from armor_model.processing import ArmorProcessor, ProcessorSettings
 
 VISION, TEXT = "model.visual", "model.language_model"
-RULES = (
-    (r"lm_head\.weight", "lm_head.weight"),
-    (r"(?:model\.)?visual\.(.+)", rf"{VISION}.\1"),
-    (r"model\.language_model\.(.+)", rf"{TEXT}.\1"),
-    (r"model\.((?:layers|embed_tokens|norm)\..+)", rf"{TEXT}.\1"),  # as Qwen2.5-VL is published
+RULES = tuple(
+    (pattern, [(target, "")])
+    for pattern, target in (
+        (r"lm_head\.weight", "lm_head.weight"),
+        (r"(?:model\.)?visual\.(.+)", rf"{VISION}.\1"),
+        (r"model\.language_model\.(.+)", rf"{TEXT}.\1"),
+        (r"model\.((?:layers|embed_tokens|norm)\..+)", rf"{TEXT}.\1"),  # as Qwen2.5-VL is published
+    )
 )
 """Patterns of published names, and where each tensor goes."""
 SETTINGS: tuple[str, ...] = ("text_config", "vision_config", "image_token_id", "video_token_id")
@@ -189,17 +200,9 @@ class QwenVL(BaseModel):
 
     def read_config(self, config: Settings) -> tuple[str, Settings]:
         """Layout `native`; nested or, as Qwen2.5-VL was published, flat."""
-        from huggingface_hub.errors import StrictDataclassError
-        from transformers import PreTrainedConfig
-
-        try:
-            known: PreTrainedConfig = named(self.config_class)(**{k: v for k, v in config.items() if k != "model_type"})
-            settings = {key: value for key, value in known.to_dict().items() if key in SETTINGS}
-        except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
-            raise UserError(f"the base's config.json is not usable: {str(error).splitlines()[0]}") from error
+        settings = native_settings(self.config_class, {k: v for k, v in config.items() if k != "model_type"}, SETTINGS)
         if "sliding_attention" in (settings["text_config"].get("layer_types") or ()):
             raise UserError("a decoder with sliding windows is not supported: no published Qwen-VL uses them")
-        settings["text_config"]["tie_word_embeddings"] = False
         return "native", settings
 
     def default_system_prompt(self, layout: str) -> str:
@@ -208,14 +211,7 @@ class QwenVL(BaseModel):
 
     def origins(self, keys: Iterable[str], layout: str) -> dict[str, Origin]:
         """By RULES."""
-        origins: dict[str, Origin] = {}
-        for key in keys:
-            matches = ((re.fullmatch(pattern, key), target) for pattern, target in RULES)
-            found = next((match.expand(target) for match, target in matches if match), None)
-            if found is None:
-                raise UserError(f"unknown weight {key}: not a checkpoint of {self.name}")
-            origins[found] = Origin(key)
-        return origins
+        return by_rules(keys, RULES, f"a checkpoint of {self.name}")
 
     def published_name(self, name: str) -> str:
         """Qwen2.5-VL's prefixes predate transformers' present ones, Qwen3-VL's are these."""
@@ -281,41 +277,21 @@ def _patches(image_3HW: Tensor, vision: Any) -> Tensor:
 # ---- the published sizes -------------------------------------------------------------------------------------------
 
 
-def _preset(base: str, text: tuple[int, ...], vision: Settings, vocab: int, image_token: int) -> Settings:
+def _preset(base: str, vocab: int, text: tuple[int, ...], vision: Settings) -> Settings:
     width, layers, heads, kv_heads, head_dim, ffn = text
-    qwen3 = base == "qwen3_vl"
-    return {
-        "base_name": base,
-        "text_config": {
-            "model_type": f"{base}_text",
-            "vocab_size": vocab,
-            "hidden_size": width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "intermediate_size": ffn,
-            "rms_norm_eps": 1e-6,
-            "max_position_embeddings": 262144 if qwen3 else 128000,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 5e6 if qwen3 else 1e6,
-                "mrope_section": [24, 20, 20] if qwen3 else [16, 24, 24],
-                **({"mrope_interleaved": True} if qwen3 else {}),
-            },
-            "tie_word_embeddings": False,
-            **({"head_dim": head_dim} if qwen3 else {}),
-        },
-        "vision_config": {"model_type": f"{base}_vision" if not qwen3 else base, "out_hidden_size": width, **vision},
-        "image_token_id": image_token,
-        "num_adapter_layers": 3,
-        "codebook_size": 8192,
-        "image_grid": 16,
-        "vq_config": {"type": "chameleon", "image_size": 256},
-    }
+    sizes = vocab, width, layers, heads, kv_heads, ffn
+    if base == "qwen3_vl":
+        decoder = decoder_sizes(f"{base}_text", *sizes, 262144, 5e6, 1e-6, head_dim)
+        decoder["rope_parameters"] |= {"mrope_section": [24, 20, 20], "mrope_interleaved": True}
+    else:
+        decoder = decoder_sizes(f"{base}_text", *sizes, 128000, 1e6, 1e-6)
+        decoder["rope_parameters"] |= {"mrope_section": [16, 24, 24]}
+    return published_preset(decoder, {"out_hidden_size": width, **vision}, 151655, base_name=base)
 
 
 def _preset_2_5(vocab: int, ffn: int, *text: int) -> Settings:
     vision = {
+        "model_type": "qwen2_5_vl_vision",
         "depth": 32,
         "hidden_size": 1280,
         "intermediate_size": ffn,
@@ -324,11 +300,12 @@ def _preset_2_5(vocab: int, ffn: int, *text: int) -> Settings:
         "window_size": 112,
         "fullatt_block_indexes": [7, 15, 23, 31],
     }
-    return _preset("qwen2_5_vl", text, vision, vocab, 151655)
+    return _preset("qwen2_5_vl", vocab, text, vision)
 
 
 def _preset_3(large: bool, *text: int) -> Settings:
     vision = {
+        "model_type": "qwen3_vl",
         "depth": 27 if large else 24,
         "hidden_size": 1152 if large else 1024,
         "intermediate_size": 4304 if large else 4096,
@@ -337,7 +314,7 @@ def _preset_3(large: bool, *text: int) -> Settings:
         "num_position_embeddings": 2304,
         "deepstack_visual_indexes": [8, 16, 24] if large else [5, 11, 17],
     }
-    return _preset("qwen3_vl", text, vision, 151936, 151655)
+    return _preset("qwen3_vl", 151936, text, vision)
 
 
 _CHAT = ChatFormat(

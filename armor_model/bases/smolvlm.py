@@ -20,7 +20,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from armor_model.base.errors import UserError
-from armor_model.bases import BaseModel, ChatFormat, Origin, Settings, named
+from armor_model.bases import (
+    BaseModel,
+    ChatFormat,
+    Origin,
+    Settings,
+    by_rules,
+    decoder_sizes,
+    native_settings,
+    published_preset,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,6 +39,7 @@ if TYPE_CHECKING:
     from armor_model.processing import ArmorProcessor, ProcessorSettings
 
 TEXT, VISION, CONNECTOR = "model.text_model", "model.vision_model", "model.connector"
+RULES = [(r"(lm_head|model\.(text_model|vision_model|connector))\..+", [(r"\g<0>", "")])]
 SETTINGS = ("text_config", "vision_config", "image_token_id", "scale_factor")
 AROUND, GLOBAL, TILE = "<fake_token_around_image>", "<global-img>", "<row_{}_col_{}>"
 MOST = 4
@@ -45,39 +55,10 @@ def _preset(
     base: str = "smolvlm",
 ) -> Settings:
     width, layers, heads, kv_heads, ffn, context, theta = text
-    d, depth, vision_heads, vision_ffn, size, patch = vision
-    return {
-        "base_name": base,
-        "text_config": {
-            "model_type": "llama",
-            "vocab_size": vocab,
-            "hidden_size": width,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": kv_heads,
-            "head_dim": width // heads,
-            "intermediate_size": ffn,
-            "rms_norm_eps": 1e-5,
-            "max_position_embeddings": context,
-            "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-            "tie_word_embeddings": False,
-        },
-        "vision_config": {
-            "model_type": f"{base}_vision",
-            "hidden_size": d,
-            "num_hidden_layers": depth,
-            "num_attention_heads": vision_heads,
-            "intermediate_size": vision_ffn,
-            "image_size": size,
-            "patch_size": patch,
-        },
-        "scale_factor": scale,
-        "image_token_id": image_token,
-        "num_adapter_layers": 3,
-        "codebook_size": 8192,
-        "image_grid": 16,
-        "vq_config": {"type": "chameleon", "image_size": 256},
-    }
+    decoder = decoder_sizes("llama", vocab, width, layers, heads, kv_heads, ffn, context, theta, 1e-5, width // heads)
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "image_size", "patch_size")
+    tower = {"model_type": f"{base}_vision", **dict(zip(names, vision, strict=True))}
+    return published_preset(decoder, tower, image_token, base_name=base, scale_factor=scale)
 
 
 _SIGLIP_B, _SIGLIP_SO = (768, 12, 12, 3072, 512, 16), (1152, 27, 16, 4304, 384, 14)
@@ -185,32 +166,17 @@ class SmolVLM(BaseModel):
 
     def read_config(self, config: Settings) -> tuple[str, Settings]:
         """Layout `native`."""
-        from huggingface_hub.errors import StrictDataclassError
-        from transformers import PreTrainedConfig
-
         fields = {key: config[key] for key in SETTINGS if key in config}
-        try:
-            if isinstance(fields.get("vision_config"), dict):
-                fields["vision_config"] = {**fields["vision_config"], "model_type": f"{self.name}_vision"}
-            known: PreTrainedConfig = named(self.config_class)(**fields)
-        except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
-            raise UserError(f"the base's config.json is not usable: {str(error).splitlines()[0]}") from error
-        settings = {key: value for key, value in known.to_dict().items() if key in SETTINGS}
-        if settings["text_config"]["model_type"] != "llama":
-            raise UserError(
-                f"text tower {settings['text_config']['model_type']} is not supported: {self.name} has a llama"
-            )
-        settings["text_config"]["tie_word_embeddings"] = False
+        if isinstance(fields.get("vision_config"), dict):
+            fields["vision_config"] = {**fields["vision_config"], "model_type": f"{self.name}_vision"}
+        settings = native_settings(self.config_class, fields, SETTINGS)
+        if (kind := settings["text_config"]["model_type"]) != "llama":
+            raise UserError(f"text tower {kind} is not supported: {self.name} has a llama")
         return "native", settings
 
     def origins(self, keys: Iterable[str], layout: str) -> dict[str, Origin]:
         """Published names are transformers' own."""
-        origins = {key: Origin(key) for key in keys}
-        known = ("lm_head.", f"{TEXT}.", f"{VISION}.", f"{CONNECTOR}.")
-        for key in origins:
-            if not key.startswith(known):
-                raise UserError(f"unknown weight {key}: not a checkpoint of {self.name}")
-        return origins
+        return by_rules(keys, RULES, f"a checkpoint of {self.name}")
 
     def published_files(self, processor: ArmorProcessor) -> dict[str, Settings]:
         """For SmolVLMProcessor or Idefics3Processor."""

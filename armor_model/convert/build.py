@@ -16,35 +16,17 @@ from torch import Tensor
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder
 from armor_model.base.jsons import JsonObject
-from armor_model.base.parsing import json_of
+from armor_model.base.parsing import read_table
 from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import BaseModel, Origin, Settings, bases_of
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
 from armor_model.hub import fetch
+from armor_model.loading import checkpoint_json
 from armor_model.template import NEW_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
-
-
-def load_base_config(base: Path) -> JsonObject:
-    """A base's config.json."""
-    try:
-        return json_of((base / "config.json").read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{base} is not a checkpoint: it has no config.json") from error
-    except (ValueError, OSError) as error:
-        raise UserError(f"{base}/config.json cannot be read: {error}") from error
-
-
-def _image_settings(base: Path) -> JsonObject:
-    """A base's preprocessor_config.json; empty where it has none."""
-    file = base / "preprocessor_config.json"
-    try:
-        return json_of(file.read_text()) if file.is_file() else {}
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def build(
@@ -84,7 +66,7 @@ def build(
     """
     with whole_folder(out) as draft:
         folder = fetch(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
-        raw = load_base_config(folder)
+        raw, images = checkpoint_json(folder), folder / "preprocessor_config.json"
         kinds = bases_of(raw)
         vq = open_vqgan(Path(vqgan), image_size) if vqgan else None
         text_tokenizer, kind = _tokenizer(tokenizer, folder, kinds)
@@ -108,7 +90,7 @@ def build(
         config.architectures = [model_class(kind.name).__name__]
         config.dtype = items[0].dtype
         prompt = system_prompt or kind.default_system_prompt(layout)
-        raw = {**_image_settings(folder), **raw}
+        raw = {**(read_table(images) if images.is_file() else {}), **raw}
         extended, samples = _save_processor(text_tokenizer, config, vq, draft, raw, prompt)
         files = write(items, draft, max_shard)
         config.save_pretrained(draft)

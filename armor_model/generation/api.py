@@ -13,7 +13,7 @@ from armor_model.base.files import whole_file
 from armor_model.base.jsons import JsonObject
 from armor_model.generation.engine import Engine
 from armor_model.generation.state import Request, Row
-from armor_model.messages import is_empty
+from armor_model.template import is_empty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ class GenerationSettings:
     stop_after_image: bool = False
     """End the answer after the first image."""
     parallel_draw: int = 0
-    """Codes guessed at a time, for a few rows (armor_model.generation.parallel); 0 draws one by one: equal images."""
+    """Codes guessed at a time, for a few rows (armor_model.generation.static); 0 draws one by one: equal images."""
     free_imgend: bool = False
     """Let the visual head end an image early (it is then filled up with its last code, and counted)."""
 

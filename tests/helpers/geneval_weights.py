@@ -4,7 +4,7 @@ from pathlib import Path
 
 from armor_eval.tasks.geneval import mask2former as M
 from armor_eval.tasks.geneval.colors import ClipColors
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
+from armor_eval.tasks.geneval.prompts import Vocabulary
 
 
 def write_mask2former(path: Path, sure: float = 1.0) -> dict:

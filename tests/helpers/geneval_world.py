@@ -7,9 +7,8 @@ from PIL import Image
 
 from armor_eval.base.images import write_image
 from armor_eval.runs.schema import ModelInfo
-from armor_eval.tasks.geneval.layout import write_metadata
-from armor_eval.tasks.geneval.prompts import own_prompts
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_eval.tasks.geneval.folders import write_metadata
+from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts
 from trainer.shapes.world import COLOR_NAMES, Scene, Thing, holds, render
 
 PROMPTS = own_prompts(load_vocabulary("shapes"))

@@ -120,11 +120,6 @@ def controls(model, processor, talks) -> dict[str, float]:
     }
 
 
-def _files(module: Path) -> list[Path]:
-    """A base's module, and what it keeps beside it under a longer name (internvl_published.py)."""
-    return sorted(module.parent.glob(f"{module.stem}*.py"))
-
-
 def made(name: str):
     """The model, the processor and the conversations of test_model_every_base.py."""
     return *pair.__wrapped__(Request(name)), conversations.__wrapped__()
@@ -148,7 +143,7 @@ def row(name: str) -> dict[str, object]:
         "planted": controls(model, processor, talks) | {"steps misplaced": off},
         "wrapped_blocks": sorted({type(block).__name__ for block in model.blocks}),
         "module": module.__name__,
-        "module_lines": sum(len(part.read_text("utf-8").splitlines()) for part in _files(Path(str(module.__file__)))),
+        "module_lines": len(Path(str(module.__file__)).read_text("utf-8").splitlines()),
     }
 
 

@@ -118,7 +118,7 @@ def test_help_lists_every_command_and_save_writes_the_conversation(start, pair):
 
 
 def test_small_drawings_are_enlarged_where_the_terminal_shows_none(tmp_path):
-    from armor_model.terminal import ImageScreen
+    from armor_model.chat import ImageScreen
 
     Image.new("RGB", (32, 16), "red").save(tmp_path / "small.png")
     Image.new("RGB", (256, 200), "red").save(tmp_path / "big.png")
@@ -131,7 +131,7 @@ def test_small_drawings_are_enlarged_where_the_terminal_shows_none(tmp_path):
 def test_lines_are_kept_for_their_owner_alone(tmp_path):
     """Two conversations at once keep the lines of both; a cache folder that is no folder costs nothing."""
     readline = pytest.importorskip("readline")
-    from armor_model.terminal import line_history
+    from armor_model.chat import line_history
 
     file = tmp_path / "cache" / "chat-history"
     readline.clear_history()

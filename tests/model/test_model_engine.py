@@ -180,14 +180,14 @@ def test_each_request_may_have_its_own_settings(talker, conversations, static):
 def test_drawing_through_onednn_keeps_every_image(talker, conversations, most, monkeypatch):
     """Weights laid out for oneDNN, and as they are where a copy would be too large: same images; afterwards the layers
     are what they were, also where drawing fails."""
-    from armor_model.generation import products
+    from armor_model.generation import steps
 
     settings = GenerationSettings(max_new_tokens=1, force_image=True, stop_after_image=True, max_images=1, guidance=2.0)
     _, as_before = run_engine(talker, conversations * 4, settings, batch_size=5)
-    monkeypatch.setattr(products, "SMALLEST", 1)
-    monkeypatch.setattr(products, "MOST_BYTES", most)
-    calls, product = [], products._product
-    monkeypatch.setattr(products, "_product", lambda *given: (calls.append(given), product(*given))[1])
+    monkeypatch.setattr(steps, "SMALLEST", 1)
+    monkeypatch.setattr(steps, "MOST_BYTES", most)
+    calls, product = [], steps._product
+    monkeypatch.setattr(steps, "_product", lambda *given: (calls.append(given), product(*given))[1])
     engine, through = run_engine(talker, conversations * 4, settings, batch_size=5)
     assert through == as_before
     linear = [module for module, _ in engine._products.weights]

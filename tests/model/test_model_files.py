@@ -376,3 +376,16 @@ def test_bad_prompts_by_command_line(checkpoint, tmp_path, prompt, says):
 def test_params_of_a_checkpoint_folder(checkpoint, pair):
     done = run("params", "--config", checkpoint, "--json", cwd=Path.cwd())
     assert json.loads(done.stdout)["total"] == sum(p.numel() for p in pair[0].parameters())
+
+
+def test_a_checkpoint_says_how_it_is_drawn_with(tmp_path):
+    from armor_model.loading import image_defaults
+
+    file = tmp_path / "generation_config.json"
+    assert image_defaults(tmp_path) == {}
+    file.write_text('{"use_cache": true, "image_temperature": 0.5, "image_top_k": 9}')
+    assert image_defaults(tmp_path) == {"image_temperature": 0.5, "image_top_k": 9}
+    for wrong in ('"x"', "true", "-1", "NaN", "[1]"):
+        file.write_text(f'{{"image_temperature": {wrong}}}')
+        with pytest.raises(UserError, match="image_temperature|cannot be read"):
+            image_defaults(tmp_path)

@@ -119,7 +119,7 @@ def judging(plan: floor.Plan, images: int) -> Iterator[Row]:
     import numpy as np
 
     from armor_eval.shapes.detector import EmbeddedDetector
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.prompts import load_vocabulary
 
     detector = EmbeddedDetector(load_vocabulary("shapes"), plan.device)
     shown = list(np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), dtype=np.uint8))

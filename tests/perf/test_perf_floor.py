@@ -122,7 +122,7 @@ def test_drawing_at_124_m(bench_row, one_thread, monkeypatch):
     """On a CPU in the middle of an image of 256 codes: the step over its floor, and what guidance costs; both with the
     products through oneDNN and as torch has them, in turn. The best of two turns each, and the range."""
     from armor_model import ArmorForConditionalGeneration, preset
-    from armor_model.generation import PrefixCache, products
+    from armor_model.generation import PrefixCache, steps
     from armor_model.presets import preset_dict
 
     turns, shape = 2, {"num_adapter_layers": 3, "codebook_size": 8192, "image_grid": 4}
@@ -135,8 +135,8 @@ def test_drawing_at_124_m(bench_row, one_thread, monkeypatch):
     cases = [(batch, guidance) for batch in (1, 4, 16) for guidance in (1.0, 3.0)]
     taken = {(case, how): [] for case in cases for how in ("oneDNN", "plain")}
     engines = {}
-    for how, smallest in (("oneDNN", products.SMALLEST), ("plain", 1 << 62)):
-        monkeypatch.setattr(products, "SMALLEST", smallest)
+    for how, smallest in (("oneDNN", steps.SMALLEST), ("plain", 1 << 62)):
+        monkeypatch.setattr(steps, "SMALLEST", smallest)
         for case in cases:
             options = {"prefixes": PrefixCache()}  # one prompt for all rows: it is computed once
             settings_of_case = replace(floor.DRAW, guidance=case[1])

@@ -60,7 +60,7 @@ def renders():
 @pytest.fixture(scope="module")
 def embedded():
     from armor_eval.shapes.detector import EmbeddedDetector
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.prompts import load_vocabulary
 
     return EmbeddedDetector(load_vocabulary("shapes"))
 
@@ -123,7 +123,7 @@ def test_colour_crops_batched(report, bench_row):
     from torch.utils.data import DataLoader
 
     from armor_eval.tasks.geneval.colors import CLIP_MODEL, ClipColors, Crop
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.prompts import load_vocabulary
 
     torch.manual_seed(0)
     model = open_clip.create_model(CLIP_MODEL, pretrained=None)
@@ -160,9 +160,8 @@ def test_whole_judging(embedded, report, bench_row):
 
     from armor_eval.shapes.colors import PixelColors
     from armor_eval.tasks.geneval.judging import judge_images
-    from armor_eval.tasks.geneval.prompts import Metadata
+    from armor_eval.tasks.geneval.prompts import Metadata, load_vocabulary
     from armor_eval.tasks.geneval.verdicts import Rules
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
     from trainer.shapes.world import render_batch
 
     rng = np.random.default_rng(6)

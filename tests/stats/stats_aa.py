@@ -34,7 +34,7 @@ from armor_eval.stats.composite import ClusterSums, Composite
 from armor_eval.stats.paired import compare_sums
 from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.understanding.declare import choose
-from armor_eval.tasks.understanding.judges import make_judges
+from armor_eval.tasks.understanding.judge import make_judges
 from armor_eval.tasks.understanding.task import Options
 
 SEEDS = (1, 2)

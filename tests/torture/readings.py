@@ -111,8 +111,7 @@ def endpoint(kind: Any) -> Any:
 
 
 def prompts(path: Path) -> object:
-    from armor_eval.tasks.geneval.prompts import read_prompts
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.prompts import load_vocabulary, read_prompts
 
     return read_prompts(path, load_vocabulary("official"))
 
@@ -126,7 +125,7 @@ def detections(path: Path) -> object:
 
 def image_folder(path: Path) -> object:
     from armor_eval.tasks.geneval.folders import scan_folder
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.prompts import load_vocabulary
 
     return scan_folder(path.parent.parent, load_vocabulary("official"), None, 1)
 
@@ -156,7 +155,7 @@ def write(files: dict[str, Any]) -> Callable[[Path], object]:
 
 
 def template(path: Path) -> object:
-    from armor_eval.tasks.suites.templates import from_script
+    from armor_eval.tasks.suites.wise import from_script
 
     return from_script(path, "build_evaluation_messages", "prompt_data", {"Prompt"})
 
@@ -282,7 +281,7 @@ def tars(path: Path) -> None:
 
 
 def held_prompts(path: Path) -> object:
-    from trainer.data.contamination import Prompts, read_prompts
+    from trainer.data.screens import Prompts, read_prompts
 
     return Prompts(read_prompts(path), 0.8).find("a red mug")
 
@@ -305,7 +304,7 @@ def wise(path: Path) -> object:
 
 
 def shapes_vqa(path: Path) -> object:
-    from armor_eval.tasks.suites import shapes_vqa
     from armor_eval.tasks.suites.declare import suites
+    from armor_eval.tasks.suites.geneval2 import read_twin
 
-    return shapes_vqa.read([path], suites()["geneval2"])
+    return read_twin([path], suites()["geneval2"])

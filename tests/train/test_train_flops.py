@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_helpers import pools, tiny_model
 
 from trainer.batches import collate
-from trainer.flops import Flops, peak_flops
 from trainer.logs import LossMeter
 from trainer.objective import Objective, freeze
+from trainer.plan import Flops, peak_flops
 from trainer.stages import STAGES
 
 

@@ -17,8 +17,8 @@ from test_train_data import write_tar
 from armor_model import bundled, load_processor
 from armor_model.base.errors import UserError
 from trainer.cli import main
-from trainer.data.contamination import Prompts, read_prompts
 from trainer.data.records import IMAGE, Tally, read_conversations
+from trainer.data.screens import Prompts, read_prompts
 from trainer.data.shards import Shards
 from trainer.data.tokenizing import tokenize
 

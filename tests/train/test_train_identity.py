@@ -12,8 +12,8 @@ from train_helpers import pools, tiny_model
 
 from armor_model.base.errors import RunFailed, UserError
 from trainer import devices
+from trainer.checkpoints import differences, identity, longer
 from trainer.config import LoopOptions, Optimization
-from trainer.identity import differences, identity, longer
 from trainer.loader import Mixture
 from trainer.loop import Loop
 from trainer.stages import STAGES

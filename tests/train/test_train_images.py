@@ -15,7 +15,7 @@ from data_helpers import gpt, human, image, write_corpus, write_lines
 from armor_model import bundled, load_processor
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
-from armor_model.base.tiling import tile_count
+from armor_model.base.images import tile_count
 from armor_model.images import image_size, tiles
 from trainer.cli import main
 from trainer.data.images import append, cut_tiles, exists, read_bytes

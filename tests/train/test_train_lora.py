@@ -15,8 +15,7 @@ from trainer.batches import collate
 from trainer.config import LoopOptions, Optimization
 from trainer.loader import Mixture
 from trainer.loop import Loop
-from trainer.lora import add_lora, merge_lora
-from trainer.objective import Objective
+from trainer.objective import Objective, add_lora, merge_lora
 from trainer.stages import STAGES, Stage, part_of
 
 LEARNS = Stage("lora", (*STAGES["3"].trains, "lora"), 1, 1, STAGES["3"].mixture)

@@ -10,12 +10,11 @@ import pytest
 import torch
 from train_helpers import pools, tiny_model
 
-from armor_model.base.errors import ArmorError
+from armor_model.base.errors import ArmorError, Preempted
 from trainer.checkpoints import Checkpoints
 from trainer.config import LoopOptions, Optimization
 from trainer.loader import Mixture
 from trainer.loop import Loop
-from trainer.signals import Preempted
 from trainer.stages import STAGES
 
 STEPS = 6

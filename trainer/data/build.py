@@ -24,12 +24,10 @@ from armor_model.base.files import check_in_place, hold_folder, whole_file, writ
 from armor_model.base.hashing import sha256_file, sha256_text
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of, read_table
-from trainer.data.contamination import Prompts
-from trainer.data.dialogues import pack, read_dialogues
 from trainer.data.images import append
-from trainer.data.readers import Index, Source, read_tars
+from trainer.data.readers import Index, Source, pack_images, read_dialogues, read_tars
 from trainer.data.records import IMAGE, Tally, is_unicode, losses, note, raw_records
-from trainer.data.screens import Pair, ScreenSettings, caption_digest, image_digest, rules, screen
+from trainer.data.screens import Pair, Prompts, ScreenSettings, caption_digest, image_digest, rules, screen
 from trainer.data.workers import in_order
 
 
@@ -263,7 +261,7 @@ def _dialogues(out: Path, recipe: Recipe, sources: Sequence[str], tally: Tally) 
     place = "images/dialogues.tar"
     with whole_file(out / place) as draft, tarfile.open(draft, "w") as images:
         records = read_dialogues(sources, recipe.seed, tally)
-        yield from pack(records, images, place, tally, prompts, recipe.drop_contaminated)
+        yield from pack_images(records, images, place, tally, prompts, recipe.drop_contaminated)
 
 
 DRAW = (

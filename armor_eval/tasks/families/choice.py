@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.base.frames import records
-from armor_eval.stats.composite import PERCENT, Composite, accuracy, percent
-from armor_eval.stats.tallies import tally_all_right
+from armor_eval.stats.composite import PERCENT, Composite, accuracy, percent, tally_all_right
 from armor_eval.tasks.families.base import (
     BY_IMAGE,
     BY_ITEM,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from armor_eval.profiles import profile_of
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
+from armor_eval.tasks.geneval.prompts import Vocabulary
 from armor_eval.tasks.geneval.weights import locate
 from armor_model.base.errors import UserError
 

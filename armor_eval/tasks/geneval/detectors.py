@@ -15,9 +15,9 @@ from typing import Protocol
 import numpy as np
 
 from armor_eval.tasks.geneval import mask2former
-from armor_eval.tasks.geneval.instances import Instances
+from armor_eval.tasks.geneval.detections import Instances
+from armor_eval.tasks.geneval.prompts import Vocabulary
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_eval.tasks.geneval.weights import locate
 from armor_model.base.errors import RunFailed, UserError, unknown_name
 from armor_model.base.optional import not_none

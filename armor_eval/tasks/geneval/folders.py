@@ -6,15 +6,16 @@ processes (`DIR/rank0/00000`), images beside the metadata, other formats than PN
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from armor_eval.tasks.geneval.prompts import PromptSet, check_metadata, constraints, own_prompts, prompt_set
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
+from armor_eval.tasks.geneval.prompts import PromptSet, Vocabulary, check_metadata, constraints, own_prompts, prompt_set
 from armor_model.base.errors import UserError
+from armor_model.base.files import write_file
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of
 
@@ -213,3 +214,37 @@ def _images(folder: Path, name: str, samples: int, notes: _Notes) -> list[Path]:
     if len(chosen) > samples:
         notes.add(name, f"left out: {len(chosen) - samples} pictures more than {samples}")
     return chosen[:samples]
+
+
+# --- the layout that is written --------------------------------------------------------------------------------------
+# Every other GenEval tool reads this layout; so do we (`--images DIR`), and we write it into
+# each run's folder.
+
+
+IMAGES = "images"
+"""Folder of a run that holds its images."""
+SAMPLES = 4
+"""Images a prompt."""
+
+
+def folder_name(prompt: int) -> str:
+    return f"{prompt:05d}"
+
+
+def sample_path(prompt: int, sample: int) -> str:
+    """Path inside an images folder."""
+    return f"{folder_name(prompt)}/samples/{sample:05d}.png"
+
+
+def seed_of(base: int, prompt: int, sample: int) -> int:
+    """An image's own seed, 31 bits: the same in any batch, subset or process."""
+    digest = hashlib.sha256(f"{base}:{prompt}:{sample}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def write_metadata(root: Path, prompt: int, record: JsonObject) -> None:
+    """A prompt's record beside its images, unless it is there."""
+    path = root / folder_name(prompt) / "metadata.jsonl"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, json.dumps(record) + "\n", sync=False)

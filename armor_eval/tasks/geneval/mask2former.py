@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from armor_eval.base.mmcv import load_checkpoint, prepare_mmcv, quiet_openmmlab
-from armor_eval.tasks.geneval.instances import Instances
+from armor_eval.tasks.geneval.detections import Instances
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:

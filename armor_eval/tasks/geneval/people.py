@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from armor_eval.tasks.geneval.layout import folder_name
+from armor_eval.tasks.geneval.folders import folder_name
 from armor_eval.tasks.geneval.prompts import Metadata, official_records
 from armor_model.base.errors import UserError
 

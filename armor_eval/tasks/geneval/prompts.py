@@ -15,11 +15,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from armor_eval.base.resources import benchmarks_dir
 from armor_eval.profiles import profile_of
-from armor_eval.tasks.geneval.vocabulary import TASKS, Vocabulary, declaration, load_vocabulary
+from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.jsons import JsonObject
-from armor_model.base.parsing import json_of
+from armor_model.base.parsing import fault_of, json_of
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 NAMED = 80
@@ -203,10 +204,9 @@ def check_metadata(record: object, vocabulary: Vocabulary | None, where: str) ->
     try:
         meta = Metadata.model_validate(record)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the record"
-        hint = f"tags are {', '.join(TASKS)}" if place == "tag" else None
-        raise UserError(f"{where}: {place}: {first['msg']}", hint=hint) from None
+        fault = fault_of(error)
+        hint = f"tags are {', '.join(TASKS)}" if fault.startswith("tag: ") else None
+        raise UserError(f"{where}: {fault}", hint=hint) from None
     for index, wanted in enumerate(meta.include):
         if wanted.position is not None and not 0 <= wanted.position[1] < index:
             raise UserError(
@@ -228,3 +228,43 @@ def _words(meta: Metadata, vocabulary: Vocabulary) -> Iterator[tuple[str, str, C
             yield "color", wanted.color, vocabulary.colors
         if wanted.position is not None:
             yield "relation", wanted.position[0], vocabulary.relations
+
+
+# --- what a prompt set may talk about --------------------------------------------------------------------------------
+
+
+TASKS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The closed lists of one profile."""
+
+    name: str
+    """`geneval`, or another profile's."""
+    profile: Profile
+    classes: tuple[str, ...]
+    """In the detector's order."""
+    colors: tuple[str, ...]
+    """In the colour classifier's order."""
+    relations: tuple[str, ...]
+
+
+def declaration(profile: str) -> dict:
+    """The profile's JSON file as it is."""
+    return json.loads((benchmarks_dir() / "geneval" / f"{profile}.json").read_text())
+
+
+def load_vocabulary(profile: Profile) -> Vocabulary:
+    """The profile's declared lists; `official`: the 80 class names of the published list, held to its hash."""
+    data = declaration(profile)
+    if "classes_file" in data:
+        path = benchmarks_dir() / "geneval" / data["classes_file"]
+        raw = path.read_bytes()
+        found = hashlib.sha256(raw).hexdigest()
+        if found != data["classes_sha256"]:
+            raise UserError(f"{path} is not the official class list: sha256 {found}, expected {data['classes_sha256']}")
+        classes = tuple(raw.decode().split("\n")[:-1]) if raw.endswith(b"\n") else tuple(raw.decode().split("\n"))
+    else:
+        classes = tuple(data["classes"])
+    return Vocabulary(data["name"], profile, classes, tuple(data["colors"]), tuple(data["relations"]))

@@ -34,10 +34,8 @@ from armor_eval.base.images import rgb_of
 from armor_eval.tasks.geneval.colors import ColorJudge
 from armor_eval.tasks.geneval.detectors import Detector
 from armor_eval.tasks.geneval.judging import judge_images
-from armor_eval.tasks.geneval.prompts import Metadata, check_metadata
-from armor_eval.tasks.geneval.soft import soft_score
-from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
+from armor_eval.tasks.geneval.prompts import Metadata, Vocabulary, check_metadata
+from armor_eval.tasks.geneval.verdicts import Rules, soft_score
 from armor_model.base.errors import UserError
 from armor_model.base.images import BadImageError
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from armor_eval.base.images import write_image
 from armor_eval.engine import Outcome
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
@@ -15,17 +14,11 @@ from armor_eval.runs.protocols import protocol_of, remark_of
 from armor_eval.runs.schema import Item, Metric, Scores
 from armor_eval.stats.composite import Composite, measure
 from armor_eval.tasks.formulas import composites_for
-from armor_eval.tasks.geneval.vocabulary import TASKS
+from armor_eval.tasks.suites.images import write_sheets
 from armor_model.base.files import write_file
 from armor_model.base.jsons import JsonObject
-from armor_model.base.sheets import GREY, Tile, contact_sheet, spread
 
 DETECTIONS = "detections.jsonl"
-SHEETS = "sheets"
-RIGHT, WRONG = (30, 140, 60), (200, 40, 40)
-"""Frames on a sheet."""
-ROWS = 10
-"""Prompts on a sheet."""
 
 
 def score_items(items: Sequence[Item], expected: int, remark: str | None) -> Scores:
@@ -84,20 +77,3 @@ def outcome(bundle: Bundle, expected: int, extras: JsonObject, lost: str | None)
     extras = {**bundle.run.extras, **extras, "image_sizes": dict(sizes.most_common())}
     reservations = reserve_blank(bundle.run.reservations, *blank_of(items))
     return Outcome(items, scores, lost, {"extras": extras, "reservations": reservations})
-
-
-def write_sheets(bundle: Bundle, items: Sequence[Item]) -> None:
-    """sheets/TASK.png: a row a prompt, green frames around right images, red around wrong ones, grey where none is."""
-    for task in TASKS:
-        rows: dict[str, tuple[str, list[Tile]]] = {}
-        right = [item.score for item in items if item.group == task and item.score is not None]
-        for item in items:
-            if item.group == task:
-                frame = GREY if item.score is None else RIGHT if item.score else WRONG
-                _, tiles = rows.setdefault(item.cluster, (item.prompt, []))
-                tiles.append(Tile(next((bundle.path / name for name in item.output_images), None), frame))
-        if rows:
-            share = f"{sum(right) / len(right):.2f}" if right else "-"
-            title = f"{task}: {share} right of {len(right)} images, {len(rows)} prompts"
-            sheet = contact_sheet(spread([*rows.values()], ROWS), title=title)
-            write_image(bundle.path / SHEETS / f"{task}.png", sheet)

@@ -22,11 +22,12 @@ from armor_eval.tasks.geneval import selftest_images
 from armor_eval.tasks.geneval.colors import ColorJudge, Crop
 from armor_eval.tasks.geneval.detections import STORED_ABOVE
 from armor_eval.tasks.geneval.detectors import Detector
+from armor_eval.tasks.geneval.prompts import Vocabulary
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import Vocabulary
 from armor_model.base.cache import cache_dir
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.files import write_file
+from armor_model.base.parsing import fault_of
 
 COMMITTED = benchmarks_dir() / "geneval" / "selftest.json"
 """The reference of the detector that comes with the program. Its tolerance was measured on its images: 3e-6 by batch or
@@ -198,10 +199,7 @@ def read_reference(path: Path, seen: Reference) -> Reference:
     try:
         then = Reference.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(
-            f"{path} is no selftest reference: {'.'.join(map(str, first['loc']))}: {first['msg']}"
-        ) from None
+        raise UserError(f"{path} is no selftest reference: {fault_of(error)}") from None
     for key in ("detector", "weights_sha256", "colors", "colors_weights_sha256"):
         if then.settings.get(key) != seen.settings.get(key):
             what = f"{key} {then.settings.get(key)} there, {seen.settings.get(key)} now"

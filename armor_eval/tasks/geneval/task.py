@@ -27,14 +27,19 @@ from armor_eval.runs.protocols import label
 from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, ScorerInfo, Subset
 from armor_eval.tasks.geneval.colors import ColorJudge, load_colors
 from armor_eval.tasks.geneval.detectors import Detector, load_detector
-from armor_eval.tasks.geneval.folders import ImageFolder
-from armor_eval.tasks.geneval.judging import Judged, Stopwatch, judge_images
-from armor_eval.tasks.geneval.layout import IMAGES, SAMPLES, folder_name, sample_path, seed_of, write_metadata
-from armor_eval.tasks.geneval.overlay import overlay
-from armor_eval.tasks.geneval.prompts import PromptSet, own_prompts
+from armor_eval.tasks.geneval.folders import (
+    IMAGES,
+    SAMPLES,
+    ImageFolder,
+    folder_name,
+    sample_path,
+    seed_of,
+    write_metadata,
+)
+from armor_eval.tasks.geneval.judging import Judged, Stopwatch, judge_images, overlay
+from armor_eval.tasks.geneval.prompts import TASKS, PromptSet, load_vocabulary, own_prompts
 from armor_eval.tasks.geneval.scoring import outcome
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import TASKS, load_vocabulary
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text

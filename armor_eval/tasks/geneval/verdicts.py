@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from armor_eval.tasks.geneval.prompts import Metadata, Wanted
 from armor_model.base.optional import not_none
@@ -118,14 +119,39 @@ def _wrong_position(
     return None
 
 
-def colors_needed(meta: Metadata, boxes: Mapping[str, Sequence[Box]], rules: Rules = Rules()) -> dict[str, list[int]]:
-    """Which stored detections `judge` asks the colour of: the top `count` of each coloured class that has enough."""
+# --- the soft score, for training on it ------------------------------------------------------------------------------
+
+
+def soft_score(
+    meta: Metadata,
+    boxes: Mapping[str, Sequence[Box]],
+    colors: Mapping[str, Sequence[str | None]],
+    rules: Rules = Rules(),
+) -> float:
+    """Mean over the prompt's demands, 0 to 1: of each class the share of its count that was found, of a colour the
+    share of the count that has it, of a relation the share of its pairs for which it holds, of `exclude` what is
+    allowed over what was found.
+
+    Our own definition: GenEval publishes verdicts only. `boxes` and `colors` are the stored form of a detection.
+    """
     threshold = rules.score_threshold(meta.tag)
-    needed: dict[str, list[int]] = {}
+    counted = {name: passing(found, threshold, rules.max_objects) for name, found in boxes.items()}
+    demands: list[float] = []
+    groups: list[list[Box]] = []
     for wanted in meta.include:
-        if wanted.color is None:
-            continue
-        indices = passing(boxes.get(wanted.name, []), threshold, rules.max_objects)[: wanted.count]
-        if len(indices) == wanted.count and len(indices) > len(needed.get(wanted.name, [])):
-            needed[wanted.name] = indices
-    return needed
+        indices = counted.get(wanted.name, [])[: wanted.count]
+        group = [boxes[wanted.name][i] for i in indices]
+        demands.append(len(indices) / wanted.count)
+        if wanted.color is not None:
+            names = [colors[wanted.name][i] for i in indices]
+            demands.append(names.count(wanted.color) / wanted.count)
+        if wanted.position is not None:
+            relation, index = wanted.position
+            pairs = [(box, target) for box in group for target in groups[index]]
+            holds = [relation in relations_of(box, target, rules.position_threshold) for box, target in pairs]
+            demands.append(fmean(holds) if holds else 0.0)
+        groups.append(group)
+    for unwanted in meta.exclude:
+        found = len(counted.get(unwanted.name, []))
+        demands.append(1.0 if found < unwanted.count else (unwanted.count - 1) / found)
+    return fmean(demands)

@@ -10,17 +10,21 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import get_args
+
+from pydantic import ConfigDict
 
 from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, Reservation, ScorerInfo, Scores
 from armor_eval.stats.composite import accuracy, measure
-from armor_eval.stats.pairwise import Battle, PositionSwap, points, position_swap
+from armor_eval.stats.pairwise import Battle, PositionSwap, Ties, points, position_swap
 from armor_eval.tasks.interleaved.answers import Answer, Answers, answer_text, question_text
 from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, opened, questions_of, reason_of
 from armor_eval.tasks.suites.items import Probe, SuiteItem
 from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
+from armor_eval.tasks.suites.rows import Row, file_rows
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.errors import UserError, one_line
 from armor_model.base.hashing import sha256_text
@@ -234,3 +238,37 @@ def leanings(metrics: Mapping[str, Metric | None]) -> list[Reservation]:
         if metric is not None and metric.ci95 and not metric.ci95[0] <= FAIR <= metric.ci95[1]:
             found.append(Reservation(kind="judge", text=LEANS[name].format(_told(metric))))
     return found
+
+
+# --- recorded pairwise verdicts --------------------------------------------------------------------------------------
+# A file is a JSON list of `{"data_id", "model_A": {"id", "name"}, "model_B": {"id", "name"}, "winner"}`; the winner is
+# A, B, Tie(A) or Tie(B). Any other is counted, and never guessed at (the published script draws lots).
+
+
+TIES: dict[str, Ties] = {rule: rule for rule in get_args(Ties)}
+"""What a tie counts for, by name."""
+
+
+class Contestant(Row):
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True)
+
+    name: str
+
+
+class Winner(Row):
+    """One verdict."""
+
+    model_config = ConfigDict(frozen=True, coerce_numbers_to_str=True, protected_namespaces=())
+
+    data_id: str
+    model_A: Contestant  # noqa: N815 - the file's own
+    model_B: Contestant  # noqa: N815
+    winner: str | None = None
+
+
+def read_winners(path: Path) -> list[Battle]:
+    """The verdicts of a file. UserError naming the entry."""
+    rows = [row for _, row in file_rows(Winner, path, "OpenING's file of verdicts")]
+    if not rows:
+        raise UserError(f"{path} holds no verdicts")
+    return [Battle(one.data_id, one.model_A.name, one.model_B.name, (one.winner or "").strip()) for one in rows]

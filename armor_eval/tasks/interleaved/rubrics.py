@@ -71,10 +71,6 @@ class Rubric:
     ours: bool = False
     """Its words are its own; else a published rubric is asked about in words of ours."""
 
-    @property
-    def dimensions(self) -> tuple[str, ...]:
-        return tuple(self.names)
-
     def read(self, reply: str) -> dict[str, int] | None:
         """Dimension -> 0..5; None where not every dimension is named with one whole number of the scale."""
         text = strip_thoughts(reply)

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from armor_eval.base.images import write_image
 from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready
 from armor_eval.models.drawing import one_line
@@ -18,11 +19,12 @@ from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_eval.tasks.interleaved.judging import KEPT, Comparer, Verdict, paired, verdict_of
-from armor_eval.tasks.interleaved.sheet import write_sheet
 from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.records import from_lines, modality
+from armor_eval.tasks.suites.images import SHEETS, frame_of
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.hashing import sha256_json
+from armor_model.base.sheets import Tile, contact_sheet, spread
 
 HEADLINE = "all right"
 PARTS = {
@@ -210,3 +212,30 @@ def shuffled_agreement(items: Sequence[Item], agreement: Callable[[str, str], fl
                 value = sum(agreement(*pair) for pair in pairs) / len(pairs)
                 moved.append(item.model_copy(update={"score": value}))
     return measure(moved, accuracy("agreement (F1), texts of other answers", primary=False)) if moved else None
+
+
+# --- the contact sheet -----------------------------------------------------------------------------------------------
+
+
+ROWS = 3
+"""Requests of a kind."""
+SIDE = 96
+"""Pixels of an image."""
+
+
+def write_sheet(bundle: Bundle, items: Sequence[Item]) -> dict[str, str]:
+    """sheets/answers.png; its entry for the run's `extras.figures`."""
+    rows: list[tuple[str, Sequence[Tile]]] = []
+    for group in dict.fromkeys(item.group for item in items):
+        own = []
+        for item in items:
+            if item.group == group:
+                given = [Tile(bundle.path / name, caption="given") for name in item.images]
+                frame = frame_of(item.score)
+                drawn = [Tile(bundle.path / name, frame, "drawn") for name in item.output_images]
+                asked = item.prompt.rpartition("user: ")[2].rpartition("<image>")[2].strip()
+                own.append((f"{asked} - {item.output or ''}"[:160], [*given, *drawn]))
+        rows += spread(own, ROWS)
+    path, title = f"{SHEETS}/answers.png", "answers of text and images, green where all is right"
+    write_image(bundle.path / path, contact_sheet(rows, title=title, side=SIDE))
+    return {"path": path, "title": title, "name": bundle.path.name}

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Item, Run
 from armor_eval.stats.agreement import Agreement, Pair, agreement_of
 from armor_eval.tasks.geneval.people import Looked, read_people
 from armor_eval.tasks.interleaved.rubrics import RUBRICS
+from armor_eval.tasks.suites.rows import file_rows
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
 
@@ -126,25 +127,12 @@ def read_truth(path: Path) -> Truth:
 
 def _labels(path: Path) -> dict[str, bool]:
     found: dict[str, bool] = {}
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            label = Label.model_validate_json(line)
-        except ValidationError as error:
-            first = error.errors()[0]
-            raise UserError(
-                f"{path}:{number}: {'.'.join(map(str, first['loc'])) or 'the line'}: {first['msg']}",
-                'expected {"item": ..., "sample": 0, "probe": ..., "correct": true}',
-            ) from None
+    form = 'expected {"item": ..., "sample": 0, "probe": ..., "correct": true}'
+    for where, label in file_rows(Label, path, "the verdicts", form):
         image = label.item if label.sample is None else f"{label.item}/{label.sample}"
         id = image if label.probe is None else f"{image}#{label.probe}"
         if found.setdefault(id, label.correct) != label.correct:
-            raise UserError(f"{path}:{number}: {id} is recorded right and wrong")
+            raise UserError(f"{where}: {id} is recorded right and wrong")
     return found
 
 

@@ -18,7 +18,7 @@ from armor_eval.runs.schema import Profile, Run
 from armor_eval.tasks.suites.items import ParentRule, SuiteData, check_items
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.jsons import JsonObject
-from armor_model.base.parsing import toml_of
+from armor_model.base.parsing import fault_of, toml_of
 
 JudgeKind = Literal["vqa_prob", "vqa_text", "rubric", "ocr"]
 """What is made of a judge's look at an image: probability mass of first tokens, an answer in an accept set, a parsed
@@ -184,11 +184,7 @@ def read_suite(path: Path) -> Suite:
         values = toml_of(path.read_text(encoding="utf-8"))
         suite = Suite.model_validate({**values, "outside": True, "folder": str(path.parent)})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise UserError(
-            f"{path} declares no suite: {where}: {first['msg']}", "see CONTRIBUTING.md, Add a suite"
-        ) from error
+        raise UserError(f"{path} declares no suite: {fault_of(error)}", "see CONTRIBUTING.md, Add a suite") from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the suite {path}: {error}") from error
     if suite.name in ("geneval", *suites()):
@@ -198,9 +194,7 @@ def read_suite(path: Path) -> Suite:
     try:
         REDUCTIONS[suite.reduction].composites(suite)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, ("options", *first["loc"])))
-        raise UserError(f"{path}: {where}: {first['msg']}", "see CONTRIBUTING.md, Add a suite") from None
+        raise UserError(f"{path}: options.{fault_of(error)}", "see CONTRIBUTING.md, Add a suite") from None
     except KeyError as error:
         raise UserError(f"{path}: the reduction {suite.reduction} needs options.{error.args[0]}") from None
     return suite

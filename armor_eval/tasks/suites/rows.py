@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -13,7 +14,7 @@ from armor_model.base import parsing
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 
-R = TypeVar("R", bound="Row")
+R = TypeVar("R", bound=BaseModel)
 
 
 class Row(BaseModel):
@@ -30,13 +31,11 @@ def text_of(name: str, data: bytes) -> str:
         raise UserError(f"{name} is not UTF-8: {error}") from None
 
 
-def row_of(kind: type[R], value: object, where: str) -> R:
+def row_of(kind: type[R], value: object, where: str, hint: str | None = None) -> R:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the record"
-        raise UserError(f"{where}: {place}: {first['msg']}") from None
+        raise UserError(f"{where}: {parsing.fault_of(error)}", hint) from None
 
 
 def json_of(text: str, where: str) -> Any:
@@ -60,6 +59,16 @@ def json_values(name: str, data: bytes) -> Iterator[tuple[str, object]]:
 def json_rows(kind: type[R], name: str, data: bytes) -> list[R]:
     """A JSON list of objects, or JSON lines."""
     return [row_of(kind, value, where) for where, value in json_values(name, data)]
+
+
+def file_rows(kind: type[R], path: Path, what: str, hint: str | None = None) -> Iterator[tuple[str, R]]:
+    """(place, record) of a file of JSON lines, or of a JSON list; `what` it was to hold."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {what} {path}: {error.strerror or error}", hint) from None
+    for where, value in json_values(str(path), data):
+        yield where, row_of(kind, value, where, hint)
 
 
 def csv_rows(kind: type[R], name: str, data: bytes) -> list[R]:

@@ -25,14 +25,13 @@ from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.protocols import CUSTOM
 from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores, Subset
 from armor_eval.stats.composite import measure
-from armor_eval.tasks.geneval.layout import IMAGES, seed_of
+from armor_eval.tasks.geneval.folders import IMAGES, seed_of
 from armor_eval.tasks.geneval.task import DrawnElsewhere
 from armor_eval.tasks.suites.declare import Suite
-from armor_eval.tasks.suites.images import DrawnImages, file_names
+from armor_eval.tasks.suites.images import DrawnImages, file_names, write_sheets
 from armor_eval.tasks.suites.items import SuiteData, SuiteItem, filled
 from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown, UnreadReply
 from armor_eval.tasks.suites.reductions import REDUCTIONS
-from armor_eval.tasks.suites.sheets import write_sheets
 from armor_model.base.errors import RunFailed, UserError, one_line
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
 from armor_model.base.images import BadImageError, decoded

@@ -15,7 +15,7 @@ from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.families.base import Clusters, Family
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.jsons import JsonObject
-from armor_model.base.parsing import toml_of
+from armor_model.base.parsing import fault_of, toml_of
 
 if TYPE_CHECKING:
     from armor_eval.runs.schema import Run
@@ -163,10 +163,8 @@ def read_benchmark(path: Path) -> Benchmark:
         values = toml_of(path.read_text(encoding="utf-8"))
         benchmark = Benchmark.model_validate({**values, "outside": True})
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        said = f"{where}: {first['msg']}" if where else first["msg"].removeprefix("Value error, ")
-        raise UserError(f"{path} declares no benchmark: {said}", "see CONTRIBUTING.md for an example") from error
+        fault = fault_of(error, whole="")
+        raise UserError(f"{path} declares no benchmark: {fault}", "see CONTRIBUTING.md for an example") from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the benchmark {path}: {error}") from error
     if taken := next((b for b in benchmarks().values() if b.name.lower() == benchmark.name.lower()), None):

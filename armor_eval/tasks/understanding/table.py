@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+import random
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from armor_eval.runs.schema import Subset
 from armor_eval.tasks.understanding import images
 from armor_eval.tasks.understanding.cells import OPTIONS, Reading, as_vlmeval_reads, differing_cells, whole_number
-from armor_eval.tasks.understanding.checks import problems_of
 from armor_eval.tasks.understanding.declare import Benchmark
-from armor_eval.tasks.understanding.gallery import Gallery, ImageCell
+from armor_eval.tasks.understanding.images import Gallery, ImageCell
 from armor_eval.tasks.understanding.tsv import Tsv, stand_of
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
@@ -283,3 +284,58 @@ def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[R
         row.cluster = cluster_of(row)
         rows.append(row)
     return rows
+
+
+# --- what scoring formulas take for granted of a row, checked before hours of inference ------------------------------
+
+
+def problems_of(benchmark: Benchmark, rows: list[Row], has_answers: bool) -> dict[str, str]:
+    """Row -> why it cannot be asked or scored, a line that follows `row INDEX`; what a row already carries stays."""
+    found = {row.id: why for row in rows if (why := row.problem or _own_problem(benchmark, row, has_answers))}
+    return found | benchmark.scoring.problems([row for row in rows if row.id not in found])
+
+
+def _own_problem(benchmark: Benchmark, row: Row, has_answers: bool) -> str | None:
+    """What is wrong with a row for itself."""
+    family = benchmark.scoring
+    if lacking := [c for c in benchmark.columns if c not in row.fields and c not in family.optional]:
+        return f"has no {' and no '.join(lacking)}"
+    if (problem := family.problem(row)) or not has_answers:
+        return problem
+    return "has no answer" if row.fields.get("answer") is None else family.answer_problem(row)
+
+
+# --- --limit N: fewer items without breaking what belongs together (rotations, pairs, sets) --------------------------
+
+
+def limit_table(table: Table, limit: int | None, seed: int) -> tuple[Table, Subset | None]:
+    """The table cut to `limit` clusters, spread evenly over the categories; None where nothing is cut off."""
+    by_cluster: dict[str, list[Row]] = defaultdict(list)
+    for row in table.rows:
+        by_cluster[row.cluster].append(row)
+    if limit is None or limit >= len(by_cluster):
+        return table, None
+    benchmark = table.benchmark
+    order = _spread(table, by_cluster, seed)
+    order = benchmark.scoring.order(by_cluster, order, limit)
+    chosen = set(order[:limit])
+    cut = table.select({row.id for row in table.rows if row.cluster in chosen})
+    rule = f"{benchmark.name} {benchmark.clusters.unit}"
+    return cut, Subset(rule=rule, limit=limit, seed=seed, items=len(cut.rows), of_items=len(table.rows))
+
+
+def _spread(table: Table, by_cluster: dict[str, list[Row]], seed: int) -> list[str]:
+    """All clusters in an order whose every beginning takes from each category in turn."""
+    generator = random.Random(seed)
+    by_group: dict[str, list[str]] = defaultdict(list)
+    for cluster in sorted(by_cluster):
+        by_group[str(by_cluster[cluster][0].fields.get(table.benchmark.group))].append(cluster)
+    queues = [by_group[group] for group in sorted(by_group)]
+    for queue in queues:
+        generator.shuffle(queue)
+    generator.shuffle(queues)
+    order = []
+    while queues:
+        order += [queue.pop() for queue in queues]
+        queues = [queue for queue in queues if queue]
+    return order

@@ -20,19 +20,17 @@ from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, Profile, ScorerInfo, Subset, decoding_of
 from armor_eval.tasks.understanding import prompts
 from armor_eval.tasks.understanding.cells import Reading
-from armor_eval.tasks.understanding.data import content_made, locate
+from armor_eval.tasks.understanding.data import Told, content_made, locate, recall
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.judge import Judge
-from armor_eval.tasks.understanding.question import UnusableRowError, build_question, count_images, decoded, item_of
+from armor_eval.tasks.understanding.prompts import UnusableRowError, build_question, count_images, decoded, item_of
 from armor_eval.tasks.understanding.score import score_run, unread_reservation, write_submission
-from armor_eval.tasks.understanding.subset import limit_table
-from armor_eval.tasks.understanding.table import Row, Table, read_table
+from armor_eval.tasks.understanding.table import Row, Table, limit_table, read_table
 from armor_eval.tasks.understanding.thinking import Thinking
-from armor_eval.tasks.understanding.told import Told, recall
 from armor_eval.tasks.understanding.tsv import stand_of
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
-from armor_model.base.tiling import tile_grid
+from armor_model.base.images import tile_grid
 
 if TYPE_CHECKING:
     from armor_eval.models.base import Model

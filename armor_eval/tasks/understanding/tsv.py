@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from armor_eval.tasks.understanding.gallery import ImageCell, Texts
+from armor_eval.tasks.understanding.images import ImageCell, Texts
 from armor_model.base.cache import cache_dir
 from armor_model.base.files import make_folder, write_file
 from armor_model.base.hashing import sha256_json

@@ -6,7 +6,7 @@ from geneval_weights import small_clip
 
 from armor_eval.shapes.colors import PixelColors
 from armor_eval.tasks.geneval import colors as C
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_eval.tasks.geneval.prompts import load_vocabulary
 from armor_model.base.errors import UserError
 
 SHAPES = load_vocabulary("shapes")

@@ -9,8 +9,8 @@ from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.shapes.detector_data import augment, sample_example
 from armor_eval.shapes.rtmdet import detect_batch, run_batch
 from armor_eval.shapes.train_detector import CARD, PRETRAINED, WEIGHTS, _counts, _multiset, build_model, load_trained
+from armor_eval.tasks.geneval.prompts import load_vocabulary
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.hashing import sha256_file
 

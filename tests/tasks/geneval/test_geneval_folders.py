@@ -12,9 +12,8 @@ from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.tasks.geneval.folders import scan_folder
-from armor_eval.tasks.geneval.prompts import official_prompts, prompt_set, read_prompts
+from armor_eval.tasks.geneval.prompts import load_vocabulary, official_prompts, prompt_set, read_prompts
 from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import UserError
 from trainer.shapes.world import render
 

@@ -8,7 +8,7 @@ import pytest
 from paths import SHARED
 
 from armor_eval.tasks.geneval import prompts as P
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_eval.tasks.geneval.prompts import load_vocabulary
 from armor_model.base.errors import UserError
 
 OFFICIAL = SHARED / "geneval"

@@ -23,10 +23,9 @@ from armor_eval.shapes.train_detector import CARD, PRETRAINED
 from armor_eval.tasks.geneval.colors import ClipColors
 from armor_eval.tasks.geneval.detectors import Mask2FormerDetector
 from armor_eval.tasks.geneval.folders import ImageFolder
-from armor_eval.tasks.geneval.prompts import official_prompts, prompt_set, read_prompts
+from armor_eval.tasks.geneval.prompts import load_vocabulary, official_prompts, prompt_set, read_prompts
 from armor_eval.tasks.geneval.task import GenEvalTask
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 
 OFFICIAL = load_vocabulary("official")
 VARIANTS = SHARED / "suites" / "data" / "geneval_variants"

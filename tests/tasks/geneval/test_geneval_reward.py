@@ -17,11 +17,9 @@ from armor_eval.base.images import read_image, write_image
 from armor_eval.shapes.detector import load_embedded
 from armor_eval.tasks.geneval.colors import load_colors
 from armor_eval.tasks.geneval.judging import judge_images
-from armor_eval.tasks.geneval.prompts import Metadata
+from armor_eval.tasks.geneval.prompts import Metadata, load_vocabulary
 from armor_eval.tasks.geneval.reward import Limits, Reward, make_app
-from armor_eval.tasks.geneval.soft import soft_score
-from armor_eval.tasks.geneval.verdicts import Rules, judge
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+from armor_eval.tasks.geneval.verdicts import Rules, judge, soft_score
 from trainer.shapes.world import render
 
 SHAPES = load_vocabulary("shapes")

@@ -16,9 +16,9 @@ from armor_eval.tasks.geneval.colors import load_colors
 from armor_eval.tasks.geneval.detections import score_file
 from armor_eval.tasks.geneval.detectors import load_detector
 from armor_eval.tasks.geneval.folders import scan_folder
+from armor_eval.tasks.geneval.prompts import TASKS, load_vocabulary
 from armor_eval.tasks.geneval.task import GenEvalTask
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import TASKS, load_vocabulary
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.hashing import sha256_file
 

@@ -11,9 +11,9 @@ from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.tasks.geneval import colors, detectors, selftest
 from armor_eval.tasks.geneval.colors import ColorAnswer
-from armor_eval.tasks.geneval.instances import Instances
+from armor_eval.tasks.geneval.detections import Instances
+from armor_eval.tasks.geneval.prompts import load_vocabulary
 from armor_eval.tasks.geneval.selftest import images_for
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import RunFailed
 
 SHAPES, OFFICIAL = load_vocabulary("shapes"), load_vocabulary("official")

@@ -11,8 +11,8 @@ from geneval_weights import small_clip, write_mask2former
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.geneval import mask2former as M
 from armor_eval.tasks.geneval.detectors import Mask2FormerDetector
+from armor_eval.tasks.geneval.prompts import load_vocabulary
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_eval.tasks.geneval.vocabulary import load_vocabulary
 from armor_model.base.errors import RunFailed, UserError
 
 pytestmark = pytest.mark.slow
@@ -51,7 +51,7 @@ def test_the_official_judge_behind_http(tmp_path, monkeypatch):
     from armor_eval.tasks.geneval.judging import judge_images
     from armor_eval.tasks.geneval.prompts import Metadata
     from armor_eval.tasks.geneval.reward import Reward, make_app
-    from armor_eval.tasks.geneval.soft import soft_score
+    from armor_eval.tasks.geneval.verdicts import soft_score
 
     monkeypatch.setattr(M, "SCALE", (256, 160))
     write_mask2former(tmp_path / "m2f.pth", sure=30)  # else nothing is above what is kept

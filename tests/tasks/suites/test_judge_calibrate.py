@@ -12,7 +12,7 @@ import pytest
 from paths import SHARED
 
 from armor_eval.cli import main
-from armor_eval.tasks.geneval.instances import Instances
+from armor_eval.tasks.geneval.detections import Instances
 from armor_eval.tasks.geneval.people import COLUMNS, read_people
 from armor_model.base.errors import UserError
 
@@ -183,8 +183,7 @@ def test_selftest_holds_a_detector_against_people(tmp_path, monkeypatch, capsys)
     """400 images in the real case; here four of one prompt, of which the detector reads one otherwise than people."""
     from PIL import Image
 
-    from armor_eval.tasks.geneval.prompts import own_prompts
-    from armor_eval.tasks.geneval.vocabulary import load_vocabulary
+    from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts
 
     vocabulary = load_vocabulary("official")
     [need] = own_prompts(vocabulary).records[182]["include"]

@@ -7,7 +7,7 @@ from paths import SHARED
 
 from armor_eval.tasks.suites.declare import suites
 from armor_eval.tasks.suites.rubric import Rubric
-from armor_eval.tasks.suites.templates import from_script
+from armor_eval.tasks.suites.wise import from_script
 from armor_model.base.errors import UserError
 
 WISE, WISE_VERIFIED = (Rubric.model_validate(suites()[name].options["rubric"]) for name in ("wise", "wise-verified"))

@@ -27,12 +27,12 @@ def geneval2_line(**changes):
     [
         (geneval2_line(skills=["texture"]), "item 0: unknown skill 'texture'"),
         (geneval2_line(atom_count=11), "item 0: unknown group '11'"),
-        (geneval2_line(vqa_list=[["Any ferns?", ""]]), "data.jsonl:1: vqa_list.0.1:"),
+        (geneval2_line(vqa_list=[["Any ferns?", ""]]), "data.jsonl line 1: vqa_list.0.1:"),
         (geneval2_line(vqa_list=[["Any ferns?", "  "]]), "item 0: question 0 accepts no answer"),
-        (geneval2_line(skills=["object", "count"]), "data.jsonl:1: 1 questions, but 2 skills"),
+        (geneval2_line(skills=["object", "count"]), "data.jsonl line 1: 1 questions, but 2 skills"),
         (geneval2_line(vqa_list=[], skills=[]), "item 0 has no question"),
         (geneval2_line() * 2, "two images would be called alike"),
-        ("{not json\n", "data.jsonl:1: the line: Invalid JSON"),
+        ("{not json\n", "data.jsonl line 1: not JSON"),
         ("", "holds no items"),
     ],
 )
@@ -99,7 +99,7 @@ def test_replies_that_cannot_serve(tmp_path, capsys):
     suite = str(geneval2_suite(tmp_path))
     bad = tmp_path / "bad.jsonl"
     bad.write_text('{"item": "0", "probe": "0", "p": 1.5}\n')
-    assert "bad.jsonl:1: p:" in refused(capsys, ["--suite", suite, "--model", "mock", "--judge", f"replies:{bad}"])
+    assert "bad.jsonl line 1: p:" in refused(capsys, ["--suite", suite, "--model", "mock", "--judge", f"replies:{bad}"])
     words = replies(tmp_path / "words.jsonl", [{"item": "0", "probe": "0", "reply": "yes"}])
     assert "holds no probabilities" in refused(
         capsys, ["--suite", suite, "--model", "mock", "--judge", words, "--out", str(tmp_path / "o")]

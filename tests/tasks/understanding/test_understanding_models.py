@@ -241,7 +241,7 @@ def test_baselines_stand_beside(tmp_path, capsys):
 
 
 def test_retention(tmp_path, tsv_folder, capsys):
-    from armor_eval.compare.kept import retention
+    from armor_eval.compare.retention import retention
 
     base, now = tmp_path / "base", tmp_path / "now"
     for bench in ("SEED", "POPE"):

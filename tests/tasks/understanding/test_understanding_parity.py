@@ -199,7 +199,7 @@ def test_headlines_are_vlmevalkits_own(both):
 
 def test_prompts_are_vlmevalkits_internvl_prompts(both):
     from armor_eval.tasks.understanding.images import image_cells
-    from armor_eval.tasks.understanding.question import marked_prompt
+    from armor_eval.tasks.understanding.prompts import marked_prompt
 
     for table, theirs in both[1]:
         for row in table.rows:

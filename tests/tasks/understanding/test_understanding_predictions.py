@@ -22,7 +22,7 @@ from armor_eval.tasks.understanding.judge import Request
 from armor_eval.tasks.understanding.predictions.join import join
 from armor_eval.tasks.understanding.predictions.layouts import Prediction, PredictionFile, read_predictions
 from armor_eval.tasks.understanding.predictions.questions import read_questions, write_table
-from armor_eval.tasks.understanding.predictions.recorded import RecordedJudge
+from armor_eval.tasks.understanding.predictions.score import RecordedJudge
 from armor_eval.tasks.understanding.table import read_table
 from armor_model.base.errors import UserError
 

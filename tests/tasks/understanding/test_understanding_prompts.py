@@ -9,8 +9,15 @@ from harness_data import task_of
 
 from armor_eval.tasks.understanding.declare import benchmarks, choose
 from armor_eval.tasks.understanding.images import image_cells
-from armor_eval.tasks.understanding.prompts import image_marks, parts, prompt_hash, tiles_each
-from armor_eval.tasks.understanding.question import build_question, decoded, marked_prompt
+from armor_eval.tasks.understanding.prompts import (
+    build_question,
+    decoded,
+    image_marks,
+    marked_prompt,
+    parts,
+    prompt_hash,
+    tiles_each,
+)
 
 SNAPSHOT = Path(__file__).with_name("prompts_snapshot.json")
 

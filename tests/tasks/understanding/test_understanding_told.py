@@ -6,8 +6,8 @@ import pytest
 from harness_data import mmbench, write
 
 from armor_eval.models.mock import MockModel
+from armor_eval.tasks.understanding import data
 from armor_eval.tasks.understanding import task as module
-from armor_eval.tasks.understanding import told
 from armor_eval.tasks.understanding.declare import choose
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 
@@ -17,7 +17,7 @@ INFO = MockModel().info
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("ARMOR_EVAL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(told, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(data, "SETTLED_SECONDS", 0.0)
     write(mmbench(), tmp_path / "d" / "MMBench_DEV_EN.tsv")
     return tmp_path / "d"
 
@@ -37,7 +37,7 @@ def test_the_record_is_the_same_and_the_file_is_read_once(folder, monkeypatch) -
     assert described(replace(options, limit=2)) != first and len(reads) == 1
     write(mmbench(seed=1), folder / "MMBench_DEV_EN.tsv")
     assert described(options).data.sha256 != first.data.sha256 and len(reads) == 2
-    monkeypatch.setattr(told, "_code", lambda: [[1, 2]])
+    monkeypatch.setattr(data, "_code", lambda: [[1, 2]])
     described(options)
     assert len(reads) == 3
     for kept in (folder.parent / "cache" / "told").iterdir():

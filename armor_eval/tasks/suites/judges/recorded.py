@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Reading, Shown
+from armor_eval.tasks.suites.rows import file_rows
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
 from armor_model.base.jsons import JsonObject
@@ -40,7 +41,7 @@ class RecordedJudge:
         source = path / "items.jsonl" if path.is_dir() else path
         self._known: dict[tuple[str, int, str], _Line] = {}
         names = set()
-        for line in _run_lines(path) if path.is_dir() else _lines(path):
+        for line in _run_lines(path) if path.is_dir() else (row for _, row in file_rows(_Line, path, "the replies")):
             names |= {line.judge} if line.judge is not None else set()
             for key in {one for one in (line.probe, line.question) if one is not None}:
                 self._known[line.item, line.sample, key] = line
@@ -80,21 +81,6 @@ class RecordedJudge:
 
 def load(rest: str, profile: Profile, **_: object) -> RecordedJudge:
     return RecordedJudge(Path(rest).expanduser())
-
-
-def _lines(path: Path) -> Iterator[_Line]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the replies {path}: {error}") from None
-    for number, raw in enumerate(text.split("\n"), 1):
-        if raw.strip():
-            try:
-                yield _Line.model_validate_json(raw)
-            except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "the line"
-                raise UserError(f"{path}:{number}: {where}: {first['msg']}") from None
 
 
 def _run_lines(folder: Path) -> Iterator[_Line]:

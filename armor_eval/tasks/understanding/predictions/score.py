@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from typing import Any
 from armor_eval.engine import Described, Finished, Ready, Settings, Unit, evaluate
 from armor_eval.engine.task import Progress
 from armor_eval.models.base import Answer, Decoding, Question
-from armor_eval.runs.schema import Item, ModelInfo, Profile, Reservation
+from armor_eval.runs.schema import Item, JudgeInfo, ModelInfo, Profile, Reservation
+from armor_eval.tasks.families import FAMILIES
+from armor_eval.tasks.families.base import Judged, Request
 from armor_eval.tasks.understanding.cells import Reading
 from armor_eval.tasks.understanding.declare import Benchmark
-from armor_eval.tasks.understanding.judge import Judge
+from armor_eval.tasks.understanding.judge import Judge, read_reply
 from armor_eval.tasks.understanding.predictions.join import Joined, join
 from armor_eval.tasks.understanding.predictions.layouts import Prediction, PredictionFile, read_predictions
 from armor_eval.tasks.understanding.predictions.questions import read_questions, write_table
-from armor_eval.tasks.understanding.predictions.recorded import RecordedJudge
-from armor_eval.tasks.understanding.question import clean, item_of
+from armor_eval.tasks.understanding.prompts import clean, item_of
 from armor_eval.tasks.understanding.table import Row, Table, read_table
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask, open_table
 from armor_eval.tasks.understanding.thinking import Thinking
@@ -189,3 +191,49 @@ def _recorded_answer(row: Row, one: Prediction | None, joined: Joined) -> Answer
     if one.text.startswith(FAILED_CALL):
         return Answer(error=f"the file says: {' '.join(one.text.split())[:120]}")
     return Answer(one.text, extras={"reasoning": clean(one.reasoning)} if one.reasoning else {})
+
+
+# --- recorded replies as a judge -------------------------------------------------------------------------------------
+
+
+@dataclass
+class _InTurn(Judged):
+    """Replies in the order of their rows: two rows may ask in equal words and have been judged differently."""
+
+    queues: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
+
+    def generate(self, prompt: str, **settings: object) -> str:
+        queue = self.queues[prompt]
+        return queue.popleft() if len(queue) > 1 else queue[0]
+
+
+class RecordedJudge:
+    """Says what a judge once said of each row; a row without a reply, or with one that cannot be read, has failed."""
+
+    def __init__(self, replies: Mapping[str, str], name: str, run: int | None = None) -> None:
+        self._replies = replies
+        self.info = JudgeInfo(name=name, version=None if run is None else f"judging {run}", endpoint="recorded")
+
+    def judge(self, requests: Sequence[Request], done: Callable[[int], None] | None = None) -> Judged:
+        judged = _InTurn()
+        by_prompt: dict[str, set[str]] = defaultdict(set)
+        for request in requests:
+            reply = self._replies.get(request.id)
+            usable = None if reply is None else read_reply(request, reply)
+            if reply is None or usable is None:
+                shown = "none recorded" if reply is None else f"unreadable: {' '.join(reply.split())[:120]!r}"
+                judged.failed[request.id] = f"judge: {shown}"
+                continue
+            by_prompt[request.prompt].add(usable)
+            judged.replies[request.prompt] = judged.usable[request.id] = usable
+            judged.raw[request.id] = reply
+            judged.queues[request.prompt].append(usable)
+        for request in requests:
+            # VLMEvalKit asks a graded row once and in the file's order; of a choice it may ask in another.
+            if not FAMILIES[request.kind].always_judged and len(by_prompt[request.prompt]) > 1:
+                judged.usable.pop(request.id, None)
+                judged.failed[request.id] = "judge: equal words were judged differently"
+        return judged
+
+    def close(self) -> None:
+        """Nothing is held."""

@@ -1,4 +1,5 @@
-"""`armor-eval ablate-stages`: what each training scheme keeps, Tables 4 and 5, Figures 6 and 9."""
+"""`armor-eval ablate-stages`: what each training scheme keeps, Tables 4 and 5, Figures 6 and 9; `ablate-heads`: forward
+switching against one head, Figures 7 and 8."""
 
 from __future__ import annotations
 
@@ -12,6 +13,11 @@ import typer
 from armor_model.base.jsons import JsonObject
 from trainer.configure import Set
 
+Base = Annotated[
+    str | None, typer.Option(help="`train`, `bundled`, an ARMOR checkpoint folder, or a base to train on: smolvlm.")
+]
+Config = Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")]
+
 
 def ablate_stages(
     out: Annotated[Path, typer.Option(help="Run folder; the same command in it goes on where it stopped.")] = Path(
@@ -21,10 +27,8 @@ def ablate_stages(
         bool, typer.Option("--quick", help="Two schemes, few steps: under 2 minutes, no verdict.")
     ] = False,
     seeds: Annotated[str | None, typer.Option(help="Comma list.")] = None,
-    base: Annotated[
-        str | None, typer.Option(help="`train`, `bundled`, an ARMOR checkpoint folder, or a base to train on: smolvlm.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")] = None,
+    base: Base = None,
+    config: Config = None,
     set_: Set = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
 ) -> None:
@@ -83,3 +87,28 @@ def run_ablation(
             typer.echo(done.extras["verdict"])
             typer.echo(f"{out}: {status}; see it with: armor-eval report {out}")
     return 0 if status == "complete" else 1
+
+
+def ablate_heads(
+    out: Annotated[Path, typer.Option(help="Run folder; the same command in it goes on where it stopped.")] = Path(
+        "runs/ablate-heads"
+    ),
+    quick: Annotated[bool, typer.Option("--quick", help="One seed, few steps: under 2 minutes, no verdict.")] = False,
+    steps: Annotated[int | None, typer.Option(min=2, help="Optimizer steps of every arm.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma list, three at least for a verdict.")] = None,
+    base: Base = None,
+    config: Config = None,
+    set_: Set = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print run and scores as JSON.")] = False,
+) -> None:
+    """Train both arms from the same start on the same data; compare losses, drawings and text; say what holds.
+
+    Several processes share an arm: torchrun --nproc-per-node N -m armor_eval ablate-heads ..., or accelerate launch.
+
+    armor-eval ablate-heads --quick
+    """
+    from armor_eval.ablations.heads import ablate_heads as run
+    from armor_eval.ablations.plan import HeadsPlan
+
+    fields = {"steps": steps, "base": base, "seeds": seeds}
+    raise typer.Exit(run_ablation(run, HeadsPlan, out, quick, config, set_, fields, json_output))
