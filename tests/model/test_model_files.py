@@ -379,6 +379,7 @@ def test_params_of_a_checkpoint_folder(checkpoint, pair):
 
 
 def test_a_checkpoint_says_how_it_is_drawn_with(tmp_path):
+    from armor_model.base.errors import UserError
     from armor_model.loading import image_defaults
 
     file = tmp_path / "generation_config.json"
@@ -387,5 +388,5 @@ def test_a_checkpoint_says_how_it_is_drawn_with(tmp_path):
     assert image_defaults(tmp_path) == {"image_temperature": 0.5, "image_top_k": 9}
     for wrong in ('"x"', "true", "-1", "NaN", "[1]"):
         file.write_text(f'{{"image_temperature": {wrong}}}')
-        with pytest.raises(UserError, match="image_temperature|cannot be read"):
+        with pytest.raises(UserError, match=r"image_temperature|cannot be read"):
             image_defaults(tmp_path)
