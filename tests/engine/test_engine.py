@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from armor_eval.engine import Conversation, Described, Outcome, Prompt, Ready, Settings, Unit, evaluate
 from armor_eval.engine.batches import batches_of, in_asking_order
-from armor_eval.models.base import Answer, ModelUnavailable, Question
+from armor_eval.models.base import Answer, Decoding, ModelUnavailable, Question
 from armor_eval.models.drawing import NotDrawnError
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
