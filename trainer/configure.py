@@ -13,6 +13,7 @@ import ast
 import inspect
 import itertools
 import json
+import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -157,12 +158,15 @@ def to_toml(config: object) -> str:
     """The tree as TOML that `--config` reads; fields without a value are left out."""
     lines: list[str] = []
 
+    def key(name: str) -> str:
+        return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
+
     def table(node: JsonView, path: str) -> None:
         inner = {k: v for k, v in node.items() if isinstance((v or [None])[0] if isinstance(v, list) else v, dict)}
         plain = {k: v for k, v in node.items() if k not in inner and v is not None}
-        lines.extend(f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in plain.items())
+        lines.extend(f"{key(name)} = {json.dumps(value, ensure_ascii=False)}" for name, value in plain.items())
         for name, value in inner.items():
-            where = f"{path}.{name}".lstrip(".")
+            where = f"{path}.{key(name)}".lstrip(".")
             for one in value if isinstance(value, list) else [value]:
                 lines.append(f"\n[[{where}]]" if isinstance(value, list) else f"\n[{where}]")
                 table(one, where)

@@ -85,7 +85,7 @@ def test_generate_and_chat(monkeypatch, tmp_path, capsys):
 
     answer = SimpleNamespace(save_parts=lambda folder, name: [{"type": "text", "text": TEXT}], stats={})
     monkeypatch.setattr(cli, "open_model", lambda *_: (None, None))
-    monkeypatch.setattr(cli, "find_model", lambda *_: None)
+    monkeypatch.setattr(cli, "find_model", lambda *_: tmp_path)
     monkeypatch.setattr(armor_model, "generate", lambda *_, **__: [answer])
     assert cli.main(["generate", "hello", "--out", str(tmp_path)]) == 0
     clear(capsys.readouterr().out)
