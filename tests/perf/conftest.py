@@ -31,6 +31,45 @@ def bench_row(request) -> Row:
     return add
 
 
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> Path:
+    """armor-nano where it is bundled; else an untrained model of the same size, which is as fast."""
+    from armor_model import ArmorForConditionalGeneration, ArmorProcessor, build_word_tokenizer, bundled, preset, save
+    from armor_model.base.errors import ArmorError
+
+    try:
+        return bundled("armor-nano")
+    except ArmorError:
+        from trainer.shapes.language import vocabulary
+
+        tokenizer = build_word_tokenizer(vocabulary())
+        config = preset("armor-nano", vocab_size=len(tokenizer))
+        folder = tmp_path_factory.mktemp("nano")
+        save(ArmorForConditionalGeneration(config).eval(), ArmorProcessor.for_config(tokenizer, config), folder)
+        return folder
+
+
+@pytest.fixture(scope="session")
+def large(tmp_path_factory) -> Path:
+    """An untrained model that reads an image as 256 tokens."""
+    from test_perf_floor import MEDIUM
+
+    from armor_model import ArmorForConditionalGeneration, ArmorProcessor, build_word_tokenizer, preset, save
+    from armor_model.presets import preset_dict
+    from trainer.shapes.language import vocabulary
+
+    tokenizer = build_word_tokenizer(vocabulary())
+    vision = preset_dict("tiny")["vision_config"] | {"image_size": [448, 448], "patch_size": [14, 14]}
+    vision |= {"hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 1024}
+    shape = {"num_adapter_layers": 3, "codebook_size": 8192, "vision_config": vision, "image_seq_length": 256}
+    config = preset("tiny", len(tokenizer), MEDIUM, **shape)
+    model = ArmorForConditionalGeneration(config).eval()
+    assert 123.5 < sum(p.numel() for p in model.parameters()) / 1e6 < 124.5
+    folder = tmp_path_factory.mktemp("large")
+    save(model, ArmorProcessor.for_config(tokenizer, config), folder)
+    return folder
+
+
 def pytest_terminal_summary(terminalreporter, config) -> None:
     rows = config.stash.get(ROWS, [])
     if not rows:
