@@ -51,6 +51,7 @@ reports-runs: setup
 	$(BIN)/armor-eval understanding --bench all --out runs/reports/understanding
 	$(BIN)/armor-eval geneval --out runs/reports
 	$(BIN)/armor-eval modality --out runs/reports
+	$(BIN)/armor-eval modality --multi-turn --out runs/reports
 	$(BIN)/armor-eval interleaved --baselines --out runs/reports
 	$(BIN)/armor-eval ablate-heads --out runs/reports/ablate-heads
 	$(BIN)/armor-eval ablate-stages --out runs/reports/ablate-stages

@@ -9,7 +9,7 @@ import typer
 
 BESIDE = (
     ("geneval", "drawing: the official prompts of GenEval, or the shapes world's", "overall, the mean of six tasks"),
-    ("modality", "the choice of text, image or both: shapes world, or --prompts", "requests answered as asked"),
+    ("modality", "the choice of text, image or both; --multi-turn: from its own answers", "requests answered as asked"),
     ("interleaved", "answers of text and images in the shapes world, compared exactly", "answers that are all right"),
     ("judge", "free answers by rubric or in pairs, by a judge; and what the judge looks at", "mean grade, or wins"),
     ("ablate-heads", "forward switching against one head: the paper's Figures 7 and 8", "loss curves, text kept"),
