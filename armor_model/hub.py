@@ -28,9 +28,13 @@ def is_id(name: str | Path) -> bool:
     return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists()
 
 
-def fetch(name: str, what: str, patterns: Sequence[str] = CHECKPOINT) -> Path:
-    """A local folder, or a hub id's files. Raises UserError that says `what` is wanted."""
-    path = Path(name)
+def fetch(name: str, what: str, patterns: Sequence[str] | None = CHECKPOINT, leave: Sequence[str] = ()) -> Path:
+    """A local folder, or that of a hub id's files, fetched where they are not cached; its name is then their commit.
+    Raises UserError that says `what` is wanted.
+
+    patterns: only such files; None: all but those of `leave`.
+    """
+    path = Path(name).expanduser()
     if path.is_dir():
         return path
     if path.exists():
@@ -40,8 +44,11 @@ def fetch(name: str, what: str, patterns: Sequence[str] = CHECKPOINT) -> Path:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
+    only = None if patterns is None else list(patterns)
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(patterns)))
+        return Path(
+            snapshot_download(repository, revision=revision or None, allow_patterns=only, ignore_patterns=list(leave))
+        )
     except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
         raise UserError(
             f"{what} {name} is neither a folder here nor to be had from the hub: {_reason(error)}"

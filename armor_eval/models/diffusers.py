@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from armor_eval.models.base import Decoding
-from armor_eval.models.drawing import DrawingModel, NotDrawnError, device_of, image_from
-from armor_eval.models.hub import locate
+from armor_eval.models.drawing import DrawingModel, NotDrawnError, device_of, image_from, locate
 from armor_eval.models.options import refuse_unknown
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean, unknown_name

@@ -6,18 +6,20 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from armor_eval.models.base import Decoding
+from armor_eval.runs.schema import ModelInfo
 from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.hashing import sha256_folder, sha256_text
 from armor_model.base.jsons import JsonObject
+from armor_model.hub import fetch
 
 if TYPE_CHECKING:
     from PIL import Image
-
-    from armor_eval.runs.schema import ModelInfo
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,21 @@ SAMPLING = ("image_temperature", "image_top_k", "image_top_p")
 """Fields of Decoding about the sampling of image codes."""
 IMAGE_OPTIONS = ("guidance", *SAMPLING)
 """Fields of Decoding that are about images."""
+
+
+def locate(kind: str, rest: str, dtype: str | None = None, leave: Sequence[str] = ()) -> tuple[Path, ModelInfo]:
+    """The folder of `KIND:ID[@REVISION]` or `KIND:FOLDER` without the files that `leave` names, and the record of the
+    model in it. UserError where there is none."""
+    if not rest:
+        raise UserError(f"{kind}: names no model", hint=f"expected {kind}:OWNER/NAME or {kind}:FOLDER")
+    folder = fetch(rest, f"{kind} model", None, leave)
+    if Path(rest).expanduser().is_dir():
+        name, commit, fingerprint = folder.name, None, sha256_folder(folder)
+    else:
+        id, commit = rest.partition("@")[0], folder.name
+        name, fingerprint = Path(id).name, sha256_text(f"{kind}:{id}@{commit}")
+    info = ModelInfo(spec=f"{kind}:{rest}", name=name, fingerprint=fingerprint, dtype=dtype, revision=commit)
+    return folder, info
 
 
 class NotDrawnError(Exception):

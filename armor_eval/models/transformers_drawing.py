@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from armor_eval.models.base import Decoding
-from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, device_of, image_from
-from armor_eval.models.hub import locate
+from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, device_of, image_from, locate
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of

@@ -15,6 +15,9 @@ from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder
 
 if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
     from armor_model.generation import GenerationSettings
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
@@ -23,6 +26,9 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 TOKEN = "ARMOR_SERVE_TOKEN"
 LEAST_TOKEN = 16
 """Letters of a token: fewer can be guessed."""
+IDLE_SECONDS = 75
+"""An idle connection is kept for so long. uvicorn's default are the very 5 seconds after which httpx, and so OpenAI's
+client, gives one up: a request that was sent as its connection ended was lost."""
 
 
 @dataclass(frozen=True)
@@ -127,21 +133,27 @@ def run(
     say: Callable[[str], None],
 ) -> None:
     """Serve until Ctrl-C or SIGTERM."""
-    import uvicorn
-
     from armor_model.serve.app import Service, create_app
 
     service = Service(model, processor, name, settings, limits, sha256_folder(folder)[:16])
-    app = create_app(service, address.token, address.hosts)
+    server = server_of(create_app(service, address.token, address.hosts))
+    bound = address.listening()
+    shown = f"[{address.host}]" if ":" in address.host else address.host
+    say(f"serving {name} at http://{shown}:{address.port}/v1 - chat at http://{shown}:{address.port}/ - Ctrl-C ends")
+    server.run(sockets=[bound])
+
+
+def server_of(app: Starlette) -> uvicorn.Server:
+    """The HTTP server of an application, not yet running."""
+    import uvicorn
+
     config = uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
         server_header=False,
         limit_concurrency=1024,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=5,
     )
-    bound = address.listening()
-    shown = f"[{address.host}]" if ":" in address.host else address.host
-    say(f"serving {name} at http://{shown}:{address.port}/v1 - chat at http://{shown}:{address.port}/ - Ctrl-C ends")
-    uvicorn.Server(config).run(sockets=[bound])
+    return uvicorn.Server(config)

@@ -13,6 +13,7 @@ import pytest
 from hub_server import HubServer
 
 from armor_eval.models import registry
+from armor_eval.models.drawing import locate
 from armor_model import bundled, load, load_processor
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.hub import card, check_login, is_id, push
@@ -144,3 +145,15 @@ def test_a_push_that_fails_names_the_folder(uploads, monkeypatch):
         check_login("me/armor")
     with pytest.raises(UserError, match="is not ORG/NAME"):
         check_login("armor")
+
+
+def test_a_drawing_models_id_is_fetched_by_the_same_door(hub):
+    folder, info = locate("diffusers", "org/other@main", leave=["*.safetensors"])
+    assert [path.name for path in folder.iterdir()] == ["config.json"] and "model.safetensors" not in hub.asked
+    assert (info.name, info.revision) == ("other", hub.commit("org/other", "main"))
+    prints = {locate("diffusers", f"org/nano@{revision}", leave=["*"])[1].fingerprint for revision in ("main", "v1")}
+    assert len(prints) == 2, "a revision is a model of its own"
+    for rest in ("", "org/none", "nowhere", "../x/y"):
+        with pytest.raises(UserError) as caught:
+            locate("diffusers", rest)
+        assert "diffusers" in caught.value.line() and "\n" not in caught.value.line()

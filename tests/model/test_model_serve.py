@@ -21,20 +21,18 @@ class Served:
     """A server in a thread, and a client of it."""
 
     def __init__(self, model, processor, settings=None, token=None, hosts=None, **limits):
-        import uvicorn
-
         from armor_model.serve.app import Service, create_app
-        from armor_model.serve.command import ServeLimits
+        from armor_model.serve.command import ServeLimits, server_of
 
         self.service = Service(model, processor, "toy", settings, ServeLimits(**limits), "f00d")
         app = create_app(self.service, token, hosts)
         bound = socket.socket()
         bound.bind(("127.0.0.1", 0))
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self.server = server_of(app)
         self.thread = threading.Thread(target=self.server.run, args=([bound],))
         self.thread.start()
         self.url = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        self.http = httpx.Client(base_url=self.url, timeout=60)
+        self.http = httpx.Client(base_url=self.url, timeout=120)
         while not self.server.started:
             time.sleep(0.01)
 
@@ -45,7 +43,7 @@ class Served:
     def close(self):
         self.http.close()
         self.server.should_exit = True
-        self.thread.join(timeout=20)
+        self.thread.join(timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +77,12 @@ def locally(talker, seed, talk=None, **settings):
     talk = talk or [{"role": "user", "content": ASK}]
     [answer] = generate(*talker, [talk], GenerationSettings(**{"max_new_tokens": 40, **settings}), [seed])
     return answer, [base64.b64decode(png(image)) for image in answer.images]
+
+
+def test_an_idle_connection_outlives_its_clients_patience(served):
+    """Else a request is lost that is sent as the server closes its connection: seen under load, once in 192 tries with
+    pauses of 5 seconds give or take 4 milliseconds."""
+    assert served.server.config.timeout_keep_alive > 10 * httpx.Limits().keepalive_expiry
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -279,14 +283,14 @@ def slow(talker, monkeypatch):
     from armor_model.serve.batching import Batcher
 
     watch = Batcher._watch
-    monkeypatch.setattr(Batcher, "_watch", lambda self, rows: (time.sleep(0.1), watch(self, rows)))
-    it = Served(*talker, batch=1, queue=1, seconds=1.0)
+    monkeypatch.setattr(Batcher, "_watch", lambda self, rows: (time.sleep(0.4), watch(self, rows)))
+    it = Served(*talker, batch=1, queue=1, seconds=4.0)
     yield it
     it.close()
 
 
 def wait_for(condition):
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < ends
         time.sleep(0.01)
@@ -309,8 +313,8 @@ def test_a_client_that_leaves_frees_its_row(slow, stream):
     ):
         list(reply.iter_lines()) if not stream else time.sleep(0.1)
         raise httpx.ReadTimeout("left")
-    wait_for(lambda: load.load == (0, 0))
-    assert load.counts["dropped"] == 1 and load.counts["answers"] == 0
+    wait_for(lambda: load.counts["dropped"] == 1 and load.load == (0, 0))
+    assert load.counts["answers"] == 0
     assert slow.chat(max_tokens=1).status_code == 200
 
 

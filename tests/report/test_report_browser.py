@@ -287,7 +287,7 @@ def test_the_table_of_runs_sorts_and_follows_a_run_that_is_going_on(driver, tmp_
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        WebDriverWait(driver, 20).until(lambda _: server.started)
+        WebDriverWait(driver, 60).until(lambda _: server.started)
         address = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
         driver.get(address)
         js = driver.execute_script
@@ -300,12 +300,12 @@ def test_the_table_of_runs_sorts_and_follows_a_run_that_is_going_on(driver, tmp_
         assert js(column, 1) == [names[1], names[2], names[0], names[3]], "no number stands last"
         assert js("return window.hacked") is None
         (going / "items.jsonl").write_text("".join(item.model_dump_json() + "\n" for item in make_items(5)))
-        WebDriverWait(driver, 20).until(lambda _: js(column, 7)[3] == "5 of 9")
+        WebDriverWait(driver, 60).until(lambda _: js(column, 7)[3] == "5 of 9")
         driver.get(js("return [...document.querySelectorAll('#all-runs a')].at(-1).href"))
-        WebDriverWait(driver, 20).until(lambda _: "5 of 9" in js("return document.getElementById('live').textContent"))
+        WebDriverWait(driver, 60).until(lambda _: "5 of 9" in js("return document.getElementById('live').textContent"))
         with (going / "items.jsonl").open("a") as journal:
             journal.write(make_items(6)[5].model_dump_json() + "\n")
-        WebDriverWait(driver, 20).until(lambda _: js("return document.querySelector('#live button')?.textContent"))
+        WebDriverWait(driver, 60).until(lambda _: js("return document.querySelector('#live button')?.textContent"))
         assert json.loads(js("return document.getElementById('live').dataset.items")) == 5
         assert not [entry for entry in driver.get_log("browser") if "Content Security" in entry["message"]]
     finally:

@@ -23,9 +23,11 @@ STEPS = 6
 
 
 def train(
-    out: str, rank: int = 0, world: int = 1, port: int = 0, shard: bool = False, pause: float = 0.0, **changes
+    out: str, rank: int = 0, world: int = 1, port: int = 0, shard: bool = False, hold: int | None = None, **changes
 ) -> None:
-    """One process of a run of stage 3; the mixture holds every type, so a process may lack pictures to draw."""
+    """One process of a run of stage 3; the mixture holds every type, so a process may lack pictures to draw.
+
+    Behind step `hold` it goes on once `go_on(out)` is there, or after a minute: who sends a signal finds it alive."""
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(
@@ -45,7 +47,9 @@ def train(
 
     class Slow(Mixture):
         def batch(self, step):
-            time.sleep(pause)
+            end = time.monotonic() + 60
+            while hold is not None and step > hold and not go_on(Path(out)).exists() and time.monotonic() < end:
+                time.sleep(0.005)
             return super().batch(step)
 
     base = changes.pop("base", "internvl")
@@ -74,6 +78,10 @@ def train(
     )
     how = Optimization(STEPS, batch_size, lr=1e-3, clip=1.0, **how)
     Loop(model, STAGES[stage], mixture, how, options, source).run()
+
+
+def go_on(out: Path) -> Path:
+    return out.with_suffix(".go")
 
 
 def train_told(out: str, rank: int, world: int, port: int, wrong: str = "", **options) -> None:
@@ -214,7 +222,7 @@ def test_two_processes_killed_and_resumed_are_the_uninterrupted_run(start, tmp_p
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     finish(start(straight, **options))
     for after in (2, 4):
-        kill_pair(start(broken, resume=True, pause=0.05, **options), broken, after)
+        kill_pair(start(broken, resume=True, hold=after, **options), broken, after)
     assert result_steps(broken) < STEPS
     finish(start(broken, resume=True, **options))
     ours, theirs = result(broken), result(straight)
@@ -257,7 +265,7 @@ def assert_equal_trees(a, b) -> None:
 
 
 def test_a_sharded_checkpoint_goes_on_in_one_process(one, start, tmp_path):
-    pair = start(tmp_path, shard=True, save_every=1, pause=0.05)
+    pair = start(tmp_path, shard=True, save_every=1, hold=3)
     kill_pair(pair, tmp_path, 3)
     train(str(tmp_path), resume=True)
     assert_same(result(tmp_path), result(one))
@@ -319,9 +327,10 @@ def test_processes_that_would_train_a_mixture_stop_in_one_line(start, tmp_path, 
 
 def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(start, one, tmp_path):
     out = tmp_path / "run"
-    pair = start(out, target=train_told, pause=0.1)
+    pair = start(out, target=train_told, hold=2)
     wait_for_log(pair, out, 2)
     os.kill(pair[1].pid, signal.SIGUSR1)
+    go_on(out).touch()
     finish(pair)
     ends = [out.with_suffix(f".end-{rank}").read_text() for rank in range(2)]
     assert all(end.startswith("75 stopped by a signal behind step ") for end in ends)
@@ -332,7 +341,7 @@ def test_a_signal_to_one_of_two_processes_ends_both_with_a_checkpoint(start, one
 
 @pytest.mark.slow
 def test_two_processes_go_on_as_four(start, one, tmp_path):
-    pair = start(tmp_path, save_every=1, pause=0.05)
+    pair = start(tmp_path, save_every=1, hold=2)
     kill_pair(pair, tmp_path, 2)
     finish(start(tmp_path, world=4, resume=True))
     assert_same(result(tmp_path), result(one))

@@ -13,7 +13,7 @@ from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Ex
 from armor_eval.models.openai import patience
 from armor_model.base.errors import UserError, one_line
 
-QUICK = Patience(timeout=5, deadline=5, attempts=4, first_wait=0.01, longest_wait=0.03, dead_after=30, concurrency=4)
+QUICK = Patience(timeout=60, deadline=60, attempts=4, first_wait=0.01, longest_wait=0.03, dead_after=30, concurrency=4)
 SECRET = "sk-0123456789abcdef"
 ASK = [{"role": "user", "content": "Which one?"}]
 
@@ -360,7 +360,7 @@ def test_an_exhausted_quota_is_not_asked_again(serve):
 
 
 def test_a_dead_server_is_given_up():
-    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", QUICK)
+    endpoint = Endpoint("http://127.0.0.1:9/v1", "m", limits(dead_after=1))
     down = endpoint.many([lambda: failure(endpoint)] * 20)
     assert all(isinstance(error, EndpointDown) and error.kind == "connection" for error in down)
     endpoint.close()
@@ -402,7 +402,7 @@ def test_an_interrupt_ends_what_is_under_way(serve):
 
     def job(at):
         if at == 1:
-            asked.wait(10)
+            asked.wait(60)
             raise KeyboardInterrupt
         asked.set()
         return endpoint.chat(ASK)

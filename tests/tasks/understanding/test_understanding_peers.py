@@ -46,7 +46,7 @@ def served(folder: Path, log: Path):
             for _ in range(STARTS_WITHIN):
                 if server.poll() is not None:
                     break
-                with contextlib.suppress(urllib.error.URLError, ConnectionError):
+                with contextlib.suppress(OSError):  # not there yet, or too busy to answer
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5).close()
                     yield f"http://127.0.0.1:{port}/v1#{folder}"
                     return

@@ -28,7 +28,9 @@ def quick(monkeypatch):
     from armor_eval.models import openai
     from armor_eval.models.endpoint import Patience
 
-    short = Patience(timeout=5, deadline=5, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=3, concurrency=4)
+    short = Patience(
+        timeout=60, deadline=60, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=3, concurrency=4
+    )
     monkeypatch.setattr(openai, "patience", lambda *_: short)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
 
