@@ -25,7 +25,7 @@ _HOME = {
     "Response": "generation",
     "UserError": "base.errors",
     "build_vq": "vq",
-    "build_word_tokenizer": "tokenizers",
+    "build_word_tokenizer": "template",
     "draw": "generation",
     "generate": "generation",
     "load": "loading",

@@ -23,7 +23,7 @@ from armor_model.base.help import dressed, program
 from armor_model.base.parsing import json_of
 from armor_model.base.runtime import quiet_transformers
 from armor_model.base.text import visible
-from armor_model.loading import check_checkpoint, image_defaults
+from armor_model.loading import find_model, image_defaults
 from armor_model.presets import NEW_PARTS, PRESETS, preset_dict, summary
 
 if TYPE_CHECKING:
@@ -52,11 +52,6 @@ ImageTemperature = Annotated[
 Guidance = Annotated[float, typer.Option(min=0, help="Classifier-free guidance of the images; 1 is off.")]
 ShardGb = Annotated[float, typer.Option(help="Most gigabytes a file, 0.001 to 1000.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead.")]
-
-
-def find_model(model: str | None) -> Path:
-    """The checkpoint folder that `--model` means, looked at before anything heavy is imported."""
-    return check_checkpoint(armor_model.bundled("armor-nano") if model in (None, "armor-nano") else model)
 
 
 def open_model(model: str | None, device: str | None, dtype: str | None) -> tuple[ArmorModel, ArmorProcessor]:

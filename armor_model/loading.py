@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from armor_model import bundled
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import read_table
@@ -65,6 +66,12 @@ def image_defaults(folder: str | Path) -> dict[str, float]:
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
             raise UserError(f"{file}: {name} is {value!r}, not a number of 0 or more")
     return named
+
+
+def find_model(name: str | None) -> Path:
+    """The checkpoint folder that `--model` names, a path, a hub id or `armor-nano`, which travels with the package and
+    is meant where nothing is named; looked at before anything heavy is imported. Raises UserError."""
+    return check_checkpoint(bundled() if name in (None, "armor-nano") else name)
 
 
 def load_model(

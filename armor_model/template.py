@@ -1,5 +1,6 @@
 """What chat templates take and become: a message's content as checked parts, and the template's tokeniser. A
-conversation is tokenised as one text, in which only the template's own marks are special tokens.
+conversation is tokenised as one text, in which only the template's own marks are special tokens. And a word-level
+tokenizer that knows a template, for the small models.
 
 A mark that somebody typed (`<|im_end|>`, `<img>`, `<imgbos>`) is plain text, and a piece's tokens are those it has
 behind the pieces before it: a vocabulary that marks word starts gives an answer other ids when it is tokenised alone.
@@ -10,7 +11,7 @@ from __future__ import annotations
 import re
 import secrets
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,7 @@ from armor_model.base.optional import not_none
 from armor_model.bases import BASES, ChatFormat, find_base
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 NEW_TOKENS = ("<imgbos>", "<imgend>", "<imgpad>")
 """Names of ARMOR's own tokens, the codes `<code_0>` ... apart."""
@@ -147,3 +148,60 @@ class TemplateTokenizer:
             piece = bisect_right(starts, min(start, at - 1)) - 1
             tokens.append(Token(self._real.get(token, token), piece))
         return tokens
+
+
+# ---- words
+
+TEMPLATE_WORDS = ["system", "user", "assistant", "\n"]
+
+
+def build_word_tokenizer(
+    words: Iterable[str], letters: str = "ABCD", base: str = "internvl"
+) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer for the small models, in the form every Hugging Face tokenizer has: padding, the base's
+    special tokens (first, so that the placeholder of an image has the small presets' id, 3), template, letters, words.
+
+    Text is lower-cased, split at spaces and punctuation; a line break is a token. A capital of `letters` that stands
+    alone as an option mark (`A.`, `(B)`, or at a line's end) keeps its case, since VLMEvalKit reads capitals.
+
+    Args:
+        words: the word list, lower-case; duplicates are dropped, order is kept.
+        letters: option letters; each is a token of its own.
+        base: whose chat template it has to know.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    chat = find_base(base).chat
+    marks = [":"] if ":" in chat.turn else []
+    entries = dict.fromkeys(["<pad>", *chat.specials, "<unk>", *TEMPLATE_WORDS, *marks, *letters, *words])
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(entries)}, unk_token="<unk>"))
+    keep = [normalizers.Replace(Regex(rf"\b{x}\b(?=\s*([.):,]|$))"), f"\ue000{x.lower()}") for x in letters]
+    restore = [normalizers.Replace(f"\ue000{x.lower()}", x) for x in letters]
+    core.normalizer = normalizers.Sequence([*keep, normalizers.Lowercase(), *restore])
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\n"), "isolated"),
+            pre_tokenizers.Split(Regex(r"[ \t\r]+"), "removed"),
+            pre_tokenizers.Split(Regex(r"[^\w\s]"), "isolated"),
+        ]
+    )
+    core.decoder = decoders.Sequence(
+        [
+            decoders.Replace(Regex("^"), " "),
+            decoders.Fuse(),
+            decoders.Replace(Regex(r" ?\n ?"), "\n"),
+            decoders.Replace(Regex(r" (?=[.,?!:;)'])|(?<=[(']) "), ""),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        eos_token=chat.end,
+        unk_token="<unk>",
+        additional_special_tokens=[token for token in chat.specials if token != chat.end],
+        clean_up_tokenization_spaces=False,
+        padding_side="left",
+        model_max_length=1_000_000,
+    )

@@ -165,16 +165,7 @@ def longer(saved: JsonView, how: Optimization, step: int) -> str | None:
     )
 
 
-# ---- whole models
-
-
-def find_model(name: str) -> Path:
-    """The checkpoint folder that `--model` names: a path, or `armor-nano`, which travels with the package. Raises
-    UserError."""
-    from armor_model import bundled
-    from armor_model.loading import check_checkpoint
-
-    return check_checkpoint(bundled(name) if name == "armor-nano" else name)
+# ---- the model at the end
 
 
 def save_model(model: ArmorModel, processor: ArmorProcessor, folder: Path, training: JsonView | None = None) -> None:

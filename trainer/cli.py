@@ -203,7 +203,7 @@ def tokenize(
         raise UserError("missing option --model", "whose tokens? The checkpoint's folder, or armor-nano")
 
     from armor_model.base.devices import check_device
-    from trainer.checkpoints import find_model
+    from armor_model.loading import find_model
     from trainer.data import tokenizing
     from trainer.data.records import RULES, counted
 

@@ -108,7 +108,7 @@ class Loop:
                 devices.fill(model, weights)
         else:
             self.objective = self.accelerator.prepare(objective)
-        self.optimizers = Optimizers(self._named_parameters(), how)
+        self.optimizers = Optimizers(self.objective.named_parameters(), how)
         self.average = Average(model, self.trained, how.ema)
         self.cost, self.step = Cost(), 0
         self.stop = StopRequest()
@@ -182,14 +182,8 @@ class Loop:
         names = ("loss/text", "loss/image", "gradient_norm", "mfu")
         told = " ".join(f"{name.removeprefix('loss/')} {losses[name]:.3f}" for name in names if name in losses)
         left = duration(seconds * (self.how.steps - self.step))
-        log.info(
-            "step %d of %d: %s, %d tokens/s, %s left",
-            self.step,
-            self.how.steps,
-            told,
-            losses["tokens_per_second"],
-            left,
-        )
+        speed = losses["tokens_per_second"]
+        log.info("step %d of %d: %s, %d tokens/s, %s left", self.step, self.how.steps, told, speed, left)
 
     def _say_estimate(self, flops: float) -> None:
         """The whole run's time by the first step's operations in a process, before times are measured."""
@@ -206,7 +200,7 @@ class Loop:
 
     def _data_loader(self) -> DataLoader:
         rank_of = self.accelerator.process_index, self.accelerator.num_processes
-        token_ids = self._pad_id(), self.model.config.imgbos_id
+        token_ids = self.model.config.text_config.pad_token_id or 0, self.model.config.imgbos_id
         options, workers = self.options, self.options.workers
         if workers is None:
             workers = 4 if self.accelerator.device.type == "cuda" else 0
@@ -236,7 +230,7 @@ class Loop:
                 if loss.requires_grad:
                     self.accelerator.backward(loss * world)  # DDP and FSDP average over processes; this is a sum
             meter.add(sums, batch, share)
-        meter.gradient_norm = float(self.accelerator.clip_grad_norm_(self._parameters(), how.clip or math.inf))
+        meter.gradient_norm = float(self.accelerator.clip_grad_norm_(self._learning(), how.clip or math.inf))
         if not math.isfinite(meter.gradient_norm):
             raise RunFailed(f"the gradient of step {self.step} is {meter.gradient_norm}; {self._where_to_go_back()}")
         self.optimizers.step()
@@ -246,15 +240,10 @@ class Loop:
 
     def _count(self, micro: list[Batch], wall: float, cpu: float, meter: LossMeter) -> bool:
         world = self.accelerator.num_processes
-        sums = (
-            sum(b.images for b in micro),
-            sum(b.tokens for b in micro),
-            cpu,
-            sum(self.flops.of(b) for b in micro),
-            bool(self.stop.name),
-        )
+        each = [(b.images, b.tokens, self.flops.of(b)) for b in micro]
+        sums = [*map(sum, zip(*each, strict=True)), cpu, bool(self.stop.name)]
         numbers = torch.tensor(sums, dtype=torch.float64, device=self.accelerator.device)
-        images, tokens, cpu, flops, stop = self.accelerator.reduce(numbers, "sum").tolist()
+        images, tokens, flops, cpu, stop = self.accelerator.reduce(numbers, "sum").tolist()
         self.cost.images_seen += int(images)
         self.cost.tokens += int(tokens)
         self.cost.cpu_seconds += cpu
@@ -276,30 +265,21 @@ class Loop:
         steps = self.checkpoints.steps() if self.checkpoints is not None else []
         return f"the last checkpoint is of step {steps[-1]}" if steps else "there is no checkpoint to go back to"
 
-    def _named_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        return [(n, p) for n, p in self.objective.named_parameters() if p.requires_grad]
-
-    def _parameters(self) -> list[nn.Parameter]:
-        return [p for _, p in self._named_parameters()]
-
-    def _pad_id(self) -> int:
-        pad = self.model.config.text_config.pad_token_id
-        return 0 if pad is None else int(pad)
+    def _learning(self) -> list[nn.Parameter]:
+        return [p for p in self.objective.parameters() if p.requires_grad]
 
     def _watch(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
         """Let the caller judge the model, and draw samples: in the main process, while the others wait at the next
         collective. The random numbers of training stay as they were."""
-        with self.average.swapped():
-            return self._watched(journal, judged, drawn)
-
-    def _watched(self, journal: RunLog, judged: bool, drawn: bool) -> dict[str, float]:
         numbers: dict[str, float] = {}
         half = torch.bfloat16 if self.how.precision == "bf16" else None
-        model = devices.whole_model(self.model, self.main, half)
-        if model is not None and self.main:
+        here = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
+        with self.average.swapped():
+            model = devices.whole_model(self.model, self.main, half)
+            if model is None or not self.main:
+                return numbers
             was_training = model.training
             model.eval()
-            here = [self.accelerator.device] if self.accelerator.device.type == "cuda" else []
             with torch.no_grad(), torch.random.fork_rng(devices=here):
                 if judged and self.options.evaluate is not None:
                     numbers = self.options.evaluate(model, self.step)
@@ -314,18 +294,9 @@ class Loop:
 
     def identity(self) -> JsonObject:
         """What a resume must find unchanged (trainer.checkpoints)."""
-        return identity(
-            self.stage,
-            self.how,
-            self.mixture.seed,
-            self.mixture.counts,
-            self.data,
-            **{
-                "trained": self.trained,
-                "shapes": [self.shapes[name] for name in self.trained],
-                "frozen weights": self.frozen,
-            },
-        )
+        shapes = [self.shapes[name] for name in self.trained]
+        model = {"trained": self.trained, "shapes": shapes, "frozen weights": self.frozen}
+        return identity(self.stage, self.how, self.mixture.seed, self.mixture.counts, self.data, **model)
 
     def trained_parameters(self) -> dict[str, torch.Tensor]:
         """The trained parameters in full, under the model's own names. Where they are sharded, every process has to
@@ -364,12 +335,8 @@ class Loop:
             )
         if told := longer(state["run"], self.how, step):
             log.warning("%s", told)
-        if state["processes"] != self.accelerator.num_processes:
-            log.warning(
-                "written by %d processes, resumed by %d: the same run up to rounding",
-                state["processes"],
-                self.accelerator.num_processes,
-            )
+        if (before := state["processes"]) != (now := self.accelerator.num_processes):
+            log.warning("written by %d processes, resumed by %d: the same run up to rounding", before, now)
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for name, value in trained.items():

@@ -37,19 +37,17 @@ def stage_of(config: StageConfig) -> Stage:
         raise UserError(f"unknown stage {config.stage!r}{did_you_mean(config.stage, STAGES)}{known}")
     try:
         stage = STAGES[config.stage].scaled(config.share)
-        if config.mix is not None:
-            stage = replace(stage, mixture=config.mix)
         changes: JsonObject = {
             "epochs": config.epochs,
             "trains": config.trains or None,
             "alpha": config.alpha,
             "beta": config.beta,
+            "mixture": config.mix,
+            "condition_dropout": config.condition_dropout,
         }
         stage = replace(stage, **{name: value for name, value in changes.items() if value is not None})
         if config.lora:
             stage = replace(stage, trains=(*stage.trains, "lora"))
-        if config.condition_dropout is not None:
-            stage = replace(stage, condition_dropout=config.condition_dropout)
     except ValueError as error:
         raise UserError(str(error)) from error
     return stage
@@ -87,9 +85,10 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
     from armor_model import load, load_processor
     from armor_model.base.runtime import quiet_transformers
     from armor_model.convert.shards import Source
+    from armor_model.loading import find_model
     from trainer import devices
     from trainer.bundle import Training
-    from trainer.checkpoints import find_model, save_model
+    from trainer.checkpoints import save_model
     from trainer.data.shards import Shards
     from trainer.loader import Images, Mixture
     from trainer.loop import Loop

@@ -174,8 +174,9 @@ def run_vqgan(config: VQConfig) -> JsonObject:
     from armor_model import load
     from armor_model.base.runtime import quiet_transformers
     from armor_model.images import open_image, to_pixels
+    from armor_model.loading import find_model
     from armor_model.vq import build_vq
-    from trainer.checkpoints import find_model, save_model
+    from trainer.checkpoints import save_model
 
     quiet_transformers()
     model, processor = load(find_model(config.model))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 from armor_model.base.errors import UserError
@@ -65,41 +66,29 @@ def _ends(processor: ArmorProcessor) -> JsonObject:
     return {"eos_token_id": processor.stop_ids, "pad_token_id": processor.pad_id}
 
 
+TEMPLATE = Template(
+    "$begin$system{% for message in messages %}$opening"
+    "{% if message['content'] is string %}$before{{ message['content'] }}"
+    "{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}$image{% elif part['type'] == 'text' %}$first{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}$end{% endfor %}{% if add_generation_prompt %}$answer{% endif %}"
+)
+SYSTEM = Template("{% if messages[0]['role'] != 'system' %}$opening$prompt$end{% endif %}")
+
+
 def chat_template(chat: ChatFormat, system_prompt: str | None) -> str:
     """The template of armor_model.processing, in Jinja."""
-
-    def opening(role: str) -> str:
-        return chat.turn.format(role=chat.roles.get(role, role))
-
-    turns = "".join(
-        f"{{% {'if' if i == 0 else 'elif'} message['role'] == '{role}' %}}{opening(role)}"
-        for i, role in enumerate(("system", "user", "assistant"))
-    )
-    system = ""
-    if system_prompt:
-        system = (
-            "{% if messages[0]['role'] != 'system' %}"
-            + opening("system")
-            + f"{chat.before_text}{system_prompt}{chat.end}{chat.after}"
-            + "{% endif %}"
-        )
-    first = "{% if loop.first %}" + chat.before_text + "{% endif %}" if chat.before_text else ""
-    return (
-        chat.begin
-        + system
-        + "{% for message in messages %}"
-        + turns
-        + "{% endif %}{% if message['content'] is string %}"
-        + chat.before_text
-        + "{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-        + "{% if part['type'] == 'image' %}"
-        + chat.image_mark
-        + chat.after_image
-        + "{% elif part['type'] == 'text' %}"
-        + first
-        + "{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
-        + f"{chat.end}{chat.after}"
-        + "{% endfor %}{% if add_generation_prompt %}"
-        + opening("assistant")
-        + "{% endif %}"
+    opening = {role: chat.turn.format(role=chat.roles.get(role, role)) for role in ("system", "user", "assistant")}
+    cases = (f"if message['role'] == '{role}' %}}{text}" for role, text in opening.items())
+    before, end = chat.before_text, f"{chat.end}{chat.after}"
+    system = SYSTEM.substitute(opening=opening["system"], prompt=f"{before}{system_prompt}", end=end)
+    return TEMPLATE.substitute(
+        begin=chat.begin,
+        system=system if system_prompt else "",
+        opening="{% " + "{% el".join(cases) + "{% endif %}",
+        before=before,
+        image=f"{chat.image_mark}{chat.after_image}",
+        first="{% if loop.first %}" + before + "{% endif %}" if before else "",
+        end=end,
+        answer=opening["assistant"],
     )

@@ -48,30 +48,23 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 def rename(key: str, levels: int) -> tuple[str, bool]:
     """diffusers' name of a tensor, and whether it is an attention weight stored as a 1x1 convolution."""
-    level = re.fullmatch(r"(encoder\.down|decoder\.up)\.(\d+)\.(.+)", key)
-    if level:
-        stack, i, rest = level.groups()
+    place = re.fullmatch(r"(encoder|decoder)\.(?:(down|up)\.(\d+)|mid)\.(.+)", key)
+    if place is None:
+        return key.replace(".norm_out.", ".conv_norm_out."), False
+    side, way, level, rest = place.groups()
+    if way:
         # the decoder's index 0 is its highest resolution here, the last block in diffusers
-        i = int(i) if stack == "encoder.down" else levels - 1 - int(i)
+        stack = f"{side}.{way}_blocks.{int(level) if way == 'down' else levels - 1 - int(level)}"
         rest = re.sub(r"^block\.", "resnets.", rest).replace("nin_shortcut", "conv_shortcut")
-        attention = re.fullmatch(r"attn\.(\d+)\.(norm|q|k|v|proj_out)\.(weight|bias)", rest)
-        if attention:
-            number, layer, kind = attention.groups()
-            name = (
-                f"{stack.split('.')[0]}.{stack.split('.')[1]}_blocks.{i}.attentions.{number}.{_ATTENTION[layer]}.{kind}"
-            )
-            return name, layer != "norm" and kind == "weight"
         rest = rest.replace("downsample.conv", "downsamplers.0.conv").replace("upsample.conv", "upsamplers.0.conv")
-        return f"{stack.split('.')[0]}.{stack.split('.')[1]}_blocks.{i}.{rest}", False
-    mid = re.fullmatch(r"(encoder|decoder)\.mid\.(.+)", key)
-    if mid:
-        side, rest = mid.groups()
-        attention = re.fullmatch(r"attn_1\.(norm|q|k|v|proj_out)\.(weight|bias)", rest)
-        if attention:
-            layer, kind = attention.groups()
-            return f"{side}.mid_block.attentions.0.{_ATTENTION[layer]}.{kind}", layer != "norm" and kind == "weight"
-        return f"{side}.mid_block." + rest.replace("block_1.", "resnets.0.").replace("block_2.", "resnets.1."), False
-    return key.replace(".norm_out.", ".conv_norm_out."), False
+    else:
+        stack = f"{side}.mid_block"
+        rest = rest.replace("block_1.", "resnets.0.").replace("block_2.", "resnets.1.").replace("attn_1.", "attn.0.")
+    attention = re.fullmatch(r"attn\.(\d+)\.(norm|q|k|v|proj_out)\.(weight|bias)", rest)
+    if attention:
+        number, layer, kind = attention.groups()
+        return f"{stack}.attentions.{number}.{_ATTENTION[layer]}.{kind}", layer != "norm" and kind == "weight"
+    return f"{stack}.{rest}", False
 
 
 def from_llamagen(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -86,13 +86,9 @@ class Engine(Steps):
 
     def run(self, requests: list[Request]) -> list[Row]:
         """Answer all requests."""
-        done = dict(self.stream(requests))
-        return [done[i] for i in range(len(requests))]
-
-    def stream(self, requests: list[Request]) -> Iterator[tuple[int, Row]]:
-        """Answer all requests; each is given, with its number, as soon as it is finished."""
         groups = iter([requests] if requests else [])
-        return self.feed(lambda _: next(groups, None))
+        done = dict(self.feed(lambda _: next(groups, None)))
+        return [done[i] for i in range(len(requests))]
 
     @torch.inference_mode()
     def feed(

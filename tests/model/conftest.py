@@ -16,24 +16,14 @@ def tokenizer(words):
     return build_word_tokenizer(words)
 
 
-def spread(model, seed=0):
-    """Random weights with a wide spread: greedy choices are clear, so equality tests mean something."""
-    import torch
-
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
-    return model.eval()
-
-
 @pytest.fixture(scope="session")
 def make_model(tokenizer):
     """A tiny ARMOR with its own processor; `make_model(heads="single", ...)`."""
     from armor_model import ArmorForConditionalGeneration, ArmorProcessor, preset
 
     def make(seed=0, **settings):
+        from tests_model_helpers import spread
+
         config = preset("tiny", vocab_size=len(tokenizer), **settings)
         model = spread(ArmorForConditionalGeneration(config), seed)
         return model, ArmorProcessor.for_config(tokenizer, config)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from test_model_generation import step_by_step
+from tests_model_helpers import spread
 
 from armor_model import ArmorProcessor, GenerationSettings, build_word_tokenizer, generate, new_model, preset
 from armor_model.bases import BASES, named
@@ -17,15 +18,6 @@ OTHERS = [name for name in BASES if name != "internvl"]
 TILED = ("smolvlm", "idefics3")
 """Bases of one code, whose class counts padding along in a plain forward."""
 WORDS = [*"what is there ? . , a red circle the image draw of and not it you are helpful assistant".split()]  # noqa: SIM905
-
-
-def spread(model, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.15)
-    return model.eval()
 
 
 def slow_if(much, name):

@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 from PIL import Image
-from test_model_every_base import OTHERS, TILED, WORDS, conversations, hidden_of, inputs_of, pair, spread, theirs
+from test_model_every_base import OTHERS, TILED, WORDS, conversations, hidden_of, inputs_of, pair, theirs
+from tests_model_helpers import spread
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 

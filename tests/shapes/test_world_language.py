@@ -55,7 +55,7 @@ def test_case_folding_keeps_option_letters():
 
 
 def test_the_models_tokenizer_splits_alike(sampled):
-    from armor_model.tokenizers import build_word_tokenizer
+    from armor_model.template import build_word_tokenizer
 
     tokenizer = build_word_tokenizer(language.vocabulary())
     texts = [m["value"].replace("<image>\n", "") for g in sampled.values() for c in g[:60] for m in c["conversations"]]

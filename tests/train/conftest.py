@@ -1,5 +1,6 @@
 """Helpers of this folder are imported by name; one thread keeps the numbers the same on every machine."""
 
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -16,3 +17,11 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def forkserver():
+    """Fresh processes that have the heavy imports done already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_worker", "train_helpers", "trainer.loop", "armor_model.modeling"])
+    return context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
 from pathlib import Path
 
 from PIL import Image
@@ -54,3 +55,13 @@ def write_lines(path: Path, records: list) -> Path:
     """JSON lines; a record that is a text already is written as it is."""
     path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in records))
     return path
+
+
+def write_tar(path: Path, samples: dict[str, dict[str, bytes]]) -> None:
+    """A tar of samples: key -> extension -> bytes."""
+    with tarfile.open(path, "w") as tar:
+        for key, members in samples.items():
+            for extension, data in members.items():
+                info = tarfile.TarInfo(f"{key}.{extension}")
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))

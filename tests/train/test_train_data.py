@@ -3,14 +3,13 @@ run."""
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import BAD, gpt, human, image, write_corpus
+from data_helpers import BAD, gpt, human, image, write_corpus, write_tar
 
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
@@ -46,15 +45,6 @@ def test_sharegpt4v_is_read_as_it_is_published(tmp_path):
 def test_types_follow_from_what_goes_in_and_out():
     assert kind_of([human("<image>?"), gpt("again:\n<image>")]) == "ti2ti"
     assert kind_of([human("hi"), gpt("hello"), human("draw"), gpt("<image>")]) == "t2i"
-
-
-def write_tar(path, samples):
-    with tarfile.open(path, "w") as tar:
-        for key, members in samples.items():
-            for extension, data in members.items():
-                info = tarfile.TarInfo(f"{key}.{extension}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from data_helpers import gpt, human, image, write_lines
+from data_helpers import gpt, human, image, write_lines, write_tar
 from PIL import Image
-from test_train_data import write_tar
 
 from armor_model import bundled, load_processor
 from armor_model.base.errors import UserError

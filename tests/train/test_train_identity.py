@@ -8,13 +8,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from train_helpers import pools, tiny_model
+from train_helpers import mixture, tiny_model
 
 from armor_model.base.errors import RunFailed, UserError
 from trainer import devices
 from trainer.checkpoints import differences, identity, longer
 from trainer.config import LoopOptions, Optimization
-from trainer.loader import Mixture
 from trainer.loop import Loop
 from trainer.stages import STAGES
 
@@ -67,10 +66,9 @@ def test_a_longer_run_states_its_schedule():
 
 def loop(out, steps=4, model=None, **how) -> Loop:
     model = model or tiny_model()
-    mixture = Mixture(pools(model.config), dict.fromkeys(STAGES["3"].mixture, 12), 4, 5)
     resume = (out / "checkpoints").is_dir()
     how = Optimization(steps, 4, lr=3e-3, schedule="constant", **how)
-    return Loop(model, STAGES["3"], mixture, how, LoopOptions(out, save_every=2, bar=False, resume=resume))
+    return Loop(model, STAGES["3"], mixture(model), how, LoopOptions(out, save_every=2, bar=False, resume=resume))
 
 
 def test_a_run_goes_on_longer_and_in_other_micro_batches(tmp_path, caplog):

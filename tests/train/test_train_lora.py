@@ -8,12 +8,11 @@ import sys
 
 import pytest
 import torch
-from train_helpers import pools, tiny_model
+from train_helpers import mixture, pools, tiny_model
 
 from armor_model.base.errors import UserError
 from trainer.batches import collate
 from trainer.config import LoopOptions, Optimization
-from trainer.loader import Mixture
 from trainer.loop import Loop
 from trainer.objective import Objective, add_lora, merge_lora
 from trainer.stages import STAGES, Stage, part_of
@@ -38,8 +37,8 @@ def test_additions_learn_and_merge_into_a_plain_model(tmp_path):
     assert sum(part_of(n, model.base) == ("lora",) for n, _ in model.named_parameters()) == 2 * 7 * len(
         model.decoder.layers
     )
-    mixture = Mixture(pools(model.config), dict.fromkeys(LEARNS.mixture, 12), 8, 5)
-    loop = Loop(model, LEARNS, mixture, Optimization(12, 8, lr=1e-2), LoopOptions(tmp_path, bar=False, log_every=1))
+    options = LoopOptions(tmp_path, bar=False, log_every=1)
+    loop = Loop(model, LEARNS, mixture(model, LEARNS, 8), Optimization(12, 8, lr=1e-2), options)
     loop.run()
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss/text"] < log[0]["loss/text"] and loop.plan.trained["decoder"] > 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import SafetensorError
-from train_helpers import pools, tiny_model
+from train_helpers import mixture, pools, tiny_model
 
 from armor_model.base.errors import RunFailed, UserError, disk_is_full
 from armor_model.losses import IGNORE, head_losses
@@ -25,10 +25,8 @@ from trainer.stages import KINDS, STAGES
 
 def train(out=None, model=None, stage="3", steps=12, **how) -> tuple[Loop, list[dict]]:
     model = model or tiny_model()
-    counts = dict.fromkeys((k for k in STAGES[stage].mixture if k != "refuse"), 12)
-    mixture = Mixture(pools(model.config), counts, 8, 5)
     options = LoopOptions(out, bar=False, log_every=1, **how.pop("options", {}))
-    loop = Loop(model, STAGES[stage], mixture, Optimization(steps, 8, lr=3e-3, **how), options)
+    loop = Loop(model, STAGES[stage], mixture(model, stage, 8), Optimization(steps, 8, lr=3e-3, **how), options)
     loop.run()
     return loop, [] if out is None else [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
 
@@ -116,9 +114,8 @@ def test_the_chunked_head_is_cast_under_autocast_as_a_linear_layer_is(rows):
 def test_losses_by_type_are_those_of_the_type_alone(tmp_path):
     """The first step's line against one conversation after another."""
     model = tiny_model()
-    mixture = Mixture(pools(model.config), dict.fromkeys(STAGES["3"].mixture, 12), 8, 5)
     objective, want = Objective(model, STAGES["3"]), {}
-    for example in mixture.batch(0):
+    for example in mixture(model, batch=8).batch(0):
         sums = objective(collate([example], 0, model.config.imgbos_id))
         for head, value, labels in (
             ("text", sums.text, example.text_labels),

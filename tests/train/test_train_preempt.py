@@ -8,12 +8,11 @@ import signal
 
 import pytest
 import torch
-from train_helpers import pools, tiny_model
+from train_helpers import mixture, tiny_model
 
 from armor_model.base.errors import ArmorError, Preempted
 from trainer.checkpoints import Checkpoints
 from trainer.config import LoopOptions, Optimization
-from trainer.loader import Mixture
 from trainer.loop import Loop
 from trainer.stages import STAGES
 
@@ -23,9 +22,8 @@ STEPS = 6
 def loop(out, resume=False, at=None, number=signal.SIGTERM, **options) -> Loop:
     """A run in which, with `at`, this process gets a signal within that step."""
     model = tiny_model()
-    mixture = Mixture(pools(model.config), dict.fromkeys(STAGES["3"].mixture, 12), 4, 5)
     how = Optimization(STEPS, 4, lr=3e-3, muon_lr=1e-3)
-    made = Loop(model, STAGES["3"], mixture, how, LoopOptions(out, resume=resume, bar=False, **options))
+    made = Loop(model, STAGES["3"], mixture(model), how, LoopOptions(out, resume=resume, bar=False, **options))
     made.average.update = lambda: made.step == at and os.kill(os.getpid(), number)
     return made
 

@@ -4,7 +4,6 @@ the uninterrupted run; micro-batches are one batch."""
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -16,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from train_helpers import assert_equal_trees
 
 from armor_model.bases import BASES
 
@@ -127,17 +127,15 @@ def one(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start():
+def start(forkserver):
     """Starts two processes of one run; gives them back."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_worker", "train_helpers", "trainer.loop", "armor_model.modeling"])
 
     def begin(out: Path, target=train, world: int = 2, **options):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         pair = [
-            context.Process(target=target, args=(str(out), rank, world, port), kwargs=options, daemon=True)
+            forkserver.Process(target=target, args=(str(out), rank, world, port), kwargs=options, daemon=True)
             for rank in range(world)
         ]
         for process in pair:
@@ -247,21 +245,6 @@ def test_a_model_read_shard_by_shard_is_the_model(one, start, tmp_path):
 
 def result_steps(out: Path) -> int:
     return max(int(p.name.removeprefix("step-")) for p in (out / "checkpoints").glob("step-*"))
-
-
-def assert_equal_trees(a, b) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_equal_trees(a[key], b[key])
-    elif isinstance(a, list | tuple):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_equal_trees(x, y)
-    else:
-        assert a == b
 
 
 def test_a_sharded_checkpoint_goes_on_in_one_process(one, start, tmp_path):

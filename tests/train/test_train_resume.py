@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from train_helpers import pools, tiny_model
+from train_helpers import assert_equal_trees, mixture, pools, tiny_model
 from train_worker import run
 
 from armor_model.base.errors import RunFailed
@@ -26,32 +25,10 @@ STEPS, EVERY = 24, 3
 
 
 @pytest.fixture(scope="module")
-def spawn():
-    """Fresh processes that have the heavy imports done already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_worker", "train_helpers", "trainer.loop", "armor_model.modeling"])
-    return context
-
-
-@pytest.fixture(scope="module")
 def straight(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("straight")
     run(str(out), STEPS, EVERY, resume=False)
     return out
-
-
-def assert_equal_trees(a, b) -> None:
-    """Nested dicts and lists of tensors and numbers, bit for bit."""
-    assert type(a) is type(b)
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-    if isinstance(a, dict | list | tuple):
-        for x, y in zip(*((t.values() if isinstance(t, dict) else t) for t in (a, b)), strict=True):
-            assert_equal_trees(x, y)
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    else:
-        assert a == b
 
 
 def last(out: Path) -> Path:
@@ -78,13 +55,13 @@ def kill_at(process, out: Path, step: int, jitter: float) -> None:
 
 
 @pytest.mark.parametrize("kills", [8, pytest.param(20, marks=pytest.mark.slow)])
-def test_kills_at_random_times_leave_no_trace(straight, spawn, tmp_path, kills):
+def test_kills_at_random_times_leave_no_trace(straight, forkserver, tmp_path, kills):
     rng = random.Random(0)
     for step in sorted(rng.sample(range(1, STEPS - 1), kills)):
-        process = spawn.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True, 0.02, step + 1))
+        process = forkserver.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True, 0.02, step + 1))
         process.start()
         kill_at(process, tmp_path, step, rng.uniform(0, 0.06))
-    process = spawn.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True))
+    process = forkserver.Process(target=run, args=(str(tmp_path), STEPS, EVERY, True))
     process.start()
     process.join(120)
     assert process.exitcode == 0
@@ -110,9 +87,8 @@ def test_kills_at_random_times_leave_no_trace(straight, spawn, tmp_path, kills):
 
 def loop(out: Path, model=None, stage: str = "3", lr: float = 3e-3, **options) -> Loop:
     model = model or tiny_model()
-    counts = dict.fromkeys(STAGES[stage].mixture, 12)
-    mixture = Mixture(pools(model.config), counts, 4, 5)
-    return Loop(model, STAGES[stage], mixture, Optimization(4, 4, lr=lr), LoopOptions(out, bar=False, **options))
+    how, options = Optimization(4, 4, lr=lr), LoopOptions(out, bar=False, **options)
+    return Loop(model, STAGES[stage], mixture(model, stage), how, options)
 
 
 def test_only_the_last_checkpoints_and_the_best_are_kept(tmp_path):

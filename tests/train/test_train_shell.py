@@ -9,15 +9,14 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
-import tarfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from data_helpers import write_tar
 from PIL import Image
+from train_helpers import python
 
 from trainer.cli import main
 
@@ -37,15 +36,6 @@ def refused(capsys, *words: object) -> tuple[int, str]:
     assert code != 0
     assert err.startswith("armor-train: ") and err.count("\n") == 1, err
     return code, err
-
-
-def write_tar(path: Path, samples: list[dict[str, bytes]]) -> None:
-    with tarfile.open(path, "w") as tar:
-        for number, members in enumerate(samples):
-            for extension, data in members.items():
-                info = tarfile.TarInfo(f"{number:09d}.{extension}")
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +65,17 @@ def official(tmp_path_factory) -> Path:
         rows = [sample() for _ in range(16)]
         write_tar(
             root / "laion" / f"{shard:05d}.tar",
-            [
-                {"png": p, "json": json.dumps({"caption": c, "url": f"http://{shard}/{i}"}).encode()}
+            {
+                f"{i:09d}": {"png": p, "json": json.dumps({"caption": c, "url": f"http://{shard}/{i}"}).encode()}
                 for i, (c, p) in enumerate(rows)
-            ],
+            },
         )
     urls = [f"http://{shard}/{i}" for shard in range(2) for i in range(16)]
     scores = [4.0 if u.endswith("/0") else 6.0 for u in urls]
     pq.write_table(pa.table({"URL": urls, "AESTHETIC_SCORE": scores, "punsafe": [0.01] * 32}), root / "index.parquet")
     rows = [sample() for _ in range(16)]
-    write_tar(root / "t2i.tar", [{"png": p, "json": json.dumps({"prompt": c}).encode()} for c, p in rows])
+    samples = {f"{i:09d}": {"png": p, "json": json.dumps({"prompt": c}).encode()} for i, (c, p) in enumerate(rows)}
+    write_tar(root / "t2i.tar", samples)
     (root / "seen").mkdir()
     records = []
     for i in range(16):
@@ -429,13 +420,6 @@ def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
     run(capsys, *common, "--model", "armor-nano", "--out", tmp_path / "run", "--resume")  # done already: exports again
 
 
-def shell(*words: object, **changes: str) -> subprocess.Popen:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
-    return subprocess.Popen(
-        [sys.executable, *map(str, words)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
@@ -448,7 +432,7 @@ def test_two_processes_from_the_shell_killed_and_resumed(launcher, shards, tmp_p
     where += ["--steps", 40, "--log-every", 1, "--save-every", 1, "--out", tmp_path / "two", "--resume"]
     port = ["--master-port" if "torch" in launcher else "--main_process_port", 0 if "torch" not in launcher else 29571]
     command = ["-m", *launcher.split(), *port, "-m", "trainer", "stage", *where]
-    first = shell(*command)
+    first = python(*command)
     log = tmp_path / "two" / "log.jsonl"
     end = time.monotonic() + 300
     while not (log.exists() and log.read_text().count("\n") >= 3):
@@ -460,7 +444,7 @@ def test_two_processes_from_the_shell_killed_and_resumed(launcher, shards, tmp_p
     for process in [*psutil.Process(first.pid).children(recursive=True), psutil.Process(first.pid)]:
         process.send_signal(signal.SIGKILL)
     first.wait()
-    second = shell(*command)
+    second = python(*command)
     text = second.communicate(timeout=600)[0]
     assert second.returncode == 0, text
     result = json.loads((tmp_path / "two" / "result.json").read_text())

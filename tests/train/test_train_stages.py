@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from train_helpers import pools, tiny_model
+from train_helpers import mixture, tiny_model
 
 from armor_model.bases import find_base
 from trainer.config import Optimization
-from trainer.loader import Mixture
 from trainer.loop import Loop
 from trainer.objective import freeze
 from trainer.stages import FROZEN_ALWAYS, PARTS, SCHEMES, STAGES, Stage, part_of
@@ -69,9 +68,7 @@ def test_after_ten_steps_exactly_the_named_parts_moved(name, heads):
     model = tiny_model(heads)
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     stage = STAGES[name]
-    counts = dict.fromkeys(stage.mixture, 24)
-    mixture = Mixture(pools(model.config), counts, 8, seed=0)
-    Loop(model, stage, mixture, Optimization(10, 8, lr=1e-2, weight_decay=0.1)).run()
+    Loop(model, stage, mixture(model, stage, 8, each=24, seed=0), Optimization(10, 8, lr=1e-2, weight_decay=0.1)).run()
     moved = {n for n, p in model.named_parameters() if not torch.equal(p, before[n])}
     expected = {n for n, p in model.named_parameters() if any(part in stage.trains for part in part_of(n, model.base))}
     if not stage.beta and heads == "switching":
@@ -92,6 +89,5 @@ def test_original_embedding_rows_stay_in_every_stage():
     before = model.model.language_model.embed_tokens.weight.detach().clone()
     for name in "123":
         stage = STAGES[name]
-        mixture = Mixture(pools(model.config), dict.fromkeys(stage.mixture, 8), 8, seed=0)
-        Loop(model, stage, mixture, Optimization(2, 8, lr=1e-2)).run()
+        Loop(model, stage, mixture(model, stage, 8, each=8, seed=0), Optimization(2, 8, lr=1e-2)).run()
     assert torch.equal(before, model.model.language_model.embed_tokens.weight)

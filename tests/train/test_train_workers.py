@@ -6,15 +6,14 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-from data_helpers import gpt, human, image, write_lines
-from test_train_data import build_corpus, write_tar
+from data_helpers import gpt, human, image, write_lines, write_tar
+from test_train_data import build_corpus
+from train_helpers import python
 
 from armor_model import bundled
 from armor_model.base.errors import RunFailed, UserError
@@ -171,16 +170,6 @@ def test_a_build_killed_after_any_write_goes_on(tar_folder, tmp_path, monkeypatc
     assert len(read) == 3 - done
 
 
-def started(*words: object, **environment: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["tokenize", "build-data"])
 def test_killed_at_twenty_random_times_it_ends_as_uninterrupted(corpus, tar_folder, tmp_path, command):
@@ -189,15 +178,15 @@ def test_killed_at_twenty_random_times_it_ends_as_uninterrupted(corpus, tar_fold
         "build-data": ["trainer", "build-data", "--tars", tar_folder[0].parent, "--workers", 2],
     }[command]
     begun = time.monotonic()
-    whole = started(*words, "--out", tmp_path / "whole")
+    whole = python("-m", *words, "--out", tmp_path / "whole")
     assert whole.wait() == 0, whole.stdout.read()
     took, chance = time.monotonic() - begun, random.Random(0)
     for _ in range(20):
-        process = started(*words, "--out", tmp_path / "out")
+        process = python("-m", *words, "--out", tmp_path / "out")
         time.sleep(chance.uniform(0.2, 1) * took)
         process.kill()
         process.wait()
-    last = started(*words, "--out", tmp_path / "out")
+    last = python("-m", *words, "--out", tmp_path / "out")
     text = last.communicate()[0]
     assert last.returncode == 0 or "already holds conversations.jsonl" in text, text
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "out")
@@ -207,7 +196,7 @@ def test_killed_at_twenty_random_times_it_ends_as_uninterrupted(corpus, tar_fold
 def test_torchrun_shares_the_shards_out(corpus, tmp_path, processor):
     one = tokenize(corpus, tmp_path / "one", processor, "armor-nano", shard_size=2)
     words = ["trainer", "tokenize", corpus, "--out", tmp_path / "two", "--model", "armor-nano", "--shard-size", 2]
-    run = started("torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29573, "-m", *words)
+    run = python("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29573, "-m", *words)
     assert run.wait() == 0, run.stdout.read()
     assert "the one that ends last writes the manifest" in run.stdout.read()
     manifest = json.loads((tmp_path / "two" / MANIFEST).read_text())

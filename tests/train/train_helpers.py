@@ -1,6 +1,10 @@
-"""A tiny model and made-up examples for the training tests."""
+"""A tiny model and made-up examples for the training tests, and what several of them do."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
 
 import torch
 
@@ -8,6 +12,8 @@ from armor_model.bases import find_base
 from armor_model.losses import IGNORE
 from armor_model.processing import ProcessorSettings
 from trainer.batches import Example
+from trainer.loader import Mixture
+from trainer.stages import STAGES, Stage
 
 
 def tiny_model(heads: str = "switching", seed: int = 0, base: str = "internvl"):
@@ -57,3 +63,32 @@ def example(config, kind: str, seed: int) -> Example:
 def pools(config, each: int = 12) -> dict[str, list[Example]]:
     kinds = ("t2t", "ti2t", "t2i", "t2ti")
     return {kind: [example(config, kind, 100 * k + i) for i in range(each)] for k, kind in enumerate(kinds)}
+
+
+def mixture(model, stage: str | Stage = "3", batch: int = 4, each: int = 12, seed: int = 5, **options) -> Mixture:
+    """Batches of the types that a stage reads, `each` conversations of each."""
+    kinds = (STAGES[stage] if isinstance(stage, str) else stage).mixture
+    return Mixture(
+        pools(model.config), dict.fromkeys((k for k in kinds if k != "refuse"), each), batch, seed, **options
+    )
+
+
+def assert_equal_trees(a, b) -> None:
+    """Nested dicts and lists of tensors and numbers, bit for bit."""
+    assert type(a) is type(b)
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+    if isinstance(a, dict | list | tuple):
+        for x, y in zip(*((t.values() if isinstance(t, dict) else t) for t in (a, b)), strict=True):
+            assert_equal_trees(x, y)
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    else:
+        assert a == b
+
+
+def python(*words: object, **environment: str) -> subprocess.Popen:
+    """A Python of its own, one thread, both streams piped together."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, *map(str, words)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

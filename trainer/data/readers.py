@@ -42,17 +42,14 @@ class Source:
     name: str
     caption: tuple[str, ...]
     """Metadata fields that hold the caption, best first; a `txt` member comes after them."""
-    about: str
 
 
 SOURCES: dict[str, Source] = {
     s.name: s
     for s in (
-        Source(
-            "laion", ("caption", "text"), "LAION-nolang-aesthetics-27M, downloaded by img2dataset as webdataset tars"
-        ),
-        Source("text-to-image-2m", ("prompt", "caption"), "text-to-image-2M's webdataset tars"),
-        Source("webdataset", ("caption", "prompt", "text"), "any tars of pictures with a txt or json beside each"),
+        Source("laion", ("caption", "text")),  # LAION-nolang-aesthetics-27M, by img2dataset
+        Source("text-to-image-2m", ("prompt", "caption")),
+        Source("webdataset", ("caption", "prompt", "text")),  # any tars of images with a txt or json beside each
     )
 }
 

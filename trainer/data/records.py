@@ -224,9 +224,7 @@ def normalise(record: JsonObject, root: Path, where: str = "record") -> JsonObje
         raise Rejected("empty_answer", where)
     if any(IMAGE in t["value"] for t in turns if t["from"] == "system"):
         raise Rejected("too_many_image_marks", f"{where}: {IMAGE} in a system turn")
-    images = record.get("images", record.get("image"))
-    images = [] if images is None else images if isinstance(images, list) else [images]
-    images = [_bare(image) for image in images]
+    images = [_bare(image) for image in _images(record)]
     if not all(isinstance(image, str | bytes) for image in images):
         raise Rejected("missing_image", f"{where}: its pictures are no list of paths")
     marks = sum(t["value"].count(IMAGE) for t in turns)
@@ -294,10 +292,14 @@ def _from_messages(record: JsonObject, where: str) -> JsonObject:
             else:
                 raise Rejected("no_turns", f"{where}: a part that is neither text nor an image")
         turns.append({"from": SPEAKERS.get(role, role) if isinstance(role, str) else role, "value": text})
-    beside = record.get("images", record.get("image"))
-    beside = [] if beside is None else beside if isinstance(beside, list) else [beside]
     kept = {name: record[name] for name in ("id", "type") if record.get(name) is not None}
-    return {**kept, "conversations": turns, "images": images or beside}
+    return {**kept, "conversations": turns, "images": images or _images(record)}
+
+
+def _images(record: JsonObject) -> list[Any]:
+    """What stands beside the turns: `images`, or ShareGPT4V's one `image`."""
+    images = record.get("images", record.get("image"))
+    return [] if images is None else images if isinstance(images, list) else [images]
 
 
 def _bare(image: Image.Image) -> Any:
