@@ -6,7 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from armor_eval.runs.schema import ModelInfo
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ class DrawingModel(ABC):
         """What stands in run.json; `guidance` is the one in force, None where the model has none."""
 
 
-def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[object]) -> list[Any]:
+def one_by_one(batch: Callable[..., Sequence[T]], *columns: Sequence[object]) -> list[T | Exception]:
     """`batch(*columns)`; where it raises, its rows one by one, an exception standing for the row that it is of; where
     memory runs out, its halves.
 
@@ -89,7 +91,7 @@ def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[object]) -> l
     """
     rows = len(columns[0])
     try:
-        results = list(batch(*columns))
+        results: list[T | Exception] = list(batch(*columns))
         if len(results) != rows:
             raise RuntimeError(f"{len(results)} outputs for {rows} requests")
         return results
