@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any, get_args
+from types import ModuleType
+from typing import get_args
 
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import unknown_name
@@ -45,7 +46,7 @@ class ProfileSpec:
     guest: str | None = None
     """The package of a guest; None = published data."""
 
-    def part(self, name: str) -> Any:
+    def part(self, name: str) -> ModuleType:
         """A module of the guest, imported when it is needed.
 
         `understanding` (tsv_path, declared), `judge` (RuleJudge), `geneval` (records), `colors` (PixelColors),

@@ -8,7 +8,6 @@ Source: the paper's Table 1 (which head says which token) and Figure 3.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -43,7 +42,7 @@ class ArmorFields(PreTrainedConfig):
     tie_word_embeddings: bool = False
     """Must be False: InternVL's default of True silently overwrites the head with the embeddings on loading."""
 
-    def __post_init__(self, **kwargs: Any) -> None:
+    def __post_init__(self, **kwargs: object) -> None:
         super().__post_init__(**kwargs)
         if self.vq_config is None:
             self.vq_config = {"type": "chameleon"}
@@ -108,19 +107,19 @@ AutoConfig.register("armor", ArmorConfig, exist_ok=True)
 
 
 @cache
-def config_class(base_name: str) -> type[Any]:
+def config_class(base_name: str) -> type[ArmorFields]:
     """The class of ARMOR's configuration on a base, known to transformers' AutoConfig. Raises UserError for an unknown
     base."""
     if base_name == "internvl":
         return ArmorConfig
     parent = named(find_base(base_name).config_class)
     fields = {"__module__": __name__, "model_type": armor_type(base_name), "base_name": base_name}
-    made: type[Any] = strict(type(f"Armor{parent.__name__}", (ArmorFields, parent), fields))
+    made: type[ArmorFields] = strict(type(f"Armor{parent.__name__}", (ArmorFields, parent), fields))
     AutoConfig.register(fields["model_type"], made, exist_ok=True)
     return made
 
 
-def make_config(settings: JsonObject) -> Any:
+def make_config(settings: JsonObject) -> ArmorFields:
     """The configuration of a preset's settings, or of a config.json's. Raises UserError for what is no ARMOR's."""
     base_name = base_name_of(settings)
     if base_name is None:

@@ -10,7 +10,7 @@ size N x V is kept.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,8 @@ from torch import Tensor
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
+
     from armor_model.modeling import ArmorModel
 
 IGNORE = -100
@@ -30,7 +32,9 @@ CHUNK_ELEMENTS = 1 << 24
 
 class _ChunkedHeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, labels_N: Tensor, rows: int, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: FunctionCtx, hidden_ND: Tensor, labels_N: Tensor, rows: int, *weights: Tensor
+    ) -> tuple[Tensor, Tensor]:
         count, width = hidden_ND.shape[0], sum(w.shape[0] for w in weights)
         need_hidden = ctx.needs_input_grad[0]
         need_weight = [ctx.needs_input_grad[3 + i] for i in range(len(weights))]
@@ -80,7 +84,7 @@ class _ChunkedHeadLoss(torch.autograd.Function):
         return losses_N.sum(), losses_N
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple:
+    def backward(ctx: FunctionCtx, upstream: Tensor, _: Tensor) -> tuple:
         grad_hidden, *grads = ctx.saved_tensors
         # In place: these buffers belong to this node alone, and a copy of a head's gradient would double its memory.
         return (
@@ -172,7 +176,7 @@ def summed_losses(
             rows_B[0] = True
         if not rows_B.any():
             return hidden_BTD.new_zeros(0, hidden_BTD.shape[2]), labels_BT.new_zeros(0), nothing
-        kept: list[Any] = [hidden_BTD, attention_mask, position_ids, labels_BT]
+        kept: list[Tensor | None] = [hidden_BTD, attention_mask, position_ids, labels_BT]
         if not rows_B.all():
             kept = [one if one is None or len(one) == 1 else one[rows_B] for one in kept]
         visual_BTD = model.visual_hidden(*kept[:3])
@@ -204,7 +208,7 @@ def _single(
     renormalise: bool,
 ) -> Sums:
     """The ablation's Normal arm: every position through adapter and one head over V + 3 + K tokens."""
-    given: Any = text_BT if text_BT is not None else image_BT
+    given = text_BT if text_BT is not None else image_BT
     none_BT = torch.full_like(given, IGNORE)
     labels_text = none_BT if text_BT is None else text_BT
     either_BT = torch.where(labels_text != IGNORE, labels_text, none_BT if image_BT is None else image_BT)

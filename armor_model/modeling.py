@@ -66,7 +66,7 @@ class ArmorModel(PreTrainedModel):
     """
 
     config: ArmorFields
-    model: Any
+    model: PreTrainedModel
     lm_head: nn.Linear
     _tied_weights_keys = None
 
@@ -99,7 +99,7 @@ class ArmorModel(PreTrainedModel):
             init.normal_(self.new_embeddings, std=self.config.text_config.initializer_range)
 
     @property
-    def decoder(self) -> Any:
+    def decoder(self) -> PreTrainedModel:
         """The text decoder: `embed_tokens`, `layers`, `norm`, `rotary_emb`."""
         return self.base.decoder(self.model)
 
@@ -120,8 +120,7 @@ class ArmorModel(PreTrainedModel):
         known = base.config.to_dict()
         for drop in ("model_type", "architectures", "transformers_version", "tie_word_embeddings"):
             known.pop(drop, None)
-        config_class: Any = cls.config_class
-        model: Any = cls(config_class(**{**known, **settings}))
+        model = cls(cls.config_class(**{**known, **settings}))
         model = model.to(base.dtype)
         state = {**base.state_dict(), "lm_head.weight": base.lm_head.weight}
         unexpected = model.load_state_dict(state, strict=False).unexpected_keys
@@ -131,7 +130,7 @@ class ArmorModel(PreTrainedModel):
         return model.to(base.device)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(cls, folder: str | Path, *args: object, **kwargs: Any) -> Any:
         """transformers' `from_pretrained` (with `dtype`, `device_map`, ...), from safetensors only; each weight is
         accounted for. Raises UserError for a folder that is not an ARMOR checkpoint, or a damaged one."""
         folder = check_checkpoint(folder)
@@ -252,14 +251,14 @@ class ArmorModel(PreTrainedModel):
         hidden_BTD: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-        cache: Any,
+        cache: object,
         rotary: tuple[Tensor, Tensor] | None,
         deep: Sequence[Tensor] = (),
     ) -> Tensor:
         counts = given = position_ids
         if given is not None and given.ndim == 3:
             counts = given = given[..., 0]
-        mask: Any = attention_mask
+        mask = attention_mask
         if position_ids is None:
             counts = position_ids = self.positions(attention_mask, hidden_BTD)
         if cache is None and (mask is None or mask.ndim != 4):
@@ -289,7 +288,7 @@ class ArmorModel(PreTrainedModel):
         embeds_BTD: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: Any = None,
+        cache: object = None,
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """The text decoder's blocks, and nothing after them: hidden states (B, T, D) before the final norm.
@@ -315,7 +314,7 @@ class ArmorModel(PreTrainedModel):
         hidden_BTD: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: Any = None,
+        cache: object = None,
         rotary: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """The adapter: hidden states before the final norm (B, T, D) to the visual branch's (B, T, D), before its norm.
@@ -387,7 +386,7 @@ AutoModelForImageTextToText.register(ArmorConfig, ArmorForConditionalGeneration,
 
 
 @cache
-def model_class(base_name: str) -> type[Any]:
+def model_class(base_name: str) -> type[ArmorModel]:
     """ARMOR's class on a base, known to transformers' AutoModelForImageTextToText. Raises UserError for an unknown
     base."""
     if base_name == "internvl":

@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder, sha256_json
-from armor_model.base.jsons import JsonView
+from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
     from armor_eval.runs.bundle import Bundle
@@ -101,13 +101,14 @@ class Training:
             return
         from armor_eval.runs.schema import Metric, Point, Scores, TrainingInfo
 
-        def summed(field: str, value: float) -> Any:
+        def summed(field: str, value: float) -> float:
             return value + (getattr(self._before, field) if self._before is not None else 0)
 
         own = TrainingInfo(
             images_seen=cost.images_seen, tokens=cost.tokens, device_days=cost.device_days, optimizer_steps=steps
         )
-        training = TrainingInfo(**{field: summed(field, value) for field, value in own.model_dump().items()})
+        sums: JsonObject = {field: summed(field, value) for field, value in own.model_dump().items()}
+        training = TrainingInfo(**sums)
         points, done = [], 0
         for log in logs:
             last = 0

@@ -45,7 +45,7 @@ class Checkpoints:
     def __init__(self, root: Path, keep: int = 2) -> None:
         self.root, self.keep = root, keep
 
-    def save(self, step: int, trained: Mapping[str, Tensor], optimizer: Any, state: JsonObject) -> Path:
+    def save(self, step: int, trained: Mapping[str, Tensor], optimizer: JsonObject, state: JsonObject) -> Path:
         """Write the checkpoint of `step`, then remove those beyond the last `keep`, never the best one."""
         final = self.path(step)
         no_space = f"no space left for the checkpoint of step {step} in {self.root}; earlier checkpoints are intact"
@@ -114,7 +114,7 @@ sharding, logs and checkpoints are no part of the identity."""
 
 
 def identity(
-    stage: Stage, how: Optimization, seed: int, counts: Mapping[str, int], data: Mapping[str, str], **model: Any
+    stage: Stage, how: Optimization, seed: int, counts: Mapping[str, int], data: Mapping[str, str], **model: object
 ) -> JsonObject:
     """As a checkpoint holds it: JSON values. `model`: what is trained, its shapes, a fingerprint of the rest."""
     run = {"stage": asdict(stage), "optimization": asdict(how), "seed": seed, "mixture": dict(counts), "data": data}
@@ -145,7 +145,7 @@ def _goes_on(name: str, before: JsonView, here: JsonView) -> bool:
     return before.get(name) == here[name]
 
 
-def _told(name: str, before: Any, here: Any) -> str:
+def _told(name: str, before: object, here: object) -> str:
     if name == "optimization.steps":
         return f"{name} is {here}, was {before}: a run may be made longer, not shorter"
     if len(str(here)) > 60:

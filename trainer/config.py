@@ -24,7 +24,7 @@ CODE = {"set by code": True}
 """Metadata of fields that callers give in Python: no file and no option sets them."""
 
 
-def parse_counts(value: object) -> Any:
+def parse_counts(value: object) -> object:
     """`t2i=100,t2ti=50` to counts by type, the rest as it is. Raises ValueError for an unknown type or no count."""
     if not isinstance(value, str):
         return value

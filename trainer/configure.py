@@ -15,7 +15,7 @@ import itertools
 import json
 import re
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -37,7 +37,7 @@ def configure(
     default: T,
     file: Path | None = None,
     changes: Sequence[str] = (),
-    options: Mapping[Where, Any] | None = None,
+    options: Mapping[Where, object] | None = None,
     moved: Mapping[str, Where] | None = None,
 ) -> T:
     """The default with a TOML file's fields, a command's options (by path) and changes on top. Raises UserError in one
@@ -127,7 +127,7 @@ def _open(node: JsonObject) -> bool:
     return all(isinstance(v, int | float) and not isinstance(v, bool) for v in node.values())
 
 
-def _unknown(path: tuple[str, ...], known: Any) -> UserError:
+def _unknown(path: tuple[str, ...], known: Iterable[str]) -> UserError:
     names = list(known)
     hint = f"known: {', '.join(names)}" if names else None
     return UserError(f"unknown setting {'.'.join(path)}{did_you_mean(path[-1], names)}", hint)

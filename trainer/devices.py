@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -42,6 +42,8 @@ def asked_precision() -> Literal["bf16"] | None:
         raise UserError(f"accelerate's mixed precision {precision!r} is not supported here; bf16 is")
     return "bf16" if precision == "bf16" else None
 
+
+T = TypeVar("T")
 
 SWITCHES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -90,7 +92,7 @@ def agree(accelerator: Accelerator, facts: Mapping[str, str], why: str) -> None:
                 raise RunFailed(f"process {rank} has {name} {theirs.get(name)}, process 0 has {value}: {why}")
 
 
-def choose(accelerator: Accelerator, value: object) -> Any:
+def choose(accelerator: Accelerator, value: T) -> T:
     """Process 0's value, in all of them."""
     return broadcast_object_list([value])[0] if accelerator.num_processes > 1 else value
 

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,8 @@ from trainer.config import Optimization
 from trainer.data.shards import ShardPool
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 def counts_of(shares: Mapping[str, int], how: Optimization) -> dict[str, int]:
@@ -180,6 +182,9 @@ class Images:
             )
 
 
+Prepared = tuple[list[Batch], Images] | Exception
+"""Micro-batches of a step and how their images were, or what was wrong."""
+
 PAUSES = (0.1, 1.0)
 """Seconds before an image is asked for again: a network's file system may have been busy."""
 GRACE = 1_000
@@ -255,7 +260,7 @@ class DataLoader:
         self.images.check(self.bad_images)
         return micro
 
-    def _in_processes(self, first: int) -> Generator[Any]:
+    def _in_processes(self, first: int) -> Generator[Prepared]:
         from torch.utils.data import DataLoader as Processes
 
         yield from Processes(
@@ -268,7 +273,7 @@ class DataLoader:
             multiprocessing_context="fork",
         )
 
-    def _in_a_thread(self, first: int) -> Generator[Any]:
+    def _in_a_thread(self, first: int) -> Generator[Prepared]:
         with ThreadPoolExecutor(1, "prefetch") as thread:
             steps = iter(range(first, self.how.steps))
             made = deque(thread.submit(self.make, step) for step in itertools.islice(steps, self.ahead + 1))
@@ -279,7 +284,7 @@ class DataLoader:
             finally:
                 thread.shutdown(cancel_futures=True)
 
-    def make(self, step: int) -> tuple[list[Batch], Images] | Exception:
+    def make(self, step: int) -> Prepared:
         """This process's micro-batches of a step, and how their images were; or what was wrong, which a worker process
         would pass on with its traceback in the text."""
         chosen, images = self.mixture.chosen(step), Images()
@@ -310,9 +315,9 @@ class _Steps:
     def __init__(self, loader: DataLoader) -> None:
         self.loader = loader
 
-    def __getitem__(self, step: int) -> Any:
+    def __getitem__(self, step: int) -> Prepared:
         return self.loader.make(step)
 
 
-def _as_it_is(made: Any) -> Any:
+def _as_it_is(made: T) -> T:
     return made

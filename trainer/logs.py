@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from trainer.batches import SEGMENTS, TURNS, Batch
 from trainer.stages import KINDS
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
@@ -38,7 +39,7 @@ COST = "cost/"
 class RunLog:
     """`log.jsonl` in the run's directory; the records are flat: step, name -> number."""
 
-    def __init__(self, root: Path | None, tensorboard: bool = False, trackers: Sequence[Any] = ()) -> None:
+    def __init__(self, root: Path | None, tensorboard: bool = False, trackers: Sequence[GeneralTracker] = ()) -> None:
         """trackers: from `open_trackers`."""
         self.trackers = trackers
         self.path = None if root is None else root / "log.jsonl"
@@ -51,7 +52,7 @@ class RunLog:
             self._file = self.path.open("a")
 
     @property
-    def board(self) -> Any:
+    def board(self) -> SummaryWriter | None:
         """TensorBoard's writer, opened at the first record; None where it was not asked for."""
         if self._wants_board and self._board is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -122,7 +123,7 @@ class RunLog:
             tracker.finish()
 
 
-def open_trackers(names: Sequence[str], root: Path | None, run: JsonView) -> list[Any]:
+def open_trackers(names: Sequence[str], root: Path | None, run: JsonView) -> list[GeneralTracker]:
     """accelerate's trackers of these names, told what is run (`name` and settings). Raises UserError for one that is
     not known, or whose package is not here."""
     from accelerate import tracking

@@ -10,7 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +135,7 @@ def heldout_losses(
     batch_size: int = 8,
     bad_images: float = 0.001,
     images: Images | None = None,
-) -> Callable[[Any, int], dict[str, float]]:
+) -> Callable[[ArmorModel, int], dict[str, float]]:
     """What `--eval-data` measures, as LoopOptions.evaluate wants it: (model, step) -> `loss_means` over the first
     `limit` conversations of each type, under both heads whatever the stage weighs; and `score`, the stage's own loss
     with its sign turned, by which the best checkpoint is kept.

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,6 +20,7 @@ from trainer.optim import is_hidden_matrix
 from trainer.stages import PARTS, Stage
 
 if TYPE_CHECKING:
+    from armor_model.config import ArmorFields
     from armor_model.modeling import ArmorModel
 
 TARGET_MFU = 0.40
@@ -159,7 +160,7 @@ def peak_flops(device: torch.device, teraflops: float | None = None) -> float | 
     return next((peak * 1e12 for part, peak in PEAKS.items() if part in name), None)
 
 
-def _patches_a_feature(base: BaseModel, config: Any) -> float:
+def _patches_a_feature(base: BaseModel, config: ArmorFields) -> float:
     """Of the smallest image. A class token is left out."""
     image, patch = base.blank(config), config.vision_config.patch_size
     settings = ProcessorSettings(0, 0, 0, **base.processor_settings(config, {}))

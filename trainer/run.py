@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_model import hub
 from armor_model.base.errors import Preempted, UserError, did_you_mean
@@ -199,7 +199,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
 
 def sampler(
     processor: ArmorProcessor, drawn: Sequence[str], asked: Sequence[str], seed: int
-) -> Callable[[Any, int], JsonObject]:
+) -> Callable[[ArmorModel, int], JsonObject]:
     """Draws and answers the same prompts with the same seeds each time, the paper's Figure 6: what LoopOptions.sample
     wants, (model, step) -> {name: PIL image or text}; prompt number i has seed + i. Answers may hold both."""
     names = [

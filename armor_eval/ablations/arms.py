@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from armor_eval.ablations import judging
 from armor_eval.ablations.base import Base, new_arm
@@ -21,6 +21,7 @@ from trainer.stages import STAGES
 if TYPE_CHECKING:
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
+    from trainer.loop import Loop, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Bench:
 
     questions: Sequence[judging.ShortQuestion]
     drawings: Sequence[judging.DrawingRequest]
-    validation: Callable[[Any], dict[str, float]]
+    validation: Callable[[ArmorModel], dict[str, float]]
     reader: judging.ImageJudge | None = None
     """None leaves drawings to the eye."""
 
@@ -179,11 +180,11 @@ def run_arm(arm: Arm, base: Base, pools: JsonObject, bench: Bench, plan: Plan, f
 
 def _run_part(
     part: Part, arm: Arm, model: ArmorModel, base: Base, pools: JsonObject, bench: Bench, plan: Plan, work: Path
-) -> Any:
+) -> Outcome:
 
     at = {*part.judged_at, part.steps}
 
-    def evaluate(trained: Any, step: int) -> dict[str, float]:
+    def evaluate(trained: ArmorModel, step: int) -> dict[str, float]:
         numbers = bench.validation(trained)
         if step in at:
             found = bench.judge(trained, base.processor, part.stage, step, work)
@@ -210,7 +211,7 @@ def _optimization(part: Part, steps: int, plan: Plan) -> Optimization:
     return replace(plan.optimization, steps=steps, warmup=warmup, schedule=part.schedule)
 
 
-def _loop(model: ArmorModel, part: Part, seed: int, pools: JsonObject, how: Any, options: Any) -> Any:
+def _loop(model: ArmorModel, part: Part, seed: int, pools: JsonObject, how: Optimization, options: LoopOptions) -> Loop:
     from trainer.loader import Mixture, counts_of
     from trainer.loop import Loop
 

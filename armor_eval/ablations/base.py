@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.ablations.plan import Plan
 from armor_model.base.errors import UserError
@@ -16,6 +17,7 @@ from armor_model.bases import BASES
 if TYPE_CHECKING:
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
+    from trainer.batches import Example
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ class Base:
     cpu_seconds: float = 0.0
     """What training it cost; 0 where it was there."""
 
-    def shards(self, plan: Plan, kinds: tuple[str, ...]) -> tuple[JsonObject, list[Any]]:
+    def shards(self, plan: Plan, kinds: tuple[str, ...]) -> tuple[JsonObject, list[Example]]:
         """(pools to train on, examples held back) of tokenised folders; the last of each type are held back.
 
         Raises UserError where a type is missing or too small.
@@ -54,7 +56,7 @@ class Base:
         return pools, held
 
 
-def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Any = log.info) -> Base:
+def get_base(plan: Plan, work: Path, *, random_backbone: bool = False, say: Callable[[str], None] = log.info) -> Base:
     """Load or train the plan's base. A trained one is kept in `work` and found there again; what it will cost is said
     before, and a training that was killed goes on. Raises UserError."""
     import time
@@ -104,7 +106,7 @@ def _untrained(plan: Plan, work: Path) -> Base:
     return Base(model, processor, "random-backbone-seed-1", "untrained backbone, trained image tokenizer")
 
 
-def new_arm(base: Base, heads: str, init: str, seed: int) -> Any:
+def new_arm(base: Base, heads: str, init: str, seed: int) -> ArmorModel:
     """A model to train: the base's weights, new parts drawn from `seed`, equal in both kinds of heads.
 
     The single head's original rows are the text head's, its further rows the switching arm's <imgbos> and visual rows,
@@ -116,7 +118,7 @@ def new_arm(base: Base, heads: str, init: str, seed: int) -> Any:
     from armor_model import new_model
     from armor_model.config import make_config
 
-    def fresh(kind: str) -> Any:
+    def fresh(kind: str) -> ArmorModel:
         fields = {k: v for k, v in base.model.config.to_dict().items() if k != "architectures"}
         fields.pop("transformers_version", None)
         config = make_config({**fields, "heads": kind})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.ablations import judging
 from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, evenly, run_arm, say_budget, told_cost
@@ -48,7 +47,7 @@ def arms_of(plan: HeadsPlan) -> list[Arm]:
     return made
 
 
-def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: object = log.info) -> RunStatus:
+def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: Callable[[str], None] = log.info) -> RunStatus:
     """Run what is missing and write the bundle; returns its status, in every process."""
     arms = arms_of(plan)
     refuse_other_kind(out, "ablate-heads")
@@ -67,7 +66,12 @@ def ablate_heads(plan: HeadsPlan, out: Path, command: list[str], say: object = l
 
 
 def run_arms(
-    arms: Sequence[Arm], bases: dict[str, Base], pools: JsonObject, bench: Bench, recorder: Recorder, say: Any
+    arms: Sequence[Arm],
+    bases: dict[str, Base],
+    pools: JsonObject,
+    bench: Bench,
+    recorder: Recorder,
+    say: Callable[[str], None],
 ) -> list[ArmResult]:
     """Every arm's result, trained where it is not finished, and recorded. `bases`: arm key -> what it starts from."""
     plan, work = recorder.plan, recorder.out / "work"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from armor_eval.ablations.base import Base
 from armor_model.base.hashing import sha256_text
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
+    from trainer.batches import Example
 
 DRAW_TEMPERATURE = 0.5
 """Of the visual head, as on armor-nano's card."""
@@ -68,7 +69,7 @@ def right(said: str, gold: str) -> bool:
     return said.strip().strip(".").strip().lower() == gold.strip().strip(".").lower()
 
 
-def draw_all(model: ArmorModel, processor: ArmorProcessor, requests: Sequence[DrawingRequest]) -> list[Any]:
+def draw_all(model: ArmorModel, processor: ArmorProcessor, requests: Sequence[DrawingRequest]) -> list[Image.Image]:
     """An image a request."""
     from armor_model.generation import GenerationSettings, draw
 
@@ -90,7 +91,7 @@ class ImageJudge(Protocol):
 class Validation:
     """Mean losses on held-back conversations: as the loss is printed, and with the softmax over image tokens only."""
 
-    def __init__(self, base: Base, examples: Sequence[Any], batch_size: int = 64) -> None:
+    def __init__(self, base: Base, examples: Sequence[Example], batch_size: int = 64) -> None:
         from trainer.batches import collate
 
         ordered = sorted(examples, key=len)

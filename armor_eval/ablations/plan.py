@@ -8,7 +8,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any, Self
+from types import ModuleType
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -73,7 +74,7 @@ class Plan(BaseModel):
         return self
 
     @classmethod
-    def read(cls, config: Path | None, changes: Sequence[str] = (), *, small: bool = False, **options: Any) -> Self:
+    def read(cls, config: Path | None, changes: Sequence[str] = (), *, small: bool = False, **options: object) -> Self:
         """The plan with a TOML file's fields, the caller's options and `--set` (`changes`) on top; `small` starts from
         the quick plan, and stamps it whatever the file says. Raises UserError in one line."""
         given: dict[tuple[str, ...], object] = {(name,): value for name, value in options.items() if value is not None}
@@ -89,7 +90,7 @@ class Plan(BaseModel):
         return {}
 
     @property
-    def world(self) -> Any:
+    def world(self) -> ModuleType:
         """The guest's module: TrainingData, questions, drawings, DrawingReader, train_base, untrained_model."""
         return profile_of(EMBEDDED).part("ablations")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.ablations import judging
 from armor_eval.ablations.arms import ArmResult, Bench
@@ -33,6 +33,8 @@ from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_json, sha256_text
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     pass
 
 
@@ -60,7 +62,7 @@ class Recorder:
         self._kind, self._bench, self._command = kind, bench, command
         self._items: dict[str, Item] = {}
         self._points: list[Point] = []
-        self._figures: list[tuple[str, str, Any]] = []
+        self._figures: list[tuple[str, str, Image.Image]] = []
         self._cost = {"images": 0, "tokens": 0, "cpu": 0.0, "steps": 0}
         self._drawings: dict[str, Path] = {}
         self._began = time.monotonic()
@@ -125,7 +127,7 @@ class Recorder:
     def _add(self, item: Item) -> None:
         self._items[item.id] = item
 
-    def add_figure(self, name: str, title: str, figure: object) -> None:
+    def add_figure(self, name: str, title: str, figure: Image.Image) -> None:
         self._figures.append((name, title, figure))
 
     def check(self, model: object) -> None:

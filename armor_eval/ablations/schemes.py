@@ -7,12 +7,11 @@ which only the <imgbos> row is trained; stage 2 without embeddings; the three st
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from armor_eval.ablations import judging
-from armor_eval.ablations.arms import Arm, ArmResult, Bench, Part, evenly, told_cost
+from armor_eval.ablations.arms import Arm, ArmResult, Bench, Judgement, Part, evenly, told_cost
 from armor_eval.ablations.base import get_base
 from armor_eval.ablations.findings import HOLDS, retention, share_difference, sign, span
 from armor_eval.ablations.heads import in_first_process, materials, run_arms
@@ -55,7 +54,7 @@ def arms_of(plan: StagesPlan) -> list[Arm]:
     ]
 
 
-def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: object = log.info) -> RunStatus:
+def ablate_stages(plan: StagesPlan, out: Path, command: list[str], say: Callable[[str], None] = log.info) -> RunStatus:
     """Run what is missing and write the bundle; returns its status."""
     arms = arms_of(plan)
     if plan.data:
@@ -91,7 +90,7 @@ def moments(plan: StagesPlan, name: str) -> list[tuple[str, str, int]]:
     return [(f"after stage {p.stage[0]}", p.stage, p.steps) for p in parts]
 
 
-def at(result: ArmResult, stage: str, step: int) -> Any:
+def at(result: ArmResult, stage: str, step: int) -> Judgement:
     return next(j for j in result.judgements if (j.stage, j.step) == (stage, step))
 
 

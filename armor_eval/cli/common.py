@@ -90,7 +90,7 @@ def server_options(model: str | None, request_json: str | None) -> JsonObject:
 
 
 def model_options(
-    dtype: str | None, device: str | None, device_map: str | None, model_args: str | None, **more: Any
+    dtype: str | None, device: str | None, device_map: str | None, model_args: str | None, **more: object
 ) -> JsonObject:
     """The options as `registry.load` takes them, read and checked. UserError, ArmorError for a device that is none."""
     from armor_eval.models.options import parse_dtype, parse_model_args
@@ -259,7 +259,7 @@ def asked_by(model: JsonView) -> list[str]:
     return lines
 
 
-def as_json(finished: Sequence[Finished], *, repeated: bool = False, **beside: Any) -> str:
+def as_json(finished: Sequence[Finished], *, repeated: bool = False, **beside: object) -> str:
     """The runs; with anything beside them an object that has them as `runs`."""
     runs = [as_record(one.path, one.run, one.scores) for one in finished]
     if repeated:

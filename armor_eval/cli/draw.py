@@ -17,6 +17,7 @@ from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.engine import Finished, Task
+    from armor_eval.runs.schema import Profile
     from armor_eval.tasks.suites.declare import Suite
 
 
@@ -203,7 +204,7 @@ class _Plan:
         own = self.images / name if self.images is not None and self.several else None
         return own if own is not None and own.is_dir() else self.images
 
-    def _load(self, profile: Any, does: type) -> Any:
+    def _load(self, profile: Profile, does: type) -> Any:
         from armor_eval.models import registry
 
         if self._adapter is None:

@@ -6,13 +6,16 @@ import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from armor_eval.cli import common
 from armor_eval.cli.geneval import ClipWeights, Detector, DetectorBatch, DetectorWeights
 from armor_model.base.errors import UserError
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 
 def view(
@@ -87,7 +90,7 @@ def need_server(command: str, extra: str) -> None:
             raise UserError(f"{command} needs {name}", f"pip install 'armor-eval[{extra}]'")
 
 
-def serve(app: Any, port: int, path: str = "/") -> None:
+def serve(app: Starlette, port: int, path: str = "/") -> None:
     """Serve an ASGI application on loopback until Ctrl-C; its address goes to standard output. UserError for a port
     that is taken."""
     import uvicorn

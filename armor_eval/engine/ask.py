@@ -22,6 +22,7 @@ from armor_eval.models.base import (
     Question,
     RespondsAsTheyFinish,
     RespondsFreely,
+    Source,
 )
 from armor_eval.models.drawing import one_by_one, one_line, out_of_memory
 from armor_model.base.errors import ArmorError
@@ -31,13 +32,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Requests = Sequence[Request | Exception]
 
-def batch_by_batch(model: Model, decoding: Decoding) -> Callable[[Prepared], Iterator[Asked]]:
+
+def batch_by_batch(model: Model, decoding: Decoding) -> Callable[[Prepared[Requests]], Iterator[Asked]]:
     """For `asked_batches`: what was prepared of a batch are its requests."""
 
-    def serve(prepared: Prepared) -> Iterator[Asked]:
+    def serve(prepared: Prepared[Requests]) -> Iterator[Asked]:
         while (batch := prepared.next()) is not None:
             units, requests = batch
+            assert requests is not None, "a batch that was waited for"
             began, gone = time.monotonic(), None
             try:
                 outputs = ask(model, requests, decoding)
@@ -53,9 +57,9 @@ class Streaming:
     """How a model takes the requests of one kind as its rows become free."""
 
     kind: type[Question] | type[Conversation]
-    encode: Callable[[list[Any], Decoding], list[Any]]
+    encode: Callable[[list[Any], Decoding], Sequence[object]]
     """All that is to be done before the model, one entry a request; runs in worker threads."""
-    outputs: Callable[[Callable[[bool], list[Any] | None], Decoding, int], Iterator[tuple[int, Any]]]
+    outputs: Callable[[Source[object], Decoding, int], Iterator[tuple[int, object]]]
     """`AnswersAsTheyFinish.answers`, or what has its form."""
 
 
@@ -73,8 +77,10 @@ def streaming(model: Model, kind: type | None) -> Streaming | None:
     return None
 
 
-Entry = tuple[Unit, Any, Any]
+Entry = tuple[Unit, Request | Exception, object]
 """A unit, its request, and that as the model encoded it."""
+Encoded = tuple[Requests, list[object]]
+"""The requests of a batch, and each as the model encoded it."""
 
 
 class AsTheyFinish:
@@ -94,14 +100,13 @@ class AsTheyFinish:
         """What the next round begins with."""
         self._at_once: list[Asked] = []
 
-    def encoded(self, requests: list[Any]) -> tuple[list[Any], list[Any]]:
+    def encoded(self, requests: Requests) -> Encoded:
         """Runs in worker threads: all that comes before the model. None stands for what is not of the kind."""
-        places = [at for at, request in enumerate(requests) if isinstance(request, self._streaming.kind)]
-        made = self._streaming.encode([requests[at] for at in places], self._decoding)
-        by_place = dict(zip(places, made, strict=True))
+        of_kind = {at: request for at, request in enumerate(requests) if isinstance(request, self._streaming.kind)}
+        by_place = dict(zip(of_kind, self._streaming.encode(list(of_kind.values()), self._decoding), strict=True))
         return requests, [by_place.get(at) for at in range(len(requests))]
 
-    def __call__(self, prepared: Prepared) -> Iterator[Asked]:
+    def __call__(self, prepared: Prepared[Encoded]) -> Iterator[Asked]:
         while entries := self._next or self._arrived(prepared, wait=True):
             self._under_way, self._next = [], None
             rows = self._size.rows_for([unit for unit, *_ in entries])
@@ -126,10 +131,10 @@ class AsTheyFinish:
                 yield Asked([unit], [request], ask(self._model, [request], self._decoding), time.monotonic() - began)
         yield from self._taken()
 
-    def _source(self, prepared: Prepared, first: list[Entry], rows: int) -> Callable[[bool], list[Any] | None]:
+    def _source(self, prepared: Prepared[Encoded], first: list[Entry], rows: int) -> Source[object]:
         """What the model takes its requests from: these, and the batches after them that the same rows hold."""
 
-        def source(wait: bool) -> list[Any] | None:
+        def source(wait: bool) -> list[object] | None:
             if self._next is not None:
                 return None
             entries = first[:] or self._arrived(prepared, wait)
@@ -142,13 +147,13 @@ class AsTheyFinish:
 
         return source
 
-    def _arrived(self, prepared: Prepared, wait: bool) -> list[Entry] | None:
+    def _arrived(self, prepared: Prepared[Encoded], wait: bool) -> list[Entry] | None:
         """The requests of the next batch; what needs no model is answered at once."""
         while (batch := prepared.next(wait)) is not None:
             units, made = batch
-            if not units:
+            if made is None:
                 return []
-            open_ones = []
+            open_ones: list[Entry] = []
             for unit, request, encoded in zip(units, *made, strict=True):
                 failed = isinstance(encoded, Answer | Exception)
                 if isinstance(request, self._streaming.kind) and not failed:
@@ -160,7 +165,7 @@ class AsTheyFinish:
                 return open_ones
         return None
 
-    def _round(self, prepared: Prepared, first: list[Entry], rows: int) -> Iterator[Asked]:
+    def _round(self, prepared: Prepared[Encoded], first: list[Entry], rows: int) -> Iterator[Asked]:
         began, source = time.monotonic(), self._source(prepared, first, rows)
         for number, answer in self._streaming.outputs(source, self._decoding, rows):
             entry = self._under_way[number]
@@ -182,7 +187,9 @@ def ask(model: Model, requests: Sequence[Request | Exception], decoding: Decodin
 
     Where the model is gone ModelUnavailable passes, its `answers` being one entry a request: None is still to be asked.
     """
-    outputs = [r.output if isinstance(r, Ready) else r if isinstance(r, Exception) else None for r in requests]
+    outputs: list[object] = [
+        r.output if isinstance(r, Ready) else r if isinstance(r, Exception) else None for r in requests
+    ]
     for kind, one_kind in ((Question, _answer), (Prompt, _draw), (Conversation, _respond)):
         places = [at for at, request in enumerate(requests) if isinstance(request, kind)]
         if places:
@@ -200,13 +207,13 @@ def ask(model: Model, requests: Sequence[Request | Exception], decoding: Decodin
     return outputs
 
 
-def _answer(model: AnswersQuestions, questions: list[Question], decoding: Decoding) -> Sequence[Any]:
+def _answer(model: AnswersQuestions, questions: list[Question], decoding: Decoding) -> Sequence[object]:
     return model.answer(questions, decoding)
 
 
-def _draw(model: DrawsImages, prompts: list[Prompt], decoding: Decoding) -> Sequence[Any]:
+def _draw(model: DrawsImages, prompts: list[Prompt], decoding: Decoding) -> Sequence[object]:
     return model.draw([p.text for p in prompts], [p.seed for p in prompts], decoding)
 
 
-def _respond(model: RespondsFreely, conversations: list[Conversation], decoding: Decoding) -> Sequence[Any]:
+def _respond(model: RespondsFreely, conversations: list[Conversation], decoding: Decoding) -> Sequence[object]:
     return model.respond([c.messages for c in conversations], [c.seed for c in conversations], decoding)

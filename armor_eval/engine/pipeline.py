@@ -9,9 +9,11 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Generic, TypeVar
 
-from armor_eval.engine.task import Unit
+from armor_eval.engine.task import Request, Unit
+
+T = TypeVar("T")
 
 MOST_THREADS = 8
 """Threads that make requests where nothing else is asked for: images are decoded and cut outside of Python's lock."""
@@ -26,36 +28,36 @@ class Asked:
     """Some units with their requests and what came back."""
 
     units: list[Unit]
-    requests: list[Any]
-    outputs: list[Any]
+    requests: Sequence[Request | Exception]
+    outputs: Sequence[object]
     seconds: float
     """Wall seconds of asking, all of them."""
     gone: Exception | None = None
     """Why nothing is asked after this; None among its outputs is still to be asked."""
 
 
-class Prepared:
+class Prepared(Generic[T]):
     """Batches with what was made of each in worker threads, in order. One batch a thread is made ahead, and one more:
     that bounds the images in memory."""
 
     def __init__(
-        self, batches: Sequence[list[Unit]], prepare: Callable[[list[Unit]], Any], threads: int | None = None
+        self, batches: Sequence[list[Unit]], prepare: Callable[[list[Unit]], T], threads: int | None = None
     ) -> None:
         self._threads = threads or min(MOST_THREADS, max(2, len(os.sched_getaffinity(0))))
         self._waiting, self._prepare = iter(batches), prepare
-        self._ahead: deque[tuple[list[Unit], Future[Any]]] = deque()
+        self._ahead: deque[tuple[list[Unit], Future[T]]] = deque()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="prepare")
 
-    def next(self, wait: bool = True) -> tuple[list[Unit], Any] | None:
-        """The next batch; no units where it is not ready and `wait` is false; None after the last. Raises what its
-        preparation raised."""
+    def next(self, wait: bool = True) -> tuple[list[Unit], T | None] | None:
+        """The next batch; no units and None where it is not ready and `wait` is false; None after the last. Raises
+        what its preparation raised."""
         while len(self._ahead) <= self._threads and (units := next(self._waiting, None)) is not None:
             self._ahead.append((units, self._pool.submit(self._prepare, units)))
         if not self._ahead:
             return None
         units, made = self._ahead[0]
         if not wait and not made.done():
-            return [], []
+            return [], None
         self._ahead.popleft()
         return units, made.result()
 
@@ -63,7 +65,7 @@ class Prepared:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def asked_batches(prepared: Prepared, serve: Callable[[Prepared], Iterator[Asked]]) -> Iterator[Asked]:
+def asked_batches(prepared: Prepared[T], serve: Callable[[Prepared[T]], Iterator[Asked]]) -> Iterator[Asked]:
     """What `serve` makes of the prepared batches, made in a thread of its own. What it raises is raised here; then
     nothing more is asked."""
     ready: queue.Queue[Asked | BaseException | None] = queue.Queue(maxsize=WAITING)

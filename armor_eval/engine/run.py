@@ -7,17 +7,17 @@ is complete. How a question becomes an item is the task's (armor_eval.engine.tas
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from armor_eval.engine import ask as asking
 from armor_eval.engine.batches import batches_of
 from armor_eval.engine.pipeline import Asked, Prepared, asked_batches
 from armor_eval.engine.processes import Processes
 from armor_eval.engine.size import AUTO, SPLIT, BatchSize, check_auto, size_of
-from armor_eval.engine.task import Begins, Conversation, Progress, Ready, Task, Tick
+from armor_eval.engine.task import Begins, Conversation, Progress, Ready, Request, Task, Tick
 from armor_eval.models.base import Decoding, DrawsImages, Question, RespondsFreely, own_decoding
 from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
@@ -27,6 +27,8 @@ from armor_model.base.hashing import sha256_json
 
 if TYPE_CHECKING:
     from armor_eval.models.base import Model
+
+T = TypeVar("T")
 
 DRAWN = ("geneval", "suite", "modality", "interleaved")
 """Kinds of runs whose record says what images were drawn with."""
@@ -184,22 +186,21 @@ def _ask_all(
         cut=size.batches,
     )
 
-    serve: Callable[[Prepared], Iterator[Asked]]
+    def prepared(prepare: Callable[[Sequence[Request | Exception]], T]) -> Prepared[T]:
+        return Prepared(batches, lambda units: prepare(list(task.requests(units, bundle.path))), settings.workers)
+
     kind = None if task.whole_batches else STREAMED.get(bundle.run.kind)
     if (streaming := asking.streaming(model, kind)) is not None:
-        serve = streamed = asking.AsTheyFinish(model, streaming, settings.decoding, size)
-        prepared = Prepared(
-            batches, lambda units: streamed.encoded(list(task.requests(units, bundle.path))), settings.workers
-        )
+        streamed = asking.AsTheyFinish(model, streaming, settings.decoding, size)
+        answered = asked_batches(prepared(streamed.encoded), streamed)
     else:
-        serve = asking.batch_by_batch(model, settings.decoding)
-        prepared = Prepared(batches, lambda units: list(task.requests(units, bundle.path)), settings.workers)
+        answered = asked_batches(prepared(lambda requests: requests), asking.batch_by_batch(model, settings.decoding))
     untried = not bundle.items
-    for batch in asked_batches(prepared, serve):
-        asked = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]
+    for batch in answered:
+        outputs = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]
         several = len({unit.cluster for unit in batch.units}) > 1  # one prompt's images may all be refused
-        if untried and several and len(asked) > 1 and all(isinstance(output, Exception) for output in asked):
-            raise RunFailed(f"none of the first {len(asked)} could be had: {asked[0]}")
+        if untried and several and len(outputs) > 1 and all(isinstance(output, Exception) for output in outputs):
+            raise RunFailed(f"none of the first {len(outputs)} could be had: {outputs[0]}")
         untried = False
         _journal(task, batch, bundle, tick)
         if processes.first:  # at once: a shard, or a run that dies while it scores, must keep what the server refused

@@ -69,7 +69,7 @@ class Conversation:
 class Ready:
     """An output that is there already (an image on disk): no model is asked."""
 
-    output: Any
+    output: object
 
 
 Request = Question | Prompt | Conversation | Ready

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from armor_eval.export.record import Options, Record, path_part
 from armor_eval.export.tables import item_rows
@@ -88,7 +88,7 @@ def _numbers(record: Record) -> dict[str, float]:
     return numbers
 
 
-def _library(module: str, package: str) -> Any:
+def _library(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from armor_eval.models.base import Answer, Decoding, Question, Room
+from armor_eval.models.base import Answer, Decoding, Question, Room, Source
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of
 from armor_eval.models.hf_prompts import doubled as double
 from armor_eval.profiles import OFFICIAL
@@ -24,7 +24,10 @@ from armor_model.bases import base_name_of
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+    from transformers import PreTrainedTokenizerBase
 
+    from armor_model.generation import GenerationSettings
+    from armor_model.generation.state import Request
     from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
 
@@ -94,7 +97,7 @@ class ArmorAdapter(DrawingModel):
         self.base = base_name_of(read_table(self.folder / "config.json")) or ""
         self._device, self._dtype = device, dtype
         self.asked = {"dtype": dtype} if dtype else {}
-        self._loaded: tuple[Any, Any] | None = None
+        self._loaded: tuple[ArmorModel, ArmorProcessor] | None = None
         self._loading = threading.Lock()
         self.info = ModelInfo(
             spec=spec,
@@ -121,13 +124,13 @@ class ArmorAdapter(DrawingModel):
         )
         return adapter
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[ArmorModel, ArmorProcessor]:
         with self._loading:  # questions are encoded in threads of their own
             if self._loaded is None:
                 self._loaded = self._read()
         return self._loaded
 
-    def _read(self) -> tuple[Any, Any]:
+    def _read(self) -> tuple[ArmorModel, ArmorProcessor]:
         import torch
 
         from armor_model import load
@@ -143,7 +146,7 @@ class ArmorAdapter(DrawingModel):
         """InternVL's published scores are bf16; a CPU computes a small fp16 checkpoint faster and safer in fp32."""
         return self._dtype or ("bfloat16" if device_of(self._device).startswith("cuda") else "float32")
 
-    def _settings(self, decoding: Decoding, **extra: Any) -> Any:
+    def _settings(self, decoding: Decoding, **extra: int | bool) -> GenerationSettings:
         from armor_model import GenerationSettings
 
         context = self._load()[0].config.text_config.max_position_embeddings
@@ -168,20 +171,20 @@ class ArmorAdapter(DrawingModel):
         """Answers in order."""
         encoded = self.encode(questions, decoding)
         answers = {at: each for at, each in enumerate(encoded) if isinstance(each, Answer)}
-        places = [at for at in range(len(encoded)) if at not in answers]
-        groups = iter([[encoded[at] for at in places]] if places else [])
+        requests = {at: each for at, each in enumerate(encoded) if not isinstance(each, Answer)}
+        places, groups = list(requests), iter([list(requests.values())] if requests else [])
         for number, answer in self.answers(lambda _: next(groups, None), decoding, len(questions)):
             answers[places[number]] = answer
         return [answers[at] for at in range(len(questions))]
 
-    def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[Any]:
+    def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[Request | Answer]:
         """Token ids and tiles of each question; of those that show one image its tiles are one tensor."""
         from armor_model.generation import encode
 
         model, processor = self._load()
         settings = self._answering(decoding)
         cut = _Cutter(processor)
-        encoded: list[Any] = []
+        encoded: list[Request | Answer] = []
         for question in questions:
             tiles = min(question.max_tiles, processor.settings.max_tiles)
             # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
@@ -195,9 +198,7 @@ class ArmorAdapter(DrawingModel):
                 encoded.append(Answer(error=str(error)))
         return encoded
 
-    def answers(
-        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
-    ) -> Iterator[tuple[int, Answer]]:
+    def answers(self, source: Source[Request], decoding: Decoding, rows: int) -> Iterator[tuple[int, Answer]]:
         """Answers as they are finished; one engine, its caches and graphs, for all of them."""
         from armor_model.generation import serve
 
@@ -206,11 +207,11 @@ class ArmorAdapter(DrawingModel):
             stats = {k: response.stats[k] for k in ("imgbos", "imgbos_masked")}
             yield number, Answer(text=response.text, extras={"finish_reason": response.stats["finish"], **stats})
 
-    def _answering(self, decoding: Decoding) -> Any:
+    def _answering(self, decoding: Decoding) -> GenerationSettings:
         return self._settings(decoding, allow_images=not decoding.mask_imgbos, max_images=MAX_IMAGES)
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._load()[1].tokenizer
 
     def first_logits(self, questions: Sequence[Question]) -> torch.Tensor:
@@ -221,9 +222,11 @@ class ArmorAdapter(DrawingModel):
         from armor_model.processing import Encoded
 
         model, processor = self._load()
-        rows = self.encode(questions, Decoding(mask_imgbos=True))
-        if failed := next((row for row in rows if isinstance(row, Answer)), None):
-            raise ValueError(failed.error)
+        rows: list[Request] = []
+        for row in self.encode(questions, Decoding(mask_imgbos=True)):
+            if isinstance(row, Answer):
+                raise ValueError(row.error)
+            rows.append(row)
         batch = processor.collate([Encoded(ids=row.ids) for row in rows])
         device = next(model.parameters()).device
         with torch.inference_mode():
@@ -251,22 +254,24 @@ class ArmorAdapter(DrawingModel):
         self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
     ) -> list[list[str | Image.Image] | Exception]:
         """Text and images of each answer, in order; an exception stands where a conversation cannot be answered."""
-        results = self.encode_conversations(conversations, seeds, decoding)
-        places = [at for at, each in enumerate(results) if not isinstance(each, Exception)]
-        groups = iter([[results[at] for at in places]] if places else [])
+        encoded = self.encode_conversations(conversations, seeds, decoding)
+        requests = {at: each for at, each in enumerate(encoded) if not isinstance(each, Exception)}
+        results: dict[int, list[str | Image.Image] | Exception]
+        results = {at: each for at, each in enumerate(encoded) if isinstance(each, Exception)}
+        places, groups = list(requests), iter([list(requests.values())] if requests else [])
         for number, parts in self.responses(lambda _: next(groups, None), decoding, len(conversations)):
             results[places[number]] = parts
-        return results
+        return [results[at] for at in range(len(conversations))]
 
     def encode_conversations(
         self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
-    ) -> list[Any]:
+    ) -> list[Request | NotDrawnError]:
         """Token ids and tiles of each conversation, or the exception that says why it cannot be answered."""
         from armor_model.generation import encode
 
         model, processor = self._load()
         settings = self._responding(decoding)
-        encoded: list[Any] = []
+        encoded: list[Request | NotDrawnError] = []
         for conversation, seed in zip(conversations, seeds, strict=True):
             try:
                 encoded.append(encode(model, processor, conversation, settings, seed))
@@ -275,7 +280,7 @@ class ArmorAdapter(DrawingModel):
         return encoded
 
     def responses(
-        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
+        self, source: Source[Request], decoding: Decoding, rows: int
     ) -> Iterator[tuple[int, list[str | Image.Image]]]:
         """Text and images of each answer as it is finished."""
         from armor_model.generation import PrefixCache, serve
@@ -286,7 +291,7 @@ class ArmorAdapter(DrawingModel):
         for number, response in serve(model, processor, source, settings, rows, prefixes=prefixes):
             yield number, list(response.parts)
 
-    def _responding(self, decoding: Decoding) -> Any:
+    def _responding(self, decoding: Decoding) -> GenerationSettings:
         return self._settings(decoding, allow_images=not decoding.mask_imgbos)
 
     def room(self) -> Room:
@@ -333,7 +338,7 @@ class _Cutter:
             doubled = False
         return content
 
-    def _image(self, part: Any, doubled: bool, max_tiles: int) -> JsonObject:
+    def _image(self, part: Image.Image | Path, doubled: bool, max_tiles: int) -> JsonObject:
         image = double(part) if doubled else part
         try:
             return {"type": "image", "tiles": self._processor.cut(image, max_tiles)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,10 +16,17 @@ from armor_model.base.errors import RunFailed
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
-Part = "str | Image.Image | Path"
+Part: TypeAlias = "str | Image.Image | Path"
 """A piece of a message: text, or an image (decoded, or a file)."""
+
+E = TypeVar("E")
+Source = Callable[[bool], list[E] | None]
+"""`source(wait)` gives the next encoded requests: an empty list where none is ready and `wait` is false, None when
+there are no more."""
 
 
 class Decoding(BaseModel):
@@ -57,8 +64,7 @@ class Question:
     """One thing to answer: text and images in the order the model is to read them."""
 
     id: str
-    parts: list[Any]
-    """list of str | PIL.Image | Path."""
+    parts: Sequence[Part]
     dataset: str | None = None
     """Official dataset name: tiling and other protocol details hang on it."""
     max_tiles: int = 6
@@ -87,7 +93,7 @@ class ModelUnavailable(RunFailed):
 
     def __init__(self, why: str, answers: Sequence[Answer | None]) -> None:
         super().__init__(why, "the answers so far are kept: the same command goes on from there")
-        self.answers: list[Any] = list(answers)
+        self.answers: list[object] = list(answers)
         """What the batch did bring, in the order of its questions; None: not to be had."""
 
 
@@ -110,34 +116,31 @@ class AnswersQuestions(Model, Protocol):
 
 
 @runtime_checkable
-class AnswersAsTheyFinish(AnswersQuestions, Protocol):
-    """A model whose rows take the next question as soon as they are free."""
+class AnswersAsTheyFinish(AnswersQuestions, Protocol[E]):
+    """A model whose rows take the next question as soon as they are free; E is a question as it encodes it."""
 
-    def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[Any]:
+    def encode(self, questions: Sequence[Question], decoding: Decoding) -> list[E]:
         """All that is to be done before the model, one entry a question; an Answer with an error where it cannot be
         asked. Called in several threads, ahead of the model."""
         ...
 
-    def answers(
-        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
-    ) -> Iterator[tuple[int, Answer]]:
-        """Answers, by number, as they are finished, at most `rows` under way. `source(wait)` gives the next encoded
-        questions: an empty list where none is ready and `wait` is false, None when there are no more."""
+    def answers(self, source: Source[E], decoding: Decoding, rows: int) -> Iterator[tuple[int, Answer]]:
+        """Answers, by number, as they are finished, at most `rows` under way."""
         ...
 
 
 @runtime_checkable
-class RespondsAsTheyFinish(Model, Protocol):
+class RespondsAsTheyFinish(Model, Protocol[E]):
     """The same of conversations that are answered freely."""
 
     def encode_conversations(
         self, conversations: Sequence[list[JsonObject]], seeds: Sequence[int], decoding: Decoding
-    ) -> list[Any]:
+    ) -> list[E]:
         """As `AnswersAsTheyFinish.encode`; an exception where one cannot be asked."""
         ...
 
     def responses(
-        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
+        self, source: Source[E], decoding: Decoding, rows: int
     ) -> Iterator[tuple[int, list[str | Image.Image]]]:
         """As `AnswersAsTheyFinish.answers`; text and images of each answer, in order."""
         ...

@@ -25,6 +25,7 @@ from armor_model.base.optional import not_none
 from armor_model.base.parsing import read_table
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, SchedulerMixin
     from PIL import Image
 
 SHORT = {"steps": "num_inference_steps"}
@@ -73,7 +74,7 @@ class DiffusersModel(DrawingModel):
         self._pipeline: Any = None
 
     @cached_property
-    def _class(self) -> Any:
+    def _class(self) -> type[DiffusionPipeline]:
         """The pipeline's class. UserError where diffusers has none such, or it does not draw from a text alone."""
         from armor_model.base.runtime import prepare_torchvision
 
@@ -192,7 +193,7 @@ class DiffusersModel(DrawingModel):
             return None
         return asked
 
-    def _scheduler(self) -> Any:
+    def _scheduler(self) -> type[SchedulerMixin]:
         import diffusers
 
         name = self._args["scheduler"]
@@ -280,7 +281,7 @@ class DiffusersModel(DrawingModel):
         self._pipeline = None
 
 
-def _image(drawn: Any) -> Image.Image | NotDrawnError:
+def _image(drawn: np.ndarray | Image.Image) -> Image.Image | NotDrawnError:
     """Of values 0 to 1, rounded as diffusers' own numpy_to_pil does; a PIL image is taken as it is."""
     return image_from((drawn * 255).round()) if isinstance(drawn, np.ndarray) else drawn
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from armor_model.hub import fetch
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from armor_eval.runs.schema import ModelInfo
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +102,7 @@ class DrawingModel(ABC):
         """What stands in run.json; `guidance` is the one in force, None where the model has none."""
 
 
-def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[object]) -> list[Any]:
+def one_by_one(batch: Callable[..., Sequence[T]], *columns: Sequence[object]) -> list[T | Exception]:
     """`batch(*columns)`; where it raises, its rows one by one, an exception standing for the row that it is of; where
     memory runs out, its halves.
 
@@ -106,7 +110,7 @@ def one_by_one(batch: Callable[..., list[Any]], *columns: Sequence[object]) -> l
     """
     rows = len(columns[0])
     try:
-        results = list(batch(*columns))
+        results: list[T | Exception] = list(batch(*columns))
         if len(results) != rows:
             raise RuntimeError(f"{len(results)} outputs for {rows} requests")
         return results

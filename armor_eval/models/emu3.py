@@ -63,7 +63,7 @@ class Emu3Model(TransformersDrawing):
     kind, example, guidance = "emu3", "emu3:Emu3-community/Emu3-Gen-hf", GUIDANCE
     options: JsonView = OPTIONS
 
-    def _class(self) -> object:
+    def _class(self) -> type[PreTrainedModel]:
         from transformers import Emu3ForConditionalGeneration
 
         return Emu3ForConditionalGeneration

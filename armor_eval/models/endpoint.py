@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from armor_eval.models import replies
@@ -28,6 +28,10 @@ from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json
 from armor_model.base.jsons import JsonObject, JsonView
 from armor_model.base.parsing import json_of
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
+
 
 __all__ = ["AgainError", "Endpoint", "EndpointDown", "EndpointError", "Extra", "Patience", "Reply"]
 
@@ -258,7 +262,7 @@ class Endpoint:
         self._transport.close()
 
 
-def _checked(url: str) -> tuple[Any, bool]:
+def _checked(url: str) -> tuple[SplitResult, bool]:
     """The address split, without a service at its end; and whether it is Azure's. Raises UserError."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

@@ -10,13 +10,13 @@ import json
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from armor_eval.models.base import Answer, Decoding, Question, Room
+from armor_eval.models.base import Answer, Decoding, E, Question, Room, Source
 from armor_eval.models.drawing import out_of_memory
 from armor_eval.models.hf_copies import Copies
 from armor_eval.models.hf_files import check_folder, check_type
@@ -31,7 +31,8 @@ from armor_model.base.hashing import sha256_folder, sha256_json
 from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from torch import Tensor
+    from transformers import BatchFeature, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class _Chunk:
     questions: list[Question]
     options: JsonObject = field(default_factory=dict)
     """For the images: see HubModel._image_options."""
-    inputs: Any = None
+    inputs: BatchFeature | None = None
 
 
 class HubModel:
@@ -79,7 +80,7 @@ class HubModel:
         self._device, self._device_map, self._dtype = device, device_map, dtype
         self._prompter: Prompter | None = None
         self._copies: Copies | None = None
-        self._loaded: Any = None
+        self._loaded: PreTrainedModel | None = None
         self._ends: list[int] = []
         self._generating: JsonObject = {}
         self._most: int | None = None
@@ -104,7 +105,7 @@ class HubModel:
         )
         self.facts: JsonObject = {"model_args": given} if given else {}
 
-    def _config(self) -> Any:
+    def _config(self) -> PretrainedConfig:
         """The model's configuration. Of the hub it also says the commit: `main` months apart is two models."""
         from armor_model.base.runtime import prepare_torchvision
 
@@ -151,7 +152,7 @@ class HubModel:
         self.facts |= {"prompt_form": prompter.form, "model_class": (config.architectures or [None])[0]}
         return prompter
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[PreTrainedModel, ProcessorMixin]:
         """The model and its processor."""
         prompter = self._load_prompter()
         if self._loaded is None:
@@ -208,7 +209,7 @@ class HubModel:
         """Answers in order; as many at once as memory holds."""
         encoded, rows = self.encode(questions, decoding), max(1, len(questions))
         while True:
-            groups: list[list[Any]] = [encoded]
+            groups = [encoded]
             try:
                 answers = dict(self.answers(partial(_taken, groups), decoding, rows))
                 return [answers[at] for at in range(len(questions))]
@@ -237,14 +238,14 @@ class HubModel:
                 entries |= {at: (chunk, n) for n, at in enumerate(some)}
         return [entries[at] for at in range(len(questions))]
 
-    def _encoded(self, chunk: _Chunk) -> Any:
+    def _encoded(self, chunk: _Chunk) -> BatchFeature:
         self._load_prompter()
         assert self._copies is not None
         with self._copies.lent() as prompter:
             return prompter.encode(chunk.questions, chunk.options)
 
     def answers(
-        self, source: Callable[[bool], list[Any] | None], decoding: Decoding, rows: int
+        self, source: Source[tuple[_Chunk, int]], decoding: Decoding, rows: int
     ) -> Iterator[tuple[int, Answer]]:
         """A chunk at a time, in the order in which they come."""
         self._load()
@@ -263,7 +264,7 @@ class HubModel:
                         yield number + at, answer
             number += len(group)
 
-    def _image_options(self, question: Question) -> tuple[tuple[str, Any], ...]:
+    def _image_options(self, question: Question) -> tuple[tuple[str, int | bool], ...]:
         """InternVL's own protocol, as ARMOR beside it is asked: tiles by benchmark, MMMU's first image doubled."""
         if not self.tiles_by_benchmark or self._config_type != "internvl" or "max_patches" in self._args.images:
             return ()
@@ -319,7 +320,7 @@ class HubModel:
         return answers
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return self._load_prompter().processor.tokenizer
 
     def first_tokens(self) -> FirstTokens:
@@ -372,12 +373,12 @@ def load(
     )
 
 
-def _taken(groups: list[list[Any]], wait: bool) -> list[Any] | None:
+def _taken(groups: list[list[E]], wait: bool) -> list[E] | None:
     """A source of these groups alone."""
     return groups.pop(0) if groups else None
 
 
-def _new_tokens(out: Any, prompt: Any) -> Any:
+def _new_tokens(out: Tensor, prompt: Tensor) -> Tensor:
     """The answers' tokens [B, N] of what `generate` returned [B, T + N]: a model that generates from embeddings, and an
     encoder-decoder, return them without the prompt."""
     length = prompt.shape[1]

@@ -6,14 +6,14 @@ Nothing here imports torch or transformers before a model is loaded.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.models.options import refuse_unknown
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import BaseImageProcessor, PreTrainedModel, PreTrainedTokenizerBase
 
 SOURCE = ("revision", "subfolder")
 """Where the files are: for configuration, processor and model alike."""
@@ -81,7 +81,7 @@ class ModelArgs:
             )
         return cls(source, loading, given.get("chat_template"), generating, rest)
 
-    def check_images(self, image_processor: Any) -> None:
+    def check_images(self, image_processor: BaseImageProcessor) -> None:
         """UserError for an argument that neither the loading nor this image processor knows."""
         declared = getattr(getattr(image_processor, "valid_kwargs", None), "__annotations__", {})
         refuse_unknown("hf:", self.images, {*declared, *SOURCE, *LOADING, *GENERATING, *PROMPTING})

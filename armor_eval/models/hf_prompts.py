@@ -9,15 +9,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
-from armor_eval.models.base import Question
+from armor_eval.models.base import Part, Question
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
-    from transformers import PretrainedConfig, ProcessorMixin
+    from transformers import BatchFeature, PretrainedConfig, ProcessorMixin
 
 PROBE = "what follows a picture"
 """Text by which a chat template's words around an image are told."""
@@ -26,7 +28,9 @@ PROBE_SIDE = 224
 MARK_BREAK = " "
 """What is put behind the first character of a mark that a question holds as text: `<image>` is shown as `< image>`."""
 
-Render = Callable[[list[list[Any]]], list[str]]
+Parts: TypeAlias = "Sequence[Part | None]"
+"""Of one question; None is an image that the text is rendered without."""
+Render: TypeAlias = "Callable[[Sequence[Parts]], list[str]]"
 """Each question's parts -> the text that the processor reads."""
 
 
@@ -43,7 +47,7 @@ class Prompter:
     marks: re.Pattern[str] | None
     """What in a question would be read as structure."""
 
-    def encode(self, questions: Sequence[Question], options: JsonView = MappingProxyType({})) -> Any:
+    def encode(self, questions: Sequence[Question], options: JsonView = MappingProxyType({})) -> BatchFeature:
         """The processor's inputs [B, T] of several questions, all with images or all without. `options` go to the image
         processor; `double_first`: each question's first image is doubled in size."""
         rows = [[self.clean(part) for part in question.parts] for question in questions]
@@ -53,7 +57,7 @@ class Prompter:
             images = [[doubled(row[0]), *row[1:]] if row else row for row in images]
         return _call(self.processor, self.render(rows), images, self.nested, own)
 
-    def clean(self, part: Any) -> Any:
+    def clean(self, part: Part) -> Part:
         """A part whose text cannot be read as the model's own marks: each is broken behind its first character."""
         if not isinstance(part, str) or self.marks is None:
             return part
@@ -126,16 +130,16 @@ def _templated(
 ) -> list[tuple[str, Render, bool]]:
     """A message's content as parts; else, for a template that wants one string, with the image's mark in the text."""
 
-    def fill(contents: list[Any]) -> list[str]:
+    def fill(contents: Sequence[object]) -> list[str]:
         asked = [[{"role": "user", "content": content}] for content in contents]
         return processor.apply_chat_template(asked, chat_template=template, add_generation_prompt=True, tokenize=False)
 
-    def by_parts(rows: list[list[Any]]) -> list[str]:
+    def by_parts(rows: Sequence[Parts]) -> list[str]:
         return fill(
             [[{"type": "text", "text": p} if isinstance(p, str) else {"type": "image"} for p in row] for row in rows]
         )
 
-    def spaced(rows: list[list[Any]]) -> list[str]:
+    def spaced(rows: Sequence[Parts]) -> list[str]:
         return by_parts([_without_breaks(row) for row in rows] if breaks() else rows)
 
     def breaks() -> bool:
@@ -163,24 +167,24 @@ def _plain(mark: str | None) -> list[tuple[str, Render, bool]]:
     return forms
 
 
-def _text_alone(rows: list[list[Any]]) -> list[str]:
+def _text_alone(rows: Sequence[Parts]) -> list[str]:
     return ["".join(p for p in _without_breaks(row) if isinstance(p, str)) for row in rows]
 
 
-def _in_text(rows: list[list[Any]], mark: str) -> list[str]:
+def _in_text(rows: Sequence[Parts], mark: str) -> list[str]:
     return ["".join(p if isinstance(p, str) else mark for p in row) for row in rows]
 
 
-def _without_breaks(parts: list[Any]) -> list[Any]:
+def _without_breaks(parts: Parts) -> Parts:
     """The parts without the line break that a text behind an image begins with."""
-    kept: list[Any] = []
+    kept: list[Part | None] = []
     for part in parts:
         behind_image = bool(kept) and not isinstance(kept[-1], str)
         kept.append(part.removeprefix("\n") if isinstance(part, str) and behind_image else part)
     return kept
 
 
-def doubled(image: Image.Image) -> Any:
+def doubled(image: Image.Image | Path) -> Image.Image:
     """An image, or image file, at twice its width and height, as VLMEvalKit's InternVL shows MMMU's first image."""
     from PIL import Image
 
@@ -189,8 +193,12 @@ def doubled(image: Image.Image) -> Any:
 
 
 def _call(
-    processor: ProcessorMixin, texts: list[str], images: list[list[Any]], nested: bool, image_options: JsonView
-) -> Any:
+    processor: ProcessorMixin,
+    texts: list[str],
+    images: list[list[Image.Image | Path]],
+    nested: bool,
+    image_options: JsonView,
+) -> BatchFeature:
     """The processor's inputs. A template that writes the BOS token itself gets no second one, as in
     `apply_chat_template`."""
     bos = processor.tokenizer.bos_token

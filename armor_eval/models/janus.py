@@ -29,7 +29,7 @@ class JanusModel(TransformersDrawing):
 
     kind, example, guidance = "janus", "janus:deepseek-community/Janus-Pro-1B", GUIDANCE
 
-    def _class(self) -> object:
+    def _class(self) -> type[PreTrainedModel]:
         from transformers import JanusForConditionalGeneration
 
         return JanusForConditionalGeneration

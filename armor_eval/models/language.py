@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.runs.schema import ModelInfo
@@ -12,19 +12,22 @@ from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder, sha256_json
 from armor_model.base.jsons import JsonObject
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 
 class LanguageModel:
     """Answers questions of text alone, in batches padded on the left; loads on first use."""
 
     def __init__(self, source: JsonObject, commit: str | None) -> None:
         self._source = source
-        self._loaded: tuple[object, object] | None = None
+        self._loaded: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None
         name = source["pretrained_model_name_or_path"]
         folder = Path(name)
         fingerprint = sha256_folder(folder) if folder.is_dir() else sha256_json(["huggingface", name, commit])
         self.info = ModelInfo(spec=f"hf:{name}", name=folder.name, fingerprint=fingerprint, revision=commit)
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if self._loaded is None:
             import torch
             from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -47,7 +50,7 @@ class LanguageModel:
         import torch
 
         model, tokenizer = self._load()
-        texts = ["".join(question.parts) for question in questions]
+        texts = [_text(question) for question in questions]
         if tokenizer.chat_template:
             turns = [[{"role": "user", "content": text}] for text in texts]
             texts = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
@@ -81,6 +84,13 @@ class LanguageModel:
 
     def close(self) -> None:
         self._loaded = None
+
+
+def _text(question: Question) -> str:
+    texts = [part for part in question.parts if isinstance(part, str)]
+    if len(texts) < len(question.parts):
+        raise ValueError(f"{question.id}: an image, for a model without eyes")
+    return "".join(texts)
 
 
 def load(name: str) -> LanguageModel | None:

@@ -15,9 +15,9 @@ import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
-from armor_eval.models.base import Decoding
+from armor_eval.models.base import Decoding, Part
 from armor_eval.models.drawing import DrawingModel, NotDrawnError
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Reply
 from armor_model.base.errors import RunFailed, UserError, unknown_name
@@ -26,6 +26,8 @@ from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
     from PIL import Image
+
+T = TypeVar("T")
 
 ROUTES = ("images", "chat")
 SENT = ("size", "quality", "negative_prompt", "num_inference_steps", "guidance_scale", "true_cfg_scale")
@@ -89,10 +91,10 @@ class ServedImages(DrawingModel):
             [functools.partial(self._reply, [message_of(m) for m in c], seed, **limits) for c, seed in pairs]
         )
 
-    def _ask(self, jobs: Sequence[Callable[[], object]]) -> list[Any]:
+    def _ask(self, jobs: Sequence[Callable[[], T]]) -> list[T | Exception]:
         """The jobs' results at the endpoint's pace; RunFailed where it is of no more use."""
 
-        def one(job: Callable[[], object]) -> object:
+        def one(job: Callable[[], T]) -> T | Exception:
             try:
                 return job()
             except EndpointDown as down:
@@ -235,7 +237,7 @@ def message_of(message: JsonView) -> JsonObject:
     return {"role": message["role"], "content": [content_part(part) for part in parts]}
 
 
-def content_part(part: Any) -> JsonObject:
+def content_part(part: Part) -> JsonObject:
     """A text, a PIL image or an image's path as a part of a message; images go as PNG, so that nothing is lost."""
     if isinstance(part, str):
         return {"type": "text", "text": part}

@@ -5,7 +5,7 @@ An estimate: where it is too high, memory runs out once, and the engine goes on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Room
 from armor_model.base.devices import free_memory
@@ -37,7 +37,7 @@ def token_numbers(config: PretrainedConfig) -> int:
     return 2 * text.num_hidden_layers * heads * width + max(_layer(text), PATCHES * _layer(vision) if vision else 0)
 
 
-def _layer(part: Any) -> int:
+def _layer(part: PretrainedConfig) -> int:
     """Residual, normed input, queries, keys, values and output of a layer; the gate, its product and its result."""
     width: int = part.hidden_size if hasattr(part, "hidden_size") else getattr(part, "embed_dim", 0)
     inner = getattr(part, "intermediate_size", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class TransformersDrawing(DrawingModel):
         self._check_type()
         self._device, self._dtype, self._device_map = device, dtype, device_map
         self.asked = {"dtype": dtype} if dtype else {}
-        self._loaded: tuple[object, object] | None = None
+        self._loaded: tuple[PreTrainedModel, ProcessorMixin] | None = None
 
     def _check_type(self) -> None:
         """UserError where the folder holds another model: transformers would build one of this kind at full size."""
@@ -49,7 +49,7 @@ class TransformersDrawing(DrawingModel):
             raise UserError(f"{self.info.name} is no {self.kind} model but {found!r}", f"expected {self.example}")
 
     @abstractmethod
-    def _class(self) -> Any:
+    def _class(self) -> type[PreTrainedModel]:
         """The model's class in transformers."""
 
     @abstractmethod
@@ -71,7 +71,7 @@ class TransformersDrawing(DrawingModel):
         used = {name: getattr(decoding, name) for name in SAMPLING}
         return {"dtype": self._torch_dtype(), "guidance": self._guidance(decoding), **used}
 
-    def _load(self) -> tuple[Any, Any]:
+    def _load(self) -> tuple[PreTrainedModel, ProcessorMixin]:
         if self._loaded is None:
             from armor_model.base.runtime import prepare_torchvision
 

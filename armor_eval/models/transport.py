@@ -15,9 +15,13 @@ import zlib
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from armor_model.base.errors import one_line
+
+if TYPE_CHECKING:
+    import httpx
+
 
 T = TypeVar("T")
 
@@ -83,7 +87,7 @@ class Transport:
         self.heard = 0.0
         self._patience, self._headers, self._probe = patience, dict(headers), probe
         self._secrets = sorted((s for s in set(secrets) if len(s) >= SHORTEST_SECRET), key=len, reverse=True)
-        self._client: Any = None
+        self._client: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._open: set[Future] = set()
         self._lock = threading.Lock()
@@ -190,7 +194,7 @@ class Transport:
         except (httpx.HTTPError, TimeoutError):
             return False
 
-    def _http(self) -> Any:
+    def _http(self) -> httpx.AsyncClient:
         if self._client is None:
             import httpx
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -39,7 +39,11 @@ from trainer.shapes.walk import Walk
 from trainer.shapes.world import pick, render, sample_scene
 
 if TYPE_CHECKING:
+    from PIL import Image
+
+    from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
+    from trainer.data.records import Example
 
 VALIDATION_SEED = 90_000
 """Of held-back conversations: no arm is trained on them."""
@@ -54,18 +58,18 @@ class TrainingData:
         self._processor = processor
         self._codes = Codes(processor.vq)
 
-    def training(self, kind: str, count: int, seed: int = 0) -> list[Any]:
+    def training(self, kind: str, count: int, seed: int = 0) -> list[Example]:
         """What arms read. ti2t only describes images, as the paper's ShareGPT4V does: the world's own ti2t
         conversations are the base's training data, on them it could not forget."""
         return self._descriptions(count, seed) if kind == "ti2t" else self._pool(kind, count, seed)
 
-    def held_back(self, kind: str, count: int) -> list[Any]:
+    def held_back(self, kind: str, count: int) -> list[Example]:
         return self._pool(kind, count, VALIDATION_SEED)
 
-    def _pool(self, kind: str, count: int, seed: int) -> list[Any]:
+    def _pool(self, kind: str, count: int, seed: int) -> list[Example]:
         return make_pool(self._processor, self._codes, kind, count, seed, version=1)
 
-    def _descriptions(self, count: int, seed: int) -> list[Any]:
+    def _descriptions(self, count: int, seed: int) -> list[Example]:
         rng = np.random.default_rng([seed, 73])
         examples = []
         for i in range(count):
@@ -122,7 +126,7 @@ class DrawingReader:
         self._detector.self_check(self._rules)
         self.settings = {**self._detector.settings, **self._colors.settings}
 
-    def read(self, requests: Sequence[DrawingRequest], images: Sequence[Any]) -> tuple[list[bool], list[str]]:
+    def read(self, requests: Sequence[DrawingRequest], images: Sequence[Image.Image]) -> tuple[list[bool], list[str]]:
         """(whether each image shows what was asked for, what is missing), in order."""
         metas = [Metadata.model_validate(r.record) for r in requests]
         judged = judge_images([np.asarray(i) for i in images], metas, self._detector, self._colors, self._rules)
@@ -145,7 +149,7 @@ def train_base(share: float, folder: Path, base: str = "internvl") -> None:
     save_model(outcome.model, outcome.processor, folder)
 
 
-def untrained_model(seed: int, base: str = "internvl") -> Any:
+def untrained_model(seed: int, base: str = "internvl") -> ArmorModel:
     """A model of the recipe's size that has learned nothing; torch's generator is seeded."""
     import torch
 

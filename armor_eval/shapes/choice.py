@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from armor_eval.shapes.blocks import Asked, Pool, choice_options
 from armor_model.base.jsons import JsonObject
 from trainer.shapes.conversations import chat_hint
 from trainer.shapes.questions import LETTERS
+
+T = TypeVar("T")
 
 Row = JsonObject
 """A TSV line; `image` holds a Scene, or an int: the index of the row whose image it shares."""
@@ -44,7 +46,7 @@ def choice_blocks(seed: int, blocks: int) -> list[list[tuple[Asked, tuple[str, .
     return [found[int(i)] for i in rng.permutation(len(found))]
 
 
-def _spread(rng: np.random.Generator, blocks: list[list[Any]]) -> list[Any]:
+def _spread(rng: np.random.Generator, blocks: list[list[T]]) -> list[T]:
     """All entries in random order, so that a block's images do not stand side by side."""
     flat = [entry for block in blocks for entry in block]
     return [flat[int(i)] for i in rng.permutation(len(flat))]

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from armor_eval.tasks.geneval.selftest_images import noise
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_model.base.errors import RunFailed, UserError
 from trainer.shapes.world import COLOR_NAMES, SHAPES, Scene, Thing, render, render_batch
+
+if TYPE_CHECKING:
+    from mmdet.models import BaseDetector
 
 
 class EmbeddedDetector:
@@ -40,7 +43,7 @@ class EmbeddedDetector:
         }
 
     @cached_property
-    def _model(self) -> Any:
+    def _model(self) -> BaseDetector:
         return load_trained(build_model(), PRETRAINED / WEIGHTS, self.classes).to(self.device)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Instances]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from armor_eval.runs.schema import JudgeInfo
 from armor_eval.shapes.truth import answer as true_answer
@@ -86,7 +85,7 @@ class ShapesRules:
     def working(self) -> bool:
         return True
 
-    def generate(self, prompt: str, **settings: Any) -> str:
+    def generate(self, prompt: str, **settings: object) -> str:
         """The verdict in the form that VLMEvalKit parses. Raises ValueError on what is not of the shapes world."""
         if prompt.startswith("[Context]\n"):
             return self._llava(prompt)

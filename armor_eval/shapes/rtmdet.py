@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from armor_eval.tasks.geneval.detections import Instances
 
 if TYPE_CHECKING:
-    from mmdet.models import BaseDetector
+    from mmdet.models import BaseDetector, RTMDetInsSepBNHead
+    from mmengine.config import ConfigDict
     from torch import Tensor
 
 
@@ -42,7 +43,7 @@ def detect_batch(model: BaseDetector, images: Sequence[np.ndarray]) -> list[Inst
 
 
 def _detections(
-    head: Any,
+    head: RTMDetInsSepBNHead,
     outputs: tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor], Tensor],
     inner: tuple[int, int],
     size: tuple[int, int],
@@ -88,7 +89,7 @@ def _boxes(priors_n4: Tensor, distances_n4: Tensor, inner: tuple[int, int], size
     return boxes * boxes.new_tensor(back * 2)
 
 
-def _suppress(b: Tensor, boxes: Tensor, scores: Tensor, big: Tensor, settings: Any, images: int) -> Tensor:
+def _suppress(b: Tensor, boxes: Tensor, scores: Tensor, big: Tensor, settings: ConfigDict, images: int) -> Tensor:
     """Indices that survive class-agnostic suppression, image by image, by falling score."""
     import torch
 
@@ -117,7 +118,7 @@ def _iou(boxes_n4: np.ndarray) -> np.ndarray:
 
 
 def _masks(
-    head: Any,
+    head: RTMDetInsSepBNHead,
     prototypes_nMhw: Tensor,
     kernels_nK: Tensor,
     priors_n4: Tensor,

@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -149,7 +148,7 @@ def tsv_path(dataset: str, root: Path) -> Path:
     return path
 
 
-def _clusters(rows: list[Row]) -> set[Any]:
+def _clusters(rows: list[Row]) -> set[str | int]:
     """What is resampled together: HallusionBench's sets, MMBench's groups, else images as they are asked about."""
     if isinstance(rows[0]["index"], str):
         return {row["index"].split("_")[3] for row in rows}

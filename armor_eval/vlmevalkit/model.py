@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from vlmeval.vlm.base import BaseModel
@@ -18,6 +18,10 @@ from armor_eval.tasks.understanding import images, prompts
 from armor_eval.tasks.understanding.declare import Benchmark, benchmarks
 from armor_eval.tasks.understanding.table import Row
 from armor_model.base.optional import not_none
+
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 NAME = "ARMOR"
 
@@ -37,7 +41,7 @@ class ArmorVLM(BaseModel):
         """Our declared words; another base than InternVL is asked in its own."""
         return self._adapter.protocol is None and dataset in self._declared
 
-    def build_prompt(self, line: Any, dataset: str | None = None) -> list[dict[str, str]]:
+    def build_prompt(self, line: pd.Series, dataset: str | None = None) -> list[dict[str, str]]:
         """The declared prompt with the images where they belong, as files that VLMEvalKit has written."""
         benchmark = self._declared[not_none(dataset)]
         image_files = [Path(p) for p in self.dump_image(line, dataset)]
@@ -45,7 +49,7 @@ class ArmorVLM(BaseModel):
         text = prompts.question_text(benchmark.prompt, Row(str(line["index"]), line["index"], fields, None))
         pieces = prompts.parts(prompts.image_marks(text, len(image_files)), image_files)
         return [
-            {"type": "image", "value": str(p)} if isinstance(p, Path) else {"type": "text", "value": p} for p in pieces
+            {"type": "text", "value": p} if isinstance(p, str) else {"type": "image", "value": str(p)} for p in pieces
         ]
 
     def generate_inner(self, message: list[dict[str, str]], dataset: str | None = None) -> str:

@@ -25,6 +25,7 @@ from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     import pandas as pd
+    from vlmeval.dataset.image_base import ImageBaseDataset
 
 JUDGE_NAME = "judge"
 """The name that stands in the names of VLMEvalKit's result files."""
@@ -50,8 +51,8 @@ def score(table: Table, predictions: dict[str, str], judged: Judged | None = Non
     """
     with _Work.of(table, predictions) as work, _guards(work.folder, judged):
         dataset = _build(work)
-        said = dataset.evaluate(str(work.file), model=JUDGE_NAME if judged else "exact_matching", nproc=1)
-        return _read(work, said, set(predictions), judged)
+        returned = dataset.evaluate(str(work.file), model=JUDGE_NAME if judged else "exact_matching", nproc=1)
+        return _read(work, returned, set(predictions), judged)
 
 
 def read_rows(table: Table, predictions: dict[str, str], judged: Judged | None) -> dict[str, Verdict]:
@@ -159,7 +160,7 @@ def _reading_fence(reading: Reading, frame: pd.DataFrame) -> Iterator[None]:
             return getattr(pd, name)
 
         @staticmethod
-        def read_csv(path: Any, **settings: Any) -> pd.DataFrame:
+        def read_csv(path: str | Path, **settings: Any) -> pd.DataFrame:
             return pd.read_csv(path, **how, **settings)
 
     before = module.pd
@@ -175,7 +176,7 @@ def write_predictions(frame: pd.DataFrame, file: Path) -> None:
     frame.to_csv(file, sep="\t", index=False, encoding="utf-8", quoting=csv.QUOTE_ALL)
 
 
-def _build(work: _Work) -> Any:
+def _build(work: _Work) -> ImageBaseDataset:
     """The dataset object over our rows, without images (scoring reads none), its md5 check replaced by our sha256."""
     from vlmeval import dataset
 
@@ -243,7 +244,9 @@ class _Working:
         return self._judge.generate(prompt, **settings)
 
 
-def _in_turn(func: Callable, tasks: Sequence[object], save: Any = None, keys: Any = None, **_: object) -> list[object]:
+def _in_turn(
+    func: Callable, tasks: Sequence[object], save: str | None = None, keys: Sequence[object] | None = None, **_: object
+) -> list[object]:
     """track_progress_rich without threads, without a bar, and with one save instead of one an item."""
     results = [
         func(**t) if isinstance(t, dict) else func(*t) if isinstance(t, (list, tuple)) else func(t) for t in tasks
@@ -256,9 +259,12 @@ def _in_turn(func: Callable, tasks: Sequence[object], save: Any = None, keys: An
     return results
 
 
-def _read(work: _Work, said: object, expected: set[str], judged: Judged | None) -> Scored:
+def _read(work: _Work, returned: pd.DataFrame | dict[str, float], expected: set[str], judged: Judged | None) -> Scored:
     """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
-    found = work.table.benchmark.scoring.evaluated(work, said, judged)
+    import pandas as pd
+
+    table = pd.DataFrame([returned]) if isinstance(returned, dict) else returned
+    found = work.table.benchmark.scoring.evaluated(work, table, judged)
     for index, verdict in found.verdicts.items():
         if judged is not None and index in judged.raw:
             verdict.extras["judge_reply"] = judged.raw[index]

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.runs.provenance import packages
@@ -22,6 +22,7 @@ from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
+    from vlmeval.vlm.base import BaseModel
 
 FAILURES = ("Failed to obtain answer via API", "Failed to obtain answer")
 """What VLMEvalKit writes in the place of an answer that it did not get."""
@@ -41,7 +42,7 @@ class ZooModel:
                     f"VLMEvalKit's zoo has no {name!r}{did_you_mean(name, supported_VLM)}", "see vlmutil mlist all"
                 )
             self._make = supported_VLM[name]
-        self._model: object = None
+        self._model: BaseModel | None = None
         self._images = Path(tempfile.mkdtemp(prefix="armor-eval-zoo-"))
         self.protocol = f"vlmeval:{name}"
         version = packages().get("ms-vlmeval", "?")
@@ -50,7 +51,7 @@ class ZooModel:
             spec=f"vlmeval:{name}", name=name, fingerprint=sha256_json(["vlmeval", version, name, settings])
         )
 
-    def _load(self) -> Any:
+    def _load(self) -> BaseModel:
         if self._model is None:
             from armor_eval.vlmevalkit.importing import quiet_vlmeval
 
@@ -85,7 +86,7 @@ class ZooModel:
         asked = "\n".join(m["value"] for m in message if m["type"] == "text")
         return Answer(text=text, extras={"vlmeval_prompt": asked})
 
-    def _message(self, model: Any, question: Question) -> list[dict[str, str]]:
+    def _message(self, model: BaseModel, question: Question) -> list[dict[str, str]]:
         paths = [self._write(part) for part in question.parts if not isinstance(part, str)]
         line = {**question.fields, "__pictures__": paths}
         if hasattr(model, "use_custom_prompt") and model.use_custom_prompt(question.dataset):
@@ -95,7 +96,9 @@ class ZooModel:
             raise ValueError(f"VLMEvalKit knows no data set {question.dataset}")
         return message
 
-    def _write(self, image: Image.Image) -> str:
+    def _write(self, image: Image.Image | Path) -> str:
+        if isinstance(image, Path):
+            return str(image)
         buffer = io.BytesIO()
         image.save(buffer, format="PNG")
         path = self._images / f"{hashlib.sha256(buffer.getvalue()).hexdigest()[:32]}.png"

@@ -12,9 +12,12 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Self
+from typing import Self
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 PATIENCE_SECONDS = 3.0
 """Presses within it are one wish (a double click, torchrun's own signal); a later one ends without cleaning up."""
@@ -34,7 +37,7 @@ class Interrupts:
         """The signal that came, SIGINT where none did."""
         self._line, self._said = f"{line}\n", False
         self._since: float | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     @property
     def code(self) -> int:
@@ -91,7 +94,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.name = ""
         """Of the signal that came, empty for none."""
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

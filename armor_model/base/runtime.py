@@ -9,7 +9,8 @@ import logging
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ def prepare_torchvision() -> bool:
     return True
 
 
-def _declare(torch: Any) -> None:
+def _declare(torch: ModuleType) -> None:
     library = _library()
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -54,7 +55,7 @@ def _declare(torch: Any) -> None:
 
 
 @functools.cache
-def _library() -> Any:
+def _library() -> torch.library.Library:
     """Kept for the life of the process: dropping the object removes its operators."""
     import torch
 

@@ -90,7 +90,7 @@ class BaseModel(Protocol):
 
     # ---- the model: its parts, and how images and positions enter ----
 
-    def decoder(self, core: PreTrainedModel) -> Any:
+    def decoder(self, core: PreTrainedModel) -> PreTrainedModel:
         """The text decoder: a module with `embed_tokens`, `layers` (all of one block class), `norm`, `rotary_emb`."""
 
     def vision_blocks(self, core: PreTrainedModel) -> Iterable[nn.Module]:
@@ -230,7 +230,7 @@ def decoder_sizes(
     }
 
 
-def published_preset(text: Settings, vision: Settings, image_token_id: int, **own: Any) -> Settings:
+def published_preset(text: Settings, vision: Settings, image_token_id: int, **own: object) -> Settings:
     """A published size as settings of ARMOR's configuration, with the paper's adapter and image tokenizer."""
     return {
         "text_config": text,

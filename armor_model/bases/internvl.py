@@ -9,7 +9,7 @@ its place are data; a key that no rule knows is an error.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_model.base.errors import UserError
 from armor_model.base.images import tile_count
@@ -234,7 +234,7 @@ class InternVL(BaseModel):
         "internvl2_5-78b": preset("6B", "qwen2", 8192, 80, 64, 8, 29568),
     }
 
-    def decoder(self, core: PreTrainedModel) -> Any:
+    def decoder(self, core: PreTrainedModel) -> PreTrainedModel:
         """A Llama (InternLM2 in transformers' layout) or a Qwen2 or Qwen3."""
         return core.language_model
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_model.base.errors import UserError
 from armor_model.bases import (
@@ -79,7 +79,7 @@ class QwenVL(BaseModel):
     decoder_path: str = TEXT
     tokenizer_hint: str = "the base's own id on the hub"
 
-    def decoder(self, core: PreTrainedModel) -> Any:
+    def decoder(self, core: PreTrainedModel) -> PreTrainedModel:
         """Qwen2.5's or Qwen3's blocks under M-RoPE."""
         return core.language_model
 
@@ -266,7 +266,7 @@ def fit(height: int, width: int, side: int, least: int, most: int) -> tuple[int,
     return new[0], new[1]
 
 
-def _patches(image_3HW: Tensor, vision: Any) -> Tensor:
+def _patches(image_3HW: Tensor, vision: PretrainedConfig) -> Tensor:
     """(N, 3 * 2 * P * P): the patches of a feature follow each other; a still image is its own second frame."""
     P, m, frames = vision.patch_size, vision.spatial_merge_size, vision.temporal_patch_size
     rows, columns = image_3HW.shape[1] // (P * m), image_3HW.shape[2] // (P * m)

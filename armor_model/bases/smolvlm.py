@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_model.base.errors import UserError
 from armor_model.bases import (
@@ -81,7 +81,7 @@ class SmolVLM(BaseModel):
     projector_paths: tuple[str, ...] = (CONNECTOR,)
     tokenizer_hint: str = "the base's own id on the hub"
 
-    def decoder(self, core: PreTrainedModel) -> Any:
+    def decoder(self, core: PreTrainedModel) -> PreTrainedModel:
         """A Llama."""
         return core.text_model
 

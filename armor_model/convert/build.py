@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ from armor_model.template import NEW_TOKENS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from armor_model.vq import ImageTokenizer
 
 
 def build(
@@ -221,7 +223,9 @@ def _random(
 # ---- tokenizer and processor --------------------------------------------------------------------------------
 
 
-def _tokenizer(given: str | None, folder: Path, kinds: Sequence[BaseModel]) -> tuple[Any, BaseModel]:
+def _tokenizer(
+    given: str | None, folder: Path, kinds: Sequence[BaseModel]
+) -> tuple[PreTrainedTokenizerBase, BaseModel]:
     """The text tokenizer, and the base of `kinds` whose marks it knows; never runs a checkpoint's own code."""
     prepare_torchvision()
     from transformers import AutoTokenizer
@@ -253,7 +257,12 @@ def _knows(tokenizer: PreTrainedTokenizerBase, mark: str) -> bool:
 
 
 def _save_processor(
-    tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig, vq: Any, out: Path, published: Settings, prompt: str
+    tokenizer: PreTrainedTokenizerBase,
+    config: PretrainedConfig,
+    vq: ImageTokenizer | None,
+    out: Path,
+    published: Settings,
+    prompt: str,
 ) -> tuple[bool, int]:
     """Write tokenizer, settings and image tokenizer; whether names were added, and how many samples were compared.
 

@@ -12,7 +12,7 @@ choices, N any number.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -200,7 +200,7 @@ class StaticStep:
         drawing: bool,
         max_steps: int,
         backend: str,
-        graph_pool: list[Any],
+        graph_pool: list[tuple[int, int]],
     ):
         self.model, self.settings, self.batch = model, settings, batch
         self.rows, self.length, self.drawing, self.graph_pool = rows, length, drawing, graph_pool

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class Steps(ABC):
 
     def __init__(self) -> None:
         self.steps: dict[tuple[int, int, bool], StaticStep] = {}
-        self.graph_pool: list[Any] = []
+        self.graph_pool: list[tuple[int, int]] = []
         self.passes = 0
         """Forward passes that codes took, where they are drawn without static buffers."""
 

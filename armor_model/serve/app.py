@@ -37,6 +37,7 @@ from armor_model.serve.openapi import openapi
 from armor_model.serve.protocol import ApiError, ChatRequest, ImageRequest
 
 if TYPE_CHECKING:
+    from armor_model.modeling import ArmorModel
     from armor_model.processing import ArmorProcessor
 
 PAGE = Path(__file__).with_name("page.html")
@@ -52,7 +53,7 @@ class Service:
 
     def __init__(
         self,
-        model: Any,
+        model: ArmorModel,
         processor: ArmorProcessor,
         name: str,
         settings: GenerationSettings | None = None,
@@ -138,10 +139,10 @@ class Jobs:
     def add(self, job: Job) -> None:
         self.all.append(job)
 
-    def listener(self, index: int) -> Callable[[Any], None]:
+    def listener(self, index: int) -> Callable[[object], None]:
         """For the engine's thread."""
 
-        def send(event: Any) -> None:
+        def send(event: object) -> None:
             with suppress(RuntimeError):  # the loop has ended, and nobody listens
                 self._loop.call_soon_threadsafe(self._queue.put_nowait, (index, event))
 

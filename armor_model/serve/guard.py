@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import time
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
@@ -76,7 +76,7 @@ async def read_bytes(request: Request, most: int, seconds: float) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "the body must be application/json")
-    body: Any = bytearray()
+    body = bytearray()
     try:
         async with asyncio.timeout(seconds):
             async for piece in request.stream():

@@ -186,7 +186,7 @@ NOT_SERVED = {
     ImageRequest: ("negative_prompt", "num_inference_steps", "guidance_scale", "true_cfg_scale", "stream", "image"),
 }
 """Fields that would change the answer: said, and not heard, the answer would be to another question."""
-MEANT_NOTHING: tuple[Any, ...] = (None, False, 0, [], {}, {"type": "text"})
+MEANT_NOTHING: tuple[object, ...] = (None, False, 0, [], {}, {"type": "text"})
 """Values of them that ask for nothing."""
 
 
@@ -296,7 +296,7 @@ def image_part(image: Image.Image, index: int | None = None) -> JsonObject:
 def choice(index: int, response: Response, content_parts: bool) -> JsonObject:
     """One answer of a chat reply."""
     if content_parts:
-        content: Any = [
+        content: object = [
             {"type": "text", "text": part} if isinstance(part, str) else image_part(part) for part in response.parts
         ]
         message = {"role": "assistant", "content": content}

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,12 @@ from armor_model.images import image_size
 from trainer.data.images import append, read_bytes
 from trainer.data.records import Tally, is_unicode, read_conversations
 from trainer.data.screens import Pair, Prompts
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+T = TypeVar("T")
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 SCHEMES = ("http", "https", "hf", "gs")
@@ -85,7 +91,7 @@ def parse_part(part: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def share_of(items: list[Any], part: tuple[int, int]) -> list[Any]:
+def share_of(items: list[T], part: tuple[int, int]) -> list[T]:
     """The shards of part (I, N): every shard belongs to exactly one part. Raises UserError for an empty share."""
     share = items[part[0] :: part[1]]
     if not share:
@@ -168,7 +174,7 @@ class _Watched:
     """A stream that knows whether the tar in it was whole: tarfile takes one that is cut at or in a member's header for
     a finished one, without a word."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: BinaryIO) -> None:
         self.stream, self.head, self.tail = stream, b"", b""
 
     def read(self, size: int = -1) -> bytes:
@@ -270,7 +276,7 @@ def read_index(path: Path) -> Index:
             if "url" not in columns:
                 raise UserError(f"{path} has no URL column; its columns are {', '.join(batch.column_names)}")
 
-            def column(name: str, batch: Any = batch, columns: dict[str, str] = columns) -> list[Any] | None:
+            def column(name: str, batch: pa.RecordBatch = batch, columns: dict[str, str] = columns) -> list[Any] | None:
                 return batch[columns[name]].to_pylist() if name in columns else None
 
             keys.append(np.array([_key(u or "") for u in column("url") or []], dtype=np.uint64))

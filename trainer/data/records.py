@@ -126,7 +126,7 @@ def read_conversations(path: Path, tally: Tally) -> Iterator[JsonObject]:
             yield record
 
 
-def checked(raw: Any, where: str, root: Path, tally: Tally) -> JsonObject | None:
+def checked(raw: object, where: str, root: Path, tally: Tally) -> JsonObject | None:
     """The normalised record, or None for a bad one; counts it as read, and why it is left out."""
     tally.read += 1
     try:
@@ -149,7 +149,7 @@ def note(turns: Sequence[JsonView], tally: Tally) -> None:
         tally.noted["template_tokens"] += 1
 
 
-def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
+def raw_records(path: Path) -> Iterator[tuple[str, object]]:
     """(where, value) of every line of a file, item of a JSON array, or row of a parquet file; the value of a broken
     line is its exception. Raises UserError for a file that cannot be read."""
     if path.suffix == ".parquet":
@@ -173,7 +173,7 @@ def raw_records(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+def _rows(path: Path) -> Iterator[tuple[str, object]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -185,7 +185,7 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path} is not readable parquet: {str(error).splitlines()[0]}") from error
 
 
-def _parse(line: str) -> Any:
+def _parse(line: str) -> object:
     try:
         return json_of(line)
     except ValueError as error:
@@ -347,7 +347,7 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 SPEAKERS = {role: speaker for speaker, role in ROLES.items()}
 
 
-def to_messages(record: JsonObject, seen: Sequence[Any], drawn: Sequence[Tensor]) -> list[JsonObject]:
+def to_messages(record: JsonObject, seen: Sequence[object], drawn: Sequence[Tensor]) -> list[JsonObject]:
     """The record as chat messages. seen: images (PIL, paths or tiles) of the human turns in order; drawn: codes (h, w)
     or (n,) of the gpt turns. Raises UserError where roles or the number of images are off."""
     name = record.get("id", "?")

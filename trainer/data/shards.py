@@ -16,7 +16,7 @@ import os
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -32,9 +32,11 @@ from trainer.batches import DROPPED, Example, Sizes
 from trainer.data.images import cut_tiles, exists
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
     from armor_model.processing import ArmorProcessor
+    from armor_model.vq import ImageTokenizer
 
 MANIFEST = "manifest.json"
 VERSION, OLDEST = 3, 2
@@ -95,7 +97,7 @@ def _tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
-def _vq_sha256(vq: Any) -> str:
+def _vq_sha256(vq: ImageTokenizer) -> str:
     """In float32, as `ImageTokenizer.load` reads any file: the same for every load of a folder, on any device."""
     digest = hashlib.sha256(json.dumps([vq.type, vq.settings], sort_keys=True).encode())
     for name, value in sorted(vq.state_dict().items()):
@@ -104,7 +106,7 @@ def _vq_sha256(vq: Any) -> str:
     return digest.hexdigest()
 
 
-def schema() -> Any:
+def schema() -> pa.Schema:
     """Columns of a shard."""
     import pyarrow as pa
 
@@ -131,7 +133,7 @@ class _Chunk(NamedTuple):
     at: np.ndarray
     heads: np.ndarray
     heads_at: np.ndarray
-    images: Any
+    images: pa.ListArray
     root: Path
 
 
@@ -240,7 +242,7 @@ class Shards:
         return Example(kind, torch.from_numpy(ids), texts, codes, pixels, (start, end) if end > start else None)
 
 
-def _spans(column: Any) -> np.ndarray:
+def _spans(column: pa.ListArray) -> np.ndarray:
     """(rows, 2): start and end of each request's words, 0 and 0 where there is no span."""
     offsets_N, values = column.offsets.to_numpy(), column.values.to_numpy()
     spans_N2 = np.zeros((len(column), 2), dtype=np.int32)
@@ -255,7 +257,7 @@ def _labels(ids_T: np.ndarray, heads_T: np.ndarray, head: int) -> np.ndarray:
     return labels_T
 
 
-def _map(folder: Path, manifest: JsonObject) -> tuple[Any, list[str]]:
+def _map(folder: Path, manifest: JsonObject) -> tuple[pa.Table | None, list[str]]:
     """A folder's shards as one mapped table (None where all are empty), and their sha256. Raises UserError."""
     import datasets
 

@@ -17,7 +17,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from trainer.data.shards import ENTRY, MANIFEST, VERSION, is_whole, read_manifes
 from trainer.data.workers import in_order
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from armor_model.processing import ArmorProcessor
 
 
@@ -58,7 +60,7 @@ def tokenize(
     *,
     image_root: Path | None = None,
     workers: int = 1,
-    load: Callable[[], Any] | None = None,
+    load: Callable[[], ArmorProcessor] | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> JsonObject | None:
     """Write shards for a conversations file; returns the manifest, None where another part has still to finish.
@@ -87,7 +89,7 @@ def tokenize(
         known = {entry["name"]: entry for entry in manifest["shards"]}
         entries: dict[str, JsonObject | None] = {}
 
-        def missing() -> Iterator[tuple[Job, str, list[tuple[str, Any]]]]:
+        def missing() -> Iterator[tuple[Job, str, list[tuple[str, object]]]]:
             raw = raw_records(conversations)
             for number in itertools.count():
                 # Records of the file, good or bad: an image that is gone since must not shift the others.
@@ -103,12 +105,11 @@ def tokenize(
             entries[entry["name"]] = entry
         for name in entries:  # of other parts, finished meanwhile
             entries[name] = entries[name] or _finished(out, name)
-        if None in entries.values():
-            return None
-        return _finish(conversations, out, manifest, list(entries.values()))
+        whole = [entry for entry in entries.values() if entry is not None]
+        return _finish(conversations, out, manifest, whole) if len(whole) == len(entries) else None
 
 
-def load(folder: Path, device: str | None = None) -> Any:
+def load(folder: Path, device: str | None = None) -> ArmorProcessor:
     """A checkpoint's processor, its image tokenizer on a device; by default this process's GPU."""
     from armor_model import load_processor
     from armor_model.base.devices import choose_device
@@ -153,7 +154,7 @@ def _finished(out: Path, name: str) -> JsonObject | None:
         return None
 
 
-def _finish(conversations: Path, out: Path, manifest: JsonObject, entries: list[Any]) -> JsonObject:
+def _finish(conversations: Path, out: Path, manifest: JsonObject, entries: list[JsonObject]) -> JsonObject:
     total = Tally()
     for entry in entries:
         total.add(Tally.of({**entry, "kept": entry["rows"]}))
@@ -171,7 +172,7 @@ def _finish(conversations: Path, out: Path, manifest: JsonObject, entries: list[
 # ---- making a shard
 
 
-def make_shard(processor: ArmorProcessor, job: Job, name: str, chunk: list[tuple[str, Any]]) -> JsonObject:
+def make_shard(processor: ArmorProcessor, job: Job, name: str, chunk: list[tuple[str, object]]) -> JsonObject:
     """Write one shard, then its entry; returns the entry."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -209,7 +210,7 @@ def _rows(
     records: list[JsonObject], processor: ArmorProcessor, job: Job, tally: Tally, store: Callable[[bytes, str], str]
 ) -> Iterator[JsonObject]:
     drawn = list(dict.fromkeys(path for record in records for path in sides(record)[1]))
-    codes: dict[Path | bytes, Any] = {}
+    codes: dict[Path | bytes, Tensor | None] = {}
     for start in range(0, len(drawn), job.batch_size):
         codes.update(_codes(processor, drawn[start : start + job.batch_size]))
     for record in records:
@@ -255,7 +256,7 @@ def _relative(path: Path, root: Path) -> str:
     return str(path.relative_to(root) if path.is_relative_to(root) else path)
 
 
-def _codes(processor: ArmorProcessor, paths: list[Path | bytes]) -> dict[Path | bytes, Any]:
+def _codes(processor: ArmorProcessor, paths: list[Path | bytes]) -> dict[Path | bytes, Tensor | None]:
     """Codes of images, None for one that cannot be read: a batch with a broken one is done one by one."""
     try:
         return dict(zip(paths, processor.image_codes([read_bytes(path) for path in paths]), strict=True))

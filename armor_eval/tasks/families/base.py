@@ -194,8 +194,8 @@ class Family:
         """The verdicts of single rows by the official reading, without a score over them."""
         raise NotImplementedError
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
-        """The result from what `evaluate` returned (`said`) and left beside the predictions."""
+    def evaluated(self, work: Work, returned: pd.DataFrame, judged: Judged | None) -> Evaluated:
+        """The result from the table that `evaluate` returned and from what it left beside the predictions."""
         raise NotImplementedError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, percent, tally_all_right
@@ -105,9 +105,11 @@ class Choice(Family):
             verdicts[index] = Verdict(read, float(read == gold), unparsed=read not in options)
         return verdicts
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, returned: pd.DataFrame, judged: Judged | None) -> Evaluated:
         verdicts = self.rows(work.load(work.file), judged)
-        chosen = said[said["split"] == self.split] if self.split and self.split in set(said["split"]) else said
+        chosen = returned
+        if self.split and self.split in set(returned["split"]):
+            chosen = returned[returned["split"] == self.split]
         results = work.result("judge_result" if judged else "exact_matching_result")
         # Several splits in one file: the number over all of them.
         headline = float(chosen["Overall"].iloc[0] if len(chosen) == 1 else results["hit"].mean()) * 100

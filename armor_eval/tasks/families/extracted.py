@@ -6,7 +6,7 @@ import ast
 import math
 import re
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.base.frames import records
 from armor_eval.stats.composite import Composite, accuracy
@@ -106,9 +106,9 @@ class Extracted(Family):
         found = {str(r["index"]): rules.already_right(r) or usable.get(str(r["index"])) for r in rows}
         return {str(r["index"]): _verdict({**r, "res": found[str(r["index"])]}) for r in rows}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, returned: pd.DataFrame, judged: Judged | None) -> Evaluated:
         verdicts = {str(r["index"]): _verdict(r) for r in records(work.result("judge"))}
-        return Evaluated(float(said.loc[said["Task&Skill"] == "Overall", "acc"].iloc[0]), verdicts)
+        return Evaluated(float(returned.loc[returned["Task&Skill"] == "Overall", "acc"].iloc[0]), verdicts)
 
 
 def _verdict(record: JsonObject) -> Verdict:
@@ -120,7 +120,7 @@ def _verdict(record: JsonObject) -> Verdict:
     return Verdict(text, float(right), extras={"our_parse": text, "our_score": float(ours)})
 
 
-def listed(cell: object) -> list[Any] | None:
+def listed(cell: object) -> list[str | int | float] | None:
     """A list of texts and numbers as its cell holds it; None where Python would read anything else."""
     try:
         found = literal_of(str(cell))
@@ -137,5 +137,6 @@ def skills_of(cell: object) -> list[str] | None:
             ast.parse(str(cell), mode="eval")
         except SyntaxError:
             return [str(cell)]
-    found = listed(cell)
-    return found if found and all(isinstance(one, str) for one in found) else None
+    entries = listed(cell) or []
+    texts = [one for one in entries if isinstance(one, str)]
+    return texts if texts and len(texts) == len(entries) else None

@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
@@ -81,9 +81,9 @@ class Graded(Family):
         marks = {str(i): float(not_none(judged).usable[str(i)]) for i in frame["index"]}
         return {i: Verdict(mark, mark, extras={"judge_reply": not_none(judged).raw[i]}) for i, mark in marks.items()}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, returned: pd.DataFrame, judged: Judged | None) -> Evaluated:
         marks = {str(r["index"]): float(r["score"]) for r in records(work.result("judge"))}
-        headline = float(said.loc[said["Category"] == "Overall", "acc"].iloc[0])
+        headline = float(returned.loc[returned["Category"] == "Overall", "acc"].iloc[0])
         return Evaluated(headline, {i: Verdict(mark, mark) for i, mark in marks.items()})
 
 
@@ -133,10 +133,10 @@ class Ratio(Family):
         marks = {str(i): map(float, not_none(judged).usable[str(i)].split()) for i in frame["index"]}
         return {i: _marked(*both) for i, both in marks.items()}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, returned: pd.DataFrame, judged: Judged | None) -> Evaluated:
         rows = records(work.result("openai_result"))
         verdicts = {str(r["index"]): _marked(float(r["score"]), float(r["gpt4_score"])) for r in rows}
-        return Evaluated(float(said.loc[said["split"] == "overall", "Relative Score (main)"].iloc[0]), verdicts)
+        return Evaluated(float(returned.loc[returned["split"] == "overall", "Relative Score (main)"].iloc[0]), verdicts)
 
 
 def _marked(mine: float, reference: float) -> Verdict:

@@ -60,8 +60,8 @@ class Hallusion(YesNo):
         pieces = row.id.split("_")
         return {"figure": pieces[4], "question": pieces[5]} if len(pieces) == 6 else {"figure": "?", "question": "?"}
 
-    def headline(self, said: pd.DataFrame) -> float:
-        overall = said[said["split"] == "Overall"].iloc[0]
+    def headline(self, returned: pd.DataFrame) -> float:
+        overall = returned[returned["split"] == "Overall"].iloc[0]
         return float(overall["aAcc"] + overall["fAcc"] + overall["qAcc"]) / 3
 
 

@@ -78,8 +78,8 @@ class Mme(YesNo):
         own = {"mme": (read, float(read == str(row.fields.get("answer"))))}
         return {**super().second_readings(row, text), **own}
 
-    def headline(self, said: pd.DataFrame) -> float:
-        return float(said.iloc[0]["perception"]) + float(said.iloc[0]["reasoning"])
+    def headline(self, returned: pd.DataFrame) -> float:
+        return float(returned.iloc[0]["perception"]) + float(returned.iloc[0]["reasoning"])
 
 
 class MmePerception(Mme):
@@ -90,8 +90,8 @@ class MmePerception(Mme):
     def composites(self) -> list[Composite]:
         return [_perception(primary=True)]
 
-    def headline(self, said: pd.DataFrame) -> float:
-        return float(said.iloc[0]["perception"])
+    def headline(self, returned: pd.DataFrame) -> float:
+        return float(returned.iloc[0]["perception"])
 
 
 def _perception(primary: bool) -> Composite:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.base.frames import records
 from armor_eval.stats.composite import Composite, accuracy
@@ -64,11 +64,11 @@ class Relaxed(Ruled):
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
         return {str(r["index"]): _verdict(rules.relaxed(r), r["prediction"]) for r in records(frame)}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, returned: pd.DataFrame, judged: Judged | None) -> Evaluated:
         rows = records(work.result("results"))
         matches = {str(r["index"]): ast.literal_eval(str(r["eval_match"])) for r in rows}
         verdicts = {str(r["index"]): _verdict(any(map(bool, matches[str(r["index"])])), r["prediction"]) for r in rows}
-        return Evaluated(float(said["Overall"].iloc[0]), verdicts)
+        return Evaluated(float(returned["Overall"].iloc[0]), verdicts)
 
 
 class Contained(Ruled):
@@ -102,16 +102,16 @@ class Contained(Ruled):
     def rows(self, frame: pd.DataFrame, judged: Judged | None) -> dict[str, Verdict]:
         return {str(r["index"]): _verdict(contained(r), r["prediction"]) for r in records(frame)}
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, returned: pd.DataFrame, judged: Judged | None) -> Evaluated:
         """`evaluate` gives points by group alone: the rows are ours, and must add up to them."""
         frame = work.load(work.file)
         verdicts = self.rows(frame, judged)
         differing = []
         for group, categories in OCR_GROUPS.items():
             inside = [str(i) for i, c in zip(frame["index"], frame["category"], strict=True) if c in categories]
-            if sum(verdicts[i].score or 0 for i in inside) != said[group]:
+            if sum(verdicts[i].score or 0 for i in inside) != returned[group].iloc[0]:
                 differing += inside
-        return Evaluated(100.0 * said["Final Score"] / len(frame), verdicts, differing)
+        return Evaluated(100.0 * float(returned["Final Score"].iloc[0]) / len(frame), verdicts, differing)
 
 
 def _verdict(right: bool, prediction: object) -> Verdict:

@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
@@ -68,14 +68,14 @@ class YesNo(Family):
             verdicts[index] = _verdict(read, read == record["answer"])
         return verdicts
 
-    def evaluated(self, work: Work, said: Any, judged: Judged | None) -> Evaluated:
+    def evaluated(self, work: Work, returned: pd.DataFrame, judged: Judged | None) -> Evaluated:
         rows = records(work.result("auxmatch"))
         verdicts = {str(r["index"]): _verdict(r["extracted"], bool(r["score"])) for r in rows}
-        return Evaluated(self.headline(said), verdicts)
+        return Evaluated(self.headline(returned), verdicts)
 
-    def headline(self, said: pd.DataFrame) -> float:
+    def headline(self, returned: pd.DataFrame) -> float:
         """The headline in what `evaluate` returned."""
-        return float(said["Overall"].iloc[0])
+        return float(returned["Overall"].iloc[0])
 
 
 def _verdict(read: str, right: bool) -> Verdict:
@@ -109,8 +109,8 @@ class Pope(YesNo):
             *(each(f"F1, {c}", formula=partial(pope_category_f1, place)) for place, c in enumerate(POPE_CATEGORIES)),
         ]
 
-    def headline(self, said: pd.DataFrame) -> float:
-        return float(said[said["split"] == "Overall"].iloc[0]["Overall"])
+    def headline(self, returned: pd.DataFrame) -> float:
+        return float(returned[returned["split"] == "Overall"].iloc[0]["Overall"])
 
 
 def pope_f1(sums: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from armor_eval.tasks.geneval.weights import locate
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
+    from open_clip import CLIP
     from PIL import Image
     from torch import Tensor, nn
 
@@ -66,6 +67,10 @@ def composite_crop(crop: Crop) -> Image.Image:
     return Image.composite(image, blank, Image.fromarray(crop.mask)).crop((left, top, right, bottom))
 
 
+Clip: TypeAlias = "tuple[CLIP, Callable[..., Tensor], Callable[..., Tensor]]"
+"""The model, its tokenizer and its image transform."""
+
+
 class ClipColors:
     """GenEval's zero-shot colours: crops of many images in one pass, a text classifier cached for each class."""
 
@@ -74,7 +79,7 @@ class ClipColors:
         vocabulary: Vocabulary,
         settings: dict[str, object],
         device: str,
-        load: Callable[[], tuple[Any, object, object]],
+        load: Callable[[], Clip],
         batch: int = 64,
     ) -> None:
         """`load` gives the model, its tokenizer and its image transform; it is called once a colour is asked."""
@@ -85,7 +90,7 @@ class ClipColors:
         self._classifiers: dict[str, object] = {}
 
     @cached_property
-    def _parts(self) -> tuple[Any, Any, Any]:
+    def _parts(self) -> Clip:
         model, tokenizer, transform = self._load()
         return model.to(self.device).eval(), tokenizer, transform
 
@@ -132,7 +137,7 @@ def load_colors(vocabulary: Vocabulary, *, weights: Path | None, download: bool,
     return ClipColors(vocabulary, {"colors_weights_sha256": file.sha256}, device, lambda: read_clip(file.path))
 
 
-def read_clip(weights: Path) -> tuple[object, object, object]:
+def read_clip(weights: Path) -> Clip:
     """The model in open_clip with QuickGELU, from its TorchScript archive or from safetensors; tokenizer, transform."""
     from armor_model.base.runtime import prepare_torchvision
 

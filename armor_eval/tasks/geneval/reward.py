@@ -17,8 +17,8 @@ import asyncio
 import base64
 import binascii
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from starlette.applications import Starlette
@@ -73,7 +73,7 @@ class Reward:
         rules = asdict(self.rules)
         return {"profile": self.vocabulary.profile, **self.detector.settings, **self.colors.settings, **rules}
 
-    def judge(self, batch: object) -> dict[str, list[Any]]:
+    def judge(self, batch: object) -> dict[str, Sequence[float | str]]:
         """The answer to a request's JSON; HTTPException where it is none, or an image cannot be judged."""
         images, metas = self._read(batch)
         judged = judge_images(images, metas, self.detector, self.colors, self.rules)

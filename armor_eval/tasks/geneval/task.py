@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -47,9 +47,11 @@ from armor_model.base.images import BadImageError
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from armor_eval.models.base import Model
 
-Read = tuple[Any, str | None]
+Read: TypeAlias = "tuple[Image.Image, str | None]"
 """An image as it is judged, and what had to be done to read it."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from armor_model.base.jsons import JsonObject
 
@@ -55,14 +55,14 @@ class Comparer(Protocol):
         ...
 
 
-def paired(parts: Sequence[Any], targets: Sequence[JsonObject]) -> list[Pair]:
+def paired(parts: Sequence[str | Image.Image], targets: Sequence[JsonObject]) -> list[Pair]:
     """The answer's images with the text that belongs to each, beside the targets in order.
 
     A text belongs to the image after it, the last one to the last image; where an answer begins with an image, texts
     follow theirs. All texts of an answer with one image belong to it. What is missing is an empty text or None.
     """
     texts: list[str] = [""]
-    images: list[Any] = []
+    images: list[Image.Image | None] = []
     for part in parts:
         if isinstance(part, str):
             texts[-1] = f"{texts[-1]} {part}".strip()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from armor_eval.base.images import write_image
 from armor_eval.engine import Conversation, Described, Outcome, Unit
-from armor_eval.engine.task import Progress, Ready
+from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.models.drawing import one_line
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.blank import blank_of, reserve_blank
@@ -25,6 +25,10 @@ from armor_eval.tasks.suites.images import SHEETS, frame_of
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.hashing import sha256_json
 from armor_model.base.sheets import Tile, contact_sheet, spread
+
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 HEADLINE = "all right"
 PARTS = {
@@ -82,7 +86,7 @@ class InterleavedTask(AsksRecords):
             asks=self._baseline != "constant",
         )
 
-    def _request(self, unit: Unit) -> Any:
+    def _request(self, unit: Unit) -> Request | Exception:
         if self._baseline == "constant":
             scene = self._guest.CONSTANT
             return Ready([self._guest.told(scene), self._image(str(scene))])
@@ -93,21 +97,25 @@ class InterleavedTask(AsksRecords):
         return request
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[Any], outputs: Sequence[Any], bundle: Bundle
+        self,
+        units: Sequence[Unit],
+        requests: Sequence[object],
+        outputs: Sequence[Sequence[str | Image.Image] | Exception],
+        bundle: Bundle,
     ) -> list[Item]:
-        answers = [None if isinstance(o, Exception) else self._kept(o) for o in outputs]
+        answers = [o if isinstance(o, Exception) else self._kept(o) for o in outputs]
         pairs = [
-            [] if answer is None else paired(answer, (self._by_id[unit.id].content or {})["images"])
+            [] if isinstance(answer, Exception) else paired(answer, (self._by_id[unit.id].content or {})["images"])
             for unit, answer in zip(units, answers, strict=True)
         ]
         compared = iter(self._comparer.compare([pair for one in pairs for pair in one]))
         items = []
-        for unit, request, output, answer, own in zip(units, requests, outputs, answers, pairs, strict=True):
+        for unit, request, answer, own in zip(units, requests, answers, pairs, strict=True):
             record = self._by_id[unit.id]
             fields = self._asked(unit, request, bundle)
             asked = {"form": record.form, "turns": record.turns, "held_out": record.held_out}
-            if answer is None:
-                items.append(Item(**fields, status="error", reason=one_line(output), extras=asked))
+            if isinstance(answer, Exception):
+                items.append(Item(**fields, status="error", reason=one_line(answer), extras=asked))
                 continue
             verdict = verdict_of([next(compared) for _ in own])
             stored, more = self._answered(answer, bundle)
@@ -125,7 +133,7 @@ class InterleavedTask(AsksRecords):
             )
         return items
 
-    def _kept(self, parts: Sequence[Any]) -> list[Any]:
+    def _kept(self, parts: Sequence[str | Image.Image]) -> list[str | Image.Image]:
         """What the baseline leaves of an answer."""
         texts, images = KEPT.get(self._baseline or "", (True, True))
         return [part for part in parts if (texts if isinstance(part, str) else images)]
@@ -201,7 +209,7 @@ def shuffled_agreement(items: Sequence[Item], agreement: Callable[[str, str], fl
     kind and number of images. `agreement(text, what the image shows)` is the guest's."""
     from armor_eval.stats.composite import accuracy, measure
 
-    groups: dict[Any, list[Item]] = defaultdict(list)
+    groups: dict[tuple[str | None, int, int], list[Item]] = defaultdict(list)
     for item in items:
         groups[item.group, item.extras["turns"], len(item.extras["seen"])].append(item)
     moved = []

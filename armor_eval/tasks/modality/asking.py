@@ -52,7 +52,7 @@ class AsksRecords:
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
         return [self._request(unit) for unit in units]
 
-    def _request(self, unit: Unit) -> object:
+    def _request(self, unit: Unit) -> Conversation | Exception:
         try:
             messages = conversation(self._by_id[unit.id], self._image)
         except (OSError, BadImageError) as error:

@@ -13,11 +13,11 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from armor_eval.base.images import make_durable, read_image, write_image
 from armor_eval.engine import Conversation, Described, Outcome, Prompt, Ready, Unit
-from armor_eval.engine.task import Progress
+from armor_eval.engine.task import Progress, Request
 from armor_eval.models.base import DrawsImages, RespondsFreely
 from armor_eval.models.drawing import is_blank
 from armor_eval.runs.blank import blank_of, reserve_blank
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from armor_eval.models.base import Model
 
-Read = tuple[Any, str | None]
+Read: TypeAlias = "tuple[Image.Image, str | None]"
 """An image as it is judged, and what had to be done to read it."""
 
 
@@ -117,7 +117,7 @@ class SuiteTask:
         items = self._data.items
         return [Unit(id, items[i].cluster or items[i].id, items[i].group) for id, (i, _) in self._pairs.items()]
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
+    def requests(self, units: Sequence[Unit], folder: Path) -> Sequence[Request | Exception]:
         """Images that are on the disk, or else the whole batch's prompts: an image may hang on those drawn beside it.
         The judge is loaded and tried before the first image is drawn."""
         with self._lock:
@@ -234,7 +234,9 @@ class SuiteTask:
         make_durable(file for unit in units if (file := self._file(unit, images)).exists())
         return found
 
-    def _item(self, unit: Unit, found: Read | Exception, looked: Any, seconds: float) -> Item:
+    def _item(
+        self, unit: Unit, found: Read | Exception, looked: Sequence[Reading] | Exception | None, seconds: float
+    ) -> Item:
         index, sample = self._pairs[unit.id]
         item = self._data.items[index]
         extras: JsonObject = {"sample": sample}
@@ -252,7 +254,7 @@ class SuiteTask:
         if isinstance(found, NoImageError) and self._suite.without_image is not None:
             nothing = [Reading(self._suite.without_image) for _ in item.probes]
             return self._scored(item, nothing, {**fields, "reason": str(found)})
-        if isinstance(found, Exception):
+        if isinstance(found, Exception) or looked is None:
             return Item(**fields, status="error", reason=one_line(str(found))[:300] or type(found).__name__)
         image, note = found
         extras |= {"image": note} if note else {}
@@ -297,7 +299,7 @@ class NoImageError(BadImageError):
     """A model that may respond freely did so without an image."""
 
 
-def _as_jpeg(image: Image.Image, quality: int) -> Any:
+def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     """The image as it comes out of a JPEG file."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=quality)
@@ -305,7 +307,7 @@ def _as_jpeg(image: Image.Image, quality: int) -> Any:
         return opened.convert("RGB")
 
 
-def _drawn(output: object) -> Any:
+def _drawn(output: Any) -> Image.Image | Exception:
     """The image of a model's output: of a free response the first one, else an exception that says there is none."""
     if isinstance(output, list):
         return next((part for part in output if not isinstance(part, str)), NoImageError("the response holds no image"))

@@ -7,14 +7,19 @@ front of the text, several are named `Image-1: <image>` and so on.
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from armor_eval.models.base import Answer, Question
+from armor_eval.models.base import Answer, Part, Question
 from armor_eval.runs.schema import Item
 from armor_eval.tasks.understanding import images
 from armor_eval.tasks.understanding.declare import Benchmark, Prompt
 from armor_eval.tasks.understanding.table import Row, Table
 from armor_model.base.hashing import sha256_json, sha256_text
+
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 PROTOCOL = "internvl-1"
 """Version of this module's wording; part of the prompt hash, so a change is a new protocol."""
@@ -48,10 +53,10 @@ def image_marks(text: str, images: int) -> str:
     return "".join(f"Image-{n}: <image>\n" for n in range(1, images + 1)) + text
 
 
-def parts(marked: str, images: list[Any]) -> list[Any]:
+def parts(marked: str, images: Sequence[Part]) -> list[Part]:
     """Text and images in reading order: the marked prompt cut at the marks we wrote ourselves (the first ones)."""
     pieces = marked.split("<image>", len(images))
-    out: list[object] = []
+    out: list[Part] = []
     for piece, image in zip(pieces, [*images, None], strict=False):
         if piece:
             out.append(piece)
@@ -81,7 +86,7 @@ def marked_prompt(benchmark: Benchmark, row: Row, images: int) -> str:
     return image_marks(question_text(benchmark.prompt, row), images)
 
 
-def decoded(row: Row) -> list[Any] | images.BadImageError:
+def decoded(row: Row) -> list[Image.Image] | images.BadImageError:
     """The row's images; the error itself where one cannot be read."""
     try:
         return row.images()
@@ -89,7 +94,7 @@ def decoded(row: Row) -> list[Any] | images.BadImageError:
         return error
 
 
-def build_question(benchmark: Benchmark, row: Row, shown: list[object]) -> Question:
+def build_question(benchmark: Benchmark, row: Row, shown: Sequence[Part]) -> Question:
     """The row's prompt, filled, with its decoded images where they belong."""
     marked = marked_prompt(benchmark, row, len(shown))
     return Question(

@@ -7,7 +7,7 @@ import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from armor_eval.runs.schema import Subset
 from armor_eval.tasks.understanding import images
@@ -236,7 +236,7 @@ def file_hashes(path: Path) -> tuple[str, str]:
     return sha256.hexdigest(), md5.hexdigest()
 
 
-def _indices(benchmark: Benchmark, path: Path, text: pd.DataFrame) -> list[Any]:
+def _indices(benchmark: Benchmark, path: Path, text: pd.DataFrame) -> list[int | str]:
     """The index of each row, an integer where every one is (or has to be): `007` and `7.0` are 7. All are unique."""
     if text["index"].isna().any():
         raise UserError(

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine import Described, Outcome, Unit
-from armor_eval.engine.task import Progress
-from armor_eval.models.base import Answer, AnswersQuestions, Prepares, Question
+from armor_eval.engine.task import Progress, Request
+from armor_eval.models.base import Answer, AnswersQuestions, Part, Prepares, Question
 from armor_eval.models.drawing import one_line
 from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
@@ -30,7 +30,7 @@ from armor_eval.tasks.understanding.thinking import Thinking
 from armor_eval.tasks.understanding.tsv import stand_of
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json
-from armor_model.base.images import tile_grid
+from armor_model.base.images import BadImageError, tile_grid
 
 if TYPE_CHECKING:
     from armor_eval.models.base import Model
@@ -184,16 +184,16 @@ class UnderstandingTask:
             asked = model.prepare(images=not self.options.blind)
             bundle.update(extras={**bundle.run.extras, "model": asked})
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
+    def requests(self, units: Sequence[Unit], folder: Path) -> Sequence[Request | Exception]:
         """Each image of the batch is decoded once: questions about the same one hold the same object."""
         rows = [self._rows[unit.id] for unit in units]
-        shown: dict[object, object] = {}
+        shown: dict[object, Sequence[Part] | BadImageError] = {}
         for row in rows:
             if row.problem is None and row.image_cell is not None and not self.options.blind and row.shown not in shown:
                 shown[row.shown] = decoded(row)
         return [self._request(row, shown.get(row.shown, [])) for row in rows]
 
-    def _request(self, row: Row, shown: Any) -> object:
+    def _request(self, row: Row, shown: Sequence[Part] | BadImageError) -> Question | Exception:
         if row.problem is not None:
             return UnusableRowError(f"data: the row {row.problem}")
         return (
@@ -203,11 +203,11 @@ class UnderstandingTask:
         )
 
     def judge(
-        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[object], bundle: Bundle
+        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[Answer | Exception], bundle: Bundle
     ) -> list[Item]:
         return [self._item(self._rows[u.id], r, o) for u, r, o in zip(units, requests, outputs, strict=True)]
 
-    def _item(self, row: Row, request: object, output: Any) -> Item:
+    def _item(self, row: Row, request: object, output: Answer | Exception) -> Item:
         images = count_images(request) if isinstance(request, Question) else int(row.problem is None)
         if isinstance(output, UnusableRowError):
             output = Answer(error=str(output))

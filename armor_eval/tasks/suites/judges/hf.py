@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from armor_eval.engine.ask import ask
-from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.base import Answer, Decoding, Part, Question
 from armor_eval.models.drawing import one_line
 from armor_eval.models.hf import HubModel
 from armor_eval.models.hf import load as load_model
@@ -89,7 +89,7 @@ def _with(readings: list[Reading] | Exception, answer: Answer | Exception) -> li
 def _question(one: Shown, ask: Ask) -> Question:
     """A system text goes before the text, for not every template has a place for one."""
     text = f"{ask.system}\n\n{ask.text}" if ask.system else ask.text
-    parts = [text, *one.images] if one.image_last else [*one.images, text]
+    parts: list[Part] = [text, *one.images] if one.image_last else [*one.images, text]
     return Question(f"{one.item.id}/{one.sample}#{ask.probe.id}", parts)
 
 

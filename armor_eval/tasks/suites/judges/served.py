@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Extra
 from armor_eval.models.openai import CONCURRENCY, patience
@@ -101,7 +100,7 @@ def _first_token() -> JsonObject:
     return {"temperature": 0, "max_tokens": 1, "logprobs": True, "top_logprobs": TOP}
 
 
-def _top_tokens(payload: Any) -> list[tuple[str, float]]:
+def _top_tokens(payload: JsonObject) -> list[tuple[str, float]]:
     """(token, log-probability) of the first token's likeliest. EndpointError where the reply holds none."""
     read_chat(payload)
     try:

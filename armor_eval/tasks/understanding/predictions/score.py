@@ -7,7 +7,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from armor_eval.engine import Described, Finished, Ready, Settings, Unit, evaluate
 from armor_eval.engine.task import Progress
@@ -133,11 +132,12 @@ class PredictionsTask(UnderstandingTask):
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Ready]:
         return [Ready(_recorded_answer(self._rows[u.id], self._joined.by_row.get(u.id), self._joined)) for u in units]
 
-    def _item(self, row: Row, request: object, output: Any) -> Item:
+    def _item(self, row: Row, request: object, output: Answer | Exception) -> Item:
         """With the prompt that was recorded, else the question."""
         one = self._joined.by_row.get(row.id)
         prompt = (one.prompt if one is not None else None) or str(row.fields.get("question", ""))
-        return item_of(self.table, row, output, 0, prompt)
+        answer = output if isinstance(output, Answer) else Answer(error=str(output))
+        return item_of(self.table, row, answer, 0, prompt)
 
 
 def _open(source: Source, options: Options, folder: Path) -> tuple[Table, dict[str, str], bool]:
