@@ -28,6 +28,7 @@ from armor_eval.models.mock import MockModel
 from armor_eval.profiles import ProfileSpec, choose_profile
 from armor_eval.runs.bundle import run_folder
 from armor_eval.runs.merge import parse_shard
+from armor_eval.tasks.drawn import choose_prompts
 from armor_eval.tasks.geneval.task import GenEvalTask, own_judging
 from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
 from armor_eval.tasks.modality.task import ModalityTask
@@ -35,7 +36,7 @@ from armor_eval.tasks.modality.turns import ConversationTask
 from armor_eval.tasks.suites.declare import Suite, suites
 from armor_eval.tasks.suites.files import read_data
 from armor_eval.tasks.suites.judges import load_judge, spec_for
-from armor_eval.tasks.suites.task import SuiteTask, choose_items
+from armor_eval.tasks.suites.task import SuiteTask
 from armor_eval.tasks.understanding.data import locate
 from armor_eval.tasks.understanding.declare import Benchmark, choose
 from armor_eval.tasks.understanding.judge import make_judges
@@ -298,7 +299,7 @@ def _suite(
         raise UserError(f"{suite.name} is a suite of profile {suite.profile}", f"give profile={suite.profile!r}")
     asked = spec_for(suite, judge, "suite_judge:")
     read = read_data(suite, [options.data] if options.data is not None else [], download=False)
-    chosen, subset = choose_items(read.items, options.limit, options.seed, suite.samples)
+    chosen, subset = choose_prompts([item.group for item in read.items], options.limit, options.seed, suite.samples)
     if asked not in loaded:
         loaded[asked] = load_judge(asked, suite.profile, device=device_of(None))
         opened.callback(loaded[asked].close)

@@ -1,4 +1,4 @@
-"""The command `armor-eval`: one module a command, imported only when that command runs (`--help` imports none of them).
+"""The command `armor-eval`: a command's module is imported only when it runs (`--help` imports none of them).
 
 To add a command, write `armor_eval/cli/<name>.py` with a function (its parameters become options, the Typer way) or a
 `typer.Typer` with sub-commands, and add one line to COMMANDS.

@@ -155,18 +155,19 @@ class _Plan:
         if isinstance(suite, str):
             return self._geneval()
         from armor_eval.models.base import DrawsImages, RespondsFreely
+        from armor_eval.tasks.drawn import DrawnElsewhere, choose_prompts
         from armor_eval.tasks.suites.files import read_data
         from armor_eval.tasks.suites.images import scan_images
-        from armor_eval.tasks.suites.task import SuiteTask, choose_items, drawn_elsewhere
+        from armor_eval.tasks.suites.task import SuiteTask
 
         with common.byte_bar(suite.name, self.download) as progress:
             items = read_data(suite, self.data, self.download, progress)
         samples = self.samples or suite.samples
-        chosen, subset = choose_items(items.items, self.limit, self.seed, samples)
+        chosen, subset = choose_prompts([item.group for item in items.items], self.limit, self.seed, samples)
         found = None
         if (root := self._folder(suite.name)) is not None:
             found = scan_images(root, suite, items.items, chosen, samples, self.resolution)
-            adapter = drawn_elsewhere(root, found.files)
+            adapter = DrawnElsewhere.of(found)
         else:
             edits = any(item.sources for item in items.items)
             adapter = self._load(suite.profile, RespondsFreely if edits else DrawsImages)
@@ -181,9 +182,10 @@ class _Plan:
         """The same run as `armor-eval geneval`."""
         from armor_eval.models.base import DrawsImages
         from armor_eval.profiles import choose_profile
+        from armor_eval.tasks.drawn import DrawnElsewhere
         from armor_eval.tasks.geneval.folders import scan_folder
         from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts
-        from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+        from armor_eval.tasks.geneval.task import GenEvalTask
 
         root, samples = self._folder("geneval"), self.samples or 4
         chosen = choose_profile(self.profile, self.model if root is None else "images")

@@ -39,8 +39,8 @@ def export(
     import json
 
     from armor_eval.cli import common
+    from armor_eval.export import export as write
     from armor_eval.export.record import Options
-    from armor_eval.export.targets import export as write
     from armor_eval.report.loading import load_runs
 
     common.quiet_libraries()

@@ -108,9 +108,10 @@ def run(
     from armor_eval.profiles import choose_profile
     from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
+    from armor_eval.tasks.drawn import DrawnElsewhere
     from armor_eval.tasks.geneval.folders import scan_folder
     from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts, read_prompts
-    from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+    from armor_eval.tasks.geneval.task import GenEvalTask
 
     common.quiet_libraries()
     common.check_repeats(repeats, image_temperature, images)

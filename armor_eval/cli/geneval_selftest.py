@@ -110,9 +110,10 @@ def _against_people(
     from armor_eval.cli.judge import show as show_agreement
     from armor_eval.engine import Settings
     from armor_eval.runs.bundle import run_folder
+    from armor_eval.tasks.drawn import DrawnElsewhere
     from armor_eval.tasks.geneval.folders import ImageFolder, sample_path
     from armor_eval.tasks.geneval.prompts import own_prompts
-    from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+    from armor_eval.tasks.geneval.task import GenEvalTask
     from armor_eval.tasks.suites.calibrate import as_json, calibrate, read_truth
 
     truth = read_truth(people)

@@ -13,7 +13,7 @@ from armor_eval.models.base import Decoding
 from armor_eval.profiles import OFFICIAL
 from armor_eval.report.loading import RunView
 from armor_eval.runs.schema import Reservation
-from armor_eval.tasks.geneval.task import DrawnElsewhere
+from armor_eval.tasks.drawn import DrawnElsewhere
 from armor_eval.tasks.interleaved.answers import Answers, read_answers
 from armor_eval.tasks.interleaved.honesty import HonestyTask, reserved_by
 from armor_eval.tasks.interleaved.judged import JudgedTask

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armor_eval.runs.bundle import read_head
+from armor_eval.runs.bundle import find_runs, read_head
 from armor_eval.runs.comparable import COMPARED, differing
-from armor_eval.runs.folders import find_runs
 from armor_eval.runs.journal import read_journal
 from armor_eval.runs.schema import Item, Run, Scores
 from armor_eval.runs.seal import changed_files

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from armor_eval.profiles import GUESTS, OFFICIAL, ProfileSpec, profile_of
-from armor_eval.report.doc import Doc, Line, Shown, decimals_of, number
+from armor_eval.report.doc import Doc, Shown, decimals_of, number
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes, by_model, measured_text, training_of
 from armor_eval.runs.comparable import rankable
@@ -74,10 +74,8 @@ def _by_benchmark(profile: ProfileSpec, kind: str, views: Sequence[RunView]) -> 
     for (model, _), group in by_model(views).items():
         runs = {n: [v for v in group if v.run.benchmark == n] for n in names}
         for turn in range(max(len(r) for r in runs.values())):
-            cells = [Shown(model)]
-            for name in names:
-                cells.append(_measured(runs[name][turn], notes, views) if turn < len(runs[name]) else Shown("not run"))
-            doc.lines.append(Line(cells, "measured"))
+            own = (_measured(r[turn], notes, views) if turn < len(r) else "not run" for r in runs.values())
+            doc.add([model, *own])
     doc.notes = notes.lines()
     return doc
 
@@ -114,17 +112,15 @@ def _by_metric(
     doc.text_columns = 1 + len(cost_heads)
     notes = Footnotes()
     for view in views:
-        cells = [Shown(f"{view.who} {notes.mark(view.run)}{notes.reservations(view.run)}")]
+        cells = [f"{view.who} {notes.mark(view.run)}{notes.reservations(view.run)}"]
         if with_cost:
             cost = training_of([view], everything)
-            cells += [
-                Shown(f"{cost[1].images_seen:,}" if cost else "-"),
-                Shown(f"{cost[1].device_days:.3g}/{cost[0].device.kind}" if cost else "-"),
-            ]
+            cells.append(f"{cost[1].images_seen:,}" if cost else "-")
+            cells.append(f"{cost[1].device_days:.3g}/{cost[0].device.kind}" if cost else "-")
         for name in metrics:
             own = view.metric(name)
-            cells.append(Shown(measured_text(own, decimals_of(own)) if own else "-"))
-        doc.lines.append(Line(cells, "measured"))
+            cells.append(measured_text(own, decimals_of(own)) if own else "-")
+        doc.add(cells)
     doc.notes = notes.lines()
     return doc
 
@@ -139,10 +135,7 @@ def _ablation(profile: ProfileSpec, view: RunView) -> Doc:
         columns.setdefault(what, metric)
     doc = _doc(profile, view.run.kind, ["Arm", *(f"{w} ({m.unit})" for w, m in columns.items())])
     for arm, metrics in grid.items():
-        cells = [Shown(arm)]
-        for what in columns:
-            cells.append(Shown(_short(metrics[what]) if what in metrics else "-"))
-        doc.lines.append(Line(cells, "measured"))
+        doc.add([arm, *(_short(metrics[what]) if what in metrics else "-" for what in columns)])
     for what in columns:
         told = [m[what] for m in grid.values() if what in m and m[what].value is not None]
         if told:  # a value that is missing says why in its own cell

@@ -9,8 +9,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from armor_eval.profiles import profile_of
-from armor_eval.runs.bundle import as_found, read_head
-from armor_eval.runs.folders import find_runs
+from armor_eval.runs.bundle import as_found, find_runs, read_head
 from armor_eval.runs.journal import check_journal, read_journal
 from armor_eval.runs.judges import HONESTY, with_known
 from armor_eval.runs.protocols import protocol_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from armor_eval.profiles import profile_of
-from armor_eval.report.doc import Doc, Line, Shown, interval_text, value_text
+from armor_eval.report.doc import Doc, interval_text, value_text
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes
 from armor_eval.runs.comparable import COMPARED, differing
@@ -26,44 +26,23 @@ def results_doc(views: Sequence[RunView]) -> Doc | None:
     notes = Footnotes()
     real = [v for v in shown if control_of(v) is None] or shown
     beside = [name for name in CONTROLS if any(control_of(v) == name for v in shown) and real is not shown]
-    counts = ("Unread", "Lost")
+    controls = [name.capitalize() for name in beside]
     doc = Doc(
         "results",
         "Results",
         "Headline numbers with 95 % intervals that resample what belongs together. Unread answers count as wrong, lost "
         "ones are not counted.",
-        [
-            "Benchmark",
-            "Model",
-            "Score",
-            "95 % interval",
-            *(name.capitalize() for name in beside),
-            "n",
-            "Clusters",
-            *counts,
-        ],
+        ["Benchmark", "Model", "Score", "95 % interval", *controls, "n", "Clusters", "Unread", "Lost"],
         text_columns=2,
     )
     for view in real:
         metric, run = not_none(view.primary), view.run
         tally = not_none(view.scores).counts
         label = f"{run.benchmark}{profile_of(run.profile).label}"
-        doc.lines.append(
-            Line(
-                [
-                    Shown(f"{label}{notes.reservations(run)}"),
-                    Shown(view.who),
-                    Shown(value_text(metric)),
-                    Shown(interval_text(metric)),
-                    *(Shown(_control_text(view, shown, name)) for name in beside),
-                    Shown(f"{metric.n:,}"),
-                    Shown(f"{metric.clusters:,}"),
-                    Shown(f"{tally.get('unparsed', 0):,}"),
-                    Shown(f"{tally.get('judge_failed', 0) + tally.get('error', 0):,}"),
-                ],
-                "measured",
-            )
-        )
+        lost = tally.get("judge_failed", 0) + tally.get("error", 0)
+        counts = (metric.n, metric.clusters, tally.get("unparsed", 0), lost)
+        scores = (value_text(metric), interval_text(metric), *(_control_text(view, shown, name) for name in beside))
+        doc.add([f"{label}{notes.reservations(run)}", view.who, *scores, *(f"{count:,}" for count in counts)])
     doc.notes = notes.lines()
     return doc
 
@@ -89,8 +68,7 @@ def slices_doc(view: RunView) -> Doc | None:
         ["Category", "Score", "95 % interval", "n"],
     )
     for group, metric in sorted(metrics.items(), key=lambda pair: pair[1].value or 0.0):
-        cells = [group, value_text(metric), interval_text(metric), f"{metric.n:,}"]
-        doc.lines.append(Line([Shown(text) for text in cells], "measured"))
+        doc.add([group, value_text(metric), interval_text(metric), f"{metric.n:,}"])
     return doc
 
 

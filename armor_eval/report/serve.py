@@ -24,8 +24,7 @@ from armor_eval.report import page, viewer
 from armor_eval.report.doc import interval_text, value_text
 from armor_eval.report.loading import RunView, inside, load_runs
 from armor_eval.report.question_images import QuestionImages, is_reference
-from armor_eval.runs.bundle import as_found, read_head
-from armor_eval.runs.folders import find_runs
+from armor_eval.runs.bundle import as_found, find_runs, read_head
 from armor_eval.runs.schema import Run
 from armor_eval.tasks.understanding.images import BadImageError, image_cells
 from armor_eval.tasks.understanding.table import Row

@@ -23,7 +23,6 @@ from pydantic import ValidationError
 
 from armor_eval.base.images import is_whole_image
 from armor_eval.runs import provenance
-from armor_eval.runs.folders import folder_name, refuse_nesting
 from armor_eval.runs.journal import Journal, read_journal, rewrite_journal
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, decoding_of
@@ -34,6 +33,7 @@ from armor_model.base.parsing import fault_of, json_of
 
 if TYPE_CHECKING:
     from PIL import Image
+
 
 HEARTBEAT_SECONDS = 10.0
 """How often run.json's costs are brought up to date: what a kill -9 can take from the accounting."""
@@ -356,3 +356,29 @@ def run_folder(out: Path, name: str) -> Path:
         return out
     refuse_nesting(folder)
     return folder
+
+
+# --- run folders: every run at and below a folder, each in a folder of its own and none inside another ---------------
+
+
+def find_runs(path: Path) -> list[Path]:
+    """The folders with a run.json at and below `path`, sorted; [] where there is none.
+
+    UserError where a run lies inside another one: whoever reads the outer as one run would not see the inner.
+    """
+    found = sorted(file.parent for file in path.rglob("run.json")) if path.is_dir() else []
+    for run in found:
+        refuse_nesting(run)
+    return found
+
+
+def refuse_nesting(folder: Path) -> None:
+    """UserError where the folder of a run lies inside another run's."""
+    for above in folder.absolute().parents:
+        if (above / "run.json").is_file():
+            raise UserError(f"{folder} is a run inside the run {above}", "give every run a folder of its own")
+
+
+def folder_name(benchmark: str) -> str:
+    """A benchmark's name as a folder's: `dpg-vqa:NAME` has a character that not every file system takes."""
+    return benchmark.replace(":", "-").replace("/", "-")

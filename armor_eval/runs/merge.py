@@ -10,8 +10,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from armor_eval.runs.bundle import SAME_RUN, read_head, refuse_used_folder
-from armor_eval.runs.folders import folder_name, refuse_nesting
+from armor_eval.runs.bundle import SAME_RUN, folder_name, read_head, refuse_nesting, refuse_used_folder
 from armor_eval.runs.journal import read_journal, rewrite_journal
 from armor_eval.runs.schema import Item, Run
 from armor_eval.runs.seal import write_run

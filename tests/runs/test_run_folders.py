@@ -8,8 +8,7 @@ import pytest
 from stats_runs import write_bundle
 
 from armor_eval.cli import main
-from armor_eval.runs.bundle import run_folder
-from armor_eval.runs.folders import find_runs
+from armor_eval.runs.bundle import find_runs, run_folder
 from armor_model.base.errors import UserError
 
 

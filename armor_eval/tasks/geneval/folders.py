@@ -6,18 +6,23 @@ processes (`DIR/rank0/00000`), images beside the metadata, other formats than PN
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from armor_eval.base.images import read_image
 from armor_eval.tasks.geneval.prompts import PromptSet, Vocabulary, check_metadata, constraints, own_prompts, prompt_set
 from armor_model.base.errors import UserError
 from armor_model.base.files import write_file
+from armor_model.base.images import BadImageError
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 LAYOUT = "expected NNNNN/metadata.jsonl and NNNNN/samples/NNNNN.png"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -37,6 +42,12 @@ class ImageFolder:
     """What did not fit and why, one line each."""
     lost: str | None = None
     """Why the prompts may be fewer than the folder was made for: they are its own, and some could not be read."""
+
+    def read(self, index: int, sample: int) -> tuple[Image.Image, str | None]:
+        """RGB, and what had to be done to read it. BadImageError where it is missing, or no image."""
+        if (file := self.files.get((index, sample))) is None:
+            raise BadImageError("the picture is missing")
+        return read_image(file, self.root)
 
 
 class _Notes:
@@ -221,8 +232,6 @@ def _images(folder: Path, name: str, samples: int, notes: _Notes) -> list[Path]:
 # each run's folder.
 
 
-IMAGES = "images"
-"""Folder of a run that holds its images."""
 SAMPLES = 4
 """Images a prompt."""
 
@@ -234,12 +243,6 @@ def folder_name(prompt: int) -> str:
 def sample_path(prompt: int, sample: int) -> str:
     """Path inside an images folder."""
     return f"{folder_name(prompt)}/samples/{sample:05d}.png"
-
-
-def seed_of(base: int, prompt: int, sample: int) -> int:
-    """An image's own seed, 31 bits: the same in any batch, subset or process."""
-    digest = hashlib.sha256(f"{base}:{prompt}:{sample}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1
 
 
 def write_metadata(root: Path, prompt: int, record: JsonObject) -> None:

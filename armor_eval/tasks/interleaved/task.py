@@ -18,10 +18,10 @@ from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
+from armor_eval.tasks.drawn import SHEETS, frame_of
 from armor_eval.tasks.interleaved.judging import KEPT, Comparer, Verdict, paired, verdict_of
 from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.records import from_lines, modality
-from armor_eval.tasks.suites.images import SHEETS, frame_of
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.hashing import sha256_json
 from armor_model.base.sheets import Tile, contact_sheet, spread

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.engine import Conversation, Unit
+from armor_eval.engine.task import Request
 from armor_eval.models.base import RespondsFreely
 from armor_eval.models.drawing import is_blank
 from armor_eval.runs.bundle import Bundle
@@ -52,7 +53,7 @@ class AsksRecords:
     def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
         return [self._request(unit) for unit in units]
 
-    def _request(self, unit: Unit) -> Conversation | Exception:
+    def _request(self, unit: Unit) -> Request | Exception:
         try:
             messages = conversation(self._by_id[unit.id], self._image)
         except (OSError, BadImageError) as error:

@@ -8,14 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armor_eval.base.images import read_image, write_image
-from armor_eval.runs.bundle import Bundle
-from armor_eval.runs.schema import Item
+from armor_eval.base.images import read_image
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.items import SuiteItem
 from armor_model.base.errors import UserError
 from armor_model.base.images import BadImageError
-from armor_model.base.sheets import GREY, Tile, contact_sheet, spread
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -126,35 +123,3 @@ def scan_images(
     notes = [f"{len(unknown)} files of {root.name} belong to no prompt that was asked for"] if unknown else []
     black = grid is not None and suite.grid is not None and suite.grid.black_is_missing
     return DrawnImages(root, files, grid, side, black, notes)
-
-
-# --- contact sheets: a row a prompt, framed by score -----------------------------------------------------------------
-
-
-SHEETS = "sheets"
-ROWS = 10
-"""Prompts on a sheet."""
-
-
-def frame_of(score: float | None) -> tuple[int, int, int]:
-    """Grey without a score, else from red (0) to green (1)."""
-    if score is None:
-        return GREY
-    share = min(1.0, max(0.0, score))
-    return (round(200 - 170 * share), round(40 + 100 * share), round(40 + 20 * share))
-
-
-def write_sheets(bundle: Bundle, items: Sequence[Item]) -> None:
-    """sheets/GROUP.png for each group (a suite's, GenEval's tasks), or sheets/all.png."""
-    for group in dict.fromkeys(item.group for item in items):
-        rows: dict[str, tuple[str, list[Tile]]] = {}
-        own = [item for item in items if item.group == group]
-        for item in own:
-            image = next((bundle.path / name for name in item.output_images), None)
-            rows.setdefault(item.id.rpartition("/")[0], (item.prompt, []))[1].append(Tile(image, frame_of(item.score)))
-        scores = [item.score for item in own if item.score is not None]
-        mean = f"{sum(scores) / len(scores):.2f}" if scores else "-"
-        where = f"{bundle.run.benchmark}, {group}" if group else bundle.run.benchmark
-        title = f"{where}: mean {mean} of {len(own)} images, {len(rows)} prompts"
-        name = "".join(c if c.isalnum() or c in "-_" else "-" for c in group or "all")
-        write_image(bundle.path / SHEETS / f"{name}.png", contact_sheet(spread([*rows.values()], ROWS), title=title))

@@ -7,34 +7,28 @@ withhold the headline.
 from __future__ import annotations
 
 import io
-import random
-import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING
 
-from armor_eval.base.images import make_durable, read_image, write_image
-from armor_eval.engine import Conversation, Described, Outcome, Prompt, Ready, Unit
-from armor_eval.engine.task import Progress, Request
+from armor_eval.base.images import read_image, write_image
+from armor_eval.engine import Conversation, Described, Outcome, Prompt, Unit
+from armor_eval.engine.task import Progress
 from armor_eval.models.base import DrawsImages, RespondsFreely
 from armor_eval.models.drawing import is_blank
-from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.protocols import CUSTOM
-from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores, Subset
-from armor_eval.stats.composite import measure
-from armor_eval.tasks.geneval.folders import IMAGES, seed_of
-from armor_eval.tasks.geneval.task import DrawnElsewhere
+from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Subset
+from armor_eval.tasks.drawn import IMAGES, DrawnTask, NoImageError, Read, score_items, seed_of
 from armor_eval.tasks.suites.declare import Suite
-from armor_eval.tasks.suites.images import DrawnImages, file_names, write_sheets
+from armor_eval.tasks.suites.images import DrawnImages, file_names
 from armor_eval.tasks.suites.items import SuiteData, SuiteItem, filled
 from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown, UnreadReply
 from armor_eval.tasks.suites.reductions import REDUCTIONS
 from armor_model.base.errors import RunFailed, UserError, one_line
-from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
-from armor_model.base.images import BadImageError, decoded
+from armor_model.base.hashing import sha256_json, sha256_text
+from armor_model.base.images import decoded
 from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
@@ -42,17 +36,12 @@ if TYPE_CHECKING:
 
     from armor_eval.models.base import Model
 
-Read: TypeAlias = "tuple[Image.Image, str | None]"
-"""An image as it is judged, and what had to be done to read it."""
 
-
-class SuiteTask:
+class SuiteTask(DrawnTask):
     """Draw `samples` images of each prompt, or take those of `images`, and have the judge look at them.
 
-    `chosen`: indices of the items (choose_items). `seed` seeds the images.
+    `chosen`: indices of the items (tasks.drawn.choose_prompts). `seed` seeds the images.
     """
-
-    whole_batches = True
 
     def __init__(
         self,
@@ -67,15 +56,15 @@ class SuiteTask:
         seed: int = 0,
     ) -> None:
         self.name, self._suite, self._own = suite.judged_by(judge.info.name)
-        self._declared, self._data, self._judge, self._images = suite, data, judge, images
-        self._samples, self._seed, self._subset = samples or suite.samples, seed, subset
+        self._declared, self._data, self._judge, self._subset = suite, data, judge, subset
+        self._samples = samples or suite.samples
         self._template = self._suite.template if data.template is None else data.template
         self._system = self._suite.system if data.system is None else data.system
         pairs = [(i, k) for i in chosen for k in range(self._samples)]
-        self._pairs = {f"{data.items[i].id}/{k}": (i, k) for i, k in pairs}
-        """Item's id -> (index, sample)."""
+        super().__init__({f"{data.items[i].id}/{k}": (i, k) for i, k in pairs}, images, seed)
         self._names = file_names(self._suite, data.items, self._samples)
-        self._ready, self._judged, self._judging, self._lock = False, False, 0.0, threading.Lock()
+        self._notes = [*data.notes, *(images.notes if images else ())]
+        self._judged, self._judging = False, 0.0
 
     def check(self, model: Model) -> None:
         if self._images is not None:
@@ -107,7 +96,7 @@ class SuiteTask:
             asks=self._images is None,
             extras={
                 "suite": self._declared.recorded(),
-                "notes": [*data.notes, *(self._images.notes if self._images else ())],
+                "notes": self._notes,
                 "proven": suite.proven or "unproven: no golden number exists",
             },
             reservations=[] if self._own else [Reservation(kind="judge", text=other)],
@@ -117,17 +106,8 @@ class SuiteTask:
         items = self._data.items
         return [Unit(id, items[i].cluster or items[i].id, items[i].group) for id, (i, _) in self._pairs.items()]
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> Sequence[Request | Exception]:
-        """Images that are on the disk, or else the whole batch's prompts: an image may hang on those drawn beside it.
-        The judge is loaded and tried before the first image is drawn."""
-        with self._lock:
-            if not self._ready:
-                self._judge.prepare(self._suite.judge)
-                self._ready = True
-        found = [self._read(unit, folder / IMAGES) for unit in units]
-        if self._images is None and any(isinstance(f, Exception) for f in found):
-            return [self._request(unit) for unit in units]
-        return [f if isinstance(f, Exception) else Ready(f) for f in found]
+    def _try_judges(self) -> None:
+        self._judge.prepare(self._suite.judge)
 
     def _request(self, unit: Unit) -> Prompt | Conversation:
         index, sample = self._pairs[unit.id]
@@ -139,17 +119,12 @@ class SuiteTask:
             unit.id, [{"role": "user", "content": [*shown, {"type": "text", "text": item.prompt}]}], seed
         )
 
-    def _read(self, unit: Unit, images: Path) -> Read | BadImageError:
-        """The user's image of a unit, or the one that this run drew."""
-        try:
-            if self._images is not None:
-                return self._images.read(*self._pairs[unit.id])
-            return read_image(self._file(unit, images), images)
-        except BadImageError as error:
-            return error
-
     def _file(self, unit: Unit, images: Path) -> Path:
         return images / f"{self._names[self._pairs[unit.id]]}.png"
+
+    def _copy(self, unit: Unit, image: Read, file: Path) -> None:
+        if not file.exists():
+            write_image(file, image[0])
 
     def judge(
         self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[object], bundle: Bundle
@@ -212,28 +187,6 @@ class SuiteTask:
             image = _as_jpeg(image, self._suite.jpeg_quality)
         return Shown(item, sample, (*sources, image), asks, self._suite.image_last)
 
-    def _store(
-        self, units: Sequence[Unit], requests: Sequence[object], outputs: Sequence[Any], images: Path
-    ) -> list[Read | Exception]:
-        """Images into the run's folder and to the disk. What is drawn is judged as stored, never from memory, and an
-        image that is there already is left as it is."""
-        found: list[Read | Exception] = []
-        for unit, request, output in zip(units, requests, outputs, strict=True):
-            file = self._file(unit, images)
-            if isinstance(request, Ready):
-                if self._images is not None and not file.exists():
-                    write_image(file, output[0])
-            elif isinstance(request, (Prompt, Conversation)):
-                there = self._read(unit, images)
-                drawn = _drawn(output)
-                if isinstance(there, Exception) and not isinstance(drawn, Exception):
-                    write_image(file, drawn)
-                    there = self._read(unit, images)
-                output = drawn if isinstance(drawn, Exception) and isinstance(there, Exception) else there
-            found.append(output)
-        make_durable(file for unit in units if (file := self._file(unit, images)).exists())
-        return found
-
     def _item(
         self, unit: Unit, found: Read | Exception, looked: Sequence[Reading] | Exception | None, seconds: float
     ) -> Item:
@@ -285,18 +238,11 @@ class SuiteTask:
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
         order = {id: at for at, id in enumerate(self._pairs)}
         items = sorted(bundle.items.values(), key=lambda item: order[item.id])
-        scores = score_items(self._declared, items, len(self._pairs))
-        write_sheets(bundle, items)
-        sizes = Counter(item.extras["size"] for item in items if "size" in item.extras)
+        composites = REDUCTIONS[self._declared.reduction].composites(self._declared)
+        scores = score_items(items, composites, len(self._pairs), "images have no score")
         timing = {"draw_seconds": round(bundle.asked_seconds, 3), "judge_seconds": round(self._judging, 3)}
-        extras = {**bundle.run.extras, "timing": timing, "image_sizes": dict(sizes.most_common())}
-        extras |= {"judge": dict(self._judge.facts)} if self._judge.facts else {}
-        reservations = reserve_blank(bundle.run.reservations, *blank_of(items))
-        return Outcome(items, scores, None, {"extras": extras, "reservations": reservations})
-
-
-class NoImageError(BadImageError):
-    """A model that may respond freely did so without an image."""
+        facts = {"judge": dict(self._judge.facts)} if self._judge.facts else {}
+        return self._outcome(bundle, items, scores, {"timing": timing, **facts})
 
 
 def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:
@@ -305,52 +251,3 @@ def _as_jpeg(image: Image.Image, quality: int) -> Image.Image:
     image.save(buffer, format="JPEG", quality=quality)
     with decoded(buffer.getvalue()) as opened:
         return opened.convert("RGB")
-
-
-def _drawn(output: Any) -> Image.Image | Exception:
-    """The image of a model's output: of a free response the first one, else an exception that says there is none."""
-    if isinstance(output, list):
-        return next((part for part in output if not isinstance(part, str)), NoImageError("the response holds no image"))
-    return output
-
-
-def score_items(suite: Suite, items: Sequence[Item], expected: int) -> Scores:
-    """The suite's numbers with intervals by prompt; the headline is withheld while an image has no score."""
-    scored = [item for item in items if item.score is not None]
-    lost = expected - len(scored)
-    withheld = f"{lost} of {expected} images have no score" if lost else None
-    metrics = []
-    for composite in REDUCTIONS[suite.reduction].composites(suite):
-        metric = measure(scored, composite)
-        if metric.n == 0 and not composite.primary:
-            continue
-        if composite.primary and withheld:
-            metric = metric.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"})
-        metrics.append(metric)
-    counts = Counter(item.status for item in items)
-    return Scores(metrics=metrics, counts=counts, expected_items=expected, blank=blank_of(items)[0], withheld=withheld)
-
-
-def choose_items(
-    items: Sequence[SuiteItem], limit: int | None, seed: int, samples: int
-) -> tuple[list[int], Subset | None]:
-    """Indices of the items to draw; with a limit, from each group in turn, seeded."""
-    if limit is None or limit >= len(items):
-        return list(range(len(items))), None
-    generator = random.Random(seed)
-    queues: dict[str | None, list[int]] = {}
-    for index, item in enumerate(items):
-        queues.setdefault(item.group, []).append(index)
-    for queue in queues.values():
-        generator.shuffle(queue)
-    longest = max(map(len, queues.values()))
-    order = [queue[k] for k in range(longest) for queue in queues.values() if k < len(queue)]
-    rule = f"prompt, {samples} images each"
-    subset = Subset(rule=rule, limit=limit, seed=seed, items=limit * samples, of_items=len(items) * samples)
-    return sorted(order[:limit]), subset
-
-
-def drawn_elsewhere(root: Path, files: Mapping[tuple[int, int], Path]) -> DrawnElsewhere:
-    """Stands for the model of a folder of images; known by their content."""
-    digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(files.items())})
-    return DrawnElsewhere(ModelInfo(spec=f"images:{root}", name=root.resolve().name, fingerprint=digest))

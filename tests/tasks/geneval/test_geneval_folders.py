@@ -11,9 +11,10 @@ from armor_eval.engine import Settings, evaluate
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
+from armor_eval.tasks.drawn import DrawnElsewhere
 from armor_eval.tasks.geneval.folders import scan_folder
 from armor_eval.tasks.geneval.prompts import load_vocabulary, official_prompts, prompt_set, read_prompts
-from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+from armor_eval.tasks.geneval.task import GenEvalTask
 from armor_model.base.errors import UserError
 from trainer.shapes.world import render
 
