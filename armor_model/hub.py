@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.errors import RunFailed, UserError, reason_of
 from armor_model.base.jsons import JsonView
 from armor_model.base.parsing import read_table
 from armor_model.bases import base_name_of
@@ -51,7 +51,7 @@ def fetch(name: str, what: str, patterns: Sequence[str] | None = CHECKPOINT, lea
         )
     except Exception as error:  # the hub client raises many kinds; all mean that the files are not to be had
         raise UserError(
-            f"{what} {name} is neither a folder here nor to be had from the hub: {_reason(error)}"
+            f"{what} {name} is neither a folder here nor to be had from the hub: {reason_of(error)}"
         ) from error
 
 
@@ -64,7 +64,7 @@ def check_login(repository: str) -> None:
     try:
         HfApi().whoami()
     except Exception as error:  # as above
-        raise UserError(f"cannot push to {repository}: {_reason(error)}", "log in with: hf auth login") from error
+        raise UserError(f"cannot push to {repository}: {reason_of(error)}", "log in with: hf auth login") from error
 
 
 def push(folder: Path, repository: str, private: bool = True) -> str:
@@ -76,12 +76,10 @@ def push(folder: Path, repository: str, private: bool = True) -> str:
         api.create_repo(repository, private=private, exist_ok=True)
         done = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload an ARMOR checkpoint")
     except Exception as error:  # as above
-        raise RunFailed(f"{folder} was not pushed to {repository}: {_reason(error)}", "the folder is whole") from error
+        raise RunFailed(
+            f"{folder} was not pushed to {repository}: {reason_of(error)}", "the folder is whole"
+        ) from error
     return str(done)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def card(folder: Path, training: JsonView | None = None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_model import bundled
-from armor_model.base.errors import UserError
+from armor_model.base.errors import UserError, reason_of
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import read_table
 from armor_model.bases import base_name_of
@@ -124,7 +124,7 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a damaged tokenizer; the advice is the same
-        raise UserError(f"the tokenizer in {folder} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the tokenizer in {folder} cannot be read: {reason_of(error)}") from error
     vq = ImageTokenizer.load(folder / "vq") if (folder / "vq").is_dir() else None
     return ArmorProcessor(tokenizer, settings, vq)
 

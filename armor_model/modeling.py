@@ -33,7 +33,7 @@ from transformers.masking_utils import create_causal_mask  # noqa: E402
 from transformers.models.internvl.modeling_internvl import InternVLForConditionalGeneration  # noqa: E402
 from transformers.utils import ModelOutput  # noqa: E402
 
-from armor_model.base.errors import UserError  # noqa: E402
+from armor_model.base.errors import UserError, reason_of  # noqa: E402
 from armor_model.bases import BaseModel, find_base, named  # noqa: E402
 from armor_model.config import ArmorConfig, ArmorFields, config_class  # noqa: E402
 from armor_model.loading import check_checkpoint  # noqa: E402
@@ -140,8 +140,7 @@ class ArmorModel(PreTrainedModel):
         try:
             loaded: Any = super().from_pretrained(str(folder), *args, **kwargs)
         except (SafetensorError, OSError, ValueError, RuntimeError, KeyError, StrictDataclassError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise UserError(f"the checkpoint in {folder} cannot be loaded: {reason}") from error
+            raise UserError(f"the checkpoint in {folder} cannot be loaded: {reason_of(error)}") from error
         model, info = loaded
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info.get(problem):

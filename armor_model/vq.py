@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from armor_model.base.errors import ArmorError, UserError
+from armor_model.base.errors import ArmorError, UserError, reason_of
 from armor_model.base.jsons import JsonObject
 from armor_model.base.runtime import prepare_torchvision
 
@@ -75,8 +75,7 @@ class ImageTokenizer(nn.Module, ABC):
         except ArmorError:
             raise
         except Exception as error:  # any damage to either file ends in the same advice
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{folder} holds no readable image tokenizer: {reason}") from error
+            raise UserError(f"{folder} holds no readable image tokenizer: {reason_of(error)}") from error
         return vq.eval()
 
 

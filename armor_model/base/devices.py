@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armor_model.base.errors import UserError, did_you_mean
+from armor_model.base.errors import UserError, did_you_mean, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def check_device(name: str) -> str:
     try:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # not known; not built in; `meta` has no data
-        raise UserError(f"cannot use device {name!r}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"cannot use device {name!r}: {reason_of(error)}") from error
     return name
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
-from armor_model.base.errors import UserError, unknown_name
+from armor_model.base.errors import UserError, reason_of, unknown_name
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def native_settings(config_class: str, fields: Settings, kept: Sequence[str]) ->
     try:
         known: Settings = named(config_class)(**fields).to_dict()
     except (TypeError, ValueError, KeyError, AttributeError, StrictDataclassError) as error:
-        raise UserError(f"the base's config.json is not usable: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the base's config.json is not usable: {reason_of(error)}") from error
     known["text_config"]["tie_word_embeddings"] = False
     return {key: known[key] for key in kept if key in known}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from armor_model.base.errors import UserError
+from armor_model.base.errors import UserError, reason_of
 from armor_model.base.files import whole_folder
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import read_table
@@ -85,7 +85,7 @@ def build(
         try:
             config = config_class(kind.name)(**settings, num_adapter_layers=adapter_layers, heads=heads)
         except (TypeError, ValueError) as error:
-            raise UserError(f"the base's configuration is not usable: {str(error).splitlines()[0]}") from error
+            raise UserError(f"the base's configuration is not usable: {reason_of(error)}") from error
         from armor_model.modeling import model_class
 
         items = plan(Source(folder), kind, layout, config, settings["text_config"], adapter_init, dtype, seed)
@@ -236,8 +236,7 @@ def _tokenizer(
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(where), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # many kinds, from missing files to code that would have to be run
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the tokenizer in {where} cannot be read: {reason}", hint=hint) from error
+        raise UserError(f"the tokenizer in {where} cannot be read: {reason_of(error)}", hint=hint) from error
     lacks = {base.name: [mark for mark in _marks(base) if not _knows(tokenizer, mark)] for base in kinds}
     for base in kinds:
         if not lacks[base.name]:

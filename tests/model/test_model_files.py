@@ -278,6 +278,18 @@ def test_word_tokenizer_keeps_option_letters(tokenizer):
     assert tokenizer.decode(tokenizer("A picture").input_ids) == "a picture"
 
 
+def test_an_error_without_words_is_told_by_its_kind(checkpoint, monkeypatch):
+    """Of a library, an empty message: the line used to end in an IndexError."""
+    from transformers import AutoTokenizer
+
+    def refuse(*_, **__):
+        raise NotImplementedError
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
+    with pytest.raises(ArmorError, match="cannot be read: NotImplementedError"):
+        load(checkpoint)
+
+
 def run(*arguments, cwd):
     command = [sys.executable, "-m", "armor_model.cli", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from armor_model.base.errors import UserError
+from armor_model.base.errors import UserError, reason_of
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of
 from armor_model.images import image_size
@@ -289,7 +289,7 @@ def read_index(path: Path) -> Index:
     except UserError:
         raise
     except Exception as error:  # pyarrow, datasets and fsspec each raise their own; the advice is the same
-        raise UserError(f"{path} is not readable parquet: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not readable parquet: {reason_of(error)}") from error
     if not keys:
         raise UserError(f"{path} holds no rows")
     return Index(np.concatenate(keys), np.concatenate(numbers), np.concatenate(flags))

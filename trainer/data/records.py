@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from armor_model.base.errors import UserError
+from armor_model.base.errors import UserError, reason_of
 from armor_model.base.jsons import JsonObject, JsonView
 from armor_model.base.parsing import json_of
 from armor_model.template import template_tokens
@@ -182,7 +182,7 @@ def _rows(path: Path) -> Iterator[tuple[str, object]]:
             batches = (batch.to_pylist() for batch in file.iter_batches(batch_size=1_024))
             yield from ((f"{path}#{i}", row) for i, row in enumerate(row for batch in batches for row in batch))
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{path} is not readable parquet: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{path} is not readable parquet: {reason_of(error)}") from error
 
 
 def _parse(line: str) -> object:
