@@ -155,7 +155,7 @@ class _Plan:
         if isinstance(suite, str):
             return self._geneval()
         from armor_eval.models.base import DrawsImages, RespondsFreely
-        from armor_eval.tasks.drawn import DrawnElsewhere, choose_prompts
+        from armor_eval.tasks.drawn import choose_prompts, drawn_elsewhere
         from armor_eval.tasks.suites.files import read_data
         from armor_eval.tasks.suites.images import scan_images
         from armor_eval.tasks.suites.task import SuiteTask
@@ -167,7 +167,7 @@ class _Plan:
         found = None
         if (root := self._folder(suite.name)) is not None:
             found = scan_images(root, suite, items.items, chosen, samples, self.resolution)
-            adapter = DrawnElsewhere.of(found)
+            adapter = drawn_elsewhere(found)
         else:
             edits = any(item.sources for item in items.items)
             adapter = self._load(suite.profile, RespondsFreely if edits else DrawsImages)
@@ -182,7 +182,7 @@ class _Plan:
         """The same run as `armor-eval geneval`."""
         from armor_eval.models.base import DrawsImages
         from armor_eval.profiles import choose_profile
-        from armor_eval.tasks.drawn import DrawnElsewhere
+        from armor_eval.tasks.drawn import drawn_elsewhere
         from armor_eval.tasks.geneval.folders import scan_folder
         from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts
         from armor_eval.tasks.geneval.task import GenEvalTask
@@ -195,7 +195,7 @@ class _Plan:
         found = scan_folder(root, vocabulary, None, samples) if root is not None else None
         for note in found.notes if found else ():
             sys.stderr.write(f"armor-eval: {note}\n")
-        adapter = DrawnElsewhere.of(found) if found else self._load(chosen.name, DrawsImages)
+        adapter = drawn_elsewhere(found) if found else self._load(chosen.name, DrawsImages)
         given = found.prompts if found else own_prompts(vocabulary)
         judge, colors = geneval.load_judges(given, vocabulary, kind, weights, clip, self.download, self.where, batch)
         task_of = partial(GenEvalTask, given, judge, colors, images=found, samples=samples)

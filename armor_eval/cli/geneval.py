@@ -108,7 +108,7 @@ def run(
     from armor_eval.profiles import choose_profile
     from armor_eval.runs.bundle import run_folder
     from armor_eval.runs.merge import parse_shard
-    from armor_eval.tasks.drawn import DrawnElsewhere
+    from armor_eval.tasks.drawn import drawn_elsewhere
     from armor_eval.tasks.geneval.folders import scan_folder
     from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts, read_prompts
     from armor_eval.tasks.geneval.task import GenEvalTask
@@ -134,7 +134,7 @@ def run(
     for note in found.notes if found else ():
         sys.stderr.write(f"armor-eval: {note}\n")
     adapter = (
-        DrawnElsewhere.of(found)
+        drawn_elsewhere(found)
         if found
         else registry.load(model, chosen.name, does=DrawsImages, own_device=where, **options)
     )

@@ -110,7 +110,7 @@ def _against_people(
     from armor_eval.cli.judge import show as show_agreement
     from armor_eval.engine import Settings
     from armor_eval.runs.bundle import run_folder
-    from armor_eval.tasks.drawn import DrawnElsewhere
+    from armor_eval.tasks.drawn import drawn_elsewhere
     from armor_eval.tasks.geneval.folders import ImageFolder, sample_path
     from armor_eval.tasks.geneval.prompts import own_prompts
     from armor_eval.tasks.geneval.task import GenEvalTask
@@ -126,7 +126,7 @@ def _against_people(
     settings = Settings(vocabulary.profile, list(COMMAND_LINE.get()))
     folder = run_folder(out or Path("runs") / "geneval" / "selftest-people", people.stem)
     shown = common.bars(not json_output)
-    evaluate(DrawnElsewhere.of(found), [Named("geneval", task, settings)], lambda _: folder, progress=shown)
+    evaluate(drawn_elsewhere(found), [Named("geneval", task, settings)], lambda _: folder, progress=shown)
     agreement = calibrate(folder, truth)
     common.write(as_json(agreement)) if json_output else show_agreement(agreement)
 

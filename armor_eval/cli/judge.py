@@ -103,7 +103,7 @@ def _ask(spec: str, options: JsonObject, against: Path, data: list[Path], out: P
     from armor_eval.engine import Settings, evaluate
     from armor_eval.models.base import Decoding
     from armor_eval.runs.bundle import read_bundle, run_folder
-    from armor_eval.tasks.drawn import IMAGES, DrawnElsewhere
+    from armor_eval.tasks.drawn import IMAGES, drawn_elsewhere
     from armor_eval.tasks.suites.declare import of_run
     from armor_eval.tasks.suites.files import read_data
     from armor_eval.tasks.suites.images import scan_images
@@ -134,7 +134,7 @@ def _ask(spec: str, options: JsonObject, against: Path, data: list[Path], out: P
         name = f"{against.resolve().name}-{common.short_name(asked.info.name)}"
         folder = run_folder(out or against.resolve().parent, name)
         settings = Settings(suite.profile, list(COMMAND_LINE.get()), Decoding(), 16, None)
-        evaluate(task, DrawnElsewhere.of(images), folder, settings)
+        evaluate(task, drawn_elsewhere(images), folder, settings)
     finally:
         asked.close()
     return folder

@@ -11,12 +11,12 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from armor_eval.base.images import make_durable, read_image, write_image
 from armor_eval.engine import Conversation, Outcome, Prompt, Ready, Unit
+from armor_eval.models.base import NotAsked
 from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import Item, ModelInfo, Scores, Subset
@@ -55,20 +55,10 @@ class Given(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class DrawnElsewhere:
-    """Stands for the model of a folder of images: nothing is asked of it."""
-
-    info: ModelInfo
-
-    @classmethod
-    def of(cls, images: Given) -> DrawnElsewhere:
-        """Known by the content of the images."""
-        digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(images.files.items())})
-        name = images.root.resolve().name
-        return cls(ModelInfo(spec=f"images:{images.root}", name=name, fingerprint=digest))
-
-    def close(self) -> None: ...
+def drawn_elsewhere(images: Given) -> NotAsked:
+    """Stands for the model of a folder of images; known by their content."""
+    digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(images.files.items())})
+    return NotAsked(ModelInfo(spec=f"images:{images.root}", name=images.root.resolve().name, fingerprint=digest))
 
 
 class NoImageError(BadImageError):

@@ -116,7 +116,7 @@ def test_the_engines_own_cost_a_probe(tmp_path, bench_row) -> None:
     """A whole run whose judge takes no time, against the same with one probe an image: the slope is a probe's cost. The
     bare loop makes the same requests and reductions without engine, journal and images."""
     from armor_eval.engine import Settings, evaluate
-    from armor_eval.tasks.drawn import DrawnElsewhere
+    from armor_eval.tasks.drawn import drawn_elsewhere
     from armor_eval.tasks.suites.declare import suites
     from armor_eval.tasks.suites.images import scan_images
     from armor_eval.tasks.suites.items import SuiteData, filled
@@ -138,7 +138,7 @@ def test_the_engines_own_cost_a_probe(tmp_path, bench_row) -> None:
             task = SuiteTask(suite, data, Instant(), range(count), images=found)
             start = time.process_time()
             out = tmp_path / f"{probes}-{turn}"
-            done = evaluate(task, DrawnElsewhere.of(found), out, Settings("official", []))
+            done = evaluate(task, drawn_elsewhere(found), out, Settings("official", []))
             seconds.append(time.process_time() - start)
             assert done is not None and done.scores.withheld is None
         return min(seconds)

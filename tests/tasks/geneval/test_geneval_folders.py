@@ -11,7 +11,7 @@ from armor_eval.engine import Settings, evaluate
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
-from armor_eval.tasks.drawn import DrawnElsewhere
+from armor_eval.tasks.drawn import drawn_elsewhere
 from armor_eval.tasks.geneval.folders import scan_folder
 from armor_eval.tasks.geneval.prompts import load_vocabulary, official_prompts, prompt_set, read_prompts
 from armor_eval.tasks.geneval.task import GenEvalTask
@@ -199,7 +199,7 @@ def draw(model, out, detector, samples=2, batch_size=2, limit=None):
 
 def judge(found, out, detector, samples=2, limit=None):
     task = GenEvalTask(found.prompts, detector, PixelColors(VOCABULARY), images=found, samples=samples, limit=limit)
-    return evaluate(task, DrawnElsewhere.of(found), out, Settings("shapes", ["test"], batch_size=2))
+    return evaluate(task, drawn_elsewhere(found), out, Settings("shapes", ["test"], batch_size=2))
 
 
 @pytest.mark.parametrize("harm", ["missing", "unreadable"])
