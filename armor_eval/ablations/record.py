@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from armor_eval.ablations.base import Base
 from armor_eval.ablations.plan import Plan
 from armor_eval.engine import Described, Outcome, Ready, Settings, Unit, evaluate
 from armor_eval.engine.task import Progress
+from armor_eval.models.base import NotAsked
 from armor_eval.profiles import EMBEDDED
 from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle
@@ -34,15 +34,6 @@ from armor_model.base.hashing import sha256_json, sha256_text
 
 if TYPE_CHECKING:
     pass
-
-
-@dataclass(frozen=True)
-class _Arms:
-    """Stands for the model: the arms have answered and drawn while they were trained."""
-
-    info: ModelInfo
-
-    def close(self) -> None: ...
 
 
 class Recorder:
@@ -201,7 +192,7 @@ class Recorder:
         info = ModelInfo(
             spec=self.plan.base, name=f"{name} (ablation)", fingerprint=self.base.fingerprint, parameters=parameters
         )
-        finished = evaluate(self, _Arms(info), self.out, Settings(EMBEDDED, self._command), anew=True)
+        finished = evaluate(self, NotAsked(info), self.out, Settings(EMBEDDED, self._command), anew=True)
         assert finished is not None  # one process
         return finished.run.status
 

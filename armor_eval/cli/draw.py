@@ -154,9 +154,10 @@ class _Plan:
         if isinstance(suite, str):
             return self._geneval()
         from armor_eval.models.base import DrawsImages, RespondsFreely
+        from armor_eval.tasks.geneval.task import drawn_elsewhere
         from armor_eval.tasks.suites.files import read_data
         from armor_eval.tasks.suites.images import scan_images
-        from armor_eval.tasks.suites.task import SuiteTask, choose_items, drawn_elsewhere
+        from armor_eval.tasks.suites.task import SuiteTask, choose_items
 
         with common.byte_bar(suite.name, self.download) as progress:
             items = read_data(suite, self.data, self.download, progress)
@@ -182,7 +183,7 @@ class _Plan:
         from armor_eval.profiles import choose_profile
         from armor_eval.tasks.geneval.folders import scan_folder
         from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts
-        from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+        from armor_eval.tasks.geneval.task import GenEvalTask, drawn_elsewhere
 
         root, samples = self._folder("geneval"), self.samples or 4
         chosen = choose_profile(self.profile, self.model if root is None else "images")
@@ -192,7 +193,7 @@ class _Plan:
         found = scan_folder(root, vocabulary, None, samples) if root is not None else None
         for note in found.notes if found else ():
             sys.stderr.write(f"armor-eval: {note}\n")
-        adapter = DrawnElsewhere.of(found) if found else self._load(chosen.name, DrawsImages)
+        adapter = drawn_elsewhere(found.root, found.files) if found else self._load(chosen.name, DrawsImages)
         given = found.prompts if found else own_prompts(vocabulary)
         judge, colors = geneval.load_judges(given, vocabulary, kind, weights, clip, self.download, self.where, batch)
         task_of = partial(GenEvalTask, given, judge, colors, images=found, samples=samples)

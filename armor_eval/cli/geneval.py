@@ -110,7 +110,7 @@ def run(
     from armor_eval.runs.merge import parse_shard
     from armor_eval.tasks.geneval.folders import scan_folder
     from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts, read_prompts
-    from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+    from armor_eval.tasks.geneval.task import GenEvalTask, drawn_elsewhere
 
     common.quiet_libraries()
     common.check_repeats(repeats, image_temperature, images)
@@ -133,7 +133,7 @@ def run(
     for note in found.notes if found else ():
         sys.stderr.write(f"armor-eval: {note}\n")
     adapter = (
-        DrawnElsewhere.of(found)
+        drawn_elsewhere(found.root, found.files)
         if found
         else registry.load(model, chosen.name, does=DrawsImages, own_device=where, **options)
     )

@@ -112,7 +112,7 @@ def _against_people(
     from armor_eval.runs.bundle import run_folder
     from armor_eval.tasks.geneval.folders import ImageFolder, sample_path
     from armor_eval.tasks.geneval.prompts import own_prompts
-    from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+    from armor_eval.tasks.geneval.task import GenEvalTask, drawn_elsewhere
     from armor_eval.tasks.suites.calibrate import as_json, calibrate, read_truth
 
     truth = read_truth(people)
@@ -125,7 +125,8 @@ def _against_people(
     settings = Settings(vocabulary.profile, list(COMMAND_LINE.get()))
     folder = run_folder(out or Path("runs") / "geneval" / "selftest-people", people.stem)
     shown = common.bars(not json_output)
-    evaluate(DrawnElsewhere.of(found), [Named("geneval", task, settings)], lambda _: folder, progress=shown)
+    drawn = drawn_elsewhere(found.root, found.files)
+    evaluate(drawn, [Named("geneval", task, settings)], lambda _: folder, progress=shown)
     agreement = calibrate(folder, truth)
     common.write(as_json(agreement)) if json_output else show_agreement(agreement)
 

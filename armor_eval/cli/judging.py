@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from armor_eval.cli import common
 from armor_eval.engine import Finished, Settings, evaluate
-from armor_eval.models.base import Decoding
+from armor_eval.models.base import Decoding, NotAsked
 from armor_eval.profiles import OFFICIAL
 from armor_eval.report.loading import RunView
 from armor_eval.runs.schema import Reservation
-from armor_eval.tasks.geneval.task import DrawnElsewhere
 from armor_eval.tasks.interleaved.answers import Answers, read_answers
 from armor_eval.tasks.interleaved.honesty import HonestyTask, reserved_by
 from armor_eval.tasks.interleaved.judged import JudgedTask
@@ -68,7 +67,7 @@ def run(
     try:
         task = task_of(judge)
         settings = Settings(task.profile, list(COMMAND_LINE.get()), Decoding(), batch_size)
-        finished = evaluate(task, DrawnElsewhere(task.model), out(common.short_name(judge.info.name)), settings)
+        finished = evaluate(task, NotAsked(task.model), out(common.short_name(judge.info.name)), settings)
     finally:
         judge.close()
     assert finished is not None, "one process"

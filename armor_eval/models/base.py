@@ -100,6 +100,15 @@ class Model(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True)
+class NotAsked:
+    """Stands for a model whose outputs are there already: images of a folder, answers of a run."""
+
+    info: ModelInfo
+
+    def close(self) -> None: ...
+
+
 @runtime_checkable
 class AnswersQuestions(Model, Protocol):
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:

@@ -116,11 +116,12 @@ def test_the_engines_own_cost_a_probe(tmp_path, bench_row) -> None:
     """A whole run whose judge takes no time, against the same with one probe an image: the slope is a probe's cost. The
     bare loop makes the same requests and reductions without engine, journal and images."""
     from armor_eval.engine import Settings, evaluate
+    from armor_eval.tasks.geneval.task import drawn_elsewhere
     from armor_eval.tasks.suites.declare import suites
     from armor_eval.tasks.suites.images import scan_images
     from armor_eval.tasks.suites.items import SuiteData, filled
     from armor_eval.tasks.suites.reductions import REDUCTIONS
-    from armor_eval.tasks.suites.task import SuiteTask, drawn_elsewhere
+    from armor_eval.tasks.suites.task import SuiteTask
 
     suite = suites()["geneval2"].model_copy(update={"images": "{id}", "groups": []})
     folder, count = tmp_path / "images", 60

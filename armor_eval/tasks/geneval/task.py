@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from armor_eval.base.images import make_durable, read_image, write_image
 from armor_eval.engine import Described, Outcome, Prompt, Ready, Unit
 from armor_eval.engine.task import Progress
-from armor_eval.models.base import DrawsImages
+from armor_eval.models.base import DrawsImages, NotAsked
 from armor_eval.models.drawing import device_of, is_blank
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.bundle import Bundle
@@ -53,20 +53,10 @@ Read = tuple[Any, str | None]
 """An image as it is judged, and what had to be done to read it."""
 
 
-@dataclass(frozen=True)
-class DrawnElsewhere:
-    """Stands for the model of a folder of images: nothing is asked of it."""
-
-    info: ModelInfo
-
-    @classmethod
-    def of(cls, folder: ImageFolder) -> DrawnElsewhere:
-        """Known by the content of the images."""
-        digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(folder.files.items())})
-        name = folder.root.resolve().name
-        return cls(ModelInfo(spec=f"images:{folder.root}", name=name, fingerprint=digest))
-
-    def close(self) -> None: ...
+def drawn_elsewhere(root: Path, files: Mapping[tuple[int, int], Path]) -> NotAsked:
+    """Stands for the model of a folder of images, by (prompt, sample); known by their content."""
+    digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(files.items())})
+    return NotAsked(ModelInfo(spec=f"images:{root}", name=root.resolve().name, fingerprint=digest))
 
 
 class GenEvalTask:

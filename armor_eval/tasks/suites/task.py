@@ -26,14 +26,13 @@ from armor_eval.runs.protocols import CUSTOM
 from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores, Subset
 from armor_eval.stats.composite import measure
 from armor_eval.tasks.geneval.folders import IMAGES, seed_of
-from armor_eval.tasks.geneval.task import DrawnElsewhere
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.images import DrawnImages, file_names, write_sheets
 from armor_eval.tasks.suites.items import SuiteData, SuiteItem, filled
 from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown, UnreadReply
 from armor_eval.tasks.suites.reductions import REDUCTIONS
 from armor_model.base.errors import RunFailed, UserError, one_line
-from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
+from armor_model.base.hashing import sha256_json, sha256_text
 from armor_model.base.images import BadImageError, decoded
 from armor_model.base.jsons import JsonObject, JsonView
 
@@ -346,9 +345,3 @@ def choose_items(
     rule = f"prompt, {samples} images each"
     subset = Subset(rule=rule, limit=limit, seed=seed, items=limit * samples, of_items=len(items) * samples)
     return sorted(order[:limit]), subset
-
-
-def drawn_elsewhere(root: Path, files: Mapping[tuple[int, int], Path]) -> DrawnElsewhere:
-    """Stands for the model of a folder of images; known by their content."""
-    digest = sha256_json({f"{i}/{k}": sha256_file(path) for (i, k), path in sorted(files.items())})
-    return DrawnElsewhere(ModelInfo(spec=f"images:{root}", name=root.resolve().name, fingerprint=digest))

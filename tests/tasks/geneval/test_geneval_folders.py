@@ -13,7 +13,7 @@ from armor_eval.shapes.colors import PixelColors
 from armor_eval.shapes.detector import EmbeddedDetector
 from armor_eval.tasks.geneval.folders import scan_folder
 from armor_eval.tasks.geneval.prompts import load_vocabulary, official_prompts, prompt_set, read_prompts
-from armor_eval.tasks.geneval.task import DrawnElsewhere, GenEvalTask
+from armor_eval.tasks.geneval.task import GenEvalTask, drawn_elsewhere
 from armor_model.base.errors import UserError
 from trainer.shapes.world import render
 
@@ -198,7 +198,7 @@ def draw(model, out, detector, samples=2, batch_size=2, limit=None):
 
 def judge(found, out, detector, samples=2, limit=None):
     task = GenEvalTask(found.prompts, detector, PixelColors(VOCABULARY), images=found, samples=samples, limit=limit)
-    return evaluate(task, DrawnElsewhere.of(found), out, Settings("shapes", ["test"], batch_size=2))
+    return evaluate(task, drawn_elsewhere(found.root, found.files), out, Settings("shapes", ["test"], batch_size=2))
 
 
 @pytest.mark.parametrize("harm", ["missing", "unreadable"])

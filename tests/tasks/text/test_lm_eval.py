@@ -7,14 +7,18 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
+from armor_eval.runs.schema import ModelInfo
+from armor_eval.tasks.text.record import write_bundles
 from armor_eval.tasks.text.runner import translated
 from armor_model import bundled
-from armor_model.base.errors import UserError
+from armor_model.base.errors import RunFailed, UserError
+from armor_model.base.jsons import JsonObject
 
 ROWS = [
     {"question": "is there a red circle in the picture?", "choices": ["yes", "no"], "gold": 0},
@@ -56,6 +60,61 @@ def test_without_the_extra_one_line_says_what_to_install(monkeypatch, capsys) ->
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["lm-eval", "--", "run", "--model", "ARMOR", "--tasks", "t"]) == 2
     assert "armor-eval[lm-eval]" in capsys.readouterr().err
+
+
+def results(lost: bool = False) -> JsonObject:
+    """What lm-eval returns of two tasks, as far as it is recorded."""
+    rows = []
+    for id, right in enumerate((1.0, 0.0, 1.0)):
+        common = {
+            "doc_id": id,
+            "arguments": [[f"question {id}", " yes"]],
+            "target": "yes",
+            "resps": [[(-1.5, True)]],
+            "filtered_resps": [f"answer {id}"],
+        }
+        plain = {"filter": "none", "metrics": ["acc"], "acc": math.nan if lost and id == 1 else right}
+        rows += [common | plain, common | {"filter": "strict", "metrics": ["f1"], "f1": right / 2}]
+    return {
+        "samples": {"one": rows, "none": []},
+        "configs": {"one": {"num_fewshot": 2, "doc_to_text": "{{q}}", "generation_kwargs": {"max_gen_toks": 3}}},
+        "n-samples": {"one": {"effective": 3, "original": 9}},
+        "higher_is_better": {"one": {"acc": True, "f1": True}},
+        "versions": {"one": 1.0},
+        "chat_template": None,
+    }
+
+
+MODEL = ModelInfo(spec="hf:a/b", name="b", fingerprint="f" * 64)
+
+
+@pytest.fixture
+def any_lm_eval(monkeypatch) -> None:
+    """Its version is all that a record takes from the package itself."""
+    monkeypatch.setitem(sys.modules, "lm_eval", SimpleNamespace(__version__="0.4.13"))
+
+
+def test_results_become_a_run_of_the_engine(any_lm_eval, tmp_path) -> None:
+    for _ in range(2):  # again: replaced, since lm-eval has asked everything again
+        [folder] = write_bundles(results(), MODEL, tmp_path, ["armor-eval", "lm-eval"])
+    run_, items, scores = read_bundle(folder)
+    assert folder.name == "one" and (run_.status, run_.kind, run_.profile) == ("complete", "text", "official")
+    assert run_.model == MODEL and run_.protocol == {"few-shot": "2", "chat template": "without"}
+    assert run_.decoding == {"generation": {"max_gen_toks": 3}} and run_.scorer.settings["task version"] == "1.0"
+    assert (run_.subset.items, run_.subset.of_items) == (3, 9) and run_.seal is not None
+    got = [(item.id, item.score, item.output) for item in items]
+    assert got == [("0", 1.0, "answer 0"), ("1", 0.0, "answer 1"), ("2", 1.0, "answer 2")]
+    found = {metric.name: (metric.value, metric.primary) for metric in scores.metrics}
+    assert found == {"acc": (pytest.approx(2 / 3), True), "f1, strict": (pytest.approx(1 / 3), False)}
+
+
+def test_a_document_without_a_number_withholds_the_headline(any_lm_eval, tmp_path) -> None:
+    [folder] = write_bundles(results(lost=True), MODEL, tmp_path, ["armor-eval"])
+    run_, _, scores = read_bundle(folder)
+    assert run_.status == "partial" and scores.counts == {"ok": 2, "error": 1} and "1 of 3 documents" in scores.withheld
+    assert [metric.value for metric in scores.metrics if metric.primary] == [None]
+    with pytest.raises(RunFailed, match="no samples"):
+        write_bundles({"samples": {"one": []}}, MODEL, tmp_path / "none", [])
 
 
 @pytest.fixture(scope="module")
