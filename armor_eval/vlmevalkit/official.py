@@ -15,11 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
-from armor_eval.tasks.families.base import Judged, Request, Verdict
-from armor_eval.tasks.understanding.cells import Reading
-from armor_eval.tasks.understanding.declare import Benchmark
-from armor_eval.tasks.understanding.table import Table
 from armor_eval.vlmevalkit.importing import SCORING, quiet_vlmeval
+from armor_eval.vlmevalkit.records import Declared, Judged, Request, Scorable, Verdict
 from armor_model.base.errors import RunFailed
 from armor_model.base.jsons import JsonObject
 
@@ -42,7 +39,7 @@ class Scored:
     """Rows (of circular evaluation: groups) that `evaluate` scored otherwise than their verdicts say."""
 
 
-def score(table: Table, predictions: dict[str, str], judged: Judged | None = None) -> Scored:
+def score(table: Scorable, predictions: dict[str, str], judged: Judged | None = None) -> Scored:
     """Score predictions (id -> text) by the dataset's own `evaluate`, in a folder of its own that is removed after.
 
     Without a judge the policy is `exact_matching`; with one its replies are said again. Rows without a prediction are
@@ -54,13 +51,13 @@ def score(table: Table, predictions: dict[str, str], judged: Judged | None = Non
         return _read(work, said, set(predictions), judged)
 
 
-def read_rows(table: Table, predictions: dict[str, str], judged: Judged | None) -> dict[str, Verdict]:
+def read_rows(table: Scorable, predictions: dict[str, str], judged: Judged | None) -> dict[str, Verdict]:
     """The verdicts of single rows by the official reading, without a score over them."""
     with _Work.of(table, predictions) as work:
         return table.benchmark.scoring.rows(work.load(work.file), judged)
 
 
-def judge_requests(table: Table, predictions: dict[str, str]) -> list[Request]:
+def judge_requests(table: Scorable, predictions: dict[str, str]) -> list[Request]:
     """What VLMEvalKit would send to a judge for these predictions, in its own words."""
     with _Work.of(table, predictions) as work:
         return table.benchmark.scoring.requests(work.load(work.file))
@@ -70,7 +67,7 @@ def judge_requests(table: Table, predictions: dict[str, str]) -> list[Request]:
 class _Work:
     """A folder of its own with a prediction file in it, for VLMEvalKit to score."""
 
-    table: Table
+    table: Scorable
     dataset: str
     """The name under which VLMEvalKit scores it."""
     folder: Path
@@ -83,7 +80,7 @@ class _Work:
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, table: Table, predictions: dict[str, str]) -> Iterator[Self]:
+    def of(cls, table: Scorable, predictions: dict[str, str]) -> Iterator[Self]:
         """vlmeval imported, its switches in the environment set, its own reading of files replaced by the table's."""
         with (
             tempfile.TemporaryDirectory(prefix="armor-eval-") as name,
@@ -116,7 +113,7 @@ class _Work:
         return self.load(self.file.with_name(f"{self.file.stem}_{name}.tsv"))
 
 
-def _scored_as(benchmark: Benchmark) -> str:
+def _scored_as(benchmark: Declared) -> str:
     """Its own name where VLMEvalKit knows it, else that of a data set which is scored by the same rule."""
     from vlmeval.dataset import DATASET_CLASSES
 
@@ -124,7 +121,7 @@ def _scored_as(benchmark: Benchmark) -> str:
     return benchmark.dataset if known else benchmark.scoring.stand_in
 
 
-def _for_scoring(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
+def _for_scoring(table: Scorable, frame: pd.DataFrame) -> pd.DataFrame:
     """The rows with nothing in them that VLMEvalKit's scoring trips over and no formula needs."""
     if not table.benchmark.scoring.index_matters:
         frame = frame.assign(index=range(len(frame)))
@@ -137,7 +134,7 @@ def _for_scoring(table: Table, frame: pd.DataFrame) -> pd.DataFrame:
 
 
 @contextlib.contextmanager
-def _reading_fence(reading: Reading, frame: pd.DataFrame) -> Iterator[None]:
+def _reading_fence(reading: str, frame: pd.DataFrame) -> Iterator[None]:
     """VLMEvalKit's `load` reads a TSV with pandas' list of missing words and guesses every column's type.
 
     keep-none: the dataset's columns and the predictions are read as text, and only an empty cell is missing; what

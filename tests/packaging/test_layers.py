@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +23,15 @@ def test_the_import_contracts_hold() -> None:
     child = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
     done = subprocess.run([sys.executable, "-c", child], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_module_of_the_door_to_vlmevalkit_stands_in_a_layer() -> None:
+    """The package is in two layers, so its modules are named one by one; none is excepted."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    layers = settings["tool"]["importlinter"]["contracts"][0]
+    named = {name.strip() for line in layers["layers"] for name in line.split(":")}
+    modules = {path.stem for path in (ROOT / "armor_eval" / "vlmevalkit").glob("*.py")} - {"__init__"}
+    assert {f"armor_eval.vlmevalkit.{name}" for name in modules} <= named and "ignore_imports" not in layers
 
 
 def test_three_files_of_the_core_name_the_guest_at_most() -> None:

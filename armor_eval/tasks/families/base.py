@@ -8,88 +8,22 @@ A benchmark is a TOML that names its family; nothing else asks for a benchmark's
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from armor_eval.tasks.understanding.cells import OPTIONS
+from armor_eval.vlmevalkit.records import Evaluated, Judged, Request, Verdict, Work
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from armor_eval.runs.schema import Item
     from armor_eval.stats.composite import Composite
-    from armor_eval.tasks.understanding.table import Row, Table
+    from armor_eval.tasks.understanding.table import Row
 
 SHORT_REPLY = 64
 """New tokens of a judge's reply, where a family says nothing else."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One answer to be judged."""
-
-    id: str
-    prompt: str
-    """VLMEvalKit's own words, as its `evaluate` will send them."""
-    kind: str
-    """The family that reads the reply."""
-    options: JsonObject = field(default_factory=dict)
-    system: str | None = None
-
-
-@dataclass
-class Judged:
-    """Replies as VLMEvalKit wants them, by prompt; and the items that no reply could be had for."""
-
-    replies: dict[str, str] = field(default_factory=dict)
-    usable: dict[str, str] = field(default_factory=dict)
-    """Item id -> the reply in the form that is read without doubt."""
-    raw: dict[str, str] = field(default_factory=dict)
-    """Item id -> what the judge said."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Item id -> why, one line."""
-
-    def generate(self, prompt: str, **_: object) -> str:
-        """Stands in for VLMEvalKit's judge: says again what was said."""
-        return self.replies[prompt]
-
-
-@dataclass
-class Verdict:
-    """What the official rule made of one answer."""
-
-    parsed: object
-    score: float | None
-    unparsed: bool = False
-    extras: JsonObject = field(default_factory=dict)
-
-
-@dataclass
-class Evaluated:
-    """What VLMEvalKit's `evaluate` said of a set of predictions."""
-
-    headline: float
-    verdicts: dict[str, Verdict]
-    differing: list[str] = field(default_factory=list)
-    """Rows (of circular evaluation: groups) that it scored otherwise than their verdicts say."""
-
-
-class Work(Protocol):
-    """A prediction file that VLMEvalKit scores, as families see it."""
-
-    table: Table
-    file: Path
-
-    def load(self, file: Path | str) -> pd.DataFrame:
-        """A file as VLMEvalKit reads it, under our ids."""
-        ...
-
-    def result(self, name: str) -> pd.DataFrame:
-        """A file that `evaluate` left beside the predictions, by what follows their name."""
-        ...
 
 
 @dataclass(frozen=True)

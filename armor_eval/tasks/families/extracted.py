@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from armor_eval.base.frames import records
 from armor_eval.stats.composite import Composite, accuracy
-from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
+from armor_eval.tasks.families.base import Family, extra_of
 from armor_eval.vlmevalkit import rules
+from armor_eval.vlmevalkit.records import Evaluated, Judged, Request, Verdict, Work
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import literal_of
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
-from armor_eval.tasks.families.base import Evaluated, Family, Judged, Request, Verdict, Work, extra_of
+from armor_eval.tasks.families.base import Family, extra_of
 from armor_eval.tasks.understanding import parse
 from armor_eval.vlmevalkit import rules
+from armor_eval.vlmevalkit.records import Evaluated, Judged, Request, Verdict, Work
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:

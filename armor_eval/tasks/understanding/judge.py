@@ -23,10 +23,11 @@ from armor_eval.profiles import profile_of
 from armor_eval.runs.provenance import packages
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.families import FAMILIES
-from armor_eval.tasks.families.base import SHORT_REPLY, Judged, Request
+from armor_eval.tasks.families.base import SHORT_REPLY
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.prompts import clean
 from armor_eval.tasks.understanding.thinking import strip_thoughts
+from armor_eval.vlmevalkit.records import Judged, Request
 from armor_model.base.cache import cache_dir
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json

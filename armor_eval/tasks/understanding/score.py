@@ -11,11 +11,11 @@ from armor_eval.engine.task import Outcome, Progress
 from armor_eval.runs.schema import Item, Metric, Reservation, Scores
 from armor_eval.runs.served import failure_kind
 from armor_eval.stats.composite import Composite, measure
-from armor_eval.tasks.families.base import Judged, Verdict
 from armor_eval.tasks.understanding.judge import Judge
 from armor_eval.tasks.understanding.table import Row, Table
 from armor_eval.tasks.understanding.thinking import SCORED_TEXT, Thinking, scored_text
 from armor_eval.vlmevalkit import official
+from armor_eval.vlmevalkit.records import Judged, Verdict
 
 log = logging.getLogger(__name__)
 

@@ -210,7 +210,7 @@ def test_mathvistas_judge_is_asked_for_what_is_not_right_at_once_and_lists_have_
     from harness_data import mathvista
 
     from armor_eval.runs.schema import JudgeInfo
-    from armor_eval.tasks.families.base import Judged
+    from armor_eval.vlmevalkit.records import Judged
 
     write(mathvista().iloc[:8], tmp_path / "MathVista_MINI.tsv")
 

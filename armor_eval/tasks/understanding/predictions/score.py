@@ -14,7 +14,6 @@ from armor_eval.engine.task import Progress
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.runs.schema import Item, JudgeInfo, ModelInfo, Profile, Reservation
 from armor_eval.tasks.families import FAMILIES
-from armor_eval.tasks.families.base import Judged, Request
 from armor_eval.tasks.understanding.cells import Reading
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.judge import Judge, read_reply
@@ -25,6 +24,7 @@ from armor_eval.tasks.understanding.prompts import clean, item_of
 from armor_eval.tasks.understanding.table import Row, Table, read_table
 from armor_eval.tasks.understanding.task import Options, UnderstandingTask, open_table
 from armor_eval.tasks.understanding.thinking import Thinking
+from armor_eval.vlmevalkit.records import Judged, Request
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json
 
