@@ -330,9 +330,9 @@ def refuse_greedy(tasks: Sequence[Named]) -> None:
     """UserError where every repeat of a task would be the same."""
     for one in tasks:
         decoding = one.settings.decoding
-        asked = isinstance(one.task, UnderstandingTask), isinstance(one.task, GenEvalTask | SuiteTask)
-        sampled = decoding.temperature * (not asked[1]), decoding.image_temperature * (not asked[0])
-        if not any(sampled):
+        writes = not isinstance(one.task, GenEvalTask | SuiteTask)
+        draws = not isinstance(one.task, UnderstandingTask)
+        if not ((writes and decoding.temperature) or (draws and decoding.image_temperature)):
             raise UserError(f"{one.name} is decoded greedily: every repeat would be the same", "give a temperature")
 
 

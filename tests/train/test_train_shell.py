@@ -423,14 +423,17 @@ def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher",
-    ["torch.distributed.run --nproc-per-node 2", "accelerate.commands.launch --use_fsdp --num_processes 2"],
+    [
+        "torch.distributed.run --standalone --nproc-per-node 2",
+        "accelerate.commands.launch --use_fsdp --num_processes 2",
+    ],
     ids=["torchrun", "accelerate"],
 )
 def test_two_processes_from_the_shell_killed_and_resumed(launcher, shards, tmp_path, capsys):
     """torchrun (DDP) and accelerate's launcher (FSDP2), without MPI; the launcher is killed with all it started."""
     where = ["--stage", 2, "--model", "armor-nano", *given(shards), "--mix", "t2i=16,t2ti=16", "--batch-size", 8]
     where += ["--steps", 40, "--log-every", 1, "--save-every", 1, "--out", tmp_path / "two", "--resume"]
-    port = ["--master-port" if "torch" in launcher else "--main_process_port", 0 if "torch" not in launcher else 29571]
+    port = [] if "standalone" in launcher else ["--main_process_port", 0]  # a free one, either way
     command = ["-m", *launcher.split(), *port, "-m", "trainer", "stage", *where]
     first = python(*command)
     log = tmp_path / "two" / "log.jsonl"

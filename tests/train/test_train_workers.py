@@ -196,7 +196,7 @@ def test_killed_at_twenty_random_times_it_ends_as_uninterrupted(corpus, tar_fold
 def test_torchrun_shares_the_shards_out(corpus, tmp_path, processor):
     one = tokenize(corpus, tmp_path / "one", processor, "armor-nano", shard_size=2)
     words = ["trainer", "tokenize", corpus, "--out", tmp_path / "two", "--model", "armor-nano", "--shard-size", 2]
-    run = python("-m", "torch.distributed.run", "--nproc-per-node", 2, "--master-port", 29573, "-m", *words)
+    run = python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", *words)
     assert run.wait() == 0, run.stdout.read()
     assert "the one that ends last writes the manifest" in run.stdout.read()
     manifest = json.loads((tmp_path / "two" / MANIFEST).read_text())

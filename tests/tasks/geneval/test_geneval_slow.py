@@ -104,7 +104,7 @@ def test_two_processes_share_one_run(tmp_path):
         "5",
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29617"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     for name, prefix in (("one", []), ("two", launch)):
         command = [sys.executable, *prefix, *base, "--out", str(tmp_path / name)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
