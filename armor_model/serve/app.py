@@ -31,8 +31,7 @@ from armor_model.generation import Response as Answer
 from armor_model.generation.api import TooLongError
 from armor_model.serve import protocol
 from armor_model.serve.batching import Batcher, BusyError, ClosedError, Job
-from armor_model.serve.command import ServeLimits
-from armor_model.serve.guard import Guard, read_bytes
+from armor_model.serve.command import Guard, ServeLimits, read_bytes
 from armor_model.serve.openapi import openapi
 from armor_model.serve.protocol import ApiError, ChatRequest, ImageRequest
 
