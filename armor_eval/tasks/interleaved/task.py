@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from armor_eval.base.images import write_image
 from armor_eval.engine import Conversation, Described, Outcome, Unit
-from armor_eval.engine.task import Progress, Ready
+from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.models.drawing import one_line
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.blank import blank_of, reserve_blank
@@ -86,7 +86,7 @@ class InterleavedTask(AsksRecords):
             asks=self._baseline != "constant",
         )
 
-    def _request(self, unit: Unit) -> object:
+    def _request(self, unit: Unit) -> Request | Exception:
         if self._baseline == "constant":
             scene = self._guest.CONSTANT
             return Ready([self._guest.told(scene), self._image(str(scene))])
