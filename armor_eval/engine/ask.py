@@ -150,11 +150,11 @@ class AsTheyFinish:
     def _arrived(self, prepared: Prepared[Encoded], wait: bool) -> list[Entry] | None:
         """The requests of the next batch; what needs no model is answered at once."""
         while (batch := prepared.next(wait)) is not None:
-            units, made = batch
-            if made is None:
+            units, encoded_batch = batch
+            if encoded_batch is None:
                 return []
             open_ones: list[Entry] = []
-            for unit, request, encoded in zip(units, *made, strict=True):
+            for unit, request, encoded in zip(units, *encoded_batch, strict=True):
                 failed = isinstance(encoded, Answer | Exception)
                 if isinstance(request, self._streaming.kind) and not failed:
                     open_ones.append((unit, request, encoded))
@@ -193,12 +193,12 @@ def ask(model: Model, requests: Sequence[Request | Exception], decoding: Decodin
     for kind, one_kind in ((Question, _answer), (Prompt, _draw), (Conversation, _respond)):
         places = [at for at, request in enumerate(requests) if isinstance(request, kind)]
         if places:
-            asked = [requests[at] for at in places]
+            of_kind = [requests[at] for at in places]
             gone = None
             try:
-                answered = one_by_one(lambda some, one_kind=one_kind: one_kind(model, some, decoding), asked)
+                answered = one_by_one(lambda some, one_kind=one_kind: one_kind(model, some, decoding), of_kind)
             except ModelUnavailable as error:  # a request that was asked alone says nothing of its batch
-                gone, answered = error, error.answers if len(error.answers) == len(asked) else [None] * len(asked)
+                gone, answered = error, error.answers if len(error.answers) == len(of_kind) else [None] * len(of_kind)
             for at, output in zip(places, answered, strict=True):
                 outputs[at] = output
             if gone is not None:

@@ -42,7 +42,7 @@ def batches_of(
     mine = [ordered[i : i + size] for i in range(0, len(ordered), size)][shard[0] :: shard[1]][rank::world]
     if whole:
         return [batch for batch in mine if any(unit.id not in done for unit in batch)]
-    left = [unit for batch in mine for unit in batch if unit.id not in done]
+    open_units = [unit for batch in mine for unit in batch if unit.id not in done]
     if cut is not None:
-        return list(cut(left))
-    return [left[i : i + size] for i in range(0, len(left), size)]
+        return list(cut(open_units))
+    return [open_units[i : i + size] for i in range(0, len(open_units), size)]

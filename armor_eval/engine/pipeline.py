@@ -55,11 +55,11 @@ class Prepared(Generic[T]):
             self._ahead.append((units, self._pool.submit(self._prepare, units)))
         if not self._ahead:
             return None
-        units, made = self._ahead[0]
-        if not wait and not made.done():
+        units, future = self._ahead[0]
+        if not wait and not future.done():
             return [], None
         self._ahead.popleft()
-        return units, made.result()
+        return units, future.result()
 
     def close(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -82,8 +82,8 @@ def asked_batches(prepared: Prepared[T], serve: Callable[[Prepared[T]], Iterator
 
     def work() -> None:
         try:
-            for asked in serve(prepared):
-                if not offer(asked) or asked.gone is not None:
+            for batch in serve(prepared):
+                if not offer(batch) or batch.gone is not None:
                     return
             offer(None)
         except BaseException as error:  # handed to the consumer, which raises it

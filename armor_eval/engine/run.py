@@ -121,39 +121,39 @@ def read_finished(out: Path) -> Finished:
 
 def run_record(task: Task, model: Model, settings: Settings, processes: int = 1) -> Run:
     """run.json as it stands at the start."""
-    told = task.describe(model.info)
+    described = task.describe(model.info)
     drawing = {}
-    if told.kind in DRAWN and told.asks:
+    if described.kind in DRAWN and described.asks:
         drawer = cast(DrawsImages | RespondsFreely, model)  # the task's check() has refused any other
         drawing = {"drawing": drawer.settings(settings.decoding)}
-    protocol = dict(told.protocol)
-    if told.asks and settings.decoding.guidance is not None and "guidance" in protocol:
+    protocol = dict(described.protocol)
+    if described.asks and settings.decoding.guidance is not None and "guidance" in protocol:
         protocol["guidance"] = f"{settings.decoding.guidance:g}"
     device = provenance.device()
     device.processes = processes
     return Run(
-        run_id=sha256_json([told.benchmark, model.info.fingerprint, told.data.sha256, provenance.now()])[:16],
-        kind=told.kind,
-        benchmark=told.benchmark,
+        run_id=sha256_json([described.benchmark, model.info.fingerprint, described.data.sha256, provenance.now()])[:16],
+        kind=described.kind,
+        benchmark=described.benchmark,
         command=settings.command,
         profile=settings.profile,
         status="running",
-        subset=told.subset,
+        subset=described.subset,
         model=model.info,
-        data=told.data,
+        data=described.data,
         protocol=protocol,
-        prompt_sha256=told.prompt_sha256,
-        scorer=told.scorer,
-        judge=told.judge,
-        decoding=settings.decoding.model_dump() if told.asks else dict(told.decoded),
-        reservations=list(told.reservations),
-        seeds={name: settings.decoding.seed if seed is None else seed for name, seed in told.seeds.items()},
+        prompt_sha256=described.prompt_sha256,
+        scorer=described.scorer,
+        judge=described.judge,
+        decoding=settings.decoding.model_dump() if described.asks else dict(described.decoded),
+        reservations=list(described.reservations),
+        seeds={name: settings.decoding.seed if seed is None else seed for name, seed in described.seeds.items()},
         packages=provenance.packages(),
         device=device,
         git_commit=provenance.git_commit(),
         started=provenance.now(),
-        **told.spent,
-        extras=dict(told.extras) | drawing | ({"shard": shard_text(settings.shard)} if settings.shard else {}),
+        **described.spent,
+        extras=dict(described.extras) | drawing | ({"shard": shard_text(settings.shard)} if settings.shard else {}),
     )
 
 
@@ -217,10 +217,10 @@ def _journal(task: Task, batch: Asked, bundle: Bundle, tick: Tick | None) -> Non
     if had and (len(had) == len(batch.units) or not task.whole_batches):
         units, requests, outputs = zip(*had, strict=True)
         items = task.judge(units, requests, outputs, bundle)
-    asked = sum(not isinstance(request, (Ready, Exception)) for request in batch.requests)
+    requests_asked = sum(not isinstance(request, (Ready, Exception)) for request in batch.requests)
     missing = [item for item in items if item.id not in bundle.items]
     for item in missing:
-        seconds = item.seconds or round(batch.seconds / asked if asked else 0.0, 6)
+        seconds = item.seconds or round(batch.seconds / requests_asked if requests_asked else 0.0, 6)
         bundle.append(item.model_copy(update={"seconds": seconds}))
     if tick is not None:
         tick(len(missing), sum(item.status == "error" for item in missing))

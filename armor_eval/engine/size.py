@@ -71,10 +71,10 @@ class Size:
         return max(unit.length for unit in units) // CHARACTERS + self.answer
 
 
-def size_of(model: Model, asked: BatchSize, decoding: Decoding) -> Size:
+def size_of(model: Model, batch_size: BatchSize, decoding: Decoding) -> Size:
     """The size that was asked for. The model is loaded where its memory decides."""
-    if asked != AUTO:
-        return Size(asked)
+    if batch_size != AUTO:
+        return Size(batch_size)
     assert isinstance(model, KnowsItsRoom)
     room = model.room()
     return Size(room.rows, room.tokens, 2 * min(ANSWER, decoding.max_new_tokens))

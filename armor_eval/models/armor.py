@@ -150,9 +150,9 @@ class ArmorAdapter(DrawingModel):
         from armor_model import GenerationSettings
 
         context = self._load()[0].config.text_config.max_position_embeddings
-        kept = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p", *SAMPLING)}
+        sampling = {name: getattr(decoding, name) for name in ("temperature", "top_k", "top_p", *SAMPLING)}
         return GenerationSettings(
-            max_new_tokens=min(decoding.max_new_tokens, context), guidance=_guidance(decoding), **kept, **extra
+            max_new_tokens=min(decoding.max_new_tokens, context), guidance=_guidance(decoding), **sampling, **extra
         )
 
     def prepare(self, images: bool = True) -> JsonObject:
@@ -190,9 +190,9 @@ class ArmorAdapter(DrawingModel):
             # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
             seed = seed_of(question.id, decoding.seed)
             try:
-                asked = question if self.protocol is None else _asking().in_own_words(question, self.base)
-                content = cut.content(asked, tiles)
-                conversation = [{"role": "user", "content": content, "answer_prefix": asked.answer_prefix}]
+                worded = question if self.protocol is None else _asking().in_own_words(question, self.base)
+                content = cut.content(worded, tiles)
+                conversation = [{"role": "user", "content": content, "answer_prefix": worded.answer_prefix}]
                 encoded.append(encode(model, processor, conversation, settings, seed, tiles))
             except ArmorError as error:
                 encoded.append(Answer(error=str(error)))
@@ -230,8 +230,8 @@ class ArmorAdapter(DrawingModel):
         batch = processor.collate([Encoded(ids=row.ids) for row in rows])
         device = next(model.parameters()).device
         with torch.inference_mode():
-            shown = {id(image): image.to(device) for row in rows for image in row.tiles}  # one tensor, encoded once
-            images = [shown[id(image)] for row in rows for image in row.tiles]
+            on_device = {id(image): image.to(device) for row in rows for image in row.tiles}  # one tensor, encoded once
+            images = [on_device[id(image)] for row in rows for image in row.tiles]
             ids, mask = batch["input_ids"].to(device), batch["attention_mask"].to(device)
             hidden_NTD = model.backbone(model.embed(ids, images), mask, model.place(ids, images, mask))
             logits: torch.Tensor = model.text_logits(hidden_NTD[:, -1]).float().cpu()

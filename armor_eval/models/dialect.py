@@ -42,50 +42,50 @@ class Dialect:
 
         The user's own fields stand above ours; one that is null is left out.
         """
-        said = {name: value for name, value in body.items() if name not in self._dropped}
-        if "max_tokens" in said:
-            wanted = said.pop("max_tokens")
+        fields = {name: value for name, value in body.items() if name not in self._dropped}
+        if "max_tokens" in fields:
+            wanted = fields.pop("max_tokens")
             name = ROOM_NAMES[self._renamed]
-            said[name] = min(n for n in (wanted, self._cap, room) if n is not None)
+            fields[name] = min(n for n in (wanted, self._cap, room) if n is not None)
         if self._warm:
-            said["temperature"] = 1
+            fields["temperature"] = 1
         if self._stream:
-            said["stream"] = True
-        said |= self._own
-        return {name: value for name, value in said.items() if value is not None}
+            fields["stream"] = True
+        fields |= self._own
+        return {name: value for name, value in fields.items() if value is not None}
 
-    def learn(self, meant: JsonView, said: JsonView, complaint: str) -> int | bool:
+    def learn(self, meant: JsonView, sent: JsonView, complaint: str) -> int | bool:
         """What the refusal of a body asks for: the room of this one request, True where another thing was learned, else
         False. A room of 0: the question alone is too long.
         """
         low = complaint.lower()
-        name = next((n for n in ROOM_NAMES if n in said and n not in self._own), None)
+        name = next((n for n in ROOM_NAMES if n in sent and n not in self._own), None)
         if name is not None and _CONTEXT.search(low):
-            return self._narrow(meant["max_tokens"], said[name], low)
+            return self._narrow(meant["max_tokens"], sent[name], low)
         if name == "max_tokens" and "max_completion_tokens" in low:
             self._renamed = True
             return True
         for field in OPTIONAL:
-            if field in said and field not in self._own and re.search(rf"\b{field}\b", low):
+            if field in sent and field not in self._own and re.search(rf"\b{field}\b", low):
                 self._dropped.add(field)
                 return True
-        if "temperature" in self._dropped and "temperature" not in said and "temperature" in low:
+        if "temperature" in self._dropped and "temperature" not in sent and "temperature" in low:
             self._warm = True
             return True
-        if re.search(r"\bstream", low) and not said.get("stream") and "stream" not in self._own:
+        if re.search(r"\bstream", low) and not sent.get("stream") and "stream" not in self._own:
             self._stream = True
             return True
         return False
 
-    def _narrow(self, wanted: int, asked: int, complaint: str) -> int:
+    def _narrow(self, wanted: int, limit: int, complaint: str) -> int:
         """The room that is left for an answer. What suits this question is where the next ones begin, unless it is so
         small that only this question is to blame."""
         cap, window, prompt = (_number(pattern, complaint) for pattern in (_CAP, _WINDOW, _PROMPT))
         room = cap
         if room is None and window is not None and prompt is not None:
             room = max(0, window - prompt)
-        if room is None or room >= asked:  # the server does not say, or errs
-            return asked // 2 if asked > LEAST_ROOM else 0
+        if room is None or room >= limit:  # the server does not say, or errs
+            return limit // 2 if limit > LEAST_ROOM else 0
         if cap is not None or room >= wanted // 2:
             self._cap = min(room, self._cap or room)
         return room

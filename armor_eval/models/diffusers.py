@@ -82,15 +82,15 @@ class DiffusersModel(DrawingModel):
         import diffusers
 
         name = self._index.get("_class_name")
-        found = getattr(diffusers, name, None) if isinstance(name, str) else None
-        if found is None:
+        pipeline_class = getattr(diffusers, name, None) if isinstance(name, str) else None
+        if pipeline_class is None:
             known = [n for n in dir(diffusers) if n.endswith("Pipeline")]
             near = did_you_mean(name, known) if isinstance(name, str) else ""
             raise UserError(
                 f"{self.info.name} is of the class {name!r}, which diffusers {diffusers.__version__} lacks{near}",
                 "code that comes with a model is not run",
             )
-        parameters = inspect.signature(found.__call__).parameters
+        parameters = inspect.signature(pipeline_class.__call__).parameters
         needs = [n for n, p in parameters.items() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
         more = [n for n in needs if n not in ("self", "prompt")]
         lacks = [n for n in ("prompt", "generator") if n not in parameters]
@@ -98,14 +98,14 @@ class DiffusersModel(DrawingModel):
             why = f"it needs {', '.join(more)}" if more else f"it takes no {' and no '.join(lacks)}"
             raise UserError(f"{name} is not for images from a text and a seed: {why}", "expected a text-to-image model")
         self.alone = "list" not in str(parameters["generator"].annotation).lower()
-        return found
+        return pipeline_class
 
     @cached_property
     def _parameters(self) -> dict[str, inspect.Parameter]:
         """What the pipeline's call can be told, by name."""
-        told = inspect.signature(self._class.__call__).parameters
+        arguments = inspect.signature(self._class.__call__).parameters
         plain = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-        return {n: p for n, p in told.items() if p.kind in plain and not NOT_SETTINGS.fullmatch(n)}
+        return {n: p for n, p in arguments.items() if p.kind in plain and not NOT_SETTINGS.fullmatch(n)}
 
     @cached_property
     def _guidance(self) -> str | None:
@@ -153,14 +153,14 @@ class DiffusersModel(DrawingModel):
             raise UserError(f"--model-args size={text} {why}", "expected WIDTHxHEIGHT, e.g. size=512x512")
         return {"width": int(match[1]), "height": int(match[2])}
 
-    def _cleaned(self, asked: bool | None) -> bool:
+    def _cleaned(self, wish: bool | None) -> bool:
         """Whether captions are cleaned: what diffusers silently leaves out without its two packages is off."""
         from diffusers.utils import is_bs4_available, is_ftfy_available
 
         there = is_bs4_available() and is_ftfy_available()
-        if asked and not there:
+        if wish and not there:
             raise UserError("clean_caption needs the packages beautifulsoup4 and ftfy", "install them or leave it out")
-        return there and (self._parameters["clean_caption"].default if asked is None else asked)
+        return there and (self._parameters["clean_caption"].default if wish is None else wish)
 
     def _own(self, decoding: Decoding) -> JsonObject:
         call = self._call(decoding)
@@ -184,14 +184,14 @@ class DiffusersModel(DrawingModel):
     def _safety(self) -> bool | None:
         """Whether the safety checker is on: only where it is asked for, for no published number has it; None: the
         pipeline has none."""
-        asked = self._args.get("safety_checker", False)
-        if not isinstance(asked, bool):
-            raise UserError(f"--model-args safety_checker={asked}", "expected true or false")
+        checker = self._args.get("safety_checker", False)
+        if not isinstance(checker, bool):
+            raise UserError(f"--model-args safety_checker={checker}", "expected true or false")
         if (self._index.get("safety_checker") or [None])[0] is None:
-            if asked:
+            if checker:
                 raise UserError(f"{self.info.name} has no safety checker")
             return None
-        return asked
+        return checker
 
     def _scheduler(self) -> type[SchedulerMixin]:
         import diffusers
@@ -221,8 +221,8 @@ class DiffusersModel(DrawingModel):
 
     def _variant(self) -> str | None:
         """The variant asked for, or the one without which a component has no weights."""
-        if (asked := self._args.get("variant")) is not None:
-            return str(asked)
+        if (variant := self._args.get("variant")) is not None:
+            return str(variant)
         for part in sorted(path for path in self._folder.iterdir() if path.is_dir()):
             weights = [path.name for path in part.iterdir() if _WEIGHTS.search(path.name)]
             marks = [mark for name in weights if (mark := _VARIANT.search(name))]
@@ -235,15 +235,15 @@ class DiffusersModel(DrawingModel):
             cls, name = self._class, self.info.name
             import torch
 
-            given: JsonObject = {"torch_dtype": getattr(torch, self._torch_dtype()), "variant": self._variant()}
+            arguments: JsonObject = {"torch_dtype": getattr(torch, self._torch_dtype()), "variant": self._variant()}
             if self._safety() is False:
-                given["safety_checker"] = None
+                arguments["safety_checker"] = None
                 if "requires_safety_checker" in inspect.signature(cls.__init__).parameters:
-                    given["requires_safety_checker"] = False
+                    arguments["requires_safety_checker"] = False
             if self._device_map:
-                given["device_map"] = self._device_map
+                arguments["device_map"] = self._device_map
             try:
-                pipeline = cls.from_pretrained(self._folder, trust_remote_code=False, **given)
+                pipeline = cls.from_pretrained(self._folder, trust_remote_code=False, **arguments)
                 if "scheduler" in self._args:
                     pipeline.scheduler = self._scheduler().from_config(pipeline.scheduler.config)
             except (OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError) as error:

@@ -46,14 +46,14 @@ def load(
     model_args: JsonView | None = None,
 ) -> Emu3Model:
     """`model_args`: see OPTIONS."""
-    given = dict(model_args or {})
-    refuse_unknown("emu3", given, OPTIONS)
-    for name, value in given.items():
+    arguments = dict(model_args or {})
+    refuse_unknown("emu3", arguments, OPTIONS)
+    for name, value in arguments.items():
         if type(value) is not type(OPTIONS[name]) or (name == "image_area" and cast("int", value) <= 0):
             raise UserError(f"--model-args {name}={value}", f"expected something like {name}={OPTIONS[name]}")
     model = Emu3Model(rest, device, dtype, device_map)
-    model.options = {**OPTIONS, **given}
-    model.asked = {**model.asked, **given}
+    model.options = {**OPTIONS, **arguments}
+    model.asked = {**model.asked, **arguments}
     return model
 
 
@@ -91,9 +91,9 @@ class Emu3Model(TransformersDrawing):
             return_tensors="pt",
         ).to(model.device)
         height, width = (int(side) for side in inputs.pop("image_sizes")[0])
-        asked = inputs["input_ids"].shape[1]
+        prompt_length = inputs["input_ids"].shape[1]
         sampling = GuidedSampling(seeds, self._guidance(decoding), decoding)
-        grid = Grid.of(model, processor, height, width, asked, sampling)
+        grid = Grid.of(model, processor, height, width, prompt_length, sampling)
         with torch.inference_mode():
             tokens = model.generate(
                 **inputs,
@@ -103,7 +103,7 @@ class Emu3Model(TransformersDrawing):
                 num_beams=1,
                 logits_processor=LogitsProcessorList([grid]),
             )
-            drawn = tokens[: len(prompts), asked:]
+            drawn = tokens[: len(prompts), prompt_length:]
             pixels_BCHW = model.decode_image_tokens(image_tokens=drawn, height=height, width=width)
         return images_of(pixels_BCHW.permute(0, 2, 3, 1), processor)
 

@@ -160,8 +160,8 @@ class Endpoint:
         import tenacity
 
         longest = self.patience.longest_wait
-        if (asked := getattr(state.outcome.exception(), "wait", None)) is not None:
-            return min(asked, longest)
+        if (seconds := getattr(state.outcome.exception(), "wait", None)) is not None:
+            return min(seconds, longest)
         return tenacity.wait_random_exponential(multiplier=self.patience.first_wait, max=longest)(state)
 
     def _enough(self, state: Any) -> bool:
@@ -185,8 +185,8 @@ class Endpoint:
         while True:
             if self._down is not None:
                 raise self._down
-            said = self._dialect.say(body, room)
-            reply = await self._transport.post(url, said)
+            sent = self._dialect.say(body, room)
+            reply = await self._transport.post(url, sent)
             try:
                 payload, status, words = self._open(reply)
             except AgainError:
@@ -196,10 +196,10 @@ class Endpoint:
                     raise
             if status == 200:
                 result = read(payload)
-                had = next((said[n] for n in ("max_tokens", "max_completion_tokens") if n in said), None)
+                had = next((sent[n] for n in ("max_tokens", "max_completion_tokens") if n in sent), None)
                 short = isinstance(result, Reply) and had is not None and had < body.get("max_tokens", had)
                 return replace(result, room=had) if short else result  # type: ignore[type-var]  # T is Reply there
-            if status in (400, 413, 422) and (learned := self._dialect.learn(body, said, words)) is not False:
+            if status in (400, 413, 422) and (learned := self._dialect.learn(body, sent, words)) is not False:
                 room = room if learned is True else learned
                 if room == 0:
                     raise EndpointError("context", f"the question does not fit into the model's context: {words[:200]}")
@@ -215,18 +215,18 @@ class Endpoint:
 
     def _refusal(self, status: int, words: str, reply: HttpReply) -> Exception:
         """The error that a status other than 200 stands for."""
-        said = f"HTTP {status}: {words[:200]}" if words.strip() else f"HTTP {status}"
+        refusal = f"HTTP {status}: {words[:200]}" if words.strip() else f"HTTP {status}"
         wait = _retry_after(reply.headers.get("retry-after"))
         if status in REFUSED:
             return UserError(
-                f"the endpoint {self.url} refuses model {self.model!r}: {said}",
+                f"the endpoint {self.url} refuses model {self.model!r}: {refusal}",
                 "check the address, the model's name and OPENAI_API_KEY",
             )
         if status == 402 or (wait is None and _QUOTA.search(words.lower()) and not _SOON.search(words)):
-            return EndpointError("quota", said)
+            return EndpointError("quota", refusal)
         if status in RETRIED:
-            return AgainError(f"http {status}", said, wait)
-        return EndpointError(f"http {status}", said)
+            return AgainError(f"http {status}", refusal, wait)
+        return EndpointError(f"http {status}", refusal)
 
     def _failed(self, error: EndpointError, began: float) -> EndpointError:
         """The failure of a question, counted. It may be the one that shows that the endpoint is down."""

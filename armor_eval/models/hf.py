@@ -69,12 +69,14 @@ class HubModel:
         dtype: str | None = None,
         model_args: JsonView | None = None,
     ) -> None:
-        given = dict(model_args or {})
-        if revision and given.get("revision", revision) != revision:
-            raise UserError(f"hf:{name}@{revision} and --model-args revision={given['revision']} differ", "give one")
+        arguments = dict(model_args or {})
+        if revision and arguments.get("revision", revision) != revision:
+            raise UserError(
+                f"hf:{name}@{revision} and --model-args revision={arguments['revision']} differ", "give one"
+            )
         if device and device_map:
             raise UserError("--device and --device-map both say where the model goes", "give one")
-        self._args = ModelArgs.sort(given)
+        self._args = ModelArgs.sort(arguments)
         self._source: JsonObject = {"pretrained_model_name_or_path": name, "trust_remote_code": trust_remote_code}
         self._source |= {"revision": revision, **self._args.source}
         self._device, self._device_map, self._dtype = device, device_map, dtype
@@ -95,7 +97,7 @@ class HubModel:
         else:
             commit = self._config()._commit_hash or "unknown"
             fingerprint = sha256_json(["huggingface", name, commit])
-        changes = {k: v for k, v in given.items() if k != "revision"}
+        changes = {k: v for k, v in arguments.items() if k != "revision"}
         self.info = ModelInfo(
             spec=f"hf:{name}@{revision}" if revision else f"hf:{name}",
             name=folder.name,
@@ -103,7 +105,7 @@ class HubModel:
             dtype=dtype,
             revision=commit,
         )
-        self.facts: JsonObject = {"model_args": given} if given else {}
+        self.facts: JsonObject = {"model_args": arguments} if arguments else {}
 
     def _config(self) -> PretrainedConfig:
         """The model's configuration. Of the hub it also says the commit: `main` months apart is two models."""

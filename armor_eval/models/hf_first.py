@@ -54,14 +54,14 @@ class FirstTokens:
 
         if self.way == SHARED and len(questions) > 1:
             if not self._proven:  # a real image may be longer than a window that the probe fits into
-                self._proven, found = True, self._checked(questions, 1)
+                self._proven, logits_NV = True, self._checked(questions, 1)
             else:
                 try:
-                    found = self._shared(questions)
+                    logits_NV = self._shared(questions)
                 except NotShared:  # of these texts; others may go
-                    found = None
-            if found is not None:
-                return found
+                    logits_NV = None
+            if logits_NV is not None:
+                return logits_NV
         if self.way == ALONE:
             return torch.cat([self._batch([question]) for question in questions])
         return self._batch(questions)

@@ -66,11 +66,11 @@ class ModelArgs:
     """The rest: for the image processor (`min_pixels`, `max_pixels`, `size` ...), checked when its class is known."""
 
     @classmethod
-    def sort(cls, given: JsonView) -> ModelArgs:
+    def sort(cls, arguments: JsonView) -> ModelArgs:
         source, loading, generating = (
-            {k: v for k, v in given.items() if k in keys} for keys in (SOURCE, LOADING, GENERATING)
+            {k: v for k, v in arguments.items() if k in keys} for keys in (SOURCE, LOADING, GENERATING)
         )
-        rest = {k: v for k, v in given.items() if k not in (*SOURCE, *LOADING, *GENERATING, *PROMPTING)}
+        rest = {k: v for k, v in arguments.items() if k not in (*SOURCE, *LOADING, *GENERATING, *PROMPTING)}
         if (cache := generating.get("cache_implementation", "static")) != "static":
             raise UserError(f"--model-args cache_implementation={cache}", "expected static, or leave it out")
         if (compiled := generating.get("compile", False)) not in (True, False):
@@ -79,7 +79,7 @@ class ModelArgs:
             raise UserError(
                 "--model-args compile=true compiles steps on fixed buffers", "add cache_implementation=static"
             )
-        return cls(source, loading, given.get("chat_template"), generating, rest)
+        return cls(source, loading, arguments.get("chat_template"), generating, rest)
 
     def check_images(self, image_processor: BaseImageProcessor) -> None:
         """UserError for an argument that neither the loading nor this image processor knows."""
@@ -139,7 +139,7 @@ def kept_fields(model: PreTrainedModel) -> JsonObject:
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """All ids that end an answer: the generation_config's, its language model's, and the tokenizer's."""
     text = model.config.get_text_config(decoder=True)
-    found: set[object] = set()
+    ids: set[object] = set()
     for value in (model.generation_config.eos_token_id, getattr(text, "eos_token_id", None), tokenizer.eos_token_id):
-        found |= set(value) if isinstance(value, (list, tuple)) else {value}
-    return sorted(i for i in found if isinstance(i, int))
+        ids |= set(value) if isinstance(value, (list, tuple)) else {value}
+    return sorted(i for i in ids if isinstance(i, int))

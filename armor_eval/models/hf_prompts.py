@@ -114,14 +114,14 @@ def find_prompter(
 def chat_template(processor: ProcessorMixin, wanted: str | None, name: str) -> tuple[str, str] | None:
     """(whose it is, the Jinja template) of the processor or else of its tokenizer; None where neither has one."""
     for owner, holder in (("", processor), ("tokenizer's ", getattr(processor, "tokenizer", None))):
-        found = getattr(holder, "chat_template", None)
-        if isinstance(found, dict) and found:
+        template = getattr(holder, "chat_template", None)
+        if isinstance(template, dict) and template:
             key = wanted or "default"
-            if key not in found and len(found) > 1:
-                raise unknown_name(f"chat template of hf:{name} (--model-args chat_template=NAME)", key, found)
-            found = found.get(key) or next(iter(found.values()))
-        if found:
-            return owner, found
+            if key not in template and len(template) > 1:
+                raise unknown_name(f"chat template of hf:{name} (--model-args chat_template=NAME)", key, template)
+            template = template.get(key) or next(iter(template.values()))
+        if template:
+            return owner, template
     return None
 
 
@@ -131,8 +131,10 @@ def _templated(
     """A message's content as parts; else, for a template that wants one string, with the image's mark in the text."""
 
     def fill(contents: Sequence[object]) -> list[str]:
-        asked = [[{"role": "user", "content": content}] for content in contents]
-        return processor.apply_chat_template(asked, chat_template=template, add_generation_prompt=True, tokenize=False)
+        conversations = [[{"role": "user", "content": content}] for content in contents]
+        return processor.apply_chat_template(
+            conversations, chat_template=template, add_generation_prompt=True, tokenize=False
+        )
 
     def by_parts(rows: Sequence[Parts]) -> list[str]:
         return fill(
@@ -177,11 +179,11 @@ def _in_text(rows: Sequence[Parts], mark: str) -> list[str]:
 
 def _without_breaks(parts: Parts) -> Parts:
     """The parts without the line break that a text behind an image begins with."""
-    kept: list[Part | None] = []
+    out: list[Part | None] = []
     for part in parts:
-        behind_image = bool(kept) and not isinstance(kept[-1], str)
-        kept.append(part.removeprefix("\n") if isinstance(part, str) and behind_image else part)
-    return kept
+        behind_image = bool(out) and not isinstance(out[-1], str)
+        out.append(part.removeprefix("\n") if isinstance(part, str) and behind_image else part)
+    return out
 
 
 def doubled(image: Image.Image | Path) -> Image.Image:
@@ -214,8 +216,8 @@ def probe_question(image: bool = True) -> Question:
     """A small image and a line of text, or the text alone."""
     from PIL import Image
 
-    shown = [Image.linear_gradient("L").resize((PROBE_SIDE, PROBE_SIDE)).convert("RGB")] if image else []
-    return Question("probe", [*shown, "\n" + PROBE])
+    images = [Image.linear_gradient("L").resize((PROBE_SIDE, PROBE_SIDE)).convert("RGB")] if image else []
+    return Question("probe", [*images, "\n" + PROBE])
 
 
 def _image_mark(processor: ProcessorMixin) -> str | None:
@@ -232,8 +234,8 @@ def _image_ids(processor: ProcessorMixin, config: PretrainedConfig) -> set[int]:
     """Ids of the tokens that an image becomes; empty for a model that has none (GIT reads pixels beside the text)."""
     named = [getattr(config, name, None) for name in ("image_token_id", "image_token_index")]
     named += [getattr(processor, name, None) for name in ("image_token_id", "image_ids", "image_token_ids")]
-    found = {i for value in named for i in (value if isinstance(value, (list, tuple)) else [value])}
-    return {i for i in found if isinstance(i, int)}
+    ids = {i for value in named for i in (value if isinstance(value, (list, tuple)) else [value])}
+    return {i for i in ids if isinstance(i, int)}
 
 
 def _marks(processor: ProcessorMixin, template: str) -> re.Pattern[str] | None:

@@ -38,13 +38,13 @@ class JanusModel(TransformersDrawing):
         """`generate` reads the token that begins an image from `generation_config.generation_kwargs`, where old
         conversions keep it; new ones have it at the top, and the tokenizer knows it in any case."""
         config, tokenizer = model.generation_config, processor.tokenizer
-        kept = dict(getattr(config, "generation_kwargs", None) or {})
-        begin = kept.get("boi_token_id", getattr(config, "boi_token_id", None))
+        generating = dict(getattr(config, "generation_kwargs", None) or {})
+        begin = generating.get("boi_token_id", getattr(config, "boi_token_id", None))
         if begin is None:
             begin = getattr(tokenizer, "boi_token_id", None)
         if begin is None:
             raise ValueError("neither its generation config nor its tokenizer names boi_token_id")
-        config.generation_kwargs, config.boi_token_id = {**kept, "boi_token_id": begin}, begin
+        config.generation_kwargs, config.boi_token_id = {**generating, "boi_token_id": begin}, begin
         for name in ("bos_token_id", "pad_token_id"):
             if getattr(config, name, None) is None:
                 setattr(config, name, getattr(tokenizer, name))

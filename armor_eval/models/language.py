@@ -78,9 +78,9 @@ class LanguageModel:
                 pad_token_id=tokenizer.pad_token_id,
             )
         new = out[:, inputs["input_ids"].shape[1] :]
-        said = tokenizer.batch_decode(new, skip_special_tokens=True)
+        answers = tokenizer.batch_decode(new, skip_special_tokens=True)
         reasons = ["stop" if ends.intersection(row) else "length" for row in new.tolist()]
-        return [Answer(text.strip(), extras={"finish_reason": r}) for text, r in zip(said, reasons, strict=True)]
+        return [Answer(text.strip(), extras={"finish_reason": r}) for text, r in zip(answers, reasons, strict=True)]
 
     def close(self) -> None:
         self._loaded = None

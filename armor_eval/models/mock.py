@@ -65,8 +65,8 @@ class MockModel(DrawingModel):
     ) -> list[list[str | Image.Image]]:
         replies: list[list[str | Image.Image]] = []
         for conversation, seed in zip(conversations, seeds, strict=True):
-            said = [part for m in conversation for part in (m["role"], *_message_parts(m["content"]))]
-            number = _number(*said, seed)
+            parts = [part for m in conversation for part in (m["role"], *_message_parts(m["content"]))]
+            number = _number(*parts, seed)
             forms: tuple[list[str | Image.Image], ...] = (
                 [f"text {number % 97}"],
                 [_image(number)],

@@ -74,16 +74,16 @@ def load(
     return EndpointModel(f"openai:{rest}", endpoint, images)
 
 
-def patience(defaults: JsonView, given: JsonView | None) -> Patience:
+def patience(defaults: JsonView, limits: JsonView | None) -> Patience:
     """An endpoint's limits. UserError for an unknown name, or a value that is no positive number."""
     known = {field.name: type(field.default) for field in fields(Patience)}
-    for name, value in (given or {}).items():
+    for name, value in (limits or {}).items():
         if name not in known:
             raise unknown_name("model argument of an endpoint", name, [*known, *OPTIONS])
         whole = known[name] is int
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not value > 0:
             raise UserError(f"{name}={value!r} is no positive {'whole number' if whole else 'number'}")
-    return Patience(**{**defaults, **(given or {})})
+    return Patience(**{**defaults, **(limits or {})})
 
 
 def _alike(questions: Sequence[Question], got: Sequence[Answer | EndpointDown]) -> str | None:
@@ -92,8 +92,8 @@ def _alike(questions: Sequence[Question], got: Sequence[Answer | EndpointDown]) 
     Questions about one image count as one: a moderation that refuses the image refuses them all.
     """
     kinds = {one.extras.get("failure") if isinstance(one, Answer) and one.error else None for one in got}
-    shown = {tuple(id(part) for part in q.parts if not isinstance(part, str)) or q.id for q in questions}
-    if len(kinds) != 1 or len(shown) < 2 or kinds & {None, *ONE_QUESTIONS}:
+    image_sets = {tuple(id(part) for part in q.parts if not isinstance(part, str)) or q.id for q in questions}
+    if len(kinds) != 1 or len(image_sets) < 2 or kinds & {None, *ONE_QUESTIONS}:
         return None
     first = next(one.error for one in got if isinstance(one, Answer))
     return f"all {len(got)} questions of a batch failed alike: {first}"
@@ -101,10 +101,10 @@ def _alike(questions: Sequence[Question], got: Sequence[Answer | EndpointDown]) 
 
 def _extras(reply: Reply) -> JsonObject:
     """What an item keeps of a reply beside its text."""
-    found = {
+    facts = {
         "finish_reason": reply.finish_reason,
         "reasoning": reply.reasoning,
         "refusal": reply.refused,
         "max_tokens": reply.room,
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value for name, value in facts.items() if value}

@@ -58,10 +58,10 @@ class ServedImages(DrawingModel):
         if size is not None and match is None:
             raise UserError(f"--model-args size={size} is no size", "expected WIDTHxHEIGHT, e.g. size=512x512")
         self._size = (int(match[1]), int(match[2])) if match else None
-        said = str(self.asked.get("modalities", MODALITIES))
-        self._modalities = [] if said == "None" else said.split("+")
+        modalities = str(self.asked.get("modalities", MODALITIES))
+        self._modalities = [] if modalities == "None" else modalities.split("+")
         if not {*self._modalities} <= {"text", "image"}:
-            raise UserError(f"--model-args modalities={said}", "expected text+image, image, text or none")
+            raise UserError(f"--model-args modalities={modalities}", "expected text+image, image, text or none")
         self._seen: Counter[str] = Counter()
         self._lock = threading.Lock()
 

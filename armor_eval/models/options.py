@@ -72,12 +72,12 @@ def honoured(loader: Callable[..., object], what: str, options: JsonView) -> Jso
 
     UserError for one of GENERIC that it does not name: nothing that a user asked for is swallowed.
     """
-    given = {name: value for name, value in options.items() if value not in (None, False, {})}
-    for name in given:
+    used = {name: value for name, value in options.items() if value not in (None, False, {})}
+    for name in used:
         if name in GENERIC and not names(loader, name):
             takes = [_flag(n) for n in GENERIC if names(loader, n)]
             raise UserError(f"{what} takes no {_flag(name)}", f"it takes {', '.join(takes) or 'none of these options'}")
-    return given
+    return used
 
 
 def names(loader: Callable[..., object], option: str) -> bool:

@@ -78,10 +78,10 @@ def load(
     here.
     """
     loader, first = check(spec, profile, does)
-    given = honoured(loader, f"--model {spec or BUNDLED}", options)
-    if own_device and not {"device", "device_map"} & given.keys() and names(loader, "device"):
-        given["device"] = own_device
-    return loader(*first, **given)
+    used = honoured(loader, f"--model {spec or BUNDLED}", options)
+    if own_device and not {"device", "device_map"} & used.keys() and names(loader, "device"):
+        used["device"] = own_device
+    return loader(*first, **used)
 
 
 def check(

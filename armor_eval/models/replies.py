@@ -48,11 +48,11 @@ def parse(text: str) -> object:
 
 def complaint(payload: object, text: str) -> str:
     """What a server says of its error, in the forms in use; else the beginning of what it sent."""
-    said = payload.get("error", payload.get("detail", payload.get("message"))) if isinstance(payload, dict) else None
-    if isinstance(said, dict):
-        words = [said.get("message"), said.get("code"), said.get("param"), said.get("type")]
+    error = payload.get("error", payload.get("detail", payload.get("message"))) if isinstance(payload, dict) else None
+    if isinstance(error, dict):
+        words = [error.get("message"), error.get("code"), error.get("param"), error.get("type")]
         return " ".join(str(word) for word in words if word)
-    return said if isinstance(said, str) else text[:2000]
+    return error if isinstance(error, str) else text[:2000]
 
 
 def error_code(payload: object) -> int | None:
@@ -96,12 +96,12 @@ def _content(content: object) -> tuple[str | None, str, str]:
         return content if isinstance(content, str) else None, "", ""
     parts = [part for part in content if isinstance(part, dict)]
     kinds = {"text": "text", "output_text": "text", "refusal": "refusal", **dict.fromkeys(THOUGHTS, "thoughts")}
-    found: dict[str, list[str]] = {"text": [], "refusal": [], "thoughts": []}
+    texts: dict[str, list[str]] = {"text": [], "refusal": [], "thoughts": []}
     for part in parts:
         if (kind := kinds.get(str(part.get("type")))) is not None:
-            found[kind].append(_words(part.get(part["type"], part.get("text"))))
-    text = "".join(found["text"]) if found["text"] else None
-    return text, "".join(found["thoughts"]), "".join(found["refusal"])
+            texts[kind].append(_words(part.get(part["type"], part.get("text"))))
+    text = "".join(texts["text"]) if texts["text"] else None
+    return text, "".join(texts["thoughts"]), "".join(texts["refusal"])
 
 
 def _has_images(content: object) -> bool:

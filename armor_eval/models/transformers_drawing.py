@@ -40,13 +40,13 @@ class TransformersDrawing(DrawingModel):
         """UserError where the folder holds another model: transformers would build one of this kind at full size."""
         try:
             config = json_of((self._folder / "config.json").read_text())
-            found = config["model_type"]
+            model_type = config["model_type"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
                 f"{self.info.name} has no config.json of transformers", f"expected {self.example}"
             ) from None
-        if found != self.kind:
-            raise UserError(f"{self.info.name} is no {self.kind} model but {found!r}", f"expected {self.example}")
+        if model_type != self.kind:
+            raise UserError(f"{self.info.name} is no {self.kind} model but {model_type!r}", f"expected {self.example}")
 
     @abstractmethod
     def _class(self) -> type[PreTrainedModel]:
@@ -80,12 +80,12 @@ class TransformersDrawing(DrawingModel):
             from transformers import AutoProcessor
 
             name = self._torch_dtype()
-            given: JsonObject = {"trust_remote_code": False}
-            given["dtype"] = name if name == "auto" else getattr(torch, name)
+            arguments: JsonObject = {"trust_remote_code": False}
+            arguments["dtype"] = name if name == "auto" else getattr(torch, name)
             if self._device_map:
-                given["device_map"] = self._device_map
+                arguments["device_map"] = self._device_map
             try:
-                model = self._class().from_pretrained(self._folder, **given).eval()
+                model = self._class().from_pretrained(self._folder, **arguments).eval()
                 processor = AutoProcessor.from_pretrained(self._folder, trust_remote_code=False)
                 self._prepare(model, processor)
             except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:

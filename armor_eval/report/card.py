@@ -105,9 +105,9 @@ def collect(checkpoint: str, views: Sequence[RunView]) -> Card:
         )
     prints = dict.fromkeys(view.run.model.fingerprint for view in own)
     if len(prints) > 1:
-        found = ", ".join(name[:8] for name in prints)
+        fingerprints = ", ".join(name[:8] for name in prints)
         raise UserError(
-            f"the runs are of {len(prints)} checkpoints named {checkpoint}: {found}", "give the runs of one"
+            f"the runs are of {len(prints)} checkpoints named {checkpoint}: {fingerprints}", "give the runs of one"
         )
     blind = [view for view in own if control_of(view)]
     own = [view for view in own if not control_of(view)] or own
@@ -238,7 +238,7 @@ def _reservations_doc(card: Card) -> Doc:
 
 def reservations(card: Card) -> dict[str, list[str]]:
     """Text -> the runs that it is about: reservations, a profile's notice, a damaged record, a withheld headline."""
-    said: dict[str, list[str]] = {}
+    benchmarks_by_text: dict[str, list[str]] = {}
     for view in card.views:
         run, headline = view.run, view.primary
         texts = [r.text for r in reservations_of(run)]
@@ -246,8 +246,8 @@ def reservations(card: Card) -> dict[str, list[str]]:
         if headline is not None and headline.value is None:
             texts.append(f"headline withheld: {(view.scores.withheld if view.scores else None) or headline.note}")
         for text in texts:
-            said.setdefault(text, []).append(run.benchmark)
-    return said
+            benchmarks_by_text.setdefault(text, []).append(run.benchmark)
+    return benchmarks_by_text
 
 
 def _missing_doc(card: Card) -> Doc:
@@ -264,26 +264,26 @@ def missing(card: Card) -> list[tuple[str, str]]:
     from armor_eval.tasks.understanding.declare import benchmarks
 
     model = card.model.model.spec
-    found = [(s.title, s.command.format(model=model)) for s in SECTIONS if not card.of_kind(s.kind)]
+    lines = [(s.title, s.command.format(model=model)) for s in SECTIONS if not card.of_kind(s.kind)]
     done = {view.run.benchmark for view in card.of_kind("understanding")}
     if done:
-        left = [b.name for b in benchmarks().values() if b.in_paper and b.name not in done]
-        found += [(name, f"armor-eval understanding --bench {name} --model {model}") for name in left]
+        open_names = [b.name for b in benchmarks().values() if b.in_paper and b.name not in done]
+        lines += [(name, f"armor-eval understanding --bench {name} --model {model}") for name in open_names]
     if all(view.run.profile != OFFICIAL for view in card.views):
-        found.append(("any published benchmark", "the same commands with --profile official"))
-    kept = {(row.kind, row.benchmark) for row in card.kept}
+        lines.append(("any published benchmark", "the same commands with --profile official"))
+    retained = {(row.kind, row.benchmark) for row in card.kept}
     for kind in KEPT:
         own = dict.fromkeys(view.run.benchmark for view in card.of_kind(kind))
-        bare = [name for name in own if (kind, name) not in kept]
+        bare = [name for name in own if (kind, name) not in retained]
         if bare or not own:
-            told = f" ({', '.join(bare)})" if bare and kept else ""
-            found.append((f"what is kept of a base's {kind}{told}", "this card with --base RUNS_OF_THE_BASE"))
+            names_text = f" ({', '.join(bare)})" if bare and retained else ""
+            lines.append((f"what is kept of a base's {kind}{names_text}", "this card with --base RUNS_OF_THE_BASE"))
     if all(view.run.judge.endpoint in ("none", "rules") for view in card.of_kind("interleaved")):
         how = f"armor-eval interleaved --tasks FILE --judge JUDGE --model {model}"
-        found.append(("answers of text and images to questions of any kind", how))
+        lines.append(("answers of text and images to questions of any kind", how))
     if card.training is None:
-        found.append(("cost of training", "give the training's bundle among the runs"))
-    return found
+        lines.append(("cost of training", "give the training's bundle among the runs"))
+    return lines
 
 
 def claims(card: Card) -> tuple[list[Cell], list[Judged]]:

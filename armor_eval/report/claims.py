@@ -143,12 +143,12 @@ def row_of_model(table: Table, names: list[str], chosen: dict[str, str] | None =
 def parse_row_choices(choices: list[str], claims: Claims) -> dict[str, str]:
     """`MODEL=ROW` options to a mapping. Raises UserError for a form or a row name that is not known."""
     known = [r.key for t in claims.tables for r in t.rows]
-    made: dict[str, str] = {}
+    rows_by_name: dict[str, str] = {}
     for choice in choices:
         name, equals, key = choice.rpartition("=")
         if not equals or not name:
             raise UserError(f"--row {choice!r} is not of the form MODEL=ROW", "for example --row my-model=internvl-2-5")
         if key not in known:
             raise unknown_name("row name", key, known)
-        made[name] = key
-    return made
+        rows_by_name[name] = key
+    return rows_by_name

@@ -137,10 +137,10 @@ def _ablation(profile: ProfileSpec, view: RunView) -> Doc:
     for arm, metrics in grid.items():
         doc.add([arm, *(_short(metrics[what]) if what in metrics else "-" for what in columns)])
     for what in columns:
-        told = [m[what] for m in grid.values() if what in m and m[what].value is not None]
-        if told:  # a value that is missing says why in its own cell
-            methods = " or ".join(dict.fromkeys(m.method for m in told if m.method))
-            doc.notes.append(f"{what}: {'; '.join(filter(None, [f'n {told[0].n}', methods, told[0].note]))}")
+        measured = [m[what] for m in grid.values() if what in m and m[what].value is not None]
+        if measured:  # a value that is missing says why in its own cell
+            methods = " or ".join(dict.fromkeys(m.method for m in measured if m.method))
+            doc.notes.append(f"{what}: {'; '.join(filter(None, [f'n {measured[0].n}', methods, measured[0].note]))}")
     if view.run.extras.get("verdict"):
         doc.notes[:0] = str(view.run.extras["verdict"]).splitlines()
     notes = Footnotes()

@@ -32,15 +32,15 @@ th,td{{padding:.2rem .5rem;text-align:left;border-bottom:1px solid #8886}}td.num
 def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices: Sequence[str] = ()) -> list[Path]:
     """tables.md, tables.tex (+ one fragment a table), tables.csv (a record a cell, + a grid a table), tables.html."""
     out.mkdir(parents=True, exist_ok=True)
-    made: list[Path] = []
+    paths: list[Path] = []
 
     def write(name: str, text: str) -> None:
         write_file(out / name, text)
-        made.append(out / name)
+        paths.append(out / name)
 
     if "md" in wanted:
-        said = "".join(f"> {escape(n, quote=False)}\n>\n" for n in notices)
-        write("tables.md", "\n".join(["# Paper against measured\n", said, *(formats.markdown(d) for d in docs)]))
+        notes = "".join(f"> {escape(n, quote=False)}\n>\n" for n in notices)
+        write("tables.md", "\n".join(["# Paper against measured\n", notes, *(formats.markdown(d) for d in docs)]))
     if "tex" in wanted:
         write("tables.tex", formats.latex_document(docs))
         for doc in docs:
@@ -50,20 +50,20 @@ def write_tables(docs: Sequence[Doc], out: Path, wanted: Sequence[str], notices:
         for doc in docs:
             write(f"{doc.key}.csv", formats.csv_grid(doc))
     if "html" in wanted:
-        said = "".join(f"<li>{escape(n)}</li>" for n in notices)
-        listed = f"<ul>{said}</ul>" if said else ""
+        notes = "".join(f"<li>{escape(n)}</li>" for n in notices)
+        listed = f"<ul>{notes}</ul>" if notes else ""
         write("tables.html", _PAGE.format(title="Tables", body=listed + "".join(formats.html(d) for d in docs)))
-    return made
+    return paths
 
 
 def write_documents(docs: Sequence[Doc], out: Path, name: str, title: str, plots: Sequence[Plot] = ()) -> list[Path]:
     """NAME.md, NAME.html, a CSV a table, and the plots, which the page holds and which stand as SVG files beside it."""
     out.mkdir(parents=True, exist_ok=True)
-    made = [_write_plot(plot, out) for plot in plots]
-    shown = "".join(f"![{escape(p.title)}]({path.name})\n\n" for p, path in zip(plots, made, strict=True))
+    plot_paths = [_write_plot(plot, out) for plot in plots]
+    images = "".join(f"![{escape(p.title)}]({path.name})\n\n" for p, path in zip(plots, plot_paths, strict=True))
     figures = "".join(f"<figure>{p.svg}<figcaption>{escape(p.title)}</figcaption></figure>" for p in plots)
     files = {
-        f"{name}.md": f"# {title}\n\n{shown}" + "\n".join(formats.markdown(doc) for doc in docs),
+        f"{name}.md": f"# {title}\n\n{images}" + "\n".join(formats.markdown(doc) for doc in docs),
         f"{name}.html": _PAGE.format(
             title=escape(title), body=f"<h1>{escape(title)}</h1>{figures}" + "".join(map(formats.html, docs))
         ),
@@ -71,7 +71,7 @@ def write_documents(docs: Sequence[Doc], out: Path, name: str, title: str, plots
     }
     for file, text in files.items():
         write_file(out / file, text)
-    return [*made, *(out / file for file in files)]
+    return [*plot_paths, *(out / file for file in files)]
 
 
 def _write_plot(plot: Plot, out: Path) -> Path:
@@ -93,17 +93,17 @@ def write_figures(views: Sequence[RunView], out: Path) -> list[Path]:
     from armor_eval.report.side import write_side_figure
 
     out.mkdir(parents=True, exist_ok=True)
-    made = [_write_plot(plot, out) for plot in plots(views)]
+    paths = [_write_plot(plot, out) for plot in plots(views)]
     side = write_side_figure(views, out / "section-6-2.pdf")
-    made += [side] if side is not None else []
+    paths += [side] if side is not None else []
     for view in views:
         for figure in view.run.extras.get("figures", []):
             source = inside(view.path, str(figure["path"]))
             if source is not None and source.suffix == ".png":
                 path = out / f"{_file_name(view.run.kind)}-{_file_name(str(figure['name']))}.png"
                 shutil.copyfile(source, path)
-                made.append(path)
-    return made
+                paths.append(path)
+    return paths
 
 
 ARCHIVED = ("run.json", "scores.json", "series.jsonl")
@@ -118,17 +118,17 @@ def archive(views: Sequence[RunView], out: Path) -> list[Path]:
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is not None:
         raise UserError(f"two of the runs lie in folders named {twice!r}", "archive them to different places")
-    made = []
+    targets = []
     for view, name in zip(views, names, strict=True):
         target = out / name
         target.mkdir(parents=True, exist_ok=True)
-        kept = [f for f in ARCHIVED if (view.path / f).is_file()]
-        kept += [str(f["path"]) for f in view.run.extras.get("figures", []) if inside(view.path, str(f["path"]))]
-        for file in kept:
+        archived = [f for f in ARCHIVED if (view.path / f).is_file()]
+        archived += [str(f["path"]) for f in view.run.extras.get("figures", []) if inside(view.path, str(f["path"]))]
+        for file in archived:
             (target / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(view.path / file, target / file)
-        made.append(target)
-    return made
+        targets.append(target)
+    return targets
 
 
 def _file_name(title: str) -> str:

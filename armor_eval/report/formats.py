@@ -155,19 +155,19 @@ def _tex_row(cells: Sequence[str]) -> str:
 
 
 def _tex_cells(line: Line) -> list[str]:
-    made = []
+    tex = []
     for cell in line.cells:
         text = _tex(cell.text)
         if text.startswith("["):
             text = "{}" + text  # after a row's end LaTeX would read the bracket as an option
-        made.append(
+        tex.append(
             f"\\textbf{{{text}}}"
             if cell.rank == "best"
             else f"\\underline{{{text}}}"
             if cell.rank == "second"
             else text
         )
-    return made
+    return tex
 
 
 def csv_cells(docs: Sequence[Doc]) -> str:

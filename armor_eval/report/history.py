@@ -75,14 +75,14 @@ def history(
     groups: list[list[Dot]] = []
     left_out: list[str] = []
     for view in sorted(views, key=lambda v: v.run.started):
-        found = view.metric(metric) if metric is not None else view.primary
+        chosen = view.metric(metric) if metric is not None else view.primary
         if view.run.kind == "training" or (control_of(view) and not controls):
             continue
-        if why := _unfit(view, found, metric):
+        if why := _unfit(view, chosen, metric):
             left_out.append(f"{view.label} ({view.run.run_id}): {why}")
             continue
-        assert found is not None and found.value is not None
-        dot = Dot(view, found, found.value)
+        assert chosen is not None and chosen.value is not None
+        dot = Dot(view, chosen, chosen.value)
         if any(other.view.run.run_id == view.run.run_id for group in groups for other in group):
             continue  # an archived copy
         home = next((g for g in groups if _joins(g[0], dot, join_models)), None)
@@ -114,14 +114,14 @@ def _names(groups: Sequence[list[Dot]], join_models: bool) -> list[str]:
         who = [] if join_models else [first.view.who]
         plain.append(", ".join([f"{run.benchmark}{profile_of(run.profile).label}", first.metric.name, *who]))
     seen: dict[str, int] = {}
-    made = []
+    names = []
     for name in plain:
         seen[name] = seen.get(name, 0) + 1
-        made.append(f"{name} #{seen[name]}" if plain.count(name) > 1 else name)
-    return made
+        names.append(f"{name} #{seen[name]}" if plain.count(name) > 1 else name)
+    return names
 
 
-def history_doc(found: History) -> Doc:
+def history_doc(timeline: History) -> Doc:
     """A row a run, line by line; reservations as letters, and why lines of one name are several."""
     doc = Doc(
         "history",
@@ -131,33 +131,33 @@ def history_doc(found: History) -> Doc:
         text_columns=4,
     )
     notes = Footnotes()
-    for line in found.lines:
+    for line in timeline.lines:
         for dot in line.dots:
             run = dot.view.run
             model = f"{dot.view.who} {run.model.fingerprint[:8]}{notes.reservations(run)}"
             day = datetime.fromisoformat(run.started).strftime("%Y-%m-%d %H:%M")
             cells = [line.name, day, dot.commit, model, value_text(dot.metric), interval_text(dot.metric)]
             doc.add([*cells, f"{dot.metric.n:,}", run.run_id])
-    doc.notes = [*notes.lines(), *_why_apart(found.lines), *(f"left out: {line}" for line in found.left_out)]
+    doc.notes = [*notes.lines(), *_why_apart(timeline.lines), *(f"left out: {line}" for line in timeline.left_out)]
     return doc
 
 
 def _why_apart(lines: Sequence[Series]) -> list[str]:
     """`POPE, F1, m #1 and #2 differ in prompt_sha256`, for lines of one benchmark and model."""
-    said = []
+    notes = []
     for at, line in enumerate(lines):
         base, mark, _ = line.name.rpartition(" #")
         other = next((o for o in lines[:at] if mark and o.name.startswith(f"{base} #")), None)
         if other is not None:
             fields = differing(other.dots[0].view.run, line.dots[0].view.run)
-            said.append(f"{line.name} is not comparable with #{other.name.rpartition('#')[2]}: {', '.join(fields)}")
-    return said
+            notes.append(f"{line.name} is not comparable with #{other.name.rpartition('#')[2]}: {', '.join(fields)}")
+    return notes
 
 
-def history_plots(found: History, axis: Axis = "date") -> list[Plot]:
+def history_plots(timeline: History, axis: Axis = "date") -> list[Plot]:
     """A plot a benchmark and unit, its lines with their intervals; by date, or evenly spaced by commit."""
     panels: dict[tuple[str, str], list[Series]] = {}
-    for line in found.lines:
+    for line in timeline.lines:
         first = line.dots[0]
         name = f"{first.view.run.benchmark}{profile_of(first.view.run.profile).label}"
         panels.setdefault((name, first.metric.unit), []).append(line)
@@ -198,11 +198,11 @@ def _panel(benchmark: str, unit: str, lines: Sequence[Series], axis: Axis) -> Pl
         plot.grid(axis="y")
         figure.legend(loc="outside lower left", fontsize=8)
 
-    told = "; ".join(f"{dot.view.run.started[:10]} {dot.commit} {value_text(dot.metric)}" for dot in dots)
-    return Plot(f"{benchmark} by {axis}", draw((7.5, 3.4 + 0.2 * len(lines)), paint, sha256_text(told)[:8]), told)
+    caption = "; ".join(f"{dot.view.run.started[:10]} {dot.commit} {value_text(dot.metric)}" for dot in dots)
+    return Plot(f"{benchmark} by {axis}", draw((7.5, 3.4 + 0.2 * len(lines)), paint, sha256_text(caption)[:8]), caption)
 
 
-def history_json(found: History) -> JsonObject:
+def history_json(timeline: History) -> JsonObject:
     """The lines as data."""
     lines = [
         {
@@ -222,6 +222,6 @@ def history_json(found: History) -> JsonObject:
                 for dot in line.dots
             ],
         }
-        for line in found.lines
+        for line in timeline.lines
     ]
-    return {"lines": lines, "left_out": found.left_out}
+    return {"lines": lines, "left_out": timeline.left_out}

@@ -30,8 +30,8 @@ class RunView:
 
     def items(self) -> list[Item]:
         """The journal's records, in its order."""
-        found, _ = read_journal(self.path / "items.jsonl")
-        return list(found.values())
+        by_id, _ = read_journal(self.path / "items.jsonl")
+        return list(by_id.values())
 
     def series(self) -> list[Point]:
         """Points of series.jsonl, empty where the run has none. A torn last line is left out."""
@@ -81,10 +81,10 @@ def load_runs(paths: Iterable[Path]) -> list[RunView]:
     for path in paths:
         if not path.exists():
             raise UserError(f"no such run: {path}", "give the folder that a measuring command wrote (--out)")
-        found = find_runs(path)
-        if not found:
+        run_folders = find_runs(path)
+        if not run_folders:
             raise UserError(f"no runs in {path}: no run.json there or below", "measure first, e.g. armor-eval demo")
-        folders.update({f.resolve(): f for f in found})
+        folders.update({f.resolve(): f for f in run_folders})
     if not folders:
         raise UserError("no runs given", "give at least one folder that a measuring command wrote")
     views = [load_run(folder) for folder in folders.values()]
@@ -119,10 +119,10 @@ def notices(views: Iterable[RunView]) -> list[str]:
         by_bench.setdefault((run.profile, run.benchmark), []).append(view)
     subsets = [(v, v.run.subset) for group in by_bench.values() for v in group if v.run.subset is not None]
     if subsets:
-        told = "; ".join(
+        subset_text = "; ".join(
             f"{v.label} ({s.items} of {s.of_items} items: {s.limit} x {s.rule}, seed {s.seed})" for v, s in subsets
         )
-        lines.append(f"Subsets, not compared with full runs: {told}.")
+        lines.append(f"Subsets, not compared with full runs: {subset_text}.")
     for what, get in _MUST_AGREE.items():
         differ = []
         for (_, benchmark), group in by_bench.items():
@@ -148,8 +148,8 @@ _MUST_AGREE = {
 
 
 def _listed(values: Iterable[str]) -> str:
-    shown = sorted(values)
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+    ordered = sorted(values)
+    return ", ".join(ordered[:3]) + (f" and {len(ordered) - 3} more" if len(ordered) > 3 else "")
 
 
 def inside(folder: Path, name: str) -> Path | None:

@@ -156,9 +156,9 @@ def _of_paper(doc: Doc) -> bool:
 def _paper_summary(docs: Sequence[Doc]) -> str:
     """How many printed cells and statements met a measurement, in one line."""
     cells = Counter(cell.verdict for doc in docs for cell in doc.cells)
-    told = Counter(c.verdict for d in docs if d.key == "claims" for line in d.lines for c in line.cells if c.verdict)
+    counts = Counter(c.verdict for d in docs if d.key == "claims" for line in d.lines for c in line.cells if c.verdict)
     words = [f"{cells[k]} {k}" for k in ("match", "differs", "not comparable", "not run") if cells[k]]
-    verdicts = [f"{told[k]} {k}" for k in ("supported", "contradicted", "undecided", "not run") if told[k]]
+    verdicts = [f"{counts[k]} {k}" for k in ("supported", "contradicted", "undecided", "not run") if counts[k]]
     parts = [f"{name}: {', '.join(counts)}" for name, counts in (("cells", words), ("statements", verdicts)) if counts]
     return "; ".join(parts)
 
@@ -170,12 +170,12 @@ def _figure(title: str, path: Path) -> tuple[str, str]:
 
 def _figures(view: RunView) -> list[tuple[str, str]]:
     """(title, data address) of the images that a run made of its results: contact sheets of an ablation."""
-    made = []
+    figures = []
     for figure in view.run.extras.get("figures", []):
         path = inside(view.path, str(figure.get("path")))
         if path is not None and path.suffix == ".png" and path.stat().st_size <= MAX_FIGURE:
-            made.append(_figure(f"{view.label}: {figure.get('title', '')}", path))
-    return made
+            figures.append(_figure(f"{view.label}: {figure.get('title', '')}", path))
+    return figures
 
 
 def _run_row(view: RunView) -> dict[str, object]:

@@ -87,26 +87,26 @@ def draw(size: tuple[float, float], paint: Callable[[Figure], None], salt: str) 
 
 def plots(views: Sequence[RunView]) -> list[Plot]:
     """Everything the runs have to show: headlines, GenEval's tasks, the confusion of modalities, curves."""
-    made = [_headlines(views), _tasks(views)]
-    made += [_confusion(v) for v in views if v.run.kind == "modality"]
-    made += [c for v in views for c in curves(v)]
-    return [p for p in made if p is not None]
+    all_plots = [_headlines(views), _tasks(views)]
+    all_plots += [_confusion(v) for v in views if v.run.kind == "modality"]
+    all_plots += [c for v in views for c in curves(v)]
+    return [p for p in all_plots if p is not None]
 
 
 def _headlines(views: Sequence[RunView]) -> Plot | None:
     """Primary metrics as intervals, by unit; the paper's printed value beside a comparable run."""
-    shown = [(v, v.primary) for v in views if v.primary is not None and v.primary.value is not None]
-    if not shown:
+    headlines = [(v, v.primary) for v in views if v.primary is not None and v.primary.value is not None]
+    if not headlines:
         return None
-    units = list(dict.fromkeys(m.unit for _, m in shown))
-    printed = {v.run.run_id: value for v, m in shown if (value := _printed(v, m)) is not None}
+    units = list(dict.fromkeys(m.unit for _, m in headlines))
+    printed = {v.run.run_id: value for v, m in headlines if (value := _printed(v, m)) is not None}
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots(
-            len(units), 1, squeeze=False, height_ratios=[1 + sum(m.unit == u for _, m in shown) for u in units]
+            len(units), 1, squeeze=False, height_ratios=[1 + sum(m.unit == u for _, m in headlines) for u in units]
         )
         for axis, unit in zip(axes[:, 0], units, strict=True):
-            rows = [(v, m) for v, m in shown if m.unit == unit]
+            rows = [(v, m) for v, m in headlines if m.unit == unit]
             for y, (view, metric) in enumerate(rows):
                 index = 0 if view.run.profile == "official" else 1
                 if metric.ci95 is not None:
@@ -120,15 +120,15 @@ def _headlines(views: Sequence[RunView]) -> Plot | None:
             axis.grid(axis="x")
             axis.set_xlabel(_unit(unit))
 
-    told = "; ".join(
+    caption = "; ".join(
         f"{v.label} {m.name} {m.value:.4g}" + (f" [{m.ci95[0]:.4g}, {m.ci95[1]:.4g}]" if m.ci95 else "")
-        for v, m in shown
+        for v, m in headlines
     )
     title = (
         "Headline numbers with 95 % intervals (circles official, squares "
         f"{EMBEDDED} profile; cross: printed in the paper)"
     )
-    return Plot(title, draw((7.5, 0.9 * len(units) + 0.34 * len(shown)), paint, _salt(told)), told)
+    return Plot(title, draw((7.5, 0.9 * len(units) + 0.34 * len(headlines)), paint, _salt(caption)), caption)
 
 
 def _printed(view: RunView, metric: Metric) -> float | None:
@@ -174,11 +174,13 @@ def _tasks(views: Sequence[RunView]) -> Plot | None:
         axis.grid(axis="y")
         axis.legend(loc="upper right")
 
-    told = "; ".join(
+    caption = "; ".join(
         f"{v.label}: " + ", ".join(f"{t} {m.value:.2f}" for t in tasks if (m := v.metric(t)) and m.value is not None)
         for v in runs
     )
-    return Plot("GenEval by task, with 95 % intervals clustered by prompt", draw((7.5, 3.4), paint, _salt(told)), told)
+    return Plot(
+        "GenEval by task, with 95 % intervals clustered by prompt", draw((7.5, 3.4), paint, _salt(caption)), caption
+    )
 
 
 def _confusion(view: RunView) -> Plot | None:
@@ -199,12 +201,12 @@ def _confusion(view: RunView) -> Plot | None:
         axis.set_xlabel("answered with")
         axis.set_ylabel("request wants")
 
-    told = "; ".join(
+    caption = "; ".join(
         f"wants {w}: " + ", ".join(f"{g} {int(n)}" for g, n in zip(table["given"], row, strict=True))
         for w, row in zip(table["wanted"], counts, strict=True)
     )
-    svg = draw((5.2, 0.9 + 0.5 * len(counts)), paint, _salt(view.run.run_id + told))
-    return Plot(f"{view.label}: requests by what was wanted and given (counts)", svg, told)
+    svg = draw((5.2, 0.9 + 0.5 * len(counts)), paint, _salt(view.run.run_id + caption))
+    return Plot(f"{view.label}: requests by what was wanted and given (counts)", svg, caption)
 
 
 def curves(view: RunView) -> list[Plot]:
@@ -259,13 +261,15 @@ def _curve(view: RunView, name: str, arms: dict[str, dict[str, list[tuple[int, f
         if any(arm for arm, _ in drawn):
             axis.legend()
 
-    told = "; ".join(
+    caption = "; ".join(
         f"{arm or name}: {len(seeds)} run(s), last {next(iter(seeds.values()))[-1][1]:.4g}" for arm, seeds in drawn
     )
     seeds = max(len(s) for _, s in drawn)
     band = f" (mean and range of {seeds} seeds)" if seeds > 1 else ""
     return Plot(
-        f"{view.run.benchmark}: {title}{band}", draw((7.5, 3.2), paint, _salt(view.run.run_id + name + told)), told
+        f"{view.run.benchmark}: {title}{band}",
+        draw((7.5, 3.2), paint, _salt(view.run.run_id + name + caption)),
+        caption,
     )
 
 

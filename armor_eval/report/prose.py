@@ -72,8 +72,8 @@ def outperforms(claims: Claims, *, table: str, row: str, rank_group: str) -> Fin
             compared += 1
             if float(theirs) >= ours:
                 lost.append(f"{column.title}: {other.method} {theirs} against {source.row(row).printed[column.key]}")
-    told = "; ".join(lost) if lost else "none is behind"
-    return _truth(not lost), f"{told} ({compared} printed cells compared, {missing} are dashes)"
+    reason = "; ".join(lost) if lost else "none is behind"
+    return _truth(not lost), f"{reason} ({compared} printed cells compared, {missing} are dashes)"
 
 
 def others_are_larger(claims: Claims, *, table: str, row: str, rank_group: str) -> Finding:
@@ -88,8 +88,8 @@ def mean_ratio(claims: Claims, *, table: str, row: str, base: str, at_least: flo
     source = claims.table(table)
     ratios = [not_none(source.value(row, c.key)) / not_none(source.value(base, c.key)) for c in source.columns]
     mean = sum(ratios) / len(ratios)
-    told = f"the mean over the table's {len(ratios)} columns is {100 * mean:.1f} % (lowest {100 * min(ratios):.1f} %)"
-    return _truth(mean >= at_least), told
+    reason = f"the mean over the table's {len(ratios)} columns is {100 * mean:.1f} % (lowest {100 * min(ratios):.1f} %)"
+    return _truth(mean >= at_least), reason
 
 
 def difference(
@@ -107,8 +107,8 @@ def difference(
     gap = not_none(source.value(row, column)) - not_none(source.value(base, column))
     holds = gap >= at_least if at_least is not None else abs(gap) <= not_none(within)
     decimals = source.column(column).decimals
-    told = f"printed difference {gap:+.{decimals}f}"
-    return _truth(holds), f"{told}; {why}" if why else told
+    reason = f"printed difference {gap:+.{decimals}f}"
+    return _truth(holds), f"{reason}; {why}" if why else reason
 
 
 def lowest_cost(claims: Claims, *, table: str, row: str, fact: str) -> Finding:
@@ -116,11 +116,11 @@ def lowest_cost(claims: Claims, *, table: str, row: str, fact: str) -> Finding:
     printed = {r.key: cost for r in source.rows if (cost := r.facts.get(fact))}
     days = {key: float(text.split("/")[0]) for key, text in printed.items()}
     holds = all(days[row] < d for key, d in days.items() if key != row)
-    told = (
+    reason = (
         f"{printed[row]} is the lowest of the {len(days)} printed costs; {len(source.rows) - len(days)} rows "
         f"print none, the devices differ, and ARMOR's leaves out what it starts from"
     )
-    return _truth(holds), told
+    return _truth(holds), reason
 
 
 def added_parameter_count(
@@ -138,18 +138,18 @@ def added_parameter_count(
 
 def added_parameters(claims: Claims, *, blocks: int, printed: float, decimals: int) -> Finding:
     counts = {n: added_parameter_count(n) / 1e9 for n in (blocks - 1, blocks)}
-    told = "; ".join(f"{n} adapter blocks: {1000 * b:.1f} M" for n, b in counts.items())
-    return _truth(round(counts[blocks], decimals) == printed), f"{told} (the number of blocks is our inference)"
+    reason = "; ".join(f"{n} adapter blocks: {1000 * b:.1f} M" for n, b in counts.items())
+    return _truth(round(counts[blocks], decimals) == printed), f"{reason} (the number of blocks is our inference)"
 
 
 def added_share(claims: Claims, *, blocks: int, base_parameters: int, printed: float, tolerance: float) -> Finding:
     share = 100 * added_parameter_count(blocks) / base_parameters
     stated = 100 * 0.7e9 / base_parameters
-    told = (
+    reason = (
         f"the paper's own 0.7 B is {stated:.1f} % of {base_parameters / 1e9:.3f} B, {blocks} blocks are {share:.1f} % "
         f"(2 blocks would be {100 * added_parameter_count(2) / base_parameters:.1f} %)"
     )
-    return _truth(abs(share - printed) <= tolerance), told
+    return _truth(abs(share - printed) <= tolerance), reason
 
 
 def at_least(claims: Claims, *, table: str, row: str, column: str, at_least: float, why: str) -> Finding:
@@ -191,14 +191,14 @@ def judge_statements(runs: Sequence[Run] = ()) -> list[Judged]:
             verdict, evidence = RULES[s.rule](claims, **s.arguments)
             judged.append(Judged(s.key, s.where, s.statement, verdict, evidence, "paper"))
             continue
-        found = [r for r in runs if s.key in r.extras.get("claims", {})]
-        for run in found:
+        holders = [r for r in runs if s.key in r.extras.get("claims", {})]
+        for run in holders:
             finding = run.extras["claims"][s.key]
             scope = f"{run.profile} profile, {run.model.name}"
             judged.append(
                 Judged(s.key, s.where, s.statement, finding["verdict"], finding["evidence"], scope, run.run_id)
             )
-        if not found:
-            told = f"needs a run of armor-eval {s.arguments['kind']}"
-            judged.append(Judged(s.key, s.where, s.statement, "not run", told, "-"))
+        if not holders:
+            reason = f"needs a run of armor-eval {s.arguments['kind']}"
+            judged.append(Judged(s.key, s.where, s.statement, "not run", reason, "-"))
     return judged

@@ -58,7 +58,7 @@ def find_question_images(
     `data`: a folder of TSVs, or one TSV, to look in first. Official files are looked for in `$LMUData`, embedded ones
     are made again. A benchmark's file is read once.
     """
-    found = QuestionImages()
+    question_images = QuestionImages()
     tables: dict[tuple[str, Path], dict[str, Row]] = {}
     for place, names in references.items():
         names = list(names)
@@ -69,16 +69,16 @@ def find_question_images(
                 table = read_table(benchmarks()[at[0]], at[1], need_published=False)
                 tables[at] = {row.id: row for row in table.rows}
         except UserError as error:
-            found.missing.append(f"{view.label}: the question images are not here, {error}")
-            log.warning("%s", found.missing[-1])
+            question_images.missing.append(f"{view.label}: the question images are not here, {error}")
+            log.warning("%s", question_images.missing[-1])
             continue
         for name in names:
             row = tables[at].get(name.partition("#")[2])
             if row is not None and row.image_cell is not None:
                 key = f"{row.image_cell.digest}{'s' if row.saved_as else ''}"
-                found.rows.setdefault(key, row)
-                found.keys[place, name] = key
-    return found
+                question_images.rows.setdefault(key, row)
+                question_images.keys[place, name] = key
+    return question_images
 
 
 def _measured_file(run: Run, name: str, data: Path | None) -> Path:
@@ -99,8 +99,8 @@ def _measured_file(run: Run, name: str, data: Path | None) -> Path:
     there = next((path for path in places if path.is_file()), None)
     if there is not None:
         raise UserError(f"{there} is not the file that was measured (another sha256)")
-    looked = " or ".join(str(path.parent) for path in places) or "the embedded data of this version"
-    raise UserError(f"no {name} in {looked} (--data FOLDER)")
+    folders = " or ".join(str(path.parent) for path in places) or "the embedded data of this version"
+    raise UserError(f"no {name} in {folders} (--data FOLDER)")
 
 
 # --- images as a page holds them: reduced, as base64 -----------------------------------------------------------------

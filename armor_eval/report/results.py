@@ -20,12 +20,12 @@ MOST_SLICES = 60
 
 def results_doc(views: Sequence[RunView]) -> Doc | None:
     """A row a run with its headline number; beside it what the baselines scored on the same questions."""
-    shown = [v for v in views if v.primary is not None]
-    if not shown:
+    headlined = [v for v in views if v.primary is not None]
+    if not headlined:
         return None
     notes = Footnotes()
-    real = [v for v in shown if control_of(v) is None] or shown
-    beside = [name for name in CONTROLS if any(control_of(v) == name for v in shown) and real is not shown]
+    real = [v for v in headlined if control_of(v) is None] or headlined
+    beside = [name for name in CONTROLS if any(control_of(v) == name for v in headlined) and real is not headlined]
     controls = [name.capitalize() for name in beside]
     doc = Doc(
         "results",
@@ -41,7 +41,7 @@ def results_doc(views: Sequence[RunView]) -> Doc | None:
         label = f"{run.benchmark}{profile_of(run.profile).label}"
         lost = tally.get("judge_failed", 0) + tally.get("error", 0)
         counts = (metric.n, metric.clusters, tally.get("unparsed", 0), lost)
-        scores = (value_text(metric), interval_text(metric), *(_control_text(view, shown, name) for name in beside))
+        scores = (value_text(metric), interval_text(metric), *(_control_text(view, headlined, name) for name in beside))
         doc.add([f"{label}{notes.reservations(run)}", view.who, *scores, *(f"{count:,}" for count in counts)])
     doc.notes = notes.lines()
     return doc
@@ -86,7 +86,7 @@ def _control_text(view: RunView, views: Sequence[RunView], name: str) -> str:
     """
     same = {f for f in COMPARED if f not in ("extras.blind", "prompt_sha256", "decoding", "reservations")}
     for other in views:
-        told = {"protocol"} if other.run.protocol.get("answers") == name else set()  # that it is this baseline
-        if control_of(other) == name and not differing(view.run, other.run, same - told):
+        own_label = {"protocol"} if other.run.protocol.get("answers") == name else set()  # that it is this baseline
+        if control_of(other) == name and not differing(view.run, other.run, same - own_label):
             return value_text(not_none(other.primary))
     return "-"

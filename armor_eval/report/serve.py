@@ -93,8 +93,8 @@ class Library:
 
     def folders(self) -> dict[str, Path]:
         """Key -> folder of every run that is there now. UserError where a run lies inside another one."""
-        found = {folder.resolve(): None for root in self.roots for folder in find_runs(root)}
-        return {sha256_text(str(folder))[:16]: folder for folder in found}
+        by_path = {folder.resolve(): None for root in self.roots for folder in find_runs(root)}
+        return {sha256_text(str(folder))[:16]: folder for folder in by_path}
 
     def rows(self) -> list[JsonObject]:
         """A record a run, the newest first; of one that cannot be read only its name and why."""
@@ -234,12 +234,12 @@ def make_app(library: Library) -> Starlette:
         return Response(json.dumps(library.rows()), 200, _SAFE, "application/json")
 
     def image(request: Request) -> Response:
-        found = library.image(request.path_params["run"], request.path_params["name"])
-        return _missing() if found is None else Response(found[0], 200, _SAFE, found[1])
+        stored = library.image(request.path_params["run"], request.path_params["name"])
+        return _missing() if stored is None else Response(stored[0], 200, _SAFE, stored[1])
 
     def question(request: Request) -> Response:
-        found = library.question(request.path_params["key"], request.path_params["part"])
-        return _missing() if found is None else Response(found, 200, _SAFE, "image/png")
+        stored = library.question(request.path_params["key"], request.path_params["part"])
+        return _missing() if stored is None else Response(stored, 200, _SAFE, "image/png")
 
     def mistake(request: Request, error: Exception) -> Response:
         return Response(str(error), 404, _SAFE, "text/plain; charset=utf-8")

@@ -56,17 +56,17 @@ def _is_graded(view: RunView) -> bool:
 
 def columns(views: Sequence[RunView]) -> list[Column]:
     """A column a graded run, and one for a run that nobody graded; none where no run was asked these prompts."""
-    asked = [view for view in views if view.run.data.name == SECTION]
-    graded = {(v.run.model.fingerprint, tuple(v.run.seeds.items())) for v in asked if _is_graded(v)}
-    shown = [v for v in asked if _is_graded(v) or (v.run.model.fingerprint, tuple(v.run.seeds.items())) not in graded]
-    found = [Column(view, {item.id: item for item in view.items()}) for view in shown]
-    return [column for column in found if column.items]  # an archived run has none
+    runs = [view for view in views if view.run.data.name == SECTION]
+    graded = {(v.run.model.fingerprint, tuple(v.run.seeds.items())) for v in runs if _is_graded(v)}
+    chosen = [v for v in runs if _is_graded(v) or (v.run.model.fingerprint, tuple(v.run.seeds.items())) not in graded]
+    all_columns = [Column(view, {item.id: item for item in view.items()}) for view in chosen]
+    return [column for column in all_columns if column.items]  # an archived run has none
 
 
-def _prompts(found: Sequence[Column]) -> dict[str, tuple[Column, Item]]:
+def _prompts(run_columns: Sequence[Column]) -> dict[str, tuple[Column, Item]]:
     """Each prompt's first item with the column that holds it."""
     prompts: dict[str, tuple[Column, Item]] = {}
-    for column in found:
+    for column in run_columns:
         for id, item in column.items.items():
             prompts.setdefault(id, (column, item))
     return prompts
@@ -82,23 +82,23 @@ def grades(item: Item) -> str:
 
 def side_doc(views: Sequence[RunView]) -> Doc | None:
     """A row a prompt and run with its grades; what must be known of the judge below. None without graded runs."""
-    found = [column for column in columns(views) if _is_graded(column.view)]
-    if not found:
+    graded = [column for column in columns(views) if _is_graded(column.view)]
+    if not graded:
         return None
     head = ["Prompt", "Model", "Judge", "Given", "Grades"]
     doc = Doc("section-6-2", TITLE, "Grades of a judge, none of them the paper's.", head, text_columns=5, wide=True)
-    for id, (_, first) in _prompts(found).items():
-        for column in found:
+    for id, (_, first) in _prompts(graded).items():
+        for column in graded:
             if (item := column.items.get(id)) is not None:
                 run = column.view.run
                 judge = f"{run.judge.name}, {run.benchmark}"
                 doc.add([_asked(first), column.view.who, judge, str(item.parsed or "-"), grades(item)])
-    doc.notes = _notes(found)
+    doc.notes = _notes(graded)
     return doc
 
 
-def _notes(found: Sequence[Column]) -> list[str]:
-    return [f"{column.title}: {r.text}" for column in found for r in reservations_of(column.view.run)]
+def _notes(run_columns: Sequence[Column]) -> list[str]:
+    return [f"{column.title}: {r.text}" for column in run_columns for r in reservations_of(column.view.run)]
 
 
 def _asked(item: Item) -> str:
@@ -107,16 +107,16 @@ def _asked(item: Item) -> str:
 
 def side_section(views: Sequence[RunView]) -> tuple[str, str] | None:
     """(heading, HTML) of the answers side by side, all text escaped, images inlined; None where there are none."""
-    found = columns(views)
-    if not found:
+    run_columns = columns(views)
+    if not run_columns:
         return None
-    head = "".join(f"<th scope='col'>{escape(column.title)}</th>" for column in found)
+    head = "".join(f"<th scope='col'>{escape(column.title)}</th>" for column in run_columns)
     rows = []
-    for id, (owner, first) in _prompts(found).items():
-        given = "".join(_img(owner.view.path, name, "given image") for name in first.images)
-        cells = "".join(f"<td>{_answer(column, id)}</td>" for column in found)
-        rows.append(f"<tr><th scope='row'>{given}<p>{escape(_asked(first))}</p></th>{cells}</tr>")
-    notes = "".join(f"<li>{escape(line)}</li>" for line in _notes(found))
+    for id, (owner, first) in _prompts(run_columns).items():
+        sources = "".join(_img(owner.view.path, name, "given image") for name in first.images)
+        cells = "".join(f"<td>{_answer(column, id)}</td>" for column in run_columns)
+        rows.append(f"<tr><th scope='row'>{sources}<p>{escape(_asked(first))}</p></th>{cells}</tr>")
+    notes = "".join(f"<li>{escape(line)}</li>" for line in _notes(run_columns))
     table = f"<table><thead><tr><th scope='col'>prompt</th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return TITLE, f"<div class='scroll sides'>{table}</div>{f'<ul>{notes}</ul>' if notes else ''}"
 
@@ -125,15 +125,15 @@ def _answer(column: Column, id: str) -> str:
     item = column.items.get(id)
     if item is None:
         return "<p><em>not asked</em></p>"
-    made, images = [], list(item.output_images)
+    html, images = [], list(item.output_images)
     pieces = _text(item).split(IMAGE)
     for at, piece in enumerate(pieces):
-        made += [f"<p>{escape(piece.strip())}</p>"] if piece.strip() else []
+        html += [f"<p>{escape(piece.strip())}</p>"] if piece.strip() else []
         if at < len(pieces) - 1 and images:
-            made.append(_img(column.view.path, images.pop(0), "drawn image"))
-    made += [_img(column.view.path, name, "drawn image") for name in images]
-    told = grades(item)
-    return "".join(made or ["<p><em>nothing</em></p>"]) + (f"<p class='grades'>{escape(told)}</p>" if told else "")
+            html.append(_img(column.view.path, images.pop(0), "drawn image"))
+    html += [_img(column.view.path, name, "drawn image") for name in images]
+    marks = grades(item)
+    return "".join(html or ["<p><em>nothing</em></p>"]) + (f"<p class='grades'>{escape(marks)}</p>" if marks else "")
 
 
 def _text(item: Item) -> str:
@@ -168,16 +168,16 @@ def _opened(folder: Path, name: str) -> Image.Image | None:
 
 def write_side_figure(views: Sequence[RunView], path: Path) -> Path | None:
     """The same as a PDF for a paper, equal for equal runs: a row a prompt, a column a run. None without answers."""
-    found = columns(views)
-    if not found:
+    run_columns = columns(views)
+    if not run_columns:
         return None
     import matplotlib
     from matplotlib.backends.backend_pdf import FigureCanvasPdf
     from matplotlib.figure import Figure
 
-    prompts = _prompts(found)
+    prompts = _prompts(run_columns)
     with matplotlib.rc_context({"pdf.fonttype": 42, "font.family": "sans-serif", "text.parse_math": False}):
-        across, down = len(found) + 1, len(prompts)
+        across, down = len(run_columns) + 1, len(prompts)
         width, height = CELL[0] * across, CELL[1] * down + HEAD
         figure = Figure(figsize=(width, height))
         FigureCanvasPdf(figure)
@@ -188,14 +188,14 @@ def write_side_figure(views: Sequence[RunView], path: Path) -> Path | None:
 
         for row, (id, (owner, first)) in enumerate(prompts.items()):
             _paint(cell(row, 0), owner.view.path, first.images, _asked(first), "")
-            for at, column in enumerate(found, 1):
+            for at, column in enumerate(run_columns, 1):
                 item = column.items.get(id)
                 if item is None:
                     _paint(cell(row, at), column.view.path, [], "not asked", "")
                 else:
                     words = " ".join(_text(item).replace(IMAGE, " ").split())
                     _paint(cell(row, at), column.view.path, item.output_images, words, grades(item))
-        for at, column in enumerate(found, 1):
+        for at, column in enumerate(run_columns, 1):
             title = textwrap.fill(visible(column.title), LETTERS)
             figure.text((at * CELL[0] + GAP) / width, 1 - GAP / height, title, va="top", fontsize=8)
         buffer = io.BytesIO()
@@ -206,19 +206,19 @@ def write_side_figure(views: Sequence[RunView], path: Path) -> Path | None:
     return path
 
 
-def _paint(axes: Axes, folder: Path, names: Sequence[str], words: str, told: str) -> None:
+def _paint(axes: Axes, folder: Path, names: Sequence[str], words: str, caption: str) -> None:
     """A cell: images above, words below, grades at the foot."""
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    shown = [image for name in names[:MOST_IMAGES] if (image := _opened(folder, name)) is not None]
-    for at, image in enumerate(shown):
-        width = min(0.5, 1 / len(shown))
+    images = [image for name in names[:MOST_IMAGES] if (image := _opened(folder, name)) is not None]
+    for at, image in enumerate(images):
+        width = min(0.5, 1 / len(images))
         place = axes.inset_axes((at * width, 0.5, 0.96 * width, 0.48))
         place.imshow(image, interpolation="nearest")
         place.set_axis_off()
     lines = textwrap.wrap(visible(words), LETTERS)
-    cut = 9 if shown else 16
+    cut = 9 if images else 16
     lines = lines if len(lines) <= cut else [*lines[: cut - 1], f"{lines[cut - 1][: LETTERS - 4]} ..."]
-    axes.text(0, 0.47 if shown else 0.98, "\n".join(lines), va="top", fontsize=7)
-    axes.text(0, 0, textwrap.fill(visible(told), LETTERS), va="bottom", fontsize=7, weight="bold")
+    axes.text(0, 0.47 if images else 0.98, "\n".join(lines), va="top", fontsize=7)
+    axes.text(0, 0, textwrap.fill(visible(caption), LETTERS), va="bottom", fontsize=7, weight="bold")

@@ -37,8 +37,8 @@ class Footnotes:
 
     def reservations(self, run: Run, said: str = "") -> str:
         """` (a)(b)`: a letter for each reservation of the run that the cell does not say already."""
-        left = [r.text for r in reservations_of(run) if r.text not in said]
-        return f" {''.join(self.reason(text) for text in left)}" if left else ""
+        texts = [r.text for r in reservations_of(run) if r.text not in said]
+        return f" {''.join(self.reason(text) for text in texts)}" if texts else ""
 
     def mark(self, run: Run) -> str:
         number, _ = self._of.setdefault(run.run_id, (len(self._of) + 1, run))
@@ -163,13 +163,13 @@ def _measured_lines(
     doc: Doc, table: Table, row: Row, group: list[RunView], notes: Footnotes, marks: dict, all_views: Sequence[RunView]
 ) -> None:
     """A line for the first run of every column, another for the second ...: repeats are shown, never averaged."""
-    found = {c.key: find(group, c) for c in table.columns}
+    hits_by_column = {c.key: find(group, c) for c in table.columns}
     model = group[0].run.model
-    for turn in range(max(len(f) for f in found.values())):
+    for turn in range(max(len(f) for f in hits_by_column.values())):
         cells = [Shown(f"measured: {group[0].who}"), Shown(_size(model.parameters))]
         cells += _facts(table, group, all_views)
         for column in table.columns:
-            hits = found[column.key]
+            hits = hits_by_column[column.key]
             cell = judge_cell(row, column, hits[turn] if turn < len(hits) else None)
             if turn == 0 or cell.metric is not None:
                 doc.cells.append(cell)
@@ -182,8 +182,8 @@ def _shown(cell: Cell, column: Column, notes: Footnotes, marks: dict) -> Shown:
         return Shown("-" if cell.printed is None else "not run", verdict="not run", why=cell.why)
     text = f"{measured_text(cell.metric, column.decimals)} {notes.mark(cell.run)}"
     if cell.verdict != "no print":
-        told = {"differs": f", {cell.why}", "not comparable": f" {notes.reason(cell.why)}"}
-        text += f": {cell.verdict}" + told.get(cell.verdict, "")
+        suffixes = {"differs": f", {cell.why}", "not comparable": f" {notes.reason(cell.why)}"}
+        text += f": {cell.verdict}" + suffixes.get(cell.verdict, "")
     text += notes.reservations(cell.run, said=cell.why)
     return Shown(text, marks.get((cell.run.run_id, column.key)), cell.verdict, cell.why)
 
@@ -191,15 +191,15 @@ def _shown(cell: Cell, column: Column, notes: Footnotes, marks: dict) -> Shown:
 def _facts(table: Table, group: list[RunView], views: Sequence[RunView]) -> list[Shown]:
     """Table 3's cost columns from the training record of the measured model; a dash where there is none."""
     cost = training_of(group, views)
-    made = []
+    cells = []
     for fact in table.facts:
         text = "-"
         if cost is not None and fact.key == "train_images":
             text = f"{cost[1].images_seen:,}"
         elif cost is not None and fact.key == "train_cost_gpu_days":
             text = f"{cost[1].device_days:.3g}/{cost[0].device.kind}"
-        made.append(Shown(text))
-    return made
+        cells.append(Shown(text))
+    return cells
 
 
 def training_of(group: Sequence[RunView], views: Sequence[RunView]) -> tuple[Run, TrainingInfo] | None:
@@ -215,11 +215,11 @@ def _rank_measured(table: Table, views: Sequence[RunView]) -> dict[tuple[str, st
     """(run id, column) -> mark among different models' complete runs of the same questions."""
     marks: dict[tuple[str, str], Literal["best", "second"]] = {}
     for column in table.columns:
-        left = [(v, m) for v, m in find(views, column) if m.value is not None]
-        while left:
-            first = left[0][0].run
-            peers = [(v, m) for v, m in left if rankable(first, v.run)]
-            left = [pair for pair in left[1:] if pair not in peers]
+        unranked = [(v, m) for v, m in find(views, column) if m.value is not None]
+        while unranked:
+            first = unranked[0][0].run
+            peers = [(v, m) for v, m in unranked if rankable(first, v.run)]
+            unranked = [pair for pair in unranked[1:] if pair not in peers]
             if len({v.run.model.fingerprint for v, _ in peers}) > 1:
                 _mark(marks, {(v.run.run_id, column.key): m.value for v, m in peers}, column.direction)
     return marks

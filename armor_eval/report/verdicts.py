@@ -69,24 +69,24 @@ def incomparable(run: Run, column: Column) -> str | None:
 
 def find(views: Sequence[RunView], column: Column) -> list[tuple[RunView, Metric]]:
     """Runs whose bundle holds the column's metric, first source first."""
-    found: list[tuple[RunView, Metric]] = []
+    hits: list[tuple[RunView, Metric]] = []
     for source in column.sources:
         for view in views:
             metric = view.metric(source.metric) if view.run.benchmark.lower() == source.bench.lower() else None
-            if metric is not None and all(view is not v for v, _ in found):
-                found.append((view, metric))
-    return found
+            if metric is not None and all(view is not v for v, _ in hits):
+                hits.append((view, metric))
+    return hits
 
 
-def judge_cell(row: Row, column: Column, found: tuple[RunView, Metric] | None) -> Cell:
+def judge_cell(row: Row, column: Column, hit: tuple[RunView, Metric] | None) -> Cell:
     """One printed cell against at most one measurement of it."""
     printed = row.printed[column.key]
-    if found is None:
+    if hit is None:
         needs = [*row.needs, *(n for n in column.needs if n not in row.needs)]
         if printed is None:
             return Cell(row.key, column.key, None, "no print", "a dash in the paper")
         return Cell(row.key, column.key, printed, "not run", f"needs {', '.join(needs)}")
-    view, metric = found
+    view, metric = hit
 
     def cell(verdict: CellVerdict, why: str) -> Cell:
         return Cell(row.key, column.key, printed, verdict, why, metric, view.run)

@@ -122,12 +122,12 @@ def pack(
         questions = _question_images(records, views, data)
         table, cap, cut = _pack_table(records, views, questions)
         room = None if len(records) <= ALL_IMAGES else PAGE_BUDGET - PAGE_REST - len(table)
-        images, left, urgent_left = _pack_images(records, views, questions, room, link)
+        images, images_left_out, urgent_left = _pack_images(records, views, questions, room, link)
     finally:
         if collecting:
             gc.enable()
     text = json.dumps(images, separators=(",", ":")).replace("<", "\\u003c")
-    return Payload(table, text, len(records), len(images), left, urgent_left, cap, cut, questions.missing)
+    return Payload(table, text, len(records), len(images), images_left_out, urgent_left, cap, cut, questions.missing)
 
 
 def _all_records(views: Sequence[RunView]) -> list[_Record]:
@@ -267,7 +267,7 @@ def boxes(item: Item) -> list[list] | int:
     colors = item.extras.get("colors")
     if not isinstance(colors, dict):
         colors = {}
-    found = []
+    all_boxes = []
     for name, rows in raw.items():
         named = colors.get(name) or []
         for i, row in enumerate(rows if isinstance(rows, list) else ()):
@@ -275,8 +275,8 @@ def boxes(item: Item) -> list[list] | int:
                 continue
             if row[4] > BOX_SCORE:
                 color = named[i] if i < len(named) and named[i] else ""
-                found.append([*(round(v, 1) for v in row[:4]), round(row[4], 3), f"{color} {name}".strip()[:60]])
-    return sorted(found, key=lambda b: -b[4])[:MAX_BOXES] or 0
+                all_boxes.append([*(round(v, 1) for v in row[:4]), round(row[4], 3), f"{color} {name}".strip()[:60]])
+    return sorted(all_boxes, key=lambda b: -b[4])[:MAX_BOXES] or 0
 
 
 # --- images ----------------------------------------------------------------------------------------------------------
@@ -322,23 +322,23 @@ def _pack_images(
             for name in (*item.output_images, *item.images):
                 wanted.setdefault(_key(run, name, questions), (views[run].path, name, record.urgent))
     side = next(side for side, most in SIDES if len(wanted) <= most)
-    kept: dict[str, list] = {}
-    spent = left = urgent_left = 0
+    packed: dict[str, list] = {}
+    spent = left_out = urgent_left = 0
     for key, (folder, name, urgent) in wanted.items():
         path = None if is_reference(name) else inside(folder, name)
         if path is None and key not in questions.rows:
             continue
         if link is None and room is not None and spent > room:
-            left, urgent_left = left + 1, urgent_left + urgent
+            left_out, urgent_left = left_out + 1, urgent_left + urgent
             continue
         if link is not None:
-            made: list[list | None] = [[0, 0, "", address] for address in link(folder, name, key, questions)]
+            thumbnails: list[list | None] = [[0, 0, "", address] for address in link(folder, name, key, questions)]
         elif path is not None:
-            made = [thumbnail(path, side)]
+            thumbnails = [thumbnail(path, side)]
         else:
-            made = [encoded(image, image.size, side) for image in questions.open(key)]
-        for part, one in enumerate(made):
+            thumbnails = [encoded(image, image.size, side) for image in questions.open(key)]
+        for part, one in enumerate(thumbnails):
             if one is not None:
-                kept[f"{key}~{part}" if part else key] = one
+                packed[f"{key}~{part}" if part else key] = one
                 spent += len(one[3]) + len(key) + 40
-    return kept, left, urgent_left
+    return packed, left_out, urgent_left

@@ -33,14 +33,14 @@ def as_vlmeval_reads(text: pd.DataFrame) -> pd.DataFrame:
     return pd.read_csv(written, sep="\t")
 
 
-def differing_cells(kept: pd.DataFrame, lossy: pd.DataFrame) -> list[str]:
+def differing_cells(text_frame: pd.DataFrame, lossy: pd.DataFrame) -> list[str]:
     """Per row what the two readings differ in, as `D: 'None'`; an empty string where they agree."""
-    found = [""] * len(kept)
-    for column in (c for c in ASKED if c in kept):
-        for row, (text, value) in enumerate(zip(kept[column], lossy[column], strict=True)):
+    notes = [""] * len(text_frame)
+    for column in (c for c in ASKED if c in text_frame):
+        for row, (text, value) in enumerate(zip(text_frame[column], lossy[column], strict=True)):
             if text == text and text != (str(value) if value == value else None):
-                found[row] += f"{', ' if found[row] else ''}{column}: {text[:40]!r}"
-    return found
+                notes[row] += f"{', ' if notes[row] else ''}{column}: {text[:40]!r}"
+    return notes
 
 
 def whole_number(text: object) -> int | None:

@@ -117,19 +117,19 @@ def recall(benchmark: Benchmark, profile: str, options: Options, path: Path, tel
     """What was told before of this very file, by its number, size and times, under the same declaration and options by
     the same code; else what `tell` says now, which is then kept."""
     stand = stand_of(path)
-    asked = [benchmark.model_dump(mode="json"), profile, {k: str(v) for k, v in asdict(options).items()}]
-    kept = cache_dir() / "told" / f"{sha256_json([str(path.resolve()), stand, asked, _code()])[:32]}.json"
+    request = [benchmark.model_dump(mode="json"), profile, {k: str(v) for k, v in asdict(options).items()}]
+    cache_file = cache_dir() / "told" / f"{sha256_json([str(path.resolve()), stand, request, _code()])[:32]}.json"
     try:
-        return Told.model_validate_json(kept.read_bytes())
+        return Told.model_validate_json(cache_file.read_bytes())
     except (OSError, ValidationError):
-        told = tell()
+        description = tell()
     if time.time() - stand[4] / 1e9 > SETTLED_SECONDS and stand_of(path) == stand:
         try:
-            make_folder(kept.parent)
-            write_file(kept, told.model_dump_json(), sync=False)
+            make_folder(cache_file.parent)
+            write_file(cache_file, description.model_dump_json(), sync=False)
         except OSError as error:  # a convenience: the next command reads the file
-            log.debug("%s cannot be kept: %s", kept, error)
-    return told
+            log.debug("%s cannot be kept: %s", cache_file, error)
+    return description
 
 
 def _code() -> list[list[int]]:

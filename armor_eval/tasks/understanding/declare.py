@@ -130,8 +130,8 @@ class Benchmark(_Declared):
     @property
     def columns(self) -> list[str]:
         """Columns the file must have."""
-        kept = [self.keep.column] if self.keep is not None else []
-        return list(dict.fromkeys([*self.scoring.columns, *([self.group] if self.group else []), *kept]))
+        filter_columns = [self.keep.column] if self.keep is not None else []
+        return list(dict.fromkeys([*self.scoring.columns, *([self.group] if self.group else []), *filter_columns]))
 
     def declared(self) -> JsonObject:
         """What a run records of a benchmark that this repository does not hold: its scores are read by it."""
@@ -150,11 +150,11 @@ def of_run(run: Run) -> Benchmark | None:
 @functools.cache
 def benchmarks() -> dict[str, Benchmark]:
     """Every declared benchmark by name, in the order of the paper's Table 2."""
-    found = [
+    declared = [
         Benchmark.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
         for path in (benchmarks_dir() / "understanding").glob("*.toml")
     ]
-    return {b.name: b for b in sorted(found, key=lambda b: b.order)}
+    return {b.name: b for b in sorted(declared, key=lambda b: b.order)}
 
 
 def read_benchmark(path: Path) -> Benchmark:

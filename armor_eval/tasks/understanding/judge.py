@@ -78,15 +78,17 @@ class AskingJudge:
         """Ask for each; equal prompts are asked once. Raises UserError where the judge refuses us altogether."""
         unique = {request.prompt: request for request in requests}
         verdicts = {prompt: self._recalled(request) for prompt, request in unique.items()}
-        left = [request for prompt, request in unique.items() if verdicts[prompt].usable is None]
-        if done is not None and len(left) < len(unique):
-            done(len(unique) - len(left))
+        pending = [request for prompt, request in unique.items() if verdicts[prompt].usable is None]
+        if done is not None and len(pending) < len(unique):
+            done(len(unique) - len(pending))
         attempt = 0
-        while left and attempt < ATTEMPTS:
+        while pending and attempt < ATTEMPTS:
             thought = self._thinks
-            heard = self._say(left, attempt, done)
-            verdicts |= {request.prompt: verdict for request, verdict in zip(left, heard, strict=True)}
-            left = [r for r, verdict in zip(left, heard, strict=True) if verdict.usable is None and not verdict.final]
+            latest = self._say(pending, attempt, done)
+            verdicts |= {request.prompt: verdict for request, verdict in zip(pending, latest, strict=True)}
+            pending = [
+                r for r, verdict in zip(pending, latest, strict=True) if verdict.usable is None and not verdict.final
+            ]
             attempt += thought == self._thinks  # a judge found to think is asked the same again, with room for it
             done = None
         judged = Judged()
@@ -111,18 +113,18 @@ class AskingJudge:
     def _heard(self, request: Request, text: str, reasoning: str | None = None, cut: bool = False) -> _Verdict:
         """What a reply says, with its thoughts cut; kept if it is usable."""
         text = clean(text)
-        said = strip_thoughts(text)
-        usable = read_reply(request, said)
+        reply = strip_thoughts(text)
+        usable = read_reply(request, reply)
         if usable is not None:
-            self._cache.put(self._key(request), said)
-            return _Verdict(usable, said)
-        if cut and (reasoning or not said):
+            self._cache.put(self._key(request), reply)
+            return _Verdict(usable, reply)
+        if cut and (reasoning or not reply):
             self._thinks = True
-        return _Verdict(None, said, f"unreadable: {' '.join(text.split())[:120]!r}{' (cut by length)' if cut else ''}")
+        return _Verdict(None, reply, f"unreadable: {' '.join(text.split())[:120]!r}{' (cut by length)' if cut else ''}")
 
     def _recalled(self, request: Request) -> _Verdict:
-        said = self._cache.get(self._key(request))
-        return _Verdict(read_reply(request, said), said) if said is not None else _Verdict(None, "")
+        reply = self._cache.get(self._key(request))
+        return _Verdict(read_reply(request, reply), reply) if reply is not None else _Verdict(None, "")
 
     def _key(self, request: Request) -> str:
         return sha256_json([self._identity, request.system, request.prompt, self._longest, "usable"])

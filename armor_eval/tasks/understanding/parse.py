@@ -59,7 +59,7 @@ def read_yes_no(text: str) -> str | None:
     if _BOTH.search(body):
         return None
     body = _NOT_NO.sub(" ", _NOT_YES.sub(" no ", _EITHER.sub(" ", _UNSURE.sub(" ", body))))
-    stated = [("Yes" if said["yes"] else "No") for said in _FINAL_YES_NO.finditer(body)]
+    stated = [("Yes" if hit["yes"] else "No") for hit in _FINAL_YES_NO.finditer(body)]
     if stated:
         return stated[-1]
     head = body.lstrip(_WRAPPERS)
@@ -109,16 +109,16 @@ def read_option(text: str, options: JsonView) -> str | None:
     if _lists_options(body, letters):
         return None
     lines = [line for line in body.splitlines() if line.strip()]
-    for found in (_head(body, letters), _alone(lines[-1], either), _unique(body, letters)):
-        if found:
-            return found
+    for letter in (_head(body, letters), _alone(lines[-1], either), _unique(body, letters)):
+        if letter:
+            return letter
     return _by_content(body, options)
 
 
 def _alone(text: str, either: str) -> str | None:
     """A letter and nothing else but marks: `b`, `(B).`, `**B**`."""
-    found = re.fullmatch(rf"[\W_]*([{either}])[\W_]*", text)
-    return found[1].upper() if found else None
+    hit = re.fullmatch(rf"[\W_]*([{either}])[\W_]*", text)
+    return hit[1].upper() if hit else None
 
 
 def _chooses_several(body: str, letters: str) -> bool:
@@ -126,7 +126,7 @@ def _chooses_several(body: str, letters: str) -> bool:
     several = re.compile(
         rf"[*_(\[\s]*[{letters}][)\]*_]*\s*(?:[,/&+、]|or\b|and\b|或|和)\s*(?:or\s|and\s)?[*_(\[]*[{letters}](?!\w)"
     )
-    starts = [0, *(said.end() for said in _STATED.finditer(body))]
+    starts = [0, *(hit.end() for hit in _STATED.finditer(body))]
     return any(several.match(body, start) for start in starts)
 
 
@@ -138,10 +138,10 @@ def _lists_options(body: str, letters: str) -> bool:
 
 def _stated(body: str, letters: str, either: str) -> str | None:
     """The letter of the last statement; a lower-case one only where no word follows (`the answer is a dog`)."""
-    for said in reversed(list(_STATED.finditer(body))):
+    for hit in reversed(list(_STATED.finditer(body))):
         after = re.match(
             rf"([{letters}])(?![A-Za-z0-9_']|\s*\?){_PRONOUN}|([{either}])(?=\W*$|[.,;:)\]}}*\n](?:\W|$))",
-            body[said.end() :],
+            body[hit.end() :],
         )
         if after:
             return (after[1] or after[2]).upper()
@@ -152,8 +152,8 @@ def _head(body: str, letters: str) -> str | None:
     """A letter that opens the text, set off by a bracket or a point: `(B) because`, `B. cat`, `b) cat`."""
     upper = rf"([{letters}])\s*(?:[)\]}}】.:,;*_\"'`]|\n)"
     lower = rf"([{letters.lower()}])\s*(?:[)\]】]|[.:](?:\s|\*))"
-    found = re.match(rf"[*_\"'`\s$\\]*[(\[{{【]?\s*(?:{upper}|{lower})", body)
-    return (found[1] or found[2]).upper() if found else None
+    hit = re.match(rf"[*_\"'`\s$\\]*[(\[{{【]?\s*(?:{upper}|{lower})", body)
+    return (hit[1] or hit[2]).upper() if hit else None
 
 
 def _unique(body: str, letters: str) -> str | None:
@@ -170,8 +170,8 @@ def _by_content(body: str, options: JsonView) -> str | None:
     """The only option whose words stand in the text; an option inside another one's words does not count."""
     low = body.lower()
     words = {k: unicodedata.normalize("NFKC", str(v)).strip().lower() for k, v in options.items()}
-    found = {k: v for k, v in words.items() if v and _mentions(low, v)}
-    longest = [k for k, v in found.items() if not any(v != w and v in w for w in found.values())]
+    mentioned = {k: v for k, v in words.items() if v and _mentions(low, v)}
+    longest = [k for k, v in mentioned.items() if not any(v != w and v in w for w in mentioned.values())]
     return longest[0] if len(longest) == 1 else None
 
 
@@ -197,13 +197,13 @@ def _body(text: str) -> str:
 
 
 def _tagged(text: str, tag: re.Pattern[str]) -> str | None:
-    found = [inner for inner in tag.findall(text) if inner.strip()]
-    return found[-1] if found else None
+    contents = [inner for inner in tag.findall(text) if inner.strip()]
+    return contents[-1] if contents else None
 
 
 def _boxed(text: str) -> str | None:
     """The inside of the last `\\boxed{...}` with braces in balance, without \\text{} and the like; None without one."""
-    starts = [found.end() for found in _BOXED.finditer(text)]
+    starts = [hit.end() for hit in _BOXED.finditer(text)]
     closed_by = _closing_braces(text) if starts else {}
     for start in reversed(starts):
         inner = text[start : closed_by.get(start - 1, start)]

@@ -94,14 +94,14 @@ def decoded(row: Row) -> list[Image.Image] | images.BadImageError:
         return error
 
 
-def build_question(benchmark: Benchmark, row: Row, shown: Sequence[Part]) -> Question:
+def build_question(benchmark: Benchmark, row: Row, images: Sequence[Part]) -> Question:
     """The row's prompt, filled, with its decoded images where they belong."""
-    marked = marked_prompt(benchmark, row, len(shown))
+    marked = marked_prompt(benchmark, row, len(images))
     return Question(
         id=row.id,
-        parts=parts(marked, shown),
+        parts=parts(marked, images),
         dataset=benchmark.dataset,
-        max_tiles=tiles_each(benchmark.prompt, len(shown)),
+        max_tiles=tiles_each(benchmark.prompt, len(images)),
         upscale_first=benchmark.prompt.upscale_first,
         fields={**row.fields, "index": row.index},
     )

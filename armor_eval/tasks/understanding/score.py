@@ -175,8 +175,8 @@ def _metrics(table: Table, items: list[Item]) -> list[Metric]:
     for composite in composites:
         metrics.append(measure(items, composite, seed=SEED, resamples=RESAMPLES))
         for key, name in family.second_lines:
-            shown = composite.primary or key in family.second_of_all
-            if shown and any(f"{key}_score" in it.extras for it in items):
+            second = composite.primary or key in family.second_of_all
+            if second and any(f"{key}_score" in it.extras for it in items):
                 metrics.append(_second_line(items, composite, key, name))
     return metrics
 
@@ -209,10 +209,10 @@ def _second_line(items: list[Item], composite: Composite, key: str, name: str) -
         if f"{key}_score" not in it.extras:
             read.append(it)
             continue
-        score, said = it.extras[f"{key}_score"], it.extras[f"{key}_parse"]
+        score, parsed = it.extras[f"{key}_score"], it.extras[f"{key}_parse"]
         differ += score != it.score
-        unread += said is None
-        extras = {**it.extras, "extracted": said} if "extracted" in it.extras else it.extras
+        unread += parsed is None
+        extras = {**it.extras, "extracted": parsed} if "extracted" in it.extras else it.extras
         read.append(it.model_copy(update={"score": score, "extras": extras}))
     metric = measure(read, composite, seed=SEED, resamples=RESAMPLES)
     note = f"{differ} of {len(items)} answers score differently than by the official rule, {unread} are unread"

@@ -154,14 +154,14 @@ def _fill(table: Table, text: pd.DataFrame, images: list[ImageCell | None]) -> N
     indices = _indices(benchmark, path, text)
     named = [*zip(indices, images, strict=True), *zip(text["index"], images, strict=True)]
     gallery = Gallery(path.parent, {str(index): image_cell for index, image_cell in named if image_cell is not None})
-    asked = _asked(table, text, images)
-    kept = _with_plain_answers(benchmark, text.assign(index=indices)[asked])
-    lossy = as_vlmeval_reads(text).assign(index=indices)[asked]
-    frames: dict[Reading, pd.DataFrame] = {"keep-none": kept, "vlmeval": lossy}
-    table.has_answers = "answer" in kept and bool(kept["answer"].notna().any())
+    is_asked = _asked(table, text, images)
+    text_frame = _with_plain_answers(benchmark, text.assign(index=indices)[is_asked])
+    lossy = as_vlmeval_reads(text).assign(index=indices)[is_asked]
+    frames: dict[Reading, pd.DataFrame] = {"keep-none": text_frame, "vlmeval": lossy}
+    table.has_answers = "answer" in text_frame and bool(text_frame["answer"].notna().any())
     if not table.has_answers and not benchmark.scoring.takes_submissions:
         raise UserError(f"{path} has no answers, and {benchmark.name} has no server that takes submissions")
-    rows = _rows(benchmark, kept, gallery)
+    rows = _rows(benchmark, text_frame, gallery)
     problems = problems_of(benchmark, rows, table.has_answers)
     if reading == "vlmeval":
         rows = _rows(benchmark, lossy, gallery)
@@ -181,7 +181,7 @@ def _fill(table: Table, text: pd.DataFrame, images: list[ImageCell | None]) -> N
             f"{len(problems)} of {len(rows)} rows cannot be used and count as errors, e.g. {index} {why}"
         )
     usable = [row.id not in problems for row in rows]
-    differing = zip((row.id for row in rows), differing_cells(kept, lossy), usable, strict=True)
+    differing = zip((row.id for row in rows), differing_cells(text_frame, lossy), usable, strict=True)
     table.rows, table.frame = rows, frames[reading][usable]
     table.touched = {index: cells for index, cells, one in differing if cells and one}
     if table.touched:
@@ -194,19 +194,19 @@ def _fill(table: Table, text: pd.DataFrame, images: list[ImageCell | None]) -> N
 
 def _asked(table: Table, text: pd.DataFrame, images: list[ImageCell | None]) -> list[bool]:
     """Which rows of the file are asked at all: those with an image cell, of the split that the benchmark keeps."""
-    asked = [image_cell is not None for image_cell in images]
-    if without := asked.count(False):
+    is_asked = [image_cell is not None for image_cell in images]
+    if without := is_asked.count(False):
         table.notes.append(f"{without} rows have no picture and are not asked (VLMEvalKit drops them too)")
     if empty := sum(p is not None and p.length == 2 and p.cell() == "[]" for p in images):
         table.notes.append(f"{empty} rows have an empty list of pictures and are asked without any")
     keep = table.benchmark.keep
     if keep is not None:
-        before = sum(asked)
-        asked = [one and value in keep.one_of for one, value in zip(asked, text[keep.column], strict=True)]
-        table.notes.append(f"{sum(asked)} of {before} rows belong to {table.benchmark.split} ({keep.column})")
-    if not any(asked):
+        before = sum(is_asked)
+        is_asked = [one and value in keep.one_of for one, value in zip(is_asked, text[keep.column], strict=True)]
+        table.notes.append(f"{sum(is_asked)} of {before} rows belong to {table.benchmark.split} ({keep.column})")
+    if not any(is_asked):
         raise UserError(f"{table.path} has no row to ask")
-    return asked
+    return is_asked
 
 
 def missing_file(benchmark: Benchmark, path: Path) -> UserError:
@@ -291,8 +291,8 @@ def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[R
 
 def problems_of(benchmark: Benchmark, rows: list[Row], has_answers: bool) -> dict[str, str]:
     """Row -> why it cannot be asked or scored, a line that follows `row INDEX`; what a row already carries stays."""
-    found = {row.id: why for row in rows if (why := row.problem or _own_problem(benchmark, row, has_answers))}
-    return found | benchmark.scoring.problems([row for row in rows if row.id not in found])
+    by_row = {row.id: why for row in rows if (why := row.problem or _own_problem(benchmark, row, has_answers))}
+    return by_row | benchmark.scoring.problems([row for row in rows if row.id not in by_row])
 
 
 def _own_problem(benchmark: Benchmark, row: Row, has_answers: bool) -> str | None:

@@ -89,7 +89,7 @@ class UnderstandingTask:
     @cached_property
     def _opened(self) -> tuple[Table, Subset | None]:
         table, subset = open_table(self.benchmark, self.profile, self.options)
-        if (told := self.__dict__.get("_told")) is not None and told.sha256 != table.sha256:
+        if (description := self.__dict__.get("_told")) is not None and description.sha256 != table.sha256:
             raise UserError(f"{table.path} changed while the run began", "run the same command again")
         return table, subset
 
@@ -129,12 +129,12 @@ class UnderstandingTask:
         self._words = getattr(model, "protocol", None)
 
     def describe(self, model: ModelInfo) -> Described:
-        benchmark, told, options = self.benchmark, self._told, self.options
+        benchmark, file, options = self.benchmark, self._told, self.options
         return Described(
             kind="understanding",
             benchmark=benchmark.name,
-            data=DataInfo(name=benchmark.dataset, split=benchmark.split, sha256=told.sha256, items=told.items),
-            subset=told.subset,
+            data=DataInfo(name=benchmark.dataset, split=benchmark.split, sha256=file.sha256, items=file.items),
+            subset=file.subset,
             prompt_sha256=self._prompt_hash(),
             scorer=ScorerInfo(
                 name=f"vlmeval.{benchmark.scoring.scorer}.evaluate",
@@ -147,7 +147,7 @@ class UnderstandingTask:
             judge=self._judge.info if self._judge is not None else JudgeInfo(name="exact_matching", endpoint="none"),
             protocol={"reading": options.reading, "thinking": options.thinking},
             seeds={"subset": options.seed, "decoding": None},
-            extras={"data_is_published": told.published, "notes": told.notes, "blind": options.blind}
+            extras={"data_is_published": file.published, "notes": file.notes, "blind": options.blind}
             | benchmark.declared(),
         )
 
@@ -181,25 +181,26 @@ class UnderstandingTask:
         if self._shared is not None:
             take_over(bundle, self._rows, self._shared)
         if isinstance(model, Prepares) and len(bundle.items) < len(self._rows):
-            asked = model.prepare(images=not self.options.blind)
-            bundle.update(extras={**bundle.run.extras, "model": asked})
+            model_facts = model.prepare(images=not self.options.blind)
+            bundle.update(extras={**bundle.run.extras, "model": model_facts})
 
     def requests(self, units: Sequence[Unit], folder: Path) -> Sequence[Request | Exception]:
         """Each image of the batch is decoded once: questions about the same one hold the same object."""
         rows = [self._rows[unit.id] for unit in units]
-        shown: dict[object, Sequence[Part] | BadImageError] = {}
+        images: dict[object, Sequence[Part] | BadImageError] = {}
         for row in rows:
-            if row.problem is None and row.image_cell is not None and not self.options.blind and row.shown not in shown:
-                shown[row.shown] = decoded(row)
-        return [self._request(row, shown.get(row.shown, [])) for row in rows]
+            blind = row.image_cell is None or self.options.blind
+            if row.problem is None and not blind and row.shown not in images:
+                images[row.shown] = decoded(row)
+        return [self._request(row, images.get(row.shown, [])) for row in rows]
 
-    def _request(self, row: Row, shown: Sequence[Part] | BadImageError) -> Question | Exception:
+    def _request(self, row: Row, images: Sequence[Part] | BadImageError) -> Question | Exception:
         if row.problem is not None:
             return UnusableRowError(f"data: the row {row.problem}")
         return (
-            UnusableRowError(f"picture: {shown}")
-            if isinstance(shown, Exception)
-            else build_question(self.benchmark, row, shown)
+            UnusableRowError(f"picture: {images}")
+            if isinstance(images, Exception)
+            else build_question(self.benchmark, row, images)
         )
 
     def judge(
@@ -223,7 +224,7 @@ class UnderstandingTask:
         thinking: Any = protocol_of(bundle.run)["thinking"]
         outcome = score_run(table, bundle.items, self._judge, progress, thinking=thinking)
         switched = Counter(bool(it.extras.get("imgbos")) for it in outcome.items)[True]
-        reservations = [kept for kept in bundle.run.reservations if kept.kind != "unread"]
+        reservations = [r for r in bundle.run.reservations if r.kind != "unread"]
         if (unread := unread_reservation(outcome.items)) is not None:
             reservations.append(unread)
         answers = served.answer_kinds(outcome.items)

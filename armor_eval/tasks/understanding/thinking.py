@@ -22,15 +22,15 @@ def strip_thoughts(text: str) -> str:
     text (chat templates of DeepSeek-R1 and Qwen3 write the opening mark into the prompt). Thoughts do not nest: the
     first closing mark ends one.
     """
-    kept: list[str] = []
+    pieces: list[str] = []
     inside, at = False, 0
     for mark in _MARK.finditer(text):
         if mark["close"]:
             if not inside:
-                kept.clear()
+                pieces.clear()
             inside = False
         elif not inside:
-            kept.append(text[at : mark.start()])
+            pieces.append(text[at : mark.start()])
             inside = True
         else:
             continue
@@ -38,8 +38,8 @@ def strip_thoughts(text: str) -> str:
     if at == 0 and not inside:
         return text
     if not inside:
-        kept.append(text[at:])
-    return "".join(kept).strip()
+        pieces.append(text[at:])
+    return "".join(pieces).strip()
 
 
 def scored_text(item: Item, thinking: Thinking) -> str:

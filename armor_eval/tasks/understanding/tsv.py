@@ -75,14 +75,14 @@ class Tsv:
     def open(cls, path: Path) -> Tsv:
         """Go through the file, unless a process before has. OSError where it cannot be read."""
         file, stand, sidecar = path.open("rb"), stand_of(path), _sidecar(path)
-        if sidecar is not None and (kept := _kept(sidecar)) is not None:
-            return cls(kept[0], file, BytesIO(kept[1]))
+        if sidecar is not None and (recalled := _kept(sidecar)) is not None:
+            return cls(recalled[0], file, BytesIO(recalled[1]))
         rest = tempfile.SpooledTemporaryFile(max_size=KEPT)  # noqa: SIM115 - as long as its rows
-        found = _scan(file, rest)
+        scan = _scan(file, rest)
         if sidecar is not None and stand_of(path) == stand and rest.tell() <= KEPT:
             rest.seek(0)
-            _keep(sidecar, found, rest.read())
-        return cls(found, file, rest)
+            _keep(sidecar, scan, rest.read())
+        return cls(scan, file, rest)
 
     def content(self) -> Content:
         """Its cells. Raises what pandas raises for a broken file."""
@@ -130,7 +130,7 @@ def _scan(file: IO[bytes], rest: IO[bytes]) -> Found:
         wanted = -1
     file.seek(0)
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-    found, quoted, column, at = Found("", ""), False, 0, 0
+    scan, quoted, column, at = Found("", ""), False, 0, 0
     for line in file:
         sha256.update(line)
         md5.update(line)
@@ -142,13 +142,13 @@ def _scan(file: IO[bytes], rest: IO[bytes]) -> Found:
         if span is not None and span[1] - span[0] > IN_PLACE and line.isascii():
             start, end = span
             digest = hashlib.sha256(memoryview(line)[start:end]).hexdigest()[:16]
-            rest.write(line[:start] + f"{found.mark}{len(found.cells)}".encode() + line[end:])
-            found.cells.append((at + start, end - start, digest))
+            rest.write(line[:start] + f"{scan.mark}{len(scan.cells)}".encode() + line[end:])
+            scan.cells.append((at + start, end - start, digest))
         else:
             rest.write(line)
         at += len(line)
-    found.sha256, found.md5 = sha256.hexdigest(), md5.hexdigest()
-    return found
+    scan.sha256, scan.md5 = sha256.hexdigest(), md5.hexdigest()
+    return scan
 
 
 def _image_span(line: bytes, wanted: int, column: int, quoted: bool) -> tuple[tuple[int, int] | None, int, bool]:
@@ -201,10 +201,10 @@ def _sidecar(path: Path) -> Path | None:
     return cache_dir() / "tables" / f"{sha256_json([str(path.resolve()), stand])[:32]}.found"
 
 
-def _keep(sidecar: Path, found: Found, rest: bytes) -> None:
+def _keep(sidecar: Path, scan: Found, rest: bytes) -> None:
     try:
         make_folder(sidecar.parent)
-        write_file(sidecar, json.dumps(asdict(found)).encode() + b"\n" + rest, sync=False)
+        write_file(sidecar, json.dumps(asdict(scan)).encode() + b"\n" + rest, sync=False)
     except OSError as error:  # a convenience: the next process reads the file itself
         log.debug("%s cannot be kept: %s", sidecar, error)
 
@@ -213,8 +213,8 @@ def _kept(sidecar: Path) -> tuple[Found, bytes] | None:
     """What was found before; None where there is nothing, or nothing whole."""
     try:
         head, _, rest = sidecar.read_bytes().partition(b"\n")
-        found = Found(**json_of(head))
-        found.cells = [(int(place), int(length), str(digest)) for place, length, digest in found.cells]
-        return found, rest
+        scan = Found(**json_of(head))
+        scan.cells = [(int(place), int(length), str(digest)) for place, length, digest in scan.cells]
+        return scan, rest
     except (OSError, ValueError, TypeError):
         return None

@@ -22,14 +22,14 @@ def read_records(path: Path) -> list[Record]:
     if not path.is_file():
         raise UserError(f"{path} is not there", "give a file that exists")
     if path.suffix == ".xlsx":
-        found = list(_spreadsheet(path))
+        rows = list(_spreadsheet(path))
     elif path.suffix in TABLES:
-        found = list(_table(path))
+        rows = list(_table(path))
     else:
-        found = list(_json(path))
-    if not found:
+        rows = list(_json(path))
+    if not rows:
         raise UserError(f"{path} holds no records")
-    return [(f"{path.name}, {where}", record) for where, record in found]
+    return [(f"{path.name}, {where}", record) for where, record in rows]
 
 
 def _spreadsheet(path: Path) -> Iterator[Record]:

@@ -34,7 +34,7 @@ class Joined:
 
     def notes(self) -> list[str]:
         """What a reader of the numbers should know, a line each."""
-        found = [
+        counts = [
             (self.folded, "answers are given again in the same words and used once", ""),
             (len(self.unknown), "answers name no row of the data and are left out", _where(self.unknown)),
             (
@@ -48,7 +48,7 @@ class Joined:
                 next(iter(self.contradicted.values()), ""),
             ),
         ]
-        return [f"{n} {text}{f' (first: {where})' if where else ''}" for n, text, where in found if n]
+        return [f"{n} {text}{f' (first: {where})' if where else ''}" for n, text, where in counts if n]
 
 
 def join(table: Table, file: PredictionFile, aliases: Mapping[str, str] | None = None) -> Joined:
@@ -129,8 +129,8 @@ def same_question(row: Row, prompt: str | None) -> bool:
     """Whether the recorded text is, or holds, the row's question; True where none is recorded."""
     if prompt is None or "question" not in row.fields:
         return True
-    question, asked = plain_question(str(row.fields["question"])), plain_question(prompt)
-    return question in asked or asked in question
+    question, prompted = plain_question(str(row.fields["question"])), plain_question(prompt)
+    return question in prompted or prompted in question
 
 
 def plain_question(text: str) -> str:

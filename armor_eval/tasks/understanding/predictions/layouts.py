@@ -75,13 +75,13 @@ def read_predictions(path: Path) -> PredictionFile:
         fields = ", ".join(map(str, list(records[0][1])[:12]))
         known = "; ".join(f"{one.name}: {', '.join(' or '.join(names) for names in one.needs)}" for one in LAYOUTS)
         raise UserError(f"{path} is a prediction file of no known layout (it has {fields})", f"known - {known}")
-    found = []
+    predictions = []
     for where, record in records:
         if not layout.fits(record):
             lacks = next(" or ".join(names) for names in layout.needs if not any(name in record for name in names))
             raise UserError(f"{where}: no {lacks}", f"the file begins in the layout {layout.name}")
-        found.append(layout.read(where, record))
-    return PredictionFile(path, layout.name, sha256_file(path), found)
+        predictions.append(layout.read(where, record))
+    return PredictionFile(path, layout.name, sha256_file(path), predictions)
 
 
 def _read_folder(path: Path) -> PredictionFile:
@@ -89,9 +89,9 @@ def _read_folder(path: Path) -> PredictionFile:
     files = outputs or sorted(path.glob("*.txt"))
     if not files:
         raise UserError(f"{path} holds neither CATEGORY.txt (MME) nor SUBJECT/output.json (MMMU)")
-    found = [one for file in files for one in (read_predictions(file).predictions if outputs else _mme(file))]
+    entries = [one for file in files for one in (read_predictions(file).predictions if outputs else _mme(file))]
     digest = sha256_json({str(file.relative_to(path)): sha256_file(file) for file in files})
-    return PredictionFile(path, "MMMU" if outputs else "MME", digest, found)
+    return PredictionFile(path, "MMMU" if outputs else "MME", digest, entries)
 
 
 def mme_lines(path: Path, columns: int) -> list[tuple[str, list[str]]]:
@@ -133,8 +133,8 @@ def _first(record: JsonObject, *names: str) -> object:
 
 
 def _text(record: JsonObject, *names: str) -> str | None:
-    found = _first(record, *names)
-    return found if isinstance(found, str) else None
+    value = _first(record, *names)
+    return value if isinstance(value, str) else None
 
 
 def _by(names: tuple[str, ...], *answers: str) -> Callable[[str, JsonObject], Prediction]:
@@ -175,8 +175,8 @@ def _samples(where: str, record: JsonObject) -> Prediction:
         doc = {}
     # lmms-eval drops the doc or parts of it in some versions; its metrics then name the question.
     named = [doc, *(value for value in record.values() if isinstance(value, dict) and value is not doc)]
-    given = [hallusion_index(doc), *(one.get(key) for one in named for key in ("index", "id", "question_id"))]
-    ids = [text_of(one) for one in given if isinstance(one, (str, int, float))] or [text_of(record["doc_id"])]
+    indices = [hallusion_index(doc), *(one.get(key) for one in named for key in ("index", "id", "question_id"))]
+    ids = [text_of(one) for one in indices if isinstance(one, (str, int, float))] or [text_of(record["doc_id"])]
     image_name = _text(doc, "image_path", "image_source", "image", "filename")
     return Prediction(
         where,

@@ -118,8 +118,8 @@ class PredictionsTask(UnderstandingTask):
             if (rows := source.benchmark.official.rows) not in (None, len(table.rows)):
                 text += f" ({len(table.rows):,} rows, the published one has {rows:,})"
             reservations.append(Reservation(kind="data", text=text))
-        told = f"{len(self._file.predictions)} answers in the layout {self._file.layout}"
-        notes = [*plain.extras["notes"], told, *self._joined.notes()]
+        layout_note = f"{len(self._file.predictions)} answers in the layout {self._file.layout}"
+        notes = [*plain.extras["notes"], layout_note, *self._joined.notes()]
         return replace(
             plain,
             prompt_sha256=sha256_json([source.benchmark.name, "recorded predictions"]),
@@ -221,8 +221,8 @@ class RecordedJudge:
             reply = self._replies.get(request.id)
             usable = None if reply is None else read_reply(request, reply)
             if reply is None or usable is None:
-                shown = "none recorded" if reply is None else f"unreadable: {' '.join(reply.split())[:120]!r}"
-                judged.failed[request.id] = f"judge: {shown}"
+                reply_text = "none recorded" if reply is None else f"unreadable: {' '.join(reply.split())[:120]!r}"
+                judged.failed[request.id] = f"judge: {reply_text}"
                 continue
             by_prompt[request.prompt].add(usable)
             judged.replies[request.prompt] = judged.usable[request.id] = usable
