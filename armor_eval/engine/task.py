@@ -23,6 +23,7 @@ from armor_eval.runs.schema import (
     Scores,
     Subset,
 )
+from armor_model.base.hashing import sha256_text
 from armor_model.base.jsons import JsonObject, JsonView
 
 if TYPE_CHECKING:
@@ -45,6 +46,11 @@ class Unit:
     """Rough length of the request (characters): like lengths share a batch, the longest first. 0 = keep the order."""
     shared: Hashable = None
     """What it shares with others (an image): units of one value are asked side by side."""
+
+    def fields(self, prompt: str, **more: object) -> JsonObject:
+        """What every item of this unit says: its names, and what was asked."""
+        names = {"id": self.id, "cluster": self.cluster, "group": self.group}
+        return {**names, "prompt": prompt, "prompt_sha256": sha256_text(prompt), **more}
 
 
 @dataclass(frozen=True)

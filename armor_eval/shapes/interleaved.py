@@ -19,7 +19,7 @@ from functools import lru_cache
 
 from armor_eval.base.resources import benchmarks_dir
 from armor_eval.shapes.claims import agreement, claims_of, image_right, nothing_beyond, text_right
-from armor_eval.shapes.sight import SceneDetector
+from armor_eval.shapes.detector import SceneDetector
 from armor_eval.tasks.interleaved.judging import Compared, Pair
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_text

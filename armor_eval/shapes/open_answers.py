@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from armor_eval.shapes.blocks import Asked, Pool, choice_options
-from armor_eval.shapes.choice import Row
+from armor_eval.shapes.choice import Asked, Pool, Row, choice_options
 from trainer.shapes.language import long_answer
 from trainer.shapes.questions import Question, describe, join
 from trainer.shapes.world import CELL_NAMES, Scene, is_held_out, sample_scene

@@ -27,7 +27,7 @@ from armor_eval.tasks.geneval.judging import Judged, Stopwatch, judge_images, ov
 from armor_eval.tasks.geneval.prompts import TASKS, PromptSet, load_vocabulary, own_prompts
 from armor_eval.tasks.geneval.scoring import score_run, write_detections
 from armor_eval.tasks.geneval.verdicts import Rules
-from armor_model.base.errors import UserError
+from armor_model.base.errors import UserError, one_line
 from armor_model.base.files import write_file
 from armor_model.base.hashing import sha256_text
 from armor_model.base.jsons import JsonObject
@@ -131,23 +131,12 @@ class GenEvalTask(DrawnTask):
 
     def _item(self, unit: Unit, found: Read | Exception, judged: Judged | None, seconds: float) -> Item:
         pair = self._pairs[unit.id]
-        prompt = self._metas[pair[0]].prompt
         extras: JsonObject = {"seed": seed_of(self._seed, *pair)} if self._folder is None else {}
         if "held_out" in unit.gold:
             extras["held_out"] = unit.gold["held_out"]
-        fields: JsonObject = {
-            "id": unit.id,
-            "cluster": unit.cluster,
-            "group": unit.group,
-            "prompt": prompt,
-            "prompt_sha256": sha256_text(prompt),
-            "gold": unit.gold,
-            "seconds": seconds,
-            "extras": extras,
-        }
+        fields = unit.fields(self._metas[pair[0]].prompt, gold=unit.gold, seconds=seconds, extras=extras)
         if isinstance(found, Exception) or judged is None:
-            reason = " ".join(str(found).split())[:300] or type(found).__name__
-            return Item(**fields, status="error", reason=reason)
+            return Item(**fields, status="error", reason=one_line(str(found))[:300] or type(found).__name__)
         image, note = found
         extras |= {"picture": note} if note else {}
         extras["size"] = "{}x{}".format(*image.size)

@@ -101,14 +101,7 @@ class JudgedTask(Looks):
     def _fields(self, unit: Unit, output: Opened | Exception, bundle: Bundle) -> tuple[JsonObject, Item | None]:
         """What an item says of the answer; the whole item where there is none, or its images cannot be read."""
         one = self._by_id[unit.id]
-        fields: JsonObject = {
-            "id": unit.id,
-            "cluster": unit.cluster,
-            "group": unit.group,
-            "prompt": one.question,
-            "prompt_sha256": sha256_text(one.question),
-            "output": one.answer or None,
-        }
+        fields = unit.fields(one.question, output=one.answer or None)
         if isinstance(output, Exception):
             reason = one_line(str(output))[:300] or type(output).__name__
             return fields, Item(**fields, status="error", reason=reason)

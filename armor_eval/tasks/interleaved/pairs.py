@@ -28,7 +28,6 @@ from armor_eval.tasks.suites.rows import Row, file_rows
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.errors import UserError, one_line
 from armor_model.base.hashing import sha256_text
-from armor_model.base.jsons import JsonObject
 
 NAME = "armor-pairwise-v1"
 WORDS = """You compare two answers to one question. Each is made of text and images; the images of answer A are shown
@@ -93,14 +92,7 @@ class Compares(Looks):
         return Shown(item, 0, (*given, *one, *other), (Ask(item.probes[0], text),))
 
     def _item(self, unit: Unit, output: Both | Exception, reply: Reply | None, bundle: Bundle) -> Item:
-        question = self._pairs[unit.id.rpartition("/")[0]][0].question
-        fields: JsonObject = {
-            "id": unit.id,
-            "cluster": unit.cluster,
-            "group": unit.group,
-            "prompt": question,
-            "prompt_sha256": sha256_text(question),
-        }
+        fields = unit.fields(self._pairs[unit.id.rpartition("/")[0]][0].question)
         if isinstance(output, Exception):
             return Item(**fields, status="error", reason=one_line(str(output))[:300] or type(output).__name__)
         fields["images"] = [bundle.add_image(image) for image in output[0][0]]

@@ -195,15 +195,7 @@ class SuiteTask(DrawnTask):
         extras: JsonObject = {"sample": sample}
         if self._images is None:
             extras["seed"] = seed_of(self._seed, index, sample)
-        fields: JsonObject = {
-            "id": unit.id,
-            "cluster": unit.cluster,
-            "group": unit.group,
-            "prompt": item.prompt,
-            "prompt_sha256": sha256_text(item.prompt),
-            "seconds": seconds,
-            "extras": extras,
-        }
+        fields = unit.fields(item.prompt, seconds=seconds, extras=extras)
         if isinstance(found, NoImageError) and self._suite.without_image is not None:
             nothing = [Reading(self._suite.without_image) for _ in item.probes]
             return self._scored(item, nothing, {**fields, "reason": str(found)})
