@@ -53,9 +53,10 @@ def test_a_ratio_without_source_or_size_is_found() -> None:
 
 
 def test_the_cost_of_training_armor_nano_is_the_recorded_one() -> None:
-    seconds = json.loads((ROOT / "reports" / "armor-nano" / "seed-0.json").read_text())["cpu_seconds"]
+    bundled = ROOT / "armor_model" / "pretrained" / "armor-nano"
+    seconds = json.loads((bundled / "training.json").read_text())["cpu_seconds"]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     said = re.findall(r"(\d+) CPU-minutes", text)
     assert said and {int(minutes) for minutes in said} == {round(seconds / 60)}
-    card = (ROOT / "armor_model" / "pretrained" / "armor-nano" / "README.md").read_text(encoding="utf-8")
+    card = (bundled / "README.md").read_text(encoding="utf-8")
     assert f"{round(seconds)} CPU-seconds" in card

@@ -333,22 +333,27 @@ def test_a_terminal_shows_one_bar_over_all_phases(monkeypatch, capsys):
     assert "1/2 data: 4 conversations\n" in shown and "2/2 base  62% |" in shown and "loss text 0.5" in shown
 
 
-def test_the_reported_seeds_are_what_their_records_say(capsys):
-    """reports/armor-nano: the table, and that the bundled checkpoint is the median seed's."""
-    from armor_model import bundled
+@pytest.mark.parametrize("release", [".", "release-1"])
+def test_the_reported_seeds_are_what_their_records_say(release, capsys):
+    """reports/armor-nano: the tables are those of the records beside them."""
     from trainer.cli import main
-    from trainer.shapes.card import card_text, overall
 
-    folder = ROOT / "reports" / "armor-nano"
+    folder = ROOT / "reports" / "armor-nano" / release
     files, twins = sorted(folder.glob("seed-*.json")), sorted(folder.glob("twin-*.json"))
     assert main(["nano-seeds", *map(str, files + twins)]) == 0
     said = (folder / "README.md").read_text()
     assert all(table.strip() in said for table in capsys.readouterr().out.split("\n\n"))
-    records = [json.loads(f.read_text()) for f in files]
-    middle = sorted(records, key=overall)[1]
+
+
+def test_the_bundled_checkpoint_is_a_reported_one():
+    from armor_model import bundled
+    from trainer.shapes.card import card_text
+
     checkpoint = Path(bundled("armor-nano"))
-    assert json.loads((checkpoint / "training.json").read_text()) == middle
-    assert (checkpoint / "README.md").read_text() == card_text(middle)
+    record = json.loads((checkpoint / "training.json").read_text())
+    reported = ROOT / "reports" / "armor-nano" / f"seed-{record['recipe']['seed']}.json"
+    assert record == json.loads(reported.read_text())
+    assert (checkpoint / "README.md").read_text() == card_text(record)
 
 
 def test_twins_are_compared_by_seed():

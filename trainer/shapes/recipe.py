@@ -176,6 +176,15 @@ def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
                 Optimization(400, 64, lr=1e-3, warmup=10, floor=0.05, accumulate=2),
                 condition_dropout=0.1,
             ),
+            NanoStage(
+                "3",
+                {
+                    **{"t2t": 4, WORDED_TEXT: 6, "ti2t": 14, "t2i": 4, WORDED: 6, COMPOSED: 14, "t2ti": 4},
+                    **{WORDED_BOTH: 10, OUTSIDE: 10, TALK: 34, CHANGE: 6, CHANGE_BOTH: 4},
+                },
+                Optimization(1000, 64, lr=2e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.3, accumulate=2),
+                condition_dropout=0.1,
+            ),
         ),
     )
 
