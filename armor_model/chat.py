@@ -3,8 +3,8 @@
 A drawn image enters the history twice. Its codes stay where the model said them: that is the turn as it happened, what
 dialogues are trained on, and what a follow-up ("make it blue") changes. And the next message begins with it as an
 image to look at, through the vision tower: questions about images are learned from images that are shown, and codes of
-one's own alone say little. Of 60 questions about 20 own drawings armor-nano's first release, which was taught single turns,
-answered 24 with the codes, 52 with both (docs/serving.md); the present one is taught conversations with both.
+one's own alone say little. Of 60 questions about 20 own drawings armor-nano's first release, which was taught single
+turns, answered 24 with the codes, 52 with both (docs/serving.md); the present one is taught conversations with both.
 
 armor-model chat --seed 1
 pip install 'armor-eval[chat]'    # images on the terminal: kitty, iTerm2, WezTerm and others with sixels
