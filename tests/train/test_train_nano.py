@@ -263,23 +263,25 @@ def test_condition_dropout_leaves_generations_unconditional_prompt():
 
 def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path, caplog):
     from armor_model import load
+    from armor_model.loading import image_defaults
     from trainer.shapes.card import card_text, measure, save_nano, write_card
     from trainer.shapes.recipe import default_recipe, scaled, train_nano
 
-    recipe = scaled(default_recipe(), 0.006)
+    recipe = scaled(default_recipe(), 0.002)
     work = tmp_path / "work"
     with caplog.at_level("INFO", "trainer.shapes"):
         outcome = train_nano(recipe, work)
     told = [one.message for one in caplog.records if one.name == "trainer.shapes.walk"]
-    assert len(told) == 9 and told[8].startswith("9/10 stage 3: ") and "loss text" in told[8] and "left" in told[8]
-    assert [r.name for r in outcome.reports] == ["vqgan", "vision", "data", "base", "base", "base", "1", "2", "3"]
-    shutil.rmtree(work / "5-3")  # as if killed before the last stage
+    assert len(told) == 10 and told[8].startswith("9/11 stage 3: ") and "loss text" in told[8] and "left" in told[8]
+    assert [r.name for r in outcome.reports] == ["vqgan", "vision", "data", "base", "base", "base", "1", "2", "3", "3"]
+    shutil.rmtree(work / "6-3")  # as if killed before the last stage
     again = train_nano(recipe, work)
     for name, value in outcome.model.state_dict().items():
         assert torch.equal(again.model.state_dict()[name], value), name
     assert [r.losses.get("loss/text") for r in again.reports] == [r.losses.get("loss/text") for r in outcome.reports]
     folder = tmp_path / "model"
     save_nano(outcome, folder)
+    assert image_defaults(folder) == {"image_temperature": 0.5}
     scores = measure(folder, {"questions": 2, "modality": 2, "drawings": 2}, 0)
     write_card(folder, recipe, outcome, scores, "armor-train nano")
     model, _ = load(folder)

@@ -318,7 +318,7 @@ COMPOSITIONS = (
     *(_any_shapes, _any_shapes, _relation_of_any, _relation_of_any),
 )
 """How COMPOSED requests are made, evenly. The last two lines untie numbers and relations from the shapes they are shown
-with: held-out numbers were drawn right .37, .28 and .12 of the time without them (three seeds, reports/armor-nano/release-1)."""
+with: held-out numbers were drawn right .37, .28 and .12 of the time without them (reports/armor-nano/release-1)."""
 
 
 def _drawn(rng: np.random.Generator) -> tuple[Turns, list[Scene]]:

@@ -73,7 +73,8 @@ class Scripted(MockModel):
 
     def __init__(self, records: dict[str, Record], answer) -> None:
         super().__init__("scripted")
-        asked = [r for limit in (4, 2) for r in choose(list(records.values()), limit, 0, lambda record: record.kind)[0]]
+        chosen = (choose(list(records.values()), limit, 0, lambda record: record.kind)[0] for limit in (4, 2))
+        asked = [record for some in chosen for record in some]
         self.known = {(r.messages[-1].content.split("\n")[-1], len(r.messages)): r for r in asked}
         self.answer, self.heard = answer, []
 
