@@ -82,7 +82,8 @@ def evaluate(
     """
     processes = processes or Processes()
     task.check(model)
-    settings = replace(settings, decoding=own_decoding(model, settings.decoding))
+    if task.describe(model.info).kind in DRAWN:
+        settings = replace(settings, decoding=own_decoding(model, settings.decoding))
     if settings.batch_size == AUTO:
         check_auto(model, task.units(), task.whole_batches)
     bundle = _open(task, model, out, settings, processes, anew)
