@@ -154,11 +154,19 @@ def test_what_a_checkpoint_sets_of_drawing_is_used_and_recorded_unless_it_is_sai
     class Own(Echo):
         image_defaults = {"image_temperature": 0.5, "image_top_k": 9}  # noqa: RUF012
 
-    evaluate(EchoTask(["a"]), Own(), tmp_path / "own", settings())
+        def settings(self, decoding):
+            return {}
+
+    class Drawn(EchoTask):
+        def describe(self, model):
+            return replace(super().describe(model), kind="suite")
+
+    evaluate(Drawn(["a"]), Own(), tmp_path / "own", settings())
     said = replace(settings(), decoding=Decoding(image_temperature=1.0))
-    evaluate(EchoTask(["a"]), Own(), tmp_path / "said", said)
-    used = [read_bundle(tmp_path / name)[0].decoding for name in ("own", "said")]
-    assert [(one["image_temperature"], one["image_top_k"]) for one in used] == [(0.5, 9), (1.0, 9)]
+    evaluate(Drawn(["a"]), Own(), tmp_path / "said", said)
+    evaluate(EchoTask(["a"]), Own(), tmp_path / "questions", settings())
+    used = [read_bundle(tmp_path / name)[0].decoding for name in ("own", "said", "questions")]
+    assert [(one["image_temperature"], one["image_top_k"]) for one in used] == [(0.5, 9), (1.0, 9), (1.0, 0)]
 
 
 def test_a_failing_unit_costs_itself_alone_and_makes_the_run_partial(tmp_path: Path) -> None:

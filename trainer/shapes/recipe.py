@@ -264,13 +264,13 @@ def logs(work: Path | None) -> list[Path]:
 
 
 SECONDS = {
-    "vqgan": 0.021,
-    "vision": 0.019,
-    "data": 141 / 268_000,
-    "base": 0.364 / 128,
-    "1": 0.174 / 64,
-    "2": 0.257 / 64,
-    "3": 0.251 / 64,
+    "vqgan": 0.027,
+    "vision": 0.031,
+    "data": 266 / 398_000,
+    "base": 0.62 / 128,
+    "1": 0.445 / 64,
+    "2": 0.683 / 64,
+    "3": 0.685 / 64,
     JUDGE: 12.0,
 }
 """CPU-seconds of a step, a conversation (data), an example (stages) or all (judge), as the bundled armor-nano took."""

@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from paths import ROOT
+from paths import HELPERS
 from PIL import Image
 
 from armor_eval.cli import main
@@ -16,8 +16,6 @@ from armor_eval.report.page import _run_row
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import ModelInfo, Run
 from armor_model.base.errors import UserError
-
-BASELINE = ROOT / "reports" / "baselines" / "armor-nano"
 
 
 @pytest.fixture
@@ -128,8 +126,8 @@ def test_modality_counts_blank_images_too(folder):
 
 
 def runs(**changes):
-    """The committed GenEval run of armor-nano, and the same with changes."""
-    old = json.loads((BASELINE / "geneval-shapes" / "run.json").read_text())
+    """A GenEval run of before labels (armor-nano's first release), and the same with changes."""
+    old = json.loads((HELPERS / "geneval_run_of_before_labels.json").read_text())
     return Run.model_validate(old), Run.model_validate({**old, **changes})
 
 
