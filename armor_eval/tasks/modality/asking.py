@@ -62,15 +62,7 @@ class AsksRecords:
 
     def _asked(self, unit: Unit, request: object, bundle: Bundle) -> JsonObject:
         """The fields of an item that say what was asked."""
-        prompt = self._by_id[unit.id].prompt
-        fields: JsonObject = {
-            "id": unit.id,
-            "cluster": unit.cluster,
-            "group": unit.group,
-            "prompt": prompt,
-            "prompt_sha256": sha256_text(prompt),
-            "gold": unit.gold,
-        }
+        fields = unit.fields(self._by_id[unit.id].prompt, gold=unit.gold)
         if isinstance(request, Conversation):
             parts = [part for message in request.messages for part in message["content"]]
             fields["images"] = [bundle.add_image(part["image"]) for part in parts if part["type"] == "image"]

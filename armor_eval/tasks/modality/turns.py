@@ -118,7 +118,7 @@ class ConversationTask:
     def units(self) -> Sequence[Unit]:
         return [Unit(r["id"], f"{r['kind']}: {r['wording']}", r["kind"]) for r in self._by_id.values()]
 
-    def requests(self, units: Sequence[Unit], folder: Path) -> list[Any]:
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Conversation]:
         return [
             Conversation(
                 unit.id,
@@ -136,13 +136,7 @@ class ConversationTask:
     def _item(self, unit: Unit, output: Any, bundle: Bundle) -> Item:
         record = self._by_id[unit.id]
         prompt = "\n".join(f"user: {text}" for text in record["messages"])
-        fields: JsonObject = {
-            "id": unit.id,
-            "cluster": unit.cluster,
-            "group": unit.group,
-            "prompt": prompt,
-            "prompt_sha256": sha256_text(prompt),
-        }
+        fields = unit.fields(prompt)
         asked: JsonObject = {"form": record["form"], "turns": len(record["messages"])}
         if isinstance(output, Exception):
             return Item(**fields, status="error", reason=one_line(output), extras=asked)
