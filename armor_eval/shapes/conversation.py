@@ -22,11 +22,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armor_eval.base.resources import benchmarks_dir
 from armor_eval.shapes.claims import agreement, claims_of
+from armor_eval.shapes.interleaved import frozen
 from armor_eval.shapes.truth import answer
-from armor_model.base.errors import UserError
-from armor_model.base.hashing import sha256_text
 from armor_model.base.jsons import JsonObject
 from trainer.shapes import talk
 from trainer.shapes.evaluation import read_images
@@ -140,14 +138,7 @@ def records() -> list[JsonObject]:
 @lru_cache(maxsize=1)
 def jsonl() -> str:
     """The records as JSON lines, held to the declared hash of their version."""
-    text = "".join(json.dumps(record) + "\n" for record in records())
-    declared = json.loads((benchmarks_dir() / "shapes" / f"conversation_v{VERSION}.json").read_text(encoding="utf-8"))
-    if (found := sha256_text(text)) != declared["sha256"]:
-        raise UserError(
-            f"the conversations came out different (sha256 {found}, declared {declared['sha256']})",
-            "this numpy draws another random stream",
-        )
-    return text
+    return frozen(records(), f"conversation_v{VERSION}.json", "conversations")
 
 
 Things = list[tuple[str, str]]

@@ -34,11 +34,16 @@ NAME = "shapes-interleaved"
 @lru_cache(maxsize=2)
 def jsonl(version: int = VERSION) -> str:
     """The records as JSON lines, held to the declared hash of their version."""
-    text = "".join(json.dumps(record) + "\n" for record in records(version))
-    declared = json.loads((benchmarks_dir() / "shapes" / f"interleaved_v{version}.json").read_text(encoding="utf-8"))
+    return frozen(records(version), f"interleaved_v{version}.json", "interleaved requests")
+
+
+def frozen(records: Sequence[JsonObject], declaration: str, what: str) -> str:
+    """Records as JSON lines. UserError where their hash is not the declared one of benchmarks/shapes."""
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    declared = json.loads((benchmarks_dir() / "shapes" / declaration).read_text(encoding="utf-8"))
     if (found := sha256_text(text)) != declared["sha256"]:
         raise UserError(
-            f"the interleaved requests came out different (sha256 {found}, declared {declared['sha256']})",
+            f"the {what} came out different (sha256 {found}, declared {declared['sha256']})",
             "this numpy draws another random stream",
         )
     return text

@@ -59,6 +59,14 @@ def test_the_demos_output_in_the_readme_is_the_committed_baselines() -> None:
         assert re.search(rf"{name}\s+{metric['value']:.1f} %\s+{low:.1f} to {high:.1f}\s+{metric['n']} ", text), name
 
 
+def test_what_the_readme_says_is_bad_is_what_was_measured() -> None:
+    text = README.read_text(encoding="utf-8")
+    metrics = json.loads((RUNS / "conversation" / "scores.json").read_text())["metrics"]
+    longest = next(metric for metric in metrics if metric["name"] == "4 turns")
+    assert f"of four turns {longest['value']:.0f} % end right" in text
+    assert "one answer in eight has the wrong" in text and round(100 / (100 - primary("modality")["value"])) == 8
+
+
 def test_the_baseline_of_armor_nano_and_the_runs_of_the_tables_are_one_measurement() -> None:
     """Ten runs are kept twice, since each copy lacks what the other is for: items to compare by, packages to cite."""
     kept = {folder.name.removesuffix("-shapes"): folder for folder in BASELINE.iterdir() if folder.is_dir()}
