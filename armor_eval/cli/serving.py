@@ -95,6 +95,8 @@ def serve(app: Starlette, port: int, path: str = "/") -> None:
     that is taken."""
     import uvicorn
 
+    from armor_model.serve.command import IDLE_SECONDS
+
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -103,4 +105,7 @@ def serve(app: Starlette, port: int, path: str = "/") -> None:
             raise UserError(f"port {port} cannot be used: {error.strerror}", "give another --port, or 0") from error
         common.write(f"http://127.0.0.1:{listening.getsockname()[1]}{path} - Ctrl-C ends it")
         sys.stdout.flush()
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", server_header=False, lifespan="off")).run([listening])
+        config = uvicorn.Config(
+            app, log_level="warning", server_header=False, lifespan="off", timeout_keep_alive=IDLE_SECONDS
+        )
+        uvicorn.Server(config).run([listening])

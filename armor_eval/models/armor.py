@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from armor_eval.models.base import Answer, Decoding, Question, Room, Source
 from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of
 from armor_eval.models.hf_prompts import doubled as double
+from armor_eval.models.sampling import row_seed
 from armor_eval.profiles import OFFICIAL
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError
@@ -188,7 +189,7 @@ class ArmorAdapter(DrawingModel):
         for question in questions:
             tiles = min(question.max_tiles, processor.settings.max_tiles)
             # A row's seed hangs on the question alone: sampling does not depend on the batch or its order.
-            seed = seed_of(question.id, decoding.seed)
+            seed = row_seed(question.id, decoding.seed)
             try:
                 worded = question if self.protocol is None else _asking().in_own_words(question, self.base)
                 content = cut.content(worded, tiles)
@@ -308,11 +309,6 @@ class ArmorAdapter(DrawingModel):
 def _guidance(decoding: Decoding) -> float:
     """ARMOR's own is none."""
     return 1.0 if decoding.guidance is None else decoding.guidance
-
-
-def seed_of(name: str, base: int) -> int:
-    """A seed for one item, equal wherever and whenever it is asked."""
-    return int.from_bytes(hashlib.sha256(f"{base}:{name}".encode()).digest()[:4], "big")
 
 
 class _Cutter:

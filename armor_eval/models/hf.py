@@ -25,6 +25,7 @@ from armor_eval.models.hf_options import ModelArgs, end_tokens, kept_fields, neu
 from armor_eval.models.hf_prompts import Prompter, find_prompter, probe_question
 from armor_eval.models.options import names
 from armor_eval.models.room import room_of
+from armor_eval.models.sampling import RowSampling, row_seed
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder, sha256_json
@@ -294,6 +295,7 @@ class HubModel:
 
     def _generate(self, chunk: _Chunk, decoding: Decoding) -> list[Answer]:
         import torch
+        from transformers import LogitsProcessorList
 
         model, processor = self._load()
         prompter, questions = self._load_prompter(), chunk.questions
@@ -303,11 +305,10 @@ class HubModel:
         for name in UNUSED:
             if name in inputs and not names(model.forward, name):
                 inputs.pop(name)
-        sampling: JsonObject = {"do_sample": False}
+        sampling: dict[str, object] = {"do_sample": False}
         if decoding.temperature > 0:
-            torch.manual_seed(decoding.seed)
-            sampling = {"do_sample": True, "temperature": decoding.temperature, "top_p": decoding.top_p}
-            sampling["top_k"] = decoding.top_k
+            seeds = [row_seed(question.id, decoding.seed) for question in questions]
+            sampling["logits_processor"] = LogitsProcessorList([RowSampling(seeds, decoding)])
         with torch.inference_mode():
             out = model.generate(**inputs, **sampling, **self._generating, max_new_tokens=decoding.max_new_tokens)
         new = _new_tokens(out, inputs["input_ids"])

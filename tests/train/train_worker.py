@@ -9,7 +9,7 @@ from pathlib import Path
 def run(out: str, steps: int, save_every: int, resume: bool, pause: float = 0.0, hold: int | None = None) -> None:
     """Train stage 3 on the tiny model; `pause` seconds a step leave a killer its time.
 
-    From the batch of index `hold` on nothing goes on for a minute: a killer that a busy machine keeps waiting still finds it alive.
+    From the batch of index `hold` on it waits a minute: a killer that a busy machine keeps waiting finds it alive.
     """
     import torch
 

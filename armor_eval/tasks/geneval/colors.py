@@ -16,7 +16,7 @@ import numpy as np
 from armor_eval.profiles import profile_of
 from armor_eval.tasks.geneval.prompts import Vocabulary
 from armor_eval.tasks.geneval.weights import locate
-from armor_model.base.errors import UserError
+from armor_model.base.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from open_clip import CLIP
@@ -168,7 +168,7 @@ def _fill(model: nn.Module, weights: Path) -> None:
             except RuntimeError:  # a plain checkpoint, not TorchScript
                 state = torch.load(weights, map_location="cpu", weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"{weights} cannot be read as CLIP weights: {str(error).splitlines()[0]}") from None
+        raise UserError(f"{weights} cannot be read as CLIP weights: {reason_of(error)}") from None
     state = state.get("state_dict", state)
     state = {name: v.float() for name, v in state.items() if isinstance(v, torch.Tensor) and v.is_floating_point()}
     own = model.state_dict()

@@ -19,7 +19,7 @@ import numpy as np
 
 from armor_eval.base.mmcv import load_checkpoint, prepare_mmcv, quiet_openmmlab
 from armor_eval.tasks.geneval.detections import Instances
-from armor_model.base.errors import UserError
+from armor_model.base.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -229,8 +229,7 @@ def read_state(path: Path) -> dict[str, object]:
     try:
         checkpoint = load_checkpoint(path)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} cannot be read as a checkpoint with weights_only: {first}") from None
+        raise UserError(f"{path} cannot be read as a checkpoint with weights_only: {reason_of(error)}") from None
     return checkpoint.get("state_dict", checkpoint)
 
 

@@ -6,7 +6,7 @@ import pytest
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding, DrawsImages
 from armor_eval.models.drawing import is_blank
-from armor_eval.models.sampling import GuidedSampling
+from armor_eval.models.sampling import GuidedSampling, RowSampling
 from armor_model.base.errors import UserError
 
 PROMPTS, SEEDS = ["a photo of a bench", "two cows"], [1, 2]
@@ -65,6 +65,26 @@ def test_sampling_is_softmax_with_guidance_and_a_seed_a_row():
     alone = GuidedSampling([6], 2.0, three)(None, scores)
     assert torch.equal(both[1], alone[0]) and not torch.equal(both[0], both[1])
     assert (both.isfinite().sum(-1) == 3).all()
+
+
+def test_text_is_sampled_by_softmax_within_top_k_and_top_p_with_a_seed_a_row():
+    import torch
+
+    scores = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    for wanted, options in (
+        ([0.5, 0.3, 0.15, 0.05], {}),
+        ([0.625, 0.375, 0, 0], {"top_k": 2}),
+        ([0.625, 0.375, 0, 0], {"top_p": 0.7}),
+        ([0.685, 0.247, 0.062, 0.007], {"temperature": 0.5}),
+    ):
+        sampling = RowSampling([3], Decoding(**{"temperature": 1.0, **options}))
+        drawn = torch.stack([sampling(None, scores).argmax(-1)[0] for _ in range(4000)])
+        assert (torch.bincount(drawn, minlength=4) / 4000 - torch.tensor(wanted)).abs().max() < 0.03
+    two = RowSampling([5, 6], Decoding(temperature=1.0))
+    both = [two(None, scores.repeat(2, 1)).argmax(-1) for _ in range(40)]
+    alone = RowSampling([6], Decoding(temperature=1.0))
+    assert [int(b[1]) for b in both] == [int(alone(None, scores).argmax(-1)[0]) for _ in range(40)]
+    assert any(int(b[0]) != int(b[1]) for b in both)
 
 
 def test_top_p_keeps_the_least_codes_that_hold_it():

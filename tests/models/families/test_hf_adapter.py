@@ -174,6 +174,16 @@ def test_a_row_that_fails_costs_that_row(tiny_model):
     assert answers[3].error and [a.text for i, a in enumerate(answers) if i != 3] == [*alone[:3], alone[4]]
 
 
+def test_a_sampled_answer_hangs_on_its_question_and_the_seed_not_on_the_batch(tiny_model):
+    model = load(tiny_model("llava"))
+    questions = [Question(str(i), [images()[0], QUESTION]) for i in range(4)]  # alike: only seeds tell
+    sampled = [SHORT.model_copy(update={"temperature": 1.0, "seed": seed}) for seed in (0, 1)]
+    alone = [model.answer([q], sampled[0])[0].text for q in questions]
+    together = [a.text for a in model.answer(questions[::-1], sampled[0])][::-1]
+    assert together == alone and len(set(alone)) == 4
+    assert [a.text for a in model.answer(questions, sampled[1])] != alone
+
+
 # options
 
 

@@ -12,9 +12,9 @@ from harness_data import measure, mmbench, the_run, write
 
 from armor_eval.cli import main
 from armor_eval.models import registry
-from armor_eval.models.armor import seed_of
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, Question, RespondsFreely
 from armor_eval.models.mock import MockModel
+from armor_eval.models.sampling import row_seed
 from armor_eval.runs.bundle import read_bundle
 from armor_model.base.errors import UserError
 
@@ -51,7 +51,7 @@ def test_armor_draws_and_responds(tiny_checkpoint):
     assert len(said) == 1 and isinstance(said[0], list)
     mixed = model.draw(["", "a cross"], [1, 4], short)
     assert isinstance(mixed[0], Exception) and mixed[1].tobytes() == both[1].tobytes()
-    assert seed_of("1", 0) == seed_of("1", 0) != seed_of("2", 0)
+    assert row_seed("1", 0) == row_seed("1", 0) != row_seed("2", 0)
     model.close()
 
 
