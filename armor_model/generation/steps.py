@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -76,6 +76,11 @@ class Steps(ABC):
 
     def _step(self, batch: Batch) -> None:
         """Feed each row's pending token and sample each row's next one."""
+        with self._products.used() if len(batch.rows) > 1 else nullcontext():  # for one row torch's own is as fast
+            self._advance(batch)
+        self._settle(batch)
+
+    def _advance(self, batch: Batch) -> None:
         n, slot = len(batch.rows), batch.slot
         ids_n1 = torch.tensor([[row.token] for row in batch.rows], device=self.device)
         low = min(row.start for row in batch.rows)
@@ -86,7 +91,6 @@ class Steps(ABC):
             batch.hidden_RSD[:n, slot] = hidden_n1D[:, 0]
         batch.slot += 1
         self._sample(batch, list(range(n)), hidden_n1D[:, 0])
-        self._settle(batch)
 
     def _sample(self, batch: Batch, indices: list[int], last_RD: Tensor) -> None:
         """Sample the next token of some rows, each through its own head, from the newest hidden states."""
@@ -192,7 +196,7 @@ class Steps(ABC):
                 step.advance()
             codes = (step.tokens_ns[:conditional, :steps] - self.config.first_code_id).tolist()
         else:
-            several = len(batch.rows) > 1 or self.settings.parallel_draw > 1  # for one row torch's own is as fast
+            several = len(batch.rows) > 1 or self.settings.parallel_draw > 1
             with self._products.used() if several else nullcontext():
                 if self.settings.parallel_draw > 1:
                     side = math.isqrt(self.limits.codes_per_image)
@@ -238,8 +242,8 @@ which gains at 2 or 3 rows (.64 and .61) and little at more (.87 to 1.02)."""
 
 
 class Products:
-    """Matrix products of drawing on a CPU: of the linear layers that a code passes, for as long as their weights do not
-    change, the large float32 ones go through oneDNN, in the order that it reads fastest.
+    """Matrix products of steps on a CPU: of the linear layers that a token or code passes, for as long as their weights
+    do not change, the large float32 ones go through oneDNN, in the order that it reads fastest.
 
     torch gives these products to MKL, which lays a weight out anew at every call that has more than one row. Measured
     on an AMD EPYC, one thread, time over MKL's for 768 x 2048: 2 rows .75, 3 rows .51, 16 rows .70, 64 rows .83; a head
@@ -247,35 +251,51 @@ class Products:
     """
 
     def __init__(self, model: ArmorModel) -> None:
-        self.weights: list[tuple[nn.Linear, Tensor]] = []
+        self.products: list[Product] = []
         if model.device.type != "cpu" or model.dtype != torch.float32 or not _has_products():
             return
-        head = model.visual_head if model.config.heads == "switching" else model.single_head
-        modules = [m for part in (model.decoder.layers, model.adapter, head) for m in part.modules()]
+        heads = [model.visual_head, model.lm_head] if model.config.heads == "switching" else [model.single_head]
+        modules = [m for part in (model.decoder.layers, model.adapter, *heads) for m in part.modules()]
         # no subclasses: theirs may do more than a product
         linear = [m for m in modules if type(m) is nn.Linear and m.weight.numel() >= SMALLEST]
         packs = sum(m.weight.nbytes for m in linear) <= MOST_BYTES
-        pack = torch.ops.mkldnn._reorder_linear_weight
-        self.weights = [(m, pack(m.weight) if packs else m.weight) for m in linear]
+        self.products = [Product(module, packs) for module in linear]
 
     @contextmanager
     def used(self) -> Iterator[None]:
         """Within it the layers compute through oneDNN; not for training, as it has no gradients."""
         try:
-            for module, weight in self.weights:
-                vars(module)["forward"] = partial(_product, weight, module.bias)
+            for product in self.products:
+                vars(product.module)["forward"] = product
             yield
         finally:
-            for module, _ in self.weights:
-                vars(module).pop("forward", None)
+            for product in self.products:
+                vars(product.module).pop("forward", None)
+
+
+class Product:
+    """A linear layer's product through oneDNN; its weight is laid out at the first call, if at all."""
+
+    def __init__(self, module: nn.Linear, packs: bool) -> None:
+        self.module, self.packs = module, packs
+
+    @cached_property
+    def weight(self) -> Tensor:
+        weight = self.module.weight
+        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packs else weight
+        return packed
+
+    @property
+    def laid_out(self) -> bool:
+        """Whether there is a second copy of the weight."""
+        return self.packs and "weight" in vars(self)
+
+    def __call__(self, values: Tensor) -> Tensor:
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(values, self.weight, self.module.bias, "none", [], "")
+        return result
 
 
 def _has_products() -> bool:
     """Whether this torch has oneDNN, and the two operators by which torch.compile uses it (they are not public)."""
     there = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
     return there and torch.backends.mkldnn.is_available()
-
-
-def _product(weight: Tensor, bias: Tensor | None, values: Tensor) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(values, weight, bias, "none", [], "")
-    return result

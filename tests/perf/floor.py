@@ -176,7 +176,7 @@ def sizes(model: Any, engine: Engine) -> tuple[int, int]:
     """Bytes of the weights, with oneDNN's copy of them where there is one, and of what the engine has allocated for its
     rows."""
     weights = sum(p.nbytes for p in model.parameters())
-    weights += sum(module.weight.nbytes for module, packed in engine._products.weights if packed is not module.weight)
+    weights += sum(each.module.weight.nbytes for each in engine._products.products if each.laid_out)
     batch = engine.batch
     return weights, sum(t.nbytes for t in (*batch.cache.stores, *batch.adapter_cache.stores, batch.hidden_RSD))
 

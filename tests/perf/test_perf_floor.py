@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,20 +118,52 @@ MEDIUM = {
 """With three blocks of adapter and 8,192 codes a model of 124 M parameters."""
 
 
+def model_of_124_m():
+    """(the model, its settings), randomly filled."""
+    from armor_model import ArmorForConditionalGeneration, preset
+    from armor_model.presets import preset_dict
+
+    shape = {"num_adapter_layers": 3, "codebook_size": 8192, "image_grid": 4}
+    settings = preset_dict("tiny") | shape
+    settings["text_config"].update(MEDIUM, vocab_size=3000)
+    model = ArmorForConditionalGeneration(preset("tiny", 3000, MEDIUM, **shape)).eval()
+    assert 123.5 < sum(p.numel() for p in model.parameters()) / 1e6 < 124.5
+    return model, settings
+
+
+@pytest.mark.perf
+def test_writing_at_124_m(bench_row, one_thread, monkeypatch):
+    """Text on a CPU, with the products through oneDNN and as torch has them, in turn; the best of three turns each."""
+    from armor_model.generation import GenerationSettings, steps
+    from armor_model.generation.engine import Engine
+
+    model, _ = model_of_124_m()
+    for batch in (1, 4, 16):
+        engines, taken = {}, {"oneDNN": [], "plain": []}
+        for how, smallest in (("oneDNN", steps.SMALLEST), ("plain", 1 << 62)):
+            with monkeypatch.context() as patch:
+                patch.setattr(steps, "SMALLEST", smallest)
+                engines[how] = Engine(model, GenerationSettings(max_new_tokens=24, max_images=0), [], [], batch)
+                engines[how].run([floor.Request([7] * 8, [], i) for i in range(batch)])
+        for _ in range(3):
+            for how, engine in engines.items():
+                start = time.process_time()
+                engine.run([floor.Request([7] * 8, [], i) for i in range(batch)])
+                taken[how].append(time.process_time() - start)
+        ours, plain = (taken[how] for how in ("oneDNN", "plain"))
+        pairs = [b / a for a, b in zip(ours, plain, strict=True)]
+        found = {"turns": 3, "lowest": min(pairs), "highest": max(pairs), "ours_cpu_s": min(ours)}
+        name = f"write, batch {batch}: torch's own products over oneDNN's, CPU-seconds"
+        bench_row(name, min(plain) / min(ours), "x", None, size="124 M parameters", **found)
+
+
 @pytest.mark.perf
 def test_drawing_at_124_m(bench_row, one_thread, monkeypatch):
     """On a CPU in the middle of an image of 256 codes: the step over its floor, and what guidance costs; both with the
     products through oneDNN and as torch has them, in turn. The best of two turns each, and the range."""
-    from armor_model import ArmorForConditionalGeneration, preset
     from armor_model.generation import PrefixCache, steps
-    from armor_model.presets import preset_dict
 
-    turns, shape = 2, {"num_adapter_layers": 3, "codebook_size": 8192, "image_grid": 4}
-    settings = preset_dict("tiny") | shape
-    settings["text_config"].update(MEDIUM, vocab_size=3000)
-    model = ArmorForConditionalGeneration(preset("tiny", 3000, MEDIUM, **shape)).eval()
-    million = sum(p.numel() for p in model.parameters()) / 1e6
-    assert 123.5 < million < 124.5
+    turns, (model, settings) = 2, model_of_124_m()
     plan = floor.Plan("cpu", prompt=140, runs=1, copy_bytes=2**28, matrix=1024)
     cases = [(batch, guidance) for batch in (1, 4, 16) for guidance in (1.0, 3.0)]
     taken = {(case, how): [] for case in cases for how in ("oneDNN", "plain")}
