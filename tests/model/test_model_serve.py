@@ -241,6 +241,27 @@ def test_refusals_name_the_field(served, status, word, more):
     assert served.service.batcher.load == (0, 0)
 
 
+@pytest.mark.parametrize(
+    "param, word, more",
+    [  # where a text or a list may stand, the fault of what was sent, under the name that the client wrote
+        ("messages.0.content.0.image_url", "object", {"content": [{"type": "image_url", "image_url": "data:"}]}),
+        ("messages.0.content.0", "input_audio", {"content": [{"type": "input_audio"}]}),
+        ("messages.0.content.1.text", "required", {"content": [{"type": "text", "text": ASK}, {"type": "text"}]}),
+        ("messages.0.content", "string", {"content": 5}),
+        ("stop", "at most 4", {"stop": list("abcde")}),
+        ("stop.1", "string", {"stop": ["a", 5]}),
+    ],
+)
+def test_a_fault_in_a_list_is_not_told_as_no_text(param, word, more):
+    from armor_model.serve import protocol
+
+    talk = [{"role": "user", "content": more.get("content", ASK)}]
+    with pytest.raises(protocol.ApiError) as refused:
+        protocol.read_body(protocol.ChatRequest, json.dumps({"model": "toy", "messages": talk, **more}).encode())
+    error = refused.value.body["error"]
+    assert error["param"] == param and error["message"].startswith(f"{param}: ") and word in error["message"]
+
+
 def test_whole_numbers_may_be_written_with_a_point(served):
     asked = {"n": 2, "seed": 3, "max_tokens": 5}
     whole = served.chat(**asked).json()
