@@ -168,6 +168,7 @@ class ImageRequest(_Body):
     n: Answers | None = None
     size: str | None = None
     response_format: Annotated[Literal["b64_json"] | None, Field(description="Images are sent as data alone.")] = None
+    output_format: Literal["png"] | None = None
     seed: Seed | None = None
 
 
@@ -181,13 +182,15 @@ NOT_SERVED = {
         "logit_bias",
         "frequency_penalty",
         "presence_penalty",
+        "repetition_penalty",
+        "min_p",
         "response_format",
     ),
     ImageRequest: ("negative_prompt", "num_inference_steps", "guidance_scale", "true_cfg_scale", "stream", "image"),
 }
 """Fields that would change the answer: said, and not heard, the answer would be to another question."""
 MEANT_NOTHING: tuple[object, ...] = (None, False, 0, [], {}, {"type": "text"})
-"""Values of them that ask for nothing."""
+"""Values of them that ask for nothing; of a factor, as repetition_penalty is, 1 does."""
 
 
 B = TypeVar("B", bound=BaseModel)
@@ -201,7 +204,8 @@ def read_body(kind: type[B], body: bytes) -> B:
         where, said = _fault(error, body)
         raise ApiError(400, f"{where}: {said}" if where else said, where or None) from None
     for name in NOT_SERVED.get(kind, ()):
-        if (request.model_extra or {}).get(name) not in MEANT_NOTHING:
+        value = (request.model_extra or {}).get(name)
+        if value not in MEANT_NOTHING and not (name == "repetition_penalty" and value == 1):
             raise ApiError(400, f"{name} is not served here", name, "unsupported_parameter")
     return request
 

@@ -171,7 +171,8 @@ def test_images_are_those_of_draw(served, talker):
     reply = served.http.post("/v1/images/generations", json={"prompt": ASK, "n": 3, "seed": 5, "size": "auto"})
     ours = [png(image) for image in draw(*talker, [ASK] * 3, seeds=[5, 6, 7])]
     assert [each["b64_json"] for each in reply.json()["data"]] == ours
-    for wrong in ({"size": "7x7"}, {"response_format": "url"}, {"n": 9}, {"guidance_scale": 3.0}, {"prompt": ""}):
+    unserved = {"size": "7x7"}, {"response_format": "url"}, {"output_format": "webp"}, {"n": 9}, {"guidance_scale": 3.0}
+    for wrong in (*unserved, {"prompt": ""}):
         assert served.http.post("/v1/images/generations", json={"prompt": ASK, **wrong}).status_code == 400
 
 
@@ -224,6 +225,8 @@ NO_IMAGE = json.loads(json.dumps(IMAGE).replace("http://localhost/x.png", "data:
         (400, "role", {"messages": [{"role": "tool", "content": "a"}]}),
         (400, "tools", {"tools": [{"type": "function"}]}),
         (400, "logprobs", {"logprobs": True}),
+        (400, "repetition_penalty", {"repetition_penalty": 1.1}),
+        (400, "min_p", {"min_p": 0.1}),
         (400, "at most", {"max_tokens": 10**6}),
         (400, "temperature", {"temperature": -1}),
         (400, "temperature", {"temperature": "0"}),
