@@ -6,6 +6,7 @@ armor-model generate "draw a red circle" --seed 3 --out images
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -105,6 +106,8 @@ def generate(
 
     armor-model generate "what is this?" --image photo.png --model DIR --json
     """
+    if draw and (not images or not max_images):
+        raise UserError("--draw begins each answer with an image, which --no-images or --max-images 0 forbids")
     own = image_defaults(find_model(model))
     settings = armor_model.GenerationSettings(
         max_new_tokens=max_new_tokens,
@@ -181,7 +184,11 @@ def chat(
         while True:
             try:
                 yield input(prompt)
-            except EOFError:
+            except (EOFError, KeyboardInterrupt) as end:
+                if interactive:
+                    typer.echo()  # what comes next begins a line of its own
+                if isinstance(end, KeyboardInterrupt):
+                    raise
                 return
 
     def show_line(line: str) -> None:
@@ -349,7 +356,11 @@ def export_base(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 the disk is full, 2 wrong input, 130 Ctrl-C, 143 SIGTERM."""
-    return run_app(dressed(app, "armor-model"), "armor-model", argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    again, kept = None, ""
+    if argv[:1] == ["chat"]:  # it does not go on where it was
+        again, kept = f"a new conversation: {shlex.join(['armor-model', *argv])}", ", answers are kept"
+    return run_app(dressed(app, "armor-model"), "armor-model", argv, go_on=again, kept=kept)
 
 
 if __name__ == "__main__":

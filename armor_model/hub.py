@@ -82,11 +82,13 @@ def push(folder: Path, repository: str, private: bool = True) -> str:
     return str(done)
 
 
-def card(folder: Path, training: JsonView | None = None) -> str:
+def card(folder: Path, training: JsonView | None = None, place: Path | None = None) -> str:
     """README.md of a checkpoint: what it is by its configuration, and what it was trained on and to.
 
-    training: names and values of a table, as the run record has them.
+    training: names and values of a table, as the run record has them. place: where the folder will lie, whose name the
+    card bears; by default where it is.
     """
+    place = (place or folder).absolute()
     config = read_table(folder / "config.json")
     sizes, base = summary(config), base_name_of(config) or "an unknown base"
     rows = [f"| {name} | {n:,} |" for name, n in {**sizes["parts"], "total": sizes["total"]}.items()]
@@ -97,7 +99,7 @@ def card(folder: Path, training: JsonView | None = None) -> str:
         f"tags: [armor, {base}, text-to-image]",
         "---",
         "",
-        f"# {folder.parent.name if folder.name == 'model' else folder.name}",
+        f"# {place.parent.name if place.name == 'model' else place.name}",
         "",
         f"An ARMOR (arXiv 2503.06542) on {base}: its answers may hold images. Generated from the checkpoint and the "
         "record of its training; no benchmark was run for this card.",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from armor_model.config import ArmorFields
     from armor_model.modeling import ArmorModel
-    from armor_model.processing import ArmorProcessor
+    from armor_model.processing import ArmorProcessor, ProcessorSettings
 
 PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -63,8 +63,9 @@ def image_defaults(folder: str | Path) -> dict[str, float]:
     settings = read_table(file) if file.exists() else {}
     named = {name: settings[name] for name in IMAGE_DEFAULTS if name in settings}
     for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise UserError(f"{file}: {name} is {value!r}, not a number of 0 or more")
+        kind, word = (int, "whole number") if name == "image_top_k" else (int | float, "number")
+        if isinstance(value, bool) or not isinstance(value, kind) or not 0 <= value < math.inf:
+            raise UserError(f"{file}: {name} is {value!r}, not a {word} of 0 or more")
     return named
 
 
@@ -120,13 +121,36 @@ def load_processor(folder: str | Path) -> ArmorProcessor:
         settings = ProcessorSettings(**checkpoint_json(folder, file=FILE))
     except TypeError as error:
         raise UserError(f"{folder / FILE} cannot be read: {error}") from error
-    config_class(settings.base)  # AutoTokenizer asks for the registered configuration
+    kind = config_class(settings.base)  # registered: AutoTokenizer asks for it
+    if (folder / "config.json").exists():
+        _check_settings(folder, settings, kind)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:  # transformers raises many kinds for a damaged tokenizer; the advice is the same
         raise UserError(f"the tokenizer in {folder} cannot be read: {reason_of(error)}") from error
     vq = ImageTokenizer.load(folder / "vq") if (folder / "vq").is_dir() else None
+    if vq is not None and (vq.grid, vq.codebook_size) != (settings.image_grid, settings.codebook_size):
+        raise UserError(
+            f"{folder / 'vq'} is of another model: {vq.grid} x {vq.grid} codes out of {vq.codebook_size}, "
+            f"{settings.image_grid} x {settings.image_grid} out of {settings.codebook_size} in config.json"
+        )
     return ArmorProcessor(tokenizer, settings, vq)
+
+
+def _check_settings(folder: Path, settings: ProcessorSettings, kind: type[ArmorFields]) -> None:
+    """Raises UserError where config.json cannot be read, which AutoTokenizer would tell as a fault of the tokenizer, or
+    where the processor's token ids are of another model's: answers would be nonsense, drawings an error."""
+    from armor_model.processing import FILE
+
+    try:
+        config = kind.from_pretrained(str(folder), local_files_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises many kinds for a field of a wrong type
+        raise UserError(f"{folder / 'config.json'} cannot be read: {reason_of(error)}") from error
+    for name in ("vocab_size", "codebook_size", "image_grid"):
+        if (said := getattr(settings, name)) != (known := getattr(config, name)):
+            raise UserError(f"{folder / FILE}: {name} is {said!r}, {known!r} in config.json")
 
 
 def load(

@@ -178,4 +178,4 @@ def save_model(model: ArmorModel, processor: ArmorProcessor, folder: Path, train
     with whole_folder(folder, "config.json", no_space=no_space) as draft:
         save(model, processor, draft)
         if training is not None:
-            (draft / "README.md").write_text(card(draft, training))
+            (draft / "README.md").write_text(card(draft, training, folder))

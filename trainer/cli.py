@@ -339,7 +339,7 @@ KEPT = {
     "stage": ", checkpoints are kept",
     "base": ", checkpoints are kept",
     "tokenize": ", finished shards are kept",
-    "build-data": ", it begins anew",
+    "build-data": ", finished tars are kept",
 }
 """What an interrupted command leaves for the same command to go on with."""
 

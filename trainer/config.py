@@ -86,6 +86,8 @@ class Optimization:
             rate = getattr(self, name)
             if rate is not None and not 0 < rate < math.inf:
                 raise ValueError(f"{name} {rate:g} is not above 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} are not both in [0, 1)")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema {self.ema:g} is not in [0, 1)")
         for name in ("clip", "weight_decay", "floor"):  # a negative norm would turn every gradient round
@@ -211,8 +213,8 @@ class StageConfig:
     """Checkpoints, logs and processes."""
 
     def __post_init__(self) -> None:
-        if not self.share > 0:
-            raise ValueError(f"--share {self.share:g} is not above 0")
+        if not 0 < self.share < math.inf:
+            raise ValueError(f"--share {self.share:g} is not a number above 0")
         if bool(self.loop.sample_every) != bool(self.sample_prompt or self.ask):
             raise ValueError("samples need both --sample-every STEPS and at least one --sample-prompt or --ask TEXT")
 

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from armor_model.base.errors import UserError
-from armor_model.base.parsing import json_of
+from armor_model.base.parsing import json_of, read_table
 
 LOSS = "loss/"
 
 
 def find_logs(run: Path) -> dict[str, Path]:
-    """Stage -> log of a run's folder: its own, or those of the stages in it (`armor-train nano --work`)."""
+    """Stage -> log of a run's folder: its own, or those of the stages in it (`armor-train nano --work`). Its own stage
+    is what its run record says; without one it has no name."""
     if (run / "log.jsonl").is_file():
-        return {"": run / "log.jsonl"}
+        record = run / "run.json"
+        return {str(read_table(record).get("benchmark", "")) if record.exists() else "": run / "log.jsonl"}
     logs = {path.parent.name: path for path in sorted(run.glob("*/log.jsonl"))}
     if not logs:
         raise UserError(f"{run} holds no log.jsonl, nor does a folder in it")

@@ -110,7 +110,7 @@ class Loop:
             self.objective = self.accelerator.prepare(objective)
         self.optimizers = Optimizers(self.objective.named_parameters(), how)
         self.average = Average(model, self.trained, how.ema)
-        self.cost, self.step = Cost(), 0
+        self.cost, self.step, self.begun = Cost(), 0, False
         self.stop = StopRequest()
         self.main = self.accelerator.is_main_process
         self.checkpoints = None
@@ -118,17 +118,13 @@ class Loop:
             self.checkpoints = Checkpoints(self.options.out / "checkpoints", self.options.keep)
 
     def run(self) -> Outcome:
+        """Train from where `begin` left it. Raises RunFailed, and Preempted behind a step."""
         options, how = self.options, self.how
+        self.begin()
         run = {"name": f"stage {self.stage.name}", **asdict(self.how), "mixture": str(self.mixture.counts)}
         trackers = open_trackers(options.track, options.out, run) if self.main else []
         journal = RunLog(options.out if self.main else None, options.tensorboard, trackers)
-        losses: dict[str, float] = {}
-        if options.resume:
-            losses = self._resume(journal)
-        elif self.checkpoints is not None and self.checkpoints.steps():
-            raise RunFailed(f"{options.out} already holds a run; resume it or choose another directory")
-        else:
-            journal.forget_after(-1)  # of a run that was killed before its first checkpoint
+        losses = journal.forget_after(self.step or -1)  # all, of a run that was killed before its first checkpoint
         if self.main:
             for line in [*self.plan.lines(), *([f"goes on behind step {self.step:,}"] if self.step else [])]:
                 log.info("%s", line)
@@ -317,11 +313,22 @@ class Loop:
             self.checkpoints.save(self.step, trained, {"optimizers": optimizers, "rng": rng, **extra}, state)
         self.accelerator.wait_for_everyone()
 
-    def _resume(self, journal: RunLog) -> dict[str, float]:
+    def begin(self) -> None:
+        """Take up the last checkpoint, where the options say so. Raises RunFailed for the directory of another run,
+        before anything is written into it; called again, it does nothing."""
+        if self.begun:
+            return
+        self.begun = True
+        if self.options.resume:
+            self._resume()
+        elif self.checkpoints is not None and self.checkpoints.steps():
+            raise RunFailed(f"{self.options.out} already holds a run; resume it or choose another directory")
+
+    def _resume(self) -> None:
         saved_here = self.checkpoints
         step = devices.choose(self.accelerator, max(saved_here.steps(), default=0) if saved_here else 0)
         if saved_here is None or not step:
-            return journal.forget_after(-1)
+            return
         path, digest = saved_here.path(step), ""
         if self.accelerator.num_processes > 1:  # a machine with other files would go on with another run
             digest = saved_here.digest(step)
@@ -345,7 +352,6 @@ class Loop:
         self.optimizers.load_state_dict(saved["optimizers"])
         devices.restore_random_state(self.accelerator, saved["rng"])
         self.step, self.cost = int(state["step"]), Cost(**state["cost"])
-        return journal.forget_after(self.step)
 
 
 def mark(name: str, value: torch.Tensor) -> bytes:

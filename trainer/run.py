@@ -144,6 +144,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
         evaluate_every=(config.eval_every or how.steps) if evaluate else 0,
     )
     loop = Loop(model, stage, mixture, how, options, Source(start) if lazily else None)
+    loop.begin()  # a directory that is another run's keeps its record and its configuration
     used = replace(config, optimization=how, loop=replace(config.loop, shard=shard))
     with Training.open(
         out if loop.main else None,

@@ -7,6 +7,7 @@ declarations and holds no branch of its own. `armor-train stages` prints them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -67,7 +68,7 @@ class Stage:
             raise ValueError(f"stage {self.name}: unknown parts {sorted(unknown)}; known: {', '.join(PARTS)}")
         if set(self.mixture) - set(KINDS):
             raise ValueError(f"stage {self.name}: unknown types {sorted(set(self.mixture) - set(KINDS))}")
-        if self.alpha < 0 or self.beta < 0 or self.alpha + self.beta == 0:
+        if not (0 <= self.alpha < math.inf and 0 <= self.beta < math.inf and self.alpha + self.beta > 0):
             raise ValueError(
                 f"stage {self.name}: alpha {self.alpha} and beta {self.beta} must be >= 0, one of them > 0"
             )

@@ -45,8 +45,10 @@ def one_line(text: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an exception says, or its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an exception says, with the next where it only announces that; or its kind where it says
+    nothing."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

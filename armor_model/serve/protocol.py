@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, from_json
 
 from armor_model.base.errors import UserError
 from armor_model.base.images import MAX_PIXELS, BadImageError, opened
@@ -168,6 +168,7 @@ class ImageRequest(_Body):
     n: Answers | None = None
     size: str | None = None
     response_format: Annotated[Literal["b64_json"] | None, Field(description="Images are sent as data alone.")] = None
+    output_format: Literal["png"] | None = None
     seed: Seed | None = None
 
 
@@ -181,13 +182,15 @@ NOT_SERVED = {
         "logit_bias",
         "frequency_penalty",
         "presence_penalty",
+        "repetition_penalty",
+        "min_p",
         "response_format",
     ),
     ImageRequest: ("negative_prompt", "num_inference_steps", "guidance_scale", "true_cfg_scale", "stream", "image"),
 }
 """Fields that would change the answer: said, and not heard, the answer would be to another question."""
 MEANT_NOTHING: tuple[object, ...] = (None, False, 0, [], {}, {"type": "text"})
-"""Values of them that ask for nothing."""
+"""Values of them that ask for nothing; of a factor, as repetition_penalty is, 1 does."""
 
 
 B = TypeVar("B", bound=BaseModel)
@@ -198,13 +201,29 @@ def read_body(kind: type[B], body: bytes) -> B:
     try:
         request = kind.model_validate_json(body)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise ApiError(400, f"{where}: {first['msg']}" if where else str(first["msg"]), where or None) from None
+        where, said = _fault(error, body)
+        raise ApiError(400, f"{where}: {said}" if where else said, where or None) from None
     for name in NOT_SERVED.get(kind, ()):
-        if (request.model_extra or {}).get(name) not in MEANT_NOTHING:
+        value = (request.model_extra or {}).get(name)
+        if value not in MEANT_NOTHING and not (name == "repetition_penalty" and value == 1):
             raise ApiError(400, f"{name} is not served here", name, "unsupported_parameter")
     return request
+
+
+def _fault(error: ValidationError, body: bytes) -> tuple[str, str]:
+    """The field, as the client wrote its path, and what is wrong with it. Of a text or a list pydantic tries the text
+    first, and its path names each kind that it tried: a list's own fault counts, and only steps of the body."""
+    first, *rest = error.errors(include_url=False, include_input=False, include_context=False)
+    if rest and first["loc"][-1:] == ("str",) and rest[0]["type"] != "list_type":
+        first = rest[0]
+    node, steps = from_json(body) if first["loc"] else None, []
+    for step in first["loc"]:
+        if (isinstance(node, dict) and step in node) or (isinstance(node, list) and isinstance(step, int)):
+            node = node[step]
+            steps.append(step)
+    if first["type"] == "missing":
+        steps.append(first["loc"][-1])
+    return ".".join(map(str, steps)), first["msg"]
 
 
 def conversation_of(messages: Sequence[Message], most_images: int) -> list[JsonObject]:

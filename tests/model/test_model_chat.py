@@ -2,12 +2,14 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from armor_model import ArmorError, GenerationSettings, bundled, save
 from armor_model.chat import Chat
+from armor_model.cli import main
 
 SETTINGS = GenerationSettings(max_new_tokens=6, temperature=1.0, force_image=True, max_images=1)
 
@@ -201,6 +203,20 @@ def test_command_line_chat(pair, tmp_path):
 def test_bundled_names_what_is_there():
     with pytest.raises(ArmorError, match="bundled"):
         bundled("gpt")
+
+
+def test_ctrl_c_at_the_prompt_promises_no_resume(pair, tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("ARMOR_EVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("armor_model.cli.open_model", lambda *_: pair)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", interrupted)
+    assert main(["chat", "--out", str(tmp_path / "o")]) == 130
+    out, err = capsys.readouterr()
+    assert out.endswith("beside messages.\n\n"), "what was being typed ends its line"
+    assert f"interrupted, answers are kept - a new conversation: armor-model chat --out {tmp_path}" in err
 
 
 @pytest.mark.slow

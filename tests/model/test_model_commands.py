@@ -145,6 +145,13 @@ def test_shard_sizes(armor, base, tmp_path, given):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("given", ["--no-images", "--max-images=0"])
+def test_an_image_that_is_asked_for_and_forbidden_is_told_in_the_commands_words(tmp_path, given):
+    done = CliRunner().invoke(app, ["generate", "a", "--draw", given, "--out", str(tmp_path / "out")])
+    assert isinstance(done.exception, ArmorError) and "--draw" in str(done.exception)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "given",
     [

@@ -118,10 +118,36 @@ def drop_tokenizer(folder):
         file.unlink()
 
 
+def other(file, **values):
+    """Changes values of a JSON file of the checkpoint; `a__b` is b in the table a."""
+
+    def harm(folder):
+        tree = json.loads((folder / file).read_text())
+        for path, value in values.items():
+            *tables, name = path.split("__")
+            node = tree
+            for table in tables:
+                node = node[table]
+            node[name] = value
+        (folder / file).write_text(json.dumps(tree))
+
+    return harm
+
+
+def other_grid(folder):
+    for file in ("config.json", "processor_config.json"):
+        other(file, image_grid=2)(folder)
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
         (damage_config, "config.json"),
+        (other("config.json", text_config__hidden_size="64"), r"config.json cannot be read: .*hidden_size.* int"),
+        (other("config.json", heads="triple"), r"heads must be one of \(.*\), not 'triple'$"),
+        (other("config.json", image_grid=5), r"processor_config.json: image_grid is 4, 5 in config.json"),
+        (other("processor_config.json", vocab_size=9), r"processor_config.json: vocab_size is 9, \d+ in config.json"),
+        (other_grid, r"vq is of another model: 4 x 4 codes .* 2 x 2 out of"),
         (truncate, "cannot be loaded"),
         (pickled, "pickle"),
         (drop_a_weight, "visual_head"),
@@ -402,3 +428,6 @@ def test_a_checkpoint_says_how_it_is_drawn_with(tmp_path):
         file.write_text(f'{{"image_temperature": {wrong}}}')
         with pytest.raises(UserError, match=r"image_temperature|cannot be read"):
             image_defaults(tmp_path)
+    file.write_text('{"image_top_k": 9.5}')
+    with pytest.raises(UserError, match=r"image_top_k is 9\.5, not a whole number"):
+        image_defaults(tmp_path)

@@ -171,7 +171,8 @@ def test_images_are_those_of_draw(served, talker):
     reply = served.http.post("/v1/images/generations", json={"prompt": ASK, "n": 3, "seed": 5, "size": "auto"})
     ours = [png(image) for image in draw(*talker, [ASK] * 3, seeds=[5, 6, 7])]
     assert [each["b64_json"] for each in reply.json()["data"]] == ours
-    for wrong in ({"size": "7x7"}, {"response_format": "url"}, {"n": 9}, {"guidance_scale": 3.0}, {"prompt": ""}):
+    unserved = {"size": "7x7"}, {"response_format": "url"}, {"output_format": "webp"}, {"n": 9}, {"guidance_scale": 3.0}
+    for wrong in (*unserved, {"prompt": ""}):
         assert served.http.post("/v1/images/generations", json={"prompt": ASK, **wrong}).status_code == 400
 
 
@@ -224,6 +225,8 @@ NO_IMAGE = json.loads(json.dumps(IMAGE).replace("http://localhost/x.png", "data:
         (400, "role", {"messages": [{"role": "tool", "content": "a"}]}),
         (400, "tools", {"tools": [{"type": "function"}]}),
         (400, "logprobs", {"logprobs": True}),
+        (400, "repetition_penalty", {"repetition_penalty": 1.1}),
+        (400, "min_p", {"min_p": 0.1}),
         (400, "at most", {"max_tokens": 10**6}),
         (400, "temperature", {"temperature": -1}),
         (400, "temperature", {"temperature": "0"}),
@@ -239,6 +242,27 @@ def test_refusals_name_the_field(served, status, word, more):
     )
     assert reply.status_code == status and word in reply.json()["error"]["message"]
     assert served.service.batcher.load == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "param, word, more",
+    [  # where a text or a list may stand, the fault of what was sent, under the name that the client wrote
+        ("messages.0.content.0.image_url", "object", {"content": [{"type": "image_url", "image_url": "data:"}]}),
+        ("messages.0.content.0", "input_audio", {"content": [{"type": "input_audio"}]}),
+        ("messages.0.content.1.text", "required", {"content": [{"type": "text", "text": ASK}, {"type": "text"}]}),
+        ("messages.0.content", "string", {"content": 5}),
+        ("stop", "at most 4", {"stop": list("abcde")}),
+        ("stop.1", "string", {"stop": ["a", 5]}),
+    ],
+)
+def test_a_fault_in_a_list_is_not_told_as_no_text(param, word, more):
+    from armor_model.serve import protocol
+
+    talk = [{"role": "user", "content": more.get("content", ASK)}]
+    with pytest.raises(protocol.ApiError) as refused:
+        protocol.read_body(protocol.ChatRequest, json.dumps({"model": "toy", "messages": talk, **more}).encode())
+    error = refused.value.body["error"]
+    assert error["param"] == param and error["message"].startswith(f"{param}: ") and word in error["message"]
 
 
 def test_whole_numbers_may_be_written_with_a_point(served):

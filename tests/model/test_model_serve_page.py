@@ -16,6 +16,15 @@ document.getElementById("talk").dispatchEvent(new DragEvent("drop", { dataTransf
 """
 
 
+HALF = """
+window.fetch = async (path, { signal }) => new Response(new ReadableStream({ start(stream) {
+  stream.enqueue(new TextEncoder().encode('data: {"choices": [{"delta": {"content": "half an answer"}}]}\\n\\n'));
+  signal.addEventListener("abort", () => stream.error(signal.reason));
+} }));
+"""
+"""A server that begins an answer and does not go on."""
+
+
 @pytest.fixture(scope="module")
 def driver():
     from selenium import webdriver
@@ -77,3 +86,20 @@ def test_a_conversation_in_the_page(driver, tmp_path):
         assert not [entry for entry in driver.get_log("browser") if "favicon" not in entry["message"]]
     finally:
         it.close()
+
+
+def test_a_new_chat_keeps_nothing_of_an_answer_under_way(driver):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    from armor_model.serve.app import PAGE
+
+    driver.get(PAGE.as_uri())
+    driver.execute_script(HALF)
+    driver.find_element(By.ID, "text").send_keys("one")
+    driver.find_element(By.ID, "send").click()
+    answer = WebDriverWait(driver, 60).until(lambda d: d.find_elements(By.CSS_SELECTOR, ".turn.assistant"))[0]
+    WebDriverWait(driver, 60).until(lambda _: answer.text.startswith("half an answer"))
+    driver.find_element(By.ID, "reset").click()
+    WebDriverWait(driver, 60).until(lambda d: d.execute_script("return running === null"))
+    assert driver.execute_script("return messages") == [] and not driver.find_elements(By.CSS_SELECTOR, ".turn")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from xml.etree import ElementTree
 
 import pytest
@@ -32,6 +33,16 @@ def test_stages_and_runs_are_drawn_side_by_side(tmp_path, capsys):
         assert f"<!-- {name} -->" in drawn  # what a text drawn as outlines says
     assert main(["curves", str(tmp_path / "a"), str(tmp_path / "b"), "--out", str(out)]) == 0
     assert len(out.read_text()) == len(drawn)
+
+
+def test_runs_of_different_stages_have_a_panel_each(tmp_path, capsys):
+    for run, stage in (("run1", "stage 1"), ("run2", "stage 2"), ("again", "stage 1")):
+        write_run(tmp_path / run, 3.0)
+        (tmp_path / run / "run.json").write_text(json.dumps({"kind": "training", "benchmark": stage}))
+    out = tmp_path / "losses.svg"
+    assert main(["curves", *(str(tmp_path / run) for run in ("run1", "run2", "again")), "--out-file", str(out)]) == 0
+    assert "2 stages of 3 runs" in capsys.readouterr().out
+    assert all(f"<!-- {stage} -->" in out.read_text() for stage in ("stage 1", "stage 2"))
 
 
 def test_a_line_cut_by_a_kill_is_left_out(tmp_path):

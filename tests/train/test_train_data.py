@@ -13,6 +13,7 @@ from data_helpers import BAD, gpt, human, image, write_corpus, write_tar
 
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file
+from trainer.cli import main
 from trainer.data import build as builder
 from trainer.data.build import DRAW, DRAW_AND_TELL, TELL, Recipe, fill
 from trainer.data.readers import SCHEMES, SOURCES, Index, parse_part, read_index, read_tars, share_of, tars
@@ -312,6 +313,16 @@ def test_a_killed_build_has_no_conversations_without_a_report(tar, tmp_path, mon
     report = json.loads((out / "report.json").read_text())
     assert build_corpus(tar, out) == report
     assert report["sha256"] == sha256_file(out / "conversations.jsonl")
+
+
+def test_an_interrupted_build_says_that_it_goes_on(tar, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(builder, "_merge", interrupted)
+    assert main(["build-data", "--tars", str(tar), "--out", str(tmp_path / "out")]) == 130
+    told = f"interrupted, finished tars are kept - continue with: armor-train build-data --tars {tar} "
+    assert told in capsys.readouterr().err
 
 
 def test_a_text_pair_may_hold_any_letter(tmp_path):

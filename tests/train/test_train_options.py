@@ -185,6 +185,12 @@ def test_rates_that_would_train_uphill_are_refused(wrong):
         Optimization(4, 4, **wrong)
 
 
+@pytest.mark.parametrize("wrong", [{"alpha": -1.0}, {"alpha": math.nan}, {"beta": math.inf}, {"alpha": 0, "beta": 0}])
+def test_weights_that_are_no_weights_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"alpha .* and beta"):
+        replace(STAGES["3"], **wrong)
+
+
 def test_a_table_of_a_published_size_has_a_fingerprint():
     """Over 2**24 values float32 can not count: the last index was past the end, and every real model failed."""
     table = torch.zeros(4097, 4096, dtype=torch.bfloat16)

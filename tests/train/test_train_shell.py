@@ -217,6 +217,7 @@ def test_what_a_stage_learns_from_what_and_how_often_is_the_users(shards, tmp_pa
     assert "00000006-00-draw-a-red-circle.png" in samples
     assert samples["00000006-01-what-color-is-it-0.txt"].read_text().strip()
     card = (tmp_path / "model" / "README.md").read_text()
+    assert f"\n# {tmp_path.name}\n" in card  # the run's name, not that of the draft that the folder was written as
     assert "| base | armor-nano |" in card and "| t2i | 16 of " in card
 
 
@@ -404,7 +405,7 @@ def test_build_data_and_tokenize_say_what_they_read_and_why_they_dropped(officia
 
 
 def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
-    """Same shapes, other frozen weights: only the fingerprint can tell."""
+    """Same shapes, other frozen weights: only the fingerprint can tell. The run keeps its own training's record."""
     import torch
 
     from armor_model import bundled, load, save
@@ -415,8 +416,11 @@ def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
     with torch.no_grad():
         model.lm_head.weight += 0.01
     save(model, processor, tmp_path / "other")
+    kept = {file: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()}
+    assert {"run.json", "config.toml", "log.jsonl"} <= {file.name for file in kept}
     code, line = refused(capsys, *common, "--model", tmp_path / "other", "--out", tmp_path / "run", "--resume")
     assert code == 1 and "belongs to another run: frozen weights is " in line
+    assert all(file.read_bytes() == before for file, before in kept.items())
     run(capsys, *common, "--model", "armor-nano", "--out", tmp_path / "run", "--resume")  # done already: exports again
 
 
