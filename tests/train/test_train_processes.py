@@ -27,8 +27,7 @@ def train(
 ) -> None:
     """One process of a run of stage 3; the mixture holds every type, so a process may lack pictures to draw.
 
-    Behind step `hold` it goes on once `go_on(out)` is there, or with nobody left to wait for: who sends a signal finds it
-    alive."""
+    Behind step `hold` it waits for `go_on(out)`, as long as its starter lives: who sends a signal finds it alive."""
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(
