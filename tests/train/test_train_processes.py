@@ -27,7 +27,8 @@ def train(
 ) -> None:
     """One process of a run of stage 3; the mixture holds every type, so a process may lack pictures to draw.
 
-    Behind step `hold` it waits for `go_on(out)`, as long as its starter lives: who sends a signal finds it alive."""
+    Behind step `hold` it waits for `go_on(out)`, half an hour or until its starter ends: who sends a signal finds it
+    alive."""
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(
@@ -49,8 +50,10 @@ def train(
 
     class Slow(Mixture):
         def batch(self, step):
-            starter = multiprocessing.parent_process()
-            while hold is not None and step > hold and not go_on(Path(out)).exists() and starter.is_alive():
+            starter, end = multiprocessing.parent_process(), time.monotonic() + 1800
+            while hold is not None and step > hold and not go_on(Path(out)).exists():
+                if not starter.is_alive() or time.monotonic() > end:
+                    break
                 time.sleep(0.005)
             return super().batch(step)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 
 def wait_for_a_killer() -> None:
-    """Go on only once the process that started this one is gone: however late a busy machine lets it kill, it can."""
-    multiprocessing.parent_process().join()
+    """Half an hour, or until this process's starter ends: however late a busy machine lets it kill, it can."""
+    multiprocessing.parent_process().join(1800)
 
 
 def run(out: str, steps: int, save_every: int, resume: bool, pause: float = 0.0, hold: int | None = None) -> None:
