@@ -48,14 +48,17 @@ def train(
     from trainer.loop import Loop
     from trainer.stages import STAGES
 
+    asked = []
+
     class Slow(Mixture):
-        def batch(self, step):
+        def chosen(self, step):  # what the data loader asks of a mixture, in its thread
+            asked.append(step)
             starter, end = multiprocessing.parent_process(), time.monotonic() + 1800
             while hold is not None and step > hold and not go_on(Path(out)).exists():
                 if not starter.is_alive() or time.monotonic() > end:
                     break
                 time.sleep(0.005)
-            return super().batch(step)
+            return super().chosen(step)
 
     base = changes.pop("base", "internvl")
     model, source = tiny_model(base=base), None
@@ -83,6 +86,7 @@ def train(
     )
     how = Optimization(STEPS, batch_size, lr=1e-3, clip=1.0, **how)
     Loop(model, STAGES[stage], mixture, how, options, source).run()
+    assert asked, "the data loader asks otherwise by now: nothing waits for its killer"
 
 
 def go_on(out: Path) -> Path:
