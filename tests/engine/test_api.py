@@ -192,5 +192,5 @@ def test_the_pages_example_runs(tmp_path: Path) -> None:
 def test_importing_the_package_loads_nothing_heavy() -> None:
     heavy = "{'torch', 'vlmeval', 'mmdet', 'pandas'}"
     code = f"import armor_eval, sys; armor_eval.evaluate; print(sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr

@@ -11,6 +11,8 @@ from urllib.parse import unquote, urlsplit
 
 from huggingface_hub import constants
 
+PATIENCE = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+
 
 class HubServer:
     """`repositories`: id -> revision -> folder. `asked`: paths of files whose content was fetched."""
@@ -50,10 +52,13 @@ class HubServer:
             constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.url + "/{repo_id}/resolve/{revision}/{filename}"
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        for name in PATIENCE:  # 10 s each, which a busy machine may take
+            monkeypatch.setattr(constants, name, 600)
 
     def environment(self, cache: Path) -> dict[str, str]:
         """For another process."""
-        return {"HF_ENDPOINT": self.url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
+        patience = dict.fromkeys(PATIENCE, "600")
+        return {"HF_ENDPOINT": self.url, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1", **patience}
 
     def commit(self, repository: str, revision: str) -> str:
         return hashlib.sha1(f"{repository}@{revision}".encode()).hexdigest()

@@ -34,7 +34,7 @@ class Terminal:
         os.close(slave)
         self.shown = ""
 
-    def until(self, text: str, seconds: float = 120) -> None:
+    def until(self, text: str, seconds: float = 600) -> None:
         """Read until the text is shown."""
         end = time.monotonic() + seconds
         while text not in self.shown:
@@ -47,7 +47,7 @@ class Terminal:
         while self._read():
             pass
         os.close(self._master)
-        return self.process.wait(60), self.shown
+        return self.process.wait(600), self.shown
 
     def _read(self) -> bool:
         select.select([self._master], [], [], 60)

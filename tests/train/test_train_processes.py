@@ -4,10 +4,10 @@ the uninterrupted run; micro-batches are one batch."""
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import time
 from pathlib import Path
 
@@ -27,7 +27,8 @@ def train(
 ) -> None:
     """One process of a run of stage 3; the mixture holds every type, so a process may lack pictures to draw.
 
-    Behind step `hold` it goes on once `go_on(out)` is there, or after a minute: who sends a signal finds it alive."""
+    Behind step `hold` it waits for `go_on(out)`, half an hour or until its starter ends: who sends a signal finds it
+    alive."""
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(
@@ -36,6 +37,8 @@ def train(
             WORLD_SIZE=str(world),
             MASTER_ADDR="127.0.0.1",
             MASTER_PORT=str(port),
+            TORCHELASTIC_USE_AGENT_STORE="True",
+            TORCHELASTIC_RESTART_COUNT="0",
             ACCELERATE_USE_CPU="true",
         )
     from train_helpers import pools, tiny_model
@@ -45,12 +48,17 @@ def train(
     from trainer.loop import Loop
     from trainer.stages import STAGES
 
+    asked = []
+
     class Slow(Mixture):
-        def batch(self, step):
-            end = time.monotonic() + 60
-            while hold is not None and step > hold and not go_on(Path(out)).exists() and time.monotonic() < end:
+        def chosen(self, step):  # what the data loader asks of a mixture, in its thread
+            asked.append(step)
+            starter, end = multiprocessing.parent_process(), time.monotonic() + 1800
+            while hold is not None and step > hold and not go_on(Path(out)).exists():
+                if not starter.is_alive() or time.monotonic() > end:
+                    break
                 time.sleep(0.005)
-            return super().batch(step)
+            return super().chosen(step)
 
     base = changes.pop("base", "internvl")
     model, source = tiny_model(base=base), None
@@ -78,6 +86,7 @@ def train(
     )
     how = Optimization(STEPS, batch_size, lr=1e-3, clip=1.0, **how)
     Loop(model, STAGES[stage], mixture, how, options, source).run()
+    assert asked, "the data loader asks otherwise by now: nothing waits for its killer"
 
 
 def go_on(out: Path) -> Path:
@@ -128,14 +137,18 @@ def one(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def start(forkserver):
-    """Starts two processes of one run; gives them back."""
+    """Starts two processes of one run; gives them back.
+
+    They meet at a store of this process, as torchrun's do: a free port that is looked for here and bound by process 0
+    later is another test's by then, once in a while."""
+    stores = []
 
     def begin(out: Path, target=train, world: int = 2, **options):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        stores.append(torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
         pair = [
-            forkserver.Process(target=target, args=(str(out), rank, world, port), kwargs=options, daemon=True)
+            forkserver.Process(
+                target=target, args=(str(out), rank, world, stores[-1].port), kwargs=options, daemon=True
+            )
             for rank in range(world)
         ]
         for process in pair:
@@ -147,7 +160,7 @@ def start(forkserver):
 
 def finish(pair) -> None:
     for process in pair:
-        process.join(300)
+        process.join(900)
     assert [p.exitcode for p in pair] == [0] * len(pair)
 
 
@@ -188,7 +201,7 @@ def test_two_processes_are_one_with_the_double_batch(one, start, tmp_path, shard
 
 def wait_for_log(pair, out: Path, after: int) -> None:
     """Return once `after` lines are logged."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     while time.monotonic() < end:
         path = out / "log.jsonl"
         if path.exists() and path.read_text().count("\n") >= after:
@@ -198,12 +211,13 @@ def wait_for_log(pair, out: Path, after: int) -> None:
 
 
 def kill_pair(pair, out: Path, after: int) -> None:
-    """Kill -9 both once `after` lines are logged."""
+    """Kill -9 both once `after` lines are logged; stopped first, or one sees the other die and ends by itself."""
     wait_for_log(pair, out, after)
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in pair:
+            os.kill(process.pid, number)
     for process in pair:
-        os.kill(process.pid, signal.SIGKILL)
-    for process in pair:
-        process.join(60)
+        process.join(600)
     assert [p.exitcode for p in pair] == [-signal.SIGKILL] * 2
 
 

@@ -106,7 +106,7 @@ def test_a_full_queue_is_refused_and_empties_again(reward, batch):
 
     class Slow(Reward):
         def judge(self, request):
-            assert go_on.wait(60)
+            assert go_on.wait(600)
             return super().judge(request)
 
     slow = Slow(reward.vocabulary, reward.detector, reward.colors, limits=reward.limits)

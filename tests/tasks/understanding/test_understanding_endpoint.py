@@ -1,6 +1,8 @@
 """An endpoint reads every kind of reply for what it is, adapts once, bounds time and size, and never repeats a key."""
 
+import asyncio
 import gzip
+import itertools
 import json
 import threading
 import time
@@ -8,12 +10,15 @@ import time
 import pytest
 from scripted_server import ScriptedServer, chat, delta, events, refusal
 
+from armor_eval.models import transport
 from armor_eval.models.dialect import Dialect
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Extra, Patience
 from armor_eval.models.openai import patience
 from armor_model.base.errors import UserError, one_line
 
-QUICK = Patience(timeout=60, deadline=60, attempts=4, first_wait=0.01, longest_wait=0.03, dead_after=30, concurrency=4)
+QUICK = Patience(
+    timeout=600, deadline=600, attempts=4, first_wait=0.01, longest_wait=0.03, dead_after=600, concurrency=4
+)
 SECRET = "sk-0123456789abcdef"
 ASK = [{"role": "user", "content": "Which one?"}]
 
@@ -263,9 +268,11 @@ def test_any_path_is_posted_with_the_same_care(serve):
 # ---- limits ---------------------------------------------------------------------------------------------------------
 
 
-def drip(piece=b" ", pause=0.02):
-    while True:
+def drip(piece=b" ", pause=0.02, after_five=lambda: None):
+    for number in itertools.count(1):
         yield piece
+        if number == 5:
+            after_five()
         time.sleep(pause)
 
 
@@ -273,10 +280,26 @@ def limits(**changes):
     return patience(QUICK.__dict__, changes)
 
 
-def test_a_reply_that_drips_ends_at_the_deadline(serve):
-    server, endpoint = serve(lambda asked: (200, drip()), limits(timeout=0.2))
+class PutForward(asyncio.SelectorEventLoop):
+    """An event loop whose clock a test puts forward."""
+
+    ahead = 0.0
+
+    def time(self):
+        return super().time() + self.ahead
+
+
+def test_a_reply_that_drips_ends_at_the_deadline(serve, monkeypatch):
+    """Ten minutes pass between two drops, in which a short limit would end a connection that a busy machine begins."""
+    loop = PutForward()
+    monkeypatch.setattr(asyncio, "new_event_loop", lambda: loop)
+
+    def ten_minutes():
+        loop.ahead += 600
+
+    server, endpoint = serve(lambda asked: (200, drip(after_five=ten_minutes)), limits(timeout=600))
     error = failure(endpoint)
-    assert error.kind == "timeout" and "no whole reply within 0.2 s" in str(error)
+    assert error.kind == "timeout" and "no whole reply within 600 s" in str(error)
     assert len(posts(server)) == 2
 
 
@@ -366,17 +389,24 @@ def test_a_dead_server_is_given_up():
     endpoint.close()
 
 
-def test_a_silent_server_is_dead_and_a_slow_one_is_not(serve):
+def test_a_silent_server_is_dead_and_a_slow_one_is_not(serve, monkeypatch):
     server, endpoint = serve(lambda asked: None, limits(dead_after=0.2))
     silent = Endpoint(server.url, "m", limits(dead_after=0.2))
     silent._transport._probe = "http://127.0.0.1:9/"  # as if the whole machine hung
     assert isinstance(failure(silent), EndpointDown)
     silent.close()
 
+    breathed = threading.Event()
+
     def slow(asked):
-        time.sleep(0.7 if asked.method == "POST" else 0)
+        """Replies once it was asked whether it is alive."""
+        if asked.method == "POST":
+            assert breathed.wait(600)
+        else:
+            breathed.set()
         return chat()
 
+    monkeypatch.setattr(transport, "CONNECT_SECONDS", 600)
     server, endpoint = serve(slow, limits(dead_after=0.2))
     assert endpoint.chat(ASK).text == "B"
     assert [one.method for one in server.asked].count("POST") == 1 and len(server.asked) > 1

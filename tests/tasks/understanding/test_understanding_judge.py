@@ -14,7 +14,9 @@ from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.understanding.judge import EndpointJudge, ReplyCache, Request, read_reply
 from armor_model.base.errors import UserError
 
-QUICK = Patience(timeout=60, deadline=60, attempts=4, first_wait=0.01, longest_wait=0.05, concurrency=4)
+QUICK = Patience(
+    timeout=600, deadline=600, attempts=4, first_wait=0.01, longest_wait=0.05, dead_after=600, concurrency=4
+)
 SECRET = "sk-this-is-a-secret"
 
 

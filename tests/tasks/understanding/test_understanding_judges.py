@@ -16,7 +16,9 @@ from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.understanding.judge import EndpointJudge, ModelJudge, Request, judge_spec, open_judge
 from armor_model.base.errors import UserError
 
-QUICK = Patience(timeout=60, deadline=60, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=30, concurrency=2)
+QUICK = Patience(
+    timeout=600, deadline=600, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=600, concurrency=2
+)
 
 
 @pytest.fixture

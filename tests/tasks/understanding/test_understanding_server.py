@@ -7,36 +7,36 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 from harness_data import the_run
 from PIL import Image
-from scripted_server import ScriptedServer, chat, refusal
+from scripted_server import ScriptedServer, chat, nobody, refusal
 
 from armor_eval.cli import main
+from armor_eval.models import openai
 from armor_eval.models.base import Answer, Question
-from armor_eval.models.endpoint import EndpointDown
+from armor_eval.models.endpoint import EndpointDown, Patience
 from armor_eval.models.openai import _alike
 from armor_eval.runs.bundle import read_bundle
 
 SECRET = "sk-0123456789abcdef"
+# Pauses are short; how long a reply may take is no test's matter here, and a busy machine's own affair.
+QUICK = Patience(
+    timeout=600, deadline=600, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=600, concurrency=4
+)
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """The command's own server, with a patience that a test has."""
-    from armor_eval.models import openai
-    from armor_eval.models.endpoint import Patience
-
-    short = Patience(
-        timeout=60, deadline=60, attempts=3, first_wait=0.01, longest_wait=0.02, dead_after=3, concurrency=4
-    )
-    monkeypatch.setattr(openai, "patience", lambda *_: short)
+    monkeypatch.setattr(openai, "patience", lambda *_: QUICK)
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
 
 
-def command(server, folder, out, *more, bench="SEED"):
-    model = f"openai:{server.url}#m"
+def command(url, folder, out, *more, bench="SEED"):
+    model = f"openai:{url}#m"
     argv = ["understanding", "--bench", bench, "--model", model, "--data", str(folder), "--any-data"]
     return [*argv, "--out", str(out), *more]
 
@@ -71,7 +71,7 @@ def test_a_batch_that_fails_whole_stops_the_run_and_the_same_command_resumes(
 ):
     script = Switch(lambda asked: chat() if asked.count < 4 else broken)
     with ScriptedServer(script) as server:
-        argv = command(server, tsv_folder, tmp_path / "r", "--batch-size", "4")
+        argv = command(server.url, tsv_folder, tmp_path / "r", "--batch-size", "4")
         assert main(argv) == 1
         said = capsys.readouterr()
         assert needle in said.err and "the same command goes on" in said.err and said.err.count("\n") == 1
@@ -87,15 +87,15 @@ def test_answers_that_came_before_the_quota_ended_are_kept(tsv_folder, tmp_path,
         return chat() if asked.count < 3 else refusal(429, "quota", code="insufficient_quota")
 
     with ScriptedServer(script) as server:
-        assert main(command(server, tsv_folder, tmp_path / "r")) == 1
+        assert main(command(server.url, tsv_folder, tmp_path / "r")) == 1
         assert len(server.asked) < 12
     assert len(journal(tmp_path / "r")) == 3 and "quota" in capsys.readouterr().err
 
 
-def test_a_dead_server_stops_the_run(tsv_folder, tmp_path, capsys):
-    with ScriptedServer(lambda asked: chat()) as server:
-        pass
-    assert main(command(server, tsv_folder, tmp_path / "r")) == 1
+def test_a_dead_server_stops_the_run(tsv_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(openai, "patience", lambda *_: replace(QUICK, dead_after=1))
+    with nobody() as url:
+        assert main(command(url, tsv_folder, tmp_path / "r")) == 1
     said = capsys.readouterr().err
     assert "ConnectError" in said and said.count("\n") == 1 and not journal(tmp_path / "r")
 
@@ -111,7 +111,7 @@ def test_one_rows_403_costs_the_row(tsv_folder, tmp_path, capsys):
         )
 
     with ScriptedServer(script) as server:
-        assert main(command(server, tsv_folder, tmp_path / "r", "--batch-size", "1")) == 1
+        assert main(command(server.url, tsv_folder, tmp_path / "r", "--batch-size", "1")) == 1
     run, items, scores = read_bundle(the_run(tmp_path / "r"))
     lost = {it.extras["failure"] for it in items if it.status == "error"}
     assert lost == {"http 403", "content_filter"} and scores.counts["ok"] == len(items) - scores.counts["error"]
@@ -148,7 +148,7 @@ def test_how_answers_ended_is_kept_and_counted(tsv_folder, tmp_path, capsys):
         return replies[min(asked.count % 6, 4)]
 
     with ScriptedServer(script) as server:
-        assert main(command(server, tsv_folder, tmp_path / "r", "--batch-size", "1")) == 0
+        assert main(command(server.url, tsv_folder, tmp_path / "r", "--batch-size", "1")) == 0
     run, items, _ = read_bundle(the_run(tmp_path / "r"))
     cut = [it for it in items if it.extras["finish_reason"] == "length"]
     assert run.extras["answers"] == {"cut by length": len(cut), "refusal": 2} and len(cut) == 4
@@ -170,7 +170,7 @@ def test_an_echoed_key_is_in_no_file_and_on_no_screen(tsv_folder, tmp_path, caps
         return chat(f"B {held}", reasoning=held) if kind == "text" else refusal(400, f"\x1b[31m{asked.count} {held}")
 
     with ScriptedServer(script) as server:
-        assert main(command(server, tsv_folder, tmp_path / "r", "--json")) == (0 if kind == "text" else 1)
+        assert main(command(server.url, tsv_folder, tmp_path / "r", "--json")) == (0 if kind == "text" else 1)
         assert server.asked[0].headers["authorization"] == f"Bearer {SECRET}"
     said = capsys.readouterr()
     everything = (
@@ -184,7 +184,7 @@ def test_an_echoed_key_is_in_no_file_and_on_no_screen(tsv_folder, tmp_path, caps
 
 def test_extra_fields_reach_every_request_and_the_record(tsv_folder, tmp_path, capsys):
     with ScriptedServer(lambda asked: chat()) as server:
-        argv = command(server, tsv_folder, tmp_path / "r", "--request-json", '{"reasoning_effort": "low"}')
+        argv = command(server.url, tsv_folder, tmp_path / "r", "--request-json", '{"reasoning_effort": "low"}')
         assert main(argv) == 0
         assert all(one.body["reasoning_effort"] == "low" for one in server.asked)
         assert read_bundle(the_run(tmp_path / "r"))[0].extras["served"] == {"extra": {"reasoning_effort": "low"}}
@@ -196,7 +196,7 @@ def test_extra_fields_reach_every_request_and_the_record(tsv_folder, tmp_path, c
 
 def test_a_wrong_key_costs_nothing_but_a_line(tsv_folder, tmp_path, capsys):
     with ScriptedServer(lambda asked: refusal(401, "invalid key")) as server:
-        assert main(command(server, tsv_folder, tmp_path / "r")) == 2
+        assert main(command(server.url, tsv_folder, tmp_path / "r")) == 2
     assert "HTTP 401: invalid key" in capsys.readouterr().err
 
 
@@ -205,7 +205,7 @@ def test_a_wrong_key_costs_nothing_but_a_line(tsv_folder, tmp_path, capsys):
 def test_ctrl_c_returns_at_once(tsv_folder, tmp_path, signalled):
     """A server that never answers, asked with the real patience; three seconds are the issue's bound."""
     with ScriptedServer(lambda asked: None) as server:
-        argv = command(server, tsv_folder, tmp_path / "r")
+        argv = command(server.url, tsv_folder, tmp_path / "r")
         if signalled == "judge":
             argv = ["understanding", "--bench", "MMVet", "--model", "mock", "--data", str(tsv_folder), "--any-data"]
             argv += ["--judge", f"openai:{server.url}#j", "--out", str(tmp_path / "r")]
@@ -225,11 +225,10 @@ def test_ctrl_c_returns_at_once(tsv_folder, tmp_path, signalled):
 @pytest.mark.slow
 def test_a_dead_server_stops_a_run_within_two_minutes(tsv_folder, tmp_path):
     """With the real patience: nobody listens; the batch size is one, the worst case."""
-    with ScriptedServer(lambda asked: chat()) as server:
-        pass
-    argv = command(server, tsv_folder, tmp_path / "r", "--batch-size", "1")
-    began = time.monotonic()
     env = {**os.environ, "OPENAI_API_KEY": SECRET}
-    done = subprocess.run([sys.executable, "-m", "armor_eval", *argv], env=env, capture_output=True, text=True)
+    with nobody() as url:
+        argv = command(url, tsv_folder, tmp_path / "r", "--batch-size", "1")
+        began = time.monotonic()
+        done = subprocess.run([sys.executable, "-m", "armor_eval", *argv], env=env, capture_output=True, text=True)
     assert time.monotonic() - began < 120 and done.returncode == 1, done.stderr
     assert "is of no use" in done.stderr and done.stderr.count("\n") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -386,13 +387,18 @@ def test_a_repetition_without_end_is_read_in_time_that_grows_with_its_length(uni
     """Models that loop write thousands of these; quadratic, 64,000 characters took half a minute."""
 
     def seconds(length: int) -> float:
-        text, began = unit * (length // len(unit)), time.process_time()
-        parse.read_option(text, ANIMALS)
-        parse.read_yes_no(text)
-        return time.process_time() - began
+        """The least of three: neighbours on the same core take some of its time."""
+        text, least = unit * (length // len(unit)), math.inf
+        for _ in range(3):
+            began = time.process_time()
+            parse.read_option(text, ANIMALS)
+            parse.read_yes_no(text)
+            least = min(least, time.process_time() - began)
+        return least
 
     seconds(100)
-    assert seconds(64_000) < 60 * max(seconds(4_000), 1e-3)  # 16 times the text; quadratic would be 256 times
+    # 16 times the text; measured 12 to 31 times, quadratic would be 256 times
+    assert seconds(64_000) < 100 * max(seconds(4_000), 1e-3)
 
 
 @settings(max_examples=300, **quick)
