@@ -82,13 +82,19 @@ def push(folder: Path, repository: str, private: bool = True) -> str:
     return str(done)
 
 
+def name_of(folder: Path) -> str:
+    """What a checkpoint is called: its folder's name; of one that a training wrote, `run2/model`, the run's: else all
+    stages' models had one name."""
+    folder = folder.resolve()
+    return (folder.parent.name if folder.name == "model" else "") or folder.name
+
+
 def card(folder: Path, training: JsonView | None = None, place: Path | None = None) -> str:
     """README.md of a checkpoint: what it is by its configuration, and what it was trained on and to.
 
     training: names and values of a table, as the run record has them. place: where the folder will lie, whose name the
     card bears; by default where it is.
     """
-    place = (place or folder).absolute()
     config = read_table(folder / "config.json")
     sizes, base = summary(config), base_name_of(config) or "an unknown base"
     rows = [f"| {name} | {n:,} |" for name, n in {**sizes["parts"], "total": sizes["total"]}.items()]
@@ -99,7 +105,7 @@ def card(folder: Path, training: JsonView | None = None, place: Path | None = No
         f"tags: [armor, {base}, text-to-image]",
         "---",
         "",
-        f"# {place.parent.name if place.name == 'model' else place.name}",
+        f"# {name_of(place or folder)}",
         "",
         f"An ARMOR (arXiv 2503.06542) on {base}: its answers may hold images. Generated from the checkpoint and the "
         "record of its training; no benchmark was run for this card.",

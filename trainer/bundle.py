@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_folder, sha256_json
 from armor_model.base.jsons import JsonObject, JsonView
+from armor_model.hub import name_of
 
 if TYPE_CHECKING:
     from armor_eval.runs.bundle import Bundle
@@ -123,10 +124,9 @@ class Training:
             for name, value in losses.items()
             if name.startswith("loss/")
         ]
-        label = model.parent.name if model.name == "model" else model.name
-        fingerprint = {**self._bundle.run.model.model_dump(), "fingerprint": sha256_folder(model), "name": label}
+        trained = {"fingerprint": sha256_folder(model), "name": name_of(model)}
         extras = {**self._bundle.run.extras, "this_training": own.model_dump(), "model": str(model)}
-        self._bundle.update(model=fingerprint, training=training, extras=extras)
+        self._bundle.update(model={**self._bundle.run.model.model_dump(), **trained}, training=training, extras=extras)
         self._bundle.finish([], Scores(metrics=metrics, counts={}, expected_items=0))
 
     def __enter__(self) -> Self:

@@ -52,12 +52,12 @@ def load_folder(
 ) -> ArmorAdapter:
     """A checkpoint folder, or a hub id's, `ORG/NAME[@REVISION]`. Raises ArmorError in one line where it is not one, and
     UserError where it is another kind of model's: the kind is named."""
-    from armor_model.hub import KIND, fetch, is_id
+    from armor_model.hub import KIND, fetch, is_id, name_of
 
     on_hub = is_id(spec)
     if (kind := _other_kind(fetch(spec, "model", KIND) if on_hub else folder)) is not None:
         raise UserError(f"{spec} is no ARMOR checkpoint", f"did you mean --model {kind}:{spec}?")
-    name = spec.partition("@")[0].rpartition("/")[2] if on_hub else folder.resolve().name
+    name = spec.partition("@")[0].rpartition("/")[2] if on_hub else name_of(folder)
     adapter = ArmorAdapter(folder, spec=spec, name=name, device=device, dtype=dtype)
     if on_hub:
         adapter.info = adapter.info.model_copy(update={"revision": adapter.folder.name})

@@ -13,10 +13,11 @@ import pytest
 from hub_server import HubServer
 
 from armor_eval.models import registry
+from armor_eval.models.armor import load_folder
 from armor_eval.models.drawing import locate
 from armor_model import bundled, load, load_processor
 from armor_model.base.errors import RunFailed, UserError
-from armor_model.hub import card, check_login, is_id, push
+from armor_model.hub import card, check_login, is_id, name_of, push
 from armor_model.loading import check_checkpoint
 
 
@@ -131,6 +132,8 @@ def test_what_was_pushed_loads_again_and_has_a_card(uploads, tmp_path):
     text = (folder / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: armor-eval\n") and "# run" in text
     assert "| stage | 2 |" in text and "| visual_head | 12,480 |" in text
+    assert load_folder(folder, str(folder), "shapes").info.name == "run", "else all stages' models are called model"
+    assert name_of(tmp_path / "armor-8b") == "armor-8b"
 
 
 def test_a_push_that_fails_names_the_folder(uploads, monkeypatch):

@@ -14,6 +14,7 @@ from armor_eval.runs.schema import ModelInfo
 from armor_eval.tasks.text.record import write_bundles
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder, sha256_json
+from armor_model.hub import name_of
 
 NAME = "ARMOR"
 
@@ -90,10 +91,7 @@ def _info(model: str, model_args: object, checkpoint: Path) -> ModelInfo:
     digest = sha256_folder(folder) if folder.is_dir() else sha256_json([model, args])
     spec = str(folder) if model == NAME else f"hf:{name}" if model == "hf" else f"lm-eval:{model}"
     return ModelInfo(
-        spec=spec,
-        name=folder.resolve().name if folder.is_dir() else name,
-        fingerprint=digest,
-        revision=args.get("revision"),
+        spec=spec, name=name_of(folder) if folder.is_dir() else name, fingerprint=digest, revision=args.get("revision")
     )
 
 
