@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_helpers import gpt, human, image, write_lines, write_tar
 from test_train_data import build_corpus
@@ -19,7 +20,7 @@ from armor_model import bundled
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.files import hold_folder
 from trainer.data import build as builder
-from trainer.data.readers import SOURCES
+from trainer.data.readers import SOURCES, Index
 from trainer.data.screens import ScreenSettings
 from trainer.data.shards import MANIFEST, Shards
 from trainer.data.tokenizing import load, tokenize
@@ -165,6 +166,10 @@ def test_a_build_killed_after_any_write_goes_on(tar_folder, tmp_path, monkeypatc
     if stop > 1:
         with pytest.raises(UserError, match=r"a build that was killed, of other settings \(min_aesthetic, seed"):
             builder.build(tmp_path / "out", builder.Recipe(SOURCES["laion"], ScreenSettings()))
+        index = Index(np.zeros(1, dtype=np.uint64), np.zeros((1, 3)), np.zeros(1, dtype=np.int8))
+        same = builder.Recipe(SOURCES["laion"], ScreenSettings(min_aesthetic=0), seed=3)
+        with pytest.raises(UserError, match=r"of other settings \(index differ"):  # its scores screen what is left
+            builder.build(tmp_path / "out", same, list(map(str, tar_folder)), index=index)
     build_corpus(tar_folder[0], tmp_path / "out", tar_folder[1:])
     assert files_of(tmp_path / "whole") == files_of(tmp_path / "out")
     assert len(read) == 3 - done

@@ -127,7 +127,8 @@ def build(
             raise UserError(f"{out} already holds conversations.jsonl; choose another directory")
         with writing(out):
             (out / "images").mkdir(exist_ok=True)
-            _go_on(out / PARTS, {**recipe.identity(), "tars": list(tars), "part": part})
+            known = None if index is None else index.sha256
+            _go_on(out / PARTS, {**recipe.identity(), "index": known, "tars": list(tars), "part": part})
         missing = ((out, number, tar) for number, tar in enumerate(tars))
         begin = partial(_State.begin, recipe, index)
         parts = in_order(_part, missing, begin(), workers, begin)

@@ -243,6 +243,12 @@ class Index:
     def __len__(self) -> int:
         return len(self.keys_N)
 
+    @property
+    def sha256(self) -> str:
+        """Of what it holds."""
+        arrays = (self.keys_N, self.numbers_N3, self.flags_N)
+        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+
     def get(self, url: str) -> JsonObject:
         """The fields known of a url; empty for one that is not in the index."""
         key = _key(url)
