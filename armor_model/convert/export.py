@@ -50,6 +50,7 @@ def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> JsonO
             before = json.loads((draft / name).read_text()) if (draft / name).exists() else {}
             (draft / name).write_text(json.dumps({**before, **known}, indent=2, ensure_ascii=False) + "\n")
         settings = {key: value for key, value in config.to_dict().items() if key not in ARMOR_ONLY}
+        settings.pop("_name_or_path", None)  # where the checkpoint lay on this machine
         settings |= {"model_type": base.model_types[0], "architectures": [base.model_class.split(":")[1]]}
         (draft / "generation_config.json").write_text(json.dumps(_ends(processor), indent=2) + "\n")
         (draft / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

@@ -69,6 +69,7 @@ def test_a_repeated_export_leaves_no_older_shards(armor, tmp_path):
     with pytest.raises(ArmorError, match="not empty"):
         export(armor, out, max_shard=20_000)
     assert [path.name for path in out.glob("*.safetensors*")] == ["model.safetensors"]
+    assert not [file for file in out.glob("*.json") if str(armor) in file.read_text()], "no path of this machine"
     with pytest.raises(ArmorError, match="holds weights"):
         write([], out)
 
