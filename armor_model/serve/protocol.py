@@ -216,11 +216,15 @@ def _fault(error: ValidationError, body: bytes) -> tuple[str, str]:
     first, *rest = error.errors(include_url=False, include_input=False, include_context=False)
     if rest and first["loc"][-1:] == ("str",) and rest[0]["type"] != "list_type":
         first = rest[0]
-    node, steps = from_json(body) if first["loc"] else None, []
+    if not first["loc"]:  # no JSON, or no object
+        return "", first["msg"]
+    node, steps = from_json(body), []
     for step in first["loc"]:
-        if (isinstance(node, dict) and step in node) or (isinstance(node, list) and isinstance(step, int)):
+        try:
             node = node[step]
-            steps.append(step)
+        except (KeyError, IndexError, TypeError):
+            continue
+        steps.append(step)
     if first["type"] == "missing":
         steps.append(first["loc"][-1])
     return ".".join(map(str, steps)), first["msg"]
