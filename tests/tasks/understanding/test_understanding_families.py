@@ -95,6 +95,10 @@ def test_a_file_without_an_md5_is_told_the_line_that_lets_it_be_measured(birds, 
     declared.write_text(EXAMPLE.replace('file = "Birds.tsv"', f'file = "Birds.tsv"\n{line}'))
     assert main([*argv, "--out", str(tmp_path / "r")]) == 0
     assert "not the published" not in capsys.readouterr().out
+    page = tmp_path / "page.html"  # the declaration is the run's own, and so are the images of its questions
+    assert main(["report", str(tmp_path / "r"), "--data", str(data), "--out-file", str(page)]) == 0
+    assert "question images are not here" not in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8").count("iVBORw0KGgo") >= 1  # how a PNG begins in base64
 
 
 @pytest.mark.parametrize(
