@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 PNG_END = bytes.fromhex("0000000049454e44ae426082")
 
+MOST_ASPECT = 200
+"""Longer side over shorter: beyond it Qwen's processor raises, and detectors scale the shorter side to nothing."""
+
 
 def read_image(path: Path, root: Path) -> tuple[Image.Image, str | None]:
     """RGB, upright; and what had to be done to it, if anything. Raises BadImageError.
@@ -44,6 +47,9 @@ def rgb_of(data: bytes) -> tuple[Image.Image, str | None]:
         notes = [] if image.format == "PNG" else [f"{image.format}, not PNG"]
         if upright.size != image.size or image.getexif().get(0x0112, 1) != 1:
             notes.append("rotated by EXIF")
+        if max(upright.size) > MOST_ASPECT * min(upright.size):
+            size = " x ".join(map(str, upright.size))
+            raise BadImageError(f"it is {size} pixels: no judge looks at sides of more than {MOST_ASPECT} to 1")
         if upright.mode.startswith(("I", "F")):
             raise BadImageError(f"{upright.mode} pixels are not 8-bit")
         if upright.mode != "RGB":

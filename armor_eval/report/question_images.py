@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from armor_eval.report.loading import RunView
 from armor_eval.runs.schema import Run
 from armor_eval.tasks.understanding.data import content_made, lmu_data, locate
-from armor_eval.tasks.understanding.declare import benchmarks
+from armor_eval.tasks.understanding.declare import Benchmark, benchmarks, of_run
 from armor_eval.tasks.understanding.images import BadImageError
 from armor_eval.tasks.understanding.table import Row, read_table
 from armor_model.base.errors import UserError
@@ -64,9 +64,12 @@ def find_question_images(
         names = list(names)
         view = views[place]
         try:
-            at = view.run.benchmark, _measured_file(view.run, names[0].partition("#")[0], data)
+            benchmark = of_run(view.run) or benchmarks().get(view.run.benchmark)
+            if benchmark is None:
+                raise UserError(f"{view.run.benchmark} is not declared")
+            at = benchmark.name, _measured_file(view.run, benchmark, names[0].partition("#")[0], data)
             if at not in tables:
-                table = read_table(benchmarks()[at[0]], at[1], need_published=False)
+                table = read_table(benchmark, at[1], need_published=False)
                 tables[at] = {row.id: row for row in table.rows}
         except UserError as error:
             question_images.missing.append(f"{view.label}: the question images are not here, {error}")
@@ -81,11 +84,8 @@ def find_question_images(
     return question_images
 
 
-def _measured_file(run: Run, name: str, data: Path | None) -> Path:
+def _measured_file(run: Run, benchmark: Benchmark, name: str, data: Path | None) -> Path:
     """The TSV of a run. UserError where no file of that name has the run's sha256."""
-    benchmark = benchmarks().get(run.benchmark)
-    if benchmark is None:
-        raise UserError(f"{run.benchmark} is not declared")
     if Path(name).name != name:
         raise UserError(f"{name!r} is no file's name")
     embedded = content_made(benchmark, run.profile) == run.data.sha256

@@ -80,8 +80,9 @@ def spoil_folder(root):
     exif[0x0112] = 6
     Image.open(sample(2, 1)).save(sample(2, 1), format="PNG", exif=exif)  # rotated
     Image.open(sample(2, 2)).save(sample(2, 2), format="JPEG", quality=95)  # a JPEG under a PNG's name
+    Image.new("RGB", (3000, 1)).save(sample(3, 0))  # nothing is left of it at a detector's size
     (root / "notes.txt").write_text("not a folder")
-    return 6
+    return 7
 
 
 def metadata_line(record):

@@ -118,7 +118,8 @@ def read_table(
     if need_published and not benchmark.official.md5:
         raise UserError(
             f"{benchmark.name} declares no md5 of a published file, so {path} cannot be checked",
-            "add --any-data to measure it and mark the result, or md5 under [official]",
+            f'write md5 = {{ own = "{md5}" }} under [official] of its file, or measure it, marked: '
+            "armor-eval understanding --any-data",
         )
     if need_published and edition is None:
         known = " or ".join(f"{known} ({name})" for name, known in benchmark.official.md5.items())

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import json
 import threading
 
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("starlette", reason="the extra `serve` is not installed")
 
 from geneval_world import PROMPTS, scene_for
+from PIL import Image
 from starlette.testclient import TestClient
 
 from armor_eval.base.images import read_image, write_image
@@ -36,6 +38,15 @@ def reward():
 def client(reward):
     with TestClient(make_app(reward), base_url="http://127.0.0.1:8766") as client:
         yield client
+
+
+def base64_of(image):
+    held = io.BytesIO()
+    image.save(held, format="PNG")
+    return base64.b64encode(held.getvalue()).decode()
+
+
+THIN = base64_of(Image.new("RGB", (3000, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +87,7 @@ def test_health_says_what_judges(client):
         (lambda b: {**b, "metadata": b["metadata"][:-1]}, 400, "one of each"),
         (lambda b: {**b, "images": ["https://example.org/a.png", *b["images"][1:]]}, 400, "images[0]"),
         (lambda b: {**b, "images": [*b["images"][:-1], base64.b64encode(b"no image").decode()]}, 400, "not an image"),
+        (lambda b: {**b, "images": [*b["images"][:-1], THIN]}, 400, "images[31]: it is 3000 x 1 pixels"),
         (lambda b: {**b, "metadata": [{"tag": "colors"}, *b["metadata"][1:]]}, 400, "metadata[0]"),
         (lambda b: {k: v * 2 for k, v in b.items()}, 413, "at most 40"),
         (lambda b: {"images": [b["images"][0] * 99], "metadata": b["metadata"][:1]}, 400, "images[0]"),

@@ -110,7 +110,7 @@ def test_existing_images_good_and_bad(detector, tmp_path, capsys):
     assert result["run"]["status"] == "partial" and result["scores"]["counts"] == {"ok": 24 - lost, "error": lost}
     _, items, _ = read_bundle(tmp_path / "run" / "geneval")
     reasons = {item.id: item.reason for item in items if item.status == "error"}
-    for word in ("missing", "empty", "not an image", "damaged", "8-bit", "leads out"):
+    for word in ("missing", "empty", "not an image", "damaged", "8-bit", "leads out", "200 to 1"):
         assert any(word in reason for reason in reasons.values()), (word, reasons)
     notes = {item.extras.get("picture") for item in items}
     assert {"L read as RGB", "RGBA read as RGB", "rotated by EXIF", "JPEG, not PNG"} <= notes

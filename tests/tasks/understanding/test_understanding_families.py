@@ -86,6 +86,21 @@ def test_files_that_lack_a_familys_columns_are_refused_before_a_question(birds, 
     assert main(["understanding", "--bench", str(tmp_path / "none.toml"), "--model", "mock"]) == 2
 
 
+def test_a_file_without_an_md5_is_told_the_line_that_lets_it_be_measured(birds, tmp_path, capsys):
+    """`armor-eval suite` and `evaluate` have no --any-data: what they say must be of use to them."""
+    declared, data = birds
+    argv = ["understanding", "--bench", str(declared), "--data", str(data), "--model", "mock", "--limit", "2"]
+    assert main([*argv, "--out", str(tmp_path / "r")]) == 2
+    line = re.search(r"md5 = \{.*?\}", capsys.readouterr().err)[0]
+    declared.write_text(EXAMPLE.replace('file = "Birds.tsv"', f'file = "Birds.tsv"\n{line}'))
+    assert main([*argv, "--out", str(tmp_path / "r")]) == 0
+    assert "not the published" not in capsys.readouterr().out
+    page = tmp_path / "page.html"  # the declaration is the run's own, and so are the images of its questions
+    assert main(["report", str(tmp_path / "r"), "--data", str(data), "--out-file", str(page)]) == 0
+    assert "question images are not here" not in capsys.readouterr().err
+    assert page.read_text(encoding="utf-8").count("iVBORw0KGgo") >= 1  # how a PNG begins in base64
+
+
 @pytest.mark.parametrize(
     ("family", "frame", "answer", "score"),
     [

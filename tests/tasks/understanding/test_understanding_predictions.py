@@ -215,6 +215,7 @@ def test_a_spreadsheets_cells_are_what_was_written(tables, tmp_path):
         ("a.tsv", "", "not a whole table"),
         ("a.json", '{"set_id": 1, "figure_id": 0, "model_prediction": "x", "id": 1}', "does not name its category"),
         ("a.bin", b"\xff\xfe\x00", "is not a text file"),
+        ("a.pkl", b"\x80\x04}\x94.", "is a pickle, which would run what is in it"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path, name, content, told):

@@ -14,6 +14,8 @@ Record = tuple[str, JsonObject]
 """Where it stands (for messages), and its fields."""
 _OF_AN_ANSWER = {"index", "id", "question_id", "doc_id"}
 TABLES = {".tsv": "\t", ".csv": ","}
+KNOWN = (".xlsx", *TABLES, ".json", ".jsonl")
+PICKLES = {".pkl", ".pickle"}
 
 
 def read_records(path: Path) -> list[Record]:
@@ -21,6 +23,8 @@ def read_records(path: Path) -> list[Record]:
     becomes records of `id` and `prediction`. Raises UserError for a file that holds none."""
     if not path.is_file():
         raise UserError(f"{path} is not there", "give a file that exists")
+    if path.suffix in PICKLES:
+        raise UserError(f"{path} is a pickle, which would run what is in it", f"save it as one of {', '.join(KNOWN)}")
     if path.suffix == ".xlsx":
         rows = list(_spreadsheet(path))
     elif path.suffix in TABLES:
@@ -62,7 +66,7 @@ def _json(path: Path) -> Iterator[Record]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file: {error}", "known: .xlsx, .tsv, .csv, .json, .jsonl") from error
+        raise UserError(f"{path} is not a text file: {error}", f"known: {', '.join(KNOWN)}") from error
     try:
         data = json_of(text)
     except ValueError:
