@@ -236,6 +236,10 @@ def create_app(service: Service, token: str | None = None, hosts: frozenset[str]
     async def models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [service.card()]})
 
+    async def model(request: Request) -> Response:
+        service.check_model(request.path_params["name"])
+        return JSONResponse(service.card())
+
     async def health(_: Request) -> Response:
         alive = service.batcher.alive
         return JSONResponse({"status": "ok" if alive else "unavailable"}, 200 if alive else 503)
@@ -266,6 +270,7 @@ def create_app(service: Service, token: str | None = None, hosts: frozenset[str]
         Route("/metrics", metrics, methods=["GET"]),
         Route("/openapi.json", spec, methods=["GET"]),
         Route("/v1/models", models, methods=["GET"]),
+        Route("/v1/models/{name:path}", model, methods=["GET"]),
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/images/generations", images, methods=["POST"]),
     ]

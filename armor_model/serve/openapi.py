@@ -20,6 +20,7 @@ REFUSALS = {
     "503": "The server is ending.",
     "504": "It took too long.",
 }
+BY_NAME = ("401", "403", "404")
 ERROR = {
     "type": "object",
     "required": ["error"],
@@ -66,10 +67,13 @@ def openapi(name: str, side: int, most_tokens: int, with_token: bool) -> JsonObj
         }
 
     stream: JsonObject = {"text/event-stream": {}}  # OpenAPI 3.1 cannot say what an event of it is
+    one = _get("model", "The model, by its name.", "application/json", {"type": "object", "required": ["id"]}, BY_NAME)
+    one["get"]["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"enum": [name]}}]
     paths = {
         "/v1/chat/completions": post(ChatRequest, "Answer with text and images.", ["choices", "usage"], stream),
         "/v1/images/generations": post(ImageRequest, "Draw.", ["created", "data"], {}),
         "/v1/models": _get("models", "The model.", "application/json", {"type": "object", "required": ["data"]}),
+        "/v1/models/{name}": one,
         "/health": _get("health", "Whether it serves.", "application/json", {"type": "object"}, ("503",)),
         "/metrics": _get("metrics", "For Prometheus.", "text/plain", {"type": "string"}),
     }

@@ -295,6 +295,8 @@ def test_bodies_are_limited(served):
 def test_models_health_metrics(served):
     [card] = served.http.get("/v1/models").json()["data"]
     assert card["id"] == "toy" and card["architecture"]["output_modalities"] == ["text", "image"]
+    assert served.http.get("/v1/models/toy").json() == card
+    assert served.http.get("/v1/models/other").json()["error"]["code"] == "model_not_found"
     assert served.http.get("/health").json() == {"status": "ok"}
     before = served.http.get("/metrics").text
     served.chat(max_tokens=3)
