@@ -55,6 +55,10 @@ def compare(
     used = policy or beside
     name = str(used) if used else "defaults"
     found = run_gate(base_path, candidate_path, load_policy(used), name, strict, original)
+    if json_output:  # the verdict first: a full disk does not take it away
+        write(found.model_dump_json(indent=1))
+    else:
+        formats.show(found, console())
     files = {
         "compare.json": (None, lambda: found.model_dump_json(indent=1) + "\n"),
         "compare.md": (markdown, lambda: formats.markdown(found)),
@@ -68,10 +72,6 @@ def compare(
             for target in targets:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 write_file(target, made)
-    if json_output:
-        write(found.model_dump_json(indent=1))
-    else:
-        formats.show(found, console())
     return found.exit_code
 
 
