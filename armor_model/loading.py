@@ -143,7 +143,7 @@ def _check_settings(folder: Path, settings: ProcessorSettings, kind: type[ArmorF
     from armor_model.processing import FILE
 
     try:
-        config = kind.from_pretrained(str(folder), local_files_only=True)
+        config = kind.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except UserError:
         raise
     except Exception as error:  # transformers raises many kinds for a field of a wrong type

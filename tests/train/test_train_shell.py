@@ -327,7 +327,7 @@ BAD = {  # what was typed: exit code, and what the line has to say
     "--stage one-stag-10": (2, "did you mean one-stage-10"),
     "--stage 2 --mix t2i=0": (2, "--mix: 't2i=0' is not t2i=COUNT"),
     "--stage 2 --mix cats=9": (2, "unknown type 'cats'"),
-    "--stage 2 --share 0": (2, "--share 0 is not above 0"),
+    "--stage 2 --share 0": (2, "--share 0 is not a number above 0"),
     "--stage 2 --precision fp16": (2, "--precision is one of fp32, bf16"),
     "--stage 2 --sample-every 5": (2, "need both"),
     "--stage 2 --batch-size 0": (2, "batch-size"),
