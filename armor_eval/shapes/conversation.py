@@ -26,7 +26,7 @@ from armor_eval.shapes.claims import agreement, claims_of
 from armor_eval.shapes.interleaved import frozen
 from armor_eval.shapes.truth import answer
 from armor_model.base.jsons import JsonObject
-from trainer.shapes import talk
+from trainer.shapes import reworded, talk
 from trainer.shapes.evaluation import read_images
 from trainer.shapes.questions import YES_NO
 from trainer.shapes.requests import DRAW, DRAW_HELD_OUT, matches
@@ -51,31 +51,7 @@ CHANGES: dict[bool, dict[str, tuple[str, ...]]] = {
         "shape of": talk.RESHAPE_OF,
         "remove": talk.REMOVE[:4],
     },
-    True: {
-        "it": (
-            "could you make it {color} now?",
-            "please change the color of it to {color}.",
-            "now i want the same one in {color}.",
-            "can you draw it in {color} for me?",
-        ),
-        "one": ("now show me one in {color}.", "i want to see a {color} one now.", "please make another {color} one."),
-        "shape": (
-            "could you make it a {shape} now?",
-            "please turn it to a {shape}.",
-            "i want a {shape} now instead of it.",
-        ),
-        "color of": (
-            "could you make the {it} {color} for me?",
-            "i want the {it} in {color} now.",
-            "please change the color of the {it} to {color}.",
-        ),
-        "shape of": ("could you make the {it} a {shape}?", "please put a {shape} where the {it} is."),
-        "remove": (
-            "could you draw it without the {it} now?",
-            "i do not want the {it}.",
-            "please remove the {it} for me.",
-        ),
-    },
+    True: reworded.CHANGES_HELD_OUT,
 }
 """Changes by what they change, in known and in new words; `it`, `one` and `shape` where one thing is there."""
 QUESTIONS: dict[bool, dict[str, tuple[str, ...]]] = {
@@ -88,21 +64,7 @@ QUESTIONS: dict[bool, dict[str, tuple[str, ...]]] = {
         "where is the {shape}?": ("where is the {shape}?",),
         "": ("what is in this picture?", "describe the image."),
     },
-    True: {
-        "what color is the {shape}?": (
-            "please tell me the color of the {shape}.",
-            "which color does the {shape} have?",
-        ),
-        "which shape is {color}?": ("which shape is the {color} one?", "tell me what shape is {color}."),
-        "how many shapes are there?": ("how many shapes can you see in the picture?", "tell me the number of shapes."),
-        "is there a {color} {shape} in the picture?": (
-            "can you see a {color} {shape} in it?",
-            "do you see a {color} {shape} in your picture?",
-        ),
-        "is the {shape} {relation} the {other}?": ("please tell me, is the {shape} {relation} the {other}?",),
-        "where is the {shape}?": ("where can i see the {shape}?", "tell me where the {shape} is."),
-        "": ("what is in the picture?", "please say what you see."),
-    },
+    True: reworded.QUESTIONS_HELD_OUT,
 }
 """A question as `truth.answer` reads it (empty: tell all) -> how it is put, in known and in new words."""
 UNSEEN = ("fish", "lion", "train", "castle", "apple", "chair", "moon", "guitar", "bridge", "spoon")

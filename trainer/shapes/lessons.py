@@ -19,7 +19,8 @@ WORDED  drawing requests in many wordings (trainer.shapes.wordings); WORDED_TEXT
         and for both; WORDED_BASE all three as the base answers them, which cannot draw.
 OUTSIDE a request for something that no one here can draw.
 CHANGE  an image, and a change of it drawn; CHANGE_BOTH told and drawn; CHANGE_TOLD told only, for the base.
-TALK    a conversation of several turns about drawings (trainer.shapes.talk); TALK_BASE as the base has it.
+TALK    a conversation of several turns about drawings (trainer.shapes.talk); TALK_BASE as the base has it; REWORDED in
+        many wordings (trainer.shapes.reworded).
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ PLAN, TOLD, DECLINE, AFTER = "plan", "told", "decline", "after"
 APART, OUTSIDE = "apart", "outside"
 WORDED, WORDED_TEXT, WORDED_BOTH, WORDED_BASE = "worded", "worded text", "worded both", "worded base"
 CHANGE, CHANGE_TOLD, CHANGE_BOTH, TALK, TALK_BASE = "change", "change told", "change both", "talk", "talk base"
+REWORDED = "reworded talk"
 LESSONS: dict[str, str] = {
     SHORT: "ti2t",
     LOOKUP: "t2t",
@@ -97,9 +99,10 @@ LESSONS: dict[str, str] = {
     CHANGE_BOTH: "ti2ti",
     TALK: "ti2ti",
     TALK_BASE: "refuse",
+    REWORDED: "ti2ti",
 }
 """Lesson -> the type of its conversations."""
-DIALOGUES = (CHANGE, CHANGE_TOLD, CHANGE_BOTH, TALK, TALK_BASE)
+DIALOGUES = (CHANGE, CHANGE_TOLD, CHANGE_BOTH, TALK, TALK_BASE, REWORDED)
 """Lessons that show drawings and their changes."""
 
 DRILLED: tuple[str, ...] = (*QUESTION_TYPES, *("location", "location", "number", "relation"))
@@ -378,5 +381,6 @@ _TURNS: dict[str, Callable[[np.random.Generator], tuple[Turns, list[Scene]]]] = 
     CHANGE_BOTH: talk.told_change,
     TALK: lambda rng: talk.talk(rng, draws=True, sorry=lambda: ""),
     TALK_BASE: lambda rng: talk.talk(rng, draws=False, sorry=lambda: pick(rng, REFUSALS)),
+    REWORDED: lambda rng: talk.talk(rng, draws=True, sorry=lambda: "", many=True),
 }
 """Lesson -> what makes its turns, and the scenes of their images; the others are made of questions."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from trainer.shapes import reworded
 from trainer.shapes.changes import change
 from trainer.shapes.conversations import IMAGE, Turns
 from trainer.shapes.language import DESCRIBE_IMAGE, chat
@@ -120,27 +121,29 @@ def named(scene: Scene) -> str:
     return join([f"a {thing.color} {thing.shape}" for thing in scene.things])
 
 
-def drawable(rng: np.random.Generator) -> Scene:
-    """A scene of one to three things, no two alike in shape, that words name in full; one thing in every second."""
+def drawable(rng: np.random.Generator, single: float = 0.5) -> Scene:
+    """A scene of one to three things, no two alike in shape, that words name in full; a share has one thing alone."""
     while True:
-        count = 1 if rng.random() < 0.5 else int(rng.integers(2, 4))
+        count = 1 if rng.random() < single else int(rng.integers(2, 4))
         scene = sample_scene(rng, count)
         if len({thing.shape for thing in scene.things}) == count:
             return scene
 
 
-def follow_up(rng: np.random.Generator, scene: Scene) -> tuple[str, Scene]:
-    """A request that changes a drawing, and what it makes of it; nothing held out."""
+def follow_up(rng: np.random.Generator, scene: Scene, many: bool = False) -> tuple[str, Scene]:
+    """A request that changes a drawing, and what it makes of it; nothing held out. `many` takes the wordings by parts
+    (trainer.shapes.reworded)."""
     while True:
         if rng.random() < 0.08:
-            return pick(rng, AGAIN), scene
+            return reworded.change_wording(rng, "again") if many else pick(rng, AGAIN), scene
         one = len(scene.things) == 1 and rng.random() < 0.7
         asked = OF_ONE if one else OF_SEVERAL
         kind = pick(rng, list(asked))
         made = change(rng, kind, scene)
         if made is None or is_held_out(made[0]) or len({t.shape for t in made[0].things}) < len(made[0].things):
             continue
-        return pick(rng, asked[kind]).format(**made[1]), made[0]
+        wording = reworded.change_wording(rng, kind, one) if many else pick(rng, asked[kind])
+        return wording.format(**made[1]), made[0]
 
 
 def question_about(rng: np.random.Generator, scene: Scene) -> tuple[str, str]:
@@ -211,8 +214,11 @@ STEPS = ("draw", *("question",) * 4, *("change",) * 5, "outside", "chat")
 """What a turn is about once something was drawn, evenly."""
 
 
-def talk(rng: np.random.Generator, draws: bool, sorry: Callable[[], str], most: int = 4) -> tuple[Turns, list[Scene]]:
-    """Two turns or more, up to `most`: drawings asked for and asked about, changed, declined; small talk between.
+def talk(
+    rng: np.random.Generator, draws: bool, sorry: Callable[[], str], many: bool = False
+) -> tuple[Turns, list[Scene]]:
+    """Two turns to four: drawings asked for and asked about, changed, declined; small talk between. `many` takes
+    wordings by parts (trainer.shapes.reworded), more things at once, and three turns or four.
 
     Without `draws`, as the base has it, that cannot draw: a request for a drawing gets `sorry`, and an image of it is
     shown before the next message all the same, so that what was drawn is read off the newest image.
@@ -221,7 +227,7 @@ def talk(rng: np.random.Generator, draws: bool, sorry: Callable[[], str], most: 
     images: list[Scene] = []
     scene: Scene | None = None
     waiting = False  # whether the newest drawing is shown before the next message
-    for _ in range(int(rng.integers(2, most + 1))):
+    for _ in range(int(rng.integers(3 if many else 2, 5))):
         before = ""
         if scene is None:
             step = "draw" if rng.random() < 0.9 else pick(rng, ("outside", "chat"))
@@ -232,15 +238,15 @@ def talk(rng: np.random.Generator, draws: bool, sorry: Callable[[], str], most: 
                 images.append(scene)
         if step == "draw" or (step == "change" and scene is not None):
             if step == "draw" or scene is None:
-                scene = drawable(rng)
+                scene = drawable(rng, 0.4 if many else 0.5)
                 human = requested(rng, scene)
             else:
-                human, scene = follow_up(rng, scene)
+                human, scene = follow_up(rng, scene, many)
             gpt, waiting = IMAGE if draws else sorry(), True
             images += [scene] if draws else []
         else:
             if step == "question" and scene is not None:
-                human, gpt = question_about(rng, scene)
+                human, gpt = reworded.question_about(rng, scene) if many else question_about(rng, scene)
             else:
                 human, gpt = declined(rng) if step == "outside" else chat(rng)
             waiting = False

@@ -103,7 +103,7 @@ def _show_and_say() -> list[str]:
 
 def bare(wording: str) -> list[str]:
     """A wording's words, marks dropped."""
-    return re.findall(r"[a-z]+|\{x\}", wording)
+    return re.findall(r"[a-z]+|\{\w+\}", wording)
 
 
 def apart(wordings: Sequence[str], held_out: Sequence[str] = HELD_OUT) -> list[str]:
