@@ -20,7 +20,7 @@ WORDED  drawing requests in many wordings (trainer.shapes.wordings); WORDED_TEXT
 OUTSIDE a request for something that no one here can draw.
 CHANGE  an image, and a change of it drawn; CHANGE_BOTH told and drawn; CHANGE_TOLD told only, for the base.
 TALK    a conversation of several turns about drawings (trainer.shapes.talk); TALK_BASE as the base has it; REWORDED in
-        many wordings (trainer.shapes.reworded).
+        many wordings (trainer.shapes.reworded); REVISED so too, of changes alone.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ PLAN, TOLD, DECLINE, AFTER = "plan", "told", "decline", "after"
 APART, OUTSIDE = "apart", "outside"
 WORDED, WORDED_TEXT, WORDED_BOTH, WORDED_BASE = "worded", "worded text", "worded both", "worded base"
 CHANGE, CHANGE_TOLD, CHANGE_BOTH, TALK, TALK_BASE = "change", "change told", "change both", "talk", "talk base"
-REWORDED = "reworded talk"
+REWORDED, REVISED = "reworded talk", "revised"
 LESSONS: dict[str, str] = {
     SHORT: "ti2t",
     LOOKUP: "t2t",
@@ -100,9 +100,10 @@ LESSONS: dict[str, str] = {
     TALK: "ti2ti",
     TALK_BASE: "refuse",
     REWORDED: "ti2ti",
+    REVISED: "ti2ti",
 }
 """Lesson -> the type of its conversations."""
-DIALOGUES = (CHANGE, CHANGE_TOLD, CHANGE_BOTH, TALK, TALK_BASE, REWORDED)
+DIALOGUES = (CHANGE, CHANGE_TOLD, CHANGE_BOTH, TALK, TALK_BASE, REWORDED, REVISED)
 """Lessons that show drawings and their changes."""
 
 DRILLED: tuple[str, ...] = (*QUESTION_TYPES, *("location", "location", "number", "relation"))
@@ -382,5 +383,6 @@ _TURNS: dict[str, Callable[[np.random.Generator], tuple[Turns, list[Scene]]]] = 
     TALK: lambda rng: talk.talk(rng, draws=True, sorry=lambda: ""),
     TALK_BASE: lambda rng: talk.talk(rng, draws=False, sorry=lambda: pick(rng, REFUSALS)),
     REWORDED: lambda rng: talk.talk(rng, draws=True, sorry=lambda: "", many=True),
+    REVISED: lambda rng: talk.talk(rng, draws=True, sorry=lambda: "", many=True, steps=("change",)),
 }
 """Lesson -> what makes its turns, and the scenes of their images; the others are made of questions."""

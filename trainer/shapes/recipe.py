@@ -39,6 +39,7 @@ from trainer.shapes.lessons import (
     LOOKUP,
     OUTSIDE,
     PLAN,
+    REVISED,
     REWORDED,
     SHORT,
     TALK,
@@ -121,6 +122,7 @@ class NanoRecipe:
             TALK: 16_000,
             TALK_BASE: 12_000,
             REWORDED: 24_000,
+            REVISED: 10_000,
         }
     )
     """Conversations of each type, tokenised once and read again and again."""
@@ -181,8 +183,8 @@ def default_recipe(seed: int = 0, base: str = "internvl") -> NanoRecipe:
             NanoStage(
                 "3",
                 {
-                    **{"t2t": 4, WORDED_TEXT: 5, "ti2t": 12, "t2i": 4, WORDED: 5, COMPOSED: 20, "t2ti": 4},
-                    **{WORDED_BOTH: 9, OUTSIDE: 9, REWORDED: 40, CHANGE_BOTH: 4},
+                    **{"t2t": 4, WORDED_TEXT: 5, "ti2t": 12, "t2i": 3, WORDED: 5, COMPOSED: 18, "t2ti": 4},
+                    **{WORDED_BOTH: 9, OUTSIDE: 9, REWORDED: 32, REVISED: 16, CHANGE_BOTH: 3},
                 },
                 Optimization(1000, 64, lr=2e-3, muon_lr=3e-3, warmup=20, floor=0.02, weight_decay=0.3, accumulate=2),
                 condition_dropout=0.1,

@@ -153,8 +153,13 @@ def _questions() -> dict[str, list[str]]:
         "where": ("where the {shape} is", "where you see the {shape}", "at what corner the {shape} is"),
         "which": ("which shape is {color}", "what the {color} shape is", "what shape the {color} one is"),
         "number": (
-            *("how many shapes there are", "how many shapes you see", "the number of shapes in the picture"),
-            *("how many shapes are in it", "how many there are"),
+            *(
+                "how many shapes there are",
+                "how many shapes you see",
+                "how many shapes are in it",
+                "how many there are",
+            ),
+            *("the number of shapes", *(f"the number of shapes {where}" for where in IN_IT)),
         ),
         "number of": ("how many {shapes} there are", "how many {shapes} you see", "the number of {shapes} in it"),
         "is there": (),
@@ -226,7 +231,7 @@ def _questions() -> dict[str, list[str]]:
     }
     told = [
         f"{ask}{describe_}{image}"
-        for ask in ASKING[:6]
+        for ask in ASKING[:3]
         for describe_ in ("describe ", "tell me about ")
         for image in IMAGE_NAMES
     ]

@@ -7,7 +7,7 @@ names stand for all others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -215,7 +215,7 @@ STEPS = ("draw", *("question",) * 4, *("change",) * 5, "outside", "chat")
 
 
 def talk(
-    rng: np.random.Generator, draws: bool, sorry: Callable[[], str], many: bool = False
+    rng: np.random.Generator, draws: bool, sorry: Callable[[], str], many: bool = False, steps: Sequence[str] = STEPS
 ) -> tuple[Turns, list[Scene]]:
     """Two turns to four: drawings asked for and asked about, changed, declined; small talk between. `many` takes
     wordings by parts (trainer.shapes.reworded), more things at once, and three turns or four.
@@ -232,7 +232,7 @@ def talk(
         if scene is None:
             step = "draw" if rng.random() < 0.9 else pick(rng, ("outside", "chat"))
         else:
-            step = pick(rng, STEPS)
+            step = pick(rng, steps)
             if waiting:
                 before = f"{IMAGE}\n"
                 images.append(scene)
