@@ -382,7 +382,7 @@ _TURNS: dict[str, Callable[[np.random.Generator], tuple[Turns, list[Scene]]]] = 
     CHANGE_BOTH: talk.told_change,
     TALK: lambda rng: talk.talk(rng, draws=True, sorry=lambda: ""),
     TALK_BASE: lambda rng: talk.talk(rng, draws=False, sorry=lambda: pick(rng, REFUSALS)),
-    REWORDED: lambda rng: talk.talk(rng, draws=True, sorry=lambda: "", many=True),
-    REVISED: lambda rng: talk.talk(rng, draws=True, sorry=lambda: "", many=True, steps=("change",)),
+    REWORDED: lambda rng: talk.talk(rng, draws=True, sorry=lambda: "", many=True, single=0.4),
+    REVISED: lambda rng: talk.talk(rng, draws=True, sorry=lambda: "", many=True, single=0.15, steps=("change",)),
 }
 """Lesson -> what makes its turns, and the scenes of their images; the others are made of questions."""

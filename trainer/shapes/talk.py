@@ -218,7 +218,8 @@ def talk(
     rng: np.random.Generator, draws: bool, sorry: Callable[[], str], many: bool = False, steps: Sequence[str] = STEPS
 ) -> tuple[Turns, list[Scene]]:
     """Two turns to four: drawings asked for and asked about, changed, declined; small talk between. `many` takes
-    wordings by parts (trainer.shapes.reworded), more things at once, and three turns or four.
+    wordings by parts (trainer.shapes.reworded), and three turns or four; a `single` thing is in that share of the
+    drawings asked for.
 
     Without `draws`, as the base has it, that cannot draw: a request for a drawing gets `sorry`, and an image of it is
     shown before the next message all the same, so that what was drawn is read off the newest image.
@@ -238,7 +239,7 @@ def talk(
                 images.append(scene)
         if step == "draw" or (step == "change" and scene is not None):
             if step == "draw" or scene is None:
-                scene = drawable(rng, 0.4 if many else 0.5)
+                scene = drawable(rng, single)
                 human = requested(rng, scene)
             else:
                 human, scene = follow_up(rng, scene, many)
