@@ -215,7 +215,12 @@ STEPS = ("draw", *("question",) * 4, *("change",) * 5, "outside", "chat")
 
 
 def talk(
-    rng: np.random.Generator, draws: bool, sorry: Callable[[], str], many: bool = False, steps: Sequence[str] = STEPS
+    rng: np.random.Generator,
+    draws: bool,
+    sorry: Callable[[], str],
+    many: bool = False,
+    steps: Sequence[str] = STEPS,
+    single: float = 0.5,
 ) -> tuple[Turns, list[Scene]]:
     """Two turns to four: drawings asked for and asked about, changed, declined; small talk between. `many` takes
     wordings by parts (trainer.shapes.reworded), and three turns or four; a `single` thing is in that share of the
