@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
 from armor_eval.shapes import conversation
 from armor_eval.shapes.truth import answer
 from trainer.data.records import kind_of, sides
-from trainer.shapes import interleaved, talk, wordings
+from trainer.shapes import interleaved, reworded, talk, wordings
+from trainer.shapes.language import vocabulary, words
 from trainer.shapes.lessons import APART, DIALOGUES, LESSONS, OUTSIDE, TALK, TALK_BASE, sample_lesson
 from trainer.shapes.questions import describe
 from trainer.shapes.world import Scene, is_held_out
@@ -102,6 +105,54 @@ def test_new_wordings_of_the_conversations_are_new():
     assert known.isdisjoint(new)
     asked = {r["messages"][-1] for r in conversation.records() if r["form"] == "new"}
     assert asked.isdisjoint(told)
+
+
+PLAIN = {
+    "color": "what color is the {shape}?",
+    "where": "where is the {shape}?",
+    "which": "which shape is {color}?",
+    "number": "how many shapes are there?",
+    "number of": "how many {shapes} are there?",
+    "is there": "is there a {color} {shape} in the picture?",
+    "relation": "is the {shape} {relation} the {other}?",
+}
+"""Each kind of reworded question as the judge of conversations reads it."""
+
+
+def test_reworded_questions_are_answered_truly(monkeypatch):
+    asked = {kind: [wording] for kind, wording in PLAIN.items()}
+    others = {"all": ["tell all"], "color of it": ["color of it"], "shape of it": ["shape of it"]}
+    monkeypatch.setattr(reworded, "questions", lambda: {**asked, **others})
+    rng, seen = np.random.default_rng(3), set()
+    for _ in range(600):
+        scene = talk.drawable(rng)
+        question, said = reworded.question_about(rng, scene)
+        only = scene.things[0]
+        told = {"tell all": f"{describe(scene)}.", "color of it": only.color, "shape of it": only.shape}
+        assert said == (told.get(question) or answer(scene, question)), (str(scene), question)
+        seen.add((question in told, said in ("yes", "no"), said))
+    assert {(False, True, "yes"), (False, True, "no"), (False, False, "0"), (False, False, "3")} <= seen
+
+
+@pytest.mark.parametrize("made", [reworded.questions(), reworded.changes()], ids=["questions", "changes"])
+def test_reworded_sentences_are_in_the_vocabulary_and_away_from_the_frozen_ones(made):
+    frozen = [*reworded.CHANGES_HELD_OUT.values(), *reworded.QUESTIONS_HELD_OUT.values()]
+    known = set(vocabulary())
+    for kind, sentences in made.items():
+        assert len(set(sentences)) > 10, kind
+        filled = re.sub(r"\{[a-z]+\}", "red", " ".join(sentences))
+        assert known.issuperset(words(filled)), kind
+        assert wordings.apart(sentences, [wording for each in frozen for wording in each]) == sentences
+
+
+def test_reworded_changes_are_what_their_words_say():
+    rng = np.random.default_rng(1)
+    two = Scene.parse("red circle@0; blue cross@3")
+    found = {talk.follow_up(rng, two, many=True) for _ in range(4000)}
+    kept = {str(target) for text, target in found if "without the cross" in text or text == "no cross, please."}
+    assert kept == {"red circle@0"}
+    made = {str(target) for text, target in found if " the circle green" in text}
+    assert made == {"green circle@0; blue cross@3"}
 
 
 def _texts(value: object) -> tuple:
