@@ -14,7 +14,7 @@ from trainer.shapes import interleaved, reworded, talk, wordings
 from trainer.shapes.language import vocabulary, words
 from trainer.shapes.lessons import APART, DIALOGUES, LESSONS, OUTSIDE, TALK, TALK_BASE, sample_lesson
 from trainer.shapes.questions import describe
-from trainer.shapes.world import Scene, is_held_out
+from trainer.shapes.world import COLOR_NAMES, Scene, is_held_out
 
 
 def some(lesson: str, count: int = 150) -> list[dict]:
@@ -151,8 +151,9 @@ def test_reworded_changes_are_what_their_words_say():
     found = {talk.follow_up(rng, two, many=True) for _ in range(4000)}
     kept = {str(target) for text, target in found if "without the cross" in text or text == "no cross, please."}
     assert kept == {"red circle@0"}
-    made = {str(target) for text, target in found if " the circle green" in text}
-    assert made == {"green circle@0; blue cross@3"}
+    made = {(hit[1], str(target)) for text, target in found if (hit := re.search(r" the circle (\w+)[.?]$", text))}
+    painted = {(color, target) for color, target in made if color in COLOR_NAMES}
+    assert painted and painted == {(color, f"{color} circle@0; blue cross@3") for color, _ in painted}
 
 
 def _texts(value: object) -> tuple:
