@@ -64,7 +64,7 @@ def test_what_the_readme_says_is_bad_is_what_was_measured() -> None:
     metrics = json.loads((RUNS / "conversation" / "scores.json").read_text())["metrics"]
     longest = next(metric for metric in metrics if metric["name"] == "4 turns")
     assert f"of four turns {longest['value']:.0f} % end right" in text
-    assert "one answer in eight has the wrong" in text and round(100 / (100 - primary("modality")["value"])) == 8
+    assert "one answer in nine has the wrong" in text and round(100 / (100 - primary("modality")["value"])) == 9
 
 
 def test_the_baseline_of_armor_nano_and_the_runs_of_the_tables_are_one_measurement() -> None:
