@@ -3,6 +3,7 @@ the uninterrupted run; micro-batches are one batch."""
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -29,6 +30,7 @@ def train(
 
     Behind step `hold` it waits for `go_on(out)`, half an hour or until its starter ends: who sends a signal finds it
     alive."""
+    faulthandler.enable()  # a crash in C says where it came from
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(
