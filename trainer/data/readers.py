@@ -245,9 +245,11 @@ class Index:
 
     @property
     def sha256(self) -> str:
-        """Of what it holds."""
-        arrays = (self.keys_N, self.numbers_N3, self.flags_N)
-        return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
+        """Of what it holds, without a copy of it: an index has as many rows as its data set."""
+        digest = hashlib.sha256()
+        for array in (self.keys_N, self.numbers_N3, self.flags_N):
+            digest.update(array.data)
+        return digest.hexdigest()
 
     def get(self, url: str) -> JsonObject:
         """The fields known of a url; empty for one that is not in the index."""

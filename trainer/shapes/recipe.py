@@ -268,16 +268,17 @@ def logs(work: Path | None) -> list[Path]:
 
 
 SECONDS = {
-    "vqgan": 0.027,
-    "vision": 0.031,
-    "data": 266 / 398_000,
-    "base": 0.62 / 128,
-    "1": 0.445 / 64,
-    "2": 0.683 / 64,
-    "3": 0.685 / 64,
+    "vqgan": 0.025,
+    "vision": 0.030,
+    "data": 13 / 21_600,
+    "base": 0.52 / 128,
+    "1": 0.35 / 64,
+    "2": 0.61 / 64,
+    "3": 0.70 / 64,
     JUDGE: 12.0,
 }
-"""CPU-seconds of a step, a conversation (data), an example (stages) or all (judge), as the bundled armor-nano took."""
+"""CPU-seconds of a step, a conversation (data), an example (stages) or all (judge), of a
+quiet `--scale 0.05`."""
 
 
 def phases(recipe: NanoRecipe) -> list[Phase]:
