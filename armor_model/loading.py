@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from armor_model import bundled
 from armor_model.base.errors import UserError, reason_of
+from armor_model.base.files import refuse_pointer
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import read_table
 from armor_model.bases import base_name_of
@@ -43,6 +44,8 @@ def check_checkpoint(folder: str | Path) -> Path:
         raise UserError(said, hint="make one with: armor-model build")
     if name is not None:
         folder = fetch(name, "checkpoint")
+    for file in folder.rglob("*.safetensors"):
+        refuse_pointer(file)
     if not any(folder.glob("model*.safetensors")):
         if any(file for pattern in PICKLES for file in folder.glob(pattern)):
             raise UserError(

@@ -195,6 +195,13 @@ def writing(out: Path) -> Iterator[None]:
         raise RunFailed(_GONE.format(out=out, why=error.strerror or error)) from error
 
 
+def refuse_pointer(file: Path) -> None:
+    """Raise UserError where a git-lfs pointer, three lines of text, lies in the place of weights: a clone without lfs."""
+    with file.open("rb") as opened:
+        if opened.read(32).startswith(b"version https://git-lfs"):
+            raise UserError(f"{file} is a git-lfs pointer, not the file itself", "fetch it: git lfs pull")
+
+
 def check_in_place(path: Path, descriptor: int) -> os.stat_result:
     """The state of an open file. RunFailed where its name means another file by now, or its folder is read-only: what
     is written then would be gone with the process, or could not be finished."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from armor_model.base.errors import UserError
+from armor_model.base.files import refuse_pointer
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of
 
@@ -58,6 +59,7 @@ class Source:
             raise UserError(f"{path} has no *.safetensors")
         self.tensors: dict[str, Stored] = {}
         for file in files:
+            refuse_pointer(file)
             for name, stored in read_header(file).items():
                 if name in self.tensors:
                     raise UserError(f"{name} is in two files: {self.tensors[name].file.name} and {file.name}")

@@ -109,6 +109,13 @@ def other_model(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "internvl"}))
 
 
+def pointer(file):
+    """What a clone without git-lfs leaves."""
+    return lambda folder: (folder / file).write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    )
+
+
 def damage_vq(folder):
     (folder / "vq" / "model.safetensors").write_bytes(b"nothing")
 
@@ -153,6 +160,8 @@ def other_grid(folder):
         (drop_a_weight, "visual_head"),
         (reshape_a_weight, "visual_head"),
         (other_model, "not an ARMOR checkpoint"),
+        (pointer("model.safetensors"), "model.safetensors is a git-lfs pointer"),
+        (pointer("vq/model.safetensors"), "vq/model.safetensors is a git-lfs pointer"),
         (damage_vq, "image tokenizer"),
         (drop_tokenizer, "tokenizer"),
     ],

@@ -130,18 +130,19 @@ def soft_score(
 ) -> float:
     """Mean over the prompt's demands, 0 to 1: of each class the share of its count that was found, of a colour the
     share of the count that has it, of a relation the share of its pairs for which it holds, of `exclude` what is
-    allowed over what was found.
+    allowed over what was found, times the mean share of the classes: a blank image, which has nothing too many, earns 0.
 
     Our own definition: GenEval publishes verdicts only. `boxes` and `colors` are the stored form of a detection.
     """
     threshold = rules.score_threshold(meta.tag)
     counted = {name: passing(found, threshold, rules.max_objects) for name, found in boxes.items()}
+    there: list[float] = []
     demands: list[float] = []
     groups: list[list[Box]] = []
     for wanted in meta.include:
         indices = counted.get(wanted.name, [])[: wanted.count]
         group = [boxes[wanted.name][i] for i in indices]
-        demands.append(len(indices) / wanted.count)
+        there.append(len(indices) / wanted.count)
         if wanted.color is not None:
             names = [colors[wanted.name][i] for i in indices]
             demands.append(names.count(wanted.color) / wanted.count)
@@ -153,5 +154,6 @@ def soft_score(
         groups.append(group)
     for unwanted in meta.exclude:
         found = len(counted.get(unwanted.name, []))
-        demands.append(1.0 if found < unwanted.count else (unwanted.count - 1) / found)
-    return fmean(demands)
+        allowed = 1.0 if found < unwanted.count else (unwanted.count - 1) / found
+        demands.append(allowed * (fmean(there) if there else 1.0))
+    return fmean([*there, *demands])

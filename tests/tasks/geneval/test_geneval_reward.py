@@ -172,3 +172,18 @@ def test_soft_score_by_hand():
     )
     boxes = {"circle": [(0, 0, 9, 9, 0.99), (20, 0, 29, 9, 0.98)]}
     assert soft_score(meta, boxes, {"circle": ["red", "blue"]}) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("circles", "score"), [(0, 0.0), (1, 1 / 3), (3, 1.0), (4, (1 + 3 / 4) / 2)])
+def test_soft_score_of_a_count_that_must_not_be_passed(circles, score):
+    """Nothing too many is worth nothing where nothing is there: the mean of found / 3 and (allowed / found) * found / 3."""
+    meta = Metadata.model_validate(
+        {
+            "tag": "counting",
+            "prompt": "p",
+            "include": [{"class": "circle", "count": 3}],
+            "exclude": [{"class": "circle", "count": 4}],
+        }
+    )
+    boxes = {"circle": [(20 * at, 0, 20 * at + 9, 9, 0.99) for at in range(circles)]}
+    assert soft_score(meta, boxes, {}) == pytest.approx(score)
