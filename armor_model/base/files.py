@@ -196,7 +196,7 @@ def writing(out: Path) -> Iterator[None]:
 
 
 def refuse_pointer(file: Path) -> None:
-    """Raise UserError where a git-lfs pointer, three lines of text, lies in the place of weights: a clone without lfs."""
+    """Raise UserError where a git-lfs pointer, three lines of text, lies where weights should be."""
     with file.open("rb") as opened:
         if opened.read(32).startswith(b"version https://git-lfs"):
             raise UserError(f"{file} is a git-lfs pointer, not the file itself", "fetch it: git lfs pull")

@@ -130,7 +130,7 @@ def soft_score(
 ) -> float:
     """Mean over the prompt's demands, 0 to 1: of each class the share of its count that was found, of a colour the
     share of the count that has it, of a relation the share of its pairs for which it holds, of `exclude` what is
-    allowed over what was found, times the mean share of the classes: a blank image, which has nothing too many, earns 0.
+    allowed over what was found, times the mean share of the classes (so a blank image earns 0).
 
     Our own definition: GenEval publishes verdicts only. `boxes` and `colors` are the stored form of a detection.
     """

@@ -176,7 +176,7 @@ def test_soft_score_by_hand():
 
 @pytest.mark.parametrize(("circles", "score"), [(0, 0.0), (1, 1 / 3), (3, 1.0), (4, (1 + 3 / 4) / 2)])
 def test_soft_score_of_a_count_that_must_not_be_passed(circles, score):
-    """Nothing too many is worth nothing where nothing is there: the mean of found / 3 and (allowed / found) * found / 3."""
+    """Mean of found / 3 and (allowed / found) * (found / 3): nothing too many is worth nothing where nothing is."""
     meta = Metadata.model_validate(
         {
             "tag": "counting",
