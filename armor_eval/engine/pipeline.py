@@ -1,4 +1,5 @@
-"""Batches in order, prepared in worker threads some ahead, asked in a thread of their own while others are judged."""
+"""Batches in order: prepared in worker threads some ahead, asked in a thread of their own, judged meanwhile, where the
+task allows several side by side."""
 
 from __future__ import annotations
 
@@ -8,12 +9,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from armor_eval.engine.task import Request, Unit
+from armor_eval.runs.schema import Item
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 MOST_THREADS = 8
 """Threads that make requests where nothing else is asked for: images are decoded and cut outside of Python's lock."""
@@ -65,13 +69,13 @@ class Prepared(Generic[T]):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def asked_batches(prepared: Prepared[T], serve: Callable[[Prepared[T]], Iterator[Asked]]) -> Iterator[Asked]:
-    """What `serve` makes of the prepared batches, made in a thread of its own. What it raises is raised here; then
-    nothing more is asked."""
-    ready: queue.Queue[Asked | BaseException | None] = queue.Queue(maxsize=WAITING)
+def in_thread(entries: Iterator[R], waiting: int, name: str) -> Iterator[R]:
+    """The same entries, made in a daemon thread that is at most `waiting` ahead. What making one raises is raised here,
+    behind those before it; where the taker stops, nothing more is made."""
+    ready: queue.Queue[R | BaseException | None] = queue.Queue(maxsize=waiting)
     stop = threading.Event()
 
-    def offer(entry: Asked | BaseException | None) -> bool:
+    def offer(entry: R | BaseException | None) -> bool:
         while not stop.is_set():
             try:
                 ready.put(entry, timeout=0.2)
@@ -82,24 +86,63 @@ def asked_batches(prepared: Prepared[T], serve: Callable[[Prepared[T]], Iterator
 
     def work() -> None:
         try:
-            for batch in serve(prepared):
-                if not offer(batch) or batch.gone is not None:
-                    return
-            offer(None)
+            if all(offer(entry) for entry in entries):
+                offer(None)
         except BaseException as error:  # handed to the consumer, which raises it
             offer(error)
-        finally:
-            prepared.close()
 
-    thread = threading.Thread(target=work, name="asking", daemon=True)
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     try:
         while (entry := ready.get()) is not None:
             if isinstance(entry, BaseException):
                 raise entry
             yield entry
-            if entry.gone is not None:
-                raise entry.gone
     finally:
         stop.set()
         thread.join(timeout=LEAVE_SECONDS)
+
+
+def asked_batches(prepared: Prepared[T], serve: Callable[[Prepared[T]], Iterator[Asked]]) -> Iterator[Asked]:
+    """What `serve` makes of the prepared batches, made in a thread of its own. What it raises is raised here; then
+    nothing more is asked."""
+
+    def served() -> Iterator[Asked]:
+        with closing(prepared):
+            for batch in serve(prepared):
+                yield batch
+                if batch.gone is not None:
+                    return
+
+    for batch in in_thread(served(), WAITING, "asking"):
+        yield batch
+        if batch.gone is not None:
+            raise batch.gone
+
+
+def judged_batches(
+    asked: Iterator[Asked], judge: Callable[[Asked], list[Item]], threads: int
+) -> Iterator[tuple[Asked, list[Item]]]:
+    """Batches with their items, in order; with several threads, that many are judged side by side."""
+    if threads == 1:
+        yield from ((batch, judge(batch)) for batch in asked)
+        return
+    free = threading.Semaphore(threads)
+
+    def started() -> Iterator[tuple[Asked, Future[list[Item]]]]:
+        for batch in asked:
+            free.acquire()
+            future: Future[list[Item]] = Future()
+            threading.Thread(target=work, args=(batch, future), name="judging", daemon=True).start()
+            yield batch, future
+
+    def work(batch: Asked, future: Future[list[Item]]) -> None:
+        try:
+            future.set_result(judge(batch))
+        except BaseException as error:  # handed to the consumer, which raises it
+            future.set_exception(error)
+        finally:
+            free.release()
+
+    for batch, future in in_thread(started(), threads, "handing out"):
+        yield batch, future.result()

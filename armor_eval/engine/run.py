@@ -7,17 +7,17 @@ is complete. How a question becomes an item is the task's (armor_eval.engine.tas
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from armor_eval.engine import ask as asking
 from armor_eval.engine.batches import batches_of
-from armor_eval.engine.pipeline import Asked, Prepared, asked_batches
+from armor_eval.engine.pipeline import Asked, Prepared, asked_batches, judged_batches
 from armor_eval.engine.processes import Processes
 from armor_eval.engine.size import AUTO, SPLIT, BatchSize, check_auto, size_of
-from armor_eval.engine.task import Begins, Conversation, Progress, Ready, Request, Task, Tick
+from armor_eval.engine.task import Begins, Conversation, JudgesSideBySide, Progress, Ready, Request, Task, Tick
 from armor_eval.models.base import Decoding, DrawsImages, Question, RespondsFreely, own_decoding
 from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
@@ -196,28 +196,38 @@ def _ask_all(
         answered = asked_batches(prepared(streamed.encoded), streamed)
     else:
         answered = asked_batches(prepared(lambda requests: requests), asking.batch_by_batch(model, settings.decoding))
-    untried = not bundle.items
-    for batch in answered:
-        outputs = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]
-        several = len({unit.cluster for unit in batch.units}) > 1  # one prompt's images may all be refused
-        if untried and several and len(outputs) > 1 and all(isinstance(output, Exception) for output in outputs):
-            raise RunFailed(f"none of the first {len(outputs)} could be had: {outputs[0]}")
-        untried = False
-        _journal(task, batch, bundle, tick)
+    threads = task.judging_threads if isinstance(task, JudgesSideBySide) else 1
+    answered = _none_failing_at_once(answered) if not bundle.items else answered
+    for batch, items in judged_batches(answered, lambda batch: _judge(task, batch, bundle), threads):
+        _journal(batch, items, bundle, tick)
         if processes.first:  # at once: a shard, or a run that dies while it scores, must keep what the server refused
             bundle.run = served.with_requests(bundle.run, model)
             if size.lowered and bundle.run.extras.get(MEMORY) != size.remembered():
                 bundle.update(extras={**bundle.run.extras, MEMORY: size.remembered()})
 
 
-def _journal(task: Task, batch: Asked, bundle: Bundle, tick: Tick | None) -> None:
-    """Judge what came of a batch and append the items that are new; a unit without an output stays open."""
-    bundle.asked_seconds += batch.seconds
+def _none_failing_at_once(answered: Iterator[Asked]) -> Iterator[Asked]:
+    """The batches, unless all of the first one failed: then RunFailed, before anything is judged."""
+    for number, batch in enumerate(answered):
+        outputs = [o for r, o in zip(batch.requests, batch.outputs, strict=True) if not isinstance(r, Exception)]
+        several = len({unit.cluster for unit in batch.units}) > 1  # one prompt's images may all be refused
+        if not number and several and len(outputs) > 1 and all(isinstance(output, Exception) for output in outputs):
+            raise RunFailed(f"none of the first {len(outputs)} could be had: {outputs[0]}")
+        yield batch
+
+
+def _judge(task: Task, batch: Asked, bundle: Bundle) -> list[Item]:
+    """Judge what came of a batch; a unit without an output stays open."""
     had = [each for each in zip(batch.units, batch.requests, batch.outputs, strict=True) if each[2] is not None]
-    items: list[Item] = []
-    if had and (len(had) == len(batch.units) or not task.whole_batches):
-        units, requests, outputs = zip(*had, strict=True)
-        items = task.judge(units, requests, outputs, bundle)
+    if not had or (len(had) < len(batch.units) and task.whole_batches):
+        return []
+    units, requests, outputs = zip(*had, strict=True)
+    return task.judge(units, requests, outputs, bundle)
+
+
+def _journal(batch: Asked, items: list[Item], bundle: Bundle, tick: Tick | None) -> None:
+    """Append a batch's items, those that are new."""
+    bundle.asked_seconds += batch.seconds
     requests_asked = sum(not isinstance(request, (Ready, Exception)) for request in batch.requests)
     missing = [item for item in items if item.id not in bundle.items]
     for item in missing:

@@ -157,6 +157,14 @@ class Begins(Protocol):
         ...
 
 
+@runtime_checkable
+class JudgesSideBySide(Protocol):
+    """A task whose judge uses an accelerator for a part of the time: while one batch computes, another is read, resized
+    and stored. `judge` runs in that many threads; its own models are its own to lock."""
+
+    judging_threads: int
+
+
 Tick = Callable[[int, int], None]
 """Called with (units done, of them failed) after each batch."""
 Progress = Callable[[int, int], Tick]

@@ -184,6 +184,28 @@ def test_a_first_batch_without_any_output_ends_the_run(tmp_path: Path) -> None:
     assert read_bundle(tmp_path / "r")[0].status == "failed"
 
 
+def test_batches_are_judged_side_by_side_and_journaled_in_order(tmp_path: Path) -> None:
+    """The first batch's judge waits for the second's; the fourth one fails, which costs nothing before it."""
+
+    class SideBySide(EchoTask):
+        judging_threads = 2
+        second = threading.Event()
+
+        def judge(self, units, requests, outputs, bundle):
+            ids = {unit.id for unit in units}
+            assert "a" not in ids or self.second.wait(60), "the second batch was not begun"
+            if "c" in ids:
+                self.second.set()
+            if "g" in ids:
+                raise RunFailed("the judge is gone")
+            return super().judge(units, requests, outputs, bundle)
+
+    with pytest.raises(RunFailed, match="the judge is gone"):
+        evaluate(SideBySide([*"abcdefgh"]), Echo(), tmp_path / "r", settings(2))
+    assert [item.id for item in read_bundle(tmp_path / "r")[1]] == [*"abcdef"]
+    assert evaluate(EchoTask([*"abcdefgh"]), Echo(), tmp_path / "r", settings(2)).run.status == "complete"
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_a_killed_run_continues_with_what_is_missing(tmp_path: Path, whole: bool) -> None:
     class Killed(Echo):

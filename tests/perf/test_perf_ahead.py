@@ -4,6 +4,7 @@ python -m pytest -m perf tests/perf/test_perf_ahead.py -s
 """
 
 import io
+import threading
 import time
 from dataclasses import replace
 
@@ -11,11 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from armor_eval.engine import evaluate
 from armor_eval.engine.ask import AsTheyFinish, Streaming
 from armor_eval.engine.pipeline import Prepared, asked_batches
+from armor_eval.engine.run import Settings
 from armor_eval.engine.size import Size
 from armor_eval.engine.task import Unit
 from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.tasks.drawn import drawn_elsewhere
+from armor_eval.tasks.geneval import mask2former
+from armor_eval.tasks.geneval.colors import ColorAnswer, composite_crop
+from armor_eval.tasks.geneval.detections import Instances
+from armor_eval.tasks.geneval.detectors import by_size
+from armor_eval.tasks.geneval.folders import sample_path, scan_folder, write_metadata
+from armor_eval.tasks.geneval.prompts import load_vocabulary, own_prompts
+from armor_eval.tasks.geneval.task import GenEvalTask
 from armor_model.images import tiles as cut
 
 pytestmark = pytest.mark.perf
@@ -233,3 +244,73 @@ def test_parallel_drawing(bench_row):
             cpu=seconds[0] / seconds[16],
             images=48,
         )
+
+
+class SleepingJudge:
+    """Stands for Mask2Former and CLIP on one GPU, which sleep; images are resized and crops cut as for them."""
+
+    def __init__(self, seconds: float) -> None:
+        vocabulary = load_vocabulary("shapes")
+        self.classes, self.colors, self.settings = vocabulary.classes, vocabulary.colors, {"detector": "sleeps"}
+        self._seconds, self._gpu = seconds, threading.Lock()
+        self.slept = 0.0
+
+    def _sleep(self, images: int) -> None:
+        with self._gpu:
+            time.sleep(self._seconds * images)
+            self.slept += self._seconds * images
+
+    def self_check(self, rules) -> None:
+        mask2former.resize([np.zeros((32, 32, 3), np.uint8)])  # its import is not what is measured
+
+    def detect(self, images):
+        return by_size(images, 8, self._seen)
+
+    def _seen(self, images):
+        mask2former.resize(images)
+        self._sleep(len(images))
+        high, wide = images[0].shape[:2]
+        masks = np.zeros((2, high, wide), bool)
+        masks[:, high // 4 : high // 2, wide // 4 : wide // 2] = True
+        boxes = np.array([[wide // 4, high // 4, wide // 2, high // 2]] * 2, np.float32)
+        one = Instances(np.arange(2), np.array([0.99, 0.95], np.float32), boxes, masks)
+        return [one] * len(images)
+
+    def name(self, crops):
+        for crop in crops:
+            composite_crop(crop).resize((224, 224), Image.Resampling.BICUBIC)
+        self._sleep(len(crops) // 4)
+        return [ColorAnswer(self.colors[0], 1.0) for _ in crops]
+
+
+def test_geneval_judging_simulation(photo, tmp_path, bench_row):
+    """A folder of 512x512 PNG files, judges that sleep 30 ms an image: the share of the time that they are busy."""
+    prompts = own_prompts(load_vocabulary("shapes"))
+    image = Image.open(io.BytesIO(photo)).convert("RGB").resize((512, 512))
+    for i, record in enumerate(prompts.records):
+        file = tmp_path / "images" / sample_path(i, 0)
+        file.parent.mkdir(parents=True)
+        image.save(file)
+        write_metadata(tmp_path / "images", i, record)
+    found = scan_folder(tmp_path / "images", load_vocabulary("shapes"), prompts, 1)
+
+    def judged(threads: int) -> tuple[float, list[float | None]]:
+        judge = SleepingJudge(0.03)
+        task = GenEvalTask(prompts, judge, judge, images=found, samples=1)
+        task.judging_threads = threads
+        done = evaluate(task, drawn_elsewhere(found), tmp_path / str(threads), Settings("shapes", ["bench"]))
+        seconds = len(prompts.records) / done.run.extras["timing"]["pictures_per_second"]
+        return judge.slept / seconds, [metric.value for metric in done.scores.metrics]
+
+    (one_thread, verdicts), (busy, same) = judged(1), judged(GenEvalTask.judging_threads)
+    assert verdicts == same
+    bench_row(
+        "gpu_simulation: GenEval's judges sleep 30 ms an image of 512x512: busy",
+        busy,
+        "of 1",
+        ">= 0.8",
+        one_thread=one_thread,
+        items=len(prompts.records),
+        size="no model",
+    )
+    assert busy >= 0.8

@@ -5,6 +5,7 @@ Shape legend: n crops, K colours, E CLIP width, H x W image pixels.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -62,9 +63,9 @@ def composite_crop(crop: Crop) -> Image.Image:
     from PIL import Image
 
     left, top, right, bottom = crop.box[:4]
-    image = Image.fromarray(crop.image)
+    image, mask = Image.fromarray(crop.image), Image.fromarray(crop.mask)
     blank = Image.new("RGB", image.size, color=BACKGROUND)
-    return Image.composite(image, blank, Image.fromarray(crop.mask)).crop((left, top, right, bottom))
+    return Image.composite(*(whole.crop((left, top, right, bottom)) for whole in (image, blank, mask)))
 
 
 Clip: TypeAlias = "tuple[CLIP, Callable[..., Tensor], Callable[..., Tensor]]"
@@ -86,7 +87,7 @@ class ClipColors:
         self.colors = vocabulary.colors
         self.settings = {"colors": CLIP_MODEL, "background": BACKGROUND, **settings}
         self.batch, self.device = batch, device
-        self._load = load
+        self._load, self._one_pass = load, threading.Lock()
         self._classifiers: dict[str, object] = {}
 
     @cached_property
@@ -113,11 +114,12 @@ class ClipColors:
         import torch.nn.functional as F
 
         answers: list[ColorAnswer] = []
-        model, _, transform = self._parts
+        with self._one_pass:
+            model, _, transform = self._parts
         for start in range(0, len(crops), self.batch):
             part = crops[start : start + self.batch]
             pixels = torch.stack([transform(composite_crop(crop)) for crop in part]).to(self.device)
-            with torch.inference_mode():
+            with self._one_pass, torch.inference_mode():
                 features = F.normalize(model.encode_image(pixels), dim=-1)
                 for crop, feature in zip(part, features, strict=True):
                     chances = (100.0 * feature @ self.classifier(crop.name)).softmax(-1)

@@ -7,6 +7,7 @@ with a known answer first. What goes into a run's record is known before any wei
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +77,8 @@ class Mask2FormerDetector:
         self.classes = vocabulary.classes
         self.form, self.device, self.batch, self.above = form, device, batch, above
         self._weights = weights
+        self._one_pass = threading.Lock()
+        """Two batches in the network at once would need twice the memory and not half the time."""
         self.settings = {
             "detector": "mask2former-swin-s",
             "form": form,
@@ -95,11 +98,13 @@ class Mask2FormerDetector:
         return by_size(images, self.batch, self._detect)
 
     def _detect(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        pixels, resized = mask2former.prepare(images, self.device)
-        classes, masks = mask2former.forward(self._network, self.form, pixels)
-        padded, size = tuple(pixels.shape[-2:]), images[0].shape[:2]
-        pairs = zip(classes, masks, strict=True)
-        return [mask2former.detections_of(c, m, padded, resized, size, self.above) for c, m in pairs]
+        resized = mask2former.resize(images)
+        with self._one_pass:
+            pixels = mask2former.normalise(resized, self.device)
+            classes, masks = mask2former.forward(self._network, self.form, pixels)
+            padded, size = tuple(pixels.shape[-2:]), images[0].shape[:2]
+            pairs = zip(classes, masks, strict=True)
+            return [mask2former.detections_of(c, m, padded, resized.shape[1:3], size, self.above) for c, m in pairs]
 
     def self_check(self, rules: Rules) -> None:
         """A portrait photograph (matplotlib's sample image): its best detection must be one person above .9."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,15 +36,18 @@ class Judged:
 
 @dataclass
 class Stopwatch:
-    """Seconds by part, and images, since `started`."""
+    """Seconds by part, summed over the threads that judge, and images, since `started`."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     images: int = 0
     started: float | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, part: str, since: float) -> float:
+    def add(self, part: str, since: float, images: int = 0) -> float:
         now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - since
+        with self._lock:
+            self.seconds[part] = self.seconds.get(part, 0.0) + now - since
+            self.images += images
         return now
 
     def timing(self, drawing: float) -> dict[str, float]:
@@ -91,8 +95,7 @@ def judge_images(
     for n, meta in enumerate(metas):
         record = Detected(image="", metadata={}, detections=stored[n], colors=names[n])
         judged.append(Judged(verdict_of(record, meta, rules), stored[n], names[n], margins[n], found[n]))
-    watch.add("rules", since)
-    watch.images += len(images)
+    watch.add("rules", since, len(images))
     return judged
 
 

@@ -236,19 +236,24 @@ def read_state(path: Path) -> dict[str, object]:
 # --- images in, detections out -------------------------------------------------------------------------------------
 
 
-def prepare(images: Sequence[np.ndarray], device: torch.device | str) -> tuple[Tensor, tuple[int, int]]:
-    """RGB uint8 images of one size -> normalised, padded pixels [B, 3, H, W] and the resized (height, width)."""
+def resize(images: Sequence[np.ndarray]) -> np.ndarray:
+    """RGB uint8 images of one size -> [B, H, W, 3] of the network's."""
     import mmcv
+
+    return np.stack([mmcv.imrescale(np.ascontiguousarray(i), SCALE, interpolation="bilinear") for i in images])
+
+
+def normalise(resized: np.ndarray, device: torch.device | str) -> Tensor:
+    """RGB uint8 [B, H, W, 3] -> normalised, padded pixels [B, 3, H', W']."""
     import torch
 
-    resized = [mmcv.imrescale(np.ascontiguousarray(image), SCALE, interpolation="bilinear") for image in images]
-    height, width = resized[0].shape[:2]
-    pixels = torch.from_numpy(np.stack(resized)).to(device).permute(0, 3, 1, 2).float()
+    height, width = resized.shape[1:3]
+    pixels = torch.from_numpy(resized).to(device).permute(0, 3, 1, 2).float()
     mean = torch.tensor(MEAN, device=device).view(1, 3, 1, 1)
     std = torch.tensor(STD, device=device).view(1, 3, 1, 1)
     pixels = (pixels - mean) / std
     pad = (0, -width % DIVISOR, 0, -height % DIVISOR)
-    return torch.nn.functional.pad(pixels, pad), (height, width)
+    return torch.nn.functional.pad(pixels, pad)
 
 
 def forward(network: nn.Module, form: str, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,8 @@ class GenEvalTask(DrawnTask):
     `colors` may be None where no prompt names a colour. `overlays`: also keep each image with its detections drawn.
     """
 
+    judging_threads = 2
+
     def __init__(
         self,
         prompts: PromptSet,

@@ -65,8 +65,14 @@ def small_scale():
         yield
 
 
+def prepared(images):
+    """Pixels as the network takes them, and the (height, width) they were resized to."""
+    resized = M.resize(images)
+    return M.normalise(resized, "cpu"), resized.shape[1:3]
+
+
 def run(network, form, images, above):
-    pixels, resized = M.prepare(images, "cpu")
+    pixels, resized = prepared(images)
     classes, masks = M.forward(network, form, pixels.to(next(network.parameters()).dtype))
     size, padded = images[0].shape[:2], tuple(pixels.shape[-2:])
     return [M.detections_of(c, m, padded, resized, size, above) for c, m in zip(classes, masks, strict=True)]
@@ -75,7 +81,7 @@ def run(network, form, images, above):
 def test_both_forms_agree_on_hundreds_of_detections(forms, images, small_scale):
     """In double precision: the decoder cuts attention masks at .5, where float32 noise can tip a random network."""
     network, other = (copy.deepcopy(form).double() for form in forms)
-    pixels = M.prepare(images, "cpu")[0].double()
+    pixels = prepared(images)[0].double()
     ours, theirs = M.forward(network, "mmdet", pixels), M.forward(other, "transformers", pixels)
     assert (ours[0] - theirs[0]).abs().max() < 1e-5
     assert (ours[1] - theirs[1]).abs().max() < 1e-5
@@ -106,7 +112,7 @@ def test_post_processing_is_bitwise_mmdets_own(forms, images, small_scale):
     network, _ = forms
     from mmdet.structures import DetDataSample
 
-    pixels, resized = M.prepare(images, "cpu")
+    pixels, resized = prepared(images)
     samples = []
     for image in images:
         meta = {
@@ -181,5 +187,5 @@ def test_pixels_reach_the_network_as_mmdet_would_send_them(forms, small_scale):
     ]
     data = pseudo_collate([Compose(steps)({"img": image[..., ::-1].copy(), "img_id": 0})])
     theirs = network.data_preprocessor(data)["inputs"]
-    ours, resized = M.prepare([image], "cpu")
+    ours, resized = prepared([image])
     assert torch.equal(theirs, ours) and resized == (160, 240)
