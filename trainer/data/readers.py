@@ -12,6 +12,7 @@ bad record has to be left out and counted.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
@@ -305,7 +306,8 @@ def read_index(path: Path) -> Index:
 
 # ---- dialogues
 
-WORLD = "shapes-v1"
+WORLD, WORLD_MODULE = "shapes-v1", "trainer.shapes.dialogues"
+"""The synthetic world that writes dialogues, by `stream(seed)` and `rendered(record)`."""
 
 
 def read_dialogues(sources: Iterable[str], seed: int, tally: Tally) -> Iterator[JsonObject]:
@@ -315,12 +317,11 @@ def read_dialogues(sources: Iterable[str], seed: int, tally: Tally) -> Iterator[
         if count is None:
             yield from read_conversations(Path(source), tally)
             continue
-        from trainer.shapes.dialogues import rendered, stream
-
-        for record in islice(stream(seed), count):
+        world = importlib.import_module(WORLD_MODULE)
+        for record in islice(world.stream(seed), count):
             tally.read += 1
             tally.kept += 1
-            yield rendered(record)
+            yield world.rendered(record)
 
 
 def world_count(source: str) -> int | None:
