@@ -105,6 +105,15 @@ def reshape_a_weight(folder):
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+def diverge(folder):
+    """One value of a checkpoint that a failed training left."""
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    state["visual_head.weight"][3, 4] = float("nan")
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def other_model(folder):
     (folder / "config.json").write_text(json.dumps({"model_type": "internvl"}))
 
@@ -159,6 +168,7 @@ def other_grid(folder):
         (pickled, "pickle"),
         (drop_a_weight, "visual_head"),
         (reshape_a_weight, "visual_head"),
+        (diverge, "visual_head.weight holds NaN or infinity"),
         (other_model, "not an ARMOR checkpoint"),
         (pointer("model.safetensors"), "model.safetensors is a git-lfs pointer"),
         (pointer("vq/model.safetensors"), "vq/model.safetensors is a git-lfs pointer"),
