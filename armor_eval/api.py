@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from armor_eval import engine
 from armor_eval.engine import Finished, Processes, Settings, Task
+from armor_eval.engine.batches import BatchSize
 from armor_eval.engine.run import run_record
-from armor_eval.engine.size import BatchSize
 from armor_eval.engine.task import Progress
 from armor_eval.models import registry
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, RespondsFreely

@@ -81,7 +81,7 @@ def calibrate(
 def _look_at_leanings(spec: str, options: JsonObject, more: bool, out: Path | None, json_output: bool) -> None:
     """Have a judge compare the pairs of the fixed set."""
     from armor_eval.cli import judging
-    from armor_eval.runs.judges import HONESTY
+    from armor_eval.runs.comparable import HONESTY
     from armor_eval.tasks.interleaved.honesty import HonestyTask
     from armor_model.base.errors import UserError
 

@@ -15,7 +15,7 @@ from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from armor_eval.engine import Finished, Processes, Settings
-    from armor_eval.engine.size import BatchSize
+    from armor_eval.engine.batches import BatchSize
     from armor_eval.models.base import AnswersQuestions
     from armor_eval.tasks.understanding.cells import Reading
     from armor_eval.tasks.understanding.declare import Benchmark

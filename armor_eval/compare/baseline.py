@@ -16,8 +16,8 @@ from armor_eval.compare.planning import tolerances
 from armor_eval.compare.policy import example, load_policy
 from armor_eval.compare.sources import Source, find, unusable
 from armor_eval.runs.bundle import find_runs
+from armor_eval.runs.journal import write_run
 from armor_eval.runs.schema import Item
-from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError, did_you_mean
 from armor_model.base.files import write_file
 from armor_model.base.optional import not_none

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from armor_eval.runs.bundle import find_runs, read_head
 from armor_eval.runs.comparable import COMPARED, differing
-from armor_eval.runs.journal import read_journal
+from armor_eval.runs.journal import changed_files, read_journal
 from armor_eval.runs.schema import Item, Run, Scores
-from armor_eval.runs.seal import changed_files
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.base.optional import not_none

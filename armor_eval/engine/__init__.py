@@ -1,7 +1,6 @@
 """One engine measures everything; what differs is a Task."""
 
-from armor_eval.engine.processes import Processes, join_processes
-from armor_eval.engine.run import Finished, Settings, evaluate, read_finished
+from armor_eval.engine.run import Finished, Processes, Settings, evaluate, join_processes, read_finished
 from armor_eval.engine.task import Begins, Conversation, Described, Outcome, Prompt, Ready, Task, Unit
 
 __all__ = [

@@ -6,20 +6,21 @@ is complete. How a question becomes an item is the task's (armor_eval.engine.tas
 
 from __future__ import annotations
 
+import logging
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from armor_eval.engine import ask as asking
-from armor_eval.engine.batches import batches_of
-from armor_eval.engine.pipeline import Asked, Prepared, asked_batches, judged_batches
-from armor_eval.engine.processes import Processes
-from armor_eval.engine.size import AUTO, SPLIT, BatchSize, check_auto, size_of
+from armor_eval.engine.ask import Asked, Prepared, asked_batches, judged_batches
+from armor_eval.engine.batches import AUTO, SPLIT, BatchSize, batches_of, check_auto, size_of
 from armor_eval.engine.task import Begins, Conversation, JudgesSideBySide, Progress, Ready, Request, Task, Tick
 from armor_eval.models.base import Decoding, DrawsImages, Question, RespondsFreely, own_decoding
-from armor_eval.runs import provenance, served
+from armor_eval.runs import provenance
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import Item, Profile, Run, Scores
 from armor_model.base.errors import RunFailed, UserError
@@ -201,7 +202,7 @@ def _ask_all(
     for batch, items in judged_batches(answered, lambda batch: _judge(task, batch, bundle), threads):
         _journal(batch, items, bundle, tick)
         if processes.first:  # at once: a shard, or a run that dies while it scores, must keep what the server refused
-            bundle.run = served.with_requests(bundle.run, model)
+            bundle.run = provenance.with_requests(bundle.run, model)
             if size.lowered and bundle.run.extras.get(MEMORY) != size.remembered():
                 bundle.update(extras={**bundle.run.extras, MEMORY: size.remembered()})
 
@@ -235,3 +236,47 @@ def _journal(batch: Asked, items: list[Item], bundle: Bundle, tick: Tick | None)
         bundle.append(item.model_copy(update={"seconds": seconds}))
     if tick is not None:
         tick(len(missing), sum(item.status == "error" for item in missing))
+
+
+# --- the process group: alone, or one of several that torchrun, accelerate or an MPI started -------------------------
+# accelerate 1.15's `--cpu --num_processes 4` starts one process; only with --mpirun_hostfile and an MPI it starts four.
+# On CPUs too: torchrun --nproc-per-node 4 -m armor_eval ..., accelerate launch --multi_gpu --num_processes 4 -m ...
+
+
+log = logging.getLogger(__name__)
+
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+"""Where torchrun and the kinds of MPI say how many processes there are, in the order accelerate looks for them."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int = 0
+    size: int = 1
+    wait: Callable[[], None] = lambda: None
+    """Returns when every process has come here."""
+    device: str | None = None
+
+    @property
+    def first(self) -> bool:
+        """The process that owns run.json and the scores, and prints."""
+        return self.rank == 0
+
+
+def join_processes() -> Processes:
+    """The group that the launcher's environment names; torch is imported only where there is one."""
+    size = next((int(os.environ[name]) for name in SIZES if int(os.environ.get(name, "0")) > 0), 1)
+    if size <= 1:
+        if "ACCELERATE_USE_CPU" in os.environ and "MASTER_PORT" in os.environ:  # set where several were asked for
+            log.warning("accelerate launch --cpu started one process: use torchrun, or --multi_gpu, on CPUs as well")
+        return Processes()
+    import torch
+    from accelerate import PartialState
+
+    # The slowest process may be hours behind where answers differ in length.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=14))
+    if state.num_processes != size:
+        raise UserError("accelerate does not see the processes that were started", "see accelerate test")
+    return Processes(state.process_index, state.num_processes, state.wait_for_everyone, str(state.device))

@@ -68,7 +68,7 @@ def load_folder(
 
 def _asking() -> Any:
     """How VLMEvalKit asks the other bases; it stands above the models, as the zoo that the registry names."""
-    return import_module("armor_eval.vlmevalkit.asking")
+    return import_module("armor_eval.vlmevalkit.zoo")
 
 
 def _other_kind(folder: Path) -> str | None:

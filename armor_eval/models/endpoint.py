@@ -21,8 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 from armor_eval.models import replies
-from armor_eval.models.dialect import Dialect
-from armor_eval.models.replies import Reply
+from armor_eval.models.replies import Dialect, Reply
 from armor_eval.models.transport import AgainError, EndpointDown, EndpointError, HttpReply, Patience, Transport
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_json

@@ -18,11 +18,9 @@ from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Answer, Decoding, E, Question, Room, Source
 from armor_eval.models.drawing import out_of_memory
-from armor_eval.models.hf_copies import Copies
-from armor_eval.models.hf_files import check_folder, check_type
 from armor_eval.models.hf_first import FirstTokens
-from armor_eval.models.hf_options import ModelArgs, end_tokens, kept_fields, neutralise
-from armor_eval.models.hf_prompts import Prompter, find_prompter, probe_question
+from armor_eval.models.hf_options import ModelArgs, check_folder, check_type, end_tokens, kept_fields, neutralise
+from armor_eval.models.hf_prompts import Copies, Prompter, find_prompter, probe_question
 from armor_eval.models.options import names
 from armor_eval.models.room import room_of
 from armor_eval.models.sampling import RowSampling, row_seed

@@ -5,9 +5,13 @@ A prompter is found once, by probing the processor with a small image and a text
 
 from __future__ import annotations
 
+import copy
+import logging
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -247,3 +251,44 @@ def _marks(processor: ProcessorMixin, template: str) -> re.Pattern[str] | None:
     tokens |= {getattr(value, "content", value) for value in named if value}
     marks = [re.escape(t) for t in tokens if isinstance(t, str) and len(t) > 1 and not t[1].isspace()]
     return re.compile("|".join(sorted(marks, key=len, reverse=True))) if marks else None
+
+
+# --- processors for several threads ----------------------------------------------------------------------------------
+
+
+log = logging.getLogger(__name__)
+
+
+class Copies:
+    """One prompter, and as many copies of it as threads were ever at work at once."""
+
+    def __init__(self, first: Prompter) -> None:
+        self._idle, self._change = [first], threading.Condition()
+        self._waited = False
+        """Whether a thread had to wait since a copy was made: only then another one is worth its time and memory."""
+        self._copyable = True
+
+    @contextmanager
+    def lent(self) -> Iterator[Prompter]:
+        """A prompter that no other thread uses."""
+        with self._change:
+            while not self._idle:
+                self._waited = True
+                self._change.wait()
+            one = self._idle.pop()
+        try:
+            yield one
+        finally:
+            with self._change:
+                self._idle.append(one)
+                if self._waited and self._copyable:
+                    self._copy(one)
+                self._waited = False
+                self._change.notify_all()
+
+    def _copy(self, resting: Prompter) -> None:
+        try:
+            self._idle.append(replace(resting, processor=copy.deepcopy(resting.processor)))
+        except Exception as error:  # code from the hub may hold what cannot be copied: threads then take turns
+            log.debug("a processor cannot be copied: %s", error)
+            self._copyable = False

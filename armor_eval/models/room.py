@@ -1,6 +1,6 @@
 """How many tokens a model can hold at once, estimated from its configuration and the memory that is free.
 
-An estimate: where it is too high, memory runs out once, and the engine goes on with half (armor_eval.engine.size).
+An estimate: where it is too high, memory runs out once, and the engine goes on with half (armor_eval.engine.batches).
 """
 
 from __future__ import annotations

@@ -10,11 +10,10 @@ from pydantic import ValidationError
 
 from armor_eval.profiles import profile_of
 from armor_eval.runs.bundle import as_found, find_runs, read_head
-from armor_eval.runs.journal import check_journal, read_journal
-from armor_eval.runs.judges import HONESTY, with_known
+from armor_eval.runs.comparable import HONESTY, with_known
+from armor_eval.runs.journal import changed_files, check_journal, read_journal
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import Item, Metric, Point, Run, Scores
-from armor_eval.runs.seal import changed_files
 from armor_model.base.errors import UserError
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.report.claims import Claims, load_claims
 from armor_eval.runs.schema import Record, Run
 from armor_model.base.jsons import JsonObject

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from pydantic import Field, model_validator
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.report.doc import Doc, decimals_of
 from armor_eval.report.loading import RunView
 from armor_eval.report.tables import Footnotes, measured_text

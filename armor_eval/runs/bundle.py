@@ -23,10 +23,9 @@ from pydantic import ValidationError
 
 from armor_eval.base.images import is_whole_image
 from armor_eval.runs import provenance
-from armor_eval.runs.journal import Journal, read_journal, rewrite_journal
+from armor_eval.runs.journal import Journal, read_journal, rewrite_journal, write_run
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import SCHEMA_VERSION, Item, Run, RunKind, RunStatus, Scores, decoding_of
-from armor_eval.runs.seal import write_run
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.files import make_folder, write_file, writing
 from armor_model.base.parsing import fault_of, json_of

@@ -1,4 +1,5 @@
-"""Which runs may stand beside each other: one list of what makes two numbers comparable, and the reservations.
+"""Which runs may stand beside each other: one list of what makes two numbers comparable, and the reservations
+that a run's own state, its judge or blank images bring.
 
 Every place that ranks, compares, resumes or takes answers over reads from here, so that no table marks a best among
 runs that `compare` calls not comparable.
@@ -6,10 +7,10 @@ runs that `compare` calls not comparable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from armor_eval.runs.protocols import protocol_of
-from armor_eval.runs.schema import Reservation, Run, decoding_of
+from armor_eval.runs.schema import Item, JudgeInfo, Reservation, Run, decoding_of
 from armor_model.base.jsons import JsonObject
 
 
@@ -83,3 +84,40 @@ def reservations_of(run: Run) -> list[Reservation]:
         derived.append(Reservation(kind="blind", text="images were left out (blind baseline)"))
     recorded = {r.kind for r in run.reservations}
     return [*run.reservations, *(r for r in derived if r.kind not in recorded)]
+
+
+HONESTY = "armor-honesty-v1"
+"""The benchmark of a run that says what a judge looks at."""
+
+
+def same_judge(one: JudgeInfo, other: JudgeInfo) -> bool:
+    """Whether two records are of one judge. Recorded replies are other files for other questions: they go by the
+    name."""
+    recorded = "recorded" in (one.endpoint, other.endpoint)
+    return one.name == other.name and (recorded or one.version == other.version)
+
+
+def with_known(run: Run, calibrations: Iterable[Run]) -> Run:
+    """The run with what whole calibrations of its judge reserve, as if it had been judged with them at hand."""
+    told = {r.text for r in run.reservations}
+    found = [
+        reservation
+        for one in calibrations
+        if one.status == "complete" and run.benchmark != HONESTY and same_judge(one.judge, run.judge)
+        for reservation in one.reservations
+        if reservation.text not in told
+    ]
+    return run.model_copy(update={"reservations": [*run.reservations, *found]}) if found else run
+
+
+def blank_of(items: Sequence[Item]) -> tuple[int, int]:
+    """(images of one single colour, images in all) of scored items; `extras.blank` counts those of one item."""
+    scored = [item for item in items if item.status != "error"]
+    return sum(int(item.extras.get("blank", 0)) for item in scored), sum(len(item.output_images) for item in scored)
+
+
+def reserve_blank(known: Sequence[Reservation], blank: int, drawn: int) -> list[Reservation]:
+    """A run's reservations, with the one that some of its images are blank where some are."""
+    kept = [r for r in known if r.kind != "blank"]
+    text = f"{blank} of {drawn} images are of one single colour"
+    return [*kept, Reservation(kind="blank", text=text)] if blank else kept

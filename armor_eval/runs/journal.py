@@ -1,9 +1,15 @@
-"""The append-only journal of a run: a line an item, safe against a kill at any instant and against several writers."""
+"""The append-only journal of a run, a line an item, safe against a kill at any instant and against several writers; and
+the seal: hashes by which a record that was edited is told from one that was measured.
+
+The seal guards against accidents - an editor, a script, a half-copied folder -, not against a forger, who can seal
+again.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import gc
+import json
 import logging
 import os
 import time
@@ -12,8 +18,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from armor_eval.runs.schema import Item
+from armor_eval.runs.schema import Item, Run, Seal
 from armor_model.base.files import check_in_place, write_file
+from armor_model.base.hashing import sha256_file, sha256_json
 from armor_model.base.parsing import json_of
 
 log = logging.getLogger(__name__)
@@ -110,3 +117,40 @@ def _parsed(line: bytes) -> Item | None:
 
 def rewrite_journal(path: Path, items: Iterable[Item]) -> None:
     write_file(path, "".join(item.model_dump_json() + "\n" for item in items))
+
+
+SEALED = {"items": "items.jsonl", "scores": "scores.json"}
+
+
+def write_run(folder: Path, run: Run, *, seal: bool) -> Run:
+    """Write run.json as a whole, sealed over the files beside it where `seal`; returns the record as written."""
+    run = run.model_copy(update={"seal": None})
+    if seal:
+        hashes = {part: sha256_file(folder / name) for part, name in SEALED.items() if (folder / name).is_file()}
+        record = json.loads(run.model_dump_json())
+        run = run.model_copy(update={"seal": Seal(**hashes, run=_record_hash(record))})
+    write_file(folder / "run.json", run.model_dump_json(indent=1) + "\n")
+    return run
+
+
+def changed_files(folder: Path, run: Run) -> list[str]:
+    """The files of a bundle that are not as they were when it was scored; a file that is gone is not a changed one.
+
+    Empty for a bundle without a seal: of before there was one, or not scored yet.
+    """
+    if run.seal is None:
+        return []
+    changed = [
+        name
+        for part, name in SEALED.items()
+        if (expected := getattr(run.seal, part)) is not None
+        and (folder / name).is_file()
+        and sha256_file(folder / name) != expected
+    ]
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8", errors="surrogatepass"))
+    return changed if _record_hash(record) == run.seal.run else [*changed, "run.json"]
+
+
+def _record_hash(record: dict[str, object]) -> str:
+    """Of the record as JSON without its seal: a later version's new fields do not break the seals of older runs."""
+    return sha256_json({name: value for name, value in record.items() if name != "seal"})

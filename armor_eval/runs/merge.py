@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from armor_eval.runs.bundle import SAME_RUN, folder_name, read_head, refuse_nesting, refuse_used_folder
-from armor_eval.runs.journal import read_journal, rewrite_journal
+from armor_eval.runs.journal import read_journal, rewrite_journal, write_run
 from armor_eval.runs.schema import Item, Run
-from armor_eval.runs.seal import write_run
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import read_table, toml_of

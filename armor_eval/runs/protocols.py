@@ -11,7 +11,7 @@ import tomllib
 
 from pydantic import BaseModel, ConfigDict
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.runs.schema import Run, decoding_of
 from armor_model.base.hashing import sha256_json
 from armor_model.base.jsons import JsonObject

@@ -108,7 +108,7 @@ class TrainingInfo(Record):
 
 
 class Seal(Record):
-    """sha256 of what a scored bundle holds (armor_eval.runs.seal); None for a file that it did not have."""
+    """sha256 of what a scored bundle holds (armor_eval.runs.journal); None for a file that it did not have."""
 
     items: str | None = None
     scores: str | None = None

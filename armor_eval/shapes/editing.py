@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.base.images import write_image
-from armor_eval.base.resources import benchmarks_dir
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.shapes.detector import SceneDetector
 from armor_eval.tasks.suites.judges.base import Reading, Shown

@@ -17,7 +17,7 @@ import json
 from collections.abc import Sequence
 from functools import lru_cache
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.shapes.claims import agreement, claims_of, image_right, nothing_beyond, text_right
 from armor_eval.shapes.detector import SceneDetector
 from armor_eval.tasks.interleaved.judging import Compared, Pair

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.shapes import choice, open_answers, yesno
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.jsons import JsonObject

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from armor_eval.base.images import make_durable, read_image, write_image
 from armor_eval.engine import Conversation, Outcome, Prompt, Ready, Unit
 from armor_eval.models.base import NotAsked
-from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.comparable import blank_of, reserve_blank
 from armor_eval.runs.schema import Item, ModelInfo, Scores, Subset
 from armor_eval.stats.composite import Composite, measure
 from armor_model.base.hashing import sha256_file, sha256_json

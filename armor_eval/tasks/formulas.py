@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from armor_eval.runs.judges import HONESTY
+from armor_eval.runs.comparable import HONESTY
 from armor_eval.stats.composite import (
     UNIT,
     Composite,

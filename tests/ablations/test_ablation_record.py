@@ -14,7 +14,7 @@ from armor_eval.ablations.judging import DrawingRequest, ShortQuestion
 from armor_eval.ablations.plan import HeadsPlan
 from armor_eval.ablations.record import Recorder, accuracy_metric
 from armor_eval.runs.bundle import read_bundle
-from armor_eval.runs.seal import changed_files
+from armor_eval.runs.journal import changed_files
 
 
 @pytest.fixture

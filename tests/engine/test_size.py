@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from armor_eval.engine import Described, Outcome, Settings, Unit, evaluate
-from armor_eval.engine.size import ANSWER, Size
+from armor_eval.engine.batches import ANSWER, Size
 from armor_eval.models.base import Answer, Decoding, Question, Room
 from armor_eval.models.drawing import one_by_one
 from armor_eval.models.room import room_of, token_numbers

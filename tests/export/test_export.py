@@ -262,7 +262,7 @@ def test_withheld_headlines_and_edited_runs_are_refused(tmp_path: Path, capsys) 
     folder = write_bundle(tmp_path / "a", make_run("a"), [withheld], make_items(3))
     assert main(["export", str(folder), "--to", "csv", "--out", str(tmp_path / "o")]) == 2
     assert "12 of 100 without a verdict" in capsys.readouterr().err
-    from armor_eval.runs.seal import write_run
+    from armor_eval.runs.journal import write_run
 
     folder = write_bundle(tmp_path / "b", make_run("b"), [metric("F1", 85.0, (80.0, 90.0))], make_items(3))
     write_run(folder, make_run("b"), seal=True)

@@ -76,7 +76,7 @@ def dpg_suite(folder: Path, name: str = "corrected", rows: list[tuple[str, ...]]
 
 def dpg_declaration(folder: Path, name: str, file: str) -> Path:
     """One of the repository's two DPG protocols under another name, for a file of invented questions."""
-    from armor_eval.base.resources import benchmarks_dir
+    from armor_eval.base.data import benchmarks_dir
 
     text = (benchmarks_dir() / "suites" / f"dpg-{name}.toml").read_text()
     lines = [

@@ -400,7 +400,7 @@ def test_bad_images_by_command_line(checkpoint, tmp_path, content, says):
 def test_every_reader_refuses_the_same_images():
     """The model's, the harness's and that of a server's replies: one limit, one error behind each."""
     from armor_eval.models.endpoint import EndpointError
-    from armor_eval.models.openai_images import decoded as of_server
+    from armor_eval.models.openai import decoded as of_server
     from armor_model.base.images import BadImageError, decoded
     from armor_model.images import open_image
 

@@ -5,8 +5,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from armor_eval.models.hf_copies import Copies
-from armor_eval.models.hf_prompts import Prompter
+from armor_eval.models.hf_prompts import Copies, Prompter
 
 
 class Processor:

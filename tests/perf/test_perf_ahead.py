@@ -13,10 +13,9 @@ import pytest
 from PIL import Image
 
 from armor_eval.engine import evaluate
-from armor_eval.engine.ask import AsTheyFinish, Streaming
-from armor_eval.engine.pipeline import Prepared, asked_batches
+from armor_eval.engine.ask import AsTheyFinish, Prepared, Streaming, asked_batches
+from armor_eval.engine.batches import Size
 from armor_eval.engine.run import Settings
-from armor_eval.engine.size import Size
 from armor_eval.engine.task import Unit
 from armor_eval.models.base import Answer, Decoding, Question
 from armor_eval.tasks.drawn import drawn_elsewhere

@@ -9,7 +9,7 @@ from report_mocks import a_training, make_items, make_run, metric, shapes_run, w
 
 from armor_eval.cli import main
 from armor_eval.report.loading import load_runs
-from armor_eval.runs.judges import HONESTY
+from armor_eval.runs.comparable import HONESTY
 from armor_eval.runs.schema import JudgeInfo, ModelInfo, Reservation, Run
 from armor_eval.stats.composite import measure
 from armor_eval.tasks.formulas import composites_for, composites_of

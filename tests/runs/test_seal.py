@@ -8,9 +8,8 @@ import pytest
 from armor_eval.cli import main
 from armor_eval.report.loading import load_runs, notices
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.runs.journal import Journal, check_journal
+from armor_eval.runs.journal import Journal, changed_files, check_journal
 from armor_eval.runs.schema import Item, Seal
-from armor_eval.runs.seal import changed_files
 from armor_model.base.errors import RunFailed
 
 ARGV = ["modality", "--model", "mock", "--profile", "shapes", "--limit", "3"]

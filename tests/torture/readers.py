@@ -357,7 +357,7 @@ def readers() -> dict[str, Reader]:
             "json",
             "config.json",
             {"model_type": "llava"},
-            by.call("armor_eval.models.hf_files:check_folder", folder=True),
+            by.call("armor_eval.models.hf_options:check_folder", folder=True),
             tensors,
         ),
         Reader("diffusers: model_index.json", "json", "model_index.json", {"_class_name": "X"}, by.pipeline),

@@ -84,7 +84,7 @@ def http(path: Path) -> None:
     """A reply as the endpoint opens it, read as an answer, as a drawing and as an error."""
     from armor_eval.models import replies
     from armor_eval.models.endpoint import Endpoint
-    from armor_eval.models.openai_images import _only_image, decoded, parts_of
+    from armor_eval.models.openai import _only_image, decoded, parts_of
     from armor_eval.models.transport import EndpointError
 
     text = path.read_bytes().decode("utf-8", "replace")

@@ -6,11 +6,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, percent, tally_all_right
 from armor_eval.tasks.families.base import BY_IMAGE, BY_ITEM, Clusters, Family
 from armor_eval.tasks.understanding import mmmu, parse
-from armor_eval.tasks.understanding.cells import OPTIONS, whole_number
+from armor_eval.tasks.understanding.cells import OPTIONS, records, whole_number
 from armor_eval.vlmevalkit import rules
 from armor_eval.vlmevalkit.records import Evaluated, Judged, Request, Verdict, Work
 from armor_model.base.jsons import JsonObject

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from armor_eval.base.frames import records
 from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
 from armor_eval.tasks.families.base import Family, extra_of
+from armor_eval.tasks.understanding.cells import records
 from armor_eval.vlmevalkit import rules
 from armor_eval.vlmevalkit.records import Evaluated, Judged, Request, Verdict, Work
 from armor_model.base.errors import UserError

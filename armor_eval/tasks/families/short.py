@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from typing import TYPE_CHECKING
 
-from armor_eval.base.frames import records
 from armor_eval.stats.composite import Composite, accuracy
 from armor_eval.tasks.families.base import Family
+from armor_eval.tasks.understanding.cells import records
 from armor_eval.vlmevalkit import rules
 from armor_eval.vlmevalkit.records import Evaluated, Judged, Request, Verdict, Work
 from armor_model.base.jsons import JsonObject

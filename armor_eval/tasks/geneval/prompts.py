@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError, did_you_mean

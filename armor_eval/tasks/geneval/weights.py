@@ -7,8 +7,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from armor_eval.base.fetch import fetch
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir, fetch
 from armor_model.base.cache import cache_dir
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.profiles import OFFICIAL
 from armor_eval.runs.bundle import Bundle, read_bundle
-from armor_eval.runs.judges import HONESTY, same_judge
+from armor_eval.runs.comparable import HONESTY, same_judge
 from armor_eval.runs.schema import DataInfo, JudgeInfo, Metric, ModelInfo, Reservation, ScorerInfo
 from armor_eval.stats.composite import accuracy, measure
 from armor_eval.tasks.interleaved.answers import Answer

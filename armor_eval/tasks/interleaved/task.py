@@ -15,8 +15,8 @@ from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.models.drawing import one_line
 from armor_eval.profiles import ProfileSpec
-from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.comparable import blank_of, reserve_blank
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_eval.tasks.drawn import SHEETS, frame_of
 from armor_eval.tasks.interleaved.judging import KEPT, Comparer, Verdict, paired, verdict_of

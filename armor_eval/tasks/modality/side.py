@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.profiles import ProfileSpec
 from armor_eval.tasks.modality import SECTION
 from armor_eval.tasks.modality.layouts import IMAGE

@@ -17,8 +17,8 @@ from armor_eval.engine.task import Progress
 from armor_eval.models.base import Decoding, HasImageDefaults, Model, RespondsFreely
 from armor_eval.models.drawing import one_line
 from armor_eval.profiles import ProfileSpec
-from armor_eval.runs.blank import blank_of, reserve_blank
 from armor_eval.runs.bundle import Bundle
+from armor_eval.runs.comparable import blank_of, reserve_blank
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_eval.stats.composite import accuracy, measure
 from armor_eval.tasks.modality.layouts import IMAGE

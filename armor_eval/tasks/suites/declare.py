@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.runs.schema import Profile, Run
 from armor_eval.tasks.suites.items import ParentRule, SuiteData, check_items
 from armor_model.base.errors import UserError, unknown_name

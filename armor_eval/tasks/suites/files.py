@@ -6,8 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from armor_eval.base.fetch import Progress, fetch
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import Progress, benchmarks_dir, fetch
 from armor_eval.profiles import OFFICIAL, profile_of
 from armor_eval.tasks.suites.declare import Suite, SuiteFile
 from armor_eval.tasks.suites.items import SuiteData

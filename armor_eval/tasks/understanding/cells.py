@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import re
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from armor_model.base.jsons import JsonObject
 
 Reading = Literal["keep-none", "vlmeval"]
 """`keep-none`: a cell is its text, and only an empty one is missing (as in VLMEvalKit's versions after 0.0.20).
@@ -47,3 +49,8 @@ def whole_number(text: object) -> int | None:
     """The integer that a cell holds (`12`, `007`, `12.0`), else None."""
     match = _WHOLE.fullmatch(str(text).strip())
     return int(match[1]) if match else None
+
+
+def records(frame: pd.DataFrame) -> list[JsonObject]:
+    """The rows by column name; every table of ours has texts as its columns' names."""
+    return cast("list[JsonObject]", frame.to_dict("records"))

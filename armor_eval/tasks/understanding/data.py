@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from armor_eval import tasks
-from armor_eval.base.fetch import Progress, fetch
+from armor_eval.base.data import Progress, fetch
 from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile, Subset
 from armor_eval.tasks.understanding.declare import Benchmark

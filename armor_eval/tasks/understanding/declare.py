@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from armor_eval.base.resources import benchmarks_dir
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.families.base import Clusters, Family
 from armor_model.base.errors import UserError, did_you_mean

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from harness_data import seed_bench, the_run, write
 
-from armor_eval.base.fetch import fetch
+from armor_eval.base.data import fetch
 from armor_eval.cli import main
 from armor_eval.tasks.understanding import declare
 from armor_model.base.errors import RunFailed

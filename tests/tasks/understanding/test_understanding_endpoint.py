@@ -11,9 +11,9 @@ import pytest
 from scripted_server import ScriptedServer, chat, delta, events, refusal
 
 from armor_eval.models import transport
-from armor_eval.models.dialect import Dialect
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Extra, Patience
 from armor_eval.models.openai import patience
+from armor_eval.models.replies import Dialect
 from armor_model.base.errors import UserError, one_line
 
 QUICK = Patience(

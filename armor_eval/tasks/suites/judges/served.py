@@ -11,8 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Extra
-from armor_eval.models.openai import CONCURRENCY, patience
-from armor_eval.models.openai_images import content_part
+from armor_eval.models.openai import CONCURRENCY, content_part, patience
 from armor_eval.models.replies import read_chat
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.tasks.suites.judges.base import Ask, Reading, Shown

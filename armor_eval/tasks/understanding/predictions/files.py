@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from armor_eval.base.frames import records
+from armor_eval.tasks.understanding.cells import records
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import json_of

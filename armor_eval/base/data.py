@@ -1,4 +1,5 @@
-"""Published files from their declared addresses, on request only: resumed where a transfer was cut, checked whole."""
+"""Where the declared data lies; and published files from their declared addresses, on request only: resumed where a
+transfer was cut, checked whole."""
 
 from __future__ import annotations
 
@@ -72,3 +73,13 @@ def _append(client: httpx.Client, url: str, file: BinaryIO, progress: Progress |
             there += len(block)
             if progress is not None:
                 progress(there, total)
+
+
+def benchmarks_dir() -> Path:
+    """The folder of declared benchmarks, claims and profile data.
+
+    A top-level `benchmarks` package would clash in site-packages, so a wheel carries it as `armor_eval/benchmarks`.
+    """
+    package = Path(__file__).resolve().parents[1]
+    installed = package / "benchmarks"
+    return installed if installed.is_dir() else package.parent / "benchmarks"
