@@ -52,7 +52,7 @@ class ProfileSpec:
         `understanding` (tsv_path, declared), `judge` (RuleJudge), `geneval` (records), `colors` (PixelColors),
         `detector` (selftest_images), `train_detector`, `modality` (jsonl), `interleaved` (jsonl, NAME, VERSION,
         comparer, CONSTANT, told, shuffled), `suites` (made), `reader` (NAME, read, render), `ablations` (see
-        armor_eval.ablations.base). ValueError for a profile of published data.
+        armor_eval.ablations.plan). ValueError for a profile of published data.
         """
         if self.guest is None:
             raise ValueError(f"profile {self.name} is published data: nothing makes its {name}")

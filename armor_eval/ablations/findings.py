@@ -9,8 +9,7 @@ import numpy as np
 
 from armor_eval.runs.schema import Metric
 from armor_eval.stats.composite import fraction
-from armor_eval.stats.intervals import log_t, t_quantile
-from armor_eval.stats.resample import cluster_error
+from armor_eval.stats.intervals import cluster_error, log_t, t_quantile
 
 Curve = Sequence[tuple[int, float]]
 """(step, value), steps rising."""

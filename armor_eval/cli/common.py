@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from armor_eval.engine import Finished
-    from armor_eval.report.repeats import Repeated
+    from armor_eval.report.results import Repeated
     from armor_eval.runs.schema import Metric, Run, Scores
 
 
@@ -316,14 +316,14 @@ def finish(
 def between_seeds(finished: Sequence[Finished]) -> list[Repeated]:
     """What varies between repeats, a benchmark each."""
     from armor_eval.report.loading import RunView
-    from armor_eval.report.repeats import by_benchmark
+    from armor_eval.report.results import by_benchmark
 
     return by_benchmark([RunView(one.path, one.run, one.scores) for one in finished])
 
 
 def print_repeats(finished: Sequence[Finished]) -> None:
     """The table of the variance between repeats."""
-    from armor_eval.report.repeats import repeats_doc
+    from armor_eval.report.results import repeats_doc
 
     print_doc(console(), repeats_doc(between_seeds(finished)))
 

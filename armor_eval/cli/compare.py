@@ -96,7 +96,7 @@ def power(
     armor-eval power --bench POPE --runs runs/base/POPE runs/candidate/POPE
     """
     from armor_eval.cli.common import write
-    from armor_eval.compare import planning
+    from armor_eval.compare.policy import CHANGED, plan
 
-    plan = planning.plan(bench, drop, clusters, planning.CHANGED if changed is None else changed, runs)
-    write(json.dumps(plan.as_dict(), indent=1) if json_output else plan.in_words())
+    planned = plan(bench, drop, clusters, CHANGED if changed is None else changed, runs)
+    write(json.dumps(planned.as_dict(), indent=1) if json_output else planned.in_words())

@@ -12,8 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from armor_eval.compare.planning import tolerances
-from armor_eval.compare.policy import example, load_policy
+from armor_eval.compare.policy import example, load_policy, tolerances
 from armor_eval.compare.sources import Source, find, unusable
 from armor_eval.runs.bundle import find_runs
 from armor_eval.runs.journal import write_run

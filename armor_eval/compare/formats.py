@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from armor_eval.compare import text
 from armor_eval.compare.record import BenchmarkResult, Comparison, MetricResult, Verdict
-from armor_eval.report.doc import Doc
+from armor_eval.report.doc import Doc, Shown
 from armor_eval.report.formats import html_grid, markdown_grid
 from armor_eval.report.terminal import STYLES, print_doc
 from armor_model.base.optional import not_none
@@ -56,16 +56,16 @@ def markdown(comparison: Comparison) -> str:
 def _markdown(comparison: Comparison, shown: dict[int, int]) -> str:
     strict = " (--strict)" if comparison.strict else ""
     lines = [
-        f"## {comparison.verdict}: {safe(text.headline(comparison), 400)}",
+        f"## {comparison.verdict}: {safe(headline(comparison), 400)}",
         "",
         f"Base `{_code(comparison.base)}`, candidate `{_code(comparison.candidate)}`; exit code "
         f"{comparison.exit_code}{strict}.",
         "",
     ]
     if any(b.primary for b in comparison.benchmarks):
-        lines += _grid(text.numbers_doc(comparison, MARKDOWN, text_columns=2))
+        lines += _grid(numbers_doc(comparison, MARKDOWN, text_columns=2))
         lines += ["", "`would see`: the drop that this comparison would have found with 80 % power.", ""]
-    lines += [f"- {safe(line, None)}" for line in text.notices(comparison)]
+    lines += [f"- {safe(line, None)}" for line in notices(comparison)]
     for b in comparison.benchmarks:
         lines += _details(b, shown[id(b)])
     policy = f"Policy `{_code(comparison.policy)}` ({comparison.policy_sha256[:12]})"
@@ -75,7 +75,7 @@ def _markdown(comparison: Comparison, shown: dict[int, int]) -> str:
 
 def _details(b: BenchmarkResult, shown: int) -> list[str]:
     lines: list[str] = []
-    if others := text.other_docs(b):
+    if others := other_docs(b):
         lines += ["", f"<details><summary>{safe(b.benchmark)}: other numbers, groups, checks</summary>"]
         for doc in others:
             lines += ["", *_grid(doc)]
@@ -150,11 +150,11 @@ def _facts(b: BenchmarkResult, m: MetricResult) -> str:
     gate = "primary" if m.primary else "does not gate"
     changed = f"{len(b.flips)} items changed" if b.base else f"{m.losses + m.wins} clusters changed"
     return (
-        f"{m.name} ({gate}): base {text.plain(m.base, m.unit, False)}, candidate "
-        f"{text.plain(m.candidate, m.unit, False)}, difference {text.plain(m.delta, m.unit)} "
-        f"[{text.bounds(m.ci95, m.unit)}], {m.test}, p {text.p_value(m.p)}, tolerance "
-        f"{text.plain(m.tolerance, m.unit, False)}, would see {text.mde(m)}, {m.n} items in {m.clusters} clusters, "
-        + "; ".join([changed, *text.reserved(b)])
+        f"{m.name} ({gate}): base {plain(m.base, m.unit, False)}, candidate "
+        f"{plain(m.candidate, m.unit, False)}, difference {plain(m.delta, m.unit)} "
+        f"[{bounds(m.ci95, m.unit)}], {m.test}, p {p_value(m.p)}, tolerance "
+        f"{plain(m.tolerance, m.unit, False)}, would see {mde(m)}, {m.n} items in {m.clusters} clusters, "
+        + "; ".join([changed, *reserved(b)])
     )
 
 
@@ -183,7 +183,7 @@ def page(comparison: Comparison, data: Path | None = None) -> str:
                 views[side.run_id] = load_run(Path(side.path))
         if b.base.run_id != b.candidate.run_id:
             flips += [Flip(f.id, b.base.run_id, b.candidate.run_id, f.kind) for f in b.flips]
-    sections = [("Numbers that decide", html_grid(text.numbers_doc(comparison, PAGE, text_columns=3)))]
+    sections = [("Numbers that decide", html_grid(numbers_doc(comparison, PAGE, text_columns=3)))]
     others = "".join(_others(b) for b in comparison.benchmarks if b.metrics)
     sections += [("Other numbers, groups and checks", others)] if others else []
     return render_page(
@@ -200,16 +200,16 @@ def page(comparison: Comparison, data: Path | None = None) -> str:
 
 def _page_lines(comparison: Comparison) -> list[str]:
     """What needs an eye; the table below has the rest."""
-    lines = [text.headline(comparison)]
+    lines = [headline(comparison)]
     for b in comparison.benchmarks:
         if b.primary is not None and b.primary.verdict != "PASS":
             lines.append(f"{b.benchmark}, {b.primary.name}: {b.primary.reason}")
-    return lines + text.notices(comparison)
+    return lines + notices(comparison)
 
 
 def _others(b: BenchmarkResult) -> str:
     """Folded: numbers that do not gate, groups, and the policy's checks."""
-    tables = "<p></p>".join(map(html_grid, text.other_docs(b)))
+    tables = "<p></p>".join(map(html_grid, other_docs(b)))
     return f"<details><summary>{escape(b.benchmark)}</summary>{tables}</details>" if tables else ""
 
 
@@ -220,15 +220,15 @@ def show(comparison: Comparison, console: Console) -> None:
     """Verdict, a row a benchmark, and a line for everything that needs an eye."""
     from rich.text import Text
 
-    word = text.verdict(comparison.verdict)
+    word = verdict(comparison.verdict)
     console.print(
         Text(word.text, STYLES[not_none(word.verdict)]),
-        Text(visible(f": {text.headline(comparison)}")),
+        Text(visible(f": {headline(comparison)}")),
         sep="",
         soft_wrap=True,
     )
-    print_doc(console, text.numbers_doc(comparison, TERMINAL))
-    for line in [*filter(None, map(_deciding, comparison.benchmarks)), *text.notices(comparison)]:
+    print_doc(console, numbers_doc(comparison, TERMINAL))
+    for line in [*filter(None, map(_deciding, comparison.benchmarks)), *notices(comparison)]:
         console.print(Text(visible(line)), soft_wrap=True)
 
 
@@ -240,6 +240,124 @@ def _deciding(b: BenchmarkResult) -> str | None:
     changed = f"{lost} items lost, {len(b.flips) - lost} gained of {b.items}"
     if b.base is None:  # retention: made of several runs
         changed = f"{m.losses} groups lost, {m.wins} gained of {m.clusters}"
-    seen = f"would see a drop of {text.mde(m)} (80 % power)" if m.mde is not None else ""
+    seen = f"would see a drop of {mde(m)} (80 % power)" if m.mde is not None else ""
     parts = [m.reason, changed, *(part for part in (m.test, seen) if part and part != m.reason)]
     return f"{b.benchmark}: {m.name}: {'; '.join(parts)}"
+
+
+def digits(unit: str) -> int:
+    return {"score": 4, "points": 1}.get(unit, 2)
+
+
+def plain(value: float | None, unit: str, sign: bool = True) -> str:
+    """A number in its unit, `n/a` where there is none."""
+    if value is None:
+        return "n/a"
+    shown = f"{value:{'+' if sign else ''}.{digits(unit)}f}"
+    return shown if unit == "score" else f"{shown} {unit}"
+
+
+def bare(value: float | None, unit: str) -> str:
+    """A number without its unit."""
+    return "n/a" if value is None else f"{value:.{digits(unit)}f}"
+
+
+def bounds(ci: tuple[float, float] | None, unit: str) -> str:
+    return "n/a" if ci is None else f"{ci[0]:+.{digits(unit)}f} to {ci[1]:+.{digits(unit)}f}"
+
+
+def p_value(p: float | None) -> str:
+    return "n/a" if p is None else "< 0.0001" if p < 1e-4 else f"{p:.3g}"
+
+
+def mde(row: MetricResult) -> str:
+    """The drop that would have been seen with 80 % power."""
+    return plain(row.mde, row.unit, False) if row.mde is not None else "n/a"
+
+
+def verdict(word: Verdict | str, shown: str = "") -> Shown:
+    """A verdict as a table's cell, in the colours of the report's verdicts."""
+    tones = {"PASS": "match", "REGRESSION": "differs", "INCONCLUSIVE": "undecided"}
+    return Shown(shown or word, verdict=tones.get(word, "not comparable"))
+
+
+COLUMNS: dict[str, Callable[[MetricResult], str | Shown]] = {
+    "verdict": lambda m: verdict(m.verdict or ""),
+    "verdict and reason": lambda m: verdict(m.verdict or "", f"{m.verdict}: {m.reason}"),
+    "number": lambda m: m.name,
+    "base": lambda m: plain(m.base, m.unit, False),
+    "candidate": lambda m: plain(m.candidate, m.unit, False),
+    "base > candidate": lambda m: f"{bare(m.base, m.unit)} > {bare(m.candidate, m.unit)}",
+    "difference": lambda m: plain(m.delta, m.unit),
+    "95 % interval": lambda m: bounds(m.ci95, m.unit),
+    "difference, 95 %": lambda m: (
+        f"{plain(m.delta, m.unit).split()[0]} [{bounds(m.ci95, m.unit).replace(' to ', ', ')}]"
+    ),
+    "p (Holm)": lambda m: p_value(m.p_holm),
+    "p": lambda m: p_value(m.p),
+    "tolerance": lambda m: plain(m.tolerance, m.unit, False),
+    "would see (80 %)": lambda m: mde(m),
+    "items": lambda m: f"{m.n:,}",
+    "clusters": lambda m: f"{m.clusters:,}",
+    "bootstrap": lambda m: bounds(m.bootstrap_ci95, m.unit),
+}
+"""What a table of numbers may show, by its column's title."""
+
+
+def numbers_doc(comparison: Comparison, columns: Sequence[str], text_columns: int = 1) -> Doc:
+    """A row a benchmark with the number that decides."""
+    doc = Doc("numbers", "", "", ["benchmark", *columns], text_columns=text_columns)
+    for b in comparison.benchmarks:
+        if b.primary is not None:
+            doc.add([b.benchmark, *(COLUMNS[c](b.primary) for c in columns)])
+        else:
+            doc.add([b.benchmark, *(verdict(b.verdict) if c.startswith("verdict") else "-" for c in columns)])
+    return doc
+
+
+def other_docs(b: BenchmarkResult) -> list[Doc]:
+    """What never gates: further numbers, groups; and the policy's checks."""
+    columns = ("base", "candidate", "difference", "95 % interval", "p")
+    numbers = Doc("others", "", "", ["number", *columns])
+    for m in b.metrics:
+        if not m.primary:
+            numbers.add([m.name, *(COLUMNS[c](m) for c in columns)])
+    groups = Doc("groups", "", "", ["group", "items", "base", "candidate"])
+    for s in b.slices:
+        groups.add([s.group or "-", str(s.n), f"{s.base:.3f}", f"{s.candidate:.3f}"])
+    checks = Doc("checks", "", "", ["check", "verdict", "why"], text_columns=3)
+    for c in b.checks:
+        checks.add([c.name, verdict(c.verdict), c.reason])
+    return [doc for doc in (numbers, groups, checks) if doc.lines]
+
+
+def headline(comparison: Comparison) -> str:
+    """One sentence that carries the verdict."""
+    by_verdict: dict[str, list[str]] = {}
+    for result in comparison.benchmarks:
+        by_verdict.setdefault(result.verdict, []).append(result.benchmark)
+    parts = [f"{len(names)} {verdict} ({', '.join(names)})" for verdict, names in by_verdict.items()]
+    return "; ".join(parts)
+
+
+def reserved(result: BenchmarkResult) -> list[str]:
+    """What the numbers of a benchmark must not be read without, by side: `both: subset of 60 of 480 items`."""
+    sides = {"base": result.base, "candidate": result.candidate}
+    found: dict[str, list[str]] = {}
+    for name, side in sides.items():
+        for one in side.reservations if side else ():
+            found.setdefault(one.text, []).append(name)
+    return [f"{'both' if len(names) == len(sides) else names[0]}: {line}" for line, names in found.items()]
+
+
+def notices(comparison: Comparison) -> list[str]:
+    """Reasons, reservations, checks that failed, items left out: each once, with the benchmarks that it is about."""
+    found: dict[str, list[str]] = {}
+    for b in comparison.benchmarks:
+        lines = [*b.reasons, *reserved(b)]
+        lines += [f"{c.name}: {c.verdict} - {c.reason}" for c in b.checks if c.verdict != "PASS"]
+        if b.unmeasured:
+            lines.append(f"{b.unmeasured} items without a score in one run are left out of both")
+        for line in lines:
+            found.setdefault(line, []).append(b.benchmark)
+    return [f"{', '.join(names)}: {line}" for line, names in found.items()] + comparison.notes

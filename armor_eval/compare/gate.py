@@ -161,8 +161,8 @@ def _stop(result: BenchmarkResult, verdict: Verdict, reasons: list[str]) -> Benc
 def _metrics(base: Source, candidate: Source, whole: bool, policy: Policy) -> list[MetricResult]:
     """Every number's comparison; `whole`: all items have a score in both runs."""
     from armor_eval.stats.composite import scored_in_all
+    from armor_eval.stats.intervals import stream
     from armor_eval.stats.paired import compare_sums
-    from armor_eval.stats.resample import stream
     from armor_eval.tasks.formulas import composites_of
 
     benchmark = base.run.benchmark
@@ -281,7 +281,7 @@ def decide(results: list[BenchmarkResult]) -> None:
 
 def judge(row: MetricResult) -> tuple[Verdict, str]:
     """The non-inferiority rule for one primary number."""
-    from armor_eval.compare.text import plain
+    from armor_eval.compare.formats import plain
 
     if row.reason == "same model, every answer identical":
         return "PASS", row.reason

@@ -117,8 +117,8 @@ def _metric(
     base: list[stats.Part], candidate: list[stats.Part], name: str, primary: bool, policy: Policy
 ) -> MetricResult:
     from armor_eval.compare.gate import fill
+    from armor_eval.stats.intervals import stream
     from armor_eval.stats.paired import compare_sums
-    from armor_eval.stats.resample import stream
 
     composite, ours = stats.retention(base, name)
     _, theirs = stats.retention(candidate, name)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from armor_eval.export import eee, hub, inspect_log, lm_eval, tables, trackers
+from armor_eval.export import eee, hub, inspect_log, lm_eval, tables
 from armor_eval.export.record import Options, Record, build
 from armor_eval.report.loading import RunView
 from armor_model.base.errors import unknown_name
@@ -28,8 +28,8 @@ TARGETS: dict[str, Target] = {
     "lm-eval": lm_eval.export,
     "csv": tables.as_csv,
     "parquet": tables.as_parquet,
-    "wandb": trackers.wandb,
-    "mlflow": trackers.mlflow,
+    "wandb": tables.wandb,
+    "mlflow": tables.mlflow,
 }
 
 

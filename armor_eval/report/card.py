@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from armor_eval.profiles import OFFICIAL, profile_of
-from armor_eval.report.claims import load_claims
+from armor_eval.report.claims import Cell, load_claims
 from armor_eval.report.doc import Doc, Shown, interval_text, value_text
 from armor_eval.report.loading import RunView
 from armor_eval.report.prose import Judged, judge_statements
 from armor_eval.report.results import control_of, results_doc
 from armor_eval.report.tables import paper_table, training_of
-from armor_eval.report.verdicts import Cell
 from armor_eval.runs.comparable import reservations_of
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import Run, TrainingInfo

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from armor_eval.report.verdicts import Cell
+    from armor_eval.report.claims import Cell
     from armor_eval.runs.schema import Metric
 
 

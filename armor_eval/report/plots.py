@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from armor_eval.profiles import EMBEDDED
-from armor_eval.report.claims import load_claims, row_of_model
+from armor_eval.report.claims import find, incomparable, load_claims, row_of_model
 from armor_eval.report.loading import RunView
-from armor_eval.report.verdicts import find, incomparable
 from armor_eval.runs.schema import Metric
 from armor_model.base.jsons import JsonObject
 from armor_model.base.text import visible

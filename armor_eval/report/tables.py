@@ -11,11 +11,21 @@ import shlex
 from collections.abc import Sequence
 from typing import Literal
 
-from armor_eval.report.claims import Claims, Column, Row, Table, load_claims, normal_name, row_of_model
+from armor_eval.report.claims import (
+    Cell,
+    Claims,
+    Column,
+    Row,
+    Table,
+    find,
+    judge_cell,
+    load_claims,
+    normal_name,
+    row_of_model,
+)
 from armor_eval.report.doc import Doc, Line, Shown, number
 from armor_eval.report.loading import RunView
 from armor_eval.report.prose import Judged, judge_statements
-from armor_eval.report.verdicts import Cell, find, judge_cell
 from armor_eval.runs.comparable import rankable, reservations_of
 from armor_eval.runs.protocols import declared
 from armor_eval.runs.schema import Metric, Run, TrainingInfo
@@ -255,9 +265,8 @@ def build(
     claims: Claims | None = None,
 ) -> list[Doc]:
     """All tables, or those named in `only`; the paper's first. Raises UserError for an unknown name."""
-    from armor_eval.report.embedded import embedded_tables
-    from armor_eval.report.published import published_tables
-    from armor_eval.report.repeats import found, repeats_doc
+    from armor_eval.report.embedded import embedded_tables, published_tables
+    from armor_eval.report.results import found, repeats_doc
     from armor_eval.report.side import side_doc
     from armor_model.base.errors import unknown_name
 

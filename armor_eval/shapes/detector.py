@@ -21,7 +21,7 @@ from armor_eval.tasks.geneval.colors import Crop
 from armor_eval.tasks.geneval.detections import Instances
 from armor_eval.tasks.geneval.detectors import by_size
 from armor_eval.tasks.geneval.prompts import Vocabulary, load_vocabulary
-from armor_eval.tasks.geneval.selftest_images import noise
+from armor_eval.tasks.geneval.selftest import noise
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.jsons import JsonObject

@@ -20,8 +20,7 @@ from scipy import special
 from armor_model.base.jsons import JsonObject
 from armor_model.base.statistics import Z95
 
-from .intervals import bca, t_quantile
-from .resample import Formula, bootstrap_sums, cluster_error, distinct_rows
+from .intervals import Formula, bca, bootstrap_sums, cluster_error, distinct_rows, t_quantile
 
 if TYPE_CHECKING:
     from .composite import ClusterSums, Composite
@@ -217,7 +216,7 @@ def compare_sums(
 ) -> Paired:
     """Compare one score of two runs. Raises ValueError when the clusters differ or a score is undefined.
 
-    `seed` is of the bootstrap that stands beside the deciding interval; `resample.stream` gives each benchmark its own.
+    `seed` is of the bootstrap that stands beside the deciding interval; `stream` gives each benchmark its own.
     """
     joint = joint_sums(base, candidate)
     C, S = len(joint), base.sums_CS.shape[1]

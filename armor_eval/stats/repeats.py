@@ -53,8 +53,7 @@ def over_both(repeats: Sequence[ClusterSums], composite: Composite) -> tuple[flo
     """
     import numpy as np
 
-    from .intervals import from_error
-    from .resample import cluster_error
+    from .intervals import cluster_error, from_error
 
     names = sorted({name for one in repeats for name in one.clusters})
     row_of = {name: row for row, name in enumerate(names)}

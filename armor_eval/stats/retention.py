@@ -21,7 +21,7 @@ import numpy as np
 from armor_eval.runs.schema import Item
 
 from .composite import ClusterSums, Composite, ratio
-from .resample import Formula
+from .intervals import Formula
 
 NAME = "retention"
 METRIC = "mean kept"

@@ -15,8 +15,7 @@ from armor_eval.cli import main
 from armor_eval.compare import formats
 from armor_eval.compare.formats import junit_xml, markdown
 from armor_eval.compare.gate import compare
-from armor_eval.compare.planning import SIZES
-from armor_eval.compare.policy import Policy, example, load_policy
+from armor_eval.compare.policy import SIZES, Policy, example, load_policy
 from armor_eval.tasks.formulas import JUDGED_ANSWERS, composites_for, formula_names
 from armor_eval.tasks.suites.declare import suites
 from armor_eval.tasks.understanding.declare import benchmarks

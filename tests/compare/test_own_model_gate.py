@@ -12,8 +12,8 @@ import yaml
 from paths import ROOT
 
 from armor_eval.cli import main
-from armor_eval.compare.planning import plan
-from armor_eval.compare.text import plain
+from armor_eval.compare.formats import plain
+from armor_eval.compare.policy import plan
 
 WORKFLOW = (ROOT / "docs/ci/own-model.yml").read_text(encoding="utf-8")
 STEPS = yaml.safe_load(WORKFLOW)["jobs"]["compare"]["steps"]

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from report_mocks import a_subset, make_run, metric, write_bundle
 
 from armor_eval.cli import main
+from armor_eval.report.embedded import Published, published, published_tables
 from armor_eval.report.loading import RunView
-from armor_eval.report.published import Published, published, published_tables
 from armor_eval.runs.protocols import declared
 from armor_eval.runs.schema import Reservation, Scores
 

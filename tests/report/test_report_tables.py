@@ -12,10 +12,9 @@ from report_mocks import a_subset, a_training, make_items, make_run, metric, sha
 
 from armor_eval.cli import main
 from armor_eval.report import formats
-from armor_eval.report.claims import load_claims
+from armor_eval.report.claims import load_claims, widened
 from armor_eval.report.loading import RunView, load_runs, notices
 from armor_eval.report.tables import build, rank_printed
-from armor_eval.report.verdicts import widened
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.protocols import declared
 from armor_eval.runs.schema import DataInfo, ScorerInfo, Scores

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from paths import ROOT
 
 from armor_eval.stats.composite import ClusterSums
+from armor_eval.stats.intervals import bootstrap_sums, cluster_error, distinct_rows, stream
 from armor_eval.stats.paired import Flips, compare_sums, difference_test, holm, mcnemar_exact, tango, typical_flip
 from armor_eval.stats.power import (
     clusters_needed,
@@ -21,7 +22,6 @@ from armor_eval.stats.power import (
     rejecting_tail,
     score_tail,
 )
-from armor_eval.stats.resample import bootstrap_sums, cluster_error, distinct_rows, stream
 from armor_eval.stats.retention import Part, retention
 from armor_eval.tasks.formulas import composites_for, formula_names
 

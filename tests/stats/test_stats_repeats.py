@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from armor_eval.stats.composite import ClusterSums, accuracy
-from armor_eval.stats.intervals import effective_wilson
+from armor_eval.stats.intervals import cluster_error, effective_wilson
 from armor_eval.stats.repeats import between, over_both
-from armor_eval.stats.resample import cluster_error
 
 
 def sums(right_C: np.ndarray) -> ClusterSums:

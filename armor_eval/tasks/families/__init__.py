@@ -4,10 +4,9 @@ from armor_eval.tasks.families.base import Family
 from armor_eval.tasks.families.choice import Blink, Choice, Circular, Mmmu
 from armor_eval.tasks.families.extracted import Extracted
 from armor_eval.tasks.families.free import Graded, Ratio
-from armor_eval.tasks.families.hallusion import Hallusion
 from armor_eval.tasks.families.mme import Mme, MmePerception
 from armor_eval.tasks.families.short import Contained, Relaxed
-from armor_eval.tasks.families.yes_no import Pope, YesNo
+from armor_eval.tasks.families.yes_no import Hallusion, Pope, YesNo
 
 _ALL = (
     Circular,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,16 @@ from armor_eval.models.base import DrawsImages
 from armor_eval.models.drawing import device_of, is_blank
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.bundle import Bundle
-from armor_eval.runs.protocols import label
-from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, ScorerInfo
-from armor_eval.tasks.drawn import IMAGES, DrawnTask, Read, choose_prompts, seed_of
+from armor_eval.runs.protocols import label, protocol_of, remark_of
+from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, Run, ScorerInfo, Scores
+from armor_eval.stats.composite import Composite
+from armor_eval.tasks.drawn import IMAGES, DrawnTask, Read, choose_prompts, score_items, seed_of
+from armor_eval.tasks.formulas import composites_for
 from armor_eval.tasks.geneval.colors import ColorJudge, load_colors
 from armor_eval.tasks.geneval.detectors import Detector, load_detector
 from armor_eval.tasks.geneval.folders import SAMPLES, ImageFolder, folder_name, sample_path, write_metadata
 from armor_eval.tasks.geneval.judging import Judged, Stopwatch, judge_images, overlay
 from armor_eval.tasks.geneval.prompts import TASKS, PromptSet, load_vocabulary, own_prompts
-from armor_eval.tasks.geneval.scoring import score_run, write_detections
 from armor_eval.tasks.geneval.verdicts import Rules
 from armor_model.base.errors import UserError, one_line
 from armor_model.base.files import write_file
@@ -168,3 +170,42 @@ def own_judging(spec: ProfileSpec) -> tuple[PromptSet, Detector, ColorJudge]:
     detector = load_detector(spec.detector, vocabulary, weights=None, download=False, device=device, batch=None)
     colors = load_colors(vocabulary, weights=None, download=False, device=device)
     return own_prompts(vocabulary), detector, colors
+
+
+DETECTIONS = "detections.jsonl"
+
+
+def score_run(run: Run, items: Sequence[Item], expected: int) -> Scores:
+    """Metrics with intervals clustered by prompt, also of the prompts that training never showed; the headline is
+    withheld while an image has no verdict, and says where the run is not of the expected protocol."""
+    composites = composites_for("geneval")
+    if any("held_out" in item.extras for item in items if item.score is not None):
+        composites = composites + [
+            replace(c, name=f"held-out {c.name}", primary=False, keep=_held_out(c)) for c in composites
+        ]
+    remark = remark_of(protocol_of(run), "geneval" if run.profile == "official" else run.profile)
+    return score_items(items, composites, expected, "pictures have no verdict", remark)
+
+
+def _held_out(composite: Composite) -> Callable[[Item], bool]:
+    """The composite's own choice of items, and of those the prompts that training never showed."""
+
+    def keep(item: Item) -> bool:
+        return bool(item.extras.get("held_out")) and (composite.keep is None or composite.keep(item))
+
+    return keep
+
+
+def write_detections(bundle: Bundle, items: Sequence[Item]) -> None:
+    """detections.jsonl, which `armor-eval geneval score` judges again."""
+    lines = [
+        {
+            "image": item.output_images[0],
+            "metadata": item.gold,
+            "detections": item.extras["detections"],
+            "colors": item.extras["colors"],
+        }
+        for item in items
+        if item.status == "ok"
+    ]
+    write_file(bundle.path / DETECTIONS, "".join(json.dumps(line) + "\n" for line in lines))

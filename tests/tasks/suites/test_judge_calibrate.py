@@ -13,7 +13,7 @@ from paths import SHARED
 
 from armor_eval.cli import main
 from armor_eval.tasks.geneval.detections import Instances
-from armor_eval.tasks.geneval.people import COLUMNS, read_people
+from armor_eval.tasks.suites.calibrate import COLUMNS, read_people
 from armor_model.base.errors import UserError
 
 PEOPLE = SHARED / "suites" / "fixtures" / "geneval" / "human_annotations.jsonl.gz"

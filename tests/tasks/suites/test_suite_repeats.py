@@ -10,7 +10,7 @@ import pytest
 from armor_eval.cli import main
 from armor_eval.report.loading import load_runs
 from armor_eval.report.page import render_page
-from armor_eval.report.repeats import found
+from armor_eval.report.results import found
 from armor_eval.runs.bundle import read_bundle
 
 DRAW = ["draw", "--suite", "shapes-vqa", "--limit", "3", "--image-temperature", "4"]

@@ -19,10 +19,9 @@ from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.understanding.declare import benchmarks
 from armor_eval.tasks.understanding.judge import Request
-from armor_eval.tasks.understanding.predictions.join import join
 from armor_eval.tasks.understanding.predictions.layouts import Prediction, PredictionFile, read_predictions
 from armor_eval.tasks.understanding.predictions.questions import read_questions, write_table
-from armor_eval.tasks.understanding.predictions.score import RecordedJudge
+from armor_eval.tasks.understanding.predictions.score import RecordedJudge, join
 from armor_eval.tasks.understanding.table import read_table
 from armor_model.base.errors import UserError
 

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from armor_eval.tasks.understanding.declare import Benchmark
 from armor_eval.tasks.understanding.images import REFERENCE_LENGTH
-from armor_eval.tasks.understanding.predictions.files import Record, read_records, text_of
-from armor_eval.tasks.understanding.predictions.layouts import hallusion_index, mme_lines
+from armor_eval.tasks.understanding.predictions.layouts import Record, hallusion_index, mme_lines, read_records, text_of
 from armor_eval.tasks.understanding.table import OPTIONS
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
