@@ -1,4 +1,5 @@
-"""`armor-eval suite FILE.toml`: everything that is measured of one model, then tables and a page, in one command."""
+"""`armor-eval suite FILE.toml`: everything that is measured of one model, then tables and a page, in one command; and
+`merge`, which joins the parts that `--shard I/N` measured."""
 
 from __future__ import annotations
 
@@ -145,3 +146,20 @@ def _wrong(error: ValidationError) -> str:
         return f"{'.'.join([*above, key])}: {first['msg']}, not {first['input']!r}"
     known = Decoding.model_fields if above == ["decoding"] else Plan.model_fields
     return f"unknown key {'.'.join([*above, key])!r}{did_you_mean(key, known)}; known: {', '.join(known)}"
+
+
+def merge(
+    shards: Annotated[list[Path], typer.Argument(help="The folders of all N shards of one run.")],
+    out: Annotated[Path, typer.Option(help="New folder of the joined run.")],
+) -> None:
+    """Join shards of a job array into one run and score it.
+
+    armor-eval modality --model M --prompts P --shard 1/2 --out s1     # and 2/2, elsewhere
+
+    armor-eval merge s1 s2 --out whole
+    """
+    from armor_eval.cli import main
+    from armor_eval.runs.merge import merge as join
+
+    joined = join(shards, out)
+    raise typer.Exit(main(joined.command[1:]))

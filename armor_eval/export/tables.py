@@ -1,4 +1,5 @@
-"""Flat tables of runs: `results` (a row a number) and `items` (a row an item), as CSV or Parquet; and experiment trackers."""
+"""Flat tables of runs: `results` (a row a number) and `items` (a row an item), as CSV or Parquet; and
+experiment trackers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables beside the paper's: of guest profiles, which never share a column with an official benchmark, of suites, and of
+"""Tables beside the paper's: of guest profiles, which share no column with an official benchmark, of suites, and of
 published numbers."""
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""How far a judge can be trusted: agreement with recorded answers, kappa, a score corrected for its errors; and pairwise verdicts.
+"""How far a judge can be trusted: agreement with recorded answers, kappa, a score corrected for its errors;
+and pairwise verdicts.
 
 The correction is Rogan and Gladen's (1978): true share = (seen + specificity - 1) / (sensitivity + specificity - 1),
 with both rates from the answers that are known. Its interval is a percentile bootstrap over clusters, of the known
