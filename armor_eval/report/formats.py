@@ -5,11 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from armor_eval.report.doc import Doc, Line, Shown
 from armor_eval.runs.comparable import reservations_of
 from armor_model.base.text import escape, visible
+
+if TYPE_CHECKING:
+    from armor_eval.report.claims import Cell
 
 _MD = re.compile(r"([\\`*_{}\[\]|#])")
 _LATEX = {
@@ -29,28 +33,6 @@ _LATEX = {
     '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}",
 }
-
-CSV_COLUMNS = (
-    "table",
-    "row",
-    "column",
-    "printed",
-    "measured",
-    "ci95_low",
-    "ci95_high",
-    "n",
-    "clusters",
-    "unit",
-    "verdict",
-    "gap",
-    "why",
-    "reservations",
-    "run_id",
-    "profile",
-    "model",
-    "data",
-    "command",
-)
 
 
 def markdown(doc: Doc) -> str:
@@ -90,12 +72,7 @@ def latex(doc: Doc) -> str:
     """A table environment in booktabs style; needs booktabs and graphicx."""
     count = len(doc.head)
     columns = "p{0.17\\linewidth}" * count if doc.wide else "l" * doc.text_columns + "r" * (count - doc.text_columns)
-    body = [
-        f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
-        "\\toprule",
-        _tex_row([_tex(h) for h in doc.head]),
-        "\\midrule",
-    ]
+    body = [f"\\begin{{tabular}}{{@{{}}{columns}@{{}}}}", "\\toprule", _tex_row(map(_tex, doc.head)), "\\midrule"]
     first = True
     for line in doc.lines:
         if line.kind == "group":
@@ -110,18 +87,8 @@ def latex(doc: Doc) -> str:
         body = ["\\resizebox{\\linewidth}{!}{%", *body, "}"]
     notes = [f"\\par\\smallskip\\footnotesize\\raggedright {_tex(n)}" for n in doc.notes]
     label = re.sub(r"[^a-z0-9]+", "-", doc.key.lower())
-    return "\n".join(
-        [
-            "\\begin{table}[p]",
-            "\\centering\\scriptsize",
-            f"\\caption{{{_tex(doc.title)}. {_tex(doc.caption)}}}",
-            f"\\label{{tab:{label}}}",
-            *body,
-            *notes,
-            "\\end{table}",
-            "",
-        ]
-    )
+    head = ["\\begin{table}[p]", "\\centering\\scriptsize", f"\\caption{{{_tex(doc.title)}. {_tex(doc.caption)}}}"]
+    return "\n".join([*head, f"\\label{{tab:{label}}}", *body, *notes, "\\end{table}", ""])
 
 
 def latex_document(docs: Sequence[Doc]) -> str:
@@ -150,7 +117,7 @@ def _tex(text: str) -> str:
     return "".join(out)
 
 
-def _tex_row(cells: Sequence[str]) -> str:
+def _tex_row(cells: Iterable[str]) -> str:
     return " & ".join(cells) + " \\\\"
 
 
@@ -160,47 +127,41 @@ def _tex_cells(line: Line) -> list[str]:
         text = _tex(cell.text)
         if text.startswith("["):
             text = "{}" + text  # after a row's end LaTeX would read the bracket as an option
-        tex.append(
-            f"\\textbf{{{text}}}"
-            if cell.rank == "best"
-            else f"\\underline{{{text}}}"
-            if cell.rank == "second"
-            else text
-        )
+        mark = {"best": "textbf", "second": "underline", None: ""}[cell.rank]
+        tex.append(f"\\{mark}{{{text}}}" if mark else text)
     return tex
+
+
+CSV_COLUMNS: dict[str, Callable[[Cell], object]] = {
+    "row": lambda c: c.row,
+    "column": lambda c: c.column,
+    "printed": lambda c: c.printed or "",
+    "measured": lambda c: repr(c.metric.value) if c.metric and c.metric.value is not None else "",
+    "ci95_low": lambda c: c.metric.ci95[0] if c.metric and c.metric.ci95 else "",
+    "ci95_high": lambda c: c.metric.ci95[1] if c.metric and c.metric.ci95 else "",
+    "n": lambda c: c.metric.n if c.metric else "",
+    "clusters": lambda c: c.metric.clusters if c.metric else "",
+    "unit": lambda c: c.metric.unit if c.metric else "",
+    "verdict": lambda c: c.verdict,
+    "gap": lambda c: "" if c.gap is None else f"{c.gap:.6g}",
+    "why": lambda c: c.why,
+    "reservations": lambda c: "; ".join(r.text for r in reservations_of(c.run)) if c.run else "",
+    "run_id": lambda c: c.run.run_id if c.run else "",
+    "profile": lambda c: c.run.profile if c.run else "",
+    "model": lambda c: c.run.model.name if c.run else "",
+    "data": lambda c: c.run.data.name if c.run else "",
+    "command": lambda c: " ".join(c.run.command) if c.run else "",
+}
+"""What a record of `tables.csv` holds behind its table's name."""
 
 
 def csv_cells(docs: Sequence[Doc]) -> str:
     """A record a cell of the paper's tables, with its verdict. The embedded tables' numbers are in scores.json."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
+    writer.writerow(["table", *CSV_COLUMNS])
     for doc in docs:
-        for c in doc.cells:
-            m, run = c.metric, c.run
-            low, high = m.ci95 if m and m.ci95 else ("", "")
-            record = [
-                doc.key,
-                c.row,
-                c.column,
-                c.printed or "",
-                "" if m is None or m.value is None else repr(m.value),
-                low,
-                high,
-                m.n if m else "",
-                m.clusters if m else "",
-                m.unit if m else "",
-                c.verdict,
-                "" if c.gap is None else f"{c.gap:.6g}",
-                c.why,
-                "; ".join(r.text for r in reservations_of(run)) if run else "",
-                run.run_id if run else "",
-                run.profile if run else "",
-                run.model.name if run else "",
-                run.data.name if run else "",
-                " ".join(run.command) if run else "",
-            ]
-            writer.writerow([inert(v) for v in record])
+        writer.writerows([inert(v) for v in (doc.key, *(get(c) for get in CSV_COLUMNS.values()))] for c in doc.cells)
     return out.getvalue()
 
 

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from armor_eval.runs.schema import Item, Metric
-from armor_eval.stats.composite import PERCENT, Composite, accuracy, measure, ratio, tally_mean
+from armor_eval.stats.composite import Composite, accuracy, measure, ratio, tally_mean
 from armor_eval.stats.intervals import bootstrap_sums, stream
 
 RESAMPLES = 2000
@@ -76,8 +76,8 @@ def agreement_of(
         )
         for p in pairs
     ]
-    same = Composite("agreement", "%", "higher", PERCENT, ("same", "n"), tally_mean, _percent, proportion=True)
-    kappa = Composite("kappa", "score", "higher", (-1.0, 1.0), ("truth", "judge", "both", "n"), _tally_rows, _kappa)
+    same = Composite("agreement", ("same", "n"), tally_mean, _percent, proportion=True)
+    kappa = Composite("kappa", ("truth", "judge", "both", "n"), _tally_rows, _kappa, "score", bounds=(-1.0, 1.0))
     sums_CS = kappa.cluster_sums(items).sums_CS
     truth, judged, both, n = sums_CS.sum(axis=0)
     target_CS = sums_CS[:, [JUDGED_YES, ASKED]] if scored is None else np.array(list(scored.values()), dtype=float)

@@ -30,6 +30,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -60,15 +61,15 @@ class Composite:
     """One reported number: which sums it needs and how they become a value."""
 
     name: str
-    unit: str
-    """`%` (0..100), `points` (MME) or `score` (0..1)."""
-    direction: Literal["higher", "lower"]
-    bounds: tuple[float, float]
-    """The range that intervals are clipped to; the upper end may be infinite."""
     columns: tuple[str, ...]
     tally: Tally = field(repr=False)
     formula: Callable[[np.ndarray], np.ndarray] = field(repr=False)
     """sums [..., S] -> value [...]; nan where undefined."""
+    unit: str = "%"
+    """`%` (0..100), `points` (MME) or `score` (0..1)."""
+    direction: Literal["higher", "lower"] = "higher"
+    bounds: tuple[float, float] = PERCENT
+    """The range that intervals are clipped to; the upper end may be infinite."""
     primary: bool = False
     """The number reported for the benchmark."""
     keep: Callable[[Item], bool] | None = field(default=None, repr=False)
@@ -140,9 +141,16 @@ def task_mean(sums: np.ndarray) -> np.ndarray:
 
 def accuracy(name: str = "accuracy", primary: bool = True, keep: Callable[[Item], bool] | None = None) -> Composite:
     """Mean of the scores x 100."""
-    return Composite(
-        name, "%", "higher", PERCENT, ("right", "n"), tally_mean, percent, primary, keep=keep, proportion=True
-    )
+    return Composite(name, ("right", "n"), tally_mean, percent, primary=primary, keep=keep, proportion=True)
+
+
+def in_group(name: str | None) -> Callable[[Item], bool] | None:
+    """Keeps the items of one group; None, which keeps all, where none is named."""
+    return None if name is None else partial(_in_group, name)
+
+
+def _in_group(name: str, item: Item) -> bool:
+    return item.group == name
 
 
 def measure(items: Iterable[Item], composite: Composite, seed: int = 0, resamples: int = 2000) -> Metric:

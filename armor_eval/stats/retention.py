@@ -62,16 +62,9 @@ def retention(parts: Sequence[Part], name: str = METRIC) -> tuple[Composite, Clu
         sums[where, at : at + width] = part.own.sums_CS
         sums[where, at + width : at + 2 * width] = part.reference.sums_CS
         at += 2 * width
-    composite = Composite(
-        name,
-        "%",
-        "higher",
-        (0.0, float("inf")),
-        tuple(str(k) for k in range(at)),
-        _not_of_one_run,
-        partial(mean_kept, tuple((part.composite.formula, width) for part, width in zip(parts, widths, strict=True))),
-        primary=True,
-    )
+    formula = partial(mean_kept, tuple((p.composite.formula, width) for p, width in zip(parts, widths, strict=True)))
+    columns, bounds = tuple(str(k) for k in range(at)), (0.0, float("inf"))
+    composite = Composite(name, columns, _not_of_one_run, formula, bounds=bounds, primary=True)
     names = tuple(f"{space}/{cluster}" for space, cluster in rows)
     return composite, ClusterSums(names, sums, sum(part.own.items for part in parts))
 

@@ -14,6 +14,7 @@ from armor_eval.stats.composite import (
     Composite,
     accuracy,
     fraction,
+    in_group,
     tally_any_right,
     tally_by_group,
     tally_mean,
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
     from armor_eval.runs.schema import Item, Run
 
 
-def _in_group(name: str, item: Item) -> bool:
-    return item.group == name
-
-
 def _is_clear(item: Item) -> bool:
     return "/clear/" in item.id
 
@@ -43,10 +40,10 @@ def _is_clear(item: Item) -> bool:
 def geneval() -> list[Composite]:
     """GenEval's summary: the mean of its tasks' means, each task, images and prompts."""
     columns = tuple(f"{t}:{part}" for t in TASKS for part in ("right", "n"))
-    make = partial(Composite, unit="score", direction="higher", bounds=UNIT)
+    make = partial(Composite, unit="score", bounds=UNIT)
     overall = make("overall", columns=columns, tally=partial(tally_by_group, TASKS), formula=task_mean, primary=True)
     plain = partial(make, columns=("right", "n"), formula=fraction, proportion=True)
-    tasks = [plain(t, tally=tally_mean, keep=partial(_in_group, t)) for t in TASKS]
+    tasks = [plain(t, tally=tally_mean, keep=in_group(t)) for t in TASKS]
     return [overall, *tasks, plain("images", tally=tally_mean), plain("prompts", tally=tally_any_right)]
 
 
@@ -55,13 +52,9 @@ def text(metrics: Mapping[str, bool]) -> list[Composite]:
     whether higher is better."""
     return [
         Composite(
-            name,
-            "score",
-            "higher" if higher else "lower",
-            (0.0, math.inf) if at else UNIT,
-            ("sum", "n"),
-            partial(tally_number, name if at else None),
-            fraction,
+            *(name, ("sum", "n"), partial(tally_number, name if at else None), fraction, "score"),
+            direction="higher" if higher else "lower",
+            bounds=(0.0, math.inf) if at else UNIT,
             primary=not at,
         )
         for at, (name, higher) in enumerate(metrics.items())

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from armor_eval.stats.composite import PERCENT, Composite, accuracy, percent, tally_all_right
+from armor_eval.stats.composite import Composite, accuracy, percent, tally_all_right
 from armor_eval.tasks.families.base import BY_IMAGE, BY_ITEM, Clusters, Family
 from armor_eval.tasks.understanding import mmmu, parse
 from armor_eval.tasks.understanding.cells import OPTIONS, records, whole_number
@@ -143,17 +143,8 @@ class Circular(Choice):
     takes_submissions = True
 
     def composites(self) -> list[Composite]:
-        circular = Composite(
-            "circular accuracy",
-            "%",
-            "higher",
-            PERCENT,
-            ("groups_right", "groups"),
-            tally_all_right,
-            percent,
-            primary=True,
-            proportion=True,
-        )
+        columns = ("groups_right", "groups")
+        circular = Composite("circular accuracy", columns, tally_all_right, percent, primary=True, proportion=True)
         return [circular, accuracy("accuracy of single rows", primary=False)]
 
     def problem(self, row: Row) -> str | None:

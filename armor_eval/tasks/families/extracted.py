@@ -8,7 +8,7 @@ import re
 from functools import partial
 from typing import TYPE_CHECKING
 
-from armor_eval.stats.composite import Composite, accuracy
+from armor_eval.stats.composite import Composite, accuracy, in_group
 from armor_eval.tasks.families.base import Family, extra_of
 from armor_eval.tasks.understanding.cells import records
 from armor_eval.vlmevalkit import rules
@@ -44,10 +44,6 @@ MOST_CHOICES = 26
 """Its rule names them by capital letters, and ends the program at the next one."""
 
 
-def _of_task(name: str, item: Item) -> bool:
-    return item.group == name
-
-
 def _of_skill(name: str, item: Item) -> bool:
     return name in extra_of(item, "skills")
 
@@ -66,7 +62,7 @@ class Extracted(Family):
     second_lines = (("our", "lists and texts compared as they are"),)
 
     def composites(self) -> list[Composite]:
-        tasks = [accuracy(name, primary=False, keep=partial(_of_task, name)) for name in TASKS]
+        tasks = [accuracy(name, primary=False, keep=in_group(name)) for name in TASKS]
         skills = [accuracy(name, primary=False, keep=partial(_of_skill, name)) for name in SKILLS]
         return [accuracy(), *tasks, *skills]
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
+from armor_eval.stats.composite import Composite, accuracy, column_percent, ratio
 from armor_eval.tasks.families.base import Family, extra_of
 from armor_eval.tasks.understanding.cells import records
 from armor_eval.vlmevalkit import rules
@@ -106,12 +106,12 @@ class Ratio(Family):
 
     def composites(self) -> list[Composite]:
         columns = ("model", "reference", "n")
-        make = partial(Composite, unit="%", direction="higher", columns=columns, tally=tally_llavabench)
+        make = partial(Composite, columns=columns, tally=tally_llavabench)
         return [
             # Above 100 the judge prefers the model to the reference: the ratio has no upper end.
             make("relative score", bounds=(0.0, float("inf")), formula=partial(column_percent, 0, 1), primary=True),
-            make("model's own mark", bounds=PERCENT, formula=lambda s: 10.0 * ratio(s[..., 0], s[..., 2])),
-            make("reference's mark", bounds=PERCENT, formula=lambda s: 10.0 * ratio(s[..., 1], s[..., 2])),
+            make("model's own mark", formula=lambda s: 10.0 * ratio(s[..., 0], s[..., 2])),
+            make("reference's mark", formula=lambda s: 10.0 * ratio(s[..., 1], s[..., 2])),
         ]
 
     def problem(self, row: Row) -> str | None:

@@ -101,14 +101,9 @@ def _perception(primary: bool) -> Composite:
 def _points(name: str, categories: tuple[str, ...], most: float, primary: bool = False) -> Composite:
     columns = tuple(f"{c}:{part}" for c in categories for part in ("right", "n", "pairs_right", "pairs"))
     return Composite(
-        name,
-        "points",
-        "higher",
-        (0.0, most),
-        columns,
-        partial(tally_mme, categories),
-        mme_points,
-        primary,
+        *(name, columns, partial(tally_mme, categories), mme_points, "points"),
+        bounds=(0.0, most),
+        primary=primary,
         keep=lambda it: it.group not in MME_PERCEPTION + MME_REASONING or it.group in categories,
     )
 

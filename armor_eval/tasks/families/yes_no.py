@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from armor_eval.stats.composite import PERCENT, Composite, accuracy, column_percent, ratio
+from armor_eval.stats.composite import Composite, accuracy, column_percent, ratio
 from armor_eval.tasks.families.base import Clusters, Family, extra_of
 from armor_eval.tasks.understanding import parse
 from armor_eval.tasks.understanding.cells import records
@@ -94,7 +94,7 @@ class Pope(YesNo):
 
     def composites(self) -> list[Composite]:
         columns = ("tp", "fp", "fn", "right", "n")
-        plain = partial(Composite, unit="%", direction="higher", bounds=PERCENT)
+        plain = Composite
         make = partial(plain, columns=columns, tally=tally_pope)
         each = partial(
             plain,
@@ -195,7 +195,7 @@ class Hallusion(YesNo):
 
     def composites(self) -> list[Composite]:
         columns = ("right", "n", "figures_right", "figures", "questions_right", "questions")
-        plain = partial(Composite, unit="%", direction="higher", bounds=PERCENT, columns=columns)
+        plain = partial(Composite, columns=columns)
         make, own = partial(plain, tally=tally_hallusion), partial(plain, tally=partial(tally_hallusion, own=True))
         return [
             make("mean of aAcc, fAcc, qAcc", formula=hallusion_mean, primary=True),

@@ -97,13 +97,8 @@ class Rubric:
         """The mean of the dimensions, then each, over answers that were graded."""
         return [
             Composite(
-                name,
-                "grade",
-                "higher",
-                (0.0, float(self.high)),
-                ("sum", "n"),
-                partial(tally_number, name),
-                fraction,
+                *(name, ("sum", "n"), partial(tally_number, name), fraction, "grade"),
+                bounds=(0.0, float(self.high)),
                 primary=name == "mean",
             )
             for name in ("mean", *self.names)

@@ -24,7 +24,7 @@ from pydantic import ConfigDict, Field, field_validator
 from armor_eval.engine import Unit
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import Item, Reservation
-from armor_eval.stats.composite import PERCENT, Composite, ratio
+from armor_eval.stats.composite import Composite, ratio
 from armor_eval.tasks.interleaved.answers import Answers, asked, question_text
 from armor_eval.tasks.interleaved.judged import ROOM, JudgedTask
 from armor_eval.tasks.interleaved.looking import Opened, Reply, reason_of
@@ -149,16 +149,7 @@ def composites() -> list[Composite]:
     }
     made |= {task: ((at,), both) for at, task in enumerate(TASKS)}
     return [
-        Composite(
-            name,
-            "%",
-            "higher",
-            PERCENT,
-            columns,
-            _tally,
-            partial(_mean, list(tasks), list(halves)),
-            primary=name == "mean of tasks",
-        )
+        Composite(name, columns, _tally, partial(_mean, list(tasks), list(halves)), primary=name == "mean of tasks")
         for name, (tasks, halves) in made.items()
     ]
 

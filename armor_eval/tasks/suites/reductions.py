@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from armor_eval.stats.composite import PERCENT, UNIT, Composite, fraction, percent, ratio
+from armor_eval.stats.composite import UNIT, Composite, fraction, in_group, percent, ratio
 from armor_eval.tasks.suites import written
 from armor_eval.tasks.suites.items import Probe, SuiteItem
 from armor_eval.tasks.suites.judges.base import Reading, UnreadReply
@@ -56,36 +56,15 @@ class Reduction:
 
 def mean_of(name: str, number: str | None = None, *, primary: bool = False, group: str | None = None) -> Composite:
     """100 x the mean over images of their score, or of one of their numbers; of one group only where it is named."""
-    return Composite(
-        name,
-        "%",
-        "higher",
-        PERCENT,
-        ("sum", "n"),
-        partial(tally_number, number),
-        percent,
-        primary,
-        keep=None if group is None else partial(_in_group, group),
-    )
+    tally = partial(tally_number, number)
+    return Composite(name, ("sum", "n"), tally, percent, primary=primary, keep=in_group(group))
 
 
 def pooled(name: str, holds: Callable[[str], bool], *, sample: int | None = None) -> Composite:
     """100 x the mean over all probes whose skill `holds`, whatever image they are of; of one sample only where it is
     named."""
-    return Composite(
-        name,
-        "%",
-        "higher",
-        PERCENT,
-        ("sum", "n"),
-        partial(_tally_probes, holds),
-        percent,
-        keep=partial(_has_skill, holds, sample),
-    )
-
-
-def _in_group(group: str, item: Item) -> bool:
-    return item.group == group
+    tally = partial(_tally_probes, holds)
+    return Composite(name, ("sum", "n"), tally, percent, keep=partial(_has_skill, holds, sample))
 
 
 def _has_skill(holds: Callable[[str], bool], sample: int | None, item: Item) -> bool:
@@ -280,17 +259,8 @@ def _of_numbers(
     group: str | None = None,
 ) -> Composite:
     """A formula over the sums of the named numbers and, last, the images."""
-    return Composite(
-        name,
-        "score",
-        "higher",
-        UNIT,
-        (*names, "images"),
-        partial(_tally_numbers, names),
-        formula,
-        primary,
-        keep=None if group is None else partial(_in_group, group),
-    )
+    make = partial(Composite, name, (*names, "images"), partial(_tally_numbers, names), formula)
+    return make("score", bounds=UNIT, primary=primary, keep=in_group(group))
 
 
 def _tally_numbers(names: tuple[str, ...], items: Sequence[Item]) -> dict[str, list[float]]:

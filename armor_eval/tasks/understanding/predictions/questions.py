@@ -46,18 +46,16 @@ def read_questions(benchmark: Benchmark, paths: Sequence[Path]) -> Questions:
         build = _vlmevalkit
     if build is None:
         raise UserError(f"--questions knows no question file of {benchmark.name}", "give its TSV with --data")
+    named = ", ".join(map(str, paths))
     try:
         questions = build(records)
     except KeyError as error:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: a record has no {error}, which a question file of {benchmark.name} has"
-        ) from error
+        raise UserError(f"{named}: a record has no {error}, which a question file of {benchmark.name} has") from error
     except (TypeError, AttributeError) as error:
-        raise UserError(
-            f"{', '.join(map(str, paths))}: a record is not as a question file of {benchmark.name} has it: {error}"
-        ) from error
+        wrong = f"a record is not as a question file of {benchmark.name} has it: {error}"
+        raise UserError(f"{named}: {wrong}") from error
     if not questions.rows:
-        raise UserError(f"{', '.join(map(str, paths))} holds no question of {benchmark.name}")
+        raise UserError(f"{named} holds no question of {benchmark.name}")
     return questions
 
 
@@ -99,6 +97,10 @@ def _records(path: Path) -> Iterator[Record]:
                 yield where, {**record, "_file": file.stem}
 
 
+def _row(index: object, question: str, image: str, columns: JsonObject) -> JsonObject:
+    return {"index": text_of(index), "question": question, **columns, IMAGE_NAME: image}
+
+
 def _vlmevalkit(records: list[Record]) -> Questions:
     """VLMEvalKit's columns without images: a prediction file, or MMBench's own spreadsheet."""
     left_out = {"image", "prediction", "judge", "thinking", "_file"}
@@ -112,16 +114,10 @@ def _vlmevalkit(records: list[Record]) -> Questions:
 
 def _mmvet(records: list[Record]) -> Questions:
     """mm-vet.json: {v1_0: {imagename, question, answer, capability: [...]}}."""
-    rows = [
-        {
-            "index": r["id"],
-            "question": r["question"],
-            "answer": r["answer"],
-            "category": ",".join(r["capability"]),
-            IMAGE_NAME: r["imagename"],
-        }
-        for _, r in records
-    ]
+    rows = []
+    for _, r in records:
+        about = {"answer": r["answer"], "category": ",".join(r["capability"])}
+        rows.append(_row(r["id"], r["question"], r["imagename"], about))
     return Questions(rows)
 
 
@@ -132,19 +128,10 @@ def _llavabench(records: list[Record]) -> Questions:
     rows = []
     for _, r in records:
         if "category" in r and "text" in r:
-            index = text_of(r["question_id"])
-            reference = references.get(index, NOT_PUBLISHED)
-            rows.append(
-                {
-                    "index": index,
-                    "question": r["text"],
-                    "category": r["category"],
-                    "answer": reference,
-                    "gpt4_ans": reference,
-                    "caption": captions.get(r["image"], NOT_PUBLISHED),
-                    IMAGE_NAME: r["image"],
-                }
-            )
+            reference = references.get(text_of(r["question_id"]), NOT_PUBLISHED)
+            about = {"category": r["category"], "answer": reference, "gpt4_ans": reference}
+            about["caption"] = captions.get(r["image"], NOT_PUBLISHED)
+            rows.append(_row(r["question_id"], r["text"], r["image"], about))
     return Questions(rows)
 
 
@@ -161,17 +148,8 @@ def _pope(records: list[Record]) -> Questions:
             continue
         category = r.get("category") or r["_file"].rsplit("_", 1)[-1]
         answer = str(r["label"]).capitalize()
-        row = rows.setdefault(
-            key,
-            {
-                "index": str(len(rows)),
-                "question": question,
-                "answer": answer,
-                "category": category,
-                "image_path": r["image"],
-                IMAGE_NAME: r["image"],
-            },
-        )
+        about = {"answer": answer, "category": category, "image_path": r["image"]}
+        row = rows.setdefault(key, _row(len(rows), question, r["image"], about))
         if row["answer"] != answer:
             raise UserError(f"{where}: {question!r} about {r['image']} is {answer} here and {row['answer']} before")
         if category not in row["category"].split(","):
@@ -193,35 +171,19 @@ def _mmmu(records: list[Record]) -> Questions:
                 f"{index} is a choice without options (index2ans)", "add the output.json files of the benchmark"
             )
         answer = r["answer"] if "answer" in r else r["ground_truth"]
-        rows.append(
-            {
-                "index": index,
-                "question": r.get("question", NOT_PUBLISHED),
-                "split": split,
-                "category": rest.rsplit("_", 1)[0],
-                **{k: v for k, v in options.items() if k in OPTIONS},
-                "A": options.get("A"),
-                "B": options.get("B"),
-                "answer": str(answer),
-                IMAGE_NAME: index,
-            }
-        )
+        choices = {**{k: v for k, v in options.items() if k in OPTIONS}, "A": options.get("A"), "B": options.get("B")}
+        about = {"split": split, "category": rest.rsplit("_", 1)[0], **choices, "answer": str(answer)}
+        rows.append(_row(index, r.get("question", NOT_PUBLISHED), index, about))
     return Questions(rows)
 
 
 def _mme(records: list[Record]) -> Questions:
     """The tool's folder: CATEGORY.txt with image, question, answer (and what a model said)."""
-    rows = [
-        {
-            "index": str(number),
-            "question": r["question"],
-            "answer": r["answer"].strip().capitalize(),
-            "category": r["category"],
-            "image_path": f"{r['category']}/{r['picture']}",
-            IMAGE_NAME: f"{r['category']}/{r['picture']}",
-        }
-        for number, (_, r) in enumerate(records)
-    ]
+    rows = []
+    for number, (_, r) in enumerate(records):
+        image = f"{r['category']}/{r['picture']}"
+        about = {"answer": r["answer"].strip().capitalize(), "category": r["category"], "image_path": image}
+        rows.append(_row(number, r["question"], image, about))
     return Questions(rows)
 
 
@@ -235,16 +197,8 @@ def _seed(records: list[Record]) -> Questions:
                 options = {
                     letter: r[f"choice_{letter.lower()}"] for letter in "ABCD" if f"choice_{letter.lower()}" in r
                 }
-                rows.append(
-                    {
-                        "index": text_of(r["question_id"]),
-                        "question": r["question"],
-                        **options,
-                        "answer": r["answer"],
-                        "category": names[r["question_type_id"]],
-                        IMAGE_NAME: r["data_id"],
-                    }
-                )
+                about = {**options, "answer": r["answer"], "category": names[r["question_type_id"]]}
+                rows.append(_row(r["question_id"], r["question"], r["data_id"], about))
     return Questions(rows)
 
 
@@ -258,17 +212,8 @@ def _hallusion(records: list[Record]) -> Questions:
         answer = answers.get(text_of(r["gt_answer"]))
         if answer is None:
             raise UserError(f"{where}: gt_answer is {r['gt_answer']!r}, expected 0 (No) or 1 (Yes)")
-        rows.append(
-            {
-                "index": hallusion_index(r),
-                "question": r["question"],
-                "answer": answer,
-                "category": r["category"],
-                "l2-category": r["subcategory"],
-                "image_path": r["filename"],
-                IMAGE_NAME: r["filename"],
-            }
-        )
+        about = {"answer": answer, "category": r["category"], "l2-category": r["subcategory"]}
+        rows.append(_row(hallusion_index(r), r["question"], r["filename"], {**about, "image_path": r["filename"]}))
     return Questions(rows)
 
 
