@@ -8,11 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from pydantic import BaseModel, ConfigDict
+
 from armor_model.base.errors import RunFailed
 from armor_model.base.files import make_folder
 
 if TYPE_CHECKING:
     import httpx
+
+
+class Declared(BaseModel):
+    """What a file of ours or of a user's declares: unknown keys are refused, and nothing is changed later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
 
 PATIENCE_SECONDS = 60.0
 """Without a byte from the server for this long the transfer ends; the same command resumes it."""

@@ -8,22 +8,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from armor_eval.base.data import Declared
 from armor_eval.cli import common
 from armor_eval.cli.report import FORMATS
 from armor_eval.models.base import Decoding
 from armor_model.base.errors import UserError, did_you_mean
 
 
-class Plan(BaseModel):
+class Plan(Declared):
     """What the file may say; everything but `tasks` has a default, which is that of `armor_eval.evaluate`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tasks: list[str] = []
+    tasks: list[str] = Field(default_factory=list)
     """Benchmarks by name or `./FILE.toml`, `all`, `geneval`, `modality`, suites of drawing by name."""
-    suites: list[str] = []
+    suites: list[str] = Field(default_factory=list)
     """Suites of drawing declared in files of your own: `./FILE.toml`."""
     model: str | None = None
     """What `--model` takes; default armor-nano."""

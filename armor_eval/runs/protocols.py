@@ -9,9 +9,7 @@ from __future__ import annotations
 import functools
 import tomllib
 
-from pydantic import BaseModel, ConfigDict
-
-from armor_eval.base.data import benchmarks_dir
+from armor_eval.base.data import Declared, benchmarks_dir
 from armor_eval.runs.schema import Run, decoding_of
 from armor_model.base.hashing import sha256_json
 from armor_model.base.jsons import JsonObject
@@ -20,18 +18,14 @@ CUSTOM = "custom"
 OWN_GUIDANCE, UNSTATED = "the model's own", "not stated"
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class PromptFile(_Declared):
+class PromptFile(Declared):
     sha256: str
     """Or its first digits."""
     where: str
     """Projects that hold a copy."""
 
 
-class Prompts(_Declared):
+class Prompts(Declared):
     rewritten: bool
     content_sha256: str
     """Of the prompts joined by newlines, or its first digits."""
@@ -39,7 +33,7 @@ class Prompts(_Declared):
     note: str
 
 
-class Protocol(_Declared):
+class Protocol(Declared):
     prompts: str
     samples: int
     """Images a prompt."""
@@ -47,7 +41,7 @@ class Protocol(_Declared):
     note: str
 
 
-class Protocols(_Declared):
+class Protocols(Declared):
     limits: list[str]
     """What GenEval's number must be read with."""
     prompts: dict[str, Prompts]

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
-from armor_eval.base.data import benchmarks_dir
+from armor_eval.base.data import Declared, benchmarks_dir
 from armor_eval.runs.schema import Profile, Run
 from armor_eval.tasks.suites.items import ParentRule, SuiteData, check_items
 from armor_model.base.errors import UserError, unknown_name
@@ -25,11 +25,7 @@ JudgeKind = Literal["vqa_prob", "vqa_text", "rubric", "ocr"]
 chat answer, the text read."""
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SuiteFile(_Declared):
+class SuiteFile(Declared):
     """One published file, known by sha256 or by its git blob id."""
 
     name: str
@@ -42,7 +38,7 @@ class SuiteFile(_Declared):
     """Where it comes from and its licence, one line."""
 
 
-class Grid(_Declared):
+class Grid(Declared):
     """Several samples in one image file."""
 
     columns: int = Field(ge=1)
@@ -51,7 +47,7 @@ class Grid(_Declared):
     """A cell without any light holds no image: it is how others fill a grid."""
 
 
-class Substitute(_Declared):
+class Substitute(Declared):
     """The same questions, put to another judge than the suite's own."""
 
     name: str
@@ -61,7 +57,7 @@ class Substitute(_Declared):
     """An answer is its first word, whatever its case; one that is neither yes nor no is unread."""
 
 
-class Suite(_Declared):
+class Suite(Declared):
     """What `--suite` asks for."""
 
     name: str
@@ -102,10 +98,10 @@ class Suite(_Declared):
     grid: Grid | None = None
     grid_file: str | None = None
     """Name of a grid's file without its ending, where images come as grids."""
-    skills: list[str] = []
-    groups: list[str] = []
+    skills: list[str] = Field(default_factory=list)
+    groups: list[str] = Field(default_factory=list)
     parents: ParentRule = "before"
-    options: JsonObject = {}
+    options: JsonObject = Field(default_factory=dict)
     """The reduction's own."""
     substitute: Substitute | None = None
     """What the suite becomes under another judge than its own; None: it keeps its name, with a reservation."""

@@ -11,15 +11,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from armor_eval.base.data import Declared
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 
 
-class Rubric(BaseModel):
+class Rubric(Declared):
     """What a judge is asked for, as a suite's `options` have it: fields on one scale, and how they become a score."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     fields: dict[str, float] = Field(min_length=1)
     """Field -> weight; weights sum to 1."""

@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from armor_eval.base.data import Declared
 
 NO_TEXT = "No text recognized."
 """What the OCR prompt has a judge say of an image without text. It is removed with its full stop only: without the stop
@@ -21,18 +23,14 @@ _DROPPED = re.compile(r"[^\u4e00-\u9fa5a-zA-Z0-9\sàâäéèêëîïôöùûüç
 _CJK = re.compile(r"[\u4e00-\u9fa5]")
 
 
-class LongText(BaseModel):
+class LongText(Declared):
     """Options of a suite that counts as LongText does."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     units: Literal["words", "characters"]
 
 
-class OneIG(BaseModel):
+class OneIG(Declared):
     """Options of a suite that counts as OneIG does."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     limit: float = Field(gt=0)
     """M: the mean edit distance from which on nothing is left of the score."""

@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from armor_eval import tasks
-from armor_eval.base.data import Progress, fetch
+from armor_eval.base.data import Declared, Progress, fetch
 from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import Profile, Subset
 from armor_eval.tasks.understanding.declare import Benchmark
@@ -99,10 +99,8 @@ def _existing(benchmark: Benchmark, path: Path) -> Path:
 log = logging.getLogger(__name__)
 
 
-class Told(BaseModel):
+class Told(Declared):
     """The part of the record that only reading the file tells."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sha256: str
     items: int

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from armor_eval.base.data import benchmarks_dir
+from armor_eval.base.data import Declared, benchmarks_dir
 from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.families.base import Clusters, Family
 from armor_model.base.errors import UserError, did_you_mean
@@ -21,18 +21,14 @@ if TYPE_CHECKING:
     from armor_eval.runs.schema import Run
 
 
-class _Declared(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Keep(_Declared):
+class Keep(Declared):
     """Which rows of the file are asked at all."""
 
     column: str
     one_of: list[str]
 
 
-class Official(_Declared):
+class Official(Declared):
     """The published file, in each edition that is known."""
 
     file: str
@@ -47,7 +43,7 @@ class Official(_Declared):
         return next((name for name, known in self.md5.items() if known == md5), None)
 
 
-class Prompt(_Declared):
+class Prompt(Declared):
     """The words around a question: InternVL's protocol (vlmeval/vlm/internvl), which ARMOR must share."""
 
     form: Literal["choice", "question"]
@@ -64,7 +60,7 @@ class Prompt(_Declared):
     upscale_first: bool = False
 
 
-class Benchmark(_Declared):
+class Benchmark(Declared):
     """One number that can be asked for by `--bench`. A file needs `name`, `dataset`, `family`, `official`, `prompt`."""
 
     name: str
