@@ -114,7 +114,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     typed = completing("armor-eval")
     selected = next((a for a in typed or argv if not a.startswith("-")), None)
     if selected is not None and selected not in COMMANDS and not typed:
-        return _complain(f"unknown command {selected!r}{did_you_mean(selected, COMMANDS)} - see armor-eval --help", 2)
+        near = did_you_mean(selected, COMMANDS)
+        sys.stderr.write(f"armor-eval: unknown command {selected!r}{near} - see armor-eval --help\n")
+        return 2
     return run_app(
         lambda **call: build_app(selected)(**call),
         "armor-eval",
@@ -122,8 +124,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         failed=2 if selected == GATE else 1,
         kept=", nothing is lost",
     )
-
-
-def _complain(line: str, code: int) -> int:
-    sys.stderr.write(f"armor-eval: {line}\n")
-    return code

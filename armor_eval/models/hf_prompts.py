@@ -164,13 +164,14 @@ def _templated(
 
 def _plain(mark: str | None) -> list[tuple[str, Render, bool]]:
     """Without a template: the text alone, where the processor places the image itself; else the image's mark in it."""
-    forms: list[tuple[str, Render, bool]] = []
-    for nested in (True, False):
-        forms.append(("no chat template: plain text, the processor places the image", _text_alone, nested))
+    ways: dict[str, Render] = {"the processor places the image": _text_alone}
     if mark is not None:
-        for nested in (True, False):
-            forms.append((f"no chat template: plain text, {mark} in it", lambda rows: _in_text(rows, mark), nested))
-    return forms
+        ways[f"{mark} in it"] = lambda rows: _in_text(rows, mark)
+    return [
+        (f"no chat template: plain text, {way}", render, nested)
+        for way, render in ways.items()
+        for nested in (True, False)
+    ]
 
 
 def _text_alone(rows: Sequence[Parts]) -> list[str]:

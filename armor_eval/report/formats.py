@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from armor_eval.report.claims import Cell
 
 _MD = re.compile(r"([\\`*_{}\[\]|#])")
+_MD_RANKS = {"best": ("**", "**"), "second": ("<u>", "</u>"), None: ("", "")}
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -52,7 +53,7 @@ def markdown_grid(doc: Doc, text: Callable[[str], str] | None = None, align: boo
         if line.kind == "group":
             lines.append(_md_row([f"**{text(line.cells[0].text)}**", *[""] * (len(doc.head) - 1)]))
         else:
-            lines.append(_md_row([_md_ranked(text(c.text), c.rank) for c in line.cells]))
+            lines.append(_md_row([text(c.text).join(_MD_RANKS[c.rank]) for c in line.cells]))
     return lines
 
 
@@ -62,10 +63,6 @@ def _md(text: str) -> str:
 
 def _md_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _md_ranked(text: str, rank: str | None) -> str:
-    return f"**{text}**" if rank == "best" else f"<u>{text}</u>" if rank == "second" else text
 
 
 def latex(doc: Doc) -> str:

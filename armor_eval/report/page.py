@@ -181,12 +181,13 @@ def _figures(view: RunView) -> list[tuple[str, str]]:
 def _run_row(view: RunView) -> dict[str, object]:
     """A run for the list at the end of the page."""
     run, counts = view.run, view.scores.counts if view.scores else {}
+    blank = [f"blank: {view.scores.blank}"] if view.scores and view.scores.blank is not None else []
     subset = f"subset {run.subset.items}/{run.subset.of_items}" if run.subset else ""
     return {
         "id": run.run_id,
         "label": view.label,
         "status": " ".join(filter(None, [run.status, subset, f"({run.status_reason})" if run.status_reason else ""])),
-        "counts": ", ".join([f"{n} {name}" for name, n in counts.items()] + _blank(view)) or "-",
+        "counts": ", ".join([f"{n} {name}" for name, n in counts.items()] + blank) or "-",
         "cost": f"{run.wall_seconds:,.0f} s wall, {run.cpu_seconds:,.0f} s CPU, "
         f"{run.peak_memory_bytes / 2**30:.2f} GiB",
         "facts": [
@@ -208,11 +209,6 @@ def _run_row(view: RunView) -> dict[str, object]:
             ("started", f"{run.started} to {run.finished or '-'}"),
         ],
     }
-
-
-def _blank(view: RunView) -> list[str]:
-    """`blank: 3`: images of one single colour, where images were made."""
-    return [f"blank: {view.scores.blank}"] if view.scores and view.scores.blank is not None else []
 
 
 def policy(scripts: Sequence[str], served: bool) -> str:

@@ -172,16 +172,13 @@ def found(views: Sequence[RunView]) -> list[Repeated]:
     for view in views:
         if view.run.status != "complete" or view.primary is None or not _sampled(view.run):
             continue
-        alike = next((group for group in groups if _repeat(group[0].run, view.run)), None)
+        same = (g for g in groups if g[0].run.model.fingerprint == view.run.model.fingerprint)
+        alike = next((g for g in same if not differing(g[0].run, view.run)), None)
         if alike is None:
             groups.append([view])
         elif _seeds(view.run) not in [_seeds(other.run) for other in alike]:
             alike.append(view)
     return [repeated(group) for group in groups if len(group) > 1]
-
-
-def _repeat(a: Run, b: Run) -> bool:
-    return a.model.fingerprint == b.model.fingerprint and not differing(a, b)
 
 
 def _sampled(run: Run) -> bool:

@@ -107,11 +107,12 @@ def paper_table(table: Table, views: Sequence[RunView], chosen: dict[str, str] |
     """One of the paper's tables with measured rows under the rows that they repeat."""
     official = [v for v in views if v.run.profile == "official"]
     notes, marks = Footnotes(), rank_printed(table)
+    titles = [c.title if c.unit == "score" else f"{c.title} ({c.unit})" for c in table.columns]
     doc = Doc(
         table.key,
         table.title,
         table.caption,
-        ["Method", "Params", *(f.title for f in table.facts), *(_title(c) for c in table.columns), "Measured here"],
+        ["Method", "Params", *(f.title for f in table.facts), *titles, "Measured here"],
         text_columns=2 + len(table.facts),
     )
     rows_of: dict[str | None, list[list[RunView]]] = {}
@@ -155,10 +156,6 @@ def paper_table(table: Table, views: Sequence[RunView], chosen: dict[str, str] |
     )
     doc.notes += notes.lines()
     return doc
-
-
-def _title(column: Column) -> str:
-    return f"{column.title} ({column.unit})" if column.unit not in ("score",) else column.title
 
 
 def _printed_line(table: Table, row: Row, marks: dict, measured: bool) -> Line:

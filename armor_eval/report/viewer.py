@@ -118,7 +118,10 @@ def pack(
     collecting = gc.isenabled()
     gc.disable()  # nothing here makes cycles, and walking a million live records takes a third of the time
     try:
-        records = _all_records(views) if flips is None else _flip_records(views, flips)
+        if flips is None:
+            records = [_Record(i, item) for i, view in enumerate(views) for item in view.items()]
+        else:
+            records = _flip_records(views, flips)
         questions = _question_images(records, views, data)
         table, cap, cut = _pack_table(records, views, questions)
         room = None if len(records) <= ALL_IMAGES else PAGE_BUDGET - PAGE_REST - len(table)
@@ -128,10 +131,6 @@ def pack(
             gc.enable()
     text = json.dumps(images, separators=(",", ":")).replace("<", "\\u003c")
     return Payload(table, text, len(records), len(images), images_left_out, urgent_left, cap, cut, questions.missing)
-
-
-def _all_records(views: Sequence[RunView]) -> list[_Record]:
-    return [_Record(i, item) for i, view in enumerate(views) for item in view.items()]
 
 
 def _flip_records(views: Sequence[RunView], flips: Sequence[Flip]) -> list[_Record]:

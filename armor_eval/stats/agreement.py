@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from armor_eval.runs.schema import Item, Metric
-from armor_eval.stats.composite import Composite, accuracy, measure, ratio, tally_mean
+from armor_eval.stats.composite import Composite, accuracy, measure, percent, ratio, tally_mean
 from armor_eval.stats.intervals import bootstrap_sums, stream
 
 RESAMPLES = 2000
@@ -76,7 +76,7 @@ def agreement_of(
         )
         for p in pairs
     ]
-    same = Composite("agreement", ("same", "n"), tally_mean, _percent, proportion=True)
+    same = Composite("agreement", ("same", "n"), tally_mean, percent, proportion=True)
     kappa = Composite("kappa", ("truth", "judge", "both", "n"), _tally_rows, _kappa, "score", bounds=(-1.0, 1.0))
     sums_CS = kappa.cluster_sums(items).sums_CS
     truth, judged, both, n = sums_CS.sum(axis=0)
@@ -92,10 +92,6 @@ def agreement_of(
         100 * top / bottom,
         _corrected(sums_CS, target_CS, scored is None, seed),
     )
-
-
-def _percent(sums: np.ndarray) -> np.ndarray:
-    return 100.0 * ratio(sums[..., 0], sums[..., 1])
 
 
 def _tally_rows(items: Sequence[Item]) -> dict[str, list[float]]:

@@ -30,11 +30,7 @@ from armor_eval.tasks.understanding.declare import benchmarks, of_run
 from armor_model.base.errors import did_you_mean
 
 if TYPE_CHECKING:
-    from armor_eval.runs.schema import Item, Run
-
-
-def _is_clear(item: Item) -> bool:
-    return "/clear/" in item.id
+    from armor_eval.runs.schema import Run
 
 
 def geneval() -> list[Composite]:
@@ -65,7 +61,7 @@ JUDGED_ANSWERS: dict[str, Callable[[], list[Composite]]] = {
     **{name: rubric.composites for name, rubric in RUBRICS.items()},
     **dict.fromkeys(ueval.PROTOCOLS, ueval.composites),
     "armor-pairwise-v1": lambda: [accuracy("wins")],
-    HONESTY: lambda: [accuracy("right against wrong", keep=_is_clear)],
+    HONESTY: lambda: [accuracy("right against wrong", keep=lambda item: "/clear/" in item.id)],
 }
 """What a judge gives to answers of the user's own, of any number, and what is known of that judge."""
 SUITES: dict[str, Callable[[], list[Composite]]] = {

@@ -36,11 +36,9 @@ class Clusters:
     key: Callable[[Row], str]
 
 
-def _of_image(row: Row) -> str:
-    return row.image_cell.digest if row.image_cell is not None else row.id
-
-
-BY_IMAGE = Clusters("image", "picture with its questions", _of_image)
+BY_IMAGE = Clusters(
+    "image", "picture with its questions", lambda row: row.id if row.image_cell is None else row.image_cell.digest
+)
 BY_ITEM = Clusters("item", "question", lambda row: row.id)
 
 

@@ -17,7 +17,6 @@ from armor_model.base.jsons import JsonObject
 if TYPE_CHECKING:
     import pandas as pd
 
-    from armor_eval.runs.schema import Item
     from armor_eval.tasks.understanding.table import Row
 
 CIRCLE = 1_000_000
@@ -163,10 +162,6 @@ class Circular(Choice):
         return str(record.get("g_index", int(record["index"]) % CIRCLE))
 
 
-def _in_validation(item: Item) -> bool:
-    return bool(item.extras.get("split", "validation") == "validation")
-
-
 class Mmmu(Choice):
     """MMMU: choice, and open questions that VLMEvalKit turns into one; the headline is of the validation split."""
 
@@ -178,7 +173,8 @@ class Mmmu(Choice):
     second_lines = (*Choice.second_lines, ("mmmu", "MMMU's own parser"))
 
     def composites(self) -> list[Composite]:
-        return [accuracy("validation accuracy", keep=_in_validation)]
+        counts = "validation"
+        return [accuracy("validation accuracy", keep=lambda item: item.extras.get("split", counts) == counts)]
 
     def answer_problem(self, row: Row) -> str | None:
         return super().answer_problem(row) if "A" in row.options else None

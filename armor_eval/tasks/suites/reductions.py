@@ -130,18 +130,14 @@ def dependent(suite: Suite, item: SuiteItem, readings: Sequence[Reading]) -> Sco
     options.cascade: `row-order` reads each parent as it stands when the child's row comes (zeros run down where parents
     come first), `off` reads parents' raw answers. `values` are the raw answers: DPG's categories ignore parents.
     """
-    right = _loosely_right if suite.options.get("loose") else _exactly_right
-    raw = {p.id: float(right(p, r.text)) for p, r in zip(item.probes, readings, strict=True)}
+    loose, pairs = suite.options.get("loose"), zip(item.probes, readings, strict=True)
+    raw = {p.id: float(_loosely_right(p, r.text) if loose else r.text in p.accept) for p, r in pairs}
     current = dict(raw)
     seen = current if suite.options.get("cascade", "row-order") == "row-order" else raw
     for probe in item.probes:
         if any(seen[parent] == 0 for parent in probe.parents):
             current[probe.id] = 0.0
     return Scored(sum(current.values()) / len(current), tuple(raw.values()))
-
-
-def _exactly_right(probe: Probe, reply: str) -> bool:
-    return reply in probe.accept
 
 
 def _loosely_right(probe: Probe, reply: str) -> bool:

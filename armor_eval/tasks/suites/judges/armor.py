@@ -5,7 +5,7 @@ Shape legend: N questions, T tokens of the longest, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,6 @@ from armor_eval.tasks.suites.judges.base import Reading, Shown, first_ids, readi
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from armor_eval.models.armor import ArmorAdapter
 
 
@@ -49,9 +47,13 @@ class ArmorJudge:
 
     def _look(self, one: Shown) -> list[Reading]:
         tokenizer = self._model.tokenizer
+
+        def word(token: int) -> str:
+            return str(tokenizer.decode([token])) if token < len(tokenizer) else "<imgbos>"
+
         logits_NV = self._model.first_logits(_questions(one))
         return [
-            reading_of(logits_V, first_ids(tokenizer, ask.probe.accept, self._model.info.spec), _word(tokenizer))
+            reading_of(logits_V, first_ids(tokenizer, ask.probe.accept, self._model.info.spec), word)
             for logits_V, ask in zip(logits_NV, one.asks, strict=True)
         ]
 
@@ -66,13 +68,6 @@ class ArmorJudge:
 
     def close(self) -> None:
         self._model.close()
-
-
-def _word(tokenizer: PreTrainedTokenizerBase) -> Callable[[int], str]:
-    def text_of(token: int) -> str:
-        return str(tokenizer.decode([token])) if token < len(tokenizer) else "<imgbos>"
-
-    return text_of
 
 
 def _questions(one: Shown) -> list[Question]:
