@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from armor_eval.report.doc import Doc
+from armor_eval.report.doc import Doc, print_doc
 from armor_eval.report.doc import interval_text as interval
+from armor_eval.report.doc import print_table as print_table
 from armor_eval.report.doc import value_text as value
-from armor_eval.report.terminal import print_doc
-from armor_eval.report.terminal import print_table as print_table
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.jsons import JsonObject, JsonView
 from armor_model.base.text import visible
@@ -106,14 +105,14 @@ def model_options(
 
 def console() -> Console:
     """Standard output: results."""
-    from armor_eval.report.terminal import VisibleConsole
+    from armor_eval.report.doc import VisibleConsole
 
     return VisibleConsole(highlight=False)
 
 
 def notices() -> Console:
     """Standard error: progress and notices, so that `--json` output stays clean."""
-    from armor_eval.report.terminal import VisibleConsole
+    from armor_eval.report.doc import VisibleConsole
 
     return VisibleConsole(stderr=True, highlight=False)
 

@@ -24,7 +24,7 @@ from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
-    from armor_eval.tasks.suites.judges.base import Judge
+    from armor_eval.tasks.suites.judges import Judge
 
 
 def known_rubric(rubric: str, data: Path | None) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armor_eval.compare.record import BenchmarkResult, Comparison, MetricResult, Verdict
-from armor_eval.report.doc import Doc, Shown
+from armor_eval.report.doc import STYLES, Doc, Shown, print_doc
 from armor_eval.report.formats import html_grid, markdown_grid
-from armor_eval.report.terminal import STYLES, print_doc
 from armor_model.base.optional import not_none
 from armor_model.base.text import escape, visible
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from armor_eval.models.base import Answer, Decoding, Question, Room, Source
-from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of
+from armor_eval.models.drawing import IMAGE_OPTIONS, SAMPLING, DrawingModel, NotDrawnError, device_of, row_seed
 from armor_eval.models.hf_prompts import doubled as double
-from armor_eval.models.sampling import row_seed
 from armor_eval.profiles import OFFICIAL
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError

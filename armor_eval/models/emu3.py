@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from armor_eval.models.base import Decoding
+from armor_eval.models.drawing import GuidedSampling
 from armor_eval.models.options import refuse_unknown
-from armor_eval.models.sampling import GuidedSampling
 from armor_eval.models.transformers_drawing import TransformersDrawing, images_of
 from armor_eval.runs.schema import Profile
 from armor_model.base.errors import UserError

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Answer, Decoding, E, Question, Room, Source
-from armor_eval.models.drawing import out_of_memory
+from armor_eval.models.drawing import RowSampling, out_of_memory, row_seed
 from armor_eval.models.hf_first import FirstTokens
 from armor_eval.models.hf_options import ModelArgs, check_folder, check_type, end_tokens, kept_fields, neutralise
 from armor_eval.models.hf_prompts import Copies, Prompter, find_prompter, probe_question
 from armor_eval.models.options import names
 from armor_eval.models.room import room_of
-from armor_eval.models.sampling import RowSampling, row_seed
 from armor_eval.runs.schema import ModelInfo, Profile
 from armor_model.base.errors import ArmorError, UserError
 from armor_model.base.hashing import sha256_folder, sha256_json

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from armor_eval.models.base import Decoding
-from armor_eval.models.sampling import GuidedSampling
+from armor_eval.models.drawing import GuidedSampling
 from armor_eval.models.transformers_drawing import TransformersDrawing, images_of
 from armor_eval.runs.schema import Profile
 

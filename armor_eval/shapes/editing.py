@@ -22,7 +22,7 @@ from armor_eval.base.data import benchmarks_dir
 from armor_eval.base.images import write_image
 from armor_eval.runs.schema import JudgeInfo, Profile
 from armor_eval.shapes.detector import SceneDetector
-from armor_eval.tasks.suites.judges.base import Reading, Shown
+from armor_eval.tasks.suites.judges import Reading, Shown
 from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder, write_file
 from armor_model.base.hashing import sha256_text

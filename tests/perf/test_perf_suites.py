@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges.base import Ask, Reading, Shown
+from armor_eval.tasks.suites.judges import Ask, Reading, Shown
 
 sys.path.append(str(Path(__file__).parents[1] / "models" / "families"))
 pytestmark = pytest.mark.perf

@@ -10,10 +10,9 @@ from stats_runs import write_bundle
 
 from armor_eval.compare.formats import clean, safe
 from armor_eval.report import formats
-from armor_eval.report.doc import Doc
+from armor_eval.report.doc import Doc, VisibleConsole, print_doc
 from armor_eval.report.loading import load_run
 from armor_eval.report.page import render_page
-from armor_eval.report.terminal import VisibleConsole, print_doc
 from armor_model.base.text import visible
 
 BIDI = {"LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI"}

@@ -57,7 +57,7 @@ def cells(path: Path) -> None:
     from armor_eval.tasks.families.extracted import listed
     from armor_eval.tasks.families.short import is_plain
     from armor_eval.tasks.understanding.images import decode, image_cells
-    from armor_eval.tasks.understanding.mmmu import gold_answers
+    from armor_eval.tasks.understanding.parse import gold_answers
     from armor_model.base.images import BadImageError
 
     cell = path.read_bytes().decode("utf-8", "replace")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from armor_eval.stats.composite import Composite, accuracy, percent, tally_all_right
 from armor_eval.tasks.families.base import BY_IMAGE, BY_ITEM, Clusters, Family
-from armor_eval.tasks.understanding import mmmu, parse
+from armor_eval.tasks.understanding import parse
 from armor_eval.tasks.understanding.cells import OPTIONS, records, whole_number
 from armor_eval.vlmevalkit import rules
 from armor_eval.vlmevalkit.records import Evaluated, Judged, Request, Verdict, Work
@@ -185,9 +185,9 @@ class Mmmu(Choice):
     def second_readings(self, row: Row, text: str) -> dict[str, tuple[str | None, float]]:
         gold = str(row.fields.get("answer"))
         if not row.options:
-            said = mmmu.read_open(text)
-            return {"mmmu": (" | ".join(map(str, said)), float(mmmu.is_right(said, gold)))}
-        read = mmmu.read_choice(text, row.options)
+            said = parse.read_open(text)
+            return {"mmmu": (" | ".join(map(str, said)), float(parse.is_right(said, gold)))}
+        read = parse.read_choice(text, row.options)
         return {**super().second_readings(row, text), "mmmu": (read, float(read == gold))}
 
     def options_of(self, record: JsonObject) -> tuple[JsonObject, str]:

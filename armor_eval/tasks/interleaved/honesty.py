@@ -23,7 +23,7 @@ from armor_eval.runs.schema import DataInfo, JudgeInfo, Metric, ModelInfo, Reser
 from armor_eval.stats.composite import accuracy, measure
 from armor_eval.tasks.interleaved.answers import Answer
 from armor_eval.tasks.interleaved.pairs import FAIR, WORDS, Compares, contradicts, leanings, swapped
-from armor_eval.tasks.suites.judges.base import Judge
+from armor_eval.tasks.suites.judges import Judge
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file, sha256_json, sha256_text
 

@@ -16,7 +16,7 @@ from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, 
 from armor_eval.tasks.interleaved.rubrics import Rubric
 from armor_eval.tasks.modality.records import modality
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
+from armor_eval.tasks.suites.judges import Ask, Judge, Shown
 from armor_model.base.errors import one_line
 from armor_model.base.hashing import sha256_text
 from armor_model.base.jsons import JsonObject

@@ -10,7 +10,7 @@ from armor_eval.runs.comparable import reservations_of
 from armor_eval.runs.schema import ModelInfo, Profile, Reservation
 from armor_eval.tasks.interleaved.answers import Answer, Answers
 from armor_eval.tasks.modality.records import image_in
-from armor_eval.tasks.suites.judges.base import Judge, Reading, Shown
+from armor_eval.tasks.suites.judges import Judge, Reading, Shown
 from armor_model.base.errors import RunFailed, one_line
 from armor_model.base.hashing import sha256_json
 from armor_model.base.images import BadImageError

@@ -23,7 +23,7 @@ from armor_eval.stats.composite import accuracy, measure
 from armor_eval.tasks.interleaved.answers import Answer, Answers, answer_text, question_text
 from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, opened, questions_of, reason_of
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
+from armor_eval.tasks.suites.judges import Ask, Judge, Shown
 from armor_eval.tasks.suites.rows import Row, file_rows
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.errors import UserError, one_line

@@ -31,7 +31,7 @@ from armor_eval.tasks.interleaved.looking import Opened, Reply, reason_of
 from armor_eval.tasks.interleaved.rubrics import Rubric, words_of
 from armor_eval.tasks.modality.layouts import TaskType
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges.base import Ask, Judge, Shown
+from armor_eval.tasks.suites.judges import Ask, Judge, Shown
 from armor_eval.tasks.suites.rows import Row, json_rows
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 from armor_model.base.errors import UserError

@@ -20,7 +20,7 @@ import numpy as np
 from armor_eval.stats.composite import UNIT, Composite, fraction, in_group, percent, ratio
 from armor_eval.tasks.suites import written
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges.base import Reading, UnreadReply
+from armor_eval.tasks.suites.judges import Reading, UnreadReply
 from armor_eval.tasks.suites.rubric import Rubric
 from armor_eval.tasks.understanding.thinking import strip_thoughts
 
@@ -46,7 +46,7 @@ class Reduction:
     """How readings become a score, and scores numbers."""
 
     score: Callable[[Suite, SuiteItem, Sequence[Reading]], Scored]
-    """Raises judges.base.UnreadReply where a reply says nothing that can be scored."""
+    """Raises judges.UnreadReply where a reply says nothing that can be scored."""
     composites: Callable[[Suite], list[Composite]]
     """Exactly one is primary."""
 

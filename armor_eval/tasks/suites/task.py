@@ -24,7 +24,7 @@ from armor_eval.tasks.drawn import IMAGES, DrawnTask, NoImageError, Read, score_
 from armor_eval.tasks.suites.declare import Suite
 from armor_eval.tasks.suites.images import DrawnImages, file_names
 from armor_eval.tasks.suites.items import SuiteData, SuiteItem, filled
-from armor_eval.tasks.suites.judges.base import Ask, Judge, Reading, Shown, UnreadReply
+from armor_eval.tasks.suites.judges import Ask, Judge, Reading, Shown, UnreadReply
 from armor_eval.tasks.suites.reductions import REDUCTIONS
 from armor_model.base.errors import RunFailed, UserError, one_line
 from armor_model.base.hashing import sha256_json, sha256_text

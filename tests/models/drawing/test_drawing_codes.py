@@ -5,8 +5,7 @@ import pytest
 
 from armor_eval.models import registry
 from armor_eval.models.base import Decoding, DrawsImages
-from armor_eval.models.drawing import is_blank
-from armor_eval.models.sampling import GuidedSampling, RowSampling
+from armor_eval.models.drawing import GuidedSampling, RowSampling, is_blank
 from armor_model.base.errors import UserError
 
 PROMPTS, SEEDS = ["a photo of a bench", "two cows"], [1, 2]

@@ -15,7 +15,7 @@ from armor_eval.report.results import results_doc
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.comparable import rankable
 from armor_eval.runs.schema import JudgeInfo
-from armor_eval.tasks.suites.judges.base import Reading
+from armor_eval.tasks.suites.judges import Reading
 
 SET = json.loads((benchmarks_dir() / "judges" / "honesty_v1.json").read_text())
 WRONG = {item["wrong"] for item in SET["items"]}

@@ -8,7 +8,7 @@ from paths import SHARED
 from armor_eval.runs.schema import Item
 from armor_eval.tasks.suites.declare import suites
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges.base import Reading, UnreadReply
+from armor_eval.tasks.suites.judges import Reading, UnreadReply
 from armor_eval.tasks.suites.reductions import REDUCTIONS
 from armor_eval.tasks.suites.wise import category
 

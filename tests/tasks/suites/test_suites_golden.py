@@ -15,7 +15,7 @@ from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.suites.declare import read_suite, suites
 from armor_eval.tasks.suites.geneval2 import forms
-from armor_eval.tasks.suites.judges.base import Reading, UnreadReply, reading_of
+from armor_eval.tasks.suites.judges import Reading, UnreadReply, reading_of
 from armor_eval.tasks.suites.reductions import dependent, soft_tifa
 
 FIXTURES = SHARED / "suites" / "fixtures"

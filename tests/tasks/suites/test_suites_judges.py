@@ -13,8 +13,7 @@ from armor_eval.cli import main
 from armor_eval.models.hf_first import ALONE, SHARED
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.suites.items import Probe, SuiteItem
-from armor_eval.tasks.suites.judges import load_judge
-from armor_eval.tasks.suites.judges.base import Ask, Shown, first_ids
+from armor_eval.tasks.suites.judges import Ask, Shown, first_ids, load_judge
 from armor_model.base.errors import RunFailed, UserError
 
 YES = ("Yes", "yes", " yes", " Yes")

@@ -13,8 +13,8 @@ from harness_data import measure, mmbench, the_run, write
 from armor_eval.cli import main
 from armor_eval.models import registry
 from armor_eval.models.base import AnswersQuestions, Decoding, DrawsImages, Question, RespondsFreely
+from armor_eval.models.drawing import row_seed
 from armor_eval.models.mock import MockModel
-from armor_eval.models.sampling import row_seed
 from armor_eval.runs.bundle import read_bundle
 from armor_model.base.errors import UserError
 

@@ -20,7 +20,7 @@ from paths import SHARED
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.tasks.formulas import composites_for
-from armor_eval.tasks.understanding import mmmu
+from armor_eval.tasks.understanding import parse as mmmu
 
 RECORDS = SHARED / "records"
 MANIFEST = json.loads((RECORDS / "manifest.json").read_bytes())["records"] if RECORDS.is_dir() else []

@@ -13,8 +13,8 @@ from armor_eval.models.mock import MockModel
 from armor_eval.runs.bundle import read_bundle
 from armor_eval.runs.schema import Item
 from armor_eval.tasks.formulas import composites_for
-from armor_eval.tasks.understanding import mmmu as mmmu_rules
 from armor_eval.tasks.understanding import parse
+from armor_eval.tasks.understanding import parse as mmmu_rules
 from armor_eval.tasks.understanding.declare import choose
 from armor_eval.vlmevalkit import rules
 

@@ -13,7 +13,7 @@ from armor_eval.models.base import Decoding, Question
 from armor_eval.models.drawing import one_line
 from armor_eval.profiles import BUNDLED
 from armor_eval.runs.schema import JudgeInfo, Profile
-from armor_eval.tasks.suites.judges.base import Reading, Shown, first_ids, reading_of
+from armor_eval.tasks.suites.judges import Reading, Shown, first_ids, reading_of
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from armor_eval.models.hf import HubModel
 from armor_eval.models.hf import load as load_model
 from armor_eval.models.hf_first import FirstTokens
 from armor_eval.runs.schema import JudgeInfo, Profile
-from armor_eval.tasks.suites.judges.base import Ask, Reading, Shown, first_ids, reading_of
+from armor_eval.tasks.suites.judges import Ask, Reading, Shown, first_ids, reading_of
 from armor_model.base.jsons import JsonObject, JsonView
 
 TOGETHER = 16

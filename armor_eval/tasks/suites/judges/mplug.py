@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from armor_eval.runs.schema import JudgeInfo, Profile
-from armor_eval.tasks.suites.judges.base import Reading, Shown
+from armor_eval.tasks.suites.judges import Reading, Shown
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from armor_eval.runs.schema import JudgeInfo, Profile
-from armor_eval.tasks.suites.judges.base import Reading, Shown
+from armor_eval.tasks.suites.judges import Reading, Shown
 from armor_eval.tasks.suites.rows import file_rows
 from armor_model.base.errors import UserError
 from armor_model.base.hashing import sha256_file

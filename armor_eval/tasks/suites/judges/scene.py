@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from armor_eval.profiles import profile_of
 from armor_eval.runs.schema import JudgeInfo, Profile
-from armor_eval.tasks.suites.judges.base import Reading, Shown
+from armor_eval.tasks.suites.judges import Reading, Shown
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 

@@ -14,7 +14,7 @@ from armor_eval.models.endpoint import Endpoint, EndpointDown, EndpointError, Ex
 from armor_eval.models.openai import CONCURRENCY, content_part, patience
 from armor_eval.models.replies import read_chat
 from armor_eval.runs.schema import JudgeInfo, Profile
-from armor_eval.tasks.suites.judges.base import Ask, Reading, Shown
+from armor_eval.tasks.suites.judges import Ask, Reading, Shown
 from armor_model.base.errors import RunFailed, UserError
 from armor_model.base.jsons import JsonObject
 
