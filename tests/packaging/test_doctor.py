@@ -7,7 +7,7 @@ from paths import ROOT
 
 from armor_eval.cli import main
 from armor_eval.cli.doctor import COMMAND, EXTRAS, NEEDS
-from armor_eval.tasks.geneval.detectors import declared
+from armor_eval.tasks.geneval.weights import declared
 from armor_eval.tasks.suites.declare import suites
 
 
