@@ -225,7 +225,7 @@ def _respond(model: RespondsFreely, conversations: list[Conversation], decoding:
     return model.respond([c.messages for c in conversations], [c.seed for c in conversations], decoding)
 
 
-# --- the pipeline: made in worker threads some ahead, asked in a thread of its own, judged meanwhile, side by side ----
+# --- the pipeline: prepared in worker threads some ahead, asked in a thread of its own, judged meanwhile -------------
 
 
 T = TypeVar("T")
