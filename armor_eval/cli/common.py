@@ -347,6 +347,12 @@ def show_shard(one: Finished) -> None:
     write(f"{one.path}: {one.run.status_reason} ({counts})")
 
 
+def drawn_name(model: str, profile: str, limit: int | None, seed: int, *more: str) -> str:
+    """What the folder of a run of images is called: by all that makes it another run."""
+    cut = [f"{name}{value}" for name, value in (("limit", limit), ("seed", seed)) if value]
+    return "-".join([short_name(model), profile, *more, *cut])
+
+
 def short_name(text: str) -> str:
     """A model's or path's name as part of a folder's name."""
     kept = "".join(c if c.isalnum() or c in "-._" else "-" for c in Path(text).name or text)

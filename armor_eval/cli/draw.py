@@ -114,7 +114,7 @@ def draw(
         for at, suffix in common.suffixes(seed, repeats):
             for name, task_of, adapter, run_profile in tasks:
                 settings = Settings(run_profile, command, decoding, batch_size, part, workers)
-                default = Path("runs") / "draw" / _folder_name(adapter.info.name, run_profile, limit, seed)
+                default = Path("runs") / "draw" / common.drawn_name(adapter.info.name, run_profile, limit, seed)
                 folder = run_folder(default if out is None else out, name + common.shard_name(shard) + suffix)
                 with common.progress_bar(name + suffix, not json_output and processes.first) as progress:
                     done = evaluate(task_of(at), adapter, folder, settings, processes=processes, progress=progress)
@@ -225,16 +225,6 @@ class _Plan:
         for one in (self._adapter, *self._judges.values()):
             if one is not None:
                 one.close()
-
-
-def _folder_name(name: str, profile: str, limit: int | None, seed: int) -> str:
-    parts = [
-        common.short_name(name),
-        profile,
-        *([f"limit{limit}"] if limit else []),
-        *([f"seed{seed}"] if seed else []),
-    ]
-    return "-".join(parts)
 
 
 def _show(finished: Finished) -> None:

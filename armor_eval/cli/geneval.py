@@ -147,7 +147,8 @@ def run(
         Named(f"geneval{suffix}", task_of(drawn_from=at, overlays=overlays), settings)
         for at, suffix in common.suffixes(seed, repeats)
     ]
-    default = _folder_name(adapter.info.name, chosen.name, limit, seed, prompts) + common.shard_name(shard)
+    of_file = [] if prompts is None else [common.short_name(prompts.stem)]
+    default = common.drawn_name(adapter.info.name, chosen.name, limit, seed, *of_file) + common.shard_name(shard)
 
     def folder(run: str) -> Path:
         beside = Path("runs") / "geneval" / f"{default}{run.removeprefix('geneval')}"
@@ -267,19 +268,6 @@ def refuse_drawing_options(context: typer.Context, images: Path | None) -> None:
 def _given(context: typer.Context, name: str) -> bool:
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
-
-
-def _folder_name(name: str, profile: str, limit: int | None, seed: int, prompts: Path | None) -> str:
-    from armor_eval.cli.common import short_name
-
-    parts = [short_name(name), profile]
-    if prompts is not None:
-        parts.append(short_name(prompts.stem))
-    if limit is not None:
-        parts.append(f"limit{limit}")
-    if seed:
-        parts.append(f"seed{seed}")
-    return "-".join(parts)
 
 
 def show(finished: Finished) -> None:

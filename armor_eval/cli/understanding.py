@@ -11,9 +11,9 @@ import typer
 from armor_eval.cli import common
 from armor_eval.cli.understanding_score import score_file
 from armor_model.base.errors import UserError
-from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
+    from armor_eval.compare.retention import Retention
     from armor_eval.engine import Finished, Processes, Settings
     from armor_eval.engine.batches import BatchSize
     from armor_eval.models.base import AnswersQuestions
@@ -150,6 +150,7 @@ def run(
     questions = Options(limit, seed, data, any_data, blind, check_thinking(thinking), check_reading(reading))
     if retention is not None:
         from armor_eval.compare.retention import base_of
+        from armor_eval.compare.retention import retention as kept_of
 
         base_of(retention, [b.name for b in benchmarks])
     behind_server = common.server_options(model, request_json)
@@ -187,22 +188,22 @@ def run(
         adapter.close()
         for loaded in judges.values():
             loaded.close()
-    if not processes.first:
+    if not processes.first or shard is not None:
+        common.finish(finished, common.show_shard, as_text=True, shard=shard)
         return
-    if shard is not None:
-        for one in finished:
-            common.show_shard(one)
-        return
+    kept = None if retention is None else kept_of(retention, [one.path for one in finished])
     if json_output:
-        kept = {"retention": retention_json(retention, finished)} if retention is not None else {}
         runs = [*finished, *(one for row in beside.values() for one in row)]
-        common.write(common.as_json(runs, repeated=repeats > 1, **kept))
+        more = {}
+        if kept is not None:
+            more = {"retention": [*map(asdict, kept[0]), {"mean": kept[1].kept, "ci95": kept[1].ci95}]}
+        common.write(common.as_json(runs, repeated=repeats > 1, **more))
     else:
         common.print_scores(finished, beside)
         if repeats > 1:
             common.print_repeats(finished)
-        if retention is not None:
-            print_retention(retention, finished)
+        if kept is not None:
+            print_retention(f"understanding kept, in % of {retention}", *kept)
     if any(one.run.status != "complete" for one in finished):
         raise typer.Exit(1)
 
@@ -272,41 +273,26 @@ class Suite:
         from armor_eval.engine.run import shard_text
         from armor_eval.runs.bundle import run_folder
 
-        questions = self.questions
+        asked, shard = self.questions, self.settings.shard
         if self.out is not None:
             base = run_folder(self.out, bench)
         else:
-            name = bench
-            if questions.limit is not None:
-                name += f"-limit{questions.limit}-seed{questions.seed}"
-            if questions.blind:
-                name += "-blind"
-            if questions.thinking == "keep":
-                name += "-thoughts"
-            if questions.reading != "keep-none":
-                name += f"-{questions.reading}"
-            if self.settings.shard is not None:
-                name += common.shard_name(shard_text(self.settings.shard))
+            name = "".join(
+                [
+                    bench,
+                    "" if asked.limit is None else f"-limit{asked.limit}-seed{asked.seed}",
+                    "-blind" if asked.blind else "",
+                    "-thoughts" if asked.thinking == "keep" else "",
+                    "" if asked.reading == "keep-none" else f"-{asked.reading}",
+                    "" if shard is None else common.shard_name(shard_text(shard)),
+                ]
+            )
             base = Path("runs") / "understanding" / f"{common.short_name(model)}-{self.settings.profile}" / name
-        if label.startswith("@"):
-            return base.with_name(base.name + label)
-        return base.with_name(f"{base.name}-{label}") if label else base
+        return base.with_name(base.name + (f"-{label}" if label and label[0] != "@" else label))
 
 
-def retention_json(base: Path, finished: list[Finished]) -> list[JsonObject]:
-    """A record a benchmark, then the mean."""
-    from armor_eval.compare.retention import retention
-
-    rows, mean = retention(base, [one.path for one in finished])
-    return [asdict(row) for row in rows] + [{"mean": mean.kept, "ci95": mean.ci95}]
-
-
-def print_retention(base: Path, finished: list[Finished]) -> None:
+def print_retention(title: str, rows: list[Retention], mean: Retention) -> None:
     """How much of the base run's scores is kept, per benchmark and in the mean."""
-    from armor_eval.compare.retention import retention
-
-    rows, mean = retention(base, [one.path for one in finished])
-    title = f"understanding kept, in % of {base}"
     table = common.Doc("retention", title, "", ["bench", "base", "now", "kept", "95 % interval"])
     for row in [*rows, mean]:
         ends = f"{row.ci95[0]:.1f} to {row.ci95[1]:.1f}" if row.ci95 else "-"

@@ -84,9 +84,4 @@ def score_file(
     finally:
         if asked is not None:
             asked.close()
-    if json_output:
-        common.write(common.as_json([finished]))
-    else:
-        common.print_scores([finished])
-    if finished.run.status != "complete":
-        raise typer.Exit(1)
+    common.finish([finished], lambda one: common.print_scores([one]), as_text=not json_output, shard=None)
