@@ -123,13 +123,13 @@ def compare_sources(base: Source, candidate: Source, policy: Policy) -> Benchmar
     forbidding, ignored = differences(base.run, candidate.run, policy.comparability.ignore)
     result.reasons = [f"ignored by the policy: {line}" for line in ignored]
     if forbidding:
-        return _stop(result, "NOT COMPARABLE", forbidding)
+        return result.stopped("NOT COMPARABLE", forbidding)
     blocked = [why for why in (unusable(base, "base"), unusable(candidate, "candidate")) if why]
     if blocked:
-        return _stop(result, "INCOMPLETE", blocked)
+        return result.stopped("INCOMPLETE", blocked)
     why = item_differences(base.items, candidate.items)
     if why:
-        return _stop(result, "NOT COMPARABLE", [why])
+        return result.stopped("NOT COMPARABLE", [why])
 
     ids = list(base.items)
     measured = [i for i in ids if base.items[i].score is not None and candidate.items[i].score is not None]
@@ -141,20 +141,15 @@ def compare_sources(base: Source, candidate: Source, policy: Policy) -> Benchmar
         else:
             result.checks.append(Check(name="reservations", verdict="NOT COMPARABLE", reason=why))
     if not measured:
-        return _stop(result, "INCOMPLETE", ["no item has a score in both runs"])
+        return result.stopped("INCOMPLETE", ["no item has a score in both runs"])
     try:
         result.metrics = _metrics(base, candidate, len(measured) == len(ids), policy)
     except ValueError as error:
-        return _stop(result, "NOT COMPARABLE", [str(error)])
+        return result.stopped("NOT COMPARABLE", [str(error)])
     if base.run.model.fingerprint == candidate.run.model.fingerprint and _identical(base.items, candidate.items):
         not_none(result.primary).reason = "same model, every answer identical"
     result.slices = _slices(base.items, candidate.items, measured)
     result.flips = _flips(base.items, candidate.items, measured)
-    return result
-
-
-def _stop(result: BenchmarkResult, verdict: Verdict, reasons: list[str]) -> BenchmarkResult:
-    result.verdict, result.reasons = verdict, [*reasons, *result.reasons]
     return result
 
 
@@ -170,15 +165,8 @@ def _metrics(base: Source, candidate: Source, whole: bool, policy: Policy) -> li
     ours, theirs = scored_in_all(base.items, candidate.items) if not whole else ([], [])
     for composite in composites_of(base.run):
         tolerance = policy.tolerance_of(benchmark, composite.name, composite.unit)
-        row = MetricResult(
-            name=composite.name,
-            unit=composite.unit,
-            direction=composite.direction,
-            primary=composite.primary,
-            base=None,
-            candidate=None,
-            tolerance=tolerance,
-        )
+        of = {name: getattr(composite, name) for name in ("name", "unit", "direction", "primary")}
+        row = MetricResult(**of, tolerance=tolerance)
         found.append(row)
         if whole:
             a, b = base.sums(composite), candidate.sums(composite)

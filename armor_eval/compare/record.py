@@ -48,8 +48,8 @@ class MetricResult(_Record):
     unit: str
     direction: str
     primary: bool
-    base: float | None
-    candidate: float | None
+    base: float | None = None
+    candidate: float | None = None
     delta: float | None = None
     ci95: tuple[float, float] | None = None
     """Of the difference; the one that decides."""
@@ -122,6 +122,11 @@ class BenchmarkResult(_Record):
     checks: list[Check] = Field(default_factory=list)
     slices: list[Slice] = Field(default_factory=list)
     flips: list[FlipRecord] = Field(default_factory=list)
+
+    def stopped(self, verdict: Verdict, reasons: list[str]) -> BenchmarkResult:
+        """This result, without numbers: why nothing is compared."""
+        self.verdict, self.reasons = verdict, [*reasons, *self.reasons]
+        return self
 
     @property
     def primary(self) -> MetricResult | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from armor_eval.compare.policy import Policy
-from armor_eval.compare.record import BenchmarkResult, MetricResult, Verdict
+from armor_eval.compare.record import BenchmarkResult, MetricResult
 from armor_eval.compare.sources import Source, differences, find, item_differences, unusable
 from armor_eval.runs.bundle import read_head
 from armor_eval.runs.comparable import differing
@@ -50,24 +50,19 @@ def compare_retention(
         benchmark=stats.NAME, profile=profile, data=f"{len(arms.triples)} benchmarks", verdict="PASS"
     )
     if arms.different:
-        return _stop(result, "NOT COMPARABLE", arms.different)
+        return result.stopped("NOT COMPARABLE", arms.different)
     if arms.missing or not arms.triples:
-        return _stop(result, "INCOMPLETE", arms.missing or ["no understanding benchmark is in all three"])
+        return result.stopped("INCOMPLETE", arms.missing or ["no understanding benchmark is in all three"])
     try:
         result.metrics = _metrics(arms.triples, policy)
     except ValueError as error:
-        return _stop(result, "NOT COMPARABLE", [str(error)])
+        return result.stopped("NOT COMPARABLE", [str(error)])
     primary = not_none(result.primary)
     result.items = primary.n
     kept = {r.benchmark: r.primary for r in results if r.primary is not None}
     same = "same model, every answer identical"
     if all(kept[base.run.benchmark].reason == same for base, _, _ in arms.triples):
         primary.reason = same
-    return result
-
-
-def _stop(result: BenchmarkResult, verdict: Verdict, reasons: list[str]) -> BenchmarkResult:
-    result.verdict, result.reasons = verdict, reasons
     return result
 
 
@@ -122,15 +117,8 @@ def _metric(
 
     composite, ours = stats.retention(base, name)
     _, theirs = stats.retention(candidate, name)
-    row = MetricResult(
-        name=name,
-        unit="%",
-        direction="higher",
-        primary=primary,
-        base=None,
-        candidate=None,
-        tolerance=policy.tolerance_of(stats.NAME, stats.METRIC, "%"),
-    )
+    tolerance = policy.tolerance_of(stats.NAME, stats.METRIC, "%")
+    row = MetricResult(name=name, unit="%", direction="higher", primary=primary, tolerance=tolerance)
     settings = policy.statistics
     return fill(row, compare_sums(ours, theirs, composite, settings.resamples, stream(settings.seed, name)), ours)
 

@@ -211,6 +211,11 @@ class Metric(Record):
     bounds: tuple[float | None, float | None] | None = None
     """Least and greatest possible value, None for an end that is open; None in all where nobody recorded them."""
 
+    @classmethod
+    def nothing(cls, name: str, unit: str, note: str, primary: bool = False) -> Metric:
+        """A number that nothing was measured for, and why."""
+        return cls(name=name, value=None, unit=unit, n=0, clusters=0, primary=primary, note=note)
+
     @model_validator(mode="after")
     def _interval_is_ordered(self) -> Metric:
         if self.ci95 is not None and self.ci95[0] > self.ci95[1]:

@@ -134,7 +134,7 @@ def _outcome(table: Table, items: list[Item], expected: int, scored: official.Sc
     withheld, lost = _disagreement(table, items, scored), False
     if not table.has_answers:
         note = "the file holds no answers: send submission.xlsx to the benchmark's server"
-        metrics = [Metric(name="submission", value=None, unit="%", n=0, clusters=0, primary=True, note=note)]
+        metrics = [Metric.nothing("submission", "%", note, primary=True)]
     elif lost := (errors + judge_failed) > WITHHOLD_ABOVE * expected:
         which = f"{errors} errors, {judge_failed} judge failures"
         withheld = f"{errors + judge_failed} of {expected} items have no verdict ({which})"
@@ -166,11 +166,7 @@ def _metrics(table: Table, items: list[Item]) -> list[Metric]:
     composites = family.composites()
     if not any(it.score is not None for it in items):
         primary = next(c for c in composites if c.primary)
-        return [
-            Metric(
-                name=primary.name, value=None, unit=primary.unit, n=0, clusters=0, primary=True, note="nothing scored"
-            )
-        ]
+        return [Metric.nothing(primary.name, primary.unit, "nothing scored", primary=True)]
     metrics = []
     for composite in composites:
         metrics.append(measure(items, composite, seed=SEED, resamples=RESAMPLES))
@@ -228,7 +224,7 @@ def _other_reading(table: Table, items: list[Item], judged: Judged | None) -> li
     name = f"{primary.name}, reading {other.reading}"
     if table.benchmark.scoring.always_judged:
         note = f"{len(other.rows)} rows would be put to the judge in other words: only a run of its own can tell"
-        return [Metric(name=name, value=None, unit=primary.unit, n=0, clusters=0, note=note)]
+        return [Metric.nothing(name, primary.unit, note)]
     rows = {row.id: row for row in other.rows}
     verdicts = official.read_rows(
         other, {it.id: _scored_text(it) for it in items if it.id in rows and it.score is not None}, judged
