@@ -293,8 +293,7 @@ def _plan(
 def _suite(
     suite: Suite, spec: ProfileSpec, options: Options, judge: str | None, loaded: JsonObject, opened: ExitStack
 ) -> Callable[[int], SuiteTask]:
-    """Makes the suite's task by the seed of its images. Its files and its judge, which suites share by its name, are
-    there before anything is drawn."""
+    """Makes the suite's task by the seed of its images; its files and its judge are there before anything is drawn."""
     if suite.profile != spec.name:
         raise UserError(f"{suite.name} is a suite of profile {suite.profile}", f"give profile={suite.profile!r}")
     asked = spec_for(suite, judge, "suite_judge:")

@@ -1,5 +1,4 @@
-"""What an ablation trains, as data: arms, seeds, steps, what is measured. `--config FILE.toml` and `--set a.b=c`
-override any field."""
+"""What an ablation trains, as data; `--config FILE.toml` and `--set a.b=c` override any field."""
 
 from __future__ import annotations
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from armor_eval.runs.schema import Metric, Run, Scores
 
 
+Profile = Annotated[
+    str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
+]
 DType = Annotated[
     str | None, typer.Option("--dtype", help="Of the weights: auto, float32, bfloat16, float16; default by device.")
 ]

@@ -62,9 +62,7 @@ geneval.command("selftest")(selftest)
 def run(
     context: typer.Context,
     model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
-    ] = None,
+    profile: common.Profile = None,
     images: Annotated[Path | None, typer.Option(help="Judge images that exist: NNNNN/samples/NNNNN.png.")] = None,
     prompts: Annotated[Path | None, typer.Option(help="Another prompt file in GenEval's form; stamped.")] = None,
     detector: Detector = None,

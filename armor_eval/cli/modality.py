@@ -23,9 +23,7 @@ modality = typer.Typer(no_args_is_help=False)
 def run(
     context: typer.Context,
     model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
-    ] = None,
+    profile: common.Profile = None,
     prompts: Annotated[
         Path | None, typer.Option(help=f"JSON lines of requests; needed outside of shapes. A line: {LINE}")
     ] = None,

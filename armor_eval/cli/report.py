@@ -146,8 +146,7 @@ def card(
 
 
 def _kept(base: Path, collected: Card) -> list[Kept]:
-    """Of understanding and of text apart, each benchmark that the base measured too, and their mean. UserError where
-    it measured none."""
+    """Of understanding and of text apart, each benchmark that the base measured too, and their mean; one at least."""
     from armor_eval.compare.retention import retention
     from armor_eval.compare.sources import find
     from armor_eval.report.card import KEPT, Kept

@@ -91,8 +91,7 @@ def need_server(command: str, extra: str) -> None:
 
 
 def serve(app: Starlette, port: int, path: str = "/") -> None:
-    """Serve an ASGI application on loopback until Ctrl-C; its address goes to standard output. UserError for a port
-    that is taken."""
+    """Serve on loopback until Ctrl-C; the address goes to standard output. UserError for a port that is taken."""
     import uvicorn
 
     from armor_model.serve.command import IDLE_SECONDS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from armor_eval.cli import common
-from armor_eval.cli.understanding_score import score_file
+from armor_eval.cli.understanding_score import Judged, JudgeUrl, ReadAs, Thoughts, score_file
 from armor_model.base.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ def run(
         typer.Option("--bench", help="Benchmark, several (repeat or commas), `all`, or a FILE.toml of your own."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Folder of a checkpoint, or KIND:NAME; default armor-nano.")] = None,
-    profile: Annotated[
-        str | None, typer.Option(help="shapes (embedded) or official; default: shapes for armor-nano, else official.")
-    ] = None,
+    profile: common.Profile = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only N units (groups, pairs ...), seeded.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/understanding/...")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the official TSV files; default $LMUData.")] = None,
@@ -55,21 +53,15 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset of --limit.")] = 0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; default 4096, shapes 64.")] = None,
     mask_imgbos: Annotated[bool, typer.Option("--mask-imgbos", help="Forbid drawing while answering.")] = False,
-    reading: Annotated[
-        str, typer.Option(help="keep-none (`None`, `NA` ... are text) or vlmeval (lost, as VLMEvalKit 0.0.20 does).")
-    ] = "keep-none",
+    reading: ReadAs = "keep-none",
     blind: Annotated[bool, typer.Option("--blind", help="Leave the images out: a baseline.")] = False,
     request_json: Annotated[
         str | None,
         typer.Option(help="Fields that every request to an openai: model gets, and `headers`: JSON or @FILE."),
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="openai:URL#NAME (its key: OPENAI_API_KEY) or hf:ID.")] = None,
-    thinking: Annotated[
-        str | None, typer.Option(help="<think>...</think>: strip (default) cuts it from what is scored, keep does not.")
-    ] = None,
-    judge_url: Annotated[
-        str | None, typer.Option(help="With --judge-model the same as --judge openai:URL#MODEL.")
-    ] = None,
+    judge: Judged = None,
+    thinking: Thoughts = None,
+    judge_url: JudgeUrl = None,
     judge_model: Annotated[str | None, typer.Option(help="The judge's model name.")] = None,
     judge_max_tokens: Annotated[
         int | None,

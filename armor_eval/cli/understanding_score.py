@@ -9,6 +9,15 @@ import typer
 
 from armor_model.base.errors import UserError
 
+Thoughts = Annotated[
+    str | None, typer.Option(help="<think>...</think>: strip (default) cuts it from what is scored, keep does not.")
+]
+ReadAs = Annotated[
+    str, typer.Option(help="keep-none (`None`, `NA` ... are text) or vlmeval (lost, as VLMEvalKit 0.0.20 does).")
+]
+Judged = Annotated[str | None, typer.Option(help="openai:URL#NAME (its key: OPENAI_API_KEY) or hf:ID.")]
+JudgeUrl = Annotated[str | None, typer.Option(help="With --judge-model the same as --judge openai:URL#MODEL.")]
+
 
 def score_file(
     bench: Annotated[str, typer.Option("--bench", help="Benchmark that the answers are to.")],
@@ -24,17 +33,11 @@ def score_file(
     profile: Annotated[str, typer.Option(help="official, or shapes (embedded).")] = "official",
     out: Annotated[Path | None, typer.Option(help="Folder of the run; default runs/understanding/...")] = None,
     model_name: Annotated[str | None, typer.Option(help="Who answered, for tables; default: the file's name.")] = None,
-    thinking: Annotated[
-        str | None, typer.Option(help="<think>...</think>: strip (default) cuts it from what is scored, keep does not.")
-    ] = None,
-    reading: Annotated[
-        str, typer.Option(help="keep-none (`None`, `NA` ... are text) or vlmeval (lost, as VLMEvalKit 0.0.20 does).")
-    ] = "keep-none",
+    thinking: Thoughts = None,
+    reading: ReadAs = "keep-none",
     judging: Annotated[int | None, typer.Option(min=1, help="Which of several recorded judgings.")] = None,
-    judge: Annotated[str | None, typer.Option(help="openai:URL#NAME (its key: OPENAI_API_KEY) or hf:ID.")] = None,
-    judge_url: Annotated[
-        str | None, typer.Option(help="With --judge-model the same as --judge openai:URL#MODEL.")
-    ] = None,
+    judge: Judged = None,
+    judge_url: JudgeUrl = None,
     judge_model: Annotated[
         str | None, typer.Option(help="The judge's model name; without --judge-url: of who gave the recorded replies.")
     ] = None,

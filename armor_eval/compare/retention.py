@@ -152,8 +152,7 @@ def retention(base: Path, runs: list[Path]) -> tuple[list[Retention], Retention]
 
 
 def base_of(base: Path, benchmarks: Sequence[str]) -> dict[str, Source]:
-    """Benchmark -> the base's run of it, without its controls. UserError where one is missing or not whole: asked
-    before measuring too."""
+    """Benchmark -> the base's run of it. UserError where one is missing or not whole: asked before measuring too."""
     found = {source.run.benchmark: source for source in find(base)}
     for name in benchmarks:
         if name not in found:

@@ -1,5 +1,4 @@
-"""Asks a model, batch by batch or as its rows become free; where a batch fails its requests are asked singly: only the
-culprit is lost."""
+"""Asks a model, batch by batch or as its rows become free; of a batch that fails only the culprit is lost."""
 
 from __future__ import annotations
 

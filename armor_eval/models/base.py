@@ -192,8 +192,7 @@ class DrawsImages(Model, Protocol):
         ...
 
     def settings(self, decoding: Decoding) -> JsonObject:
-        """What the model draws with, its own defaults too, for `extras.drawing` of run.json. UserError for an option
-        that it cannot honour."""
+        """What it draws with, its own defaults too, for `extras.drawing`. UserError for what it cannot honour."""
         ...
 
     def close(self) -> None: ...

@@ -182,8 +182,7 @@ class DiffusersModel(DrawingModel):
         }
 
     def _safety(self) -> bool | None:
-        """Whether the safety checker is on: only where it is asked for, for no published number has it; None: the
-        pipeline has none."""
+        """Whether the safety checker is on: only where asked for, as no published number has it; None: none there."""
         checker = self._args.get("safety_checker", False)
         if not isinstance(checker, bool):
             raise UserError(f"--model-args safety_checker={checker}", "expected true or false")

@@ -68,8 +68,7 @@ class DrawingModel(ABC):
     """Images are drawn one at a time, because the model cannot seed the rows of a batch apart."""
 
     def settings(self, decoding: Decoding) -> JsonObject:
-        """Everything the model draws with, its own defaults too, for run.json. UserError where it cannot honour an
-        option of `decoding`."""
+        """What the model draws with, its own defaults too. UserError where it cannot honour an option of `decoding`."""
         self._refuse(decoding)
         return {**({"asked": dict(self.asked)} if self.asked else {}), **self._own(decoding)}
 

@@ -324,8 +324,7 @@ class HubModel:
         return self._load_prompter().processor.tokenizer
 
     def first_tokens(self) -> FirstTokens:
-        """The loaded model as one that is asked for the first token of its answers only. UserError where it cannot be
-        loaded or asked."""
+        """The model, asked for first tokens only. UserError where it cannot be loaded or asked."""
         model, _ = self._load()
         return FirstTokens(model, self._load_prompter(), self._most == 1)
 

@@ -206,8 +206,7 @@ def _call(
     nested: bool,
     image_options: JsonView,
 ) -> BatchFeature:
-    """The processor's inputs. A template that writes the BOS token itself gets no second one, as in
-    `apply_chat_template`."""
+    """The processor's inputs. A template that writes the BOS token gets no second one (as `apply_chat_template`)."""
     bos = processor.tokenizer.bos_token
     options: JsonObject = {"add_special_tokens": False} if bos and texts[0].startswith(bos) else {}
     if "mm_token_type_ids" in processor.model_input_names and not getattr(processor, "return_mm_token_type_ids", True):

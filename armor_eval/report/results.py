@@ -166,8 +166,7 @@ def by_benchmark(views: Sequence[RunView]) -> list[Repeated]:
 
 
 def found(views: Sequence[RunView]) -> list[Repeated]:
-    """The repeats among any runs: complete, sampled, alike in all that is compared, of one model, each of another
-    seed."""
+    """The repeats among any runs: complete, sampled, of one model, comparable, each of another seed."""
     groups: list[list[RunView]] = []
     for view in views:
         if view.run.status != "complete" or view.primary is None or not _sampled(view.run):

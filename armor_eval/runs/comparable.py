@@ -91,8 +91,7 @@ HONESTY = "armor-honesty-v1"
 
 
 def same_judge(one: JudgeInfo, other: JudgeInfo) -> bool:
-    """Whether two records are of one judge. Recorded replies are other files for other questions: they go by the
-    name."""
+    """Whether two records are of one judge; recorded replies, other files for other questions, go by the name."""
     recorded = "recorded" in (one.endpoint, other.endpoint)
     return one.name == other.name and (recorded or one.version == other.version)
 

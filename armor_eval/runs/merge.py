@@ -84,8 +84,7 @@ def _served(runs: Iterable[Run]) -> JsonObject:
 
 
 def _bench_word(run: Run) -> str:
-    """How the command names what the run measured: by its name, or by the file that declares it outside the
-    repository."""
+    """How the command names what the run measured: by its name, or by the user's file that declares it."""
     declared = run.extras.get("declared") or run.extras.get("suite", {})
     name = declared.get("name", run.benchmark)
     if "outside" not in declared:

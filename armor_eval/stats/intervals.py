@@ -53,8 +53,7 @@ def bca(values_R: np.ndarray, value: float, psi_C: np.ndarray) -> tuple[float, f
 def effective_wilson(
     value: float, se: float, clusters: int, bounds: tuple[float, float], df: float | None = None
 ) -> tuple[float, float]:
-    """Wilson's interval at the sample size that the cluster-robust standard error implies, with Student's t (`df`, by
-    default C - 1)."""
+    """Wilson's interval at the size that the cluster-robust error implies, with Student's t (`df`, else C - 1)."""
     lo, hi = bounds
     p, s = min(1.0, max(0.0, (value - lo) / (hi - lo))), se / (hi - lo)
     n = p * (1 - p) / (s * s) if s > NO_SPREAD and 0 < p < 1 else float(clusters)

@@ -126,8 +126,7 @@ def load(rest: str, profile: Profile) -> ZooModel:
 
 
 def dataset_prompt(name: str | None, line: JsonObject) -> list[JsonObject] | None:
-    """The data set's own prompt for a row, from a data set object without data; None for a data set that VLMEvalKit
-    does not know."""
+    """The data set's own prompt for a row, from an object without data; None for one that VLMEvalKit does not know."""
     from vlmeval.dataset import DATASET_CLASSES
 
     owner = next((c for c in DATASET_CLASSES if name in c.supported_datasets()), None)

@@ -135,8 +135,7 @@ def load_mask2former(
 def load_detector(
     kind: str, vocabulary: Vocabulary, *, weights: Path | None, download: bool, device: str, batch: int | None
 ) -> Detector:
-    """The detector by name, its weights read on first use; UserError where they are not at hand or its classes do not
-    fit the prompts."""
+    """The detector by name, its weights read on first use; UserError for none at hand, or other classes."""
     if kind not in DETECTORS:
         raise unknown_name("detector", kind, DETECTORS)
     target, usual_batch = DETECTORS[kind]

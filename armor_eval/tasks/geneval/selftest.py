@@ -173,8 +173,7 @@ def _one(colors: list[str]) -> str:
 
 
 def path_for(settings: dict[str, object]) -> Path:
-    """Where the reference of these weights lies: with the program for the detector that comes with it, else in the
-    cache."""
+    """Where the reference of these weights lies: with the program for the embedded detector, else in the cache."""
     if settings["detector"] == Reference.model_validate_json(COMMITTED.read_bytes()).settings["detector"]:
         return COMMITTED
     parts = [str(settings.get(key, "none"))[:12] for key in ("weights_sha256", "colors_weights_sha256")]

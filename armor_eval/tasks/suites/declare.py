@@ -21,8 +21,7 @@ from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import fault_of, toml_of
 
 JudgeKind = Literal["vqa_prob", "vqa_text", "rubric", "ocr"]
-"""What is made of a judge's look at an image: probability mass of first tokens, an answer in an accept set, a parsed
-chat answer, the text read."""
+"""Of a look: probability mass of first tokens, an answer in an accept set, a parsed chat answer, the text read."""
 
 
 class SuiteFile(Declared):

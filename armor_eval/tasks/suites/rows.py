@@ -46,8 +46,7 @@ def json_of(text: str, where: str) -> Any:
 
 
 def json_values(name: str, data: bytes) -> Iterator[tuple[str, object]]:
-    """(place, value) of a JSON list's entries, else of JSON lines; empty lines are passed over. Only a newline ends a
-    line."""
+    """(place, value) of a JSON list's entries, else of JSON lines that are not empty. Only a newline ends a line."""
     if data.lstrip()[:1] == b"[":
         yield from ((f"{name} entry {n}", value) for n, value in enumerate(json_of(text_of(name, data), name), 1))
         return

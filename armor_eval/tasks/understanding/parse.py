@@ -55,8 +55,7 @@ _HEAD_YES = re.compile(
 
 
 def read_yes_no(text: str) -> str | None:
-    """`Yes`, `No`, or None: a stated answer decides, then the first word, then a word that is the only one of its
-    kind."""
+    """`Yes`, `No`, or None: a stated answer decides, then the first word, then the only word of its kind."""
     body = _body(text)
     if _BOTH.search(body):
         return None
