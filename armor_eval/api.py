@@ -33,8 +33,7 @@ from armor_eval.tasks.geneval.task import GenEvalTask, own_judging
 from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
 from armor_eval.tasks.modality.task import ModalityTask
 from armor_eval.tasks.modality.turns import ConversationTask
-from armor_eval.tasks.suites.declare import Suite, suites
-from armor_eval.tasks.suites.files import read_data
+from armor_eval.tasks.suites.declare import Suite, read_data, suites
 from armor_eval.tasks.suites.judges import load_judge, spec_for
 from armor_eval.tasks.suites.task import SuiteTask
 from armor_eval.tasks.understanding.data import locate

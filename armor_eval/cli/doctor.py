@@ -211,8 +211,7 @@ def _weights() -> list[dict[str, str]]:
 def _suites() -> list[dict[str, str]]:
     """The published files of the suites of drawing."""
     from armor_eval.profiles import OFFICIAL
-    from armor_eval.tasks.suites.declare import suites
-    from armor_eval.tasks.suites.files import find_file
+    from armor_eval.tasks.suites.declare import find_file, suites
     from armor_model.base.errors import UserError
 
     rows = []

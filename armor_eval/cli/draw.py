@@ -156,7 +156,7 @@ class _Plan:
             return self._geneval()
         from armor_eval.models.base import DrawsImages, RespondsFreely
         from armor_eval.tasks.drawn import choose_prompts, drawn_elsewhere
-        from armor_eval.tasks.suites.files import read_data
+        from armor_eval.tasks.suites.declare import read_data
         from armor_eval.tasks.suites.images import scan_images
         from armor_eval.tasks.suites.task import SuiteTask
 

@@ -104,8 +104,7 @@ def _ask(spec: str, options: JsonObject, against: Path, data: list[Path], out: P
     from armor_eval.models.base import Decoding
     from armor_eval.runs.bundle import read_bundle, run_folder
     from armor_eval.tasks.drawn import IMAGES, drawn_elsewhere
-    from armor_eval.tasks.suites.declare import of_run
-    from armor_eval.tasks.suites.files import read_data
+    from armor_eval.tasks.suites.declare import of_run, read_data
     from armor_eval.tasks.suites.images import scan_images
     from armor_eval.tasks.suites.judges import load_judge
     from armor_eval.tasks.suites.task import SuiteTask

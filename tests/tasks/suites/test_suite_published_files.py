@@ -7,8 +7,7 @@ from collections import Counter
 import pytest
 from paths import SHARED
 
-from armor_eval.tasks.suites.declare import suites
-from armor_eval.tasks.suites.files import read_data
+from armor_eval.tasks.suites.declare import read_data, suites
 from armor_model.base.errors import UserError
 
 PUBLISHED = SHARED / "suites" / "data" / "longtext"

@@ -8,7 +8,7 @@ import pytest
 from suite_world import QUESTIONS, declare, dpg_suite, geneval2_replies, geneval2_suite, replies, write_images
 
 from armor_eval.cli import main
-from armor_eval.tasks.suites.files import git_blob_id
+from armor_eval.tasks.suites.declare import git_blob_id
 
 
 def refused(capsys, arguments: list[str]) -> str:
