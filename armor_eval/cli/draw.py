@@ -230,13 +230,12 @@ class _Plan:
 def _show(finished: Finished) -> None:
     if finished.run.kind == "geneval":
         return geneval.show(finished)
-    out, run, scores = common.console(), finished.run, finished.scores
+    run, scores = finished.run, finished.scores
     subset = ", a subset" if run.subset is not None else ""
     title = f"{run.benchmark} - {run.model.name} - judged by {run.judge.name}{subset}"
-    ordered = sorted(scores.metrics, key=lambda metric: not metric.primary)
-    common.print_doc(out, common.metrics_doc(title, ordered))
+    doc = common.metrics_doc(title, sorted(scores.metrics, key=lambda metric: not metric.primary))
     lost = ", ".join(f"{count} {status}" for status, count in scores.counts.items() if status != "ok" and count)
-    remarks = common.remarks(finished) + ([f"without a score: {lost}"] if lost else [])
-    for line in [*remarks, f"golden numbers: {run.extras['proven']}"]:
-        out.print(line, markup=False, soft_wrap=True)
-    out.print(f"{finished.path} (images in images/, contact sheets in sheets/)", markup=False, soft_wrap=True)
+    doc.notes = common.remarks(finished) + ([f"without a score: {lost}"] if lost else [])
+    doc.notes += [f"golden numbers: {run.extras['proven']}"]
+    doc.notes += [f"{finished.path} (images in images/, contact sheets in sheets/)"]
+    common.print_doc(common.console(), doc)

@@ -271,29 +271,26 @@ def _given(context: typer.Context, name: str) -> bool:
 def show(finished: Finished) -> None:
     from armor_eval.runs.protocols import declared, protocol_of
 
-    out, run, scores = common.console(), finished.run, finished.scores
+    run, scores = finished.run, finished.scores
     subset = ", a subset" if run.subset is not None else ""
     title = f"geneval - {run.model.name} - profile {run.profile}{subset}"
     table = common.Doc("geneval", title, "", ["", "score", "95 % interval", "images", "prompts"])
     for metric in sorted(scores.metrics, key=lambda m: (m.name.startswith("held-out"), m.name.endswith("overall"))):
         numbers = (common.value(metric), common.interval(metric), str(metric.n), str(metric.clusters))
         table.add([metric.name, *numbers])
-    common.print_doc(out, table)
-    for line in common.remarks(finished):
-        out.print(line, markup=False)
     label = protocol_of(run)
     parts = ", ".join(f"{part} {value}" for part, value in label.items() if part != "protocol")
-    out.print(f"protocol {label['protocol']}: {parts}", markup=False, soft_wrap=True)
+    table.notes = [*common.remarks(finished), f"protocol {label['protocol']}: {parts}"]
     if run.profile == "official":
-        out.print(f"GenEval's known limits: {'; '.join(declared().limits)}", markup=False, soft_wrap=True)
-    notes = [m.note for m in scores.metrics if m.primary and m.note and m.value is not None]
-    for line in [*notes, *run.extras.get("notes", [])]:
-        out.print(line, markup=False)
+        table.notes.append(f"GenEval's known limits: {'; '.join(declared().limits)}")
+    table.notes += [m.note for m in scores.metrics if m.primary and m.note and m.value is not None]
+    table.notes += run.extras.get("notes", [])
     timing = run.extras.get("timing", {})
     if timing.get("pictures"):
         parts = ", ".join(
             f"{k.removesuffix('_seconds')} {v:.1f} s" for k, v in timing.items() if k.endswith("_seconds")
         )
         rate, memory = timing["pictures_per_second"], run.peak_memory_bytes / 2**30
-        out.print(f"{rate:.1f} images a second ({parts}); peak memory {memory:.1f} GiB", markup=False)
-    out.print(f"{finished.path} (images in images/, contact sheets in sheets/, detections.jsonl)", soft_wrap=True)
+        table.notes.append(f"{rate:.1f} images a second ({parts}); peak memory {memory:.1f} GiB")
+    table.notes.append(f"{finished.path} (images in images/, contact sheets in sheets/, detections.jsonl)")
+    common.print_doc(common.console(), table)

@@ -134,7 +134,7 @@ def _against_people(
 def _show_drift(drifts: Sequence[Drift], then: Reference, where: str, path: Path) -> None:
     from armor_eval.tasks.geneval.verdicts import Rules
 
-    out, threshold = common.console(), Rules().threshold
+    threshold = Rules().threshold
     title = f"geneval selftest - {then.settings['detector']} on {where}"
     table = common.Doc(
         "selftest", title, "", ["image", "seen", "recorded", "score differs by", "verdict"], text_columns=3
@@ -142,10 +142,8 @@ def _show_drift(drifts: Sequence[Drift], then: Reference, where: str, path: Path
     for one in drifts:
         cells = [", ".join(f"{n} {c}" for c, n in s.counts(threshold).items()) or "-" for s in (one.now, one.then)]
         table.add([one.name, *cells, f"{one.score:.1e}", "DRIFT" if one.problems else "as recorded"])
-    common.print_doc(out, table)
-    for one in drifts:
-        for problem in one.problems:
-            out.print(f"{one.name}: {problem}", markup=False, soft_wrap=True)
+    table.notes = [f"{one.name}: {problem}" for one in drifts for problem in one.problems]
     kept, worst = sum(not one.problems for one in drifts), max(one.score for one in drifts)
     words = f"{kept} of {len(drifts)} images as recorded, largest score difference {worst:.1e}"
-    out.print(f"{words}; reference of {then.device}: {path}", markup=False, soft_wrap=True)
+    table.notes.append(f"{words}; reference of {then.device}: {path}")
+    common.print_doc(common.console(), table)

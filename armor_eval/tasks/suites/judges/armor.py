@@ -37,25 +37,22 @@ class ArmorJudge:
             self.facts["probes of an image"] = "one padded batch, the image encoded once"
 
     def probabilities(self, shown: Sequence[Shown]) -> list[list[Reading] | Exception]:
-        found: list[list[Reading] | Exception] = []
-        for one in shown:
-            try:
-                found.append(self._look(one))
-            except (RuntimeError, ValueError) as error:  # of this image: the others go on
-                found.append(RuntimeError(one_line(error)))
-        return found
+        return [self._look(one) for one in shown]
 
-    def _look(self, one: Shown) -> list[Reading]:
+    def _look(self, one: Shown) -> list[Reading] | Exception:
         tokenizer = self._model.tokenizer
 
         def word(token: int) -> str:
             return str(tokenizer.decode([token])) if token < len(tokenizer) else "<imgbos>"
 
-        logits_NV = self._model.first_logits(_questions(one))
-        return [
-            reading_of(logits_V, first_ids(tokenizer, ask.probe.accept, self._model.info.spec), word)
-            for logits_V, ask in zip(logits_NV, one.asks, strict=True)
-        ]
+        try:
+            logits_NV = self._model.first_logits(_questions(one))
+            return [
+                reading_of(logits_V, first_ids(tokenizer, ask.probe.accept, self._model.info.spec), word)
+                for logits_V, ask in zip(logits_NV, one.asks, strict=True)
+            ]
+        except (RuntimeError, ValueError) as error:  # of this image: the others go on
+            return RuntimeError(one_line(error))
 
     def replies(self, shown: Sequence[Shown], max_new_tokens: int) -> list[list[Reading] | Exception]:
         decoding = Decoding(max_new_tokens=max_new_tokens, mask_imgbos=True)
