@@ -228,7 +228,7 @@ def primary(one: Finished) -> Metric:
 
 def remarks(one: Finished) -> list[str]:
     """What stands under the table: reservations, the headline's second lines, the data's notes, switches to drawing."""
-    from armor_eval.runs import provenance
+    from armor_eval.runs import served
     from armor_eval.runs.comparable import reservations_of
 
     lines = [r.text for r in reservations_of(one.run)]
@@ -244,7 +244,7 @@ def remarks(one: Finished) -> list[str]:
             lines.append(f"{metric.name}: {value(metric)}{f' ({metric.note})' if metric.note else ''}")
     lines += one.run.extras.get("notes", [])
     lines += asked_by(one.run.extras.get("model", {}))
-    lines += provenance.server_remarks(one.run)
+    lines += served.remarks(one.run)
     if switched := one.run.extras.get("items_with_imgbos"):
         lines.append(f"{switched} answers switched to drawing (<imgbos>)")
     return lines

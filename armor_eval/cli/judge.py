@@ -241,7 +241,7 @@ def winners(
 
     armor-eval judge winners intjudge_results.json --against people_results.json
     """
-    from armor_eval.stats.agreement import joined, says_first, unknown, win_rates
+    from armor_eval.stats.pairwise import joined, says_first, unknown, win_rates
     from armor_eval.tasks.interleaved.pairs import TIES, read_winners
     from armor_model.base.errors import UserError, unknown_name
 

@@ -20,7 +20,7 @@ from armor_eval.engine.ask import Asked, Prepared, asked_batches, judged_batches
 from armor_eval.engine.batches import AUTO, SPLIT, BatchSize, batches_of, check_auto, size_of
 from armor_eval.engine.task import Begins, Conversation, JudgesSideBySide, Progress, Ready, Request, Task, Tick
 from armor_eval.models.base import Decoding, DrawsImages, Question, RespondsFreely, own_decoding
-from armor_eval.runs import provenance
+from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.schema import Item, Profile, Run, Scores
 from armor_model.base.errors import RunFailed, UserError
@@ -202,7 +202,7 @@ def _ask_all(
     for batch, items in judged_batches(answered, lambda batch: _judge(task, batch, bundle), threads):
         _journal(batch, items, bundle, tick)
         if processes.first:  # at once: a shard, or a run that dies while it scores, must keep what the server refused
-            bundle.run = provenance.with_requests(bundle.run, model)
+            bundle.run = served.with_requests(bundle.run, model)
             if size.lowered and bundle.run.extras.get(MEMORY) != size.remembered():
                 bundle.update(extras={**bundle.run.extras, MEMORY: size.remembered()})
 

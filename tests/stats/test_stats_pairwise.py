@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from paths import SHARED
 
-from armor_eval.stats.agreement import Battle, joined, letter, points, position_swap, unknown, win_rates
+from armor_eval.stats.pairwise import Battle, joined, letter, points, position_swap, unknown, win_rates
 
 PUBLISHED = {
     # judge: (pairs, people A and judge A, A B, B A, B B, agreement); OpenING's committed verdicts at 56b663b

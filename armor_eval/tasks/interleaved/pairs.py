@@ -18,8 +18,8 @@ from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, Reservation, ScorerInfo, Scores
-from armor_eval.stats.agreement import Battle, PositionSwap, Ties, points, position_swap
 from armor_eval.stats.composite import accuracy, measure
+from armor_eval.stats.pairwise import Battle, PositionSwap, Ties, points, position_swap
 from armor_eval.tasks.interleaved.answers import Answer, Answers, answer_text, question_text
 from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, opened, questions_of, reason_of
 from armor_eval.tasks.suites.items import Probe, SuiteItem

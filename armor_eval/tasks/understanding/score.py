@@ -8,8 +8,8 @@ from collections import Counter
 from pathlib import Path
 
 from armor_eval.engine.task import Outcome, Progress
-from armor_eval.runs.provenance import failure_kind
 from armor_eval.runs.schema import Item, Metric, Reservation, Scores
+from armor_eval.runs.served import failure_kind
 from armor_eval.stats.composite import Composite, measure
 from armor_eval.tasks.understanding.judge import Judge
 from armor_eval.tasks.understanding.table import Row, Table

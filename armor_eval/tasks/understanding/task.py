@@ -14,7 +14,7 @@ from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Request
 from armor_eval.models.base import Answer, AnswersQuestions, Part, Prepares, Question
 from armor_eval.models.drawing import one_line
-from armor_eval.runs import provenance
+from armor_eval.runs import provenance, served
 from armor_eval.runs.bundle import Bundle, read_bundle
 from armor_eval.runs.protocols import protocol_of
 from armor_eval.runs.schema import DataInfo, Item, JudgeInfo, ModelInfo, Profile, ScorerInfo, Subset, decoding_of
@@ -227,7 +227,7 @@ class UnderstandingTask:
         reservations = [r for r in bundle.run.reservations if r.kind != "unread"]
         if (unread := unread_reservation(outcome.items)) is not None:
             reservations.append(unread)
-        answers = provenance.answer_kinds(outcome.items)
+        answers = served.answer_kinds(outcome.items)
         extras = {**bundle.run.extras, "items_with_imgbos": switched, "answers": answers}
         if not table.has_answers:
             write_submission(table, outcome.items, bundle.path / "submission.xlsx")
