@@ -327,6 +327,10 @@ def build(
         f"{done['new']:,} new parameters; the template's tokens are the tokenizer's own on "
         f"{done['template_samples']} sample conversations"
     )
+    if done["names_left_out"]:
+        typer.echo(
+            f"left out of the tokenizer, as the embeddings have no row for it: {', '.join(done['names_left_out'])}"
+        )
     if not vqgan:
         typer.echo("no --vqgan was given: this checkpoint cannot draw yet")
 

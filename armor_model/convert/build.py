@@ -19,6 +19,7 @@ from armor_model.base.jsons import JsonObject
 from armor_model.base.parsing import read_table
 from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import BaseModel, Origin, Settings, bases_of
+from armor_model.convert.names import within
 from armor_model.convert.shards import Item, Source, write
 from armor_model.convert.vqgan import open_vqgan
 from armor_model.hub import fetch
@@ -64,7 +65,7 @@ def build(
 
     Returns:
         What was done: layout, tensors, new parameters, whether the tokenizer was extended, conversations whose tokens
-        were compared with those of their whole text.
+        were compared with those of their whole text, tokens of the tokenizer that the embeddings have no row for.
     """
     with whole_folder(out) as draft:
         folder = fetch(base, "base model", ("*.json", "*.safetensors", "tokenizer*", "*.txt", "*.model"))
@@ -73,6 +74,7 @@ def build(
         vq = open_vqgan(Path(vqgan), image_size) if vqgan else None
         text_tokenizer, kind = _tokenizer(tokenizer, folder, kinds)
         layout, settings = kind.read_config(raw)
+        text_tokenizer, left_out = within(text_tokenizer, settings["text_config"]["vocab_size"])
         settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids(kind.chat.image_token)
         if vq is not None:
             settings |= {
@@ -106,6 +108,7 @@ def build(
             "new": new,
             "tokenizer_extended": extended,
             "template_samples": samples,
+            "names_left_out": left_out,
         }
 
 

@@ -15,6 +15,7 @@ from armor_model.base.errors import UserError
 from armor_model.base.files import whole_folder
 from armor_model.base.jsons import JsonObject
 from armor_model.bases import ChatFormat
+from armor_model.convert.names import within
 from armor_model.convert.shards import Item, Source, write
 from armor_model.loading import check_checkpoint, load_processor
 
@@ -45,7 +46,7 @@ def export(checkpoint: Path, out: Path, max_shard: int = 4_000_000_000) -> JsonO
         items = [item(name) for name in source.tensors if not name.startswith(NEW)]
         (draft / "chat_template.jinja").write_text(chat_template(base.chat, processor.system_prompt))
         files = write(items, draft, max_shard)
-        processor.tokenizer.save_pretrained(draft)
+        within(processor.tokenizer, config.vocab_size)[0].save_pretrained(draft)
         for name, known in base.published_files(processor).items():
             before = json.loads((draft / name).read_text()) if (draft / name).exists() else {}
             (draft / name).write_text(json.dumps({**before, **known}, indent=2, ensure_ascii=False) + "\n")

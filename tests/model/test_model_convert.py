@@ -162,9 +162,13 @@ def test_transformers_layout_loads_as_it_is(tmp_path, tokenizer, conversations):
     base = internvl(len(tokenizer))
     base.save_pretrained(tmp_path / "hf")  # writes the older, public prefixes
     tokenizer.save_pretrained(tmp_path / "hf")
+    settings = tmp_path / "hf" / "tokenizer_config.json"  # InternVL3-1B-hf's names a token behind its embeddings' end
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "extra_special_tokens": {"video": "<video>"}}))
     assert any(k.startswith("language_model.model.") for k in load_file(tmp_path / "hf" / "model.safetensors"))
-    build(str(tmp_path / "hf"), None, tmp_path / "armor", adapter_layers=1)
+    done = build(str(tmp_path / "hf"), None, tmp_path / "armor", adapter_layers=1)
+    assert done["names_left_out"] == ["<video>"] and done["tokenizer_extended"]
     model, processor = load(tmp_path / "armor")
+    assert processor.tokenizer.convert_tokens_to_ids("<imgbos>") == processor.imgbos_id == len(tokenizer)
     batch = processor.encode(conversations[:1], add_generation_prompt=True)
     with torch.no_grad():
         ours = model.text_logits(model.backbone(model.embed(batch["input_ids"])))

@@ -37,7 +37,7 @@ def published(pair, tmp_path):
 def test_build_and_export_are_each_others_way_back(pair, published, conversations, tmp_path):
     """The base's files -> an ARMOR with the base's logits -> its text path as the base's files, logits still equal."""
     from safetensors.torch import load_file
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoModelForImageTextToText, AutoTokenizer
 
     from armor_model.vq import build_vq
 
@@ -62,6 +62,10 @@ def test_build_and_export_are_each_others_way_back(pair, published, conversation
         ours = model.text_logits(hidden_of(model, batch)[0])[..., :-1]
         for one in (base, plain):
             assert (one(**inputs).logits - ours)[real].abs().max() <= 1e-4
+    words = AutoTokenizer.from_pretrained(
+        tmp_path / "plain"
+    )  # the ARMOR's own knows <imgbos>, the base has no row for it
+    assert max(words("a <imgbos><code_0>").input_ids) < len(words) == plain.config.text_config.vocab_size
     ends = plain.generation_config
     assert (ends.eos_token_id, ends.pad_token_id) == (loaded.stop_ids, loaded.pad_id)
     names = [set(load_file(tmp_path / where / "model.safetensors")) for where in ("base", "plain")]
