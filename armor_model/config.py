@@ -15,6 +15,7 @@ from transformers.models.internvl.configuration_internvl import InternVLConfig
 
 from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
+from armor_model.base.runtime import prepare_torchvision
 from armor_model.bases import armor_type, base_name_of, find_base, named
 
 HEADS = ("switching", "single")
@@ -110,6 +111,7 @@ AutoConfig.register("armor", ArmorConfig, exist_ok=True)
 def config_class(base_name: str) -> type[ArmorFields]:
     """The class of ARMOR's configuration on a base, known to transformers' AutoConfig. Raises UserError for an unknown
     base."""
+    prepare_torchvision()  # Llama's configuration imports it
     if base_name == "internvl":
         return ArmorConfig
     parent = named(find_base(base_name).config_class)

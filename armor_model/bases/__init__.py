@@ -7,6 +7,7 @@ its own, and a line in BASES (docs/add-a-base.md).
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -67,7 +68,7 @@ class BaseModel(Protocol):
     """A kind of multimodal model that ARMOR can be built on. `core` is its transformers model without the head.
 
     Members with a body are what a base inherits that counts positions as its text does, and whose published tensors
-    have transformers' own names."""
+    have transformers' own names; an object that lacks another one cannot be made."""
 
     name: str
     model_types: tuple[str, ...]
@@ -90,16 +91,20 @@ class BaseModel(Protocol):
 
     # ---- the model: its parts, and how images and positions enter ----
 
+    @abstractmethod
     def decoder(self, core: PreTrainedModel) -> PreTrainedModel:
         """The text decoder: a module with `embed_tokens`, `layers` (all of one block class), `norm`, `rotary_emb`."""
 
+    @abstractmethod
     def vision_blocks(self, core: PreTrainedModel) -> Iterable[nn.Module]:
         """The vision tower's blocks, which sharding wraps one by one."""
 
+    @abstractmethod
     def image_features(self, core: PreTrainedModel, images: Sequence[Tensor]) -> Sequence[Tensor]:
         """Each preprocessed image to its features (placeholders, D), in the order of its placeholders. Columns behind
         D, D for each of the decoder's first blocks, are added behind those blocks (deepstack)."""
 
+    @abstractmethod
     def blank(self, config: PretrainedConfig) -> Tensor:
         """The smallest preprocessed image, of one value, on which sharded training runs the vision tower where no image
         is."""
@@ -119,27 +124,33 @@ class BaseModel(Protocol):
 
     # ---- the processor ----
 
+    @abstractmethod
     def processor_settings(self, config: PretrainedConfig, published: Settings) -> Settings:
         """Fields of ProcessorSettings that follow from ARMOR's configuration, and from the base's published config.json
         and preprocessor_config.json together (empty for a model that was not published)."""
 
+    @abstractmethod
     def preprocess(self, image: Image, settings: ProcessorSettings, max_tiles: int | None) -> Tensor:
         """An RGB image to what `image_features` takes of it. `max_tiles` counts InternVL's tiles of 448 pixels; a base
         without them keeps to its own limits."""
 
+    @abstractmethod
     def image_text(self, pixels: Tensor, settings: ProcessorSettings) -> tuple[str, list[int]]:
         """What stands for a preprocessed image in the text, with one `image_token` for each run of placeholders, and
         the lengths of these runs."""
 
+    @abstractmethod
     def small(self, head_dim: int, vision_width: int, patch: int) -> Settings:
         """For the small presets, settings of ARMOR's configuration: a tower of two blocks and four heads for images of
         32x32 pixels, in patches of `patch` pixels, four a feature; and `text_config` with what is this base's own."""
 
+    @abstractmethod
     def shape(self, width: int, height: int, settings: ProcessorSettings) -> tuple[int, ...]:
         """Of what `preprocess` makes of an image of this size, without its pixels."""
 
     # ---- published checkpoints, and parameters by arithmetic alone ----
 
+    @abstractmethod
     def read_config(self, config: Settings) -> tuple[str, Settings]:
         """Layout of the weights, and settings of ARMOR's configuration, for a published config.json. Raises UserError
         for what cannot be built on."""
@@ -148,6 +159,7 @@ class BaseModel(Protocol):
         """The name of the system prompt that checkpoints of this layout were published with."""
         return "none"
 
+    @abstractmethod
     def origins(self, keys: Iterable[str], layout: str) -> dict[str, Origin]:
         """For each tensor name in transformers' layout, where it comes from. Raises UserError for an unknown key."""
 
@@ -159,10 +171,12 @@ class BaseModel(Protocol):
         """The way back: a tensor's name in a published checkpoint of transformers' layout."""
         return name
 
+    @abstractmethod
     def published_files(self, processor: ArmorProcessor) -> dict[str, Settings]:
         """JSON files of a published checkpoint that tell transformers' processor what ours does, by name; those that
         are in the folder already (tokenizer_config.json) are added to."""
 
+    @abstractmethod
     def parameters(self, config: Settings) -> dict[str, int]:
         """Numbers of parameters: `vision` and `projector`."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from paths import ROOT
+from toy_base import Toy
 
 from armor_model import ArmorForConditionalGeneration, preset
 from armor_model.base.errors import UserError
@@ -25,6 +26,13 @@ def test_a_base_has_every_member_of_the_protocol(name):
         if inspect.isfunction(asked := getattr(BaseModel, member, None)):
             wanted, given = (list(inspect.signature(f).parameters) for f in (asked, getattr(type(base), member)))
             assert wanted == given, member
+
+
+def test_a_base_without_a_member_cannot_be_made():
+    """The Protocol's own bodies would answer None, somewhere in the middle of tokenising."""
+    members = {name: value for name, value in vars(Toy).items() if name != "shape"}
+    with pytest.raises(TypeError, match="abstract method"):
+        type("Half", (BaseModel,), members)()
 
 
 def test_unknown_bases_are_named():

@@ -74,6 +74,9 @@ class Toy(BaseModel):
     def image_text(self, pixels, settings):
         return "<image>", [settings.image_seq_length]
 
+    def shape(self, width, height, settings):
+        return 3, settings.image_size, settings.image_size
+
     def small(self, head_dim, vision_width, patch):
         vision = {
             "model_type": "clip_vision_model",
