@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING
 
 from armor_model.base.errors import UserError
 from armor_model.base.images import tile_count
-from armor_model.bases import BaseModel, ChatFormat, Origin, Rule, Settings, by_rules, decoder_sizes, published_preset
+from armor_model.bases import (
+    BaseModel,
+    ChatFormat,
+    Origin,
+    Rule,
+    Settings,
+    by_rules,
+    decoder_sizes,
+    native_settings,
+    published_preset,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -191,9 +201,14 @@ def _vision_preset(size: str) -> Settings:
 
 def preset(vision: str, kind: str, width: int, layers: int, heads: int, kv_heads: int, ffn: int) -> Settings:
     """A published size, by the sizes of its text tower: InternLM2 has Llama's layout (no biases, eps 1e-5), Qwen2.5
-    adds biases of queries, keys and values (eps 1e-6)."""
-    vocab, image_token, eps = (92553, 92546, 1e-5) if kind == "llama" else (151674, 151667, 1e-6)
-    text = decoder_sizes(kind, vocab, width, layers, heads, kv_heads, ffn, 32768, 1e6, eps, width // heads)
+    adds biases of queries, keys and values (eps 1e-6), Qwen3 norms them instead, in heads of 128."""
+    vocab, image_token, eps, context = {
+        "llama": (92553, 92546, 1e-5, 32768),
+        "qwen2": (151674, 151667, 1e-6, 32768),
+        "qwen3": (151936, 151671, 1e-6, 40960),
+    }[kind]
+    head_dim = 128 if kind == "qwen3" else width // heads
+    text = decoder_sizes(kind, vocab, width, layers, heads, kv_heads, ffn, context, 1e6, eps, head_dim)
     return published_preset(text, _vision_preset(vision), image_token, image_seq_length=256)
 
 
@@ -232,6 +247,18 @@ class InternVL(BaseModel):
         "internvl2_5-26b": preset("6B", "llama", 6144, 48, 48, 8, 16384),
         "internvl2_5-38b": preset("6B", "qwen2", 5120, 64, 40, 8, 27648),
         "internvl2_5-78b": preset("6B", "qwen2", 8192, 80, 64, 8, 29568),
+        "internvl3-1b": preset("300M", "qwen2", 896, 24, 14, 2, 4864),
+        "internvl3-2b": preset("300M", "qwen2", 1536, 28, 12, 2, 8960),
+        "internvl3-8b": preset("300M", "qwen2", 3584, 28, 28, 4, 18944),
+        "internvl3-14b": preset("300M", "qwen2", 5120, 48, 40, 8, 13824),
+        "internvl3-38b": preset("6B", "qwen2", 5120, 64, 40, 8, 27648),
+        "internvl3-78b": preset("6B", "qwen2", 8192, 80, 64, 8, 29568),
+        "internvl3_5-1b": preset("300M", "qwen3", 1024, 28, 16, 8, 3072),
+        "internvl3_5-2b": preset("300M", "qwen3", 2048, 28, 16, 8, 6144),
+        "internvl3_5-4b": preset("300M", "qwen3", 2560, 36, 32, 8, 9728),
+        "internvl3_5-8b": preset("300M", "qwen3", 4096, 36, 32, 8, 12288),
+        "internvl3_5-14b": preset("300M", "qwen3", 5120, 40, 40, 8, 17408),
+        "internvl3_5-38b": preset("6B", "qwen3", 5120, 64, 64, 8, 25600),
     }
 
     def decoder(self, core: PreTrainedModel) -> PreTrainedModel:
@@ -306,7 +333,12 @@ class InternVL(BaseModel):
     def read_config(self, config: Settings) -> tuple[str, Settings]:
         """Layouts `native`, `internlm2` and `qwen2`."""
         if config["model_type"] == "internvl":
-            return "native", {key: config[key] for key in NATIVE_SETTINGS if key in config}
+            fields = {key: config[key] for key in NATIVE_SETTINGS if key in config}
+            settings = native_settings(self.config_class, fields, NATIVE_SETTINGS)
+            known = [kind for _, kind in _TEXT_KINDS.values()]
+            if (kind := settings["text_config"]["model_type"]) not in known:
+                raise UserError(f"text tower {kind} is not supported: {', '.join(known)}")
+            return "native", settings
         try:
             return original_settings(config)
         except KeyError as error:

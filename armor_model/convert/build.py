@@ -74,7 +74,6 @@ def build(
         vq = open_vqgan(Path(vqgan), image_size) if vqgan else None
         text_tokenizer, kind = _tokenizer(tokenizer, folder, kinds)
         layout, settings = kind.read_config(raw)
-        text_tokenizer, left_out = within(text_tokenizer, settings["text_config"]["vocab_size"])
         settings["image_token_id"] = text_tokenizer.convert_tokens_to_ids(kind.chat.image_token)
         if vq is not None:
             settings |= {
@@ -90,6 +89,7 @@ def build(
             raise UserError(f"the base's configuration is not usable: {reason_of(error)}") from error
         from armor_model.modeling import model_class
 
+        text_tokenizer, left_out = within(text_tokenizer, config.vocab_size)
         items = plan(Source(folder), kind, layout, config, settings["text_config"], adapter_init, dtype, seed)
         config.architectures = [model_class(kind.name).__name__]
         config.dtype = items[0].dtype

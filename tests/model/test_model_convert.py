@@ -263,6 +263,9 @@ def test_other_models_are_refused(tmp_path, write_base, tokenizer):
         build(str(write_base(config, {"a": torch.zeros(1)})), None, tmp_path / "o")
     with pytest.raises(ArmorError, match="model_type"):
         build(str(write_base({"model_type": "llava"}, {"a": torch.zeros(1)})), None, tmp_path / "o")
+    native = {"model_type": "internvl", "text_config": {"model_type": "qwen3_moe"}}  # InternVL3.5-30B-A3B-HF's
+    with pytest.raises(ArmorError, match="text tower qwen3_moe is not supported: llama, qwen2, qwen3"):
+        build(str(write_base(native, {"a": torch.zeros(1)})), None, tmp_path / "o")
     with pytest.raises(ArmorError, match="no base model at"):
         build(str(tmp_path / "nowhere"), None, tmp_path / "o")
 

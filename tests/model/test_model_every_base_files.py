@@ -165,7 +165,28 @@ def test_published_sizes(name):
     settings = preset_dict(name)
     own = settings["text_config"]["vocab_size"] * settings["text_config"]["hidden_size"]
     assert summary(settings)["base"] - own * (name in TIED) == TOTALS[name]
-    config = preset(name)
+    _is_its_own_class_on_meta(name)
+
+
+CARDS = {
+    "internvl3": {"1b": 0.9, "2b": 2.1, "8b": 7.9, "14b": 15.1, "38b": 38.4, "78b": 78.4},
+    "internvl3_5": {"1b": 1.1, "2b": 2.3, "4b": 4.7, "8b": 8.5, "14b": 15.1, "38b": 38.4},
+}
+"""Billions: InternVL3.5's of its table of models (OpenGVLab's quick_start.md), InternVL3's of the hub's pages."""
+
+
+@pytest.mark.parametrize("family", CARDS)
+def test_internvls_of_the_cards_sizes(family):
+    for size, billions in CARDS[family].items():
+        settings = preset_dict(f"{family}-{size}")
+        assert round(summary(settings)["base"] / 1e9, 1) == billions, size
+        assert settings["text_config"]["model_type"] == {"internvl3": "qwen2", "internvl3_5": "qwen3"}[family]
+    _is_its_own_class_on_meta(f"{family}-8b")
+
+
+def _is_its_own_class_on_meta(name):
+    """Names and shapes; by arithmetic too."""
+    settings, config = preset_dict(name), preset(name)
     with torch.device("meta"):
         model = new_model(config)
         base = theirs_empty(model)
