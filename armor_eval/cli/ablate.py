@@ -14,7 +14,7 @@ from armor_model.base.jsons import JsonObject
 from trainer.configure import Set
 
 Base = Annotated[
-    str | None, typer.Option(help="`train`, `bundled`, an ARMOR checkpoint folder, or a base to train on: smolvlm.")
+    str | None, typer.Option(help="`train`, `bundled`, an ARMOR checkpoint folder, or a base to train on, as smolvlm.")
 ]
 Config = Annotated[Path | None, typer.Option(help="TOML with any field of the plan; wins over --quick.")]
 

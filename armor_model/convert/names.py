@@ -16,8 +16,6 @@ def within(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[PreTrai
 
     Published tokenizers have some: InternVL3-1B-hf's `<video>` is 151674, its embeddings end at 151673. In a text such
     a name would be an id out of range to an engine that serves the base, and one of ARMOR's new tokens to us."""
-    from transformers import AutoTokenizer
-
     names = {str(token) for i, token in tokenizer.added_tokens_decoder.items() if i >= vocab_size}
     if not names:
         return tokenizer, []
@@ -25,7 +23,7 @@ def within(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[PreTrai
         tokenizer.save_pretrained(folder)
         for path in Path(folder).glob("tokenizer*.json"):
             path.write_text(json.dumps(_without(json.loads(path.read_text("utf-8")), names)))
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True), sorted(names)
+        return type(tokenizer).from_pretrained(folder, local_files_only=True), sorted(names)
 
 
 def _without(value: object, names: set[str]) -> object:
