@@ -205,7 +205,7 @@ class StageConfig:
     """Of the model at the end: float32, bfloat16, float16; by default as loaded."""
     seed: Amount = 0
     """Order of the data, and the sample images."""
-    profile: str = "official"
+    profile: Literal["official", "shapes"] = "official"
     """Label of the run record: whose data were read, official or shapes."""
     optimization: Optimization = Optimization(precision="auto")
     """The walk."""
@@ -215,6 +215,8 @@ class StageConfig:
     def __post_init__(self) -> None:
         if not 0 < self.share < math.inf:
             raise ValueError(f"--share {self.share:g} is not a number above 0")
+        if self.eval_every and not self.eval_data:
+            raise ValueError(f"--eval-every {self.eval_every} needs --eval-data DIR, held-out shards")
         if bool(self.loop.sample_every) != bool(self.sample_prompt or self.ask):
             raise ValueError("samples need both --sample-every STEPS and at least one --sample-prompt or --ask TEXT")
 

@@ -11,6 +11,7 @@ handed in, where there may be Muon and AdamW.
 
 from __future__ import annotations
 
+import copy
 import os
 import secrets
 from collections.abc import Mapping
@@ -122,6 +123,16 @@ def check_shared(accelerator: Accelerator, folder: Path) -> None:
         )
 
 
+def shards_of(processes: int, replicas: int) -> int:
+    """What each copy of a model is split into. Raises UserError."""
+    if processes < 2:
+        raise UserError("there is nothing to shard with one process; start more, or leave FSDP out")
+    shards, rest = divmod(processes, replicas)
+    if rest or shards < 2:
+        raise UserError(f"{processes} processes do not make {replicas} copies of two shards or more each")
+    return shards
+
+
 def shard(objective: nn.Module, accelerator: Accelerator, precision: str, replicas: int = 1) -> nn.Module:
     """Shard an Objective in place: every block of ViT, decoder and adapter for itself, the rest together. With bf16,
     blocks are gathered in bf16 and gradients are summed in fp32.
@@ -132,13 +143,7 @@ def shard(objective: nn.Module, accelerator: Accelerator, precision: str, replic
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    if accelerator.num_processes < 2:
-        raise UserError("there is nothing to shard with one process; start more, or leave FSDP out")
-    shards, rest = divmod(accelerator.num_processes, replicas)
-    if rest or shards < 2:
-        raise UserError(
-            f"{accelerator.num_processes} processes do not make {replicas} copies of two shards or more each"
-        )
+    shards = shards_of(accelerator.num_processes, replicas)
     shape, names = ((shards,), ("shard",)) if replicas == 1 else ((replicas, shards), ("copy", "shard"))
     half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
     how: JsonObject = {
@@ -218,9 +223,21 @@ def whole_model(
     if not keep:
         return None
     with init_empty_weights(include_buffers=False):
-        copy = type(model)(model.config)
-    copy.load_state_dict(state, assign=True)
-    return copy.to(where).eval()
+        made = type(model)(model.config)
+    made.load_state_dict(state, assign=True)
+    return made.to(where).eval()
+
+
+def in_one_type(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A model whose weights are all of `dtype`: itself, or a copy that shares those which are. Mixed types, as masters
+    beside a frozen bf16 decoder, want autocast, which generation does not use.
+
+    A copy, since DDP no longer sums the gradient of a parameter whose own type was changed meanwhile.
+    """
+    if all(p.dtype == dtype for p in model.parameters()):
+        return model
+    memo = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()}
+    return copy.deepcopy(model, memo)
 
 
 def random_states(accelerator: Accelerator) -> list[dict[str, Tensor]]:

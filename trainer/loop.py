@@ -95,7 +95,7 @@ class Loop:
         self.frozen = fingerprint(marks[n] for n, p in model.named_parameters() if not p.requires_grad)
         self.data = mixture.contents()
         self._check_processes(fingerprint(marks.values()))
-        shards = world // self.options.replicas if self.options.shard else 1
+        shards = devices.shards_of(world, self.options.replicas) if self.options.shard else 1
         self.plan = make_plan(model, stage, mixture, how, self.options.given, world, shards)
         self.flops, self.peak = Flops(model, stage), peak_flops(self.accelerator.device, self.options.peak_tflops)
         if how.compile:
@@ -274,6 +274,7 @@ class Loop:
             model = devices.whole_model(self.model, self.main, half)
             if model is None or not self.main:
                 return numbers
+            model = devices.in_one_type(model, half) if half else model
             was_training = model.training
             model.eval()
             with torch.no_grad(), torch.random.fork_rng(devices=here):

@@ -19,8 +19,8 @@ from armor_model.base.errors import UserError
 from armor_model.losses import IGNORE, Sums, summed_losses
 from trainer.batches import Batch, Example, collate
 from trainer.loader import Images, Pool, opened
-from trainer.logs import LossMeter, loss_means
-from trainer.stages import ADAPTER, TEXT, VISUAL, Stage, part_of
+from trainer.logs import HEADS, LossMeter, loss_means
+from trainer.stages import ADAPTER, KINDS, TEXT, VISUAL, Stage, part_of
 
 if TYPE_CHECKING:
     from armor_model.modeling import ArmorModel
@@ -161,6 +161,8 @@ def heldout_losses(
         if images is not None:
             images.add(seen)
         means = loss_means(meter.sums)
+        told = (f"{n} {value:.3f}" for n, value in means.items() if n in HEADS or n.rpartition("/")[2] in KINDS)
+        log.info("held out at step %d: %s", step, ", ".join(told))
         weighed = stage.alpha * means.get("text", 0.0) + stage.beta * means.get("image", 0.0)
         return {**means, "score": -weighed}
 

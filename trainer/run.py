@@ -100,6 +100,8 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
     if how.precision == "auto":
         how = replace(how, precision=devices.asked_precision() or "fp32")
     shard = config.loop.shard or devices.asked_to_shard()
+    if config.loop.replicas > 1 and not shard:
+        raise UserError(f"--replicas {config.loop.replicas} needs --shard", "without it every process holds a copy")
     lazily = shard and int(os.environ.get("WORLD_SIZE", "1")) > 1
     if lazily:
         model, processor = devices.empty_model(start, config.attention), load_processor(start)

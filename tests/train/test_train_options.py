@@ -153,6 +153,28 @@ def test_watching_leaves_the_run_as_it_was(tmp_path):
         assert torch.equal(value, alone.trained_parameters()[name]), name
 
 
+def test_masters_beside_frozen_bf16_weights_are_watched_in_one_type(tmp_path):
+    """Samples are drawn without autocast: with two types of weights a real checkpoint's first ones ended its run."""
+    model = tiny_model().bfloat16()
+    freeze(model, STAGES["2"])
+    for parameter in model.parameters():
+        parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+    before = {name: p.dtype for name, p in model.named_parameters()}
+    types, frozen = [], model.model.language_model.layers[0].mlp.down_proj.weight
+
+    def watch(model, step):
+        types.append({p.dtype for p in model.parameters()})
+        assert model.model.language_model.layers[0].mlp.down_proj.weight.data_ptr() == frozen.data_ptr()
+        return {"score": float(model.visual_head.weight.float().sum())}
+
+    watching = {"evaluate": watch, "evaluate_every": 1}
+    loop, log = train(tmp_path, model, "2", precision="bf16", steps=2, options=watching)
+    assert types == [{torch.bfloat16}] * 2 and before == {name: p.dtype for name, p in loop.model.named_parameters()}
+    assert set(before.values()) == {torch.float32, torch.bfloat16}
+    one, two = (line["eval/score"] for line in log if "eval/score" in line)
+    assert one != two  # it is the model as it is now
+
+
 def test_a_loss_that_is_no_number_in_an_early_micro_batch_stops_the_run():
     """Without clipping nothing else would notice: the last micro-batch is fine."""
     model = tiny_model()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -273,6 +274,8 @@ def _map(folder: Path, manifest: JsonObject) -> tuple[pa.Table | None, list[str]
             sums.append(entry["sha256"])
     if not files:
         return None, sums
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     # By content: datasets compares times only.
     cache = Path(datasets.config.HF_DATASETS_CACHE) / f"armor-shards-{sha256_text(''.join(sums))[:16]}"
     return datasets.Dataset.from_parquet(files, cache_dir=str(cache)).data.table, sums
