@@ -41,6 +41,16 @@ def failure_kind(item: Item) -> str:
     return item.extras.get("failure") or re.split(r": | \(", item.reason or "unknown", maxsplit=1)[0]
 
 
+def lost(items: Iterable[Item], what: str) -> str | None:
+    """How many items came to nothing, and why the first did: what a user mends first."""
+    items = list(items)
+    first = next((item for item in items if item.status in ("error", "judge_failed")), None)
+    if first is None:
+        return None
+    count = sum(item.status in ("error", "judge_failed") for item in items)
+    return f"{count} of {len(items)} {what}; the first, {first.id}: {(first.reason or 'no reason is known')[:200]}"
+
+
 def remarks(run: Run) -> list[str]:
     """Lines under the table of scores."""
     lines = []

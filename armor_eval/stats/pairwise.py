@@ -111,44 +111,38 @@ def joined(first: Sequence[Battle], second: Sequence[Battle]) -> Joined:
 
 @dataclass(frozen=True)
 class PositionSwap:
-    """Each pair judged in both orders."""
+    """Each pair judged in both orders, a tie being half a point for each: whom it leans to is no preference."""
 
     consistent: Metric | None
-    """Percent of pairs whose winner is one in both orders."""
+    """Percent of pairs that get the same points in both orders; a tie in one of them only is half the same."""
     says_first: Metric | None
-    """Percent of verdicts for the answer that was shown first; 50 where the place does not matter."""
+    """Percent of the points that go to the answer that was shown first; 50 where the place does not matter."""
     failed: int
     """Pairs of which one order has no verdict, or was not asked."""
-    winners: dict[tuple[str, str, str], str | None]
-    """(item, contestants in order of name) -> the winner; None where the two orders disagree, which is a tie."""
 
 
 def position_swap(battles: Sequence[Battle]) -> PositionSwap:
     """What the same pairs in both orders show. ValueError where one order of a pair was judged twice."""
-    orders: dict[tuple[str, str, str], dict[str, str | None]] = {}
+    orders: dict[tuple[str, str, str], dict[str, tuple[float, float] | None]] = {}
     for battle in battles:
         low, high = sorted((battle.a, battle.b))
         seen = orders.setdefault((battle.item, low, high), {})
         if battle.a in seen:
             raise ValueError(f"{battle.item}: {battle.a} before {battle.b} is judged twice")
-        seen[battle.a] = letter(battle.verdict)
-    same, first, winners = [], [], {}
-    failed = 0
+        seen[battle.a] = points(battle, "half")
+    same, first, failed = [], [], 0
     for (item, low, high), seen in orders.items():
-        letters = [seen.get(low), seen.get(high)]
-        if None in letters:
+        one, other = seen.get(low), seen.get(high)
+        if one is None or other is None:
             failed += 1
             continue
-        won = [low if letters[0] == "A" else high, high if letters[1] == "A" else low]
         key = f"{item}|{low}|{high}"
-        same.append(_item(key, item, float(won[0] == won[1])))
-        first += [_item(f"{key}|{at}", item, float(said == "A")) for at, said in enumerate(letters)]
-        winners[item, low, high] = won[0] if won[0] == won[1] else None
+        same.append(_item(key, item, 1.0 - abs(one[0] - other[1])))
+        first += [_item(f"{key}|{at}", item, got[0]) for at, got in enumerate((one, other))]
     return PositionSwap(
         measure(same, accuracy("same winner in both orders", primary=False)) if same else None,
         measure(first, accuracy("verdicts for the first answer", primary=False)) if first else None,
         failed,
-        winners,
     )
 
 

@@ -10,6 +10,7 @@ from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, ModelInfo, Reservation, ScorerInfo, Scores
+from armor_eval.runs.served import lost
 from armor_eval.stats.composite import Composite, measure
 from armor_eval.tasks.interleaved.answers import Answers, asked
 from armor_eval.tasks.interleaved.looking import Looks, Opened, Reply, carried, opened, questions_of, reason_of
@@ -126,11 +127,15 @@ class JudgedTask(Looks):
     def finish(self, bundle: Bundle, progress: Progress | None) -> Outcome:
         items = [bundle.items[one.id] for one in self._rows if one.id in bundle.items]
         counts = Counter(item.status for item in items)
-        lost = len(items) - counts["ok"]
-        withheld = f"{lost} of {len(items)} answers have no grade" if lost else None
+        graded = [item for item in items if item.score is not None]
+        missing = len(items) - len(graded)
+        what = "answers have no grade"
+        withheld = f"{missing} of {len(items)} {what}" if missing else None
         metrics = []
         for composite in self._composites():
-            metric = measure([item for item in items if item.score is not None], composite)
+            metric = measure(graded, composite)
+            if metric.n == 0 and not composite.primary:
+                continue  # a task of UEval's that no question is of
             if composite.primary and withheld:
                 metric = metric.model_copy(update={"value": None, "ci95": None, "note": f"withheld: {withheld}"})
             metrics.append(metric)
@@ -138,7 +143,7 @@ class JudgedTask(Looks):
         extras = {**bundle.run.extras, "given": given}
         scores = Scores(metrics=metrics, counts=counts, expected_items=len(self._rows), withheld=withheld)
         reservations = [*self.describe(bundle.run.model).reservations, *self._found(items)]
-        return Outcome(items, scores, withheld, {"extras": extras, "reservations": reservations})
+        return Outcome(items, scores, lost(items, what), {"extras": extras, "reservations": reservations})
 
     def _composites(self) -> list[Composite]:
         return self._rubric.composites()

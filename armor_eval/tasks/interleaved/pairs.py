@@ -18,6 +18,7 @@ from armor_eval.engine import Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, Reservation, ScorerInfo, Scores
+from armor_eval.runs.served import lost
 from armor_eval.stats.composite import accuracy, measure
 from armor_eval.stats.pairwise import Battle, PositionSwap, Ties, points, position_swap
 from armor_eval.tasks.interleaved.answers import Answer, Answers, answer_text, question_text
@@ -107,8 +108,8 @@ class Compares(Looks):
     def _ended(self, bundle: Bundle) -> tuple[list[Item], str | None]:
         """The journaled items in order, and why the headline is withheld."""
         items = [bundle.items[unit.id] for unit in self.units() if unit.id in bundle.items]
-        lost = sum(item.status != "ok" for item in items)
-        return items, f"{lost} of {len(items)} looks have no verdict" if lost else None
+        missing = sum(item.status != "ok" for item in items)
+        return items, f"{missing} of {len(items)} looks have no verdict" if missing else None
 
     def _outcome(
         self,
@@ -129,7 +130,8 @@ class Compares(Looks):
             withheld=withheld,
         )
         known = self.describe(bundle.run.model).reservations  # not the record's: those of an earlier end may be there
-        return Outcome(items, scores, withheld, {"reservations": [*known, *found]})
+        reason = lost(items, "looks have no verdict") or withheld
+        return Outcome(items, scores, reason, {"reservations": [*known, *found]})
 
 
 class PairsTask(Compares):

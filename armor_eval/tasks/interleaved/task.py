@@ -18,6 +18,7 @@ from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.comparable import blank_of, reserve_blank
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
+from armor_eval.runs.served import lost
 from armor_eval.tasks.drawn import SHEETS, frame_of
 from armor_eval.tasks.interleaved.judging import KEPT, Comparer, Verdict, paired, verdict_of
 from armor_eval.tasks.modality.asking import AsksRecords
@@ -152,8 +153,7 @@ class InterleavedTask(AsksRecords):
             metrics.append(shuffled)
         blank, drawn = blank_of(items)
         scores = Scores(metrics=metrics, counts=counts, expected_items=len(self._records), blank=blank)
-        lost = counts["error"]
-        reason = f"{lost} of {len(items)} requests failed" if lost else None
+        reason = lost(items, "requests failed")
         reservations = reserve_blank(bundle.run.reservations, blank, drawn)
         return Outcome(items, scores, reason, {"extras": extras, "reservations": reservations})
 

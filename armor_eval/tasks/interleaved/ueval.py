@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -142,16 +142,25 @@ def composites() -> list[Composite]:
     """The mean over tasks, each task, and the two halves."""
     columns = tuple(f"{task}:{half}:{part}" for task in TASKS for half in HALVES for part in ("sum", "n"))
     every, both = range(len(TASKS)), range(len(HALVES))
-    made: dict[str, tuple[Sequence[int], Sequence[int]]] = {
-        "mean of tasks": (every, both),
-        "text": (every, (0,)),
-        "image": (every, (1,)),
+    made: dict[str, tuple[Sequence[int], Sequence[int], Callable[[Item], bool] | None]] = {
+        "mean of tasks": (every, both, None),
+        **{half: (every, (at,), partial(_has, half)) for at, half in enumerate(HALVES)},
+        **{task: ((at,), both, partial(_of_task, task)) for at, task in enumerate(TASKS)},
     }
-    made |= {task: ((at,), both) for at, task in enumerate(TASKS)}
     return [
-        Composite(name, columns, _tally, partial(_mean, list(tasks), list(halves)), primary=name == "mean of tasks")
-        for name, (tasks, halves) in made.items()
+        Composite(
+            name, columns, _tally, partial(_mean, list(tasks), list(halves)), primary=name == "mean of tasks", keep=keep
+        )
+        for name, (tasks, halves, keep) in made.items()
     ]
+
+
+def _has(half: str, item: Item) -> bool:
+    return half in item.extras.get("numbers", {})
+
+
+def _of_task(task: str, item: Item) -> bool:
+    return item.group == task
 
 
 class UEvalTask(JudgedTask):

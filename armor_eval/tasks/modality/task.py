@@ -15,6 +15,7 @@ from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.comparable import blank_of, reserve_blank
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
+from armor_eval.runs.served import lost
 from armor_eval.tasks.modality import LINE, SECTION
 from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.judging import Judged, judge
@@ -92,12 +93,11 @@ class ModalityTask(AsksRecords):
         counts = Counter(item.status for item in items)
         metrics = score(items)
         extras = {k: v for k, v in bundle.run.extras.items() if k != "claims"} | {"confusion": self._confusion(items)}
-        lost = counts["error"]
-        if bundle.run.subset is None and not lost and self._name != SECTION:
+        if bundle.run.subset is None and not counts["error"] and self._name != SECTION:
             extras["claims"] = findings(metrics)
         blank, drawn = blank_of(items)
         scores = Scores(metrics=metrics, counts=counts, expected_items=len(self._records), blank=blank)
-        reason = f"{lost} of {len(items)} requests failed" if lost else None
+        reason = lost(items, "requests failed")
         reservations = reserve_blank(bundle.run.reservations, blank, drawn)
         return Outcome(items, scores, reason, {"extras": extras, "reservations": reservations})
 

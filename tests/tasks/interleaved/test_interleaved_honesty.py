@@ -53,6 +53,11 @@ def ties(request: str) -> str:
     return f"Tie({honest(request)})"
 
 
+def evenhanded(request: str) -> str:
+    _, a, b = answers_of(request)
+    return honest(request) if a in WRONG or b in WRONG else "Tie(A)"
+
+
 class Scripted:
     """A judge that answers by a function of the prompt."""
 
@@ -91,6 +96,7 @@ def calibrated(monkeypatch):
     ("judge", "told"),
     [
         (honest, []),
+        (evenhanded, []),
         (first, ["does not tell right answers from wrong ones: 50.0 %", "prefers a place: 100.0 %", "contradicts"]),
         (longer, ["looks at length: 100.0 %"]),
         (own, ["looks at the author: 100.0 %"]),
@@ -102,7 +108,7 @@ def test_each_vice_is_found_and_no_other(calibrated, tmp_path, judge, told):
     assert asked == 8 * len(SET["items"]) and run.status == "complete" and run.model.name == "grader"
     texts = [r.text for r in run.reservations]
     assert len(texts) == len(told) and all(part in text for part, text in zip(told, texts, strict=True)), texts
-    if judge in (honest, longer, own):
+    if judge in (honest, evenhanded, longer, own):
         assert values["right against wrong"] == 100
 
 

@@ -63,6 +63,9 @@ def test_asked_and_judged_in_one_command_and_only_what_failed_again(tmp_path, mo
         run, items, scores = read_bundle(folder)
         assert {i.id for i in items if i.status == "judge_failed"} == {"q2", "q3"}
         assert scores.metrics[0].value is None and "3 of 10" in scores.withheld
+        assert "the first, q2: judge: " in run.status_reason and "too long" in run.status_reason
+        asked_run = read_bundle(tmp_path / "o" / "interleaved-peat")[0]
+        assert asked_run.status_reason == "1 of 10 requests failed; the first, q4: RuntimeError: out of ink"
         before, healthy = len(server.asked), True
         assert main(argv) == 0
         again = [request.text for request in server.asked[before:]]
@@ -195,6 +198,7 @@ def test_uevals_questions_are_asked_and_judged_line_by_line(tmp_path):
     values = {m.name: m.value for m in scores.metrics}
     texts, images = (sum(item.parsed in (half, "both") for item in items) for half in ("text", "image"))
     assert values["text"] == pytest.approx(100 * texts / 6) and values["image"] == 0 and asked_about_images == images
+    assert set(values) == {"mean of tasks", "text", "image", "life"}, "a task that no question is of is no row"
     assert values["mean of tasks"] == values["life"] == pytest.approx(values["text"] / 2)
     assert run.benchmark == "ueval-official" and run.model.name == "mock"
 

@@ -72,9 +72,16 @@ def test_a_judge_that_prefers_a_place_is_a_reservation_and_withheld_where_places
     assert "prefers a place" in shown and ("contradicts itself: 20.0 %" in shown) == (wins is None)
 
 
-def test_no_verdict_withholds_the_wins(tmp_path):
+def test_ties_stand_whoever_they_lean_to(tmp_path):
+    found, _, values = run(tmp_path, {f"q{i}": ("Tie(A)", "Tie(A)") for i in range(20)})
+    assert values == {"wins": 50, "same winner in both orders": 100, "verdicts for the first answer": 50}
+    assert found.reservations == []
+
+
+def test_no_verdict_withholds_the_wins_and_the_first_says_why(tmp_path):
     found, items, values = run(tmp_path, {"q1": ("A", "B"), "q2": ("A or B", "A")}, code=1)
     assert values["wins"] is None and found.status == "partial"
+    assert found.status_reason == "1 of 4 looks have no verdict; the first, q2/first: unread: A or B"
     assert [i.status for i in items].count("judge_failed") == 1
 
 

@@ -87,7 +87,14 @@ def run(folder: Path, protocol: str):
     argv += ["--judge", f"replies:{folder / 'replies.jsonl'}", "--rubric", protocol]
     assert main([*argv, "--out", str(folder / protocol)]) == 0
     found, _, scores = read_bundle(folder / protocol)
-    return found, {m.name: m.value for m in scores.metrics if m.value is not None}
+    assert {m.name: m.n for m in scores.metrics} == {
+        "mean of tasks": 3,
+        "text": 3,
+        "image": 2 if protocol == "ueval-official" else 3,
+        "life": 2,
+        "diagram": 1,
+    }
+    return found, {m.name: m.value for m in scores.metrics}
 
 
 def test_the_official_protocol_by_hand(tmp_path):
