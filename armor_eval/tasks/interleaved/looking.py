@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, TypeVar
 
 from armor_eval.runs.bundle import Bundle
 from armor_eval.runs.comparable import reservations_of
 from armor_eval.runs.schema import ModelInfo, Profile, Reservation
 from armor_eval.tasks.interleaved.answers import Answer, Answers
+from armor_eval.tasks.modality.layouts import IMAGE
 from armor_eval.tasks.modality.records import image_in
 from armor_eval.tasks.suites.judges import Judge, Reading, Shown
 from armor_model.base.errors import RunFailed, one_line
@@ -89,6 +91,15 @@ def opened(source: Answers, answer: Answer) -> Opened | Exception:
         return [given(name) for name in answer.given], [drawn(name) for name in answer.image]
     except (OSError, BadImageError) as error:
         return error
+
+
+def parts(source: Answers, answer: Answer) -> list[str | Image.Image] | Exception:
+    """The answer as the model gave it: texts and images in their order."""
+    found = opened(source, answer)
+    if isinstance(found, Exception):
+        return found
+    texts, images = [text.strip() for text in (answer.answer or "").split(IMAGE)], found[1]
+    return [part for pair in zip_longest(texts, images, fillvalue="") for part in pair if part != ""]
 
 
 def carried(source: Answers) -> list[Reservation]:

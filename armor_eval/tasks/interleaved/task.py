@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from armor_eval.base.images import write_image
@@ -15,12 +17,14 @@ from armor_eval.engine import Conversation, Described, Outcome, Unit
 from armor_eval.engine.task import Progress, Ready, Request
 from armor_eval.models.drawing import one_line
 from armor_eval.profiles import ProfileSpec
-from armor_eval.runs.bundle import Bundle
-from armor_eval.runs.comparable import blank_of, reserve_blank
+from armor_eval.runs.bundle import Bundle, read_head
+from armor_eval.runs.comparable import COMPARED, blank_of, differing, reserve_blank
 from armor_eval.runs.schema import DataInfo, Item, Metric, ModelInfo, ScorerInfo, Scores
 from armor_eval.runs.served import lost
 from armor_eval.tasks.drawn import SHEETS, frame_of
+from armor_eval.tasks.interleaved.answers import Answer, Answers, read_answers
 from armor_eval.tasks.interleaved.judging import KEPT, Comparer, Verdict, paired, verdict_of
+from armor_eval.tasks.interleaved.looking import parts
 from armor_eval.tasks.modality.asking import AsksRecords
 from armor_eval.tasks.modality.records import from_lines, modality
 from armor_model.base.errors import UserError, unknown_name
@@ -66,6 +70,7 @@ class InterleavedTask(AsksRecords):
         self._guest, self._baseline = profile.part("interleaved"), baseline
         records, self._sha256 = from_lines(self._guest.jsonl())
         super().__init__(records, profile.part("reader").render, limit=limit, seed=seed, drawn_from=drawn_from)
+        self._beside: dict[str, Callable[[], Request | Exception]] | None = None
 
     @property
     def _comparer(self) -> Comparer:
@@ -86,6 +91,13 @@ class InterleavedTask(AsksRecords):
             extras={"history": "given as a right answer has it", **({"blind": True} if blind else {})},
             asks=self._baseline != "constant",
         )
+
+    def requests(self, units: Sequence[Unit], folder: Path) -> list[Request | Exception]:
+        """Of a baseline that keeps a half: what the run beside it was answered, so that nothing is asked twice."""
+        if self._beside is None:
+            name = folder.name.removesuffix(f"-{self._baseline}")
+            self._beside = told_in(folder.with_name(name), folder) if self._baseline in KEPT else {}
+        return [self._beside[unit.id]() if unit.id in self._beside else self._request(unit) for unit in units]
 
     def _request(self, unit: Unit) -> Request | Exception:
         if self._baseline == "constant":
@@ -113,7 +125,7 @@ class InterleavedTask(AsksRecords):
         items = []
         for unit, request, answer, own in zip(units, requests, answers, pairs, strict=True):
             record = self._by_id[unit.id]
-            fields = self._asked(unit, request, bundle)
+            fields = self._asked(unit, self._request(unit) if self._baseline in KEPT else request, bundle)
             asked = {"form": record.form, "turns": record.turns, "held_out": record.held_out}
             if isinstance(answer, Exception):
                 items.append(Item(**fields, status="error", reason=one_line(answer), extras=asked))
@@ -156,6 +168,24 @@ class InterleavedTask(AsksRecords):
         reason = lost(items, "requests failed")
         reservations = reserve_blank(bundle.run.reservations, blank, drawn)
         return Outcome(items, scores, reason, {"extras": extras, "reservations": reservations})
+
+
+def told_in(beside: Path, own: Path) -> dict[str, Callable[[], Request | Exception]]:
+    """What a run was answered, by the request's id; nothing where it is not there, or asked another model or in another
+    way than the run in `own`."""
+    if beside == own or not (beside / "run.json").exists():
+        return {}
+    (run, scores), (other, _) = read_head(beside), read_head(own)
+    fields = set(COMPARED) - {"protocol", "reservations"}
+    if differing(run, other, fields) or (run.model, run.seeds) != (other.model, other.seeds) or scores is None:
+        return {}
+    source = read_answers(beside)
+    return {row.id: partial(_told, source, row) for row in source.rows}
+
+
+def _told(source: Answers, row: Answer) -> Request | Exception:
+    found = parts(source, row)
+    return found if isinstance(found, Exception) else Ready(found)
 
 
 def _reason(verdict: Verdict, given: str) -> str | None:

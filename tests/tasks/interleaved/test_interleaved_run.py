@@ -171,3 +171,26 @@ def test_the_command_measures_baselines_beside(tmp_path, capsys):
     beside = [own.cells[doc.head.index(name)].text for name in ("Blind", "Constant")]
     assert all(text.endswith(" %") for text in beside), "a column each, whatever its protocol says"
     assert main([*argv, "--repeats", "2"]) == 2
+
+
+def test_halves_are_of_the_answers_of_the_run_beside_and_nothing_is_asked_twice(records, tmp_path):
+    def odd(scenes):
+        return ["look.", *perfect(scenes), "done."] if len(scenes) > 1 else perfect(scenes)[::-1]
+
+    model = Scripted(records, odd)
+    own = run(model, tmp_path / "x", limit=2)
+    asked, halves = len(model.heard), {}
+    for half in ("text-only", "image-only"):
+        anew = run(Scripted(records, odd), tmp_path / half, limit=2, baseline=half)
+        halves[half] = run(model, tmp_path / f"x-{half}", limit=2, baseline=half)
+        there, made = (read_bundle(done.path)[1] for done in (halves[half], anew))
+        compared = [[i.model_copy(update={"seconds": 0.0}) for i in items] for items in (there, made)]
+        assert compared[0] == compared[1] and values(anew) == values(halves[half])
+    assert len(model.heard) == asked and halves["text-only"].run.extras["given"] == {"text": 8}
+    assert own.run.extras["given"] == {"both": 8}
+    run(model, tmp_path / "x-text-only-2", limit=2, baseline="text-only")
+    assert len(model.heard) == 2 * asked, "no run beside: asked"
+    run(model, tmp_path / "y", limit=4)
+    asked = len(model.heard)
+    run(model, tmp_path / "y-text-only", limit=2, baseline="text-only")
+    assert len(model.heard) > asked, "of another subset: asked"
