@@ -21,8 +21,9 @@ $(VENV)/.installed: pyproject.toml setup.py constraints.txt requirements/build.t
 demo: setup
 	$(BIN)/armor-eval demo
 
-# Tests of one file stay in one process, so that what a file makes once is made once.
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile
+# Each process takes a stretch of the tests, so that what a file makes once is mostly made once, and at the end half of
+# what another has left: with whole files the last long one runs alone.
+PARALLEL := -n auto --maxprocesses 8 --dist worksteal
 
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL)
