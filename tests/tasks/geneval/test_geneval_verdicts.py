@@ -44,11 +44,12 @@ def random_case(rng, tag):
 _P = [0.08, 0.12, 0.2, 0.2, 0.16, 0.12, 0.06, 0.06]
 
 
-def test_twenty_thousand_random_detection_sets_agree_with_the_reference():
+@pytest.mark.parametrize("n", [4_000, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_random_detection_sets_agree_with_the_reference(n):
     rng = np.random.default_rng(20250)
     tags = list(BY_TAG)
     seen = Counter()
-    for i in range(20_000):
+    for i in range(n):
         meta, detections, colors = random_case(rng, tags[i % 6])
         expected = reference_verdict(meta, detections, colors)
         record = Detected(image="x.png", metadata=meta, detections=detections, colors=colors)
@@ -57,7 +58,7 @@ def test_twenty_thousand_random_detection_sets_agree_with_the_reference():
         assert got.correct == (got.reason == "")
         seen[meta["tag"], expected] += 1
     # both answers occur often enough in every task for the agreement to mean something
-    assert all(seen[tag, answer] >= 80 for tag in tags for answer in (True, False)), seen
+    assert all(seen[tag, answer] >= n / 250 for tag in tags for answer in (True, False)), seen
 
 
 def test_relations_agree_on_random_pairs_and_two_may_hold():

@@ -50,7 +50,7 @@ def tables(draw):
     return name, frame, cut, draw(st.binary(max_size=4))
 
 
-@settings(max_examples=600, **quick)
+@settings(max_examples=200, **quick)
 @given(case=tables())
 def test_a_table_is_whole_or_refused(case, tmp_path_factory):
     name, frame, cut, tail = case
