@@ -1,5 +1,6 @@
-"""One thread a test process: tests run in parallel (pytest-xdist), where more OpenMP threads fight for the cores. Caches
-are of the session: nothing is written into the user's."""
+"""One thread a test process: tests run in parallel (pytest-xdist), where more OpenMP threads fight for the cores.
+
+Caches are the session's own: nothing is written into the user's."""
 
 import gc
 import os

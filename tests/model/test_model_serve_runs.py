@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from paths import ROOT
 from PIL import Image
+from ports import free_port
 
 pytest.importorskip("uvicorn", reason="the server's tests need pip install 'armor-eval[serve]'")
 pytestmark = pytest.mark.slow
@@ -25,9 +25,7 @@ STARTS_WITHIN = 180
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     log = tmp_path_factory.mktemp("serve") / "log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "armor_model", "serve", "--port", str(port)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     with log.open("w") as file:

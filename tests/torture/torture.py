@@ -19,7 +19,7 @@ from pathlib import Path
 
 os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parents[1]))
+sys.path += [str(HERE.parents[1]), str(HERE.parent / "helpers")]
 
 from torture_core import WRONG, Row, Target, Torture  # noqa: E402
 from torture_events import EVENTS, kill  # noqa: E402

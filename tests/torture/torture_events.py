@@ -6,13 +6,13 @@ import os
 import resource
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from ports import free_port
 from torture_core import Row, Target, Torture
 from torture_server import RandomFaults
 
@@ -164,9 +164,7 @@ def launched(one: Torture, n: int) -> None:
     row = one.row("rank dies, other world size")
     while one.target.processes and row.n < n:
         out = one.fresh(row)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         pair = [one.start(out, before=partial(_launched, rank, 2, port)) for rank in range(2)]
         victim = one.random.randrange(2)
         pair[victim].wait(one.moment(1.2))

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fault_server import FaultServer
 from harness_data import measure, mmbench, the_run, write
+from ports import free_port
 
 from armor_eval.cli import main
 from armor_eval.models import registry
@@ -179,13 +180,9 @@ def test_accelerates_cpu_switch_starts_one_process_and_is_told(tmp_path):
 @pytest.mark.slow
 def test_processes_of_an_mpi_are_one_team(tmp_path):
     """As Open MPI's mpirun starts them: by the names of its variables alone (no MPI is installed here)."""
-    import socket
-
     write(mmbench(4), tmp_path / "d" / "MMBench_DEV_EN.tsv")
     words = ["understanding", "--bench", "MMB", "--model", "mock", "--data", str(tmp_path / "d"), "--any-data"]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     team = []
     for rank in range(2):
         named = {"SIZE": 2, "RANK": rank, "LOCAL_SIZE": 2, "LOCAL_RANK": rank}

@@ -7,7 +7,6 @@ They need packages that the harness does not: pip install fastapi uvicorn gguf; 
 import contextlib
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from ports import free_port
 
 from armor_eval.cli import main
 from armor_eval.runs.bundle import read_bundle
@@ -37,9 +37,7 @@ def child(*argv: object, **options) -> subprocess.Popen:
 @contextlib.contextmanager
 def served(folder: Path, log: Path):
     """The address of transformers' server for a folder, once it answers."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     with log.open("w") as file:
         server = child("serve", "--port", port, "--device", "cpu", stdout=file, stderr=subprocess.STDOUT)
         try:
