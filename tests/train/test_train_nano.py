@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -268,6 +269,8 @@ def test_the_recipe_runs_through_every_stage_and_leaves_a_checkpoint(tmp_path, c
     from trainer.shapes.recipe import default_recipe, scaled, train_nano
 
     recipe = scaled(default_recipe(), 0.002)
+    stages = [replace(stage, how=replace(stage.how, batch_size=16)) for stage in recipe.stages]
+    recipe = replace(recipe, pools=dict.fromkeys(recipe.pools, 16), stages=tuple(stages))
     work = tmp_path / "work"
     with caplog.at_level("INFO", "trainer.shapes"):
         outcome = train_nano(recipe, work)
