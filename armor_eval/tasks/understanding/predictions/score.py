@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from armor_eval.engine import Described, Finished, Ready, Settings, Unit, evaluate
 from armor_eval.engine.task import Progress
-from armor_eval.models.base import Answer, Decoding, Question
+from armor_eval.models.base import Answer, Model, NotAsked
 from armor_eval.runs.schema import Item, JudgeInfo, ModelInfo, Profile, Reservation
 from armor_eval.tasks.families import FAMILIES
 from armor_eval.tasks.understanding.cells import Reading
@@ -66,19 +66,6 @@ class Source:
         return "-".join(part for part in parts if part)
 
 
-@dataclass(frozen=True)
-class _Recorded:
-    """The model's side of run.json: nobody is asked."""
-
-    info: ModelInfo
-
-    def answer(self, questions: Sequence[Question], decoding: Decoding) -> list[Answer]:
-        raise AssertionError("recorded predictions are never asked for")
-
-    def close(self) -> None:
-        """Nothing is held."""
-
-
 def score_predictions(
     source: Source, out: Path, judge: Judge | None = None, progress: Progress | None = None
 ) -> Finished:
@@ -88,7 +75,7 @@ def score_predictions(
     partial, and its headline withheld above 1 %. Raises UserError where the file is not of this benchmark.
     """
     file = read_predictions(source.predictions)
-    model = _Recorded(ModelInfo(spec=f"predictions:{file.path.name}", name=source.name, fingerprint=file.sha256))
+    model = NotAsked(ModelInfo(spec=f"predictions:{file.path.name}", name=source.name, fingerprint=file.sha256))
     with tempfile.TemporaryDirectory(prefix="armor-eval-") as folder:
         task = PredictionsTask(source, file, Path(folder), judge)
         finished = evaluate(task, model, out, Settings(source.profile, source.command), progress=progress)
@@ -108,6 +95,9 @@ class PredictionsTask(UnderstandingTask):
         self._told = self._tell()  # of what was just read, which may be question files
         self._joined = join(table, file, aliases)
         self._judge = _judge(source, self._joined, judge, whole)
+
+    def check(self, model: Model) -> None:
+        """Any will do: nobody is asked."""
 
     def describe(self, model: ModelInfo) -> Described:
         source, table, plain = self._source, self.table, super().describe(model)
