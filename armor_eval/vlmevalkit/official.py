@@ -10,13 +10,13 @@ import importlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 
 from armor_eval.vlmevalkit.importing import SCORING, quiet_vlmeval
-from armor_eval.vlmevalkit.records import Declared, Judged, Request, Scorable, Verdict
+from armor_eval.vlmevalkit.records import Declared, Evaluated, Judged, Request, Scorable, Verdict
 from armor_model.base.errors import RunFailed
 from armor_model.base.jsons import JsonObject
 
@@ -30,17 +30,7 @@ _CLEARED = ("USE_COT", "SPLIT_THINK", "SKIP_ERR", "LOCAL_LLM", "PRINT_VANILLA", 
 """Switches of VLMEvalKit in the environment that would change prompts or scores."""
 
 
-@dataclass
-class Scored:
-    """The official result of a set of predictions."""
-
-    headline: float | None
-    verdicts: dict[str, Verdict]
-    differing: list[str] = field(default_factory=list)
-    """Rows (of circular evaluation: groups) that `evaluate` scored otherwise than their verdicts say."""
-
-
-def score(table: Scorable, predictions: dict[str, str], judged: Judged | None = None) -> Scored:
+def score(table: Scorable, predictions: dict[str, str], judged: Judged | None = None) -> Evaluated:
     """Score predictions (id -> text) by the dataset's own `evaluate`, in a folder of its own that is removed after.
 
     Without a judge the policy is `exact_matching`; with one its replies are said again. Rows without a prediction are
@@ -256,7 +246,9 @@ def _in_turn(
     return results
 
 
-def _read(work: _Work, returned: pd.DataFrame | dict[str, float], expected: set[str], judged: Judged | None) -> Scored:
+def _read(
+    work: _Work, returned: pd.DataFrame | dict[str, float], expected: set[str], judged: Judged | None
+) -> Evaluated:
     """The headline and every row's verdict, from what `evaluate` returned and left beside the predictions."""
     import pandas as pd
 
@@ -266,4 +258,4 @@ def _read(work: _Work, returned: pd.DataFrame | dict[str, float], expected: set[
         if judged is not None and index in judged.raw:
             verdict.extras["judge_reply"] = judged.raw[index]
     whole = found.headline == found.headline and set(found.verdicts) == expected
-    return Scored(found.headline if whole else None, found.verdicts, found.differing)
+    return found if whole else replace(found, headline=None)

@@ -58,7 +58,8 @@ class Verdict:
 class Evaluated:
     """What VLMEvalKit's `evaluate` said of a set of predictions."""
 
-    headline: float
+    headline: float | None
+    """None where a row has no verdict."""
     verdicts: dict[str, Verdict]
     differing: list[str] = field(default_factory=list)
     """Rows (of circular evaluation: groups) that it scored otherwise than their verdicts say."""

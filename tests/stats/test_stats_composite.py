@@ -255,11 +255,11 @@ def test_a_ratio_that_is_half_a_decimal_fits_both_roundings(official, fits):
     """LLaVABench's evaluate prints one decimal: 84.75 is 84.7 there, and armor-nano once had it."""
     from armor_eval.tasks.understanding.declare import benchmarks
     from armor_eval.tasks.understanding.score import _disagreement
-    from armor_eval.vlmevalkit.official import Scored
+    from armor_eval.vlmevalkit.records import Evaluated
 
     class Table:
         benchmark = benchmarks()["LLaVABench"]
         has_answers = True
 
     items = [item(i, i, 8.475, "conv", reference_score=10.0) for i in range(4)]
-    assert (_disagreement(Table, items, Scored(official, {})) is None) is fits
+    assert (_disagreement(Table, items, Evaluated(official, {})) is None) is fits

@@ -15,7 +15,7 @@ from armor_eval.tasks.understanding.judge import Judge
 from armor_eval.tasks.understanding.table import Row, Table
 from armor_eval.tasks.understanding.thinking import SCORED_TEXT, Thinking, scored_text
 from armor_eval.vlmevalkit import official
-from armor_eval.vlmevalkit.records import Judged, Verdict
+from armor_eval.vlmevalkit.records import Evaluated, Judged, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def score_run(
         failed = judged.failed
     usable = _without_broken_groups(table, predictions, failed)
     verdicts: dict[str, Verdict] = {}
-    scored = official.Scored(None, {})
+    scored = Evaluated(None, {})
     if usable and table.has_answers:
         scored = official.score(table, usable, judged)
         verdicts = dict(scored.verdicts)
@@ -127,7 +127,7 @@ def _scored(table: Table, row: Row, item: Item, verdict: Verdict | None, failure
     )
 
 
-def _outcome(table: Table, items: list[Item], expected: int, scored: official.Scored) -> Outcome:
+def _outcome(table: Table, items: list[Item], expected: int, scored: Evaluated) -> Outcome:
     counts = Counter(it.status for it in items)
     metrics = _metrics(table, items)
     errors, judge_failed = counts["error"], counts["judge_failed"]
@@ -177,7 +177,7 @@ def _metrics(table: Table, items: list[Item]) -> list[Metric]:
     return metrics
 
 
-def _disagreement(table: Table, items: list[Item], scored: official.Scored) -> str | None:
+def _disagreement(table: Table, items: list[Item], scored: Evaluated) -> str | None:
     """Why the headline cannot be trusted: our formula and VLMEvalKit's `evaluate` say different numbers.
 
     None where they agree, or where rows are missing, for which VLMEvalKit has no rule (ours leaves their group out).
