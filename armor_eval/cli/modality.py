@@ -133,7 +133,7 @@ def side_by_side(
     from armor_eval.report.loading import load_runs
     from armor_eval.report.page import render_page
     from armor_eval.report.side import TITLE, side_doc, write_side_figure
-    from armor_eval.tasks.modality.side import side_by_side as requests_of
+    from armor_eval.tasks.modality.records import side_by_side as requests_of
     from armor_eval.tasks.modality.task import ModalityTask
     from armor_model.base.files import make_folder, write_file
 

@@ -1,4 +1,4 @@
-"""Modality requests: a guest profile's own, or a JSON-lines file for any other model.
+"""Modality requests: a guest profile's own, a JSON-lines file for any other model, or the paper's section 6.2.
 
 A line of a file is `{"id", "kind", "messages": [{"role", "content"}], "expect": {"text": bool, "image": bool}}` with
 optional `images` (paths beside the file, one for each `<image>` in the messages), `form`, `cluster` and `turns`; or a
@@ -8,6 +8,7 @@ question in another's layout (armor_eval.tasks.modality.layouts).
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -17,18 +18,19 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from armor_eval.base.data import benchmarks_dir
 from armor_eval.profiles import ProfileSpec
 from armor_eval.runs.schema import Subset
-from armor_eval.tasks.modality import LINE
+from armor_eval.tasks.modality import LINE, SECTION
 from armor_eval.tasks.modality.layouts import IMAGE, as_request
 from armor_eval.tasks.suites.rows import json_values
 from armor_model.base.errors import UserError
-from armor_model.base.images import decoded
+from armor_model.base.hashing import sha256_file, sha256_json
+from armor_model.base.images import BadImageError, decoded
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
     from PIL import Image
-
 
 R = TypeVar("R")
 
@@ -190,3 +192,27 @@ def choose(records: list[R], limit: int | None, seed: int, kind: Callable[[R], s
         return records, None
     subset = Subset(rule="requests of a kind", limit=limit, seed=seed, items=len(kept), of_items=len(records))
     return [r for at, r in enumerate(records) if at in kept], subset
+
+
+def side_by_side(profile: ProfileSpec, image: Path | None) -> tuple[Requests, list[str]]:
+    """The requests, and remarks on what is left out: the paper's image of cookies is not published, official runs
+    bring one of their own (`image`). UserError where it cannot be read."""
+    declared = json.loads((benchmarks_dir() / "paper" / "side_by_side.json").read_text(encoding="utf-8"))[profile.name]
+    records, remarks = [], []
+    for entry in declared:
+        shown = entry.get("scene") or (image.name if entry.get("image") and image is not None else None)
+        if entry.get("image") and image is None:
+            remarks.append("the first prompt needs an image (--image) and is left out")
+            continue
+        text = f"{IMAGE}\n{entry['text']}" if shown else entry["text"]
+        record = {"id": entry["id"], "kind": "ti2ti" if shown else "t2ti", "images": [shown] if shown else []}
+        record |= {"messages": [{"role": "user", "content": text}], "expect": {"text": True, "image": True}}
+        records.append(Record.model_validate(record))
+    if image is not None:
+        try:
+            image_in(image.parent)(image.name)
+        except (OSError, BadImageError) as error:
+            raise UserError(f"cannot read --image {image}: {error}") from None
+    own = sha256_file(image) if image is not None else None
+    opened = profile.part("reader").render if profile.guest is not None else image_in((image or Path()).parent)
+    return Requests(SECTION, records, sha256_json([[r.model_dump() for r in records], own]), opened), remarks
