@@ -28,7 +28,7 @@ ABOUT = """Measure any multimodal model: understanding, drawing, and what the nu
     """
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("armor_eval.cli.demo:demo", "A short tour on the embedded profile: no network, GPU or key."),
+    "demo": ("armor_eval.cli.suite:demo", "A short tour on the embedded profile: no network, GPU or key."),
     "understanding": ("armor_eval.cli.understanding:understanding", "Measure understanding through VLMEvalKit."),
     "geneval": ("armor_eval.cli.geneval:geneval", "Measure drawing: GenEval's prompts, detectors and verdicts."),
     "reward": ("armor_eval.cli.serving:reward", "GenEval's judge over HTTP, as a reward for training."),
