@@ -206,7 +206,6 @@ def demo(
     from armor_eval.cli import COMMAND_LINE
     from armor_eval.engine import Settings, evaluate
     from armor_eval.models import registry
-    from armor_eval.models.base import Decoding
     from armor_eval.tasks.understanding.declare import choose
     from armor_eval.tasks.understanding.task import Options, UnderstandingTask
 
@@ -250,7 +249,6 @@ def write_page(folder: Path) -> Path:
 
 def draw_sheet(model: DrawsImages, prompts: tuple[str, ...], seed: int, path: Path) -> int:
     """Draw each prompt and write one sheet of captioned images; returns how many could be drawn."""
-    from armor_eval.models.base import Decoding
     from armor_model.base.sheets import Tile, contact_sheet
 
     images = model.draw(list(prompts), [seed + i for i in range(len(prompts))], Decoding(image_temperature=0.5))
