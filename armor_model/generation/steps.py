@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from armor_model.generation.cpu import Kernels
 from armor_model.generation.state import Batch, Limits, Row, attention
 from armor_model.generation.static import (
     LENGTH_STEP,
@@ -57,8 +57,8 @@ class Steps(ABC):
         """Forward passes that codes took, where they are drawn without static buffers."""
 
     @cached_property
-    def _products(self) -> Products:
-        return Products(self.model)
+    def _kernels(self) -> Kernels:
+        return Kernels(self.model)
 
     @abstractmethod
     def _adapt(self, batch: Batch, indices: list[int]) -> dict[int, Tensor]:
@@ -76,7 +76,7 @@ class Steps(ABC):
 
     def _step(self, batch: Batch) -> None:
         """Feed each row's pending token and sample each row's next one."""
-        with self._products.used() if len(batch.rows) > 1 else nullcontext():  # for one row torch's own is as fast
+        with self._kernels.used() if len(batch.rows) > 1 else nullcontext():  # for one row torch's own is as fast
             self._advance(batch)
         self._settle(batch)
 
@@ -197,7 +197,7 @@ class Steps(ABC):
             codes = (step.tokens_ns[:conditional, :steps] - self.config.first_code_id).tolist()
         else:
             several = len(batch.rows) > 1 or self.settings.parallel_draw > 1
-            with self._products.used() if several else nullcontext():
+            with self._kernels.used() if several else nullcontext():
                 if self.settings.parallel_draw > 1:
                     side = math.isqrt(self.limits.codes_per_image)
                     drawn, passes = draw_parallel(self.model, self.settings, batch, steps, side)
@@ -230,72 +230,3 @@ def _sampling(row: Row) -> tuple[float, int, float]:
 def _sampling_of(s: GenerationSettings) -> tuple[float, int, float]:
     """What decides the choice of a text token."""
     return s.temperature, s.top_k, s.top_p
-
-
-# ---- matrix products through oneDNN ----------------------------------------------------------------------
-
-SMALLEST = 1 << 18
-"""Elements of a weight from which on oneDNN pays."""
-MOST_BYTES = 1 << 30
-"""Of the second copy of the weights, in oneDNN's order. Larger models draw through oneDNN from the weights as they are,
-which gains at 2 or 3 rows (.64 and .61) and little at more (.87 to 1.02)."""
-
-
-class Products:
-    """Matrix products of steps on a CPU: of the linear layers that a token or code passes, for as long as their weights
-    do not change, the large float32 ones go through oneDNN, in the order that it reads fastest.
-
-    torch gives these products to MKL, which lays a weight out anew at every call that has more than one row. Measured
-    on an AMD EPYC, one thread, time over MKL's for 768 x 2048: 2 rows .75, 3 rows .51, 16 rows .70, 64 rows .83; a head
-    of 8,194 x 768 at 16 rows .50. Weights of 96 x 96 are 1.3 to 3 times as slow that way and stay as they are.
-    """
-
-    def __init__(self, model: ArmorModel) -> None:
-        self.products: list[Product] = []
-        if model.device.type != "cpu" or model.dtype != torch.float32 or not _has_products():
-            return
-        heads = [model.visual_head, model.lm_head] if model.config.heads == "switching" else [model.single_head]
-        modules = [m for part in (model.decoder.layers, model.adapter, *heads) for m in part.modules()]
-        # no subclasses: theirs may do more than a product
-        linear = [m for m in modules if type(m) is nn.Linear and m.weight.numel() >= SMALLEST]
-        packs = sum(m.weight.nbytes for m in linear) <= MOST_BYTES
-        self.products = [Product(module, packs) for module in linear]
-
-    @contextmanager
-    def used(self) -> Iterator[None]:
-        """Within it the layers compute through oneDNN; not for training, as it has no gradients."""
-        try:
-            for product in self.products:
-                vars(product.module)["forward"] = product
-            yield
-        finally:
-            for product in self.products:
-                vars(product.module).pop("forward", None)
-
-
-class Product:
-    """A linear layer's product through oneDNN; its weight is laid out at the first call, if at all."""
-
-    def __init__(self, module: nn.Linear, packs: bool) -> None:
-        self.module, self.packs = module, packs
-
-    @cached_property
-    def weight(self) -> Tensor:
-        weight = self.module.weight
-        packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight) if self.packs else weight
-        return packed
-
-    @property
-    def laid_out(self) -> bool:
-        """Whether there is a second copy of the weight."""
-        return self.packs and "weight" in vars(self)
-
-    def __call__(self, values: Tensor) -> Tensor:
-        result: Tensor = torch.ops.mkldnn._linear_pointwise(values, self.weight, self.module.bias, "none", [], "")
-        return result
-
-
-def _has_products() -> bool:
-    """Whether this torch has oneDNN, and the two operators by which torch.compile uses it (they are not public)."""
-    there = all(hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise"))
-    return there and torch.backends.mkldnn.is_available()

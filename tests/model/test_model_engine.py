@@ -181,7 +181,7 @@ def test_each_request_may_have_its_own_settings(talker, conversations, static):
 def test_steps_through_onednn_keep_every_image_and_answer(talker, conversations, draws, most, monkeypatch):
     """Weights laid out for oneDNN, and as they are where a copy would be too large: same images and answers; afterwards
     the layers are what they were, also where a step fails."""
-    from armor_model.generation import steps
+    from armor_model.generation import cpu
 
     settings = GenerationSettings(max_new_tokens=8)
     if draws:
@@ -189,19 +189,20 @@ def test_steps_through_onednn_keep_every_image_and_answer(talker, conversations,
             settings, max_new_tokens=1, force_image=True, stop_after_image=True, max_images=1, guidance=2.0
         )
     _, as_before = run_engine(talker, conversations * 4, settings, batch_size=5)
-    monkeypatch.setattr(steps, "SMALLEST", 1)
-    monkeypatch.setattr(steps, "MOST_BYTES", most)
-    calls, product = [], steps.Product.__call__
-    monkeypatch.setattr(steps.Product, "__call__", lambda self, *given: (calls.append(self), product(self, *given))[1])
+    monkeypatch.setattr(cpu, "SMALLEST", 1)
+    monkeypatch.setattr(cpu, "MOST_BYTES", most)
+    calls, product = [], cpu.Product.__call__
+    monkeypatch.setattr(cpu.Product, "__call__", lambda self, *given: (calls.append(self), product(self, *given))[1])
     engine, through = run_engine(talker, conversations * 4, settings, batch_size=5)
     assert through == as_before
-    products = engine._products.products
+    products = engine._kernels.products
     assert len(products) > 7 and {each.module for each in calls} <= {each.module for each in products}
     assert len(calls) >= (engine.passes * (len(products) - 1) if draws else len(products))
     assert all(each.weight.is_mkldnn == bool(most) for each in set(calls))
-    with pytest.raises(ZeroDivisionError), engine._products.used():
+    with pytest.raises(ZeroDivisionError), engine._kernels.used():
         raise ZeroDivisionError
     assert not any("forward" in vars(each.module) for each in products)
+    assert {config._attn_implementation for config in engine._kernels.attending} == {"sdpa"}
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

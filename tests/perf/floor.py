@@ -23,6 +23,8 @@ from armor_model.generation.static import StaticStep
 from armor_model.presets import block, count
 
 DRAW = GenerationSettings(force_image=True, stop_after_image=True, max_images=1, max_new_tokens=1)
+UNCONDITIONAL = 12
+"""Tokens of the prompt that guidance compares with."""
 KINDS = {
     "draw": "time of a code over the floor, images/s",
     "text": "time of a text token over the floor",
@@ -132,17 +134,23 @@ class Cost:
 
 
 class Timed(Engine):
-    """An engine that times its steps apart from prefills."""
+    """An engine that times its steps apart from prefills, and from what is done once for a finished row: a prefix
+    cache's copy of it would count for much in images of 16 codes."""
 
     def __init__(self, plan: Plan, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.plan, self.spent, self.stepped = plan, 0.0, 0
+        self.plan, self.spent, self.stepped, self.settling = plan, 0.0, 0, 0.0
 
     def _time(self, work: Callable[..., None], batch: Batch, *args: Any) -> None:
-        start, slot = clock(self.plan), batch.slot
+        start, slot, self.settling = clock(self.plan), batch.slot, 0.0
         work(batch, *args)
-        self.spent += clock(self.plan) - start
+        self.spent += clock(self.plan) - start - self.settling
         self.stepped += batch.slot - slot
+
+    def _settle(self, batch: Batch) -> None:
+        start = clock(self.plan)
+        super()._settle(batch)
+        self.settling += clock(self.plan) - start
 
     def _draw(self, batch: Batch, steps: int) -> None:
         self._time(super()._draw, batch, steps)
@@ -169,14 +177,20 @@ def run(plan: Plan, engine: Timed, batch: int) -> tuple[float, float, int]:
 
 
 def engine_for(plan: Plan, model: Any, settings: GenerationSettings, batch: int, **options: Any) -> Timed:
-    return Timed(plan, model, settings, [], [5] * 12, batch, **options)
+    return Timed(plan, model, settings, [], [5] * UNCONDITIONAL, batch, **options)
+
+
+def seen(plan: Plan, guidance: float, drawn: float) -> float:
+    """Positions that a row sees after so many codes; with guidance the mean of a row and its unconditional one."""
+    shorter = 0 if guidance == 1 else (plan.prompt - UNCONDITIONAL) / 2
+    return plan.prompt + 1 + drawn - shorter
 
 
 def sizes(model: Any, engine: Engine) -> tuple[int, int]:
     """Bytes of the weights, with oneDNN's copy of them where there is one, and of what the engine has allocated for its
     rows."""
     weights = sum(p.nbytes for p in model.parameters())
-    weights += sum(each.module.weight.nbytes for each in engine._products.products if each.laid_out)
+    weights += sum(each.module.weight.nbytes for each in engine._kernels.products if each.laid_out)
     batch = engine.batch
     return weights, sum(t.nbytes for t in (*batch.cache.stores, *batch.adapter_cache.stores, batch.hidden_RSD))
 
@@ -193,7 +207,7 @@ def rows(plan: Plan, model: Any, config: dict[str, Any], vq: Any) -> Iterator[tu
             engine = engine_for(plan, model, replace(DRAW, guidance=guidance), batch)
             whole, step, _ = run(plan, engine, batch)
             cost, n = Cost(config, itemsize, True), batch * (1 if guidance == 1 else 2)
-            floor = statistics.mean(cost.floor(ceiling, n, plan.prompt + 1 + t) for t in range(codes))
+            floor = statistics.mean(cost.floor(ceiling, n, seen(plan, guidance, t)) for t in range(codes))
             decoding = seconds(plan, decoder(plan, vq, batch), 1)
             more = {
                 "ms": 1e3 * step,
@@ -258,8 +272,8 @@ def shares(plan: Plan, model: Any, batch: int) -> Iterator[tuple[str, float, flo
     taken = seconds(plan, whole)
     step.slot_1.fill_(middle)
     hidden_n1D = torch.randn(step.rows, 1, model.config.text_config.hidden_size, device=plan.device).to(model.dtype)
-    seen = (step.keys_L >= step.starts_n[:, None]) & (step.keys_L <= step.slot_1)
-    mask, positions = as_mask(model, seen[:, None, None]), step.slot_1.expand(step.rows)[:, None]
+    seen_nL = (step.keys_L >= step.starts_n[:, None]) & (step.keys_L <= step.slot_1)
+    mask, positions = as_mask(model, seen_nL[:, None, None]), step.slot_1.expand(step.rows)[:, None]
 
     def adapter() -> None:
         adapter_cache = step.batch.adapter_cache

@@ -134,15 +134,15 @@ def model_of_124_m():
 @pytest.mark.perf
 def test_writing_at_124_m(bench_row, one_thread, monkeypatch):
     """Text on a CPU, with the products through oneDNN and as torch has them, in turn; the best of three turns each."""
-    from armor_model.generation import GenerationSettings, steps
+    from armor_model.generation import GenerationSettings, cpu
     from armor_model.generation.engine import Engine
 
     model, _ = model_of_124_m()
     for batch in (1, 4, 16):
         engines, taken = {}, {"oneDNN": [], "plain": []}
-        for how, smallest in (("oneDNN", steps.SMALLEST), ("plain", 1 << 62)):
+        for how, smallest in (("oneDNN", cpu.SMALLEST), ("plain", 1 << 62)):
             with monkeypatch.context() as patch:
-                patch.setattr(steps, "SMALLEST", smallest)
+                patch.setattr(cpu, "SMALLEST", smallest)
                 engines[how] = Engine(model, GenerationSettings(max_new_tokens=24, max_images=0), [], [], batch)
                 engines[how].run([floor.Request([7] * 8, [], i) for i in range(batch)])
         for _ in range(3):
@@ -161,15 +161,15 @@ def test_writing_at_124_m(bench_row, one_thread, monkeypatch):
 def test_drawing_at_124_m(bench_row, one_thread, monkeypatch):
     """On a CPU in the middle of an image of 256 codes: the step over its floor, and what guidance costs; both with the
     products through oneDNN and as torch has them, in turn. The best of two turns each, and the range."""
-    from armor_model.generation import PrefixCache, steps
+    from armor_model.generation import PrefixCache, cpu
 
     turns, (model, settings) = 2, model_of_124_m()
     plan = floor.Plan("cpu", prompt=140, runs=1, copy_bytes=2**28, matrix=1024)
     cases = [(batch, guidance) for batch in (1, 4, 16) for guidance in (1.0, 3.0)]
     taken = {(case, how): [] for case in cases for how in ("oneDNN", "plain")}
     engines = {}
-    for how, smallest in (("oneDNN", steps.SMALLEST), ("plain", 1 << 62)):
-        monkeypatch.setattr(steps, "SMALLEST", smallest)
+    for how, smallest in (("oneDNN", cpu.SMALLEST), ("plain", 1 << 62)):
+        monkeypatch.setattr(cpu, "SMALLEST", smallest)
         for case in cases:
             options = {"prefixes": PrefixCache()}  # one prompt for all rows: it is computed once
             settings_of_case = replace(floor.DRAW, guidance=case[1])
@@ -186,7 +186,7 @@ def test_drawing_at_124_m(bench_row, one_thread, monkeypatch):
     best = {key: min(times) for key, times in taken.items()}
     for batch, guidance in cases:
         rows = batch * (1 if guidance == 1 else 2)
-        least = 1e3 * floor.Cost(settings, 4, True).floor(rates, rows, plan.prompt + 8)
+        least = 1e3 * floor.Cost(settings, 4, True).floor(rates, rows, floor.seen(plan, guidance, 7))
         ms, plain = (taken[(batch, guidance), how] for how in ("oneDNN", "plain"))
         found = {"ms": min(ms), "highest_ms": max(ms), "plain_ms": min(plain), "floor_ms": least, **more}
         name = f"draw, batch {batch}, guidance {guidance:g}, on a CPU: step over the floor"
