@@ -27,6 +27,8 @@ MOST_BYTES = 1 << 30
 which gains at 2 or 3 rows (.64 and .61) and little at more (.87 to 1.02)."""
 ATTENTION = "armor_one_query"
 """The name of `attend` among transformers' attention kernels."""
+FEWEST = 1 << 18
+"""Elements of a layer's keys from which on `attend` pays: with less all lies in the CPU's cache."""
 FAR = 64
 """Slots between the first ones of two neighbouring rows from which on each is attended over on its own: the calls cost
 about as much as reading so many slots of 12 heads."""
@@ -129,11 +131,13 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention of one query a row over cached keys and values, an attention kernel of transformers': what SDPA gives,
     but for rounding (1e-6), from the slots that a row sees: rows that begin elsewhere (guidance's, beside those of a
-    long prompt) are not padded. Whatever else is asked is SDPA's to answer. Returns (N, T, Q, d), and no weights.
+    long prompt) are not padded. Whatever else is asked, and what is small, is SDPA's to answer. Returns (N, T, Q, d),
+    and no weights.
     """
-    (N, Q, T, d), H = query_NQTd.shape, keys_NHSd.shape[1]
+    (N, Q, T, d), (_, H, S, _) = query_NQTd.shape, keys_NHSd.shape
     asked = [options.get(name) for name in ("dropout", "position_bias", "softcap", "cache")]
-    if T > 1 or any(asked) or (attention_mask is not None and attention_mask.shape != (N, 1, 1, keys_NHSd.shape[2])):
+    masks_slots = attention_mask is None or attention_mask.shape == (N, 1, 1, S)
+    if T > 1 or any(asked) or not masks_slots or keys_NHSd.numel() < FEWEST:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         answer: tuple[Tensor, None] = sdpa_attention_forward(
@@ -168,9 +172,8 @@ def _attention(
 ) -> Tensor:
     """Attention of G queries over each head's keys (N, H, G, d).
 
-    For one query a head SDPA multiplies with MKL, which waits for memory: in one thread NumPy's loops take .63 to .72
-    of its time over 148 slots of 12 heads at 4 to 32 rows, and about the same where all lies in the CPU's cache. Two
-    queries a head or more are a matrix product, which is SDPA's.
+    For one query a head SDPA multiplies with MKL, which waits for memory: in one thread NumPy's loops take .63 to .77
+    of its time over 148 slots of 12 heads at 4 to 32 rows. Two queries a head or more are a matrix product, SDPA's.
     """
     if query_NHGd.shape[2] > 1 or torch.get_num_threads() > 1:
         return F.scaled_dot_product_attention(query_NHGd, keys_NHSd, values_NHSd, attn_mask=mask_N11S, scale=scaling)

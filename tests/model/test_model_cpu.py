@@ -12,8 +12,9 @@ FIRST = {"none": None, "near": [0, 3, 9, 0], "far": [70, 70, 0, 85], "mixed": [2
 
 
 @pytest.fixture(params=[1, 2])
-def threads(request):
-    """One thread, in which NumPy multiplies, and several, in which SDPA does."""
+def threads(request, monkeypatch):
+    """One thread, in which NumPy multiplies, and several, in which SDPA does; a cache of any size."""
+    monkeypatch.setattr(cpu, "FEWEST", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -72,6 +73,14 @@ def test_what_is_not_one_query_is_left_to_sdpa(threads):
         out, _ = cpu.attend(module, query, keys, values, mask, scaling=0.3)
         expected = F.scaled_dot_product_attention(query, keys, values, mask, scale=0.3)
         assert torch.equal(out, expected.transpose(1, 2))
+
+
+def test_a_small_cache_is_left_to_sdpa(threads, monkeypatch):
+    monkeypatch.setattr(cpu, "_attention", lambda *_: pytest.fail("computed here"))
+    query, keys, values = inputs(3)
+    monkeypatch.setattr(cpu, "FEWEST", keys.numel() + 1)
+    out, _ = cpu.attend(torch.nn.Identity(), query, keys, values, None, scaling=0.3)
+    assert torch.equal(out, F.scaled_dot_product_attention(query, keys, values, scale=0.3).transpose(1, 2))
 
 
 @pytest.mark.parametrize("threads", [1], indirect=True)
