@@ -315,7 +315,7 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def begin(self) -> None:
-        """Take up the last checkpoint, where the options say so. Raises RunFailed for the directory of another run,
+        """Take up the last checkpoint, where the options say so. Raises UserError for the directory of another run,
         before anything is written into it; called again, it does nothing."""
         if self.begun:
             return
@@ -323,7 +323,7 @@ class Loop:
         if self.options.resume:
             self._resume()
         elif self.checkpoints is not None and self.checkpoints.steps():
-            raise RunFailed(f"{self.options.out} already holds a run; resume it or choose another directory")
+            raise UserError(f"{self.options.out} already holds a run; resume it or choose another directory")
 
     def _resume(self) -> None:
         saved_here = self.checkpoints
@@ -337,7 +337,7 @@ class Loop:
         trained, saved, state = saved_here.load(step)
         different = differences(state["run"], self.identity())
         if different:
-            raise RunFailed(
+            raise UserError(
                 f"{path} belongs to another run: {'; '.join(different)}",
                 "resume with the same settings, or choose another --out",
             )

@@ -67,6 +67,16 @@ def check(config: StageConfig) -> None:
     for folder in (*config.data, *config.eval_data):
         if not folder.is_dir():
             raise UserError(f"no directory of shards at {folder}: make it with armor-train tokenize")
+    if config.attention == "flash_attention_2":
+        if config.loop.pack_to:
+            told = "--pack-to does not go with --attention flash_attention_2, which takes no mask between conversations"
+            raise UserError(told, "leave one of them out")
+        from transformers.utils import is_flash_attn_2_available
+
+        if not is_flash_attn_2_available():
+            raise UserError(
+                "--attention flash_attention_2: no GPU, or its package is not installed", "pip install flash-attn"
+            )
 
 
 def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | None:
@@ -119,7 +129,8 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
-    shards = Shards(list(config.data), processor, config.image_root)
+    bad = config.loop.bad_images
+    shards = Shards(list(config.data), processor, config.image_root, bad)
     pools = shards.pools()
     missing = [kind for kind, count in stage.mixture.items() if count and kind not in pools]
     if missing:
@@ -133,8 +144,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
     sample = sampler(processor, config.sample_prompt, config.ask, config.seed) if asks else None
     evaluate, held_images = None, Images()
     if config.eval_data:
-        held = Shards(list(config.eval_data), processor, config.image_root).pools()
-        bad = config.loop.bad_images
+        held = Shards(list(config.eval_data), processor, config.image_root, bad).pools()
         evaluate = heldout_losses(held, stage, config.eval_limit, bad_images=bad, images=held_images)
     options = replace(
         config.loop,

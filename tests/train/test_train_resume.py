@@ -14,7 +14,7 @@ import torch
 from train_helpers import assert_equal_trees, mixture, pools, tiny_model
 from train_worker import run
 
-from armor_model.base.errors import RunFailed
+from armor_model.base.errors import RunFailed, UserError
 from trainer.checkpoints import Checkpoints
 from trainer.config import LoopOptions, Optimization
 from trainer.loader import Mixture
@@ -133,7 +133,7 @@ def test_other_data_is_another_run(tmp_path):
     for data in (more, swapped):
         mixture = Mixture(data, dict.fromkeys(STAGES["3"].mixture, 12), 4, 5)
         other = Loop(model, STAGES["3"], mixture, Optimization(4, 4, lr=3e-3), LoopOptions(tmp_path, resume=True))
-        with pytest.raises(RunFailed, match=r"belongs to another run: data\.t2i is 1[23] .*, was 12 "):
+        with pytest.raises(UserError, match=r"belongs to another run: data\.t2i is 1[23] .*, was 12 "):
             other.run()
 
 
@@ -154,13 +154,13 @@ def test_only_trained_parameters_are_saved(tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     loop(tmp_path).run()
-    with pytest.raises(RunFailed, match=r"belongs to another run: optimization\.lr is 0\.001, was 0\.003 - resume"):
+    with pytest.raises(UserError, match=r"belongs to another run: optimization\.lr is 0\.001, was 0\.003 - resume"):
         loop(tmp_path, lr=1e-3, resume=True).run()
 
 
 def test_an_occupied_directory_is_not_overwritten(tmp_path):
     loop(tmp_path).run()
-    with pytest.raises(RunFailed, match="already holds a run"):
+    with pytest.raises(UserError, match="already holds a run"):
         loop(tmp_path).run()
 
 

@@ -288,7 +288,7 @@ def test_an_id_that_its_head_cannot_say_is_refused(corpus, tmp_path, processor, 
         Shards([out], processor)
 
 
-def test_a_image_to_look_at_that_is_gone_stops_before_training(corpus, tmp_path, processor):
+def test_an_image_to_look_at_that_is_gone_stops_before_training(corpus, tmp_path, processor, caplog):
     out = tmp_path / "shards"
     tokenize(corpus, out, processor, "nano")
     (tmp_path / "b.png").unlink()  # drawn: its codes are in the shards
@@ -298,3 +298,5 @@ def test_a_image_to_look_at_that_is_gone_stops_before_training(corpus, tmp_path,
         UserError, match=r"^1 of 1 pictures to look at are missing, the first is [^.]*/a.png - --image-root"
     ):
         Shards([out], processor)
+    assert Shards([out], processor, bad_images=1.0).pools()  # training replaces as large a share of them
+    assert "1 of 1 pictures to look at are missing" in caplog.text

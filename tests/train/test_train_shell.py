@@ -334,6 +334,8 @@ BAD = {  # what was typed: exit code, and what the line has to say
     "--stage 2 --mix t2i=4 --batch-size 8": (2, "one pass holds 4 conversations, fewer than a batch of 8"),
     "--stage 2 --shard --mix t2i=8 --batch-size 4": (2, "nothing to shard with one process"),
     "--stage 2 --shard --replicas 2 --mix t2i=8 --batch-size 4": (2, "nothing to shard with one process"),
+    "--stage 2 --attention flash_attention_2 --pack-to 512": (2, "--pack-to does not go with"),
+    "--stage 2 --attention flash_attention_2": (2, "--attention flash_attention_2: no GPU, or its package"),
     "--stage 2 --replicas 2": (2, "--replicas 2 needs --shard"),
     "--stage 2 --eval-every 5": (2, "--eval-every 5 needs --eval-data"),
     "--stage 2 --profile offical": (2, "--profile is one of official, shapes, not 'offical'"),
@@ -423,7 +425,7 @@ def test_a_checkpoint_of_another_model_is_not_resumed(shards, tmp_path, capsys):
     kept = {file: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()}
     assert {"run.json", "config.toml", "log.jsonl"} <= {file.name for file in kept}
     code, line = refused(capsys, *common, "--model", tmp_path / "other", "--out", tmp_path / "run", "--resume")
-    assert code == 1 and "belongs to another run: frozen weights is " in line
+    assert code == 2 and "belongs to another run: frozen weights is " in line
     assert all(file.read_bytes() == before for file, before in kept.items())
     run(capsys, *common, "--model", "armor-nano", "--out", tmp_path / "run", "--resume")  # done already: exports again
 

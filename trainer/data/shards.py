@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import sys
 from dataclasses import asdict
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
     from armor_model.processing import ArmorProcessor
     from armor_model.vq import ImageTokenizer
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 VERSION, OLDEST = 3, 2
@@ -141,11 +144,14 @@ class _Chunk(NamedTuple):
 class Shards:
     """Tokenised conversations of one or more directories; `pools()` gives what a Mixture reads."""
 
-    def __init__(self, folders: list[Path], processor: ArmorProcessor, image_root: Path | None = None) -> None:
+    def __init__(
+        self, folders: list[Path], processor: ArmorProcessor, image_root: Path | None = None, bad_images: float = 0.0
+    ) -> None:
         """Maps every shard into memory: `datasets` unpacks them once into its cache (five bytes a position on disk,
         shared by all processes of a machine). Raises UserError for shards that this processor would read otherwise.
 
-        image_root: where the images to look at lie now, if not where they lay beside the shards.
+        image_root: where the images to look at lie now, if not where they lay beside the shards. bad_images: share of
+        them that may be gone, as in training, where the next records take their places.
         """
         self.processor = processor
         ours, sums = reading(processor), []
@@ -175,7 +181,7 @@ class Shards:
         self._names, self._kinds_N = list(names), np.concatenate(kinds)
         self.lengths_N, self._spans_N2 = np.concatenate(lengths), np.concatenate(spans)
         self._check_ids()
-        self._check_images()
+        self._check_images(bad_images)
 
     def __len__(self) -> int:
         """Conversations."""
@@ -201,7 +207,7 @@ class Shards:
             if not np.isin(heads, list(fits)).all():
                 raise UserError("the shards give a token to a head that does not exist")
 
-    def _check_images(self) -> None:
+    def _check_images(self, share: float) -> None:
         """The images to look at are read during training, maybe days later; that they exist is seen now."""
         found: dict[str, bool] = {}
         for chunk in self._chunks:
@@ -212,7 +218,9 @@ class Shards:
         gone = [reference for reference, there in found.items() if not there]
         if gone:
             message = f"{len(gone):,} of {len(found):,} pictures to look at are missing, the first is {gone[0]}"
-            raise UserError(message, "--image-root says where they lie now")
+            if len(gone) > share * len(found):
+                raise UserError(message, "--image-root says where they lie now")
+            log.warning("%s; the next records take their places", message)
 
     def pools(self) -> dict[str, ShardPool]:
         """Type -> examples."""
