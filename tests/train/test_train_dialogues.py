@@ -119,6 +119,16 @@ def test_build_data_takes_dialogues_in_and_counts_what_it_leaves_out(mixed, tmp_
     assert manifest["read"]["kept"] == 10
 
 
+def test_intersyns_generator_keeps_its_images_in_a_folder_beside_its_file(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "images" / "00000_0000000003_caption_0.png")
+    row = as_intersyn("00000_0000000003", [("What is it?", "A cup.", "a red cup", "00000_0000000003_caption_0.png")])
+    (tmp_path / "data_test_00000.jsonl").write_text(json.dumps(row))
+    words = ["build-data", "--dialogues", str(tmp_path / "data_test_00000.jsonl"), "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["conversations"] == {"t2ti": 1}
+
+
 def test_dialogues_that_repeat_a_prompt_are_counted_or_left_out(mixed, tmp_path):
     (tmp_path / "p.txt").write_text("what is it\n")
     words = ["build-data", "--dialogues", str(mixed), "--prompts", str(tmp_path / "p.txt"), "--out"]

@@ -311,14 +311,14 @@ def _bare(image: Image.Image) -> Any:
 
 
 def _on_disk(root: Path, image: str, where: str) -> Path:
-    try:
-        path = (root / image).resolve()
-        there = exists(path) and is_unicode(str(path))
-    except (OSError, ValueError, RuntimeError):  # too long or not to be reached; a NUL byte; a loop of links
-        there = False
-    if not there:
-        raise Rejected("missing_image", f"{where}: {image}")
-    return path
+    for folder in (root, root / "images"):  # InterSyn's generator gives bare names of files in `images`
+        try:
+            path = (folder / image).resolve()
+            if exists(path) and is_unicode(str(path)):
+                return path
+        except (OSError, ValueError, RuntimeError):  # too long or not to be reached; a NUL byte; a loop of links
+            continue
+    raise Rejected("missing_image", f"{where}: {image}")
 
 
 def kind_of(turns: list[JsonObject]) -> str:
