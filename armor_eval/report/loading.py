@@ -138,7 +138,7 @@ def notices(views: Iterable[RunView]) -> list[str]:
 
 _MUST_AGREE = {
     "data": lambda run: f"{run.data.name} {run.data.sha256[:8]}",
-    "protocol": lambda run: ", ".join(f"{k} {v}" for k, v in sorted(protocol_of(run).items())),
+    "protocol": lambda run: ", ".join(f"{k} {v}" for k, v in sorted(protocol_of(run).items())) or "no label",
     "prompts": lambda run: run.prompt_sha256[:8],
     "scorer": lambda run: f"{run.scorer.name} {run.scorer.version}",
     "judge": lambda run: run.judge.name,
