@@ -11,6 +11,7 @@ from report_mocks import images, make_items, make_run, metric, write_bundle
 from armor_eval.report.files import archive, write_tables
 from armor_eval.report.loading import load_runs, notices
 from armor_eval.report.tables import build
+from armor_model.base.hashing import sha256_folder
 
 REPORTS = ROOT / "reports"
 
@@ -67,3 +68,21 @@ def test_two_runs_of_one_folder_name_are_refused(tmp_path: Path) -> None:
         write_bundle(tmp_path / place / "pope", make_run(place), [metric("F1", 88.7, None)])
     with pytest.raises(UserError, match="two of the runs"):
         archive(load_runs([tmp_path]), tmp_path / "kept")
+
+
+def test_what_is_told_of_interleaved_answers_is_the_bundled_checkpoints() -> None:
+    kept = [
+        REPORTS / "runs" / f"interleaved{rest}" for rest in ("", "-blind", "-text-only", "-image-only", "-constant")
+    ]
+    models = {json.loads((path / "run.json").read_text())["model"]["fingerprint"] for path in kept}
+    assert models == {sha256_folder(ROOT / "armor_model" / "pretrained" / "armor-nano")}
+    numbers = [json.loads((path / "scores.json").read_text())["metrics"] for path in kept]
+    page = (REPORTS / "interleaved" / "README.md").read_text()
+    table = {line.split(" | ")[0].strip("| "): line for line in page[: page.index("first release")].splitlines()}
+    for row in zip(*numbers, strict=True):
+        name = row[0]["name"]
+        cells = [f"{m['value']:.1f} [{m['ci95'][0]:.1f}, {m['ci95'][1]:.1f}]" for m in row]
+        told = table["all right (headline)" if name == "all right" else name]
+        assert told.endswith(" | ".join(["", *cells]) + " |"), name
+    own, blind = (metrics[0]["value"] for metrics in numbers[:2])
+    assert f"{own} % all right, {blind} % blind" in (ROOT / "docs" / "interleaved.md").read_text()
