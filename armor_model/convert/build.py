@@ -130,8 +130,11 @@ def plan(
     prepare_torchvision()
     from armor_model.loading import new_model
 
-    with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in new_model(config).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            expected = {k: tuple(v.shape) for k, v in new_model(config).state_dict().items()}
+    except (TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:  # sizes that fit no layer
+        raise UserError(f"no model can be made of the base's config.json: {reason_of(error)}") from error
     origins = base.origins(source.tensors, layout)
     tied = "lm_head.weight" not in origins and layout == "native"
     if tied and (embeddings := f"{base.decoder_path}.embed_tokens.weight") in origins:

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from armor_model import ArmorProcessor, build_word_tokenizer, load, new_model, preset, save
 from armor_model.base.errors import UserError
 from armor_model.bases import find_base, named
-from armor_model.convert.build import build
+from armor_model.convert.build import build, plan
 from armor_model.convert.export import export
 from armor_model.presets import count, preset_dict, summary
 
@@ -234,3 +234,10 @@ def test_what_cannot_be_built_on_is_named(name, tmp_path):
         base.origins(["surprise"], "native")
     with pytest.raises(UserError, match=r"config\.json is not usable|is not supported"):
         base.read_config({"model_type": name, "text_config": {"model_type": "gpt2"}, "vision_config": 7})
+
+
+def test_a_configuration_of_which_no_model_can_be_made_is_one_line():
+    config = preset("tiny-smolvlm")
+    config.vision_config.patch_size = 0
+    with pytest.raises(UserError, match=r"no model can be made of the base's config\.json: integer division"):
+        plan(None, find_base("smolvlm"), "native", config, {}, "copy", None, 0)
