@@ -210,7 +210,7 @@ def test_guided_rows_with_several_images_equal_the_slow_reference(talker, conver
     assert [a.codes for a in few] == [a.codes for a in many]
     several = [i for i in range(12) if len(many[i].images) > 1]
     assert several and any(not answer.images for answer in many)
-    for i in several[:3]:
+    for i in several[:2]:
         talk = conversations[i % 3]
         [alone] = generate(model, processor, [talk], settings, [i])
         assert alone.tokens == many[i].tokens == step_by_step(model, processor, talk, settings, i)[0]
@@ -225,7 +225,7 @@ def test_a_image_does_not_depend_on_its_batch(talker, guidance):
     alone = [draw(model, processor, [p], settings, [s])[0].tobytes() for p, s in zip(prompts, seeds, strict=True)]
     assert len(set(alone)) > 6
     for batch_size in (2, 5, 64):
-        for order in (list(range(12)), list(range(11, -1, -1)), [(5 * i) % 12 for i in range(12)]):
+        for order in (list(range(11, -1, -1)), [(5 * i) % 12 for i in range(12)]):
             drawn = draw(model, processor, [prompts[i] for i in order], settings, [seeds[i] for i in order], batch_size)
             assert [image.tobytes() for image in drawn] == [alone[i] for i in order]
 

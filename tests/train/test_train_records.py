@@ -95,7 +95,7 @@ def root(tmp_path_factory):
     return folder
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150)
 @given(record=records)
 def test_normalise_accepts_or_rejects_and_does_nothing_else(root, record):
     try:

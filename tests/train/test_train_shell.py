@@ -298,7 +298,7 @@ def test_a_tokenizer_is_trained_from_images_and_draws(official, tmp_path, capsys
     images = official / "seen"
     (images / "broken.png").write_bytes(b"no picture")
     try:
-        result = run(capsys, "vqgan", "--images", images, "--out", tmp_path / "vq", "--steps", 120, "--foreground", 5)
+        result = run(capsys, "vqgan", "--images", images, "--out", tmp_path / "vq", "--steps", 60, "--foreground", 5)
     finally:
         (images / "broken.png").unlink()
     assert (result["pictures"], result["dropped"]) == (16, 1)

@@ -181,10 +181,10 @@ def test_geneval_measures_a_server_and_records_what_it_did(server, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     spec = f"openai:{server.url}#strict"
     assert (
-        main(["geneval", "--profile", "shapes", "--model", spec, "--limit", "6", "--samples", "1", "--out", "r"]) == 0
+        main(["geneval", "--profile", "shapes", "--model", spec, "--limit", "2", "--samples", "1", "--out", "r"]) == 0
     )
     run = json.loads((tmp_path / "r" / "geneval" / "run.json").read_text())
-    assert run["extras"]["drawing"]["route"] == "images" and run["extras"]["image_sizes"] == {"16x12": 6}
+    assert run["extras"]["drawing"]["route"] == "images" and run["extras"]["image_sizes"] == {"16x12": 2}
     assert set(run["extras"]["served"]["adapted"]) == {"response_format", "seed"}
     assert run["decoding"]["guidance"] is None and run["reservations"] == []
     assert json.loads((tmp_path / "r" / "geneval" / "scores.json").read_text())["blank"] == 0

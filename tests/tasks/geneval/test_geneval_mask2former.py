@@ -72,10 +72,13 @@ def prepared(images):
 
 
 def run(network, form, images, above):
+    return detected(M.forward(network, form, prepared(images)[0]), images, above)
+
+
+def detected(output, images, above):
     pixels, resized = prepared(images)
-    classes, masks = M.forward(network, form, pixels.to(next(network.parameters()).dtype))
     size, padded = images[0].shape[:2], tuple(pixels.shape[-2:])
-    return [M.detections_of(c, m, padded, resized, size, above) for c, m in zip(classes, masks, strict=True)]
+    return [M.detections_of(c, m, padded, resized, size, above) for c, m in zip(*output, strict=True)]
 
 
 def test_both_forms_agree_on_hundreds_of_detections(forms, images, small_scale):
@@ -85,11 +88,11 @@ def test_both_forms_agree_on_hundreds_of_detections(forms, images, small_scale):
     ours, theirs = M.forward(network, "mmdet", pixels), M.forward(other, "transformers", pixels)
     assert (ours[0] - theirs[0]).abs().max() < 1e-5
     assert (ours[1] - theirs[1]).abs().max() < 1e-5
-    everything = np.sort(np.concatenate([found.scores for found in run(network, "mmdet", images, 0.0)]))
+    everything = np.sort(np.concatenate([found.scores for found in detected(ours, images, 0.0)]))
     above = float(everything[60:62].mean())  # inside the range of scores, so that a tenth does not pass
     middle = float(everything[300:302].mean())
     rules = Rules(threshold=middle, counting_threshold=float(everything[400:402].mean()))
-    a, b = run(network, "mmdet", images, above), run(other, "transformers", images, above)
+    a, b = detected(ours, images, above), detected(theirs, images, above)
     passed = 0
     verdicts = []
     for left, right in zip(a, b, strict=True):
