@@ -15,6 +15,7 @@ FIRST = {"none": None, "near": [0, 3, 9, 0], "far": [70, 70, 0, 85], "mixed": [2
 def threads(request, monkeypatch):
     """One thread, in which NumPy multiplies, and several, in which SDPA does; a cache of any size."""
     monkeypatch.setattr(cpu, "FEWEST", 0)
+    monkeypatch.setattr(cpu, "NARROWEST", 0)
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -75,10 +76,11 @@ def test_what_is_not_one_query_is_left_to_sdpa(threads):
         assert torch.equal(out, expected.transpose(1, 2))
 
 
-def test_a_small_cache_is_left_to_sdpa(threads, monkeypatch):
+@pytest.mark.parametrize(("limit", "least"), [("FEWEST", 4 * 3 * 90 * 8 + 1), ("NARROWEST", 9)])
+def test_a_small_cache_is_left_to_sdpa(threads, limit, least, monkeypatch):
     monkeypatch.setattr(cpu, "_attention", lambda *_: pytest.fail("computed here"))
+    monkeypatch.setattr(cpu, limit, least)
     query, keys, values = inputs(3)
-    monkeypatch.setattr(cpu, "FEWEST", keys.numel() + 1)
     out, _ = cpu.attend(torch.nn.Identity(), query, keys, values, None, scaling=0.3)
     assert torch.equal(out, F.scaled_dot_product_attention(query, keys, values, scale=0.3).transpose(1, 2))
 
