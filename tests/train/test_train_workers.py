@@ -144,6 +144,23 @@ def test_a_limit_over_several_tars(tar_folder, tmp_path):
     assert report["screens"]["read"] == report["readers"]["tars"]["kept"] == 12
 
 
+def test_workers_ahead_of_a_limit_leave_nothing(tar_folder, tmp_path, monkeypatch):
+    """The same files as one process, and none is written once the whole is put together."""
+    build_corpus(tar_folder[0], tmp_path / "one", tar_folder[1:], limit=3)
+
+    def ahead(work, pieces, state, *_):
+        pieces = list(pieces)
+        try:
+            yield work(state, *pieces[0])
+        finally:  # what a pool of processes ends with: its workers have begun these
+            for piece in pieces[1:]:
+                work(state, *piece)
+
+    monkeypatch.setattr(builder, "in_order", ahead)
+    build_corpus(tar_folder[0], tmp_path / "two", tar_folder[1:], limit=3)
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "two")
+
+
 @pytest.mark.parametrize("stop", range(1, 10))
 def test_a_build_killed_after_any_write_goes_on(tar_folder, tmp_path, monkeypatch, stop):
     build_corpus(tar_folder[0], tmp_path / "whole", tar_folder[1:])

@@ -12,7 +12,7 @@ import os
 import shutil
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -197,7 +197,7 @@ def _part(state: _State, out: Path, number: int, tar: str) -> Path:
 
 
 def _merge(
-    out: Path, recipe: Recipe, parts: Iterator[Path], texts: Iterable[Path], dialogues: Sequence[str]
+    out: Path, recipe: Recipe, parts: Generator[Path], texts: Iterable[Path], dialogues: Sequence[str]
 ) -> JsonObject:
     """Records of all parts, in order and without duplicates between them, then texts and dialogues, into the draft."""
     tallies, screened, kinds = {"tars": Tally(), "texts": Tally(), "dialogues": Tally()}, Tally(), Counter[str]()
@@ -212,8 +212,9 @@ def _merge(
             check_in_place(draft, file.fileno())
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
+        last = -1
         for path in parts:
-            part = read_table(path)
+            last, part = int(path.stem), read_table(path)
             tallies["tars"].add(Tally.of(part["read"]))
             screened.add(Tally.of({**part["screened"], "kept": 0}))
             for entry in part["records"]:
@@ -231,6 +232,10 @@ def _merge(
                         contaminated.append([record["id"], *found])
             if screened.kept == recipe.limit:
                 break
+        parts.close()
+        for tar in (out / "images").glob("[0-9]*.tar"):
+            if int(tar.stem) > last:  # by workers that were ahead of the limit
+                tar.unlink()
         number = 0
         for path in texts:
             for question, answer in read_text_pairs(path, tallies["texts"]):

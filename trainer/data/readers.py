@@ -278,6 +278,7 @@ def read_index(path: Path) -> Index:
     if not files or not Path(files[0]).is_file():
         raise UserError(f"no parquet file at {path}")
     keys, numbers, flags = [], [], []
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong with a file is said once, below
     try:
         stream = datasets.load_dataset("parquet", data_files=files, split="train", streaming=True)
         for batch in stream.with_format("arrow").iter(batch_size=65_536):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -20,10 +20,10 @@ _state: Any = None
 
 def in_order(
     work: Callable[..., T], pieces: Iterable[tuple[Any, ...]], state: Any, workers: int = 1, begin: Any = None
-) -> Iterator[T]:
+) -> Generator[T]:
     """`work(state, *piece)` for each piece; with several workers each makes a `state` of its own by `begin()`.
 
-    Raises RunFailed where a worker dies. What the caller leaves unread is not begun.
+    Raises RunFailed where a worker dies. A caller that stops early closes it: what is begun is then done, and no more.
     """
     if workers == 1:
         for piece in pieces:
