@@ -253,7 +253,7 @@ def remarks(one: Finished) -> list[str]:
 def asked_by(model: JsonView) -> list[str]:
     """How a model was asked, where a reader would expect otherwise."""
     lines = []
-    if (form := model.get("prompt_form", "chat template")) != "chat template":
+    if (form := model.get("prompt_form", "chat template").replace("\n", "\\n")) != "chat template":
         lines.append(f"asked by {form}" if "no chat" not in form else f"asked by its plain form ({form})")
     if unused := model.get("generation_config_not_used"):
         said = ", ".join(f"{name}={value}" for name, value in unused.items())

@@ -77,13 +77,14 @@ def test_a_base_is_asked_in_its_own_words(folder_of, base, monkeypatch):
     assert shapes.protocol is None and shapes.prepare()["words"] == "internvl"
 
 
-def test_a_run_records_how_its_base_was_asked(folder_of, tmp_path):
+def test_a_run_records_how_its_base_was_asked(folder_of, tmp_path, capsys):
     folder = folder_of("idefics3")
     argv = ["understanding", "--bench", "POPE", "--profile", "shapes", "--limit", "2", "--model", str(folder)]
     assert main([*argv, "--out", str(tmp_path)]) == 0
     run, items, _ = read_bundle(tmp_path / "POPE")
     asked = registry.load(str(folder), "shapes").prepare()
     assert run.extras["model"] == asked and asked["base"] == "idefics3" and len(items) == 2
+    assert FORMS["idefics3"].replace("\n", "\\n") in capsys.readouterr().out
 
 
 def test_vlmevalkits_own_run_asks_alike(folder_of, monkeypatch, tmp_path):
