@@ -114,16 +114,9 @@ _TEXT_KINDS = {
     "Qwen3ForCausalLM": ("qwen2", "qwen3"),  # InternVL3.5: the same names, and norms of queries and keys
 }
 _SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-NATIVE_SETTINGS = (
-    "text_config",
-    "vision_config",
-    "image_token_id",
-    "image_seq_length",
-    "downsample_ratio",
-    "projector_hidden_act",
-    "vision_feature_layer",
-    "vision_feature_select_strategy",
-)
+NATIVE_SETTINGS: tuple[str, ...] = ("text_config", "vision_config", "image_token_id", "image_seq_length")
+NATIVE_SETTINGS += ("downsample_ratio", "projector_hidden_act", "vision_feature_layer")
+NATIVE_SETTINGS += ("vision_feature_select_strategy",)
 
 
 def original_settings(config: Settings) -> tuple[str, Settings]:
