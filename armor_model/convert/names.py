@@ -23,7 +23,8 @@ def within(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[PreTrai
         tokenizer.save_pretrained(folder)
         for path in Path(folder).glob("tokenizer*.json"):
             path.write_text(json.dumps(_without(json.loads(path.read_text("utf-8")), names)))
-        return type(tokenizer).from_pretrained(folder, local_files_only=True), sorted(names)
+        kind = type(tokenizer)
+        return kind.from_pretrained(folder, trust_remote_code=False, local_files_only=True), sorted(names)
 
 
 def _without(value: object, names: set[str]) -> object:
