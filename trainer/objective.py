@@ -66,16 +66,18 @@ MATRICES = r"layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 """Of a decoder's blocks, all their matrices."""
 
 
-def add_lora(model: ArmorModel, rank: int) -> None:
-    """LoRA (`--lora RANK`) by peft: low-rank additions, zero at the start, beside every matrix of the decoder's blocks.
-    The one way in which a stage here changes text beside its heads: the paper freezes the decoder. Raises UserError
-    without peft."""
+def add_lora(model: ArmorModel, rank: int, seed: int = 0) -> None:
+    """LoRA (`--lora RANK`) by peft: low-rank additions, zero at the start, beside every matrix of the decoder's blocks;
+    their other halves are random, by `seed` the same in every process. The one way in which a stage here changes text
+    beside its heads: the paper freezes the decoder. Raises UserError without peft."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UserError("--lora needs the package peft", "pip install 'armor-eval[lora]'") from error
     target = rf"{re.escape(model.base.decoder_path)}\.{MATRICES}"
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=target), model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=target), model)
 
 
 def merge_lora(model: nn.Module) -> None:

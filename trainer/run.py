@@ -120,7 +120,7 @@ def run_stage(config: StageConfig, command: Sequence[str] = ()) -> JsonObject | 
     if config.lora:
         if shard:
             raise UserError("--lora and --shard do not go together", "an 8B with LoRA fits one GPU of 80 GB")
-        add_lora(model, config.lora)
+        add_lora(model, config.lora, config.seed)
     save_as = getattr(torch, config.save_dtype) if config.save_dtype else model.dtype
     if how.precision == "fp32":
         model = model.float()

@@ -50,6 +50,17 @@ def test_additions_learn_and_merge_into_a_plain_model(tmp_path):
     assert moved == {n for n in frozen if "language_model.layers" in n and n.endswith("_proj.weight")}
 
 
+def test_every_process_begins_with_the_same_additions():
+    """Random by each process's own clock, several were told that they held different weights."""
+    pytest.importorskip("peft", reason="the optional extra armor-eval[lora] is not installed")
+    models = [tiny_model() for _ in range(3)]
+    for model, seed in zip(models, (7, 7, 8), strict=True):
+        torch.seed()
+        add_lora(model, 4, seed)
+    one, two, other = (torch.cat([p.flatten() for n, p in m.named_parameters() if "lora_" in n]) for m in models)
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
 def test_without_peft_the_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UserError, match=r"--lora needs the package peft - pip install 'armor-eval\[lora\]'"):
