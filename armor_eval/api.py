@@ -269,7 +269,8 @@ def _plan(
                 tasks[""] = FREE[name](spec, limit=limit, seed=seed, drawn_from=at)
                 for kind in BASELINES if baselines and name == "interleaved" else ():
                     tasks[f"-{kind}"] = InterleavedTask(spec, baseline=kind, limit=limit, seed=seed, drawn_from=at)
-                usual, batch, drawn = {"max_new_tokens": spec.response_tokens}, 32, at
+                longest = spec.interleaved_tokens if name == "interleaved" else spec.response_tokens
+                usual, batch, drawn = {"max_new_tokens": longest}, 32, at
             chosen = Decoding(**{**usual, **made, "seed": drawn})
             settings = Settings(spec.name, list(command), chosen, batch_size or batch, part, workers)
             for beside, task in tasks.items():

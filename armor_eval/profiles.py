@@ -46,6 +46,11 @@ class ProfileSpec:
     guest: str | None = None
     """The package of a guest; None = published data."""
 
+    @property
+    def interleaved_tokens(self) -> int:
+        """Longest text of an answer of several images, each with its text."""
+        return 2 * self.response_tokens
+
     def part(self, name: str) -> ModuleType:
         """A module of the guest, imported when it is needed.
 

@@ -41,7 +41,7 @@ def interleaved(
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; default runs/interleaved/...")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Requests a batch.")] = 32,
     seed: Annotated[int, typer.Option(min=0, help="Chooses the subset and seeds the images.")] = 0,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 128.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest text; default 1024, shapes 128.")] = None,
     image_temperature: common.ImageTemperature = None,
     repeats: common.Repeats = 1,
     shard: common.Shard = None,
@@ -96,7 +96,7 @@ def interleaved(
         chosen,
         asked,
         Decoding(
-            max_new_tokens=max_new_tokens or 2 * chosen.response_tokens,
+            max_new_tokens=max_new_tokens or chosen.interleaved_tokens,
             seed=seed,
             **only_given(image_temperature=image_temperature),
         ),

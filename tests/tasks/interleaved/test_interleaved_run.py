@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import armor_eval
 from armor_eval.cli import main
 from armor_eval.engine import Finished, Settings, evaluate
 from armor_eval.models.base import Decoding
@@ -15,6 +16,7 @@ from armor_eval.profiles import profile_of
 from armor_eval.report.loading import load_runs
 from armor_eval.report.results import results_doc
 from armor_eval.runs.bundle import read_bundle
+from armor_eval.runs.comparable import differing
 from armor_eval.shapes.interleaved import jsonl, told
 from armor_eval.tasks.interleaved.judging import paired
 from armor_eval.tasks.interleaved.task import InterleavedTask
@@ -170,6 +172,9 @@ def test_the_command_measures_baselines_beside(tmp_path, capsys):
     own = next(line for line in doc.lines if line.cells[1].text == "mock")
     beside = [own.cells[doc.head.index(name)].text for name in ("Blind", "Constant")]
     assert all(text.endswith(" %") for text in beside), "a column each, whatever its protocol says"
+    [by_hand] = armor_eval.evaluate("mock", "interleaved", tmp_path / "api", profile="shapes", limit=1)
+    typed = read_bundle(tmp_path / "interleaved")[0]
+    assert differing(by_hand.run, typed) == ["subset"], "from Python it is the same measurement"
     assert main([*argv, "--repeats", "2"]) == 2
 
 
