@@ -28,8 +28,8 @@ which gains at 2 or 3 rows (.64 and .61) and little at more (.87 to 1.02)."""
 ATTENTION = "armor_one_query"
 """The name of `attend` among transformers' attention kernels."""
 FEWEST, NARROWEST = 1 << 18, 64
-"""Elements of a layer's keys, and a head's width, from which on `attend` pays: with less all lies in the CPU's cache, and
-128 guided rows of armor-nano, 24 wide, take 1.5 times SDPA's time."""
+"""Elements of a layer's keys, and a head's width, from which on `attend` pays: with less all lies in the CPU's cache,
+and 128 guided rows of armor-nano, 24 wide, take 1.5 times SDPA's time."""
 FAR = 64
 """Slots between the first ones of two neighbouring rows from which on each is attended over on its own: the calls cost
 about as much as reading so many slots of 12 heads."""
