@@ -61,7 +61,7 @@ def interleaved(
 
     armor-eval interleaved --model DIR --tasks questions.jsonl --judge hf:OWNER/JUDGE
     """
-    from armor_eval.cli import responding
+    from armor_eval.cli import judging, responding
     from armor_eval.models.base import Decoding
     from armor_eval.profiles import EMBEDDED, choose_profile
     from armor_eval.tasks.interleaved.task import BASELINES, InterleavedTask
@@ -73,10 +73,7 @@ def interleaved(
         raise UserError("a shard's answers are not judged", "merge the shards, then armor-eval judge answers")
     common.quiet_libraries()
     grading = judge_options.judge_options(judge_dtype, judge_args, judge_json)
-    if judge is not None:
-        from armor_eval.cli import judging
-
-        judging.known_rubric(rubric, tasks)
+    judging.check_grading(judge, rubric, prompt, tasks, calibration, grading)
     chosen = choose_profile(profile or (EMBEDDED if tasks is None else None), model)
 
     def asked(at: int) -> Iterator[tuple[str, Task]]:

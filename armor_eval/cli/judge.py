@@ -178,12 +178,13 @@ def answers(
     from armor_eval.tasks.interleaved.answers import read_answers
 
     common.quiet_libraries()
-    judging.known_rubric(rubric, data)
+    options = judge_options.judge_options(judge_dtype, judge_args, judge_json)
+    judging.check_grading(judge, rubric, prompt, data, calibration, options)
     read = read_answers(answers, questions=rubric not in judging.PROTOCOLS, data=data)
     finished = judging.run(
         lambda grader: judging.graded(read, rubric, prompt, data, calibration, grader),
         judge,
-        judge_options.judge_options(judge_dtype, judge_args, judge_json),
+        options,
         lambda name: out or Path("runs") / "judged" / f"{_name(answers)}-{rubric}-{name}",
         batch_size,
     )

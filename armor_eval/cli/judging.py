@@ -12,6 +12,7 @@ from armor_eval.engine import Finished, Settings, evaluate
 from armor_eval.models.base import Decoding, NotAsked
 from armor_eval.profiles import OFFICIAL
 from armor_eval.report.loading import RunView
+from armor_eval.runs.bundle import read_head
 from armor_eval.runs.schema import Reservation
 from armor_eval.tasks.interleaved.answers import Answers, read_answers
 from armor_eval.tasks.interleaved.honesty import HonestyTask, reserved_by
@@ -27,13 +28,35 @@ if TYPE_CHECKING:
     from armor_eval.tasks.suites.judges import Judge
 
 
-def known_rubric(rubric: str, data: Path | None) -> None:
-    """UserError for a rubric that is none, or UEval's without its questions."""
+OWN = "armor-rubric-v1"
+"""The rubric that is used where none is named."""
+
+
+def check_grading(
+    judge: str | None,
+    rubric: str,
+    prompt: Path | None,
+    data: Path | None,
+    calibration: Path | None,
+    options: JsonObject,
+) -> None:
+    """UserError, before any model is asked, for options of a judge without one; for a rubric that is none, or lacks its
+    words or its questions; for a calibration that is not there."""
+    if judge is None:
+        given = {"--rubric": rubric != OWN, "--prompt": prompt, "--calibration": calibration}
+        given["--judge-dtype, --judge-args or --judge-json"] = any(options.values())
+        if unused := next((name for name, value in given.items() if value), None):
+            raise UserError(f"{unused} is of a judge, and none is asked", "give --judge too")
+        return
     known = (*RUBRICS, *PROTOCOLS)
     if rubric not in known:
         raise unknown_name("rubric", rubric, known)
     if rubric in PROTOCOLS and data is None:
         raise UserError(f"{rubric} needs the questions with their rubrics", "give --data FILE, UEval's")
+    if rubric in RUBRICS:
+        words_of(RUBRICS[rubric], prompt)
+    if calibration is not None:
+        read_head(calibration)
 
 
 def known_of(calibration: Path | None, judge: Judge) -> list[Reservation] | None:

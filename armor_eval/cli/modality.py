@@ -149,8 +149,7 @@ def side_by_side(
     make_folder(out.parent)
     common.quiet_libraries()
     grading = judge_options.judge_options(judge_dtype, judge_args, judge_json)
-    if judge is not None:
-        judging.known_rubric(rubric, None)
+    judging.check_grading(judge, rubric, prompt, None, calibration, grading)
     chosen = choose_profile(profile, model[0])
     requests, remarks = requests_of(chosen, image)
     finished: list[Finished] = []

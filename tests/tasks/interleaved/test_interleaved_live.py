@@ -92,6 +92,35 @@ def test_the_judge_sees_the_questions_images_first(tmp_path):
     assert len(item.images) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--rubric", "synjudge"], "give --judge too"),
+        (["--calibration", "gone"], "give --judge too"),
+        (["--prompt", "p.txt"], "give --judge too"),
+        (["--judge-dtype", "float32"], "give --judge too"),
+        (["--judge", "hf:x", "--rubric", "synjudge"], "give --prompt"),
+        (["--judge", "hf:x", "--calibration", "gone"], "no run.json"),
+        (["--judge", "hf:x", "--prompt", "p.txt"], "has its own words"),
+    ],
+)
+def test_what_a_judge_lacks_is_said_before_a_model_is_asked(tmp_path, capsys, words, says):
+    asked = ["interleaved", "--tasks", str(tasks(tmp_path, 1)), "--out", str(tmp_path / "o"), "--model", "mock"]
+    assert main([*asked, *words]) == 2 and says in capsys.readouterr().err
+    aside = [
+        "modality",
+        "side-by-side",
+        "--model",
+        "mock",
+        "--profile",
+        "shapes",
+        "--out-file",
+        str(tmp_path / "s.html"),
+    ]
+    assert main([*aside, *words]) == 2 and says in capsys.readouterr().err
+    assert not (tmp_path / "o").exists() and not (tmp_path / "s-runs").exists()
+
+
 class Storyteller(MockModel):
     """Text between images, and one request that fails."""
 
