@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from armor_eval.cli import common, judge_options
+from armor_model.base.errors import UserError
 from armor_model.base.jsons import JsonObject
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ def calibrate(
         _look_at_leanings(judge, options, score is not None or bool(data), out, json_output)
         return
     truth = read_truth(against)
+    if Path(judge).is_dir() and (data or out or any(options.values())):
+        raise UserError(
+            f"--judge {judge} is a run: its judge is not asked again", "leave --data, --out and --judge-... out"
+        )
     folder = Path(judge) if Path(judge).is_dir() else _ask(judge, options, against, data or [], out)
     found = hold(folder, truth, score, seed)
     if json_output:
@@ -83,7 +88,6 @@ def _look_at_leanings(spec: str, options: JsonObject, more: bool, out: Path | No
     from armor_eval.cli import judging
     from armor_eval.runs.comparable import HONESTY
     from armor_eval.tasks.interleaved.honesty import HonestyTask
-    from armor_model.base.errors import UserError
 
     if more or Path(spec).is_dir():
         raise UserError("nothing to hold the judge against", "give --against, or a judge (hf:ID ...) and nothing else")
@@ -108,7 +112,6 @@ def _ask(spec: str, options: JsonObject, against: Path, data: list[Path], out: P
     from armor_eval.tasks.suites.images import scan_images
     from armor_eval.tasks.suites.judges import load_judge
     from armor_eval.tasks.suites.task import SuiteTask
-    from armor_model.base.errors import UserError
 
     if not against.is_dir():
         raise UserError(
@@ -244,7 +247,7 @@ def winners(
     """
     from armor_eval.stats.pairwise import joined, says_first, unknown, win_rates
     from armor_eval.tasks.interleaved.pairs import TIES, read_winners
-    from armor_model.base.errors import UserError, unknown_name
+    from armor_model.base.errors import unknown_name
 
     if ties not in TIES:
         raise unknown_name("rule of ties", ties, TIES)

@@ -244,6 +244,10 @@ def test_a_judge_against_the_exact_comparison_of_the_same_answers(tmp_path, caps
     graded = tmp_path / "o" / "interleaved-armor-rubric-v1-grader"
     assert main(["judge", "calibrate", "--judge", str(graded), "--against", str(twin), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
+    assert (
+        main(["judge", "calibrate", "--judge", str(graded), "--against", str(twin), "--out", str(tmp_path / "x")]) == 2
+    )
+    assert "is not asked again" in capsys.readouterr().err
     rows = {row["task"]: row for row in found["rows"]}
     answers = {item.id: item for item in read_bundle(graded)[1]}
     talks = sum(item.parsed in ("text", "both") for item in answers.values())
