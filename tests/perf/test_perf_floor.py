@@ -166,10 +166,10 @@ def test_writing_at_124_m(bench_row, one_thread):
 @pytest.mark.perf
 def test_drawing_at_124_m(bench_row, one_thread):
     """On a CPU in the middle of an image of 256 codes: the step over its floor, and what guidance costs; both with our
-    products and attention and as torch has them, in turn. The best of two turns each, and the range."""
+    products and attention and as torch has them, in turn. The best of four turns each, and the range."""
     from armor_model.generation import PrefixCache
 
-    turns, (model, settings) = 2, model_of_124_m()
+    turns, (model, settings) = 4, model_of_124_m()
     plan = floor.Plan("cpu", prompt=140, runs=1, copy_bytes=2**28, matrix=1024)
     cases = [(batch, guidance) for batch in (1, 4, 16) for guidance in (1.0, 3.0)]
     taken = {(case, how): [] for case in cases for how in ("ours", "plain")}
