@@ -19,7 +19,7 @@ from ports import free_port
 pytest.importorskip("uvicorn", reason="the server's tests need pip install 'armor-eval[serve]'")
 pytestmark = pytest.mark.slow
 
-STARTS_WITHIN = 180
+STARTS_WITHIN = 900
 
 
 @pytest.fixture(scope="module")
