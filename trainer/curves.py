@@ -54,7 +54,7 @@ def draw_curves(runs: Sequence[Path], out: Path) -> list[str]:
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     if out.suffix.removeprefix(".") not in figure.canvas.get_supported_filetypes():
-        raise UserError(f"{out.name}: no format for a picture; name it .svg, .png or .pdf")
+        raise UserError(f"{out.name}: no format for an image; name it .svg, .png or .pdf")
     colors: dict[str, str] = {}
     panels = figure.subplots(rows, columns, squeeze=False).flat
     for axes, stage in zip(panels, stages, strict=False):

@@ -150,7 +150,7 @@ def image_files(sources: Sequence[Path]) -> list[Path]:
     """Images that files and directories mean, sorted. Raises UserError where there are none."""
     for source in sources:
         if not source.exists():
-            raise UserError(f"no picture or directory at {source}")
+            raise UserError(f"no image or directory at {source}")
     files = [
         path
         for source in sources
@@ -158,7 +158,7 @@ def image_files(sources: Sequence[Path]) -> list[Path]:
         if path.is_file() and (path == source or path.suffix.lower() in SUFFIXES)
     ]
     if not files:
-        raise UserError(f"no pictures ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, sources))}")
+        raise UserError(f"no images ({', '.join(sorted(SUFFIXES))}) in {', '.join(map(str, sources))}")
     return files
 
 
@@ -194,7 +194,7 @@ def run_vqgan(config: VQConfig) -> JsonObject:
             continue
         images.append(((pixels + 1) * 127.5).round().to(torch.uint8))
     if not images:
-        raise UserError(f"none of {dropped} files is a readable picture, first {files[0]}")
+        raise UserError(f"none of {dropped} files is a readable image, first {files[0]}")
     pixels_N3SS = torch.stack(images)
 
     def batch(step: int) -> Tensor:

@@ -32,7 +32,7 @@ def read_image(path: Path, root: Path) -> tuple[Image.Image, str | None]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise BadImageError("the picture is missing") from None
+        raise BadImageError("the image is missing") from None
     except OSError as error:
         raise BadImageError(f"it cannot be read: {error.strerror}") from None
     return rgb_of(data)

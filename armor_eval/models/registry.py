@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from armor_eval.models.base import Model
 
 EVERYTHING = (AnswersQuestions, DrawsImages, RespondsFreely)
-TASKS = {AnswersQuestions: "answer questions", DrawsImages: "draw", RespondsFreely: "answer with text and pictures"}
+TASKS = {AnswersQuestions: "answer questions", DrawsImages: "draw", RespondsFreely: "answer with text and images"}
 """Protocol -> what a model that lacks it cannot do, in a user's words."""
 
 

@@ -147,7 +147,7 @@ def test_without_an_image_tokenizer_only_drawings_are_refused(corpus, tmp_path, 
         tokenize(talk, tmp_path / name, by, "nano")
         assert sorted(Shards([tmp_path / name], reader).pools()) == ["t2t", "ti2t"]
     tokenize(corpus, tmp_path / "all", processor, "nano")
-    with pytest.raises(UserError, match="hold drawn pictures, and this model has no image tokenizer"):
+    with pytest.raises(UserError, match="hold drawn images, and this model has no image tokenizer"):
         Shards([tmp_path / "all"], blind)
     with pytest.raises(ArmorError, match="no image tokenizer"):
         tokenize(corpus, tmp_path / "none", blind, "nano")
@@ -295,8 +295,8 @@ def test_an_image_to_look_at_that_is_gone_stops_before_training(corpus, tmp_path
     assert Shards([out], processor).pools()
     (tmp_path / "a.png").unlink()
     with pytest.raises(
-        UserError, match=r"^1 of 1 pictures to look at are missing, the first is [^.]*/a.png - --image-root"
+        UserError, match=r"^1 of 1 images to look at are missing, the first is [^.]*/a.png - --image-root"
     ):
         Shards([out], processor)
     assert Shards([out], processor, bad_images=1.0).pools()  # training replaces as large a share of them
-    assert "1 of 1 pictures to look at are missing" in caplog.text
+    assert "1 of 1 images to look at are missing" in caplog.text

@@ -307,7 +307,7 @@ def test_a_tokenizer_is_trained_from_images_and_draws(official, tmp_path, capsys
     model, processor = load(tmp_path / "vq")
     assert draw(model, processor, ["draw a red circle."])[0].size == (32, 32)
     assert refused(capsys, "vqgan", "--images", images, "--out", tmp_path / "vq")[0] == 2
-    assert "no pictures" in refused(capsys, "vqgan", "--images", tmp_path / "vq", "--out", tmp_path / "x")[1]
+    assert "no images" in refused(capsys, "vqgan", "--images", tmp_path / "vq", "--out", tmp_path / "x")[1]
 
 
 def test_the_base_learns_from_questions_and_texts(shards, tmp_path, capsys):

@@ -200,7 +200,7 @@ def _pair(sample: JsonObject, shard: str, source: Source, tally: Tally, index: I
     tally.read += 1
     extension = next((e for e in EXTENSIONS if e in sample), None)
     if extension is None:
-        tally.drop("missing_image", f"{key}: a caption without a picture")
+        tally.drop("missing_image", f"{key}: a caption without an image")
         return None
     meta: JsonObject = {}
     if "json" in sample:

@@ -37,13 +37,13 @@ RULES = {
     "not_json": "a line that is no JSON object",
     "no_turns": "no conversation, or one that does not alternate human and gpt, human first",
     "unknown_role": "a turn from somebody else than human, gpt or system",
-    "too_many_image_marks": "more <image> than pictures, or one in a system turn, which can show none",
-    "too_few_image_marks": "more pictures than <image>",
-    "missing_image": "a picture that is not on disk, or whose name is no path",
+    "too_many_image_marks": "more <image> marks than images, or one in a system turn, which can show none",
+    "too_few_image_marks": "more images than <image> marks",
+    "missing_image": "an image that is not on disk, or whose name is no path",
     "unknown_type": "a declared type that does not exist, or that the turns contradict",
     "empty_answer": "an answer without a word or an image: it would teach to say nothing",
     "too_long": "more positions than the limit",
-    "bad_image": "a picture that cannot be decoded",
+    "bad_image": "an image that cannot be decoded",
     "bad_text": "text that is no valid Unicode or holds a reserved token",
 }
 """Why a record is left out: the names in the counts, and what they mean to whoever reads the report."""
@@ -51,7 +51,7 @@ RULES = {
 
 NOTES = {
     "template_tokens": "words that hold a token of the chat template or of images, read as plain text",
-    "turns_left_out": "turns left out that have no picture, no caption or no text (InterSyn)",
+    "turns_left_out": "turns left out that have no image, no caption or no text (InterSyn)",
     "contaminated_exact": "a caption that is one of the --prompts",
     "contaminated_near": "a caption that is nearly one of the --prompts",
 }
@@ -226,11 +226,11 @@ def normalise(record: JsonObject, root: Path, where: str = "record") -> JsonObje
         raise Rejected("too_many_image_marks", f"{where}: {IMAGE} in a system turn")
     images = [_bare(image) for image in _images(record)]
     if not all(isinstance(image, str | bytes) for image in images):
-        raise Rejected("missing_image", f"{where}: its pictures are no list of paths")
+        raise Rejected("missing_image", f"{where}: its images are no list of paths")
     marks = sum(t["value"].count(IMAGE) for t in turns)
     if marks != len(images):
         rule = "too_many_image_marks" if marks > len(images) else "too_few_image_marks"
-        raise Rejected(rule, f"{where}: {marks} {IMAGE} for {len(images)} pictures")
+        raise Rejected(rule, f"{where}: {marks} {IMAGE} for {len(images)} images")
     paths = [image if isinstance(image, bytes) else _on_disk(root, image, where) for image in images]
     kind, declared = kind_of(turns), record.get("type")
     if declared is not None and (declared not in KINDS or (declared != kind and declared != "refuse")):
@@ -367,12 +367,12 @@ def to_messages(record: JsonObject, seen: Sequence[object], drawn: Sequence[Tens
                         image = next(to_see)
                         parts.append({"type": "image", "tiles" if isinstance(image, Tensor) else "image": image})
                 except StopIteration:
-                    raise UserError(f"record {name}: more {IMAGE} in {turn['from']} turns than pictures") from None
+                    raise UserError(f"record {name}: more {IMAGE} in {turn['from']} turns than images") from None
             if piece.strip("\n"):
                 parts.append({"type": "text", "text": piece.strip("\n")})
         messages.append({"role": role, "content": parts})
     if next(to_see, None) is not None or next(to_draw, None) is not None:
-        raise UserError(f"record {name}: more pictures than {IMAGE}")
+        raise UserError(f"record {name}: more images than {IMAGE}")
     return messages
 
 

@@ -206,7 +206,7 @@ def rules(settings: ScreenSettings, prompts: Prompts | None = None) -> list[Rule
             active.append(Rule(f"contaminated_{degree}", f"{degree} repetition of a prompt", clean(degree)))
     if s.drop_duplicates:
         # Last: only what is kept is remembered.
-        active.append(Rule("duplicate", "picture or caption seen before", fresh))
+        active.append(Rule("duplicate", "image or caption seen before", fresh))
     return active
 
 

@@ -199,7 +199,7 @@ class Shards:
                 2: ("the visual head's tokens", (ids == p.imgend_id) | (ids >= p.first_code_id) & (ids <= last)),
             }
             if p.vq is None and (heads == 2).any():
-                raise UserError("the shards hold drawn pictures, and this model has no image tokenizer")
+                raise UserError("the shards hold drawn images, and this model has no image tokenizer")
             for head, (where, fit) in fits.items():
                 wrong = np.flatnonzero((heads == head) & ~fit)
                 if len(wrong):
@@ -217,7 +217,7 @@ class Shards:
                 found[reference] = found[reference] if reference in found else exists(Path(reference))
         gone = [reference for reference, there in found.items() if not there]
         if gone:
-            message = f"{len(gone):,} of {len(found):,} pictures to look at are missing, the first is {gone[0]}"
+            message = f"{len(gone):,} of {len(found):,} images to look at are missing, the first is {gone[0]}"
             if len(gone) > share * len(found):
                 raise UserError(message, "--image-root says where they lie now")
             log.warning("%s; the next records take their places", message)

@@ -65,7 +65,7 @@ class Mme(YesNo):
         pairs = {row.id: (row.fields.get("category"), row.fields.get("image_path")) for row in rows}
         times = Counter(pairs.values())
         return {
-            row: f"is one of {times[pair]} questions of its picture, and MME asks two"
+            row: f"is one of {times[pair]} questions of its image, and MME asks two"
             for row, pair in pairs.items()
             if times[pair] != 2
         }

@@ -66,7 +66,7 @@ def read_detections(path: Path) -> Iterator[tuple[str, Detected, Metadata]]:
                 record = _parse(line, where)
                 first = seen.setdefault(record.image, number)
                 if first != number:
-                    raise UserError(f"{where}: picture {record.image!r} stands in line {first} already")
+                    raise UserError(f"{where}: image {record.image!r} stands in line {first} already")
                 yield where, record, check_metadata(record.metadata, None, where)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read detections {path}: {error}") from None
@@ -114,7 +114,7 @@ def score_file(path: Path, rules: Rules) -> Iterator[JsonObject]:
         except ColorMissingError as error:
             raise UserError(
                 f"{where}: {error}",
-                hint="these thresholds look at an object that has no colour on file: judge the pictures again",
+                hint="these thresholds look at an object that has no colour on file: judge the images again",
             ) from None
         yield {
             "image": record.image,

@@ -46,7 +46,7 @@ class ImageFolder:
     def read(self, index: int, sample: int) -> tuple[Image.Image, str | None]:
         """RGB, and what had to be done to read it. BadImageError where it is missing, or no image."""
         if (file := self.files.get((index, sample))) is None:
-            raise BadImageError("the picture is missing")
+            raise BadImageError("the image is missing")
         return read_image(file, self.root)
 
 
@@ -223,7 +223,7 @@ def _images(folder: Path, name: str, samples: int, notes: _Notes) -> list[Path]:
             if file != chosen[-1]:
                 notes.add(name, f"left out: a {file.suffix} beside the {chosen[-1].suffix} of one number")
     if len(chosen) > samples:
-        notes.add(name, f"left out: {len(chosen) - samples} pictures more than {samples}")
+        notes.add(name, f"left out: {len(chosen) - samples} images more than {samples}")
     return chosen[:samples]
 
 

@@ -184,7 +184,7 @@ def score_run(run: Run, items: Sequence[Item], expected: int) -> Scores:
             replace(c, name=f"held-out {c.name}", primary=False, keep=_held_out(c)) for c in composites
         ]
     remark = remark_of(protocol_of(run), "geneval" if run.profile == "official" else run.profile)
-    return score_items(items, composites, expected, "pictures have no verdict", remark)
+    return score_items(items, composites, expected, "images have no verdict", remark)
 
 
 def _held_out(composite: Composite) -> Callable[[Item], bool]:

@@ -197,9 +197,9 @@ def _asked(table: Table, text: pd.DataFrame, images: list[ImageCell | None]) -> 
     """Which rows of the file are asked at all: those with an image cell, of the split that the benchmark keeps."""
     is_asked = [image_cell is not None for image_cell in images]
     if without := is_asked.count(False):
-        table.notes.append(f"{without} rows have no picture and are not asked (VLMEvalKit drops them too)")
+        table.notes.append(f"{without} rows have no image and are not asked (VLMEvalKit drops them too)")
     if empty := sum(p is not None and p.length == 2 and p.cell() == "[]" for p in images):
-        table.notes.append(f"{empty} rows have an empty list of pictures and are asked without any")
+        table.notes.append(f"{empty} rows have an empty list of images and are asked without any")
     keep = table.benchmark.keep
     if keep is not None:
         before = sum(is_asked)
@@ -281,7 +281,7 @@ def _rows(benchmark: Benchmark, frame: pd.DataFrame, gallery: Gallery) -> list[R
             saved_as = fields.get(benchmark.saved_as, "[]") if benchmark.saved_as else "[]"
             row.saved_as = tuple(images.image_cells(str(saved_as)))
         except images.BadImageError as error:
-            row.problem = f"has a picture that {error}"
+            row.problem = f"has an image that {error}"
         row.cluster = cluster_of(row)
         rows.append(row)
     return rows

@@ -198,7 +198,7 @@ class UnderstandingTask:
         if row.problem is not None:
             return UnusableRowError(f"data: the row {row.problem}")
         return (
-            UnusableRowError(f"picture: {images}")
+            UnusableRowError(f"image: {images}")
             if isinstance(images, Exception)
             else build_question(self.benchmark, row, images)
         )

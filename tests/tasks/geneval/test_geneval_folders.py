@@ -209,7 +209,7 @@ def test_a_first_shard_that_is_missing_does_not_stop_the_others(folder, tmp_path
     found = scan_folder(folder, VOCABULARY, GIVEN, 2)
     done = judge(found, tmp_path / "run", detector)
     assert done.run.status == "partial" and done.scores.counts == {"error": 2, "ok": 4}
-    assert "2 of 6 pictures have no verdict" in done.run.status_reason
+    assert "2 of 6 images have no verdict" in done.run.status_reason
 
 
 def test_an_empty_or_cut_image_of_our_own_is_drawn_again(tmp_path, detector):

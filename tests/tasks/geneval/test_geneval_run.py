@@ -106,7 +106,7 @@ def test_existing_images_good_and_bad(detector, tmp_path, capsys):
     assert main([*command, "--out", str(tmp_path / "run"), "--json"]) == 1
     shown = capsys.readouterr()
     (result,) = json.loads(shown.out)
-    assert "1 pictures more than 4" in shown.err
+    assert "1 images more than 4" in shown.err
     assert result["run"]["status"] == "partial" and result["scores"]["counts"] == {"ok": 24 - lost, "error": lost}
     _, items, _ = read_bundle(tmp_path / "run" / "geneval")
     reasons = {item.id: item.reason for item in items if item.status == "error"}

@@ -154,7 +154,7 @@ def test_scoring_a_file(tmp_path):
         (stored_line(metadata={"tag": "x"}), "tag"),
         (stored_line(detections={BY_TAG["colors"][0]["include"][0]["class"]: [[0, 0, 1, 1, 0.9]]}), "colour"),
         ("[1]", "record"),
-        (stored_line(image="first.png"), "picture 'first.png' stands in line 1 already"),
+        (stored_line(image="first.png"), "image 'first.png' stands in line 1 already"),
     ],
 )
 def test_a_bad_detections_file_names_its_line(tmp_path, line, word):

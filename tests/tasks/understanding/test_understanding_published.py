@@ -194,7 +194,7 @@ def test_image_cells_of_every_kind(tmp_path):
     assert pixels["5"] == [first, first, second] and pixels["6"] == []
     reasons = {i: it.reason for i, it in items.items() if it.status == "error"}
     assert set(reasons) == {"7", "8", "9"} and done.run.status == "partial"
-    assert "1 rows have an empty list of pictures and are asked without any" in done.run.extras["notes"]
+    assert "1 rows have an empty list of images and are asked without any" in done.run.extras["notes"]
     assert "out of the data folder" in reasons["7"] and "no image at" in reasons["8"] and "fetched" in reasons["9"]
 
 
@@ -232,7 +232,7 @@ def changed(frame, row, **cells):
         ("MMB", changed(mmbench(3), 1, index="one"), "one", "an index that is not an integer"),
         ("MMB", changed(mmbench(3), 0, index=9), "1000001", "is a rotation of 1, which the file does not hold"),
         ("MME", changed(mme(2), 0, category="odours"), "0", "'odours', not one of MME's 14"),
-        ("MME", changed(mme(2), 0, image_path="OCR/1.png"), "1", "is one of 1 questions of its picture"),
+        ("MME", changed(mme(2), 0, image_path="OCR/1.png"), "1", "is one of 1 questions of its image"),
         ("MME", changed(mme(2), 0, image_path=None), "0", "has no image_path"),
         ("POPE", changed(pope(2), 0, answer="Maybe"), "0", "expected Yes or No"),
         ("HallusionBench", changed(hallusion(2), 0, index="VD_0"), "VD_0", "an index that is not category_subcat"),
