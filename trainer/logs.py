@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-import resource
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from armor_model.base.devices import peak_resident_bytes
 from armor_model.base.errors import UserError, unknown_name
 from armor_model.base.files import check_in_place
 from armor_model.base.jsons import JsonObject, JsonView
@@ -238,4 +238,4 @@ def peak_memory(device: torch.device) -> int:
     """Peak bytes so far: of the accelerator where there is one, else resident memory of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from armor_eval.runs.schema import DeviceInfo
+from armor_model.base.devices import peak_resident_bytes
 from armor_model.base.hashing import sha256_text
 
 RECORDED_PACKAGES = (
@@ -111,8 +111,7 @@ class Clock:
 
 def peak_memory_bytes() -> int:
     """Highest resident size of this process so far, plus the accelerator's peak where torch is loaded."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    resident = peak_resident_bytes()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         resident += torch.cuda.max_memory_allocated()

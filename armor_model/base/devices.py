@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,3 +75,13 @@ def torch_dtype(name: str | None) -> torch.dtype | None:
     import torch
 
     return None if check_dtype(name) is None else getattr(torch, str(name))
+
+
+def peak_resident_bytes() -> int:
+    """Highest resident memory of this process so far. On Linux not `ru_maxrss`, which a child inherits from the process
+    that started it: a run from a notebook would be charged with the notebook."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -3,13 +3,14 @@
 import errno
 import hashlib
 import os
+import subprocess
 import sys
 
 import pytest
 import typer
 
 from armor_model.base.cli import run_app
-from armor_model.base.devices import check_device, choose_device, torch_dtype
+from armor_model.base.devices import check_device, choose_device, peak_resident_bytes, torch_dtype
 from armor_model.base.errors import ArmorError, RunFailed, UserError, did_you_mean, disk_is_full, unknown_name
 from armor_model.base.files import (
     DRAFT,
@@ -234,3 +235,11 @@ def test_the_lowest_layer_imports_nothing_else():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {name for name in done.stdout.split() if not name.startswith("_")} <= {"armor_model"}
+
+
+def test_peak_memory_is_this_process_alone():
+    """A child of a process that held 256 MiB is not charged with them, as `ru_maxrss` would."""
+    held = b"1" * 2**28
+    code = "from armor_model.base.devices import peak_resident_bytes; print(peak_resident_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < len(held) / 2 < peak_resident_bytes()

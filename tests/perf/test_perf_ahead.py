@@ -179,7 +179,7 @@ def test_modality_refilled_against_whole_batches(bench_row, tmp_path, monkeypatc
     class InBatches:
         """The same model, without what the engine refills through."""
 
-        info = refilling.info
+        info, image_defaults = refilling.info, refilling.image_defaults
         respond, settings, close = refilling.respond, refilling.settings, refilling.close
 
     task = ModalityTask(profile_of("shapes"), limit=40)

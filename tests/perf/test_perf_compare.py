@@ -18,14 +18,15 @@ pytestmark = pytest.mark.perf
 
 ITEMS = 14_232
 CHILD = """
-import json, resource, sys, time
+import json, sys, time
 start = time.perf_counter()
 from pathlib import Path
 from armor_eval.compare.gate import compare
 from armor_eval.compare.policy import Policy
+from armor_model.base.devices import peak_resident_bytes
 found = compare(Path(sys.argv[1]), Path(sys.argv[2]), Policy())
 print(json.dumps({"seconds": time.perf_counter() - start, "cpu": time.process_time(), "verdict": found.verdict,
-                  "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+                  "megabytes": peak_resident_bytes() / 2**20}))
 """
 
 

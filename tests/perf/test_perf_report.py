@@ -15,10 +15,11 @@ import pytest
 pytestmark = pytest.mark.perf
 
 MEASURED = """
-import json, resource, sys, time
+import json, sys, time
 from armor_eval.cli import main
+from armor_model.base.devices import peak_resident_bytes
 code = main(sys.argv[1:])
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+peak = peak_resident_bytes() / 2**20
 print("\\nMEASURED " + json.dumps({"code": code, "seconds": time.process_time(), "mib": peak}))
 """
 
