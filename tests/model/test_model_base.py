@@ -227,11 +227,10 @@ def test_devices_and_types(monkeypatch):
 
 
 def test_the_lowest_layer_imports_nothing_else():
-    import subprocess
-
+    """Beside what the interpreter itself begins with (Debian's has a `sitecustomize`)."""
     names = ("cli", "devices", "errors", "files", "hashing", "seeds")
-    code = f"import sys; [__import__(f'armor_model.base.{{n}}') for n in {names}]; " + (
-        "print(*sorted({m.split('.')[0] for m in sys.modules} - set(sys.stdlib_module_names)))"
+    code = f"import sys; began = {{*sys.modules}}; [__import__(f'armor_model.base.{{n}}') for n in {names}]; " + (
+        "print(*sorted({m.split('.')[0] for m in {*sys.modules} - began} - set(sys.stdlib_module_names)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert {name for name in done.stdout.split() if not name.startswith("_")} <= {"armor_model"}
