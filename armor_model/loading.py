@@ -44,7 +44,7 @@ def check_checkpoint(folder: str | Path) -> Path:
         raise UserError(said, hint="make one with: armor-model build")
     if name is not None:
         folder = fetch(name, "checkpoint")
-    for file in folder.rglob("*.safetensors"):
+    for file in (*folder.glob("model*.safetensors"), *folder.glob("vq/*.safetensors")):
         refuse_pointer(file)
     if not any(folder.glob("model*.safetensors")):
         if any(file for pattern in PICKLES for file in folder.glob(pattern)):

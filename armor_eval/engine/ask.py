@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -280,7 +280,7 @@ class Prepared(Generic[T]):
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def in_thread(entries: Iterator[R], waiting: int, name: str) -> Iterator[R]:
+def in_thread(entries: Generator[R], waiting: int, name: str) -> Iterator[R]:
     """The same entries, made in a daemon thread that is at most `waiting` ahead. What making one raises is raised here,
     behind those before it; where the taker stops, nothing more is made."""
     ready: queue.Queue[R | BaseException | None] = queue.Queue(maxsize=waiting)
@@ -297,8 +297,9 @@ def in_thread(entries: Iterator[R], waiting: int, name: str) -> Iterator[R]:
 
     def work() -> None:
         try:
-            if all(offer(entry) for entry in entries):
-                offer(None)
+            with closing(entries):  # at once, where the taker has stopped: what prepares them ends too
+                if all(offer(entry) for entry in entries):
+                    offer(None)
         except BaseException as error:  # handed to the consumer, which raises it
             offer(error)
 
@@ -318,7 +319,7 @@ def asked_batches(prepared: Prepared[T], serve: Callable[[Prepared[T]], Iterator
     """What `serve` makes of the prepared batches, made in a thread of its own. What it raises is raised here; then
     nothing more is asked."""
 
-    def served() -> Iterator[Asked]:
+    def served() -> Generator[Asked]:
         with closing(prepared):
             for batch in serve(prepared):
                 yield batch
@@ -340,7 +341,7 @@ def judged_batches(
         return
     free = threading.Semaphore(threads)
 
-    def started() -> Iterator[tuple[Asked, Future[list[Item]]]]:
+    def started() -> Generator[tuple[Asked, Future[list[Item]]]]:
         for batch in asked:
             free.acquire()
             future: Future[list[Item]] = Future()
